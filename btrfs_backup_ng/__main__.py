@@ -1,0 +1,83 @@
+"""Own the door: argv in, exit status out; signals; the last ``except``."""
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+from btrfs_backup_ng import progress
+from btrfs_backup_ng.__logger__ import PROGRAM, log_line
+from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
+from btrfs_backup_ng.cli import classic
+from btrfs_backup_ng.cli.commands import VERBS
+from btrfs_backup_ng.process import end_all, interrupt, interrupted
+
+#: A bug of ours: EX_SOFTWARE of sysexits.h.
+_BUG = 70
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _end(signal_number: int, frame: FrameType | None) -> None:
+    """End in an orderly way; at the second signal, at once."""
+    if interrupted() is not None:
+        end_all()
+        os._exit(128 + signal_number)
+    interrupt(signal_number)
+
+
+def _show_progress(signal_number: int, frame: FrameType | None) -> None:
+    progress.request_line()
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the program with these words and give its exit status."""
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, _end)
+    signal.signal(signal.SIGUSR1, _show_progress)
+    try:
+        if words and words[0] in VERBS:
+            return VERBS[words[0]](words[1:])
+        return classic.main(words)
+    except BackupError as error:
+        end = "" if error.message.endswith((".", "?", "!")) else "."
+        hint = "".join(f"\n  {line}" for line in error.hint.splitlines())
+        note = ""
+        if isinstance(error, Interrupted):
+            note = " What is unfinished is cleared by the next run."
+        log_line(f"{PROGRAM}: {error.message}{end}{note}{hint}")
+        return error.exit_status
+    except Exception as error:  # the last one: whatever it is, it is a bug
+        log_line(f"{PROGRAM}: a bug: {type(error).__name__}: {visible(str(error))}")
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+        else:
+            log_line("  Run it again with -vv and report what it prints.")
+        return _BUG
+    finally:
+        end_all()
+
+
+def _open_standard_files() -> None:
+    """Put ``/dev/null`` where stdin, stdout or stderr is closed.
+
+    Else the next file to be opened, a lock or a pipe, would become one of them.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")
+
+
+def entry() -> None:
+    """Be the console script."""
+    _open_standard_files()
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,150 @@
+"""Own what every floor may use: the error tree, sizes, spans and safe text."""
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from typing import TypeVar
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+T = TypeVar("T")
+
+
+class BackupError(Exception):
+    """Something asked for was not done: what, why, and what to run next.
+
+    :ivar hint: further lines for the user, most often a command to run.
+    """
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(BackupError):
+    """The words of the command line or of a file do not make sense."""
+
+    exit_status = 2
+
+
+class Busy(BackupError):
+    """Another run holds the lock."""
+
+    exit_status = 3
+
+
+class Refused(BackupError):
+    """A check said no before anything was changed."""
+
+    exit_status = 4
+
+
+class Interrupted(BackupError):
+    """A signal told the program to end."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(signal_number).name}")
+        self.exit_status = 128 + signal_number
+
+
+def attempt(action: Callable[[], T]) -> T | BackupError:
+    """Run an action and give its result, or the :class:`BackupError` it raised.
+
+    For the loops in which one failure must not end the others.
+    """
+    try:
+        return action()
+    except Interrupted:
+        raise
+    except BackupError as error:
+        return error
+
+
+def visible(text: str) -> str:
+    """Escape what could steer a terminal or break a line.
+
+    Control characters, bidirectional marks, line separators and bytes that are
+    not UTF-8 (surrogates) become ``\\xNN`` or ``\\uNNNN``; all else stays.
+    """
+    return _UNSAFE.sub(_escaped, text)
+
+
+#: C0 and C1 controls, DEL, separators, marks that reorder text, surrogates.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f"
+    "\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # surrogateescape: one byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if match[0] in "\n\t\r":
+        return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}[match[0]]
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def format_size(size_bytes: float) -> str:
+    """Write a size for people, in binary units: ``41.2 GiB``."""
+    if size_bytes < KIB:
+        return f"{size_bytes:.0f} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        size_bytes /= KIB
+        if round(size_bytes, 1) < KIB:
+            return f"{size_bytes:.1f} {unit}"
+    return f"{size_bytes / KIB:.1f} PiB"
+
+
+def format_span(seconds: float) -> str:
+    """Write a length of time for people: ``0.4 s``, ``2:05``, ``1:02:05``."""
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(int(max(seconds, 60)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def parse_size(text: str) -> int:
+    """Read a size like ``10M``, ``1.5G`` or ``4096`` (binary units) in bytes.
+
+    :raises ValueError: if it is not a positive size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?B)?", text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a size; write it like 10M")
+    power = " KMGT".index(match[2].upper() or " ")
+    size_bytes = int(float(match[1]) * KIB**power)
+    if size_bytes <= 0:
+        raise ValueError(f"{text!r} is not more than nothing")
+    return size_bytes
+
+
+def write_atomically(path: str, content: bytes) -> None:
+    """Replace a file so that a reader, or a power cut, sees old or new.
+
+    The new content is on the disk, and so is its name, when this returns.
+
+    :raises OSError: if the directory cannot be written; the old file stays.
+    """
+    fresh = f"{path}.new"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(fresh, flags, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(fresh, path)
+    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

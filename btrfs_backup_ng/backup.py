@@ -1,0 +1,269 @@
+"""Own a backup run: look, plan, snapshot, send, prune; each destination for itself."""
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+
+from btrfs_backup_ng import preflight, prune
+from btrfs_backup_ng.__util__ import BackupError, Interrupted
+from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.endpoint import open_destination, open_source
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.holds import HOLDS, Holds, open_holds, recorded_locations
+from btrfs_backup_ng.location import Location, parse_location
+from btrfs_backup_ng.locks import Holder
+from btrfs_backup_ng.model import Job, Listing, Snapshot
+from btrfs_backup_ng.report import Failed, Released, Snapshotted, Tally
+from btrfs_backup_ng.target import NOT_MADE_YET, Target
+from btrfs_backup_ng.transfer import middle_stages
+
+log = logging.getLogger(__name__)
+
+
+def back_up(job: Job, context: Context) -> Tally:
+    """Do one task; failures are told and counted, not raised.
+
+    :raises Interrupted: if a signal told us to end.
+    """
+    places = [str(job.source), *map(str, job.destinations)]
+    run = _Run(job, context)
+    with context.turns.taking(places):
+        try:
+            with ExitStack() as stack:
+                run.run(stack)
+        except Interrupted:
+            raise
+        except BackupError as error:
+            run.fail(str(job.source), error)
+    return run.tally
+
+
+class _Run:
+    """One task while it runs."""
+
+    def __init__(self, job: Job, context: Context) -> None:
+        self._job = job
+        self._context = context
+        self._holder = Holder(context.now)
+        self._here = Listing()
+        self.tally = Tally()
+
+    def fail(self, place: str, error: BackupError) -> None:
+        """Tell a failure and count it."""
+        status = error.exit_status
+        self._context.tell(Failed(place, error.message, error.hint, status))
+        self.tally.add(Tally(failures=(status,)))
+
+    def run(self, stack: ExitStack) -> None:
+        """Do the task; nothing changes before every place was checked."""
+        job = self._job
+        source = self._open_source()
+        if job.remove_locks:
+            self._remove_locks(source, stack)
+            return
+        targets = self._open_targets(source, self._destinations(source))
+        if self._nobody_is_left(targets):
+            return
+        if not job.dry_run:
+            targets = self._lock(stack, source, targets)
+        holds = self._look(source)
+        targets = self._each(targets, lambda target: target.look())
+        planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
+        targets = self._each(targets, lambda target: target.plan(self._here))
+        targets = self._each(targets, lambda target: target.check(self._here))
+        if self._nobody_is_left(targets):
+            return
+        if planned:
+            self._take_snapshot(source, planned, targets)
+        done = self._each(targets, lambda target: self._transfer(target, holds))
+        self.tally.add(Tally(done=len(done) + (not targets)))
+        self._prune(source, done, holds)
+
+    def _nobody_is_left(self, targets: Sequence[Target]) -> bool:
+        """Tell whether all destinations failed, so that nothing must be changed."""
+        return bool(self.tally.failures) and not targets
+
+    def _each(
+        self, targets: Sequence[Target], action: Callable[[Target], None]
+    ) -> list[Target]:
+        """Do something for every target; one that fails is left out from then on."""
+        done = []
+        for target in targets:
+            try:
+                action(target)
+            except Interrupted:
+                raise
+            except BackupError as error:
+                self.fail(target.name, error)
+            else:
+                done.append(target)
+        return done
+
+    def _open_source(self) -> BtrfsEndpoint:
+        job, context = self._job, self._context
+        source = open_source(
+            job.source,
+            job.naming,
+            job.snapshot_folder,
+            connections=context.connections,
+            ssh=job.ssh,
+        )
+        for note in preflight.check_source(source, job, context.command_line):
+            context.tell(note)
+        return source
+
+    def _destinations(self, source: BtrfsEndpoint) -> list[Location]:
+        """Give the destinations, with the recorded ones if those are asked for.
+
+        :raises UsageError: if options need a program that is not installed.
+        """
+        job = self._job
+        wanted = list(job.destinations)
+        if job.locked_destinations:
+            recorded = recorded_locations(source.listing(HOLDS)[1])
+            held = [parse_location(text, working_directory="/") for text in recorded]
+            wanted += [location for location in held if location not in wanted]
+        if job.transfer:
+            middle_stages(job.options, frozenset(), cores=1)
+        elif job.keep_destination is None:
+            return []
+        return wanted
+
+    def _open_targets(
+        self, source: BtrfsEndpoint, locations: Sequence[Location]
+    ) -> list[Target]:
+        targets = []
+        for location in locations:
+            try:
+                targets.append(self._open_target(source, location))
+            except Interrupted:
+                raise
+            except BackupError as error:
+                self.fail(str(location), error)
+        return targets
+
+    def _open_target(self, source: BtrfsEndpoint, location: Location) -> Target:
+        job, context = self._job, self._context
+        destination = open_destination(
+            location, job.naming, connections=context.connections, ssh=job.ssh
+        )
+        if destination.keeper:
+            for note in preflight.check_destination(
+                destination.keeper, source, job, context.command_line
+            ):
+                context.tell(note)
+        return Target(destination, source, job, context)
+
+    def _lock(
+        self, stack: ExitStack, source: BtrfsEndpoint, targets: list[Target]
+    ) -> list[Target]:
+        """Lock all places, and clear what unfinished transfers left there."""
+        self._lock_place(stack, source)
+
+        def lock_target(target: Target) -> None:
+            if target.keeper:
+                self._lock_place(stack, target.keeper)
+
+        return self._each(targets, lock_target)
+
+    def _lock_place(self, stack: ExitStack, endpoint: BtrfsEndpoint) -> None:
+        endpoint.prepare()
+        if endpoint.facts.leftovers:
+            log.info("%s: clearing what unfinished transfers left", endpoint)
+        stack.enter_context(self._holder.holding(endpoint, self._job.wait_s))
+        for transfer_id in endpoint.discard(endpoint.facts.leftovers):
+            text = f"{endpoint}: an earlier transfer ({transfer_id}) still runs there"
+            self._context.warn(str(endpoint.location), text)
+
+    def _look(self, source: BtrfsEndpoint) -> Holds:
+        """Look at the source's snapshots and holds."""
+        self._here, recorded = source.listing(HOLDS)
+        log.info("%s has %d snapshots", source, len(self._here.snapshots))
+        ours = [s for s in self._here.snapshots if self._job.naming.time_of(s.name)]
+        needing = self._job.destinations if self._job.transfer else ()
+        locations = [str(location) for location in needing]
+        return open_holds(
+            source,
+            recorded,
+            ours,
+            locations,
+            now=self._context.now,
+            dry_run=self._job.dry_run,
+            warn=self._context.warn,
+        )
+
+    def _plan_snapshot(
+        self, source: BtrfsEndpoint, targets: Sequence[Target]
+    ) -> Snapshot:
+        """Add to what is there the snapshot that is going to be made.
+
+        Its name is free at every place.
+        """
+        naming, now = self._job.naming, self._context.now
+        taken = self._here.names.union(*(target.listing.names for target in targets))
+        name = naming.name_at(now, taken)
+        planned = Snapshot(
+            name=name,
+            created=naming.time_of(name) or now,
+            uuid=uuid.uuid4(),
+            parent_uuid=source.facts.uuid,
+            received_uuid=None,
+            generation=NOT_MADE_YET,
+        )
+        self._add_here(planned)
+        return planned
+
+    def _add_here(self, snapshot: Snapshot) -> None:
+        others = [s for s in self._here.snapshots if s.name != snapshot.name]
+        names = self._here.names | {snapshot.name}
+        self._here = replace(self._here, snapshots=(*others, snapshot), names=names)
+
+    def _take_snapshot(
+        self, source: BtrfsEndpoint, planned: Snapshot, targets: Sequence[Target]
+    ) -> None:
+        """Make it, and plan again with what it really is."""
+        job = self._job
+        if not job.dry_run:
+            self._holder.tell(f"making {planned.name}")
+            self._add_here(source.take_snapshot(planned.name, self._context.now))
+            for target in targets:
+                target.plan(self._here)
+        event = Snapshotted(str(source.location), planned.name, job.dry_run)
+        self._context.tell(event)
+
+    def _transfer(self, target: Target, holds: Holds) -> None:
+        if self._job.dry_run:
+            target.rehearse(holds)
+        else:
+            target.deliver(holds, self._holder)
+
+    def _prune(
+        self, source: BtrfsEndpoint, done: Sequence[Target], holds: Holds
+    ) -> None:
+        """Delete what no rule keeps, never where something failed."""
+        job, context = self._job, self._context
+
+        def prune_target(target: Target) -> None:
+            if target.keeper and job.keep_destination:
+                target.check_alone()
+                prune.prune_destination(
+                    target.keeper, target.listing, target.base, job, context
+                )
+
+        self._holder.tell("deleting old snapshots")
+        self._each(done, prune_target)
+        if holds.trusted:
+            prune.prune_source(source, self._here, holds.reasons(), job, context)
+
+    def _remove_locks(self, source: BtrfsEndpoint, stack: ExitStack) -> None:
+        """Forget what is held for the given destinations, and do nothing else."""
+        job = self._job
+        if not job.dry_run:
+            self._lock_place(stack, source)
+        locations = [str(location) for location in job.destinations]
+        for location, hold in self._look(source).forget(locations):
+            event = Released(str(source.location), location, hold.name, job.dry_run)
+            self._context.tell(event)
+        self.tally.add(Tally(done=1))

@@ -1,0 +1,1 @@
+"""What is said to btrfs, and what it answers."""

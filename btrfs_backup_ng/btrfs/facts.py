@@ -1,0 +1,208 @@
+"""Own the first look at a directory and what lies around it: nothing is changed.
+
+Here it is read without starting a process, elsewhere from the answer of ``hello``.
+"""
+
+import os
+import re
+from dataclasses import replace
+
+from btrfs_backup_ng.btrfs import ioctl
+from btrfs_backup_ng.btrfs.listing import parse_nested
+from btrfs_backup_ng.btrfs.parse import parse_show, parse_version
+from btrfs_backup_ng.model import Facts, Privilege
+
+#: Directory of our bookkeeping at every place, and of unfinished transfers in it.
+STATE = ".btrfs-backup-ng"
+INCOMING = "incoming"
+
+_PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"
+_MOUNTS = "/proc/self/mountinfo"
+#: Keys of the answer to ``hello`` with nested subvolumes, in two orders.
+_NESTED = ("nested", "nestedback")
+
+
+def read_facts(
+    directory: str, folder: str, *, version: tuple[int, int] | None
+) -> Facts:
+    """Look at a directory of this machine.
+
+    :param folder: where its snapshots go, or nothing.
+    :param version: of btrfs-progs here.
+    :raises OSError: if it cannot be looked at.
+    """
+    root = os.geteuid() == 0
+    facts = Facts(
+        privilege=Privilege.ROOT if root else Privilege.NONE,
+        btrfs_version=version,
+        send_protocol=_protocol(_read_text(_PROTOCOL_FILE)),
+        is_directory=os.path.isdir(directory),
+        exists=os.path.lexists(directory),
+    )
+    if not facts.is_directory:
+        return facts
+    directory = os.path.realpath(directory)
+    with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
+        kind, read_only = _mount_of(directory, file.read())
+    names = os.listdir(directory)
+    if kind == "btrfs" and folder:
+        with ioctl.opened_directory(directory) as descriptor:
+            ioctl.sync(descriptor)  # what is not on the disk yet is not counted
+    space = os.statvfs(directory)
+    facts = replace(
+        facts,
+        is_btrfs=kind == "btrfs",
+        filesystem_type=kind,
+        filesystem=_filesystem_id(directory),
+        on_system_disk=is_same_filesystem(
+            _filesystem_id(directory), _filesystem_id("/")
+        ),
+        is_empty=not names,
+        is_writable=os.access(directory, os.W_OK) and not read_only,
+        size_used=(space.f_blocks - space.f_bfree) * space.f_frsize,
+        size_free=space.f_bavail * space.f_frsize,
+        has_state=STATE in names,
+        folder_filesystem=_filesystem_id(_existing(folder)) if folder else "",
+        has_folder=os.path.isdir(folder),
+        leftovers=_leftovers(directory) if STATE in names and root else (),
+    )
+    facts = replace(facts, containing=_containing(directory))
+    if facts.is_btrfs and facts.containing == directory:
+        facts = _with_subvolume(facts, directory, with_nested=bool(folder) and root)
+    return facts
+
+
+def _with_subvolume(facts: Facts, directory: str, *, with_nested: bool) -> Facts:
+    with ioctl.opened_directory(directory) as descriptor:
+        info = ioctl.subvolume_info(descriptor)
+        nested = ioctl.nested_subvolumes(descriptor) if with_nested else []
+    return replace(
+        facts,
+        is_subvolume=True,
+        uuid=info.uuid,
+        received_uuid=info.received_uuid,
+        nested=tuple(sorted(os.fsdecode(path) for path in nested)),
+    )
+
+
+def _filesystem_id(path: str) -> str:
+    """Write ``f_fsid`` as ``stat -f -c %i`` does: its first word first."""
+    fsid = os.statvfs(path).f_fsid
+    return f"{fsid & 0xFFFFFFFF:08x}{fsid >> 32:08x}"
+
+
+def is_same_filesystem(one: str, other: str) -> bool:
+    """Tell whether two ``f_fsid`` are of one filesystem.
+
+    btrfs derives the first word from the filesystem and the second one from the
+    subvolume, too (``btrfs_statfs`` in the kernel). Some filesystems have none.
+    """
+    return one[:8] == other[:8] and one.strip("0") != ""
+
+
+def _containing(path: str) -> str:
+    while path != "/" and not ioctl.is_subvolume(os.stat(path)):
+        path = os.path.dirname(path)
+    return path
+
+
+def _leftovers(directory: str) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(os.listdir(f"{directory}/{STATE}/{INCOMING}")))
+    except FileNotFoundError:
+        return ()
+
+
+def _existing(path: str) -> str:
+    """Give the nearest ancestor that exists."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return os.path.realpath(path)
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _protocol(text: str) -> int:
+    return int(text) if text.strip().isdigit() else 1
+
+
+def _mount_of(path: str, mounts: str) -> tuple[str, bool]:
+    """Give type, and whether read-only, of what a path lies on.
+
+    :param mounts: as in ``/proc/self/mountinfo``, proc_pid_mountinfo(5).
+    """
+    longest, kind, read_only = "", "", False
+    for line in mounts.split("\n"):
+        before, separator, after = line.partition(" - ")
+        if not separator:
+            continue
+        fields, behind = before.split(" "), after.split(" ")
+        point = re.sub(r"\\([0-7]{3})", _unescaped, fields[4])
+        below = point.rstrip("/") + "/"
+        if f"{path}/".startswith(below) and len(point) >= len(longest):
+            longest, kind = point, behind[0]  # the last mount counts
+            options = (*fields[5].split(","), *behind[-1].split(","))
+            read_only = "ro" in options
+    return kind, read_only
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return chr(int(match[1], 8))
+
+
+def parse_facts(answer: dict[str, str]) -> Facts:
+    """Read what ``hello`` answered, as keys and values.
+
+    :raises ValueError: if it is not understood.
+    """
+    facts = Facts(
+        privilege=Privilege(answer.get("privilege", "none")),
+        btrfs_version=parse_version(answer.get("btrfs", "")),
+        send_protocol=_protocol(answer.get("protocol", "")),
+        is_directory="directory" in answer,
+        exists="exists" in answer,
+    )
+    if not facts.is_directory:
+        return facts
+    magic, filesystem, block, blocks, unused, available = answer["stat"].split(" ")
+    folder = answer.get("folder", "")
+    kind, read_only = _mount_of(answer["where"], answer["mounts"])
+    facts = replace(
+        facts,
+        is_btrfs=magic == ioctl.SUPER_MAGIC,
+        filesystem_type=kind,
+        filesystem=filesystem.zfill(16),
+        on_system_disk=is_same_filesystem(
+            filesystem.zfill(16), answer["root"].zfill(16)
+        ),
+        is_empty=bool(answer["empty"]),
+        is_writable="writable" in answer and not read_only,
+        size_used=(int(blocks) - int(unused)) * int(block),
+        size_free=int(available) * int(block),
+        has_state="state" in answer,
+        containing=answer["containing"],
+        folder_filesystem=folder.zfill(16) if folder else "",
+        has_folder="hasfolder" in answer,
+        leftovers=tuple(answer["leftovers"].split()),
+    )
+    if not answer.get("show"):
+        return facts
+    shown = parse_show(answer["show"])
+    path = os.fsencode(answer["path"].removesuffix("x").removesuffix("\n"))
+    nested, back = (
+        os.fsencode(answer.get(key, "").removesuffix("x")) for key in _NESTED
+    )
+    return replace(
+        facts,
+        is_subvolume=True,
+        is_writable=facts.is_writable and not shown.read_only,
+        uuid=shown.uuid,
+        received_uuid=shown.received_uuid,
+        nested=tuple(sorted(parse_nested(nested, back, path))),
+    )

@@ -1,0 +1,219 @@
+"""Own the btrfs ioctls: facts about subvolumes without starting a process.
+
+Layouts and numbers: ``linux/btrfs.h`` and ``linux/btrfs_tree.h``, offsets verified
+with a compiled program on x86-64; they are the same on every architecture with the
+generic ioctl encoding.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import NamedTuple
+from uuid import UUID
+
+#: ``BTRFS_SUPER_MAGIC`` as ``stat -f -c %t`` prints it.
+SUPER_MAGIC = "9123683e"
+#: Inode of the root directory of every subvolume, ``BTRFS_FIRST_FREE_OBJECTID``.
+SUBVOLUME_INODE = 256
+
+_GET_SUBVOL_INFO = 0x81F8943C
+_SUBVOL_INFO_SIZE = 504
+_TREE_SEARCH_V2 = 0xC0709411
+_INO_LOOKUP = 0xD0009412
+_INO_LOOKUP_SIZE = 4096
+_SYNC = 0x9408
+_READ_ONLY = 1
+_NO_UUID = UUID(int=0)
+
+#: ``BTRFS_ROOT_TREE_OBJECTID`` and ``BTRFS_ROOT_REF_KEY``.
+_ROOT_TREE = 1
+_ROOT_REF_KEY = 156
+#: ``BTRFS_ROOT_ITEM_KEY``; the offsets below are of ``struct btrfs_root_item``.
+_ROOT_ITEM = 132
+#: ``BTRFS_UUID_TREE_OBJECTID`` and ``BTRFS_UUID_KEY_RECEIVED_SUBVOL``.
+_UUID_TREE = 9
+_RECEIVED_KEY = 252
+#: tree, min/max objectid, min/max offset, min/max transid, min/max type,
+#: number of items, padding, size of the buffer.
+_SEARCH = struct.Struct("=7Q3I36xQ")
+_SEARCH_HEADER = struct.Struct("=3Q2I")
+#: ``struct btrfs_root_ref``: directory inode, sequence, length of the name behind it.
+_ROOT_REF = struct.Struct("<2QH")
+_BUFFER = 64 * 1024
+_LAST = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SubvolumeInfo:
+    """``struct btrfs_ioctl_get_subvol_info_args``, as far as it is used.
+
+    ``ctransid`` is the transaction of the last change of content, ``otransid`` the
+    one that made the subvolume, ``rtransid`` the one that finished a receive.
+    """
+
+    tree_id: int
+    read_only: bool
+    uuid: UUID
+    parent_uuid: UUID | None
+    received_uuid: UUID | None
+    ctransid: int
+    otransid: int
+    rtransid: int
+    created: datetime
+
+
+@contextmanager
+def opened_directory(path: str | bytes) -> Iterator[int]:
+    """Open a directory itself, never what a symlink there points to."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    descriptor = os.open(path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def subvolume_info(descriptor: int) -> SubvolumeInfo:
+    """Read what btrfs knows about the subvolume that a directory lies in.
+
+    Needs no privilege.
+
+    :raises OSError: ``ENOTTY`` outside btrfs and on kernels before 4.18.
+    """
+    buffer = bytearray(_SUBVOL_INFO_SIZE)
+    fcntl.ioctl(descriptor, _GET_SUBVOL_INFO, buffer)
+    (flags,) = struct.unpack_from("=Q", buffer, 288)
+    ctransid, otransid, _, rtransid = struct.unpack_from("=4Q", buffer, 344)
+    seconds, nanoseconds = struct.unpack_from("=QI", buffer, 392)
+    return SubvolumeInfo(
+        tree_id=struct.unpack_from("=Q", buffer, 0)[0],
+        read_only=bool(flags & _READ_ONLY),
+        uuid=UUID(bytes=bytes(buffer[296:312])),
+        parent_uuid=_uuid_or_none(buffer[312:328]),
+        received_uuid=_uuid_or_none(buffer[328:344]),
+        ctransid=ctransid,
+        otransid=otransid,
+        rtransid=rtransid,
+        created=datetime.fromtimestamp(seconds + nanoseconds / 1e9, timezone.utc),
+    )
+
+
+def _uuid_or_none(raw: bytearray) -> UUID | None:
+    uuid = UUID(bytes=bytes(raw))
+    return None if uuid == _NO_UUID else uuid
+
+
+def is_subvolume(status: os.stat_result) -> bool:
+    """Tell whether a directory on btrfs is the root of a subvolume."""
+    return status.st_ino == SUBVOLUME_INODE
+
+
+def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
+    """Give the ids of all subvolumes of the filesystem that carry a received UUID.
+
+    Reads the UUID tree, in blocks of 64 KiB.
+
+    :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
+    """
+    carriers = {}
+    for item in _search(descriptor, _UUID_TREE, _Key(0, 0, 0), _LAST):
+        if item.key == _RECEIVED_KEY:  # its data: one id (u64) a subvolume
+            uuid = UUID(bytes=struct.pack("<2Q", item.objectid, item.offset))
+            ids = struct.unpack(f"<{len(item.data) // 8}Q", item.data)
+            carriers[uuid] = ids
+    return carriers
+
+
+def root_seal(descriptor: int, tree_id: int) -> tuple[bool, int, int, int] | None:
+    """Read from the root tree what tells whether a subvolume was changed.
+
+    :returns: read-only, ``ctransid``, ``otransid`` and ``rtransid`` (0 if it carries no
+        received UUID); ``None`` if there is no such subvolume (any more).
+    :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
+    """
+    sync(descriptor)  # what is changed and not committed is not in it
+    for item in _search(descriptor, _ROOT_TREE, _Key(tree_id, _ROOT_ITEM, 0), tree_id):
+        if (item.objectid, item.key) == (tree_id, _ROOT_ITEM) and len(item.data) > 327:
+            (flags,) = struct.unpack_from("<Q", item.data, 208)
+            ctransid, otransid, _, rtransid = struct.unpack_from("<4Q", item.data, 295)
+            received = any(item.data[279:295])
+            return bool(flags & _READ_ONLY), ctransid, otransid, rtransid * received
+    return None
+
+
+def sync(descriptor: int) -> None:
+    """Write everything of a filesystem to its disk."""
+    fcntl.ioctl(descriptor, _SYNC)
+
+
+def nested_subvolumes(descriptor: int) -> list[bytes]:
+    """Give the paths of the subvolumes directly below one, relative to it.
+
+    :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
+    """
+    tree_id = subvolume_info(descriptor).tree_id
+    first = _Key(tree_id, _ROOT_REF_KEY, 0)
+    paths = []
+    for item in _search(descriptor, _ROOT_TREE, first, tree_id):
+        if item.objectid == tree_id and item.key == _ROOT_REF_KEY:
+            inode, _, length = _ROOT_REF.unpack_from(item.data)
+            name = item.data[_ROOT_REF.size :][:length]
+            paths.append(_directory_path(descriptor, tree_id, inode) + name)
+    return paths
+
+
+def _directory_path(descriptor: int, tree_id: int, inode: int) -> bytes:
+    """Give a directory's path in its subvolume, ending with a slash, or nothing."""
+    buffer = bytearray(_INO_LOOKUP_SIZE)
+    struct.pack_into("=2Q", buffer, 0, tree_id, inode)
+    fcntl.ioctl(descriptor, _INO_LOOKUP, buffer)
+    return bytes(buffer[16:]).partition(b"\0")[0]
+
+
+class _Key(NamedTuple):
+    objectid: int
+    key: int
+    offset: int
+
+
+class _Item(NamedTuple):
+    objectid: int
+    key: int
+    offset: int
+    data: bytes
+
+
+def _search(
+    descriptor: int, tree: int, first: _Key, last_objectid: int
+) -> Iterator[_Item]:
+    """Give the items of a tree from ``first`` to the end of ``last_objectid``."""
+    buffer = bytearray(_SEARCH.size + _BUFFER)
+    while True:
+        # keys compare as (objectid, type, offset), so the maxima bind at the end
+        _SEARCH.pack_into(
+            buffer, 0, tree, first.objectid, last_objectid, first.offset, _LAST,
+            0, _LAST, first.key, 255, 4096, _BUFFER,
+        )  # fmt: skip
+        try:
+            fcntl.ioctl(descriptor, _TREE_SEARCH_V2, buffer)
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # an old filesystem without UUID tree
+                return
+            raise
+        found, at = _SEARCH.unpack_from(buffer)[9], _SEARCH.size
+        for _ in range(found):
+            _, objectid, offset, key, size = _SEARCH_HEADER.unpack_from(buffer, at)
+            at += _SEARCH_HEADER.size
+            yield _Item(objectid, key, offset, bytes(buffer[at : at + size]))
+            at += size
+        if not found:
+            return
+        if offset < _LAST:
+            first = _Key(objectid, key, offset + 1)
+        else:
+            first = _Key(objectid, key + 1, 0)

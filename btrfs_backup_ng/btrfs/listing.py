@@ -1,0 +1,198 @@
+"""Own the look at all snapshots of a directory: here by ioctl, elsewhere by text.
+
+Both cost one step for each place, however many snapshots there are, and both
+survive any name.
+"""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from uuid import UUID
+
+from btrfs_backup_ng.btrfs import ioctl
+from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, judge_seal, parse_uuid
+from btrfs_backup_ng.model import Listing, Seal, Snapshot
+
+#: A line of ``btrfs subvolume list -uqRcg``, up to the path.
+_FULL = re.compile(
+    rb"^ID (\d+) gen (\d+) cgen (\d+) top level (\d+)"
+    rb" parent_uuid (\S+) +received_uuid (\S+) +uuid (\S+) path ",
+    re.MULTILINE,
+)
+#: The same of ``list -R``, and of ``list`` alone.
+_RECEIVED = re.compile(
+    rb"^ID (\d+) gen \d+ top level \d+ received_uuid (\S+) +path ", re.MULTILINE
+)
+_SHORT = re.compile(rb"^ID \d+ gen \d+ top level \d+ path ", re.MULTILINE)
+
+
+def read_listing(directory: str) -> Listing:
+    """Look at a directory of this machine; needs root for the crowded origins.
+
+    :raises OSError: if the directory cannot be read.
+    """
+    snapshots, names = [], []
+    with ioctl.opened_directory(directory) as descriptor:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                snapshot = _read_snapshot(descriptor, entry.name)
+                if snapshot is not None:
+                    snapshots.append(snapshot)
+        carriers = ioctl.received_carriers(descriptor)
+    return Listing(tuple(snapshots), frozenset(names), carriers)
+
+
+def look_closely(directory: str, tree_ids: Iterable[int]) -> Seal:
+    """Tell whether all of some subvolumes of a filesystem here are unchanged.
+
+    :raises OSError: if they cannot be looked at.
+    """
+    with ioctl.opened_directory(directory) as descriptor:
+        for tree_id in tree_ids:
+            found = ioctl.root_seal(descriptor, tree_id)
+            if found and judge_seal(*found) is not Seal.INTACT:
+                return Seal.BROKEN
+    return Seal.INTACT
+
+
+def _read_snapshot(directory: int, name: str) -> Snapshot | None:
+    """Give the read-only subvolume of that name, ``None`` if it is something else."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if not (stat.S_ISDIR(status.st_mode) and ioctl.is_subvolume(status)):
+            return None
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=directory)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            return None  # deleted or replaced meanwhile
+        raise
+    try:
+        info = ioctl.subvolume_info(descriptor)
+    except OSError as error:
+        if error.errno == errno.ENOTTY:  # another filesystem is mounted there
+            return None
+        raise
+    finally:
+        os.close(descriptor)
+    if not info.read_only:
+        return None
+    return Snapshot(
+        name=name,
+        created=info.created,
+        uuid=info.uuid,
+        parent_uuid=info.parent_uuid,
+        received_uuid=info.received_uuid,
+        generation=info.otransid,
+        seal=judge_seal(
+            True,
+            info.ctransid,
+            info.otransid,
+            info.rtransid if info.received_uuid else 0,
+        ),
+        tree_id=info.tree_id,
+    )
+
+
+def parse_listing(answer: bytes) -> tuple[Listing, bytes | None]:
+    """Read what the ``list`` verb answered, and the file that came with it.
+
+    :returns: the listing, and the content of the file (``None``: no file).
+    :raises OutputNotUnderstood: if it is not what the known versions print.
+    """
+    names_raw, _, rest = answer.partition(b"\0\0")
+    if answer.startswith(b"\0"):  # an empty directory
+        names_raw, rest = b"", answer[1:]
+    try:
+        tree_id, path, relative, *lists, file = rest.split(b"\0", 7)
+        full, full_reversed, received, received_reversed = lists
+    except ValueError as error:
+        raise OutputNotUnderstood("the list is cut short") from error
+    names = frozenset(name for name in names_raw.split(b"\0") if name)
+    above = [_one_line(path), _one_line(relative).removeprefix(b"./")]
+    prefix = b"".join(part.rstrip(b"/") + b"/" for part in above if part)
+    snapshots = []
+    for match, found in _records(_FULL, full, full_reversed):
+        if int(match[4]) != int(tree_id) or not found.startswith(above[0]):
+            raise OutputNotUnderstood("btrfs subvolume list -o lists something else")
+        name = found[len(prefix) :]
+        if found.startswith(prefix) and name in names:
+            snapshots.append(_snapshot(match, os.fsdecode(name)))
+    carriers: dict[UUID, tuple[int, ...]] = {}
+    for match, _ in _records(_RECEIVED, received, received_reversed):
+        uuid = parse_uuid(match[2].decode())
+        if uuid:
+            carriers[uuid] = (*carriers.get(uuid, ()), int(match[1]))
+    listing = Listing(tuple(snapshots), frozenset(map(os.fsdecode, names)), carriers)
+    return listing, file[1:] if file else None
+
+
+def _snapshot(match: re.Match[bytes], name: str) -> Snapshot:
+    generation, made = int(match[2]), int(match[3])
+    return Snapshot(
+        name=name,
+        created=None,
+        uuid=UUID(match[7].decode()),
+        parent_uuid=parse_uuid(match[5].decode()),
+        received_uuid=parse_uuid(match[6].decode()),
+        generation=made,
+        # a later generation may mean a change, or just that it served as base
+        seal=Seal.INTACT if generation == made else Seal.UNKNOWN,
+        tree_id=int(match[1]),
+    )
+
+
+def _one_line(text: bytes) -> bytes:
+    return text.removesuffix(b"\n")
+
+
+def _records(
+    form: re.Pattern[bytes], text: bytes, reversed_text: bytes
+) -> Iterator[tuple[re.Match[bytes], bytes]]:
+    """Cut the lines of ``btrfs subvolume list`` apart; give each with its path.
+
+    A path may hold newlines, and lines that look like others: anybody who may make a
+    subvolume could forge a backup. But what is part of a path follows the same line
+    also when the list is printed in the reverse order, and a true line does not.
+
+    :param reversed_text: the same list, sorted the other way round.
+    """
+    pieces = _pieces(form, text)
+    others = _pieces(form, reversed_text)
+    after = set(zip(others, others[1:], strict=False))
+    whole: list[bytes] = []
+    for before, piece in zip([b"", *pieces], pieces, strict=False):
+        if whole and (before, piece) in after:
+            whole[-1] += piece
+        else:
+            whole.append(piece)
+    for line in whole:
+        match = form.match(line)
+        assert match
+        yield match, _one_line(line[match.end() :])
+
+
+def _pieces(form: re.Pattern[bytes], text: bytes) -> list[bytes]:
+    starts = [match.start() for match in form.finditer(text)]
+    if text.strip() and starts[:1] != [0]:
+        raise OutputNotUnderstood("btrfs subvolume list prints another form")
+    ends = [*starts[1:], len(text)] if starts else []
+    return [text[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def parse_nested(
+    text: bytes, reversed_text: bytes, subvolume_path: bytes
+) -> tuple[str, ...]:
+    """Give the subvolumes that ``btrfs subvolume list -o`` prints, relative to it.
+
+    :param reversed_text: the same list, sorted the other way round.
+    :param subvolume_path: of the subvolume itself, from the top of the filesystem.
+    """
+    above = subvolume_path + b"/" if subvolume_path else b""
+    return tuple(
+        os.fsdecode(path.removeprefix(above))
+        for _, path in _records(_SHORT, text, reversed_text)
+    )

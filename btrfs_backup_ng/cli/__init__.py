@@ -1,0 +1,1 @@
+"""The desk: words of the command line -> jobs, events -> lines on stdout."""

@@ -1,0 +1,154 @@
+"""Own the classic form: words -> jobs -> a backup run -> exit status."""
+
+import argparse
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import datetime
+
+from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.backup import back_up
+from btrfs_backup_ng.cli.output import Output, print_line
+from btrfs_backup_ng.cli.parser import display_level, parse_task
+from btrfs_backup_ng.cli.version import version_text
+from btrfs_backup_ng.cli.words import expand, split_tasks
+from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.location import Location, Scheme, parse_location
+from btrfs_backup_ng.locks import Turns
+from btrfs_backup_ng.model import (
+    Checks,
+    Incremental,
+    Job,
+    SshOptions,
+    TransferOptions,
+)
+from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.progress import Progress
+from btrfs_backup_ng.report import Tally, exit_status
+
+#: Tasks at once. Over ssh each needs up to four sessions of a master at a time, and
+#: sshd allows ten (MaxSessions).
+_SIDE_BY_SIDE, _SIDE_BY_SIDE_SSH = 4, 2
+_LOOK_FOR_SIGNALS_S = 0.1
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the tasks that the command line names.
+
+    :returns: the exit status.
+    :raises UsageError: if the words do not make sense; nothing was done then.
+    """
+    tasks = split_tasks(expand(words))
+    namespaces = [parse_task(task) for task in tasks]
+    quiet = any(n.quiet for n in namespaces)
+    level = display_level(namespaces)
+    set_up_logging(level)
+    if any(n.version for n in namespaces):
+        print_line(version_text(detailed=any(n.verbose for n in namespaces)))
+        return 0
+    jobs = [_job(namespace) for namespace in namespaces]
+    wanted = [n.progress for n in namespaces if n.progress is not None]
+    line = wanted[-1] if wanted else sys.stderr.isatty() and not quiet
+    as_json = any(n.json for n in namespaces)
+    with Progress(line, silent=quiet) as progress, Connections() as connections:
+        output = Output(
+            progress=progress, quiet=quiet, notes=level != "error", as_json=as_json
+        )
+        context = Context(
+            now=datetime.now().astimezone(),
+            connections=connections,
+            turns=Turns(),
+            progress=progress,
+            tell=output.tell,
+            watched=line,
+            command_line=shlex.join([PROGRAM, *words]),
+        )
+        status = exit_status(_run_side_by_side(jobs, context))
+    output.finish(status)
+    return status
+
+
+def _run_side_by_side(jobs: Sequence[Job], context: Context) -> list[Tally]:
+    """Run each job in a thread; this one stays free for signals."""
+    places = [place for job in jobs for place in (job.source, *job.destinations)]
+    remote = any(place.scheme is Scheme.SSH for place in places)
+    room = _SIDE_BY_SIDE_SSH if remote else _SIDE_BY_SIDE
+    with ThreadPoolExecutor(room) as pool:
+        futures = [pool.submit(back_up, job, context) for job in jobs]
+        # Never without a limit: a signal that comes while another thread forks is
+        # noted there, and does not wake this thread up, where its handler runs.
+        while wait(futures, _LOOK_FOR_SIGNALS_S).not_done:
+            pass
+        return [future.result() for future in futures]
+
+
+def _job(options: argparse.Namespace) -> Job:
+    """Make one task of its options.
+
+    :raises UsageError: if they contradict each other.
+    """
+    if not options.places:
+        raise UsageError("a source is missing", hint=f"See:  {PROGRAM} --help")
+    source, *destinations = [_location(text) for text in options.places]
+    if source.scheme is Scheme.SHELL:
+        raise UsageError("a command (shell://) cannot be a source")
+    for place in destinations:
+        if destinations.count(place) > 1:
+            raise UsageError(f"{place} is given twice")
+        if place == source:
+            raise UsageError(f"{place} is source and destination at once")
+    if options.remove_locks and not destinations:
+        raise UsageError("--remove-locks needs the destinations to forget")
+    prefix = options.snapshot_prefix
+    if prefix is None:
+        prefix = f"{socket.gethostname()}-"
+    return Job(
+        source=source,
+        destinations=tuple(destinations),
+        naming=Naming(prefix),
+        snapshot_folder=options.snapshot_folder,
+        keep_source=options.num_snapshots,
+        keep_destination=options.num_backups,
+        take_snapshot=not options.no_snapshot,
+        transfer=not options.no_transfer,
+        sync=options.sync,
+        convert_rw=options.convert_rw,
+        locked_destinations=options.locked_destinations,
+        remove_locks=options.remove_locks,
+        checks=Checks(options.fs_checks),
+        wait_s=options.wait,
+        dry_run=options.dry_run,
+        ssh=SshOptions(
+            options=tuple(options.ssh_opt),
+            sudo=options.ssh_sudo,
+            identity_file=options.ssh_identity_file,
+            username=options.ssh_username,
+            password_login=not options.no_password_auth,
+        ),
+        options=_transfer_options(options),
+    )
+
+
+def _location(text: str) -> Location:
+    return parse_location(text, working_directory=os.getcwd())
+
+
+def _transfer_options(options: argparse.Namespace) -> TransferOptions:
+    if options.no_incremental and options.incremental == "required":
+        raise UsageError("-I sends in full, and --incremental=required forbids it")
+    incremental = Incremental(options.incremental)
+    return TransferOptions(
+        incremental=Incremental.NEVER if options.no_incremental else incremental,
+        mbuffer=options.mbuffer,
+        rate=options.rate,
+        stall_timeout_s=options.stall_timeout,
+        verify=options.verify_transfer,
+        check_space=options.check_space,
+        safety_margin_percent=options.safety_margin,
+        force=options.force,
+    )

@@ -1,0 +1,176 @@
+"""Own the ``demo`` verb: a backup on two throw-away filesystems, to watch."""
+
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
+from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
+from btrfs_backup_ng.cli import classic
+from btrfs_backup_ng.cli.output import print_line
+from btrfs_backup_ng.cli.parser import Parser
+from btrfs_backup_ng.command import Command, find_program
+from btrfs_backup_ng.process import last_steps, run
+
+_PROGRAMS = ("mkfs.btrfs", "btrfs", "mount", "umount", "losetup", "diff")
+#: Package manager -> what installs btrfs-progs with it, without questions.
+_INSTALLERS = (
+    ("apt-get", ("apt-get", "install", "-y", "btrfs-progs")),
+    ("dnf", ("dnf", "install", "-y", "btrfs-progs")),
+    ("pacman", ("pacman", "-S", "--noconfirm", "btrfs-progs")),
+    ("zypper", ("zypper", "--non-interactive", "install", "btrfsprogs")),
+)
+_IMAGE_BYTES = 512 * MIB
+_PHOTOS, _PHOTO_BYTES = 16, 2 * MIB
+
+
+def main(words: Sequence[str]) -> int:
+    """Show a backup, a change, an incremental backup, and that both are right."""
+    options = _parser().parse_args(words)
+    set_up_logging("warning")
+    if os.geteuid() != 0:
+        raise Refused(
+            "the demo mounts two filesystems, which needs root",
+            hint=f"Run:  sudo {shlex.join([PROGRAM, 'demo', *words])}",
+        )
+    _check_programs(options.install_missing)
+    with ExitStack() as stack:
+        _show(Path(tempfile.mkdtemp(prefix="bbng-demo-")), stack, keep=options.keep)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=f"{PROGRAM} demo",
+        description="Make two btrfs filesystems in files, back one up to the other"
+        " twice, compare, and remove everything again.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--install-missing",
+        action="store_true",
+        help="install btrfs-progs if it is not there",
+    )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="leave the two filesystems mounted, to look around",
+    )
+    return parser
+
+
+def _check_programs(install: bool) -> None:
+    missing = [name for name in _PROGRAMS if find_program(name) is None]
+    if not missing:
+        return
+    if not install:
+        raise Refused(
+            f"the demo needs {', '.join(missing)}",
+            hint=f"Install btrfs-progs, or:  sudo {PROGRAM} demo --install-missing",
+        )
+    for manager, argv in _INSTALLERS:
+        if find_program(manager):
+            if manager == "apt-get":
+                _do("apt-get", "update")
+            _do(*argv)
+            break
+    still = [name for name in _PROGRAMS if find_program(name) is None]
+    if still:
+        raise Refused(f"the demo needs {', '.join(still)}; please install it by hand")
+
+
+def _show(top: Path, stack: ExitStack, *, keep: bool) -> None:
+    home, disk = top / "computer", top / "backup-disk"
+    stack.callback(_tell, "Everything is removed again.")
+    stack.callback(shutil.rmtree, top, ignore_errors=True)
+    try:
+        _tell(f"Two btrfs filesystems, each in a file below {top}:")
+        for place in (home, disk):
+            _make_filesystem(place, stack)
+        _do("btrfs", "subvolume", "create", str(home / "home"))
+        _write_files(home / "home" / "documents")
+        (disk / "backups").mkdir()
+        source, backups = home / "home", disk / "backups"
+
+        _tell("A first backup brings everything:")
+        _do_ours(str(source), str(backups))
+        _tell("Something changes:")
+        _change(source / "documents")
+        time.sleep(1.1)  # so that the second snapshot has a name of its own
+        _tell("The second backup brings the difference only:")
+        _do_ours(str(source), str(backups))
+
+        _tell("The backups are plain read-only subvolumes:")
+        _do("ls", "-l", str(backups))
+        newest = sorted(backups.iterdir())[-1]
+        _tell("The newest one and the source, byte by byte:")
+        _do("diff", "-r", "--exclude=.btrfs-backup-ng", str(source), str(newest))
+        print_line("no difference")
+    finally:
+        if keep:
+            stack.pop_all()
+            _tell("Everything is still there. Remove it with:")
+            print_line(f"umount {home} {disk} && rm -r {top}")
+
+
+def _make_filesystem(place: Path, stack: ExitStack) -> None:
+    image = place.with_suffix(".img")
+    place.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(_IMAGE_BYTES)
+    _do("mkfs.btrfs", "-q", str(image), quietly=True)
+    _do("mount", "-o", "loop", str(image), str(place))
+    stack.callback(_unmount, place)
+
+
+def _unmount(place: Path) -> None:
+    with last_steps():
+        run(Command(("umount", str(place)), label="umount"))
+
+
+def _write_files(folder: Path) -> None:
+    """Fill a folder with real files: copies of this very program, and bigger ones."""
+    folder.mkdir()
+    package = Path(__file__).parents[2]
+    for path in sorted(package.rglob("*.py")):
+        target = folder / "program" / path.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
+    for number in range(_PHOTOS):
+        (folder / f"photo {number:02}.jpg").write_bytes(os.urandom(_PHOTO_BYTES))
+
+
+def _change(folder: Path) -> None:
+    for argv in (
+        ("rm", str(folder / "photo 00.jpg")),
+        ("mv", str(folder / "photo 01.jpg"), str(folder / "holiday.jpg")),
+        ("dd", "if=/dev/urandom", f"of={folder / 'new photo.jpg'}", "bs=3M", "count=1"),
+    ):
+        _do(*argv, quietly=True)
+
+
+def _do(*argv: str, quietly: bool = False) -> None:
+    """Show a command as a user would type it, then run it and show what it says."""
+    print_line(f"$ {shlex.join(argv)}")
+    done = run(Command(argv, label=argv[0]), check=False)
+    if done.status or not quietly:
+        text = done.stdout.decode(errors="surrogateescape") + done.stderr
+        for line in text.splitlines():
+            print_line(visible(line))
+    if done.status:
+        raise BackupError(f"{argv[0]} failed with status {done.status}")
+
+
+def _do_ours(*words: str) -> None:
+    print_line(f"$ {PROGRAM} {shlex.join(words)}")
+    if classic.main(words) != 0:
+        raise BackupError("the backup failed")
+
+
+def _tell(text: str) -> None:
+    print_line(f"\n# {text}")

@@ -1,0 +1,348 @@
+"""Own the options of the classic command line."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng.__util__ import UsageError, parse_size, visible
+from btrfs_backup_ng.cli.words import join_levels, split_at_dashes
+from btrfs_backup_ng.model import Checks
+
+_EPILOG = """\
+places:
+  /path                        a subvolume (source), a directory on btrfs (destination)
+  ssh://[user@]host[:port]/path  the same on another machine
+  shell://COMMAND              any command; the stream comes on its stdin, always
+                               in full, and $1 is the snapshot's name
+
+  @FILE                        arguments from a file, one option or argument a line
+  TASK :: TASK                 several tasks side by side, each with its own options
+
+exit status:
+  0 done   1 failed   2 usage   3 another run is at work   4 refused before any change
+  10 some destinations failed, others did not   128+N ended by signal N
+
+try it without risk:  sudo btrfs-backup-ng demo
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are :class:`UsageError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and how to find out more."""
+        hint = f"See:  {self.prog} --help"
+        if "expected one argument" in message:
+            hint = f"A value that starts with a dash:  --OPTION=VALUE\n{hint}"
+        raise UsageError(visible(message), hint=hint)
+
+
+def parse_task(words: Sequence[str]) -> argparse.Namespace:
+    """Read the words of one task; options may stand before and after the places.
+
+    :raises UsageError: if they do not make sense.
+    """
+    words, behind = split_at_dashes(join_levels(words))
+    options = _parser().parse_intermixed_args(words)
+    options.places += behind
+    return options
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=PROGRAM,
+        usage="%(prog)s [options] SOURCE [DESTINATION ...]",
+        description="Take a read-only snapshot of a btrfs subvolume, bring to each"
+        " destination\nwhat is missing there, and delete what is no longer wanted.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
+    _add_keeping(parser)
+    _add_transfer(parser)
+    _add_ssh(parser)
+    _add_safety(parser)
+    add_display(parser)
+    return parser
+
+
+def _add_keeping(parser: Parser) -> None:
+    group = parser.add_argument_group("snapshots")
+    add = group.add_argument
+    add(
+        "-N",
+        "--num-snapshots",
+        type=_count,
+        metavar="N",
+        help="keep the latest N snapshots at the source, and what a destination needs"
+        " (default: keep all)",
+    )
+    add(
+        "-n",
+        "--num-backups",
+        type=_backup_count,
+        metavar="N",
+        help="keep the latest N backups at each destination (default: keep all)",
+    )
+    add(
+        "-S",
+        "--no-snapshot",
+        action="store_true",
+        help="make no snapshot, transfer the existing ones only",
+    )
+    add(
+        "-T",
+        "--no-transfer",
+        action="store_true",
+        help="transfer nothing, only snapshot and delete",
+    )
+    add(
+        "-f",
+        "--snapshot-folder",
+        metavar="DIR",
+        default=".btrfs-backup-ng/snapshots",
+        help="where snapshots are kept, relative to the source or absolute"
+        " (default: %(default)s)",
+    )
+    add(
+        "-p",
+        "--snapshot-prefix",
+        metavar="P",
+        help="start of the snapshots' names (default: host name and -)",
+    )
+    add(
+        "-s",
+        "--sync",
+        action="store_true",
+        help="after deletions, wait until the space is free",
+    )
+    add(
+        "-w",
+        "--convert-rw",
+        action="store_true",
+        help="make snapshots writable before deleting them, for old kernels",
+    )
+
+
+def _add_transfer(parser: Parser) -> None:
+    group = parser.add_argument_group("transfer")
+    add = group.add_argument
+    add("-I", "--no-incremental", action="store_true", help="always send in full")
+    add(
+        "--incremental",
+        choices=["auto", "required"],
+        default="auto",
+        help="required: rather fail than send in full (default: %(default)s)",
+    )
+    add(
+        "--rate",
+        type=_size,
+        metavar="SIZE",
+        help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
+    )
+    add(
+        "--use-mbuffer",
+        action="store_true",
+        default=None,
+        dest="mbuffer",
+        help="buffer with mbuffer (default: over ssh, if it is installed)",
+    )
+    add("--no-mbuffer", action="store_false", dest="mbuffer", help="never use mbuffer")
+    add(
+        "--verify-transfer",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look at a backup once more under its final name (default: yes; what"
+        " arrived is checked before in any case)",
+    )
+    add(
+        "--stall-timeout",
+        type=_seconds,
+        metavar="S",
+        default=300.0,
+        help="end a transfer in which nothing moves for S seconds, 0 for never"
+        " (default: 300)",
+    )
+
+
+def _add_ssh(parser: Parser) -> None:
+    group = parser.add_argument_group("ssh")
+    add = group.add_argument
+    add(
+        "--ssh-opt",
+        action="append",
+        default=[],
+        type=_ssh_option,
+        metavar="KEY=VALUE",
+        help="an option as for ssh -o; wins over ours; may be repeated",
+    )
+    add(
+        "--ssh-sudo",
+        action="store_true",
+        help="use sudo on the other machine (default: find out)",
+    )
+    add("--ssh-identity-file", metavar="F", default="", help="log in with this key")
+    add(
+        "--ssh-username",
+        metavar="U",
+        default="",
+        help="log in as U where the place names no user",
+    )
+    add("--no-password-auth", action="store_true", help="never ask for a password")
+
+
+def _add_safety(parser: Parser) -> None:
+    group = parser.add_argument_group("safety")
+    add = group.add_argument
+    add("--dry-run", action="store_true", help="say what would be done; change nothing")
+    add(
+        "--wait",
+        type=_seconds,
+        metavar="S",
+        default=0.0,
+        help="wait up to S seconds for another run to end (default: 0)",
+    )
+    add(
+        "--locked-destinations",
+        action="store_true",
+        help="add every destination that snapshots are held for",
+    )
+    add(
+        "--remove-locks",
+        action="store_true",
+        help="forget what is held for the given destinations, and do nothing else",
+    )
+    add(
+        "--fs-checks",
+        choices=[check.value for check in Checks],
+        default="auto",
+        help="doubts about a filesystem: strict refuses, skip does not look"
+        " (default: %(default)s)",
+    )
+    add(
+        "--skip-fs-checks",
+        action="store_const",
+        const="skip",
+        dest="fs_checks",
+        help="the same as --fs-checks skip",
+    )
+    add(
+        "--no-check-space",
+        action="store_false",
+        dest="check_space",
+        help="do not compare what a transfer needs with what is free",
+    )
+    add(
+        "--safety-margin",
+        type=_percent,
+        metavar="PCT",
+        default=10.0,
+        help="free space to leave beyond what is needed, at least 100 MiB"
+        " (default: 10)",
+    )
+    add("--force", action="store_true", help="go on where the space check says no")
+
+
+def add_display(parser: Parser) -> None:
+    """Add the options about what is shown; they count for all tasks."""
+    group = parser.add_argument_group("display")
+    add = group.add_argument
+    add(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="print nothing on success, everything about a failure",
+    )
+    add(
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="say more; -vv: every command; or -v LEVEL with debug, info, warning,"
+        " error",
+    )
+    add(
+        "--verbosity",
+        choices=["debug", "info", "warning", "error"],
+        help=argparse.SUPPRESS,
+    )
+    add("-d", "--debug", action="store_true", help="the same as -v debug")
+    add(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show progress in one line (default: on a terminal)",
+    )
+    add("--json", action="store_true", help="print one JSON document instead of lines")
+    add(
+        "--version",
+        action="store_true",
+        help="print the version; with -v those of python, kernel, btrfs and ssh, too",
+    )
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UsageError(
+            f"'{visible(text)}' is not a number of snapshots to keep",
+            hint="The newest is always kept; leave the option out to keep all.",
+        )
+    return int(text)
+
+
+def _backup_count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UsageError(
+            "-n takes a number here (backups to keep); for a rehearsal use --dry-run"
+        )
+    return int(text)
+
+
+def _number(text: str, what: str, largest: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= largest:
+        raise UsageError(f"'{visible(text)}' is not {what}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    return _number(text, "a number of seconds", 10.0**8)
+
+
+def _percent(text: str) -> float:
+    return _number(text, "a number of percent", 10000.0)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"--rate: {visible(str(error))}") from error
+
+
+def _ssh_option(text: str) -> str:
+    key, separator, _ = text.partition("=")
+    if not (separator and key.isascii() and key.isalnum()):
+        raise UsageError(
+            f"'{visible(text)}' is not an ssh option; write it like --ssh-opt Port=2222"
+        )
+    return text
+
+
+def display_level(namespaces: Sequence[argparse.Namespace]) -> str:
+    """Give the name of the log level that all tasks together ask for."""
+    levels = ("debug", "info", "warning", "error")
+    named = [n.verbosity for n in namespaces if n.verbosity]
+    loudness = max(n.verbose for n in namespaces)
+    if loudness >= 2 or any(n.debug for n in namespaces):
+        return "debug"
+    if named:
+        return levels[min(map(levels.index, named))]
+    if loudness:
+        return "info"
+    return "error" if any(n.quiet for n in namespaces) else "warning"

@@ -1,0 +1,29 @@
+"""Own what ``--version`` prints."""
+
+import os
+import platform
+from contextlib import suppress
+
+from btrfs_backup_ng import __version__
+from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng.command import Command, CommandNotStarted
+from btrfs_backup_ng.process import run
+
+
+def version_text(*, detailed: bool) -> str:
+    """Give our version, and with ``detailed`` those of what we stand on."""
+    lines = [f"{PROGRAM} {__version__}"]
+    if detailed:
+        lines.append(f"python {platform.python_version()}")
+        lines.append(f"kernel {os.uname().release}")
+        lines.append(_first_line("btrfs", "--version"))
+        lines.append(_first_line("ssh", "-V"))
+    return "\n".join(lines)
+
+
+def _first_line(*argv: str) -> str:
+    with suppress(CommandNotStarted):
+        done = run(Command(argv, label=argv[0]), check=False)
+        text = done.stdout.decode(errors="replace") + done.stderr  # ssh -V: stderr
+        return text.strip().partition("\n")[0]
+    return f"{argv[0]} is not installed"

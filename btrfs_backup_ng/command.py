@@ -1,0 +1,160 @@
+"""Own what a command is: its words, its environment, and which status counts."""
+
+import os
+import re
+import shlex
+import shutil
+import signal
+from dataclasses import dataclass
+
+from btrfs_backup_ng.__util__ import BackupError, visible
+
+_STATUS_LINE = re.compile(rb"bbng1 (\d{1,3})\r?\n")
+_KEPT_VARIABLES = re.compile(
+    "HOME|USER|LOGNAME|TERM|DISPLAY|WAYLAND_DISPLAY|TMPDIR|XDG_RUNTIME_DIR"
+    "|XDG_CONFIG_HOME|SSH_AUTH_SOCK|SSH_ASKPASS.*|SUDO_.*|GNUPGHOME|KRB5CCNAME"
+    "|RCLONE_.*|AWS_.*|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run, and how to speak of it.
+
+    :ivar label: who is blamed, for people: ``btrfs receive on nas``.
+    :ivar reports: its stderr carries a last status line ``bbng1 <number>``, which
+        counts instead of the status of, say, an ssh client: see :func:`settle`.
+    :ivar terminal: it stays in our process group, so that it may ask at the
+        terminal (``/dev/tty``). The others get a group of their own.
+    """
+
+    argv: tuple[str, ...]
+    label: str
+    reports: bool = False
+    terminal: bool = False
+
+    def __str__(self) -> str:
+        """Give a line that can be pasted into a shell."""
+        return shlex.join(self.argv)
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How a command ended.
+
+    :ivar status: its exit status, negative for a signal; ``None`` if unknown.
+    :ivar stderr: the end of it (64 KiB), without the status line.
+    """
+
+    command: Command
+    status: int | None
+    stdout: bytes
+    stderr: str
+
+
+class CommandNotStarted(BackupError):
+    """The kernel would not start a command."""
+
+    def __init__(self, command: Command, reason: str) -> None:
+        super().__init__(f"cannot run {visible(command.argv[0])}: {reason}")
+        self.command = command
+
+
+class CommandNotFound(CommandNotStarted):
+    """The program of a command is not installed, or not in ``PATH``."""
+
+    def __init__(self, command: Command) -> None:
+        absolute = command.argv[0].startswith("/")
+        super().__init__(command, "no such file" if absolute else "not found in PATH")
+
+
+class CommandFailed(BackupError):
+    """A command ran and ended with something else than success."""
+
+    def __init__(self, completed: Completed, message: str = "") -> None:
+        super().__init__(message or describe(completed))
+        self.completed = completed
+
+
+class ContactLost(CommandFailed):
+    """A command that reports its status did not: the outcome is unknown."""
+
+
+class TimedOut(CommandFailed):
+    """We ended a command since it took too long."""
+
+
+#: What a shell adds to the number of the signal that ended a command.
+_SHELL_SIGNAL = 128
+#: ``btrfs receive -C`` says so even with ``-q``.
+_SAID_ANYWAY = "Chroot to "
+
+
+def describe(completed: Completed) -> str:
+    """Say in one line how a command ended and what it said last."""
+    status = completed.status
+    if status is None:
+        how = ": the connection ended before it said how it went"
+    elif status < 0:
+        how = f" was killed by {_signal_name(-status)}"
+    elif completed.command.reports and status > _SHELL_SIGNAL:
+        how = f" was killed by {_signal_name(status - _SHELL_SIGNAL)}"
+    else:
+        how = f" failed with status {status}"
+    words = last_words(completed.stderr)
+    return f"{visible(completed.command.label)}{how}" + (f": {words}" if words else "")
+
+
+def last_words(stderr: str) -> str:
+    """Pick the last three lines, or the last that btrfs marks as errors."""
+    lines = [line.strip() for line in stderr.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(_SAID_ANYWAY)]
+    lines = [line for line in lines if line.startswith("ERROR:")] or lines
+    return "; ".join(visible(line)[:400] for line in lines[-3:])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def settle(command: Command, status: int, stderr: bytes) -> tuple[int | None, str]:
+    """Give the status that counts, and the stderr without the status line.
+
+    Status 255 of an ssh client may mean anything from "no route" to "the remote
+    command said so"; only the line tells. The last one counts, since the client may
+    add lines of its own after it. A client that failed though the line says 0 failed.
+
+    :returns: status ``None`` if a line was due and did not come.
+    """
+    line = None
+    if command.reports:
+        for line in _STATUS_LINE.finditer(stderr):
+            pass
+        if line:
+            stderr = stderr[: line.start()] + stderr[line.end() :]
+    text = stderr.decode("utf-8", "surrogateescape")
+    if not command.reports:
+        return status, text
+    return (int(line[1]) or status) if line else None, text
+
+
+def environment() -> dict[str, str]:
+    """Build what every child gets: chosen variables, a full PATH, ``LC_ALL=C``.
+
+    Relative and empty elements of ``PATH`` (they mean the current directory) are
+    dropped; the ``sbin`` directories, which a user's ``PATH`` may lack, are added.
+    """
+    built = {k: v for k, v in os.environ.items() if _KEPT_VARIABLES.fullmatch(k)}
+    path = os.environ.get("PATH", os.defpath).split(":")
+    path += ["/usr/local/sbin", "/usr/sbin", "/sbin"]
+    built["PATH"] = ":".join(dict.fromkeys(p for p in path if p.startswith("/")))
+    built["LC_ALL"] = "C"
+    return built
+
+
+def find_program(name: str) -> str | None:
+    """Give the path of an installed program, or ``None``."""
+    return shutil.which(name, path=environment()["PATH"])

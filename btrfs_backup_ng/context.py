@@ -1,0 +1,33 @@
+"""Own what all tasks of a run share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.locks import Turns
+from btrfs_backup_ng.progress import Progress
+from btrfs_backup_ng.report import Event, Level, Noted
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all tasks of a run share.
+
+    :ivar now: aware, in the zone in which names show it; read once for the run.
+    :ivar tell: takes every event as it happens, from any thread.
+    :ivar watched: somebody looks at the progress, so percent and ETA are of use.
+    :ivar command_line: what the user typed, for hints.
+    """
+
+    now: datetime
+    connections: Connections
+    turns: Turns
+    progress: Progress
+    tell: Callable[[Event], None]
+    watched: bool
+    command_line: str
+
+    def warn(self, place: str, text: str) -> None:
+        """Tell something that a person should know."""
+        self.tell(Noted(place, Level.WARNING, text))

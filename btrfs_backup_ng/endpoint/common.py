@@ -1,0 +1,328 @@
+"""Own how snapshots are kept at a place: as subvolumes of a btrfs directory."""
+
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Protocol
+from uuid import UUID
+
+from btrfs_backup_ng import wire
+from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.btrfs.facts import STATE
+from btrfs_backup_ng.btrfs.parse import (
+    OutputNotUnderstood,
+    Shown,
+    explain,
+    extent_size,
+    parse_show,
+)
+from btrfs_backup_ng.host import Host, Say
+from btrfs_backup_ng.location import Location
+from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot
+from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.command import Command, CommandFailed, Completed
+from btrfs_backup_ng.process import PIPE, Child
+
+#: A transfer id: when it began, and chance. Nothing else in staging is ours.
+_TRANSFER_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+#: What names may take in one command: 64 KiB are safe with ssh (transfer limit of one
+#: argument in Linux: 128 KiB, MAX_ARG_STRLEN), and the script needs some of it.
+_BATCH_BYTES = 48 * 1024
+
+
+class WrongArrival(BackupError):
+    """What a transfer left in staging is not the snapshot that was sent."""
+
+
+class NameTaken(BackupError):
+    """Something of that name appeared at the destination meanwhile."""
+
+
+class Sink(Protocol):
+    """Where a stream ends."""
+
+    location: Location
+    facts: Facts
+
+    def sink(self, transfer_id: str, snapshot: Snapshot) -> Command:
+        """Give the command that takes a stream, to where nobody looks for backups."""
+
+    def accept(
+        self,
+        transfer_id: str,
+        snapshot: Snapshot,
+        target: str,
+        *,
+        output: bytes,
+        verify: bool,
+    ) -> None:
+        """Check what arrived, and publish it under its final name.
+
+        :param output: what the sink's command printed.
+        :param verify: look at it once more under its final name.
+        :raises WrongArrival: if it is not what was sent.
+        """
+
+    def discard(self, transfer_ids: Sequence[str]) -> tuple[str, ...]:
+        """Drop what unfinished transfers left; again does nothing.
+
+        :returns: those that somebody still works on, and that stay.
+        """
+
+
+def new_transfer_id(now: datetime) -> str:
+    """Make the id of a transfer, which names its staging directory.
+
+    :param now: aware.
+    """
+    stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    return f"{stamp}-{secrets.token_hex(4)}"
+
+
+class BtrfsEndpoint:
+    """Snapshots as subvolumes in one directory, on whatever host.
+
+    :ivar directory: where they are.
+    :ivar state: where our bookkeeping about them is.
+    :ivar facts: what :meth:`look` found.
+    """
+
+    facts: Facts
+
+    def __init__(
+        self, location: Location, host: Host, naming: Naming, folder: str | None
+    ) -> None:
+        """Describe a place; nothing is looked at yet.
+
+        :param folder: where the snapshots of a source go, relative to it or
+            absolute; ``None`` for a destination, which keeps them itself.
+        """
+        self.location = location
+        self.host = host
+        self.is_source = folder is not None
+        self.directory = location.join(folder or "").path.rstrip("/") or "/"
+        self.state = location.join(STATE).path
+        self._naming = naming
+        self._is_prepared = False
+
+    def __str__(self) -> str:
+        return visible(str(self.location))
+
+    def look(self) -> Facts:
+        """Find out about the place; changes nothing."""
+        folder = self.directory if self.is_source else ""
+        self.facts = self.host.look(self.location.path, folder=folder)
+        return self.facts
+
+    def prepare(self) -> None:
+        """Make the directory of our bookkeeping, if it is not there.
+
+        At a source it is a subvolume of its own: so it is not in the backups.
+        """
+        if not self.facts.has_state or self.is_source and not self.facts.has_folder:
+            kind = "subvolume" if self.is_source else "directory"
+            folder = self.directory if self.is_source else ""
+            self._call(wire.PREPARE, self.state, kind, folder)
+        self._is_prepared = True
+
+    @contextmanager
+    def lock(self, wait_s: float, who: str) -> Iterator[Say]:
+        """Hold the lock of this place.
+
+        :raises LockHeld: if another run has it for longer than ``wait_s``.
+        """
+        with self.host.lock(self.state, wait_s, who) as say:
+            yield say
+
+    def listing(self, name: str) -> tuple[Listing, bytes | None]:
+        """Look at all snapshots, and read a file of our bookkeeping.
+
+        :returns: the snapshots, and the file's content (``None``: no such file).
+        :raises ListingFailed: if it cannot; nothing is known then.
+        """
+        if self.is_source and not (self.facts.has_folder or self._is_prepared):
+            return Listing(), None  # a rehearsal of the first run
+        seen, content = self.host.listing(self.directory, self.state, name)
+        dated = tuple(
+            replace(s, created=self._naming.time_of(s.name) or s.created)
+            for s in seen.snapshots
+        )
+        return replace(seen, snapshots=dated), content
+
+    def look_closely(self, tree_ids: Sequence[int]) -> Seal:
+        """Find out whether all of some subvolumes of the filesystem are unchanged."""
+        return self.host.look_closely(self.directory, tree_ids)
+
+    def take_snapshot(self, name: str, now: datetime) -> Snapshot:
+        """Make a read-only snapshot of the source, with an identity of its own.
+
+        :raises NameTaken: if the name is in use.
+        """
+        identity = "fresh" if self.facts.received_uuid else "keep"
+        place, transfer_id = self.location.path, new_transfer_id(now)
+        done = self._call(
+            wire.SNAPSHOT,
+            place,
+            self.directory,
+            name,
+            self.state,
+            identity,
+            transfer_id,
+        )
+        shown = _parse_show(done.stdout)
+        return Snapshot(
+            name=name,
+            created=self._naming.time_of(name) or now,
+            uuid=shown.uuid,
+            parent_uuid=self.facts.uuid,
+            received_uuid=shown.received_uuid,
+            generation=shown.made,
+        )
+
+    def source(
+        self, snapshot: Snapshot, parent: Snapshot | None, *, protocol: int
+    ) -> Command:
+        """Give the command that emits a snapshot as a stream."""
+        base = self._path(parent.name) if parent else ""
+        path = self._path(snapshot.name)
+        return self.host.command(
+            wire.SEND, str(protocol), base, path, label="btrfs send"
+        )
+
+    def sink(self, transfer_id: str, snapshot: Snapshot) -> Command:
+        """Give the command that receives into a staging directory of its own."""
+        return self.host.command(
+            wire.RECEIVE, self.state, transfer_id, snapshot.name, label="btrfs receive"
+        )
+
+    def accept(
+        self,
+        transfer_id: str,
+        snapshot: Snapshot,
+        target: str,
+        *,
+        output: bytes,
+        verify: bool,
+    ) -> None:
+        """Check what arrived, then publish it; durable when this returns."""
+        names, _, text = output.partition(b"\0\0")
+        if os.fsdecode(names) != snapshot.name:
+            found = ", ".join(visible(os.fsdecode(n)) for n in names.split(b"\0"))
+            raise WrongArrival(f"the stream brought {found or 'nothing'} to {self}")
+        _check_identity(_parse_show(text), snapshot, f"what arrived at {self}")
+        done = self._call(
+            *(wire.PUBLISH, self.state, transfer_id, snapshot.name),
+            *(self.directory, target, "1" if verify else "0"),
+        )
+        if verify:
+            what = f"{visible(target)} at {self}"
+            _check_identity(_parse_show(done.stdout), snapshot, what)
+
+    def discard(self, transfer_ids: Sequence[str]) -> tuple[str, ...]:
+        """Drop what unfinished transfers left, but not one that still runs."""
+        ours = [name for name in transfer_ids if _TRANSFER_ID.fullmatch(name)]
+        if not ours:
+            return ()
+        running = self._call(wire.DISCARD, self.state, *ours).stdout
+        return tuple(name.decode() for name in running.split(b"\0") if name)
+
+    def delete(self, names: Sequence[str], *, convert_rw: bool) -> None:
+        """Delete snapshots, durably.
+
+        :param convert_rw: make them writable first, for kernels that want it.
+        """
+        for batch in _batches(names):
+            if convert_rw:
+                self._call(wire.UNSEAL, self.directory, *batch)
+            listed = "".join(f"./{name}\0" for name in batch)
+            raw = listed.encode(errors="surrogateescape")
+            self._call(wire.DELETE, self.directory, stdin=raw)
+
+    def sync(self) -> None:
+        """Wait until the space of deleted snapshots is free."""
+        self._call(wire.SYNC, self.location.path)
+
+    def write_note(self, name: str, content: bytes) -> None:
+        """Replace a file of our bookkeeping, next to the snapshots it is about."""
+        self.host.put(self.state, name, content)
+
+    def set_aside(self, name: str, new_name: str) -> None:
+        """Move a file of our bookkeeping out of the way."""
+        self._call(wire.ASIDE, self.state, name, new_name)
+
+    def size_since(
+        self,
+        snapshot: Snapshot | None,
+        parent: Snapshot | None,
+        over: threading.Event | None = None,
+    ) -> int:
+        """Estimate how many bytes a send moves: data written since the parent.
+
+        :param snapshot: ``None`` for the source as it is now.
+        :param over: nobody wants to know any more.
+        :raises CommandFailed: if btrfs does not tell.
+        """
+        path = self._path(snapshot.name) if snapshot else self.location.path
+        since = str(parent.generation) if parent else "0"
+        command = self.host.command(wire.SIZE, path, since, label="btrfs find-new")
+        size = 0
+        with Child.start(command, stdout=PIPE) as child:
+            assert child.stdout
+            for line in child.stdout:
+                size += extent_size(line)
+                if over and over.is_set():
+                    return size
+            child.wait()
+        return size
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _call(self, verb: wire.Verb, *arguments: str, stdin: bytes = b"") -> Completed:
+        try:
+            return self.host.call(verb, *arguments, stdin=stdin)
+        except CommandFailed as error:
+            if error.completed.status == wire.EXISTS:
+                raise NameTaken(
+                    f"a name that was free at {self} a moment ago is taken now",
+                    hint="Run the command again.",
+                ) from error
+            meaning = explain(error.completed.stderr)
+            if meaning:
+                error.hint = error.hint or f"At {self}: {meaning}."
+            raise
+
+
+def _batches(names: Sequence[str]) -> Iterator[list[str]]:
+    """Cut names into lots, each short enough for one command."""
+    batch: list[str] = []
+    size = 0
+    for name in names:
+        size += len(wire.encode(name)) + 1
+        if batch and size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], len(wire.encode(name)) + 1
+        batch.append(name)
+    if batch:
+        yield batch
+
+
+def _parse_show(text: bytes) -> Shown:
+    try:
+        return parse_show(text.decode(errors="surrogateescape"))
+    except OutputNotUnderstood as error:
+        raise WrongArrival(f"what btrfs shows is not understood: {error}") from error
+
+
+def _check_identity(shown: Shown, snapshot: Snapshot, what: str) -> None:
+    origin: UUID = snapshot.origin
+    if not shown.read_only or shown.received_uuid != origin:
+        raise WrongArrival(
+            f"{what} is not the snapshot that was sent: read-only {shown.read_only},"
+            f" received UUID {shown.received_uuid} instead of {origin}"
+        )

@@ -1,0 +1,49 @@
+"""Own the btrfs directory on another machine: the right host for the endpoint."""
+
+import threading
+from contextlib import ExitStack
+from dataclasses import replace
+
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.host import SshHost
+from btrfs_backup_ng.location import Location
+from btrfs_backup_ng.model import SshOptions
+from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.sshutil.master import SSHMasterManager
+
+
+class Connections(ExitStack):
+    """The connections of a run: one for each host, closed with the context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hosts: dict[tuple[Location, SshOptions], SshHost] = {}
+        self._guard = threading.Lock()
+
+    def host(self, location: Location, options: SshOptions) -> SshHost:
+        """Give the host of a location; the first call logs in.
+
+        :raises ConnectionFailed: if that fails.
+        """
+        user = location.user or options.username
+        key = (replace(location, path="", user=user), options)
+        with self._guard:
+            if key not in self._hosts:
+                master = self.enter_context(SSHMasterManager(location, options))
+                self._hosts[key] = SshHost(master, forced_sudo=options.sudo)
+            return self._hosts[key]
+
+
+def ssh_endpoint(
+    location: Location,
+    naming: Naming,
+    folder: str | None,
+    *,
+    connections: Connections,
+    options: SshOptions,
+) -> BtrfsEndpoint:
+    """Give the endpoint for a path of another machine.
+
+    :raises ConnectionFailed: if no connection can be opened.
+    """
+    return BtrfsEndpoint(location, connections.host(location, options), naming, folder)

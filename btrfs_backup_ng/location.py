@@ -1,0 +1,147 @@
+"""Own the words for a place: what the user writes and what it means."""
+
+import enum
+import os
+import re
+from dataclasses import dataclass, replace
+
+from btrfs_backup_ng.__util__ import UsageError, visible
+
+
+class Scheme(enum.Enum):
+    """How a place is reached."""
+
+    LOCAL = "local"
+    SSH = "ssh"
+    SHELL = "shell"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place, as values: nothing here has been looked at.
+
+    :ivar path: absolute path (local and ssh), or the command (shell).
+    """
+
+    scheme: Scheme
+    path: str
+    host: str = ""
+    user: str = ""
+    port: int | None = None
+
+    def __str__(self) -> str:
+        """Give the text that means this place again."""
+        if self.scheme is Scheme.LOCAL:
+            return self.path
+        if self.scheme is Scheme.SHELL:
+            return f"shell://{self.path}"
+        return f"ssh://{self.address}{self.path}"
+
+    @property
+    def address(self) -> str:
+        """``[user@]host[:port]``, with brackets around IPv6."""
+        user = f"{self.user}@" if self.user else ""
+        port = f":{self.port}" if self.port else ""
+        return f"{user}{f'[{self.host}]' if ':' in self.host else self.host}{port}"
+
+    def join(self, path: str) -> "Location":
+        """Give the place ``path`` (relative to this one, or absolute) on its host."""
+        return replace(self, path=os.path.join(self.path, path))
+
+
+#: A host name, an alias of ssh's configuration, or an IPv4 address. A leading
+#: dash would be an option of ssh.
+_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\+-]*")
+
+
+def parse_location(text: str, *, working_directory: str) -> Location:
+    """Read a place from the command line.
+
+    :param working_directory: what a relative local path starts from.
+    :raises UsageError: if the text is not a place this program knows. A password
+        in it is not repeated.
+    """
+    if not text:
+        raise UsageError("an empty word is not a place")
+    scheme, separator, rest = text.partition("://")
+    if separator and re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        if scheme == "shell":
+            if not rest.strip():
+                raise UsageError("shell:// needs a command behind it")
+            return Location(Scheme.SHELL, rest)
+        if scheme == "ssh":
+            return _parse_ssh(rest)
+        raise UsageError(
+            f"{scheme}:// is not a kind of place this program knows",
+            hint="It knows /path, ssh://[user@]host[:port]/path and shell://COMMAND.",
+        )
+    first = text.split("/", 1)[0]
+    if ":" in first and not text.startswith("."):
+        raise _ambiguous(text)
+    path = os.path.join(working_directory, text)
+    return Location(Scheme.LOCAL, _tidied(path))
+
+
+def _ambiguous(text: str) -> UsageError:
+    """Say what to write instead of ``nas:/path``, which could be a directory."""
+    place, _, path = text.partition(":")
+    if "@" in path.split("/", 1)[0]:
+        return _password_error()
+    path = path.lstrip("/") or "PATH"
+    there = f"ssh://{path}" if place == "ssh" else f"ssh://{place}/{path}"
+    return UsageError(
+        f"{visible(text)} could be a path or a host",
+        hint=f"A directory of that name:  {visible('./' + text)}"
+        f"     Another machine:  {visible(there)}",
+    )
+
+
+def _password_error() -> UsageError:
+    return UsageError(
+        "a place on another machine must not carry a password",
+        hint="Use a key:  --ssh-identity-file FILE",
+    )
+
+
+def _parse_ssh(rest: str) -> Location:
+    authority, slash, path = rest.partition("/")
+    user, _, place = authority.rpartition("@")
+    if ":" in user:
+        raise _password_error()
+    host, port = _split_port(place)
+    if not slash:
+        raise UsageError(
+            f"ssh://{visible(rest)} names no path; it must be absolute",
+            hint=f"Write:  ssh://{visible(authority.rstrip(':'))}/PATH",
+        )
+    if not (_HOST.fullmatch(host) or _IPV6.fullmatch(host) and ":" in host):
+        raise UsageError(f"'{visible(host)}' is not a host name")
+    if user and not _USER.fullmatch(user):
+        raise UsageError(f"'{visible(user)}' is not a user name")
+    return Location(Scheme.SSH, _tidied(f"/{path}"), host, user, port)
+
+
+def _split_port(place: str) -> tuple[str, int | None]:
+    bracketed = re.fullmatch(r"\[([^]]*)\](?::(.*))?", place)
+    if bracketed:
+        host, text = bracketed[1], bracketed[2] or ""
+    else:
+        host, _, text = place.partition(":")
+    if not text:
+        return host, None
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise UsageError(
+            f"'{visible(text)}' is not a port",
+            hint="Write an IPv6 address in brackets:  ssh://[::1]:22/path",
+        )
+    return host, int(text)
+
+
+def _tidied(path: str) -> str:
+    """Drop empty and ``.`` parts; ``..`` stays, a symlink may stand before it."""
+    if "\0" in path:
+        raise UsageError("a path cannot hold a NUL byte")
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return "/" + "/".join(parts)

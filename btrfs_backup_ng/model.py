@@ -1,0 +1,185 @@
+"""Own the core values that every floor above speaks in."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from btrfs_backup_ng.location import Location
+from btrfs_backup_ng.naming import Naming
+
+
+class Seal(enum.Enum):
+    """Whether a snapshot still is what it was when it became read-only."""
+
+    INTACT = "intact"
+    BROKEN = "broken"
+    UNKNOWN = "unknown"
+    """Only a close look at this one can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A read-only snapshot as seen at one endpoint.
+
+    :ivar created: aware UTC: the time in its name, or for a name that is not ours
+        btrfs ``otime``; ``None`` where neither is known (other machines).
+    :ivar generation: transaction in which it was made, on its own filesystem.
+    :ivar tree_id: its id on its own filesystem.
+    """
+
+    name: str
+    created: datetime | None
+    uuid: UUID
+    parent_uuid: UUID | None
+    received_uuid: UUID | None
+    generation: int
+    seal: Seal = Seal.INTACT
+    tree_id: int = 0
+
+    @property
+    def origin(self) -> UUID:
+        """Identity that survives hops and renames: what ``btrfs send`` sends."""
+        return self.received_uuid or self.uuid
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What one look at a place saw.
+
+    :ivar snapshots: the read-only ones, in no particular order.
+    :ivar names: every name that is taken there, by whatever.
+    :ivar carriers: received UUID -> ids of all subvolumes of the whole filesystem
+        that carry it; ``btrfs receive`` takes any of them as parent.
+    """
+
+    snapshots: tuple[Snapshot, ...] = ()
+    names: frozenset[str] = frozenset()
+    carriers: Mapping[UUID, tuple[int, ...]] = field(default_factory=dict)
+
+
+class Privilege(enum.Enum):
+    """How btrfs is run at a place."""
+
+    ROOT = "root"
+    SUDO = "sudo"
+    DOAS = "doas"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a first look at a directory and its host found; nothing was changed.
+
+    Sizes in bytes. Fields after ``is_directory`` mean something only if it is.
+
+    :ivar filesystem: identifies filesystem and subvolume (``f_fsid``).
+    :ivar send_protocol: highest send stream version of that kernel.
+    :ivar containing: the path of the subvolume it lies in.
+    :ivar uuid: of the subvolume at this very path, if it is one.
+    :ivar folder_filesystem: the same of the folder for its snapshots.
+    :ivar nested: subvolumes directly below it, relative to it.
+    :ivar has_state: our bookkeeping is there already, and we may write there.
+    :ivar has_folder: the folder for its snapshots is there already.
+    :ivar leftovers: names in its staging directory.
+    """
+
+    privilege: Privilege
+    btrfs_version: tuple[int, int] | None
+    send_protocol: int
+    is_directory: bool
+    exists: bool = False
+    is_btrfs: bool = False
+    filesystem_type: str = ""
+    filesystem: str = ""
+    on_system_disk: bool = False
+    is_empty: bool = False
+    is_writable: bool = False
+    size_used: int = 0
+    size_free: int = 0
+    containing: str = ""
+    is_subvolume: bool = False
+    uuid: UUID | None = None
+    received_uuid: UUID | None = None
+    folder_filesystem: str = ""
+    nested: tuple[str, ...] = ()
+    has_state: bool = False
+    has_folder: bool = False
+    leftovers: tuple[str, ...] = ()
+
+
+class Checks(enum.Enum):
+    """How doubts about a filesystem are taken (``--fs-checks``)."""
+
+    AUTO = "auto"
+    STRICT = "strict"
+    SKIP = "skip"
+
+
+class Incremental(enum.Enum):
+    """Whether a transfer may be full or must be."""
+
+    AUTO = "auto"
+    REQUIRED = "required"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class SshOptions:
+    """How ssh is told to connect.
+
+    :ivar options: ``KEY=VALUE`` as for ``ssh -o``; they win over ours.
+    """
+
+    options: tuple[str, ...] = ()
+    sudo: bool = False
+    identity_file: str = ""
+    username: str = ""
+    password_login: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """How data is moved.
+
+    :ivar rate: bytes a second, ``None`` for no limit.
+    :ivar mbuffer: ``None`` decides by what is installed and where it helps.
+    """
+
+    incremental: Incremental = Incremental.AUTO
+    mbuffer: bool | None = None
+    rate: int | None = None
+    stall_timeout_s: float = 300.0
+    verify: bool = True
+    check_space: bool = True
+    safety_margin_percent: float = 10.0
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One task, as both front doors produce it.
+
+    :ivar keep_source: how many of the latest snapshots stay, ``None`` for all.
+    :ivar keep_destination: the same for each destination.
+    :ivar snapshot_folder: absolute, or relative to the source.
+    """
+
+    source: Location
+    destinations: tuple[Location, ...]
+    naming: Naming
+    snapshot_folder: str
+    keep_source: int | None = None
+    keep_destination: int | None = None
+    take_snapshot: bool = True
+    transfer: bool = True
+    sync: bool = False
+    convert_rw: bool = False
+    locked_destinations: bool = False
+    remove_locks: bool = False
+    checks: Checks = Checks.AUTO
+    wait_s: float = 0.0
+    dry_run: bool = False
+    ssh: SshOptions = field(default_factory=SshOptions)
+    options: TransferOptions = field(default_factory=TransferOptions)

@@ -1,0 +1,94 @@
+"""Own the link between a snapshot's name and its time."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from btrfs_backup_ng.__util__ import UsageError, visible
+
+_FORMAT = "%Y%m%d-%H%M%S"
+_TIME = re.compile(r"(\d{8}-\d{6})([+-]\d{4})?(?:_(\d{1,4}))?", re.ASCII)
+#: NAME_MAX of Linux and BTRFS_NAME_LEN.
+_NAME_BYTES = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Names are a prefix and a local time: ``home-20261123-101500``.
+
+    A second snapshot in the same second gets ``_1``, and so on. In the hour that
+    happens twice when summer time ends, the second one has its UTC offset behind
+    the time, so that a name always means one time.
+    """
+
+    prefix: str
+
+    def __post_init__(self) -> None:
+        """Refuse prefixes that no file name can have.
+
+        :raises UsageError: for ``/``, NUL, or more bytes than a name may have.
+        """
+        longest = f"{self.prefix}20000101-000000+0000_9999"
+        if "/" in self.prefix or "\0" in self.prefix:
+            raise UsageError(
+                f"'{visible(self.prefix)}' cannot start a name: it holds a slash or NUL"
+            )
+        if len(longest.encode(errors="surrogateescape")) > _NAME_BYTES:
+            raise UsageError("the snapshot prefix is too long; a name has 255 bytes")
+
+    def name_at(self, now: datetime, taken: Iterable[str]) -> str:
+        """Give the name for a snapshot made at ``now``.
+
+        :param now: aware; the name shows it in its own zone.
+        :param taken: names that are no longer free.
+        """
+        name = f"{self.prefix}{now.strftime(_FORMAT)}"
+        meant = now.replace(microsecond=0).astimezone(timezone.utc)
+        if self.time_of(name) != meant and now.utcoffset() is not None:
+            name += now.strftime("%z")
+        return free_name(name, taken)
+
+    def time_of(self, name: str) -> datetime | None:
+        """Give the time in a name as aware UTC, or ``None`` if it is not ours.
+
+        Strict: the prefix, a time that exists, nothing else. A name without
+        offset is read in the local zone. The ``_N`` of names within one second
+        counts as N microseconds, so that they sort as they were made.
+        """
+        if not name.startswith(self.prefix):
+            return None
+        match = _TIME.fullmatch(name[len(self.prefix) :])
+        if match is None:
+            return None
+        try:
+            if match[2]:
+                stamp = datetime.strptime(match[1] + match[2], _FORMAT + "%z")
+            else:
+                stamp = datetime.strptime(match[1], _FORMAT)
+            stamp += timedelta(microseconds=int(match[3] or 0))
+            return stamp.astimezone(timezone.utc)
+        except (ValueError, OverflowError, OSError):
+            return None
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """Give ``name``, or ``name_1`` and so on: above all that are taken.
+
+    Above, so that what is made later never gets the name of something older that was
+    deleted meanwhile.
+    """
+    stem = stem_of(name)
+    numbers = [_number(other, stem) for other in taken if stem_of(other) == stem]
+    if not numbers or max(numbers) < _number(name, stem):
+        return name
+    return f"{stem}_{max(numbers) + 1}"
+
+
+def _number(name: str, stem: str) -> int:
+    return int(name[len(stem) + 1 :] or 0)
+
+
+def stem_of(name: str) -> str:
+    """Give a name without the ``_N`` that made it free."""
+    return re.sub(r"(?s)(?<=.)_[0-9]{1,4}\Z", "", name)

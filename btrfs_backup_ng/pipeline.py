@@ -1,0 +1,300 @@
+"""Own how stages become one pipeline: bytes moved, success, and whose fault."""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from btrfs_backup_ng import process
+from btrfs_backup_ng.__util__ import MIB, BackupError, visible
+from btrfs_backup_ng.command import describe, last_words, settle
+from btrfs_backup_ng.hop import PIPE_SIZE, Hop, Meter, unread
+from btrfs_backup_ng.loop import TICK_S, Loop
+from btrfs_backup_ng.command import Command, Completed
+from btrfs_backup_ng.process import DEVNULL, Child
+
+__all__ = ["Meter", "Moved", "PipelineFailed", "Stalled", "run_pipeline"]
+
+log = logging.getLogger(__name__)
+
+#: How much of the last stage's stdout is kept.
+_OUTPUT_KEPT = MIB
+# Once a stage has ended, what the others still do is of little use. So long they
+# get to end by themselves (by SIGPIPE, or at the end of their input).
+#: Those before a stage that failed.
+_BEFORE_FAILED_S = 1.0
+#: Those before a stage that ended well: an ssh client that waits for its peer.
+_BEFORE_ENDED_S = 60.0
+#: Those after a stage that failed: a receiver that works off what it has got.
+_AFTER_FAILED_S = 30.0
+
+#: A shell's way to say that a command was killed by SIGPIPE.
+_SHELL_SIGPIPE = 128 + signal.SIGPIPE
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a pipeline did.
+
+    :ivar size_bytes: what the first stage wrote; 0 if it was the only one.
+    :ivar output: stdout of the last stage, its first MiB.
+    """
+
+    size_bytes: int
+    elapsed_s: float
+    output: bytes
+
+
+class PipelineFailed(BackupError):
+    """A pipeline did not succeed.
+
+    :ivar blamed: the stage that is the cause, as far as anyone can tell.
+    :ivar others: the stages that failed, too, in their order.
+    """
+
+    def __init__(
+        self, message: str, blamed: Completed, others: tuple[Completed, ...]
+    ) -> None:
+        super().__init__(message)
+        self.blamed = blamed
+        self.others = others
+
+    @property
+    def unknown(self) -> bool:
+        """Say whether some stage's outcome is unknown: look before you redo."""
+        return any(stage.status is None for stage in (self.blamed, *self.others))
+
+
+class Stalled(PipelineFailed):
+    """Nothing moved for too long, so we ended it."""
+
+
+def run_pipeline(
+    stages: Sequence[Command], *, meter: Meter, stall_timeout_s: float
+) -> Moved:
+    """Run commands, each reading what the one before it writes.
+
+    The first reads ``/dev/null``. Success is status 0 of every stage, with every
+    byte of the first one delivered. There is no limit on the time it takes, only
+    on the time in which nothing moves while the first stage has more to give.
+    Python's SIGPIPE setting (ignored) must stay as it is.
+
+    :param stall_timeout_s: 0 for no limit.
+    :raises PipelineFailed: if a stage failed.
+    :raises Stalled: if nothing moved for ``stall_timeout_s``.
+    :raises CommandNotStarted: if a program is missing; what ran already is ended.
+    :raises Interrupted: if it failed after a signal told us to end.
+    """
+    with contextlib.ExitStack() as stack:
+        running = _Pipeline(meter, stall_timeout_s)
+        stack.callback(running.close)
+        running.start(stages)
+        running.attend()
+        return running.judge()
+
+
+@dataclass(slots=True)
+class _Stage:
+    child: Child
+    order: int = -1  # in which it ended: 0 is the first; -1 while it runs
+    status: int | None = None  # of the process; what it reports comes later
+    deadline: float | None = None
+    ended_by_us: bool = False
+    killed: bool = False
+
+    def must_end_by(self, deadline: float) -> None:
+        if self.deadline is None or deadline < self.deadline:
+            self.deadline = deadline
+
+    def press(self, now: float) -> None:
+        """Once its time is over, ask it to end; after two more seconds, kill it."""
+        if self.deadline is None or now < self.deadline:
+            return
+        if not self.ended_by_us:
+            self.ended_by_us = True
+            self.deadline = now + process.END_GRACE_S
+            self.child.terminate()
+        elif not self.killed:
+            self.killed = True
+            self.child.send(signal.SIGKILL)
+
+
+class _Pipeline:
+    """The stages while they run."""
+
+    def __init__(self, meter: Meter, stall_timeout_s: float) -> None:
+        self._loop = Loop()
+        self._meter = meter
+        self._stall_timeout_s = stall_timeout_s
+        self._stages: list[_Stage] = []
+        self._hop: Hop | None = None
+        self._output = bytearray()
+        self._ended = 0
+        self._quiet_s = 0.0
+        self._seen = (0, 0)
+        self._stalled: _Stage | None = None
+
+    def start(self, commands: Sequence[Command]) -> None:
+        """Start the stages, first to last, and connect them.
+
+        The children alone hold the ends of the pipes when this returns.
+        """
+        self._meter.started = self._meter.last_moved = time.monotonic()
+        with contextlib.ExitStack() as ours:
+            stdin = DEVNULL
+            for number, command in enumerate(commands):
+                last = number == len(commands) - 1
+                read_end, stdout = (-1, process.PIPE) if last else _pipe(ours)
+                stage = _Stage(Child(command, stdin=stdin, stdout=stdout))
+                self._stages.append(stage)
+                stage.child.attend(self._loop, functools.partial(self._note, stage))
+                stdin = read_end
+                if number == len(commands) - 2:  # so that no buffer hides a stall
+                    stdin, write_end = _pipe(ours)
+                    ends = os.dup(read_end), os.dup(write_end)
+                    self._hop = Hop(*ends, self._meter, self._loop)
+        stdout_file = self._stages[-1].child.stdout
+        assert stdout_file
+        self._loop.drain(stdout_file, self._keep)
+
+    def _keep(self, data: bytes) -> None:
+        self._output += data[: _OUTPUT_KEPT - len(self._output)]
+
+    def _note(self, stage: _Stage) -> None:
+        """Note that a stage ended, and how long the others have from now on."""
+        now = time.monotonic()
+        stage.order, self._ended = self._ended, self._ended + 1
+        stage.status = stage.child.peek()
+        place = self._stages.index(stage)
+        before_s = _BEFORE_FAILED_S if stage.status else _BEFORE_ENDED_S
+        for other in self._stages[:place]:
+            other.must_end_by(now + before_s)
+        if stage.status:
+            for other in self._stages[place + 1 :]:
+                other.must_end_by(now + _AFTER_FAILED_S)
+        if self._hop and place >= len(self._stages) - 2:
+            self._hop.note_end(source=stage is not self._stages[-1])
+
+    def attend(self) -> None:
+        """Wait until every stage has ended, and end those that have to."""
+        looked = time.monotonic()
+        while self._ended < len(self._stages):
+            self._loop.step(TICK_S)
+            now = time.monotonic()
+            if now - looked < TICK_S:
+                continue
+            self._watch_stall(min(now - looked, 2 * TICK_S))
+            looked = now
+            for stage in self._stages:
+                if process.interrupted() or self._stalled:
+                    stage.must_end_by(now)
+                stage.press(now)
+            if self._hop:
+                self._hop.be_done()
+        if self._hop:
+            self._hop.close()
+        self._loop.linger()
+        self._meter.ended = time.monotonic()
+
+    def _watch_stall(self, elapsed_s: float) -> None:
+        """Add up the time in which nothing moved.
+
+        Time in which we ourselves did not run (Ctrl-Z, a suspended machine) does
+        not count. A slow reader frees a page of the pipe once in a while only,
+        so what it has left unread is looked at, too.
+        """
+        hop = self._hop
+        if not hop or not hop.is_open or not self._stall_timeout_s:
+            return
+        seen = self._meter.size_bytes, unread(hop.sink)
+        self._quiet_s = 0.0 if seen != self._seen else self._quiet_s + elapsed_s
+        self._seen = seen
+        if self._quiet_s >= self._stall_timeout_s and not self._stalled:
+            self._stalled = self._stages[-1 if unread(hop.source) else 0]
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self._hop:
+            self._hop.close()
+        process.end_together(stage.child for stage in self._stages)
+
+    def judge(self) -> Moved:
+        """Say that all went well, or raise what went wrong."""
+        ends = [_settle(stage) for stage in self._stages]
+        lost = self._hop is not None and self._hop.lost
+        failed = [number for number, end in enumerate(ends) if end.status != 0]
+        if not failed and not lost:
+            elapsed_s = (self._meter.ended or 0.0) - (self._meter.started or 0.0)
+            return Moved(self._meter.size_bytes, elapsed_s, bytes(self._output))
+        process.check_interrupted()
+        blamed = self._find_blamed(ends, failed)
+        others = [number for number in failed if number != blamed]
+        text = self._accuse(ends[blamed], self._stages[blamed])
+        for number in others:
+            text += f"\n  then {_describe(ends[number], self._stages[number])}"
+        kind = Stalled if self._stalled else PipelineFailed
+        raise kind(text, ends[blamed], tuple(ends[number] for number in others))
+
+    def _find_blamed(self, ends: list[Completed], failed: list[int]) -> int:
+        """Find the cause: the first stage to end badly by its own doing.
+
+        Where all failed for want of a reader, it is whoever stopped reading.
+        """
+        if self._stalled:
+            return self._stages.index(self._stalled)
+        causes = [number for number in failed if not self._is_victim(number, ends)]
+        if causes:
+            return min(causes, key=lambda number: self._stages[number].order)
+        return min(max(failed, default=0) + 1, len(ends) - 1)
+
+    def _is_victim(self, number: int, ends: list[Completed]) -> bool:
+        """Say whether a stage failed only since its reader was gone, or we ended it."""
+        stage, later = self._stages[number], self._stages[number + 1 :]
+        if stage.ended_by_us:
+            return True
+        if {stage.status, ends[number].status} & {-signal.SIGPIPE, _SHELL_SIGPIPE}:
+            return True
+        reader_was_gone = any(other.order < stage.order for other in later)
+        return ends[number].status == errno.EPIPE and reader_was_gone
+
+    def _accuse(self, end: Completed, stage: _Stage) -> str:
+        if self._stalled:
+            did = "took nothing more" if stage is self._stages[-1] else "gave nothing"
+            return (
+                f"nothing moved for {self._stall_timeout_s:g} s (--stall-timeout), so "
+                f"the transfer was ended: {visible(end.command.label)} {did}"
+            )
+        return _describe(end, stage)
+
+
+def _settle(stage: _Stage) -> Completed:
+    child = stage.child
+    status, text = settle(child.command, child.reap(), bytes(child.words))
+    return Completed(child.command, status, b"", text)
+
+
+def _describe(end: Completed, stage: _Stage) -> str:
+    if stage.ended_by_us:
+        how = " was ended by us"
+    elif end.status == 0:
+        how = " ended before it had read everything"
+    else:
+        return describe(end)
+    words = last_words(end.stderr)
+    return f"{visible(end.command.label)}{how}" + (f": {words}" if words else "")
+
+
+def _pipe(closing: contextlib.ExitStack) -> tuple[int, int]:
+    """Make a pipe of 1 MiB, as far as we may, that is closed with the stack."""
+    ends = os.pipe()
+    for end in ends:
+        closing.callback(os.close, end)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    return ends

@@ -1,0 +1,245 @@
+"""Own what to send and from which parent: a pure function of two listings."""
+
+import bisect
+import enum
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from btrfs_backup_ng.model import Incremental, Listing, Seal, Snapshot
+from btrfs_backup_ng.naming import free_name, stem_of
+from btrfs_backup_ng.retention import in_order
+
+
+class WhyFull(enum.Enum):
+    """Why a transfer has no parent."""
+
+    FIRST = "first backup there"
+    ASKED = "full was asked for"
+    NOTHING_COMMON = "no common snapshot"
+    STREAM = "a command gets whole streams"
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One snapshot to send.
+
+    :ivar parent: what it is the difference from; the destination has it by then.
+    :ivar target: the name it gets there; another than its own only where that is
+        taken by something else.
+    :ivar why_full: set exactly when there is no parent.
+    """
+
+    snapshot: Snapshot
+    parent: Snapshot | None
+    target: str
+    why_full: WhyFull | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferPlan:
+    """What one destination gets.
+
+    :ivar transfers: in the order in which they must run.
+    :ivar present: how many of the wanted snapshots are there already.
+    :ivar base: newest snapshot at the source that the destination has, too,
+        before the first transfer.
+    :ivar refusals: one line for each snapshot that is not trusted as parent.
+    :ivar doubtful: an origin that a parent of the plan rests on, and of which a close
+        look must tell first whether all that carry it there are unchanged.
+    :ivar doubtful_here: the same of a parent itself, at the source.
+    """
+
+    transfers: tuple[Transfer, ...]
+    present: int
+    base: Snapshot | None
+    refusals: tuple[str, ...]
+    doubtful: UUID | None
+    doubtful_here: Snapshot | None
+
+
+def plan_transfers(
+    wanted: Collection[Snapshot],
+    here: Listing,
+    there: Listing,
+    *,
+    related: Collection[UUID],
+    seals: Mapping[UUID, Seal],
+    incremental: Incremental = Incremental.AUTO,
+) -> TransferPlan:
+    """Decide what to send: all that is missing, oldest first.
+
+    Each goes from the nearest older snapshot that both places have by then, else
+    the nearest newer one. Both are matched by origin, never by name: a snapshot
+    re-created under an old name is new. Where several snapshots share one origin
+    (a source that was made writable while it carried a received UUID) nothing can
+    tell them apart but their names, so they are matched by both and are no
+    parents.
+
+    :param wanted: the snapshots of ``here`` to have there.
+    :param related: UUIDs of the snapshots of ``here`` that may serve as parents:
+        of the same subvolume as the wanted ones.
+    :param seals: origin -> what a close look there found.
+    """
+    repeated = _repeated(here)
+    present = _present(wanted, here, there, repeated)
+    missing = [s for s in in_order(wanted) if s.uuid not in present]
+    common, refusals = _common(here, there, repeated, related, seals)
+    bases = [] if incremental is Incremental.NEVER else common
+    why_full = _why_full(there, incremental)
+    chain = sorted(bases, key=_position)
+    names = set(there.names)
+    transfers = []
+    for snapshot in missing:
+        parent = _nearest(snapshot, chain)
+        name = snapshot.name
+        target = free_name(name, names) if name in names else name
+        transfers.append(
+            Transfer(snapshot, parent, target, None if parent else why_full)
+        )
+        names.add(target)
+        if incremental is Incremental.NEVER or snapshot.origin in repeated:
+            continue
+        looked = seals.get(snapshot.origin, Seal.INTACT)
+        if looked is Seal.INTACT and snapshot.seal is not Seal.BROKEN:
+            bisect.insort(chain, snapshot, key=_position)
+    return TransferPlan(
+        transfers=tuple(transfers),
+        present=len(wanted) - len(missing),
+        base=max(common, key=_position, default=None),
+        refusals=tuple(refusals) if missing and bases is common else (),
+        doubtful=_doubtful(transfers, there, seals),
+        doubtful_here=next(
+            (t.parent for t in transfers if t.parent and t.parent.seal is Seal.UNKNOWN),
+            None,
+        ),
+    )
+
+
+def _repeated(here: Listing) -> frozenset[UUID]:
+    """Origins that do not tell the snapshots of this place apart."""
+    counts = Counter(s.origin for s in here.snapshots)
+    return frozenset(origin for origin, count in counts.items() if count > 1)
+
+
+def _present(
+    wanted: Collection[Snapshot],
+    here: Listing,
+    there: Listing,
+    repeated: Collection[UUID],
+) -> frozenset[UUID]:
+    """Give the UUIDs of the snapshots that have a copy there.
+
+    Where an origin does not tell snapshots apart, each copy stands for one of them:
+    for the one of its name, else for one that got another name there.
+    """
+    copies: dict[UUID, list[str]] = {}
+    for received in _received(there):
+        copies.setdefault(received.origin, []).append(received.name)
+    unique = (s for s in here.snapshots if s.origin not in repeated)
+    present = {s.uuid for s in unique if s.origin in copies}
+    same = [s for s in in_order(here.snapshots) if s.origin in repeated]
+    same.sort(key=lambda snapshot: snapshot not in wanted)
+    exact: Callable[[str], str] = str
+    for form in (exact, stem_of):  # exact names first, for all of them
+        for snapshot in same:
+            names, name = copies.get(snapshot.origin, []), form(snapshot.name)
+            found = next((copy for copy in names if form(copy) == name), None)
+            if found is not None and snapshot.uuid not in present:
+                names.remove(found)
+                present.add(snapshot.uuid)
+    return frozenset(present)
+
+
+def _received(listing: Listing) -> Iterable[Snapshot]:
+    return (s for s in listing.snapshots if s.received_uuid)
+
+
+def _seals_there(there: Listing) -> dict[UUID, Seal]:
+    """Give for each origin the worst that is known of its copies in the listing."""
+    rank = (Seal.INTACT, Seal.UNKNOWN, Seal.BROKEN)
+    worst: dict[UUID, Seal] = {}
+    for copy in _received(there):
+        known = worst.get(copy.origin, Seal.INTACT)
+        worst[copy.origin] = max(known, copy.seal, key=rank.index)
+    return worst
+
+
+def _common(
+    here: Listing,
+    there: Listing,
+    repeated: Collection[UUID],
+    related: Collection[UUID],
+    seals: Mapping[UUID, Seal],
+) -> tuple[list[Snapshot], list[str]]:
+    """Give what both places have and can be trusted, and why others cannot."""
+    copies = _seals_there(there)
+    common, refusals = [], []
+    for snapshot in in_order(here.snapshots):
+        origin = snapshot.origin
+        if origin not in copies or snapshot.uuid not in related:
+            continue
+        if origin in repeated:
+            why = f"others carry its received UUID {origin}, too"
+        elif snapshot.seal is Seal.BROKEN:
+            why = "it was changed at the source after it was made"
+        elif Seal.BROKEN in (copies[origin], seals.get(origin)):
+            count = len(there.carriers.get(origin, ()))
+            which = f"one of {count} copies" if count > 1 else "its copy"
+            why = f"{which} at the destination was changed after it was received"
+        elif seals.get(origin) is Seal.UNKNOWN:
+            why = "nobody can tell whether its copy at the destination is unchanged"
+        else:
+            common.append(snapshot)
+            continue
+        refusals.append(f"{snapshot.name} is not used as parent: {why}")
+    return common, refusals
+
+
+def _position(snapshot: Snapshot) -> int:
+    """Where a snapshot stands in its filesystem's own time; clocks may jump."""
+    return snapshot.generation
+
+
+def _nearest(snapshot: Snapshot, chain: list[Snapshot]) -> Snapshot | None:
+    """Give the nearest older of a chain sorted by position, else the nearest newer."""
+    index = bisect.bisect_left(chain, snapshot.generation, key=_position)
+    if index:
+        return chain[index - 1]
+    return chain[index] if chain else None
+
+
+def _why_full(there: Listing, incremental: Incremental) -> WhyFull:
+    if incremental is Incremental.NEVER:
+        return WhyFull.ASKED
+    if any(_received(there)):
+        return WhyFull.NOTHING_COMMON
+    return WhyFull.FIRST
+
+
+def _doubtful(
+    transfers: Collection[Transfer], there: Listing, seals: Mapping[UUID, Seal]
+) -> UUID | None:
+    """Give the first parent's origin that cheap looks leave in doubt.
+
+    That is one whose copy may have been changed, or of which the filesystem holds
+    more copies than the one we know, as ``btrfs receive`` might take another.
+    """
+    copies = _seals_there(there)
+    for transfer in transfers:
+        if transfer.parent is None or transfer.parent.origin in seals:
+            continue
+        origin = transfer.parent.origin
+        known = 1 if origin in copies else 0
+        others = len(there.carriers.get(origin, ())) > known
+        if others or copies.get(origin) is Seal.UNKNOWN:
+            return origin
+    return None
+
+
+def plan_whole_stream(wanted: Collection[Snapshot]) -> TransferPlan:
+    """Decide what a place gets that keeps no listing: the newest one, in full."""
+    newest = in_order(wanted)[-1:]
+    transfers = tuple(Transfer(s, None, s.name, WhyFull.STREAM) for s in newest)
+    return TransferPlan(transfers, 0, None, (), None, None)

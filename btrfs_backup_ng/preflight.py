@@ -1,0 +1,205 @@
+"""Own what must be true of every place before anything is changed."""
+
+import os
+import shlex
+
+from btrfs_backup_ng.__util__ import MIB, Refused, format_size, visible
+from btrfs_backup_ng.btrfs.facts import is_same_filesystem
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.host import NeedsRoot
+from btrfs_backup_ng.model import Checks, Facts, Job, Privilege, TransferOptions
+from btrfs_backup_ng.report import Level, Noted
+
+#: A send needs room for metadata, too, however small it is.
+_SPACE_AT_LEAST = 100 * MIB
+#: What is used on the disk may be so many times as much in a stream.
+_COMPRESSION_AT_MOST = 10
+
+
+def check_source(source: BtrfsEndpoint, job: Job, command_line: str) -> list[Noted]:
+    """Look at the source.
+
+    :param command_line: what the user typed, for the hint that repeats it.
+    :returns: what the user should know.
+    :raises Refused: if no snapshot of it could be made, or none kept.
+    """
+    facts = _look(source, command_line)
+    path = visible(source.location.path)
+    _check_directory(source, facts)
+    if not facts.is_btrfs:
+        raise Refused(
+            f"{source} is {visible(facts.filesystem_type)}, and only btrfs subvolumes"
+            " can be snapshotted"
+        )
+    _check_tools(source, facts)
+    _check_privilege(source, facts, command_line)
+    if not facts.is_subvolume:
+        raise Refused(
+            f"{path} is a directory inside the subvolume {visible(facts.containing)},"
+            " and only whole subvolumes can be snapshotted",
+            hint=f"Back up {visible(facts.containing)}, or make a subvolume of it:  "
+            + _conversion(source.location.path),
+        )
+    if job.take_snapshot and not facts.is_writable:
+        raise Refused(f"{source} is mounted read-only, so no snapshot can be made")
+    if not is_same_filesystem(facts.folder_filesystem, facts.filesystem):
+        raise Refused(
+            f"the snapshot folder {visible(source.directory)} is on another filesystem"
+            f" than {source}",
+            hint="Choose one on the same filesystem:  --snapshot-folder DIR",
+        )
+    return _nested_note(source, facts)
+
+
+def _conversion(path: str) -> str:
+    new, old = shlex.quote(path), shlex.quote(f"{path}.old")
+    return visible(
+        f"mv {new} {old} && btrfs subvolume create {new}"
+        f" && cp -a --reflink=always {old}/. {new}/"
+    )
+
+
+def _stream_hint(source: BtrfsEndpoint, destination: BtrfsEndpoint) -> str:
+    path = shlex.quote(f"{destination.location.path}/")
+    sink = shlex.quote(f'shell://cat > {path}"$1"')
+    return visible(f"btrfs-backup-ng {shlex.quote(str(source.location))} {sink}")
+
+
+def _look(endpoint: BtrfsEndpoint, command_line: str) -> Facts:
+    try:
+        return endpoint.look()
+    except NeedsRoot as error:
+        error.hint = f"Run:  sudo {command_line}"
+        raise
+
+
+def _nested_note(source: BtrfsEndpoint, facts: Facts) -> list[Noted]:
+    """Name the subvolumes that a snapshot leaves out; ours are no loss."""
+    ours = (source.state, source.directory)
+    paths = (os.path.join(source.location.path, nested) for nested in facts.nested)
+    foreign = [
+        visible(path)
+        for path in paths
+        if path not in ours and not path.startswith(tuple(f"{our}/" for our in ours))
+    ]
+    if not foreign:
+        return []
+    count = f"{len(foreign)} nested subvolume{'s are' if len(foreign) > 1 else ' is'}"
+    text = f"{count} not in this snapshot: {', '.join(foreign)}"
+    return [Noted(str(source.location), Level.WARNING, text)]
+
+
+def check_destination(
+    destination: BtrfsEndpoint, source: BtrfsEndpoint, job: Job, command_line: str
+) -> list[Noted]:
+    """Look at a destination.
+
+    :returns: what the user should know.
+    :raises Refused: if no backup could be kept there, or not where it seems to.
+    """
+    facts = _look(destination, command_line)
+    _check_directory(destination, facts)
+    if job.checks is not Checks.SKIP:
+        _check_mounted(destination, facts)
+    if not facts.is_btrfs:
+        raise Refused(
+            f"{destination} is {visible(facts.filesystem_type)}, so snapshots cannot"
+            " live there as subvolumes",
+            hint="Use a directory on btrfs, or keep the streams in files:  "
+            + _stream_hint(source, destination),
+        )
+    _check_tools(destination, facts)
+    _check_privilege(destination, facts, command_line)
+    if job.checks is Checks.SKIP:
+        return []
+    if not facts.is_writable:
+        raise Refused(f"{destination} is mounted read-only or not ours to write")
+    return _check_distance(destination, source, job)
+
+
+def _check_directory(endpoint: BtrfsEndpoint, facts: Facts) -> None:
+    path = visible(endpoint.location.path)
+    if not facts.exists:
+        what = "subvolume" if endpoint.is_source else "directory"
+        hint = "" if endpoint.is_source else _make_hint(endpoint)
+        raise Refused(f"{endpoint} does not exist; a {what} is needed", hint=hint)
+    if not facts.is_directory:
+        raise Refused(f"{path} is not a directory that can be entered")
+
+
+def _make_hint(endpoint: BtrfsEndpoint) -> str:
+    command = f"mkdir -p {shlex.quote(endpoint.location.path)}"
+    if endpoint.host.name:
+        command = shlex.join(["ssh", endpoint.host.name, command])
+    return f"Once its disk is mounted:  {visible(command)}"
+
+
+def _check_mounted(destination: BtrfsEndpoint, facts: Facts) -> None:
+    if facts.on_system_disk and facts.is_empty:
+        raise Refused(
+            f"{destination} is an empty directory on the system disk; is the backup"
+            " disk mounted? Skipped, nothing written",
+            hint="If it is meant to be there:  --fs-checks skip",
+        )
+
+
+def _check_tools(endpoint: BtrfsEndpoint, facts: Facts) -> None:
+    if facts.btrfs_version is None:
+        where = visible(endpoint.host.name)
+        raise Refused(
+            f"{where or 'this machine'} has no btrfs command (looked in PATH,"
+            " /usr/local/sbin, /usr/sbin, /sbin)",
+            hint=f"Install the package btrfs-progs {'there' if where else 'here'}.",
+        )
+
+
+def _check_privilege(endpoint: BtrfsEndpoint, facts: Facts, command_line: str) -> None:
+    if facts.privilege is not Privilege.NONE:
+        return
+    raise Refused(
+        f"reading snapshots of {endpoint} needs root", hint=f"Run:  sudo {command_line}"
+    )
+
+
+def _check_distance(
+    destination: BtrfsEndpoint, source: BtrfsEndpoint, job: Job
+) -> list[Noted]:
+    one, other = destination.facts.filesystem, source.facts.filesystem
+    if not is_same_filesystem(one, other):
+        return []
+    text = (
+        f"{destination} is on the same filesystem as {source}; what breaks one breaks"
+        " both"
+    )
+    if job.checks is Checks.STRICT:
+        raise Refused(text, hint="Without --fs-checks strict this is a warning.")
+    return [Noted(str(destination.location), Level.WARNING, text)]
+
+
+def check_space(
+    destination: str, name: str, needed: int, free: int, options: TransferOptions
+) -> list[Noted]:
+    """Compare what a transfer needs with what is free; sizes in bytes.
+
+    :raises Refused: if it does not fit with the margin, unless that is forced.
+    """
+    margin = max(needed * options.safety_margin_percent / 100, _SPACE_AT_LEAST)
+    if needed + margin <= free:
+        return []
+    text = (
+        f"{visible(destination)} has {format_size(free)} free; sending"
+        f" {visible(name)} needs about {format_size(needed)} and a margin of"
+        f" {format_size(margin)}"
+    )
+    if options.force:
+        return [Noted(destination, Level.WARNING, f"{text}. Going on, as --force says")]
+    raise Refused(
+        f"{text}. Nothing was sent",
+        hint="Make room, or:  --safety-margin PCT, --no-check-space, --force",
+    )
+
+
+def certainly_fits(source: Facts, free: int, options: TransferOptions) -> bool:
+    """Tell whether even all data of the source's filesystem would fit, uncompressed."""
+    margin = 1 + options.safety_margin_percent / 100
+    return free > source.size_used * _COMPRESSION_AT_MOST * margin + _SPACE_AT_LEAST

@@ -1,0 +1,252 @@
+"""Own what is shown of running transfers: a line on a terminal, else the log."""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Self, TextIO
+
+from btrfs_backup_ng.__util__ import format_size, format_span, visible
+from btrfs_backup_ng.pipeline import Meter
+
+log = logging.getLogger(__name__)
+
+#: The rate shown is that of the last seconds.
+_WINDOW_S = 5.0
+#: After making room for other output the line stays away for so long, which is
+#: more than enough for that output to be written.
+_STAY_AWAY_S = 0.2
+#: A title keeps at least so many characters before figures are cut off.
+_TITLE_AT_LEAST = 12
+
+_requested = False
+
+
+def request_line() -> None:
+    """Ask for a line for each running transfer, soon; for a signal's handler."""
+    global _requested
+    _requested = True
+
+
+class Transfer:
+    """One transfer to show, and how fast it was in the last seconds."""
+
+    def __init__(self, meter: Meter, title: str, now: float) -> None:
+        self.title = visible(title)
+        self.meter = meter
+        self.logged = now
+        self._samples = deque([(now, meter.size_bytes)])
+
+    def sample(self, now: float) -> None:
+        """Look at the meter; forget what lies before the window, all but one."""
+        self._samples.append((now, self.meter.size_bytes))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW_S:
+            self._samples.popleft()
+
+    def rate(self) -> float:
+        """Give the bytes per second of the window."""
+        (began, before), (ended, after) = self._samples[0], self._samples[-1]
+        return (after - before) / (ended - began) if ended > began else 0.0
+
+    def elapsed_s(self, now: float) -> float:
+        """Give the time since its start, until its end."""
+        if self.meter.started is None:
+            return 0.0
+        return (self.meter.ended or now) - self.meter.started
+
+    def facts(self, now: float) -> str:
+        """Write its figures."""
+        meter = self.meter
+        if meter.ended is not None:
+            moved = format_size(meter.size_bytes)
+            return f"  {moved}  finishing  {format_span(self.elapsed_s(now))}"
+        sizes = meter.size_bytes, meter.expected_bytes
+        return format_facts(*sizes, self.rate(), self.elapsed_s(now))
+
+
+def format_facts(
+    size_bytes: int, expected_bytes: int | None, rate: float, elapsed_s: float
+) -> str:
+    """Write the figures of a running transfer, with two spaces before each.
+
+    What is expected may be too little, so a running transfer never shows 100 %.
+
+    :param rate: bytes per second.
+    """
+    facts = [format_size(size_bytes), f"{format_size(rate)}/s", format_span(elapsed_s)]
+    if expected_bytes:
+        facts[0] += f" of {format_size(expected_bytes)}"
+        facts.insert(0, f"{min(99, 100 * size_bytes // expected_bytes)}%")
+        if rate > 0 and size_bytes < expected_bytes:
+            left_s = (expected_bytes - size_bytes) / rate
+            facts.append(f"ETA {format_span(left_s)}")
+    return "".join(f"  {fact}" for fact in facts)
+
+
+def format_line(transfers: list[Transfer], now: float) -> tuple[str, str]:
+    """Give title and figures for one line about all that runs."""
+    running = [t for t in transfers if t.meter.ended is None] or transfers
+    if len(running) == 1:
+        return running[0].title, running[0].facts(now)
+    expected = [t.meter.expected_bytes or 0 for t in running]
+    return f"{len(running)} transfers", format_facts(
+        sum(t.meter.size_bytes for t in running),
+        sum(expected) if all(expected) else None,
+        sum(t.rate() for t in running),
+        max(t.elapsed_s(now) for t in running),
+    )
+
+
+def fit(title: str, facts: str, columns: int) -> str:
+    """Cut a line to a width; the middle of the title goes first."""
+    room = max(columns - cells(facts), min(_TITLE_AT_LEAST, cells(title)))
+    if cells(title) > room:
+        head, tail = title, title
+        while cells(head) > (room - 3) // 2:
+            head = head[:-1]
+        while cells(tail) > room - 3 - cells(head):
+            tail = tail[1:]
+        title = f"{head}...{tail}"
+    line = title + facts
+    while cells(line) > columns:
+        line = line[:-1]
+    return line
+
+
+def cells(text: str) -> int:
+    """Give how many columns a text takes at most: two from Hangul Jamo upwards."""
+    return sum(2 if character >= "\u1100" else 1 for character in text)
+
+
+class Progress:
+    """The display of all running transfers; active inside its context.
+
+    While it is active every record that a handler of the root logger writes makes
+    the line go away first. Whoever writes to the terminal in another way calls
+    :meth:`clear` before.
+    """
+
+    def __init__(
+        self,
+        enabled_line: bool,
+        stream: TextIO | None = None,
+        *,
+        silent: bool = False,
+        log_interval_s: float = 60.0,
+        tick_s: float = 0.5,
+    ) -> None:
+        """Prepare; nothing is shown yet.
+
+        :param enabled_line: rewrite one line in place, on ``stream`` (stderr).
+        :param silent: without a line, do not log each minute either. What is
+            asked for with :func:`request_line` comes even then.
+        """
+        self._line = enabled_line
+        self._stream = stream or sys.stderr
+        self._silent = silent
+        self._log_interval_s = log_interval_s
+        self._tick_s = tick_s
+        self._transfers: list[Transfer] = []
+        self._guard = threading.RLock()
+        self._shown = 0  # columns
+        self._away_until = 0.0
+        self._stop = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+        self._handlers: list[logging.Handler] = []
+
+    def __enter__(self) -> Self:
+        self._handlers = list(logging.getLogger().handlers)
+        for handler in self._handlers:
+            handler.addFilter(self._make_room)
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._ticker.join()
+        for handler in self._handlers:
+            handler.removeFilter(self._make_room)
+        self.clear()
+
+    def _make_room(self, record: logging.LogRecord) -> bool:
+        self.clear()
+        return True
+
+    @contextlib.contextmanager
+    def add(self, meter: Meter, title: str) -> Iterator[None]:
+        """Show a transfer for as long as the context lasts."""
+        transfer = Transfer(meter, title, time.monotonic())
+        with self._guard:
+            self._transfers.append(transfer)
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._transfers.remove(transfer)
+            self.clear()
+
+    def clear(self) -> None:
+        """Take the line away, so that something else can be written."""
+        with self._guard:
+            self._away_until = time.monotonic() + _STAY_AWAY_S
+            if self._shown:
+                self._write("\r" + " " * self._shown + "\r")
+                self._shown = 0
+
+    def _tick(self) -> None:
+        while not self._stop.wait(self._tick_s):
+            self._log(time.monotonic())
+            with self._guard:
+                self._draw(time.monotonic())
+
+    def _log(self, now: float) -> None:
+        """Log what was asked for, or is due; outside of our lock."""
+        global _requested
+        asked, _requested = _requested, False
+        with self._guard:
+            transfers = list(self._transfers)
+        due = not (self._line or self._silent)
+        for transfer in transfers:
+            transfer.sample(now)
+            if asked or (due and now - transfer.logged >= self._log_interval_s):
+                transfer.logged = now
+                _say(f"{transfer.title}{transfer.facts(now)}")
+        if asked and not transfers:
+            _say("no transfer is running")
+
+    def _draw(self, now: float) -> None:
+        if not self._line or not self._transfers or now < self._away_until:
+            return
+        columns = self._columns()
+        if columns is None:
+            return
+        text = fit(*format_line(self._transfers, now), columns - 1)
+        shown = cells(text)
+        self._write("\r" + text + " " * (self._shown - shown))
+        self._shown = shown
+
+    def _columns(self) -> int | None:
+        """Give the width to use; ``None`` while the terminal is another job's."""
+        with contextlib.suppress(OSError, ValueError):  # not our session's terminal
+            if os.tcgetpgrp(self._stream.fileno()) != os.getpgrp():
+                return None
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):  # no terminal, but a line was asked for
+            return 80
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # a closed stderr does not end a backup
+            self._line = False
+
+
+def _say(text: str) -> None:
+    """Log at level info whatever level is set."""
+    log.handle(log.makeRecord(log.name, logging.INFO, "", 0, "%s", (text,), None))

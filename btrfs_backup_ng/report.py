@@ -1,0 +1,120 @@
+"""Own what a run says it did: events, and the exit status that follows."""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from btrfs_backup_ng.plan import WhyFull
+
+
+class Level(enum.Enum):
+    """How much a note matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshotted:
+    """A snapshot was made, or would be."""
+
+    source: str
+    name: str
+    dry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A snapshot went to a destination, or would.
+
+    :ivar target: the name it got there.
+    :ivar parent: name of the snapshot it is the difference from.
+    :ivar size_bytes: of the stream; an estimate if dry, ``None`` if not known.
+    """
+
+    source: str
+    destination: str
+    name: str
+    target: str
+    parent: str | None
+    why_full: WhyFull | None
+    size_bytes: int | None
+    elapsed_s: float
+    dry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UpToDate:
+    """A destination has everything already."""
+
+    source: str
+    destination: str
+    present: int
+    dry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A snapshot or backup was deleted, or would be."""
+
+    place: str
+    name: str
+    dry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A hold was forgotten."""
+
+    source: str
+    destination: str
+    name: str
+    dry: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something that a person should know."""
+
+    place: str
+    level: Level
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something asked for was not done."""
+
+    place: str
+    message: str
+    hint: str
+    exit_status: int
+
+
+Event = Snapshotted | Sent | UpToDate | Deleted | Released | Noted | Failed
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the parts of a run that can fail alone."""
+
+    done: int = 0
+    failures: tuple[int, ...] = ()
+
+    def add(self, other: "Tally") -> None:
+        """Count another one in."""
+        self.done += other.done
+        self.failures += other.failures
+
+
+def exit_status(tallies: Iterable[Tally]) -> int:
+    """Give 0 if all is done, 10 if a part is, else what the failures agree on."""
+    total = Tally()
+    for tally in tallies:
+        total.add(tally)
+    if not total.failures:
+        return 0
+    if total.done:
+        return 10
+    return total.failures[0] if len(set(total.failures)) == 1 else 1

@@ -1,0 +1,1 @@
+"""The tests of btrfs-backup-ng."""

@@ -1,0 +1,53 @@
+"""Owns the places between which the tests of the command line back up."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.scenes import Scene
+from tests.support import ours
+from tests.support.filesystems import Filesystem, btrfs_filesystem
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def _pair() -> Iterator[tuple[Filesystem, Filesystem]]:
+    """Make two filesystems that everybody may look at, for all tests of a worker."""
+    directory = ours.public_directory()
+    try:
+        with contextlib.ExitStack() as stack:
+            one = stack.enter_context(btrfs_filesystem(directory))
+            other = stack.enter_context(btrfs_filesystem(directory))
+            yield one, other
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def scene(_pair: tuple[Filesystem, Filesystem]) -> Scene:
+    """Give a source and a destination of a test's own."""
+    one, other = _pair
+    number = str(next(_numbers))
+    for filesystem in _pair:
+        (filesystem.path / number).mkdir()
+    scene = Scene(
+        one.subvolume(f"{number}/home"), other.path / number / "backups", one, other
+    )
+    scene.destination.mkdir()
+    scene.more("first")
+    return scene
+
+
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """Give a directory that every user of the machine can reach."""
+    directory = ours.public_directory()
+    yield directory
+    shutil.rmtree(directory)

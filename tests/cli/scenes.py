@@ -1,0 +1,254 @@
+"""Owns what the tests of the command line share: places, look-outs, other PATHs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from tests.support.filesystems import Filesystem
+from tests.support.processes import wait_until
+from tests.support.program import PROGRAM, Argument, environment, run_program
+from tests.support.sshd import Sshd
+
+Done = subprocess.CompletedProcess[str]
+Test = TypeVar("Test", bound=Callable[..., None])
+
+NOBODY = 65534
+MIB = 1 << 20
+#: Directories that the program looks into besides PATH.
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+def covers(*options: str) -> Callable[[Test], Test]:
+    """Say which options a test fails without; test_options.py reads it."""
+    assert all(option.startswith("-") for option in options)
+    return lambda test: test
+
+
+class Scene(NamedTuple):
+    """A subvolume with a file and an empty directory on another filesystem."""
+
+    source: Path
+    destination: Path
+    from_filesystem: Filesystem
+    to_filesystem: Filesystem
+
+    def back_up(
+        self,
+        *options: Argument,
+        also: Sequence[Argument] = (),
+        env: Mapping[str, str | None] | None = None,
+    ) -> Done:
+        """Run the program from the one to the other, with names ``x-...``.
+
+        :param also: more destinations.
+        """
+        return run_program(*self.words(*options), *also, env=env)
+
+    def words(self, *options: Argument) -> list[Argument]:
+        """Give the words of such a run."""
+        return ["-p", "x-", *options, self.source, self.destination]
+
+    def more(self, name: str, size_bytes: int = 10) -> None:
+        """Write a file into the source."""
+        (self.source / name).write_bytes(os.urandom(size_bytes))
+
+    def other_destination(self, name: str) -> Path:
+        """Make another directory for backups."""
+        path = self.destination.parent / name
+        path.mkdir()
+        return path
+
+    @property
+    def snapshots(self) -> list[str]:
+        """List the snapshots at the source, the oldest first."""
+        folder = self.source / ".btrfs-backup-ng/snapshots"
+        return by_age(folder) if folder.exists() else []
+
+    @property
+    def backups(self) -> list[str]:
+        """List the backups at the destination, the oldest first."""
+        return by_age(self.destination)
+
+    def fingerprint(self) -> set[object]:
+        """Describe all of both places, bookkeeping included, to see any change."""
+        return fingerprint(self.source.parent) | fingerprint(self.destination.parent)
+
+
+def by_age(folder: Path) -> list[str]:
+    """List the snapshots in a folder; in one second ``_2`` is before ``_10``."""
+
+    def key(name: str) -> tuple[str, int]:
+        stem, _, number = name.partition("_")
+        return stem, int(number or 0)
+
+    names = [name for name in os.listdir(folder) if name != ".btrfs-backup-ng"]
+    return sorted(names, key=key)
+
+
+def fingerprint(top: Path) -> set[object]:
+    """Describe all that is below a directory, and the subvolumes among it."""
+    found: set[object] = set()
+    for directory, below, files in os.walk(top):
+        for name in [".", *below, *files]:
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            if status.st_ino == 2:  # stands for a nested subvolume, with times of now
+                continue
+            kind, owner = status.st_mode, (status.st_uid, status.st_gid)
+            times = status.st_mtime_ns, status.st_ctime_ns
+            found.add((path, status.st_ino, kind, owner, status.st_size, times))
+    listed = subprocess.run(
+        ["btrfs", "subvolume", "list", "-ouqR", top],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=True,
+    )
+    # The generation tells only that something made the filesystem write.
+    return found | set(re.sub(r" gen \d+ ", " ", listed.stdout).splitlines())
+
+
+def must(done: Done, status: int = 0) -> Done:
+    """Fail with all that the program said if it ended with another status."""
+    told = f"{done.args}\nstdout: {done.stdout}\nstderr: {done.stderr}"
+    assert done.returncode == status, f"status {done.returncode}, {told}"
+    assert "Traceback" not in done.stderr, told
+    return done
+
+
+def complaint(done: Done, status: int, *parts: str) -> str:
+    """Check a message: on stderr, not stdout, ours, no traceback; all parts in it."""
+    must(done, status)
+    assert done.stderr.startswith("btrfs-backup-ng: "), done.stderr
+    for part in parts:
+        assert part in done.stderr, f"{part!r} is not in: {done.stderr}"
+        assert part not in done.stdout, done.stdout
+    return done.stderr
+
+
+def logging_path(directory: Path, *programs: str, path: str = "") -> tuple[str, Path]:
+    """Give a PATH on which these programs log their arguments, and the log."""
+    path = path or os.environ["PATH"]
+    wrappers, log = directory / "wrappers", directory / "programs.log"
+    wrappers.mkdir()
+    log.touch()
+    log.chmod(0o666)
+    for name in programs:
+        real = shutil.which(name, path=":".join((path, *SBIN)))
+        assert real, f"{name} is not installed"
+        script(
+            wrappers / name,
+            f'echo {name} "$*" >>{shlex.quote(str(log))}\nexec {real} "$@"',
+        )
+    return f"{wrappers}:{path}", log
+
+
+def path_without(directory: Path, *programs: str, sbin: Collection[str] = ()) -> str:
+    """Give a PATH with all that is installed but these programs.
+
+    :param sbin: the same, but somebody else sees to those in ``/usr/sbin``.
+    """
+    links = directory / "links"
+    links.mkdir()
+    for place in (*os.environ["PATH"].split(":"), *SBIN):
+        if not os.path.isdir(place):
+            continue
+        for entry in os.scandir(place):
+            if (
+                entry.name not in {*programs, *sbin}
+                and not (links / entry.name).is_symlink()
+            ):
+                (links / entry.name).symlink_to(entry.path)
+    for name in programs:
+        hidden = shutil.which(name, path=":".join((str(links), *SBIN)))
+        assert hidden is None, f"{hidden} cannot be hidden"
+    return str(links)
+
+
+def script(path: Path, text: str) -> Path:
+    """Write a program in shell."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def ssh_place(server: Sshd, path: Path, *, user: str = "") -> str:
+    """Name a directory as a place behind the test's ssh server."""
+    who = f"{user}@" if user else ""
+    return f"ssh://{who}{server.host}:{server.port}{path}"
+
+
+def ssh_words(server: Sshd, *, without: Sequence[str] = ()) -> list[str]:
+    """Give the options by which the program gets into the test's ssh server."""
+    return [
+        f"--ssh-opt={option}"
+        for option in server.ssh_options
+        if option.partition("=")[0] not in without
+    ]
+
+
+def on_terminal(
+    *args: Argument, env: Mapping[str, str | None] | None = None, input: str = ""
+) -> Done:
+    """Run the program on a terminal of its own; stdout is all that it shows."""
+    command = shlex.join(["exec", *PROGRAM, *map(os.fsdecode, args)])
+    done = subprocess.run(
+        ["script", "--quiet", "--return", "--command", command, "/dev/null"],
+        env=environment({"SHELL": "/bin/sh", **(env or {})}),
+        input=input.encode(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=120,
+    )
+    shown = done.stdout.decode(errors="surrogateescape")  # no newline translated
+    return subprocess.CompletedProcess(done.args, done.returncode, shown, "")
+
+
+def appears(
+    path: Path, program: subprocess.Popen[str] | subprocess.Popen[bytes]
+) -> None:
+    """Wait until a running program has got so far that a file is there."""
+    wait_until(lambda: path.exists() or program.poll() is not None, 60)
+    assert path.exists(), program.communicate()
+
+
+def as_nobody(*args: Argument) -> Done:
+    """Run the program as a user without any rights."""
+    return subprocess.run(
+        ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+        + [_python_for_all(), "-m", "btrfs_backup_ng", *map(os.fsdecode, args)],
+        env=environment({"HOME": "/nonexistent"}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=120,
+        cwd="/",
+    )
+
+
+def _python_for_all() -> str:
+    """Find an interpreter that everybody may run; ours may live in root's home."""
+    for path in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
+        done = subprocess.run(
+            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+            + [path, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"],
+            capture_output=True,
+        )
+        if done.returncode == 0:
+            return path
+    raise AssertionError("no python3 (3.11 or newer) that everybody may run")
+
+
+def is_subvolume(path: Path) -> bool:
+    """Tell whether a subvolume is at this path: its inode is 256."""
+    return stat.S_ISDIR(os.lstat(path).st_mode) and os.lstat(path).st_ino == 256

@@ -1,0 +1,261 @@
+"""Owns the exit status: each one provoked for real, and signals and closed outputs."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.scenes import appears, MIB, Scene, complaint, must, ssh_place, ssh_words
+from tests.support.processes import Process, descendants, wait_until
+from tests.support.program import (
+    PROGRAM,
+    Argument,
+    environment,
+    run_program,
+    start_program,
+)
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.btrfs
+
+
+def test_all_fine_is_0(scene: Scene):
+    must(scene.back_up(), 0)
+    must(scene.back_up("-S"), 0)
+
+
+def test_a_failed_transfer_is_1(scene: Scene):
+    done = run_program("-p", "x-", scene.source, "shell://exit 42")
+    complaint(done, 1, "status 42")
+
+
+def test_several_failures_are_still_1(scene: Scene):
+    sinks = ["shell://exit 42", "shell://exit 43", "shell://exit 44"]
+    must(run_program("-p", "x-", scene.source, *sinks), 1)
+
+
+def test_senseless_words_are_2():
+    complaint(run_program("--no-such-option"), 2, "--no-such-option")
+
+
+def test_another_run_at_work_is_3(scene: Scene, tmp_path: Path):
+    with _waiting(scene, tmp_path):
+        complaint(scene.back_up(), 3, "another run")
+
+
+def test_refused_before_any_change_is_4(scene: Scene):
+    complaint(scene.back_up("--incremental=required"), 4, "required")
+    assert scene.snapshots == []
+
+
+def test_some_destinations_failed_is_10(scene: Scene):
+    done = scene.back_up(also=["shell://exit 3"])
+    complaint(done, 10, "exit 3")
+    assert len(scene.backups) == 1
+
+
+def test_one_absent_destination_of_two_is_10(scene: Scene):
+    nowhere = scene.destination / "nowhere"
+    complaint(scene.back_up(also=[nowhere]), 10, f"{nowhere} does not exist")
+    assert len(scene.backups) == 1
+
+
+def test_one_refused_task_of_two_is_10(scene: Scene):
+    task: list[Argument] = ["-p", "x-", scene.source, scene.destination]
+    done = run_program(*task, "::", "-p", "x-", scene.source / "no such source")
+    complaint(done, 10, "no such source does not exist")
+
+
+@contextmanager
+def _waiting(
+    scene: Scene, tmp_path: Path, sink: str = "exec sleep 300", *words: Argument
+) -> Iterator[subprocess.Popen[str]]:
+    """Give a run in the middle of a transfer that never ends by itself."""
+    began = tmp_path / "began"
+    scene.more("large", 4 * MIB)
+    place = f"shell://touch {began}; {sink}"
+    with start_program("-p", "x-", *words, scene.source, place) as program:
+        try:
+            appears(began, program)
+            yield program
+        finally:
+            if program.poll() is None:
+                program.terminate()
+
+
+def _gone(family: list[Process]) -> None:
+    assert family
+    wait_until(lambda: not any(process.alive() for process in family))
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+)
+def test_a_signal_ends_the_run_and_its_children(
+    scene: Scene, tmp_path: Path, number: signal.Signals, status: int
+):
+    with _waiting(scene, tmp_path) as program:
+        family = descendants(program.pid)
+        program.send_signal(number)
+        _, said = program.communicate()
+        assert program.returncode == status
+    assert said.startswith(f"btrfs-backup-ng: ended by {number.name}.")
+    assert "Traceback" not in said
+    assert len(said.splitlines()) == 1
+    _gone(family)
+    assert len(scene.snapshots) == 1
+    must(scene.back_up())  # the next plain run completes
+    assert scene.backups == scene.snapshots
+
+
+def test_a_signal_ends_what_runs_over_ssh(scene: Scene, sshd: Sshd, tmp_path: Path):
+    source = ssh_place(sshd, scene.source)
+    began = tmp_path / "began"
+    scene.more("large", 4 * MIB)
+    words: list[Argument] = ["-p", "x-", *ssh_words(sshd), source]
+    sink = f"shell://touch {began}; exec sleep 300"
+    with start_program(*words, sink) as program:
+        appears(began, program)
+        family = descendants(program.pid)
+        program.terminate()
+        _, said = program.communicate()
+        assert program.returncode == 143, said
+    _gone(family)
+    wait_until(lambda: not descendants(sshd.pid))
+    must(run_program(*words, scene.destination))
+    assert len(scene.backups) == 2
+
+
+def test_a_second_interrupt_ends_at_once(scene: Scene, tmp_path: Path):
+    # The command does not end when asked to, so an orderly end has to wait for it.
+    asked = tmp_path / "asked"
+    stubborn = f"trap 'touch {asked}' TERM INT; while :; do sleep 0.1; done"
+    with _waiting(scene, tmp_path, stubborn) as program:
+        family = descendants(program.pid)
+        program.send_signal(signal.SIGINT)
+        appears(asked, program)
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate()
+        assert program.returncode == 130
+    assert "ended by" not in said  # which is how an orderly end closes
+    assert "Traceback" not in said
+    _gone(family)
+
+
+def test_an_interrupt_is_no_failure_of_a_destination(scene: Scene, tmp_path: Path):
+    with _waiting(scene, tmp_path, "exec sleep 300", "-N1") as program:
+        program.send_signal(signal.SIGINT)
+        out, said = program.communicate()
+        assert program.returncode == 130
+    assert "failed" not in said
+    assert "sent" not in out
+
+
+def test_a_signal_ends_the_wait_for_a_lock(scene: Scene, tmp_path: Path):
+    with _waiting(scene, tmp_path):
+        with start_program(*scene.words("--wait", "300", "-v")) as second:
+            wait_until(lambda: _has_begun_to_wait(second.pid))
+            second.send_signal(signal.SIGTERM)
+            second.communicate()
+            assert second.returncode == 143
+    assert scene.backups == []
+
+
+def _has_begun_to_wait(pid: int) -> bool:
+    """Tell whether the program has the directory of its lock open."""
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            links.append(os.readlink(link))
+        except FileNotFoundError:
+            continue
+    return any(link.endswith("/.btrfs-backup-ng") for link in links)
+
+
+def test_nohup_is_respected(scene: Scene, tmp_path: Path):
+    began, go = tmp_path / "began", tmp_path / "go"
+    sink = f"shell://touch {began}; until [ -e {go} ]; do sleep 0.1; done; cat"
+    words: list[Argument] = ["-p", "x-", scene.source, f"{sink} >/dev/null"]
+    with subprocess.Popen(
+        ["nohup", *PROGRAM, *map(str, words)],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as program:
+        appears(began, program)
+        program.send_signal(signal.SIGHUP)
+        go.touch()
+        assert program.wait() == 0
+
+
+def _run_with(redirections: str, *words: Argument) -> int:
+    line = f'exec "$@" {redirections}'
+    argv = ["sh", "-c", line, "sh", *PROGRAM, *map(os.fsdecode, words)]
+    quiet = subprocess.DEVNULL
+    return subprocess.run(
+        argv, env=environment(), stdin=quiet, stdout=quiet, stderr=quiet, timeout=120
+    ).returncode
+
+
+@pytest.mark.parametrize(
+    "redirections",
+    [">&-", "2>&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"]
+    + [">/dev/full 2>/dev/full"],
+)
+def test_closed_or_full_outputs_do_not_break_a_backup(scene: Scene, redirections: str):
+    for options in (["-vv", "--progress"], ["--json"]):
+        words: list[Argument] = ["-p", "x-", *options, scene.source, scene.destination]
+        assert _run_with(redirections, *words) == 0
+    assert len(scene.backups) == 2
+    assert _run_with(redirections, scene.source, scene.destination / "none") == 4
+
+
+def test_closed_outputs_do_not_break_a_backup_over_ssh(scene: Scene, sshd: Sshd):
+    to = ssh_place(sshd, scene.destination)
+    words: list[Argument] = ["-p", "x-", *ssh_words(sshd), scene.source, to]
+    assert _run_with("<&- >&- 2>&-", *words) == 0
+    assert len(scene.backups) == 1
+
+
+def test_a_reader_that_went_away_does_not_break_a_backup(scene: Scene):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        for options in ([], ["--json"], ["-vv", "--progress"]):
+            with start_program(
+                *scene.words(*options), stdout=write_end, stderr=write_end
+            ) as program:
+                assert program.wait() == 0
+    finally:
+        os.close(write_end)
+    assert len(scene.backups) == 3
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["-v", "--version"]])
+def test_a_reader_that_went_away_gets_no_traceback(words: list[str]):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        with start_program(*words, stdout=write_end) as program:
+            _, said = program.communicate()
+    finally:
+        os.close(write_end)
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+    assert "a bug" not in said
+
+
+def test_quiet_says_nothing_on_success_and_everything_on_failure(scene: Scene):
+    done = must(scene.back_up("-q"))
+    assert (done.stdout, done.stderr) == ("", "")
+    loud = complaint(scene.back_up("--incremental=required", "-I"), 2)
+    assert complaint(scene.back_up("-q", "--incremental=required", "-I"), 2) == loud
+    nowhere = scene.destination / "nowhere"
+    loud = complaint(scene.back_up("-S", also=[nowhere]), 10)
+    assert complaint(scene.back_up("-q", "-S", also=[nowhere]), 10) == loud

@@ -1,0 +1,443 @@
+"""Owns what the program says when it refuses or warns: object, reason, next step."""
+
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.scenes import (
+    appears,
+    MIB,
+    Scene,
+    as_nobody,
+    by_age,
+    complaint,
+    fingerprint,
+    must,
+    path_without,
+    script,
+    ssh_place,
+    ssh_words,
+)
+from tests.conftest import MakesFilesystems
+from tests.support.accounts import Account
+from tests.support.program import (
+    CHECKOUT,
+    Argument,
+    run_program,
+    start_program,
+)
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.btrfs
+
+_RAW = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\udc80-\udcff]")
+
+
+def test_reading_snapshots_needs_root(scene: Scene):
+    to = scene.other_destination("with space")
+    before = scene.fingerprint()
+    words: list[Argument] = ["-p", "x-", scene.source, to]
+    said = complaint(
+        as_nobody(*words), 4, f"reading snapshots of {scene.source} needs root"
+    )
+    command = shlex.join(["sudo", "btrfs-backup-ng", *map(str, words)])
+    assert f"\n  Run:  {command}\n" in said
+    assert scene.fingerprint() == before
+
+
+def test_a_directory_inside_a_subvolume_is_no_source(scene: Scene):
+    inside = scene.source / "docs" / "of mine"
+    inside.mkdir(parents=True)
+    before = scene.fingerprint()
+    done = run_program("-p", "x-", inside, scene.destination)
+    said = complaint(
+        done,
+        4,
+        f"{inside} is a directory inside the subvolume {scene.source}, and only whole"
+        " subvolumes can be snapshotted",
+    )
+    assert str(scene.source) in said.splitlines()[1]
+    assert scene.fingerprint() == before
+
+
+def test_the_advice_to_make_a_subvolume_of_a_directory_can_be_followed(scene: Scene):
+    inside = scene.source / "docs of mine"
+    inside.mkdir()
+    (inside / "file").write_text("content")
+    said = run_program("-p", "x-", inside, scene.destination).stderr
+    command = said.strip().rpartition(":  ")[2]
+    subprocess.run(["sh", "-ec", command], check=True, capture_output=True)
+    must(run_program("-p", "x-", inside, scene.destination))
+    (backup,) = scene.backups
+    assert (scene.destination / backup / "file").read_text() == "content"
+
+
+@pytest.fixture(params=["ext4", "tmpfs"])
+def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Mount a filesystem that is not btrfs, at a path with a space and a quote."""
+    point = tmp_path / "it's a disk"
+    point.mkdir()
+    if request.param == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "tmpfs", str(point)]
+    else:
+        image = tmp_path / "image"
+        with open(image, "wb") as file:
+            file.truncate(8 * MIB)
+        subprocess.run(["mkfs.ext4", "-q", image], check=True)
+        command = ["mount", "-o", "loop", str(image), str(point)]
+    subprocess.run(command, check=True)
+    (point / request.param).touch()
+    yield point
+    subprocess.run(["umount", point], check=True)
+
+
+def test_a_destination_that_is_not_btrfs_is_refused(scene: Scene, foreign: Path):
+    (kind,) = {"ext4", "tmpfs"} & set(os.listdir(foreign))
+    before = fingerprint(scene.source.parent)
+    said = complaint(
+        run_program("-p", "x-", scene.source, foreign),
+        4,
+        f"{foreign} is {kind}, so snapshots cannot live there as subvolumes",
+        "btrfs-backup-ng",
+    )
+    assert fingerprint(scene.source.parent) == before
+    # The advice works as it is printed.
+    _, _, command = said.strip().rpartition(":  btrfs-backup-ng ")
+    if "shell://" in command:
+        must(run_program("-p", "x-", *shlex.split(command)))
+        (name,) = scene.snapshots
+        assert (foreign / name).read_bytes().startswith(b"btrfs-stream")
+
+
+def test_a_source_that_is_not_btrfs_is_refused(scene: Scene, foreign: Path):
+    done = run_program("-p", "x-", foreign, scene.destination)
+    complaint(done, 4, f"{foreign} is ", "only btrfs subvolumes can be snapshotted")
+    assert os.listdir(scene.destination) == []
+
+
+def test_what_does_not_exist_is_named(scene: Scene):
+    nowhere = scene.destination / "no where"
+    before = scene.fingerprint()
+    done = run_program("-p", "x-", scene.source, nowhere)
+    said = complaint(done, 4, f"{nowhere} does not exist", "mkdir -p ")
+    assert shlex.quote(str(nowhere)) in said
+    done = run_program("-p", "x-", nowhere, scene.destination)
+    complaint(done, 4, f"{nowhere} does not exist; a subvolume is needed")
+    done = run_program("-p", "x-", scene.source, scene.source / "first")
+    complaint(done, 4, f"{scene.source}/first is not a directory")
+    assert scene.fingerprint() == before
+
+
+def test_a_destination_mounted_read_only_is_refused(
+    scene: Scene, btrfs: MakesFilesystems
+):
+    other = btrfs(size="512M")
+    (other.path / "backups").mkdir()
+    other.remount("ro")
+    done = run_program("-p", "x-", scene.source, other.path / "backups")
+    complaint(done, 4, f"{other.path}/backups is mounted read-only")
+    assert scene.snapshots == []
+
+
+def test_a_machine_without_btrfs_is_named_here(scene: Scene, tmp_path: Path):
+    before = scene.fingerprint()
+    path = path_without(tmp_path, "btrfs")
+    said = complaint(
+        scene.back_up(env={"PATH": path}),
+        4,
+        "this machine has no btrfs command (looked in PATH, /usr/local/sbin,"
+        " /usr/sbin, /sbin)",
+        "btrfs-progs",
+    )
+    assert "there" not in said  # it is here that something is missing
+    assert scene.fingerprint() == before
+
+
+def _ssh(scene: Scene, server: Sshd, *, user: str = "") -> list[Argument]:
+    place = ssh_place(server, scene.destination, user=user)
+    return [*ssh_words(server), "-p", "x-", scene.source, place]
+
+
+def test_a_machine_without_btrfs_is_named_there(
+    scene: Scene, new_sshd: Callable[..., Sshd], public_path: Path
+):
+    server = new_sshd(config=(f"SetEnv PATH={path_without(public_path, 'btrfs')}",))
+    before = scene.fingerprint()
+    complaint(
+        run_program(*_ssh(scene, server)),
+        4,
+        f"{server.host} has no btrfs command (looked in PATH, /usr/local/sbin,"
+        " /usr/sbin, /sbin)",
+        "btrfs-progs",
+    )
+    assert scene.fingerprint() == before
+
+
+def test_a_machine_without_flock_is_named(
+    scene: Scene, new_sshd: Callable[..., Sshd], public_path: Path
+):
+    server = new_sshd(config=(f"SetEnv PATH={path_without(public_path, 'flock')}",))
+    complaint(
+        run_program(*_ssh(scene, server)), 4, f"{server.host} has no flock", "Install"
+    )
+    assert scene.snapshots == []
+
+
+def test_a_refused_login_names_what_was_tried(scene: Scene, sshd: Sshd):
+    words: list[Argument] = [
+        "-p",
+        "x-",
+        *ssh_words(sshd, without=["IdentityFile"]),
+        scene.source,
+    ]
+    place = ssh_place(sshd, scene.destination, user="nobody")
+    before = scene.fingerprint()
+    said = complaint(
+        run_program(*words, place), 1, f"nobody@{sshd.host} refused the login (tried: "
+    )
+    assert "As root there is no ssh agent of yours." in said
+    assert re.search(r"Use a key:  --ssh-identity-file /\S+/\.ssh/id_ed25519", said)
+    assert scene.fingerprint() == before
+
+
+def test_a_refused_login_with_a_key_names_the_key(scene: Scene, sshd: Sshd):
+    words: list[Argument] = [
+        "-p",
+        "x-",
+        *ssh_words(sshd, without=["IdentityFile"]),
+        scene.source,
+    ]
+    key = Path(sshd.identity).with_name("host_key")  # a key, but not one that opens
+    place = ssh_place(sshd, scene.destination)
+    done = run_program("--ssh-identity-file", key, *words, place)
+    complaint(done, 1, f"{sshd.host} refused the login", f"tried: {key}")
+
+
+def test_a_machine_that_does_not_answer_is_no_refused_login(scene: Scene):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        place = f"ssh://127.0.0.1:{taken.getsockname()[1]}{scene.destination}"
+        done = run_program("-p", "x-", scene.source, place)
+    said = complaint(done, 1, "no connection to 127.0.0.1", "Connection refused")
+    assert "login" not in said
+    assert scene.snapshots == []
+
+
+def test_a_changed_host_key_is_an_alarm(scene: Scene, new_sshd: Callable[..., Sshd]):
+    server = new_sshd()
+    server.new_host_key()
+    server.restart()
+    done = run_program(*_ssh(scene, server))
+    complaint(done, 1, f"the host key of {server.host}", "ssh-keygen -R ")
+    assert scene.snapshots == []
+
+
+@pytest.mark.parametrize("sudoers", ["{name} ALL=(root) ALL", None])
+def test_a_sudo_that_wants_a_password_is_named(
+    scene: Scene, sshd: Sshd, account: Callable[..., Account], sudoers: str | None
+):
+    user = account(sudoers=sudoers)
+    before = scene.fingerprint()
+    done = run_program(*_ssh(scene, sshd, user=user.name))
+    place = f"{user.name}@{sshd.host}"
+    said = complaint(done, 4, f"on {place}, sudo asks for a password", "cannot type it")
+    assert f"{user.name} ALL=(root) NOPASSWD: " in said
+    assert scene.fingerprint() == before
+
+
+def test_a_noisy_login_shell_is_named(
+    scene: Scene, sshd: Sshd, account: Callable[..., Account]
+):
+    user = account(shell="bash", sudoers="{name} ALL=(root) NOPASSWD: ALL")
+    (user.home / ".bashrc").write_text("printf 'Welcome \\033[1mback\\033[0m'\n")
+    before = scene.fingerprint()
+    done = run_program(*_ssh(scene, sshd, user=user.name))
+    said = complaint(done, 4, user.name, "prints text of its own", ".bashrc", "Welcome")
+    assert not _RAW.search(said)
+    assert scene.fingerprint() == before
+
+
+def test_a_destination_that_shares_no_snapshot_any_more_gets_a_note(scene: Scene):
+    scene.more("photo", 2 * MIB)
+    must(run_program("-p", "a-", scene.source, scene.destination))
+    (base,) = scene.snapshots
+    folder = scene.source / ".btrfs-backup-ng/snapshots"
+    subprocess.run(["btrfs", "-q", "subvolume", "delete", folder / base], check=True)
+    for options in (["--dry-run"], []):
+        done = must(scene.back_up(*options))
+        assert re.fullmatch(
+            rf"btrfs-backup-ng: note: {re.escape(str(scene.destination))} shares no"
+            rf" \S* ?snapshot with {re.escape(str(scene.source))} any more"
+            r" \(newest there: \d{4}-\d\d-\d\d, oldest here: \d{4}-\d\d-\d\d\)\.\n"
+            r"  Sending in full: 2\.\d MiB\. The old backups there stay valid\."
+            r" Stop here with --incremental=required\.\n",
+            done.stderr,
+        )
+    assert base in scene.backups
+    assert len(scene.backups) == 2
+    must(scene.back_up())
+    assert must(scene.back_up()).stderr == ""
+
+
+def test_incremental_required_stops_where_nothing_is_shared(scene: Scene):
+    must(scene.back_up())
+    (base,) = scene.snapshots
+    folder = scene.source / ".btrfs-backup-ng/snapshots"
+    subprocess.run(["btrfs", "-q", "subvolume", "delete", folder / base], check=True)
+    done = scene.back_up("--incremental=required")
+    complaint(done, 4, "no common snapshot", "--incremental=required")
+    assert scene.snapshots == []
+    assert scene.backups == [base]
+
+
+def test_who_meets_another_run_learns_who_and_since_when(scene: Scene, tmp_path: Path):
+    go, began = tmp_path / "go", tmp_path / "began"
+    sink = f"shell://touch {began}; until [ -e {go} ]; do sleep 0.1; done; cat"
+    with start_program("-p", "y-", scene.source, f"{sink} >/dev/null") as other:
+        try:
+            appears(began, other)
+            before = scene.fingerprint()
+            said = complaint(
+                scene.back_up(),
+                3,
+                f"another run is working on {scene.source} (pid {other.pid}, since ",
+                "--wait",
+            )
+            assert re.search(
+                r"since \d\d:\d\d, sending y-\d{8}-\d{6} to shell://", said
+            )
+            assert scene.fingerprint() == before
+        finally:
+            go.touch()
+        assert other.wait() == 0
+
+
+def test_a_destination_at_which_another_run_works_is_busy(scene: Scene, tmp_path: Path):
+    name = scene.source.relative_to(scene.from_filesystem.path).with_name("other")
+    source = scene.from_filesystem.subvolume(str(name))
+    go, began = tmp_path / "go", tmp_path / "began"
+    wrappers = tmp_path / "wrappers"
+    wrappers.mkdir()
+    wait = f"until [ -e {go} ]; do sleep 0.1; done"
+    script(
+        wrappers / "btrfs",
+        f'case "$*" in receive*) touch {began}; {wait};; esac\n'
+        f'exec {shutil.which("btrfs")} "$@"',
+    )
+    env = {"PATH": f"{wrappers}:{os.environ['PATH']}"}
+    with start_program("-p", "y-", source, scene.destination, env=env) as other:
+        try:
+            appears(began, other)
+            done = scene.back_up()
+            busy = f"another run is working on {scene.destination} (pid {other.pid}"
+            complaint(done, 3, busy)
+            assert scene.snapshots == []
+        finally:
+            go.touch()
+        assert other.wait() == 0
+
+
+def test_nested_subvolumes_are_named_every_time(scene: Scene):
+    top = scene.source.relative_to(scene.from_filesystem.path)
+    scene.from_filesystem.subvolume(f"{top}/vm")
+    (scene.source / "deep/down").mkdir(parents=True)
+    scene.from_filesystem.subvolume(f"{top}/deep/down/cache")
+    for options in ([], [], ["-T"], ["--dry-run"]):
+        assert must(scene.back_up(*options)).stderr == (
+            "btrfs-backup-ng: warning: 2 nested subvolumes are not in this snapshot:"
+            f" {scene.source}/deep/down/cache, {scene.source}/vm.\n"
+        )
+
+
+def test_one_nested_subvolume_is_one(scene: Scene):
+    top = scene.source.relative_to(scene.from_filesystem.path)
+    scene.from_filesystem.subvolume(f"{top}/vm")
+    assert must(scene.back_up()).stderr == (
+        "btrfs-backup-ng: warning: 1 nested subvolume is not in this snapshot:"
+        f" {scene.source}/vm.\n"
+    )
+
+
+def test_nested_subvolumes_are_named_over_ssh(scene: Scene, sshd: Sshd):
+    top = scene.source.relative_to(scene.from_filesystem.path)
+    scene.from_filesystem.subvolume(f"{top}/a\n\x1bb")
+    source = ssh_place(sshd, scene.source)
+    done = must(run_program(*ssh_words(sshd), "-p", "x-", source, scene.destination))
+    assert "1 nested subvolume is not in this snapshot: " in done.stderr
+    assert "/a\\n\\x1bb" in done.stderr
+    assert len(scene.backups) == 1
+
+
+def test_control_characters_never_reach_the_terminal(scene: Scene):
+    bad = os.fsdecode("\x1b[31m\r\x07\x7f\x9b\u202e".encode() + b"\xff\n")
+    top = scene.source.parent
+    source, to = top / f"home {bad}", scene.destination / f"to {bad}"
+    scene.source.rename(source)
+    subprocess.run(["btrfs", "-q", "subvolume", "create", source / bad], check=True)
+    to.mkdir()
+    (source / "file").write_text("content")
+    for words in (
+        ["-p", bad, source, to],
+        ["-vv", "-p", bad, source, to],
+        ["-p", bad, "-N1", "-n1", source, to],
+        ["-p", bad, "--dry-run", "-N1", "-n1", source, to],
+        ["-p", bad, "-f", to, source, to],
+        ["-p", bad, source, to / bad],
+        ["-p", bad, source / bad / bad, to],
+        ["-p", bad, source / "file", to],
+        ["-p", bad, source, f"shell://printf '{bad}' >&2; exit 3"],
+        ["-p", bad, "--remove-locks", source, to],
+        [bad],
+        [f"--{bad}", source],
+        ["-n", bad, source],
+        ["--rate", bad, source],
+        ["--ssh-opt", bad, source],
+        ["--fs-checks", bad, source],
+        [source, f"ssh://{bad}/x"],
+        [source, f"{bad}://x"],
+        [source, f"ssh://h:{bad}/x"],
+        [f"@{bad}"],
+        ["demo", f"--{bad}"],
+    ):
+        done = run_program(*words)
+        assert "Traceback" not in done.stderr
+        assert done.returncode != 70, done.stderr
+        assert not _RAW.search(done.stdout + done.stderr), (words, done)
+    assert len(by_age(to)) == 1
+
+
+def test_a_failure_names_the_stage_and_what_it_said(scene: Scene, tmp_path: Path):
+    wrappers = tmp_path / "wrappers"
+    wrappers.mkdir()
+    script(
+        wrappers / "btrfs",
+        'case "$*" in receive*) echo "ERROR: no more tapes" >&2; exit 1;; esac\n'
+        f'exec {shutil.which("btrfs")} "$@"',
+    )
+    env = {"PATH": f"{wrappers}:{os.environ['PATH']}"}
+    done = scene.back_up(env=env)
+    complaint(done, 1, str(scene.destination), "btrfs receive", "no more tapes")
+    assert scene.backups == []
+    assert len(scene.snapshots) == 1
+
+
+def test_a_bug_is_owned_up_to_without_a_traceback(scene: Scene, tmp_path: Path):
+    # A stand-in for a bug: a module of the standard library that misbehaves.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\n"
+        "def broken(): raise RuntimeError('odd\\x1b')\n"
+        "socket.gethostname = broken\n"
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{CHECKOUT}"}
+    done = run_program(scene.source, env=env)
+    complaint(done, 70, "a bug: RuntimeError: odd\\x1b", "-vv", "report")
+    loud = run_program("-vv", scene.source, env=env)
+    assert loud.returncode == 70
+    assert "Traceback" in loud.stderr

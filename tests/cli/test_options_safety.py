@@ -1,0 +1,292 @@
+"""Owns the options about what is checked, refused, waited for and only rehearsed."""
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.cli.parser import parse_task
+from tests.cli.scenes import (
+    appears,
+    MIB,
+    Scene,
+    complaint,
+    covers,
+    fingerprint,
+    must,
+    ssh_place,
+    ssh_words,
+)
+from tests.conftest import MakesFilesystems
+from tests.support.program import Argument, run_program, start_program
+from tests.support.processes import wait_until
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.btrfs
+
+
+def _steps(stdout: str) -> list[str]:
+    """Give the lines of a run or a rehearsal in words that both share."""
+    text = re.sub(r"would (make|send|delete|release)", r"\1", stdout)
+    for past, present in (("made", "make"), ("sent", "send"), ("deleted", "delete")):
+        text = re.sub(rf"\b{past} ", f"{present} ", text)
+    text = re.sub(r", (about )?[\d.]+ [KMG]?i?B\b", ", SIZE", text)
+    text = re.sub(r" in (\d+\.\d s|\d+ s|\d+:\d+)$", "", text, flags=re.MULTILINE)
+    names: dict[str, str] = {}
+    for name in re.findall(r"\bx-\d{8}-\d{6}(?:_\d+)?", text):
+        names.setdefault(name, f"NAME{len(names)}")
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(name, names[name])
+    return text.splitlines()
+
+
+@covers("--dry-run")
+def test_a_rehearsal_changes_nothing_not_even_bookkeeping(scene: Scene):
+    scene.more("photo", 3 * MIB)
+    before = scene.fingerprint()
+    done = must(scene.back_up("--dry-run", "-N1", "-n1"))
+    assert scene.fingerprint() == before
+    assert "would make snapshot x-" in done.stdout
+    assert re.search(r"would send x-\S+, about 3\.\d MiB in full", done.stdout)
+    assert not (scene.source / ".btrfs-backup-ng").exists()
+
+
+@covers("--dry-run")
+def test_a_rehearsal_says_what_the_run_then_does(scene: Scene):
+    for _ in range(3):
+        must(scene.back_up())
+        scene.more("photo", MIB)
+    before = scene.fingerprint()
+    rehearsed = must(scene.back_up("--dry-run", "-N1", "-n2"))
+    assert scene.fingerprint() == before
+    done = must(scene.back_up("-N1", "-n2"))
+    assert _steps(rehearsed.stdout) == _steps(done.stdout)
+    assert len(_steps(done.stdout)) == 2 + 3 + 2
+    assert re.search(r"about 1\.\d MiB since x-", rehearsed.stdout)
+
+
+@covers("--dry-run")
+def test_a_rehearsal_over_ssh_changes_nothing(scene: Scene, sshd: Sshd):
+    to = ssh_place(sshd, scene.destination)
+    words: list[Argument] = [*ssh_words(sshd), "-p", "x-", scene.source, to]
+    before = scene.fingerprint()
+    must(run_program("--dry-run", *words))
+    assert scene.fingerprint() == before
+    must(run_program(*words))
+    before = scene.fingerprint()
+    done = must(run_program("--dry-run", "-N1", "-n1", *words))
+    assert scene.fingerprint() == before
+    assert done.stdout.count("would delete") == 2
+
+
+@covers("--dry-run")
+def test_a_rehearsal_of_nothing_to_do_says_so(scene: Scene):
+    must(scene.back_up())
+    before = scene.fingerprint()
+    done = must(scene.back_up("-S", "--dry-run"))
+    assert "nothing to send" in done.stdout
+    assert scene.fingerprint() == before
+
+
+@covers("--dry-run")
+def test_a_rehearsal_fails_where_the_run_would(scene: Scene):
+    done = scene.back_up("--dry-run", "--incremental=required")
+    complaint(done, 4, "in full")
+
+
+@contextlib.contextmanager
+def _running(scene: Scene, tmp_path: Path) -> Iterator[Path]:
+    """Keep a run at work at the source until the yielded file appears."""
+    go, began = tmp_path / "go", tmp_path / "began"
+    sink = f"shell://touch {began}; until [ -e {go} ]; do sleep 0.1; done; cat"
+    with start_program("-p", "other-", scene.source, f"{sink} >/dev/null") as other:
+        try:
+            appears(began, other)
+            yield go
+        finally:
+            go.touch()
+        assert other.wait() == 0, other.communicate()
+
+
+@covers("--wait")
+def test_a_second_run_waits_for_the_first_if_told_to(scene: Scene, tmp_path: Path):
+    with _running(scene, tmp_path) as go:
+        with start_program(*scene.words("--wait", "100")) as waiting:
+            with pytest.raises(AssertionError):
+                wait_until(lambda: waiting.poll() is not None, 1.5)
+            assert scene.backups == []
+            go.touch()
+            assert waiting.wait() == 0, waiting.communicate()
+    assert len(scene.backups) == 1
+
+
+@covers("--wait")
+def test_waiting_is_over_when_the_time_is(scene: Scene, tmp_path: Path):
+    with _running(scene, tmp_path):
+        complaint(scene.back_up("--wait", "0.5"), 3, "another run is working")
+    assert scene.backups == []
+
+
+@covers("--wait")
+@pytest.mark.parametrize("number", ["long", "-5", "nan", ""])
+def test_a_wait_that_is_no_time_is_refused(number: str):
+    with pytest.raises(UsageError, match="seconds"):
+        parse_task([f"--wait={number}", "/a"])
+
+
+@covers("--locked-destinations")
+def test_destinations_that_snapshots_are_held_for_are_added(scene: Scene):
+    other = scene.other_destination("other")
+    must(scene.back_up(also=[other]))
+    must(scene.back_up())
+    assert len(os.listdir(other)) == 1 + 1
+    must(scene.back_up("--locked-destinations"))
+    assert len(os.listdir(other)) == 1 + 3
+    must(run_program("-p", "x-", "--locked-destinations", scene.source))
+    assert len(os.listdir(other)) == 1 + 4
+    assert len(scene.backups) == 4
+
+
+@covers("--remove-locks")
+def test_a_retired_destination_is_forgotten(scene: Scene):
+    other = scene.other_destination("other")
+    must(scene.back_up(also=[other]))
+    must(scene.back_up("-N1"))
+    base, _ = scene.snapshots
+    before = fingerprint(scene.destination.parent)
+    done = must(run_program("-p", "x-", "--remove-locks", scene.source, other))
+    assert f"released {base}" in done.stdout
+    assert str(other) in done.stdout
+    assert fingerprint(scene.destination.parent) == before
+    assert len(scene.snapshots) == 2
+    must(scene.back_up("-S", "-N1"))
+    assert base not in scene.snapshots
+    must(run_program("-p", "x-", "--locked-destinations", scene.source))
+    assert len(os.listdir(other)) == 1 + 1
+
+
+@covers("--remove-locks", "--dry-run")
+def test_forgetting_can_be_rehearsed(scene: Scene):
+    must(scene.back_up())
+    before = scene.fingerprint()
+    done = must(scene.back_up("--remove-locks", "--dry-run"))
+    assert "would release" in done.stdout
+    assert scene.fingerprint() == before
+
+
+@covers("--remove-locks")
+def test_forgetting_needs_to_know_whom(scene: Scene):
+    complaint(run_program("--remove-locks", scene.source), 2, "--remove-locks")
+
+
+@covers("--fs-checks", "--skip-fs-checks")
+@pytest.mark.parametrize(
+    ("options", "status", "warns"),
+    [
+        ((), 0, True),
+        (("--fs-checks", "auto"), 0, True),
+        (("--fs-checks=strict",), 4, True),
+        (("--fs-checks", "skip"), 0, False),
+        (("--skip-fs-checks",), 0, False),
+    ],
+)
+def test_a_destination_on_the_same_filesystem_is_a_doubt(
+    scene: Scene, options: tuple[str, ...], status: int, warns: bool
+):
+    beside = scene.source.parent / "beside"
+    beside.mkdir()
+    done = run_program("-p", "x-", *options, scene.source, beside)
+    must(done, status)
+    assert ("is on the same filesystem as" in done.stderr) is warns
+    assert (status == 0) is bool(os.listdir(beside))
+    if status:
+        assert scene.snapshots == []
+
+
+@covers("--fs-checks", "--skip-fs-checks")
+@pytest.mark.parametrize("option", ["--fs-checks=auto", "--fs-checks=strict"])
+def test_an_empty_directory_on_the_system_disk_is_a_doubt(scene: Scene, option: str):
+    with _on_the_system_disk() as path:
+        done = run_program("--dry-run", "-p", "x-", option, scene.source, path)
+        complaint(done, 4, path, "empty directory on the system disk")
+        done = run_program("--dry-run", "--skip-fs-checks", scene.source, path)
+        assert "empty directory" not in done.stderr
+        (Path(path) / "file").touch()
+        done = run_program("--dry-run", option, scene.source, path)
+        assert "empty directory" not in done.stderr
+
+
+@contextlib.contextmanager
+def _on_the_system_disk() -> Iterator[str]:
+    here = os.stat("/").st_dev
+    place = next(p for p in ("/var/tmp", "/root", "/") if os.stat(p).st_dev == here)
+    with tempfile.TemporaryDirectory(prefix="bbng-empty-", dir=place) as path:
+        yield path
+
+
+@covers("--fs-checks")
+def test_an_unknown_kind_of_check_is_refused(scene: Scene):
+    complaint(scene.back_up("--fs-checks", "lax"), 2, "--fs-checks", "strict")
+
+
+@covers("--no-check-space", "--force", "--safety-margin")
+def test_a_destination_that_is_too_small_is_refused_before_any_change(
+    scene: Scene, btrfs: MakesFilesystems
+):
+    small = btrfs(size="200M").path / "backups"
+    small.mkdir()
+    scene.more("photo", 40 * MIB)
+    words: list[Argument] = ["-p", "x-", scene.source, small]
+    for options in ((), ("--safety-margin", "0")):
+        done = run_program(*options, *words)
+        complaint(
+            done,
+            4,
+            f"{small} has ",
+            " free; sending x-",
+            "needs about 40.0 MiB",
+            "Nothing was sent",
+            "--force",
+        )
+        assert scene.snapshots == []
+        assert set(os.listdir(small)) <= {".btrfs-backup-ng"}
+    forced = must(run_program("--force", *words))
+    assert "warning: " in forced.stderr
+    assert "as --force says" in forced.stderr
+    unchecked = must(run_program("--no-check-space", "-I", "-S", *words))
+    assert unchecked.stderr == ""
+    assert len(os.listdir(small)) == 1 + 1
+
+
+@covers("--no-check-space")
+def test_without_the_space_check_a_small_destination_gets_what_fits(
+    scene: Scene, btrfs: MakesFilesystems
+):
+    small = btrfs(size="200M").path / "backups"
+    small.mkdir()
+    scene.more("photo", 40 * MIB)
+    done = must(run_program("-p", "x-", "--no-check-space", scene.source, small))
+    assert done.stderr == ""
+    assert len(os.listdir(small)) == 1 + 1
+
+
+@covers("--safety-margin")
+def test_a_larger_margin_refuses_more(scene: Scene):
+    scene.more("photo", 20 * MIB)
+    must(scene.back_up("--dry-run", "--safety-margin", "100"))
+    done = scene.back_up("--safety-margin", "10000")
+    complaint(done, 4, "a margin of 2.0 GiB", "Nothing was sent")
+    assert scene.snapshots == scene.backups == []
+    must(scene.back_up("--safety-margin", "0"))
+
+
+@covers("--safety-margin")
+@pytest.mark.parametrize("margin", ["much", "-1", "nan", ""])
+def test_a_margin_that_is_no_number_is_refused(margin: str):
+    with pytest.raises(UsageError, match="percent"):
+        parse_task([f"--safety-margin={margin}", "/a"])

@@ -1,0 +1,239 @@
+"""Owns the words of the command line: order, files, tasks, dashes, mistakes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from btrfs_backup_ng.cli.parser import parse_task
+from tests.cli.scenes import Scene, by_age, complaint, must
+from tests.support.program import Argument, run_program
+
+pytestmark = pytest.mark.btrfs
+
+
+def test_options_stand_before_between_and_behind_the_places(scene: Scene):
+    source, to = scene.source, scene.destination
+    orders: list[list[Argument]] = [
+        ["-I", "-p", "x-", source, to],
+        [source, "-p", "x-", "-I", to],
+        [source, to, "-I", "-p", "x-"],
+    ]
+    for words in orders:
+        done = must(run_program(*words))
+        assert "in full" in done.stdout
+    assert len(scene.backups) == 3
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("-N3", "--num-snapshots=3"),
+        ("-n3", "--num-backups=3"),
+        ("-S", "--no-snapshot"),
+        ("-T", "--no-transfer"),
+        ("-fdir", "--snapshot-folder=dir"),
+        ("-px", "--snapshot-prefix=x"),
+        ("-s", "--sync"),
+        ("-w", "--convert-rw"),
+        ("-I", "--no-incremental"),
+        ("-q", "--quiet"),
+        ("-v", "--verbose"),
+        ("-d", "--debug"),
+    ],
+)
+def test_a_short_option_means_the_long_one(short: str, long: str):
+    assert parse_task([short, "/a"]) == parse_task(["/a", long])
+    assert parse_task([short, "/a"]) != parse_task(["/a"])
+
+
+def test_an_option_is_never_guessed_from_its_beginning(scene: Scene):
+    complaint(scene.back_up("--num-snap", "3"), 2, "--num-snap")
+    assert scene.snapshots == []
+
+
+def test_paths_may_begin_with_a_dash(scene: Scene):
+    top = scene.source.parent
+    scene.source.rename(top / "-source")
+    (top / "-to").mkdir()
+    must(run_program("-p", "x-", "--skip-fs-checks", "--", "-source", "-to", cwd=top))
+    assert len(by_age(top / "-to")) == 1
+    must(run_program("-S", "-px-", "--skip-fs-checks", "./-source", "./-to", cwd=top))
+    must(run_program("-Spx-", "--skip-fs-checks", "./-source", "--", "-to", cwd=top))
+    assert len(by_age(top / "-to")) == 1
+
+
+def test_words_behind_two_dashes_are_places_whatever_they_look_like(scene: Scene):
+    top = scene.source.parent
+    for name in ("--dry-run", "@file", "-v"):
+        (top / name).mkdir()
+    words: list[Argument] = ["-p", "x-", "--skip-fs-checks", "--", scene.source]
+    must(run_program(*words, "--dry-run", "@file", "-v", cwd=top))
+    assert [len(by_age(top / n)) for n in ("--dry-run", "@file", "-v")] == [1, 1, 1]
+
+
+def test_hostile_paths_survive(scene: Scene):
+    top = scene.source.parent
+    name = os.fsdecode(b"a :: 'b' \"c\"\n$(touch pwned) \xff;#@")
+    to = scene.destination / name
+    to.mkdir()
+    scene.source.rename(top / name)
+    must(run_program("-p", name.replace("/", ""), top / name, to, cwd=top))
+    (backup,) = by_age(to)
+    assert backup.startswith(name)
+    assert not (top / "pwned").exists()
+
+
+def test_arguments_come_from_a_file(scene: Scene, tmp_path: Path):
+    for _ in range(3):
+        must(scene.back_up())
+    deep = tmp_path / "deeper"
+    deep.mkdir()
+    (tmp_path / "job").write_text(
+        "# how the backups are named\n\n"
+        "-p x-\n"
+        "   # indented\n"
+        "\t-N 1\n"
+        "@deeper/places\n"
+        "--num-backups\n"
+        "2\r\n"
+        "--json"
+    )
+    (deep / "places").write_text(f"{scene.source}\n@to")
+    (deep / "to").write_text(f"{scene.destination}\n")
+    done = must(run_program(f"@{tmp_path}/job"))
+    assert done.stdout.startswith("{")
+    assert len(scene.snapshots) == 1
+    assert len(scene.backups) == 2
+
+
+def test_a_value_in_a_file_may_hold_spaces(scene: Scene, tmp_path: Path):
+    (tmp_path / "options").write_text("-p of mine and \n--snapshot-folder  a  b\n")
+    must(run_program(f"@{tmp_path}/options", scene.source, scene.destination))
+    assert by_age(scene.source / "a  b") == scene.backups
+    assert scene.backups[0].startswith("of mine and2")
+
+
+def test_places_in_a_file_may_hold_spaces(scene: Scene, tmp_path: Path):
+    to = scene.other_destination("with  two spaces")
+    (tmp_path / "places").write_text(f"{scene.source}\n{to}\n")
+    must(run_program("-p", "x-", f"@{tmp_path}/places"))
+    assert len(by_age(to)) == 1
+
+
+def test_a_file_may_hold_several_tasks(scene: Scene, tmp_path: Path):
+    other = scene.other_destination("other")
+    (tmp_path / "job").write_text(
+        f"-p x-\n{scene.source}\n{scene.destination}\n::\n"
+        f"-p y-\n{scene.source}\n{other}\n"
+    )
+    must(run_program(f"@{tmp_path}/job"))
+    assert by_age(scene.destination)[0].startswith("x-")
+    assert by_age(other)[0].startswith("y-")
+
+
+@pytest.mark.parametrize("words", [["@loop"], ["@one"], ["@missing"], ["@."]])
+def test_a_file_that_is_missing_or_names_itself_is_an_error(
+    scene: Scene, tmp_path: Path, words: list[str]
+):
+    (tmp_path / "loop").write_text("@loop\n")
+    (tmp_path / "one").write_text("@two\n")
+    (tmp_path / "two").write_text("@./one\n")
+    done = run_program(*words, scene.source, scene.destination, cwd=tmp_path)
+    complaint(done, 2, "@")
+    assert scene.snapshots == []
+
+
+def test_tasks_run_side_by_side(scene: Scene, tmp_path: Path):
+    # Each waits for the other: one after the other they would wait in vain.
+    here, there = tmp_path / "here", tmp_path / "there"
+    sources = [scene.source]
+    name = scene.source.relative_to(scene.from_filesystem.path).with_name("other")
+    sources.append(scene.from_filesystem.subvolume(str(name)))
+    sinks = [
+        f"shell://touch {mine}; n=0; until [ -e {his} ]; do sleep 0.1; n=$((n+1));"
+        " [ $n -lt 300 ] || exit 9; done; cat >/dev/null"
+        for mine, his in ((here, there), (there, here))
+    ]
+    words: list[Argument] = [
+        "-p",
+        "x-",
+        sources[0],
+        sinks[0],
+        "::",
+        "-p",
+        "y-",
+        sources[1],
+        sinks[1],
+    ]
+    done = must(run_program(*words))
+    assert done.stdout.count("sent x-") == done.stdout.count("sent y-") == 1
+
+
+def test_each_task_has_options_of_its_own(scene: Scene):
+    other = scene.other_destination("other")
+    for _ in range(3):
+        must(scene.back_up(also=[other]))
+    one: list[Argument] = ["-p", "x-", "-S", scene.source, scene.destination]
+    must(run_program(*one, "-n", "1", "::", *one[:-1], "-n2", other))
+    assert len(scene.backups) == 1
+    assert len(by_age(other)) == 2
+
+
+def test_a_task_that_fails_does_not_end_the_other(scene: Scene):
+    one: list[Argument] = ["-p", "x-", scene.source]
+    done = must(run_program(*one, scene.destination, "::", *one, "shell://exit 3"), 10)
+    assert len(scene.backups) >= 1
+    assert "exit 3" in done.stderr
+
+
+def test_what_is_shown_counts_for_all_tasks(scene: Scene):
+    one: list[Argument] = ["-p", "x-", scene.source, scene.destination]
+    done = must(run_program(*one, "::", *one, "-q"))
+    assert (done.stdout, done.stderr) == ("", "")
+    assert len(scene.backups) == 2
+
+
+@pytest.mark.parametrize("words", [["::"], ["::", "/a"], ["/a", "::"]])
+def test_a_task_without_words_is_an_error(words: list[str]):
+    complaint(run_program(*words), 2, "::")
+
+
+def test_the_number_of_backups_is_not_mistaken_for_a_rehearsal():
+    done = run_program("-n", "/home", "/mnt")
+    said = "takes a number here (backups to keep); for a rehearsal use --dry-run"
+    complaint(done, 2, f"-n {said}")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--frobnicate", "/a"], ["--frobnicate", "--help"]),
+        (["-z", "/a"], ["-z", "--help"]),
+        ([], ["source", "--help"]),
+        (["-S"], ["source"]),
+        (["/a", "/a"], ["/a", "source and destination"]),
+        (["/a", "/./a/"], ["/a", "source and destination"]),
+        (["/a", "/b", "/b/"], ["/b", "twice"]),
+        (["/a", "ssh://h/b", "ssh://h//b"], ["ssh://h/b", "twice"]),
+        (["shell://cat"], ["shell://", "source"]),
+        (["/a", "shell://"], ["shell://", "command"]),
+        (["/a", "ftp://h/b"], ["ftp://", "ssh://"]),
+        (["/a", "ssh://h"], ["ssh://h", "absolute"]),
+        (["/a", "ssh://h:path"], ["path"]),
+        (["/a", "ssh://-oProxyCommand=x/b"], ["host"]),
+        (["/a", "host:path"], ["host:path", "./host:path", "ssh://host/path"]),
+        (["/a", ""], ["empty"]),
+        (["--rate"], ["--rate"]),
+        (["/a", "--dry-run=yes"], ["--dry-run"]),
+    ],
+)
+def test_words_without_sense_are_usage_errors(words: list[str], parts: list[str]):
+    done = run_program(*words)
+    complaint(done, 2, *parts)
+    assert done.stdout == ""
+
+
+def test_a_secret_in_a_place_is_refused_and_not_repeated():
+    done = run_program("/a", "ssh://me:s3cret@host/b")
+    assert "s3cret" not in complaint(done, 2, "password", "--ssh-identity-file")

@@ -1,0 +1,50 @@
+"""Owns the disks and places of the fault tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.faults.scene import Scene
+from tests.support import filesystems
+from tests.support.sshd import Sshd
+
+Disks = tuple[filesystems.Filesystem, filesystems.Filesystem]
+
+
+@pytest.fixture(scope="session")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
+    """Make two disks that the tests of one worker share, each in its own corner."""
+    directory = tmp_path_factory.mktemp("disks")
+    with (
+        filesystems.btrfs_filesystem(directory, size="8G") as source,
+        filesystems.btrfs_filesystem(directory, size="8G") as target,
+    ):
+        yield source, target
+
+
+@pytest.fixture
+def scene(disks: Disks) -> Scene:
+    """Give a source and a destination of one's own on the shared disks."""
+    return Scene(*disks)
+
+
+@pytest.fixture
+def ssh_scene(disks: Disks, sshd: Sshd) -> Scene:
+    """Give the same with the destination behind ssh."""
+    return Scene(*disks, sshd)
+
+
+@pytest.fixture(params=["local", "ssh"])
+def any_scene(
+    request: pytest.FixtureRequest, disks: Disks, get_sshd: Callable[[], Sshd]
+) -> Scene:
+    """Give either of them."""
+    return Scene(*disks, get_sshd() if request.param == "ssh" else None)
+
+
+@pytest.fixture
+def get_sshd(request: pytest.FixtureRequest) -> Callable[[], Sshd]:
+    """Start the ssh server only if it is asked for."""
+    return lambda: request.getfixturevalue("sshd")

@@ -1,0 +1,57 @@
+"""Owns a thousand snapshots on both sides, made without a thousand transfers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import uuid
+from pathlib import Path
+
+# linux/btrfs.h
+_SUBVOL_CREATE = 0x5000940E
+_SUBVOL_SETFLAGS = 0x4008941A
+_SET_RECEIVED_SUBVOL = 0xC0C89425
+_GET_SUBVOL_INFO = 0x81F8943C
+_READ_ONLY = 1 << 1
+#: uuid, stransid, rtransid, stime, rtime, flags, reserved
+_RECEIVED = struct.Struct("=16s2Q QI4x QI4x Q 128x")
+
+
+def make_pairs(snapshots: Path, backups: Path, prefix: str, numbers: range) -> None:
+    """Make snapshots, and copies elsewhere that were "received" from them.
+
+    :param numbers: seconds of a day in 2020, of which each gets one pair.
+    """
+    here, there = _open(snapshots), _open(backups)
+    try:
+        for number in numbers:
+            hours, seconds = divmod(number, 3600)
+            clock = f"{hours:02}{seconds // 60:02}{seconds % 60:02}"
+            name = f"{prefix}20200202-{clock}"
+            identity = _make(here, name, None)
+            _make(there, name, identity)
+    finally:
+        os.close(here)
+        os.close(there)
+
+
+def _open(path: Path | str, directory: int | None = None) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+
+
+def _make(directory: int, name: str, received: uuid.UUID | None) -> uuid.UUID:
+    """Make a read-only subvolume, and give its UUID."""
+    arguments = bytearray(struct.pack("=q4088s", 0, name.encode()))
+    fcntl.ioctl(directory, _SUBVOL_CREATE, arguments)
+    subvolume = _open(name, directory)
+    try:
+        if received:
+            words = _RECEIVED.pack(received.bytes, 7, 0, 0, 0, 0, 0, 0)
+            fcntl.ioctl(subvolume, _SET_RECEIVED_SUBVOL, bytearray(words))
+        fcntl.ioctl(subvolume, _SUBVOL_SETFLAGS, struct.pack("=Q", _READ_ONLY))
+        info = bytearray(504)
+        fcntl.ioctl(subvolume, _GET_SUBVOL_INFO, info)
+        return uuid.UUID(bytes=bytes(info[296:312]))
+    finally:
+        os.close(subvolume)

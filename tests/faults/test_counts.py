@@ -1,0 +1,127 @@
+"""What a run costs does not grow with the number of snapshots."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.many import make_pairs
+from tests.faults.scene import MIB, Scene, remote, ssh_words
+from tests.support import filesystems, processes
+from tests.support.program import PROGRAM, environment, run_program
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.btrfs
+
+LIMIT_BYTES = 40 * MIB
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Give two places that have the same 1,000 snapshots, and nothing to do."""
+    directory = tmp_path_factory.mktemp("crowd")
+    quick = ("nobarrier", "noatime")
+    with (
+        filesystems.btrfs_filesystem(directory, mount_options=quick) as source,
+        filesystems.btrfs_filesystem(directory, mount_options=quick) as target,
+    ):
+        scene = Scene(source, target)
+        scene.back_up()
+        make_pairs(scene.snapshot_folder, scene.target, "s-", range(999))
+        yield scene
+
+
+def _words(scene: Scene, sshd: Sshd | None = None) -> list[str]:
+    """Give the command line that has nothing to do."""
+    place = remote(sshd, scene.target) if sshd else scene.place
+    options = [*scene.options, *(ssh_words(sshd) if sshd else [])]
+    return [*PROGRAM, *options, "-S", str(scene.source), place]
+
+
+def test_1000_snapshots_cost_at_most_6_processes(crowd: Scene) -> None:
+    traced = processes.trace(*_words(crowd), env=environment())
+    assert traced.returncode == 0, traced.stderr
+    assert "nothing to send, all 1000 snapshots are there already" in traced.stdout
+    assert traced.processes <= 6, traced.execs
+
+
+def test_1000_snapshots_cost_less_than_a_second_of_cpu(crowd: Scene) -> None:
+    costs = [processes.measure(*_words(crowd), env=environment()) for _ in range(2)]
+    assert [cost.returncode for cost in costs] == [0, 0]
+    assert min(cost.cpu_s for cost in costs) < 1.0, costs
+    assert max(cost.peak_bytes for cost in costs) < LIMIT_BYTES, costs
+
+
+def test_1000_snapshots_behind_ssh_cost_1_connection_and_3_sessions(
+    crowd: Scene, sshd: Sshd
+) -> None:
+    cost = processes.measure(*_words(crowd, sshd), env=environment())
+    assert cost.returncode == 0
+    assert sshd.connections() == 1
+    assert sshd.sessions() <= 3, sshd.log_text()
+    assert cost.peak_bytes < LIMIT_BYTES, cost
+
+
+def test_1000_snapshots_of_a_remote_source_cost_no_more(
+    crowd: Scene, sshd: Sshd
+) -> None:
+    source = remote(sshd, crowd.source)
+    words = [*crowd.options, *ssh_words(sshd), "-S", source, str(crowd.target)]
+    done = run_program(*words)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to send, all 1000 snapshots" in done.stdout
+    assert (sshd.connections(), sshd.sessions()) <= (1, 3), sshd.log_text()
+
+
+def test_sessions_and_processes_do_not_grow_with_the_snapshots(
+    crowd: Scene, scene: Scene, sshd: Sshd
+) -> None:
+    scene.back_up()
+    make_pairs(scene.snapshot_folder, scene.target, "s-", range(9))
+    sessions, started = [], []
+    for few_or_many in (scene, crowd):
+        sshd.mark()
+        done = run_program(*_words(few_or_many, sshd)[len(PROGRAM) :])
+        assert done.returncode == 0, done.stderr
+        sessions.append((sshd.connections(), sshd.sessions()))
+        started.append(
+            processes.trace(*_words(few_or_many), env=environment()).processes
+        )
+    assert sessions[0] == sessions[1]
+    assert started[0] == started[1]
+
+
+def test_a_backup_beside_1000_others_is_incremental_and_cheap(crowd: Scene) -> None:
+    crowd.write()
+    words = [*PROGRAM, *crowd.options, str(crowd.source), crowd.place]
+    traced = processes.trace(*words, env=environment())
+    assert traced.returncode == 0, traced.stderr
+    assert "since" in traced.stdout
+    assert traced.processes <= 40, len(traced.execs)
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_a_transfer_needs_little_memory(
+    scene: Scene, request: pytest.FixtureRequest, kind: str
+) -> None:
+    sshd = request.getfixturevalue("sshd") if kind == "ssh" else None
+    scene.write(64 * MIB)
+    words = [word for word in _words(scene, sshd) if word != "-S"]
+    cost = processes.measure(*words, "--progress", env=environment())
+    assert cost.returncode == 0
+    assert len(scene.backups) == 1
+    assert cost.peak_bytes < LIMIT_BYTES, cost
+    (scene.source / "data").unlink()
+
+
+def test_many_deletions_cost_few_processes(scene: Scene) -> None:
+    scene.back_up()
+    make_pairs(scene.snapshot_folder, scene.target, "s-", range(250))
+    words = [*PROGRAM, *scene.options, "-S", "-N1", "-n1"]
+    words += [str(scene.source), scene.place]
+    traced = processes.trace(*words, env=environment())
+    assert traced.returncode == 0, traced.stderr
+    assert len(os.listdir(scene.snapshot_folder)) <= 2, "the newest, and the base"
+    assert traced.processes <= 30

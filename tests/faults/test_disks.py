@@ -1,0 +1,240 @@
+"""Disks are full, read-only, not there, or other ones than yesterday."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakesFilesystems
+from tests.faults.conftest import Disks
+from tests.faults.scene import MIB, Scene, assert_fails, command, finish
+from tests.support import ours
+from tests.support.filesystems import Filesystem
+
+pytestmark = pytest.mark.btrfs
+
+
+class Socket:
+    """A directory of the system disk into which backup disks are plugged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def plug(self, disk: Filesystem) -> None:
+        """Mount a disk here instead of the one before."""
+        self.unplug()
+        command("mount", disk.device, self.path)
+
+    def unplug(self) -> None:
+        """Leave an empty directory."""
+        if self.path.is_mount():
+            command("umount", self.path)
+
+
+@pytest.fixture
+def socket() -> Iterator[Socket]:
+    """Give a place for a removable disk."""
+    # Not below /tmp, which need not be on the system disk.
+    path = Path(tempfile.mkdtemp(prefix=f"{ours.mark()}-", dir="/var/tmp"))
+    plugged = Socket(path)
+    yield plugged
+    plugged.unplug()
+    path.rmdir()
+
+
+def _plugged_scene(source_disk: Filesystem, socket: Socket) -> Scene:
+    scene = Scene(source_disk, source_disk)
+    scene.target.rmdir()
+    scene.target, scene.place = socket.path, str(socket.path)
+    return scene
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_a_destination_that_fills_up_in_a_transfer(
+    disks: Disks,
+    btrfs: MakesFilesystems,
+    request: pytest.FixtureRequest,
+    kind: str,
+) -> None:
+    disk = btrfs(size="110M", mkfs_options=("--mixed",))
+    sshd = request.getfixturevalue("sshd") if kind == "ssh" else None
+    scene = Scene(disks[0], disk, sshd)
+    scene.back_up("--force")
+    scene.write(24 * MIB)
+    disk.fill_up(leave_bytes=8 * MIB)
+    done = scene.run("--no-check-space", "-N1", "-n1")
+    assert_fails(done, 1, "btrfs receive", "No space left on device", "is full")
+    assert "btrfs receive" in done.stderr.splitlines()[0]
+    assert len(scene.backups) == 1
+    assert len(scene.snapshots) == 2, "the base, and the one to send again"
+    scene.check_laws()
+    (disk.path / "filler").unlink()
+    disk.sync()
+    scene.check_converges("--no-check-space")
+
+
+def test_a_destination_without_space_is_refused_before_anything_is_changed(
+    disks: Disks, btrfs: MakesFilesystems
+) -> None:
+    disk = btrfs(size="256M")
+    scene = Scene(disks[0], disk)
+    scene.write(200 * MIB)
+    assert_fails(scene.run(), 4, "free", "needs about", "Nothing was sent")
+    assert scene.snapshots == scene.backups == []
+
+
+@pytest.mark.parametrize("leave", [0, 256 * 1024])
+def test_a_full_source_is_told_and_nothing_is_lost(
+    disks: Disks, btrfs: MakesFilesystems, leave: int
+) -> None:
+    disk = btrfs(size="64M", mkfs_options=("--mixed",))
+    scene = Scene(disk, disks[1])
+    scene.back_up()
+    scene.write()
+    disk.fill_up(leave_bytes=leave)
+    for number in range(2000):  # what is left for metadata, too
+        try:
+            (disk.path / f"{number}").write_bytes(os.urandom(2000))
+        except OSError:
+            break
+    with contextlib.suppress(OSError):
+        disk.sync()
+    done = scene.run("-N1", "-n1")
+    scene.check_laws()
+    if done.returncode:
+        assert_fails(done, 1, "No space left on device")
+    else:  # btrfs keeps a reserve, which may have sufficed
+        backups = {backup.received_uuid for backup in scene.backups}
+        assert backups >= {snapshot.uuid for snapshot in scene.snapshots}
+    (disk.path / "filler").unlink()
+    for path in disk.path.glob("[0-9]*"):
+        path.unlink()
+    disk.sync()
+    scene.check_converges()
+
+
+def test_a_destination_remounted_read_only_is_refused(
+    disks: Disks, btrfs: MakesFilesystems
+) -> None:
+    disk = btrfs(size="512M")
+    scene = Scene(disks[0], disk)
+    scene.back_up()
+    scene.write()
+    disk.remount("ro")
+    assert_fails(scene.run("-N1", "-n1"), 4, scene.place, "read-only")
+    assert len(scene.snapshots) == 1, "a snapshot was made for nothing"
+    scene.check_laws()
+    disk.remount("rw")
+    scene.check_converges()
+
+
+def test_a_source_remounted_read_only_is_refused(
+    disks: Disks, btrfs: MakesFilesystems
+) -> None:
+    disk = btrfs(size="512M")
+    scene = Scene(disk, disks[1])
+    scene.back_up()
+    disk.remount("ro")
+    assert_fails(scene.run(), 4, str(scene.source), "read-only")
+    scene.check_laws()
+    disk.remount("rw")
+    scene.check_converges()
+
+
+def test_a_destination_that_is_not_mounted_gets_nothing(
+    disks: Disks, socket: Socket
+) -> None:
+    scene = _plugged_scene(disks[0], socket)
+    assert_fails(scene.run(), 4, scene.place, "is the backup disk mounted?")
+    assert os.listdir(socket.path) == []
+    assert scene.snapshots == []
+
+
+def test_a_destination_that_is_unplugged_later_keeps_its_base(
+    disks: Disks, btrfs: MakesFilesystems, socket: Socket
+) -> None:
+    disk = btrfs(size="512M")
+    scene = _plugged_scene(disks[0], socket)
+    elsewhere = disks[1].path / scene.name
+    elsewhere.mkdir()
+    socket.plug(disk)
+    scene.back_up(elsewhere)
+    socket.unplug()
+    for _ in range(3):
+        scene.write()
+        done = scene.run(elsewhere, "-N1")
+        assert_fails(done, 10, "is the backup disk mounted?")
+        assert os.listdir(socket.path) == []
+    assert len(scene.snapshots) == 2, "its base, and the newest"
+    socket.plug(disk)
+    scene.check_laws()
+    assert "in full" not in scene.check_converges("-N1").stdout
+
+
+def test_two_disks_that_take_turns_at_one_path_keep_both_bases(
+    disks: Disks, btrfs: MakesFilesystems, socket: Socket
+) -> None:
+    scene = _plugged_scene(disks[0], socket)
+    both = btrfs(size="512M"), btrfs(size="512M")
+    for turn in range(4):
+        for disk in both:
+            socket.plug(disk)
+            scene.write()
+            done = scene.back_up("-N1", "-n2")
+            scene.check_laws()
+            assert ("in full" in done.stdout) == (turn == 0), done.stdout
+            count = len(scene.snapshots)
+            assert count == (1 if turn == 0 and disk is both[0] else 2)
+
+
+def test_a_used_up_quota_is_told_and_nothing_is_lost(
+    disks: Disks, btrfs: MakesFilesystems
+) -> None:
+    disk = btrfs(size="512M")
+    scene = Scene(disks[0], disk)
+    scene.back_up()
+    command("btrfs", "quota", "enable", disk.path)
+    command("btrfs", "quota", "rescan", "-w", disk.path)
+    scene.write(12 * MIB)
+    with scene.start("--rate", "4M", "-N1", "-n1") as program:
+        scene.wait_for_data(1000)
+        (staged,) = (scene.target / ".btrfs-backup-ng" / "incoming").glob("*/*")
+        command("btrfs", "qgroup", "limit", "2M", staged)
+        done = finish(program)
+    assert_fails(done, 1, "btrfs receive", "Disk quota exceeded", "quota")
+    assert len(scene.backups) == 1
+    scene.check_laws()
+    command("btrfs", "quota", "disable", disk.path)
+    scene.check_converges()
+
+
+def test_a_subvolume_at_the_source_that_cannot_be_read_fails_and_is_told(
+    disks: Disks, btrfs: MakesFilesystems
+) -> None:
+    disk = btrfs(size="256M", mkfs_options=("--data", "single"))
+    scene = Scene(disk, disks[1])
+    scene.back_up()
+    scene.write(4 * MIB, "damaged")
+    disk.sync()
+    pattern = (scene.source / "damaged").read_bytes()[: 64 * 1024]
+    image = disk.image.read_bytes()
+    place = image.index(pattern)
+    disk.unmount()
+    with open(disk.image, "r+b") as file:
+        file.seek(place + 8192)
+        file.write(b"damage" * 2000)
+    disk.mount()
+    done = scene.run("-N1", "-n1")
+    assert_fails(done, 1, "btrfs send", "Input/output error")
+    assert "btrfs send" in done.stderr.splitlines()[0]
+    assert len(scene.backups) == 1
+    scene.check_base_is_kept()
+    (scene.source / "damaged").unlink()
+    for snapshot in scene.snapshots[1:]:
+        command("btrfs", "subvolume", "delete", snapshot.path)
+    scene.check_converges()

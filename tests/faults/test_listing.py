@@ -1,0 +1,134 @@
+"""A place that could not be looked at, or not written, is not an empty one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Disks
+from tests.faults.scene import Scene, assert_fails, faulty_btrfs, was_faulty
+from tests.support.program import PROGRAM, environment
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.btrfs
+
+
+def _two_backups(scene: Scene) -> list[str]:
+    for _ in range(2):
+        scene.write()
+        scene.back_up()
+    scene.write()
+    return _names(scene)
+
+
+def _names(scene: Scene) -> list[str]:
+    found = [*scene.snapshots, *scene.backups]
+    return [str(subvolume.path) for subvolume in found]
+
+
+@pytest.mark.parametrize("call", ["ioctl", "getdents64"])
+@pytest.mark.parametrize("which", ["source", "target"])
+def test_a_failed_listing_is_not_an_empty_place(
+    scene: Scene, which: str, call: str
+) -> None:
+    before = _two_backups(scene)
+    listed = scene.snapshot_folder if which == "source" else scene.target
+    words = [*scene.options, "-N1", "-n1", str(scene.source), scene.place]
+    done = subprocess.run(
+        ["strace", "-f", "-o", "/dev/null", "-P", str(listed)]
+        + ["-e", f"trace={call}", "-e", f"inject={call}:error=EIO"]
+        + [*PROGRAM, *words],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert_fails(done, 1, str(listed), "cannot be")
+    assert "in full" not in done.stdout
+    assert _names(scene) == before, "something was deleted, or a snapshot made"
+    scene.check_laws()
+    scene.check_converges("-N1", "-n1")
+
+
+@pytest.mark.parametrize("step", ["subvolume list -o", "subvolume list -R"])
+def test_a_failed_listing_behind_ssh_is_not_an_empty_destination(
+    disks: Disks, new_sshd: Callable[..., Sshd], tmp_path: Path, step: str
+) -> None:
+    pattern = f'*"{step}"*'
+    env = faulty_btrfs(tmp_path, pattern, "echo 'ERROR: no' >&2; exit 1")
+    done_once = tmp_path / "faulty" / "done"
+    done_once.mkdir()
+    sshd = new_sshd(config=(f"SetEnv PATH={env['PATH']}",))
+    os.chmod(tmp_path, 0o755)
+    scene = Scene(*disks, sshd)
+    before = _two_backups(scene)
+    done_once.rmdir()
+    done = scene.run("-N1", "-n1")
+    assert_fails(done, 1, str(scene.target), "cannot be listed")
+    assert "in full" not in done.stdout
+    assert _names(scene) == before
+    scene.check_converges("-N1", "-n1")
+
+
+FAILING = {
+    "send": '" send "*',
+    "receive": '" receive "*',
+    "publish": '" subvolume snapshot -r "*/incoming/*',
+    "the look afterwards": '" subvolume show "*/incoming/*',
+}
+
+
+@pytest.mark.parametrize("step", FAILING)
+def test_nothing_is_pruned_where_the_transfer_failed(
+    scene: Scene, tmp_path: Path, step: str
+) -> None:
+    before = _two_backups(scene)
+    env = faulty_btrfs(tmp_path, FAILING[step], "echo 'ERROR: no luck' >&2; exit 1")
+    done = scene.run("-N1", "-n1", env=env)
+    assert was_faulty(tmp_path)
+    assert_fails(done, 1, "no luck")
+    assert set(_names(scene)) & set(before[2:]) == set(before[2:])
+    assert before[1] in _names(scene), "the base is gone"
+    scene.check_laws()
+    assert scene.staging == []
+    scene.check_converges("-N1", "-n1")
+
+
+def test_a_destination_that_failed_does_not_keep_the_other_from_pruning(
+    disks: Disks, tmp_path: Path
+) -> None:
+    scene, other = Scene(*disks), Scene(*disks)
+    for _ in range(3):
+        scene.write()
+        scene.back_up(other.place)
+    scene.write()
+    env = faulty_btrfs(tmp_path, '" receive "*', "exit 1")
+    done = scene.run(other.place, "-N1", "-n1", env=env)
+    assert_fails(done, 10, scene.place)
+    assert len(scene.backups) == 3
+    assert len(other.backups) == 1
+    assert len(scene.snapshots) == 2, "the newest, and the base of the one that failed"
+    scene.check_converges(other.place, "-N1", "-n1")
+    assert len(scene.snapshots) == 1
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "delete"])
+def test_a_step_at_the_source_that_fails_is_told(
+    scene: Scene, tmp_path: Path, kind: str
+) -> None:
+    _two_backups(scene)
+    calls = {
+        "snapshot": '" subvolume snapshot -r "*/snapshots/*',
+        "delete": '" subvolume delete "*" ./"*',
+    }
+    env = faulty_btrfs(tmp_path, calls[kind], "echo 'ERROR: no luck' >&2; exit 1")
+    done = scene.run("-N1", env=env)
+    assert was_faulty(tmp_path)
+    assert done.returncode in (1, 10)
+    assert_fails(done, done.returncode, str(scene.source), "no luck")
+    scene.check_laws()
+    scene.check_converges("-N1")
+    assert len(scene.snapshots) == 1

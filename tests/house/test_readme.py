@@ -1,0 +1,59 @@
+"""What README tells people to type works."""
+
+import re
+import shlex
+
+import pytest
+
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.cli import classic
+from btrfs_backup_ng.cli.commands import VERBS
+from btrfs_backup_ng.cli.parser import parse_task
+from btrfs_backup_ng.cli.words import expand, split_tasks
+from tests.support.program import CHECKOUT
+
+README = (CHECKOUT / "README.md").read_text()
+COMMANDS = re.findall(r"[`$ ]btrfs-backup-ng (-[^`\n]*|[/s][^`\n]*)", README)
+EXAMPLE = re.search(r"    # (/etc/\S+)\n((?:    .*\n)+)", README)
+
+
+def test_there_are_commands_to_check():
+    assert len(COMMANDS) > 12
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_is_understood(command):
+    words = [word for word in shlex.split(command) if not word.startswith("@")]
+    if words == ["-q"]:
+        words.append("/home")
+    for task in split_tasks(words):
+        if "--help" not in task:
+            classic._job(parse_task(task))
+
+
+def test_the_example_file_is_understood(tmp_path):
+    assert EXAMPLE
+    file = tmp_path / "arguments"
+    file.write_text("".join(line[4:] + "\n" for line in EXAMPLE[2].splitlines()))
+    (task,) = split_tasks(expand([f"@{file}"]))
+    job = classic._job(parse_task(task))
+    assert (job.keep_source, job.keep_destination, job.wait_s) == (24, 60, 3600)
+    assert len(job.destinations) == 2
+
+
+def test_the_first_two_commands_are_the_demo_and_the_check():
+    first, second = re.findall(r"^    ((?:sudo |\./).*)$", README, re.MULTILINE)[:2]
+    words = shlex.split(first)
+    assert words[:4] == ["sudo", "python3", "-m", "btrfs_backup_ng"]
+    assert words[4] in VERBS
+    assert (CHECKOUT / second).stat().st_mode & 0o111
+
+
+def test_a_wrong_command_would_be_seen():
+    with pytest.raises(UsageError):
+        parse_task(["--no-such-option", "/home"])
+
+
+def test_the_exit_statuses_of_help_and_readme_agree():
+    table = re.findall(r"^\| (\d+|128\+N) \|", README, re.MULTILINE)
+    assert table == ["0", "1", "2", "3", "4", "10", "128+N"]

@@ -1,0 +1,89 @@
+"""Owns how the tests of pure functions make snapshots and listings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from uuid import UUID
+
+from btrfs_backup_ng.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.plan import Transfer
+
+NAMING = Naming("home-")
+START = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+
+
+def uid(number: int) -> UUID:
+    """Give the UUID of that number."""
+    return UUID(int=number)
+
+
+def made(
+    number: int,
+    *,
+    name: str | None = None,
+    received: UUID | None = None,
+    seal: Seal = Seal.INTACT,
+    generation: int | None = None,
+    created: datetime | None = None,
+) -> Snapshot:
+    """Make the snapshot that a source took in hour ``number``."""
+    created = created or START + timedelta(hours=number)
+    return Snapshot(
+        name=name or f"home-{created.astimezone():%Y%m%d-%H%M%S}",
+        created=created,
+        uuid=uid(1000 + number),
+        parent_uuid=uid(1),
+        received_uuid=received,
+        generation=number if generation is None else generation,
+        seal=seal,
+    )
+
+
+def copy_of(
+    snapshot: Snapshot,
+    *,
+    name: str | None = None,
+    seal: Seal = Seal.INTACT,
+    number: int | None = None,
+) -> Snapshot:
+    """Make the backup of a snapshot that a destination has."""
+    return replace(
+        snapshot,
+        name=name or snapshot.name,
+        uuid=uid(number or snapshot.uuid.int + 10**6),
+        parent_uuid=None,
+        received_uuid=snapshot.origin,
+        generation=snapshot.generation + 500,
+        seal=seal,
+    )
+
+
+def listing(
+    snapshots: Iterable[Snapshot], *, others: Iterable[str] = (), hidden: int = 0
+) -> Listing:
+    """Make the listing of a place.
+
+    :param others: names taken by what is no snapshot.
+    :param hidden: copies of each backup elsewhere on the same filesystem.
+    """
+    snapshots = tuple(snapshots)
+    carriers: dict[UUID, tuple[int, ...]] = {}
+    for number, snapshot in enumerate(snapshots, 256):
+        if origin := snapshot.received_uuid:
+            more = () if origin in carriers else range(9000, 9000 + hidden)
+            carriers[origin] = (*carriers.get(origin, ()), number, *more)
+    names = frozenset({s.name for s in snapshots} | set(others))
+    return Listing(snapshots, names, carriers)
+
+
+def with_transfers(there: Listing, transfers: Iterable[Transfer]) -> Listing:
+    """Give what a destination has after these transfers."""
+    arrived = [
+        copy_of(t.snapshot, name=t.target, number=t.snapshot.uuid.int + 2 * 10**6)
+        for t in transfers
+    ]
+    others = there.names - {s.name for s in there.snapshots}
+    return listing([*there.snapshots, *arrived], others=others)

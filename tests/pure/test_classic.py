@@ -1,0 +1,240 @@
+"""What the words of the classic form mean: every option, and what contradicts."""
+
+import itertools
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btrfs_backup_ng.__util__ import KIB, MIB, UsageError
+from btrfs_backup_ng.cli.classic import _job
+from btrfs_backup_ng.cli.parser import display_level, parse_task
+from btrfs_backup_ng.location import parse_location
+from btrfs_backup_ng.model import (
+    Checks,
+    Incremental,
+    Job,
+    SshOptions,
+    TransferOptions,
+)
+from btrfs_backup_ng.naming import Naming
+
+
+def job(*words: str) -> Job:
+    return _job(parse_task(words))
+
+
+def place(text):
+    return parse_location(text, working_directory="/")
+
+
+DEFAULT = Job(
+    source=place("/a"),
+    destinations=(place("/b"),),
+    naming=Naming(f"{socket.gethostname()}-"),
+    snapshot_folder=".btrfs-backup-ng/snapshots",
+)
+
+#: words -> the fields of the job, of its ssh or transfer options, that they set
+OPTIONS = [
+    ("-N 3", {"keep_source": 3}),
+    ("--num-snapshots=3", {"keep_source": 3}),
+    ("-n 4", {"keep_destination": 4}),
+    ("--num-backups 4", {"keep_destination": 4}),
+    ("-S", {"take_snapshot": False}),
+    ("--no-snapshot", {"take_snapshot": False}),
+    ("-T", {"transfer": False}),
+    ("--no-transfer", {"transfer": False}),
+    ("-f .snap", {"snapshot_folder": ".snap"}),
+    ("--snapshot-folder /x/y", {"snapshot_folder": "/x/y"}),
+    ("-p pc-", {"naming": Naming("pc-")}),
+    ("--snapshot-prefix=", {"naming": Naming("")}),
+    ("-s", {"sync": True}),
+    ("--sync", {"sync": True}),
+    ("-w", {"convert_rw": True}),
+    ("--convert-rw", {"convert_rw": True}),
+    ("--locked-destinations", {"locked_destinations": True}),
+    ("--remove-locks", {"remove_locks": True}),
+    ("--fs-checks strict", {"checks": Checks.STRICT}),
+    ("--fs-checks skip", {"checks": Checks.SKIP}),
+    ("--fs-checks auto", {}),
+    ("--skip-fs-checks", {"checks": Checks.SKIP}),
+    ("--wait 60", {"wait_s": 60.0}),
+    ("--wait=0.5", {"wait_s": 0.5}),
+    ("--dry-run", {"dry_run": True}),
+    ("--ssh-opt Port=2 --ssh-opt=User=x", {"options": ("Port=2", "User=x")}),
+    ("--ssh-sudo", {"sudo": True}),
+    ("--ssh-identity-file /k", {"identity_file": "/k"}),
+    ("--ssh-username me", {"username": "me"}),
+    ("--no-password-auth", {"password_login": False}),
+    ("-I", {"incremental": Incremental.NEVER}),
+    ("--no-incremental", {"incremental": Incremental.NEVER}),
+    ("--incremental=required", {"incremental": Incremental.REQUIRED}),
+    ("--incremental auto", {}),
+    ("--use-mbuffer", {"mbuffer": True}),
+    ("--no-mbuffer", {"mbuffer": False}),
+    ("--use-mbuffer --no-mbuffer", {"mbuffer": False}),
+    ("--rate 10M", {"rate": 10 * MIB}),
+    ("--rate=1.5k", {"rate": KIB * 3 // 2}),
+    ("--stall-timeout 7", {"stall_timeout_s": 7.0}),
+    ("--stall-timeout 0", {"stall_timeout_s": 0.0}),
+    ("--no-verify-transfer", {"verify": False}),
+    ("--no-verify-transfer --verify-transfer", {}),
+    ("--no-check-space", {"check_space": False}),
+    ("--safety-margin 25", {"safety_margin_percent": 25.0}),
+    ("--safety-margin 0", {"safety_margin_percent": 0.0}),
+    ("--force", {"force": True}),
+    ("-q -v --debug --progress --json", {}),
+]
+
+
+def fields(value):
+    """Give the fields of a job and of what it holds, flat."""
+    found: dict[str, object] = {}
+    for name in value.__slots__:
+        part = getattr(value, name)
+        if isinstance(part, (SshOptions, TransferOptions)):
+            found |= {f"{key}": each for key, each in fields(part).items()}
+        else:
+            found[name] = part
+    return found
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda option: option[0])
+@pytest.mark.parametrize("where", ["before", "between", "behind"])
+def test_an_option_sets_its_field_and_no_other_wherever_it_stands(options, where):
+    text, changes = options
+    words = text.split()
+    made = {
+        "before": job(*words, "/a", "/b"),
+        "between": job("/a", *words, "/b"),
+        "behind": job("/a", "/b", *words),
+    }[where]
+    assert fields(made) == {**fields(DEFAULT), **changes}
+
+
+def test_every_option_of_the_help_is_in_the_table_of_these_tests(capsys):
+    with pytest.raises(SystemExit):
+        parse_task(["--help"])
+    help_text = capsys.readouterr().out
+    shown = {
+        word.strip("[],=:;")
+        for word in help_text.split()
+        if word.startswith("-") and word.strip("-[],=:")
+    }
+    shown = {
+        word.split("=")[0] for word in shown if word[1:2].isalpha() or "--" in word
+    }
+    tested = {word.split("=")[0] for text, _ in OPTIONS for word in text.split()}
+    display = {"-h", "--help", "--version", "--quiet", "--verbose", "-d", "-vv"}
+    display |= {"--no-progress", "-v", "-o"}
+    assert shown - tested - display == set()
+
+
+@given(st.permutations(["/a", "/b", "-S", "--num-snapshots=5", "-n4", "--rate=1M"]))
+def test_the_order_of_options_and_places_is_irrelevant(words):
+    expected = {"keep_source": 5, "keep_destination": 4, "rate": MIB}
+    made = fields(job(*words))
+    source, (destination,) = made["source"], made["destinations"]
+    assert [source.path, destination.path] == [w for w in words if w[0] == "/"]
+    assert {key: made[key] for key in expected} == expected
+    assert made["take_snapshot"] is False
+
+
+def test_a_place_may_begin_with_a_dash_behind_two_dashes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in (["--", "-a", "/b"], ["-N", "3", "--", "-a", "/b"]):
+        made = job(*words)
+        assert made.source == place(f"{tmp_path}/-a")
+        assert made.destinations == (place("/b"),)
+    made = job("/a", "--", "-b", "--force")
+    assert [d.path for d in made.destinations] == [
+        f"{tmp_path}/-b",
+        f"{tmp_path}/--force",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", ["/a b", "/a\nb", "/a::b", "/'\"$(x)", "/\udcff", "/*"]
+)
+def test_a_place_is_never_cut(path):
+    made = job(path, "/b", f"ssh://nas{path}", "-p", path.replace("/", ""))
+    assert made.source.path == path
+    assert made.destinations[1].path == path
+    assert made.naming.prefix == path[1:]
+
+
+def test_no_destination_is_fine_and_many_are():
+    assert job("/a").destinations == ()
+    assert len(job("/a", "/b", "ssh://nas/c", "shell://cat").destinations) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "source is missing"),
+        (["-N", "3"], "source is missing"),
+        (["shell://x", "/b"], "cannot be a source"),
+        (["/a", "/b", "/b/"], "/b is given twice"),
+        (["/a", "ssh://n/b", "ssh://n/b"], "given twice"),
+        (["/a", "/a"], "at once"),
+        (["/a", "--remove-locks"], "--remove-locks"),
+        (["/a", "/b", "-I", "--incremental=required"], "-I"),
+        (["/a", "/b", "-p", "x/y"], "slash"),
+        (["-n", "/home", "/mnt"], "-n takes a number here"),
+        (["/a", "-N", "0"], "'0' is not a number of snapshots"),
+        (["/a", "-N", "-1"], "-1"),
+        (["/a", "-N", "x\x1b"], "x1b"),
+        (["/a", "-n", "0"], "-n takes a number"),
+        (["/a", "--rate", "fast"], "--rate"),
+        (["/a", "--rate", "0"], "--rate"),
+        (["/a", "--stall-timeout", "-1"], "seconds"),
+        (["/a", "--stall-timeout", "nan"], "seconds"),
+        (["/a", "--wait", "inf"], "seconds"),
+        (["/a", "--safety-margin", "x"], "percent"),
+        (["/a", "--fs-checks", "never"], "never"),
+        (["/a", "--ssh-opt", "Port"], "ssh option"),
+        (["/a", "--ssh-opt", "=x"], "ssh option"),
+        (["/a", "--unknown"], "--unknown"),
+        (["/a", "--num", "3"], "--num"),
+        (["/a", "-N"], "-N"),
+        (["/a", "--no-such\n"], "--no-such\\n"),
+        (["nas:/x", "/b"], "path or a host"),
+    ],
+)
+def test_what_makes_no_sense_is_a_usage_error(words, message):
+    with pytest.raises(UsageError) as caught:
+        job(*words)
+    assert message in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "level"),
+    [
+        (["/a"], "warning"),
+        (["-q /a"], "error"),
+        (["-v /a"], "info"),
+        (["-v -v /a"], "debug"),
+        (["-vv /a"], "debug"),
+        (["-d /a"], "debug"),
+        (["--debug /a"], "debug"),
+        (["-v debug /a"], "debug"),
+        (["-v error /a"], "error"),
+        (["-v warning /a"], "warning"),
+        (["--verbose info /a"], "info"),
+        (["/a", "-v /b"], "info"),
+        (["-v error /a", "-v info /b"], "info"),
+    ],
+)
+def test_the_loudest_task_decides_what_is_logged(tasks, level):
+    namespaces = [parse_task(task.split()) for task in tasks]
+    assert display_level(namespaces) == level
+
+
+def test_options_that_exclude_each_other_are_found_in_any_order():
+    words = ["/a", "/b", "-I", "--incremental=required"]
+    for order in itertools.permutations(words):
+        with pytest.raises(UsageError):
+            job(*order)

@@ -1,0 +1,157 @@
+"""Owns the user accounts that tests log in to, with their shells and privileges."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from . import ours, processes
+
+_SUDOERS = Path("/etc/sudoers.d")
+_DOAS = Path("/etc/doas.conf")
+
+
+class Account(NamedTuple):
+    """A user of this machine, for as long as a test runs."""
+
+    name: str
+    uid: int
+    gid: int
+    home: Path
+
+
+@contextlib.contextmanager
+def account(
+    *, shell: str = "/bin/sh", sudoers: str | None = None, doas: str | None = None
+) -> Iterator[Account]:
+    """Make a user account, and remove it with its privileges and processes.
+
+    Any :class:`~tests.support.sshd.Sshd` of the tests lets this user in.
+
+    :param shell: the login shell: a path, or a name such as ``fish`` or ``ash``.
+    :param sudoers: lines of sudoers(5), with ``{name}`` for the user.
+    :param doas: lines of doas.conf(5), likewise.
+    """
+    mark = ours.mark()
+    name = mark[:32]  # the longest name that useradd(8) takes
+    base = ours.public_directory()
+    try:
+        with ours.only_one():
+            _call("useradd", "--user-group", "--create-home", "--base-dir", base,
+                  "--shell", _shell_path(shell, base), "--comment", mark,
+                  "--password", "*", name)  # fmt: skip
+        if sudoers is not None:
+            _allow_sudo(mark, sudoers.format(name=name))
+        if doas is not None:
+            _allow_doas(mark, doas.format(name=name))
+        user = pwd.getpwnam(name)
+        yield Account(name, user.pw_uid, user.pw_gid, Path(user.pw_dir))
+    finally:
+        _remove(name, mark)
+        shutil.rmtree(base)
+
+
+def sweep() -> list[str]:
+    """Remove the accounts that killed test runs left; tell their names."""
+    left = [user.pw_name for user in pwd.getpwall() if ours.is_leftover(user.pw_gecos)]
+    for name in left:
+        user = pwd.getpwnam(name)
+        _remove(name, user.pw_gecos)
+        shutil.rmtree(Path(user.pw_dir).parent, ignore_errors=True)
+    return left
+
+
+def _shell_path(shell: str, base: Path) -> str:
+    if shell == "ash":  # a shell only by the name under which it is called
+        link = base / "ash"
+        link.symlink_to(shutil.which("busybox") or "/bin/busybox")
+        return str(link)
+    path = shutil.which(shell)
+    assert path, f"the shell {shell} is not installed"
+    return path
+
+
+def _allow_sudo(mark: str, rules: str) -> None:
+    # sudo(8) ignores names with a dot, so this one is not in force before it is checked
+    draft = _SUDOERS / f"{mark}.draft"
+    try:
+        draft.write_text(rules + "\n")
+        draft.chmod(0o440)
+        _call("visudo", "--check", "--quiet", "--file", draft)
+        draft.rename(_SUDOERS / mark)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _allow_doas(mark: str, rules: str) -> None:
+    added = f"# {mark} begin\n{rules}\n# {mark} end\n"
+    with ours.only_one():
+        old = _DOAS.read_text() if _DOAS.exists() else ""
+        _replace_doas(old + added)
+
+
+def _forbid_doas(mark: str) -> None:
+    with ours.only_one():
+        text = _DOAS.read_text() if _DOAS.exists() else ""
+        before, begin, rest = text.partition(f"# {mark} begin\n")
+        if begin:
+            _replace_doas(before + rest.partition(f"# {mark} end\n")[2])
+
+
+def _replace_doas(text: str) -> None:
+    if not text:
+        _DOAS.unlink()
+        return
+    draft = _DOAS.with_suffix(".draft")
+    try:
+        draft.write_text(text)
+        draft.chmod(0o400)
+        _call("doas", "-C", draft)
+        draft.rename(_DOAS)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _remove(name: str, mark: str) -> None:
+    (_SUDOERS / mark).unlink(missing_ok=True)
+    _forbid_doas(mark)
+    try:
+        uid = pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return
+    deadline = time.monotonic() + 10
+    while left := [process for process in _processes_of(uid) if process.alive()]:
+        processes.kill(left)
+        assert time.monotonic() < deadline, f"{name} still runs {left}"
+    with ours.only_one():
+        _call("userdel", "--force", name)  # though init may not have reaped the last
+
+
+def _processes_of(uid: int) -> list[processes.Process]:
+    found = []
+    for process in processes.everything():
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{process.pid}").st_uid == uid:
+                found.append(process)
+    return found
+
+
+def _call(*argv: object) -> None:
+    done = subprocess.run(
+        [str(word) for word in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+    )
+    if done.returncode:
+        command = " ".join(str(word) for word in argv)
+        raise AssertionError(f"{command}: status {done.returncode}\n{done.stdout}")

@@ -1,0 +1,308 @@
+"""Owns the btrfs filesystems that tests work on: images behind loop devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from . import ours
+
+_PATIENCE_S = 10.0
+
+
+class Mount(NamedTuple):
+    """One line of /proc/self/mountinfo, see proc(5)."""
+
+    point: Path
+    source: str
+
+
+class StillBusy(Exception):
+    """A filesystem was in use when its test was over: something was left running."""
+
+
+class Filesystem:
+    """A btrfs filesystem in an image file, mounted at ``path``.
+
+    ``uuid`` is the filesystem's own; a cut of a filesystem that is still mounted has
+    the same one on disk, but is known to the kernel by a temporary one.
+    """
+
+    def __init__(self, image: Path, path: Path, identity: uuid.UUID) -> None:
+        self.image = image
+        self.path = path
+        self.uuid = identity
+
+    @property
+    def device(self) -> str:
+        """Name the loop device; only a mounted filesystem has one."""
+        (device,) = _loop_devices(self.image)
+        return device
+
+    def mount(self, *options: str) -> None:
+        """Mount the image with the given ``-o`` options."""
+        self.path.mkdir(exist_ok=True)
+        _run("mount", "-t", "btrfs", "-o", ",".join(("loop", *options)),
+             self.image, self.path)  # fmt: skip
+
+    def remount(self, *options: str) -> None:
+        """Change the options of the mounted filesystem, such as ``ro`` or ``rw``."""
+        _run("mount", "-o", ",".join(("remount", *options)), self.path)
+
+    def unmount(self) -> None:
+        """Unmount, with whatever else shows this filesystem or is mounted in it.
+
+        Nothing stays mounted and no loop device attached, come what may.
+
+        :raises StillBusy: if that took a lazy unmount, because of a process that has
+            not ended yet or because of a directory that somebody stands in.
+        """
+        devices = set(_loop_devices(self.image))
+        mounts = [
+            mount
+            for mount in read_mounts()
+            if mount.source in devices or mount.point.is_relative_to(self.path)
+        ]
+        users: list[str] = []
+        for mount in reversed(mounts):
+            if not _unmount(mount.point):
+                users += _users_of(mount.point)
+                _run("umount", "--lazy", mount.point)
+        deadline = time.monotonic() + _PATIENCE_S / 2
+        while remaining := _loop_devices(self.image):
+            if time.monotonic() > deadline:
+                for device in remaining:  # detaches as soon as its last user goes
+                    _run("losetup", "--detach", device)
+                break
+            time.sleep(0.02)
+        if users:
+            raise StillBusy(f"{self.path} was still in use: {', '.join(users)}")
+
+    def subvolume(self, name: str) -> Path:
+        """Make a subvolume, ``name`` being relative to the top of the filesystem."""
+        path = self.path / name
+        _run("btrfs", "-q", "subvolume", "create", path)
+        return path
+
+    def snapshot(
+        self, source: Path | str, name: str, *, writable: bool = False
+    ) -> Path:
+        """Make a snapshot of a subvolume; both are relative to the top."""
+        path = self.path / name
+        flags = () if writable else ("-r",)
+        _run("btrfs", "-q", "subvolume", "snapshot", *flags, self.path / source, path)
+        return path
+
+    def sync(self) -> None:
+        """Commit the filesystem's running transaction."""
+        _run("btrfs", "filesystem", "sync", self.path)
+
+    def fill_up(self, *, leave_bytes: int = 0) -> None:
+        """Leave no more than about ``leave_bytes`` free, with one file at the top."""
+        with open(self.path / "filler", "wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while shutil.disk_usage(self.path).free > leave_bytes:
+                    file.write(os.urandom(1 << 20))
+                    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def btrfs_filesystem(
+    directory: Path,
+    *,
+    size: str = "1G",
+    mkfs_options: Sequence[str] = (),
+    mount_options: Sequence[str] = (),
+) -> Iterator[Filesystem]:
+    """Make a btrfs filesystem in ``directory``, mount it, and clean up afterwards.
+
+    :param size: as truncate(1) takes it; the image is sparse.  Below some 110 MiB
+        mkfs.btrfs wants ``--mixed``.
+    """
+    base = directory.resolve() / ours.mark()
+    filesystem = Filesystem(
+        base.with_suffix(".img"), base.with_suffix(".mnt"), uuid.uuid4()
+    )
+    _run("truncate", f"--size={size}", filesystem.image)
+    _run("mkfs.btrfs", "-q", "-U", filesystem.uuid, *mkfs_options, filesystem.image)
+    with _mounted(filesystem, mount_options):
+        yield filesystem
+
+
+class PowerCut:
+    """A filesystem, and a way to see what a power cut would leave of it now."""
+
+    def __init__(
+        self, outer: Filesystem, inner: Filesystem, stack: contextlib.ExitStack
+    ) -> None:
+        self.filesystem = inner
+        self._outer = outer
+        self._stack = stack
+        self._cuts = 0
+
+    @property
+    def path(self) -> Path:
+        """Name the directory in which the filesystem under test is mounted."""
+        return self.filesystem.path
+
+    def cut(self, *mount_options: str) -> Filesystem:
+        """Cut the power: mount what is on the disk at this moment, and look at it.
+
+        The filesystem under test goes on, unless the kernel cannot have two copies of
+        a filesystem mounted (before Linux 6.7); then it is unmounted after the cut.
+        """
+        self._cuts += 1
+        saved = self._outer.snapshot("disk", f"cut-{self._cuts}", writable=True)
+        if not Path("/sys/fs/btrfs/features/temp_fsid").exists():
+            self.filesystem.unmount()
+        inner = self.filesystem
+        path = inner.path.with_name(f"{inner.path.name}-cut-{self._cuts}")
+        after = Filesystem(saved / inner.image.name, path, inner.uuid)
+        self._stack.enter_context(_mounted(after, mount_options))
+        return after
+
+
+@contextlib.contextmanager
+def power_cut(
+    directory: Path,
+    *,
+    size: str = "1G",
+    mkfs_options: Sequence[str] = (),
+    mount_options: Sequence[str] = (),
+) -> Iterator[PowerCut]:
+    """Make a filesystem whose power can be cut.
+
+    Its image lies in a subvolume of another btrfs, of which a snapshot is atomic: it
+    holds what the inner filesystem has written so far, and not what it has in memory.
+    """
+    with contextlib.ExitStack() as stack:
+        outer = stack.enter_context(btrfs_filesystem(directory, size="64G"))
+        disk = outer.subvolume("disk")
+        inner = stack.enter_context(
+            btrfs_filesystem(
+                disk,
+                size=size,
+                mkfs_options=mkfs_options,
+                mount_options=mount_options,
+            )
+        )
+        yield PowerCut(outer, inner, stack)
+
+
+def read_mounts() -> list[Mount]:
+    """List what is mounted where, in the order in which it was mounted."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        point = re.sub(
+            rb"\\([0-7]{3})",
+            lambda octal: bytes([int(octal[1], 8)]),
+            before.split(b" ")[4],
+        )
+        mounts.append(Mount(Path(os.fsdecode(point)), os.fsdecode(after.split()[1])))
+    return mounts
+
+
+def sweep() -> list[str]:
+    """Remove what killed test runs left: mounts, loop devices and images.
+
+    :returns: what was removed, for people to read.
+    """
+    leftovers = [
+        (device, image)
+        for device, image in _all_loop_devices().items()
+        if ours.is_leftover(image.name)
+    ]
+    # An image that lies inside another filesystem of ours has the longer path.
+    leftovers.sort(key=lambda leftover: -len(leftover[1].parts))
+    for _, image in leftovers:
+        filesystem = Filesystem(image, image.with_suffix(".mnt"), uuid.UUID(int=0))
+        with contextlib.suppress(StillBusy):
+            filesystem.unmount()
+        image.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            filesystem.path.rmdir()
+    return [f"{device} ({image})" for device, image in leftovers]
+
+
+@contextlib.contextmanager
+def _mounted(filesystem: Filesystem, options: Sequence[str]) -> Iterator[None]:
+    failed = True
+    try:
+        filesystem.mount(*options)
+        yield
+        failed = False
+    finally:
+        try:
+            filesystem.unmount()
+        except StillBusy:
+            if not failed:  # never hide why the test failed
+                raise
+        finally:
+            filesystem.image.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                filesystem.path.rmdir()
+
+
+def _unmount(point: Path) -> bool:
+    """Unmount, waiting a while for those who use it; False if they did not go."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        if point not in {mount.point for mount in read_mounts()}:
+            return True
+        done = subprocess.run(["umount", point], capture_output=True)
+        if done.returncode == 0:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+
+
+def _users_of(point: Path) -> list[str]:
+    """Name the processes that have something open below a mount point."""
+    users = []
+    for process in Path("/proc").glob("[0-9]*"):
+        links = [process / "cwd", process / "root", *process.glob("fd/*")]
+        for link in links:
+            with contextlib.suppress(OSError):
+                if link.readlink().is_relative_to(point):
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+                    users.append(f"{process.name} ({os.fsdecode(command).strip()})")
+                    break
+    return users or ["by no process that can be seen"]
+
+
+def _all_loop_devices() -> dict[str, Path]:
+    devices = {}
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(OSError):  # detached meanwhile
+            name = os.fsdecode(file.read_bytes().removesuffix(b"\n"))
+            image = Path(name.removesuffix(" (deleted)"))
+            devices[f"/dev/{file.parts[3]}"] = image
+    return devices
+
+
+def _loop_devices(image: Path) -> list[str]:
+    return [device for device, path in _all_loop_devices().items() if path == image]
+
+
+def _run(*argv: object) -> None:
+    done = subprocess.run(
+        [str(word) for word in argv],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    if done.returncode:
+        command = " ".join(str(word) for word in argv)
+        raise AssertionError(f"{command}: status {done.returncode}\n{done.stdout}")

@@ -1,0 +1,78 @@
+"""Owns the mark by which leftovers of an earlier, dead test run are told from others'.
+
+Whatever outlives a killed process (a loop device, a user account, a directory) gets
+a name holding :func:`mark`, which names the process that made it and when that
+process began.  A sweep may remove a thing only if :func:`is_leftover` says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_MARK = re.compile(r"bbng-(\d+)-(\d+)-")
+_numbers = itertools.count(1)
+
+
+def started(pid: int) -> int | None:
+    """Tell when a process began, in clock ticks since boot; None if there is none.
+
+    Field 22 of /proc/PID/stat, see proc(5); a zombie counts as gone.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def mark() -> str:
+    """Make a word that no other test process has: ``bbng-PID-START-NUMBER``."""
+    return f"bbng-{os.getpid()}-{started(os.getpid())}-{next(_numbers)}"
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether the name holds the mark of a process that lives no more."""
+    found = _MARK.search(name)
+    return found is not None and started(int(found[1])) != int(found[2])
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Exclude the other test processes of this machine, for what is global to it."""
+    directory = os.open("/etc", os.O_RDONLY)  # where these things are
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
+def public_directory() -> Path:
+    """Make a temporary directory that other users may pass through and read.
+
+    pytest's own temporary directories are closed to all but their owner.
+    """
+    path = Path(tempfile.mkdtemp(prefix=mark() + "-"))
+    path.chmod(0o755)
+    return path
+
+
+def sweep() -> list[str]:
+    """Remove the public directories that killed test runs left; tell their names."""
+    left = [
+        path
+        for path in Path(tempfile.gettempdir()).glob("bbng-*")
+        if path.is_dir() and is_leftover(path.name)
+    ]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return [str(path) for path in left]

@@ -1,0 +1,75 @@
+"""Owns how tests run the program: as a user does, from this checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PROGRAM = (sys.executable, "-m", "btrfs_backup_ng")
+
+Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """Make the program's environment: ours with changes, where None takes one away.
+
+    No agent may help out with keys that the test does not know of.
+    """
+    wanted: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    wanted.update({"SSH_AUTH_SOCK": None, **(changes or {})})
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def run_program(
+    *args: Argument,
+    env: Mapping[str, str | None] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    input: str | None = None,
+    timeout: float = 300,
+) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end.
+
+    Output is text in which ``surrogateescape`` stands for what is not UTF-8.  Without
+    ``input``, standard input is /dev/null.
+
+    :param env: changes to the environment, see :func:`environment`.
+    """
+    return subprocess.run(
+        [*PROGRAM, *map(os.fsdecode, args)],
+        env=environment(env),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL if input is None else None,
+        input=input,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="surrogateescape",
+        timeout=timeout,
+    )
+
+
+def start_program(
+    *args: Argument,
+    env: Mapping[str, str | None] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    stdout: int = subprocess.PIPE,
+    stderr: int = subprocess.PIPE,
+) -> subprocess.Popen[str]:
+    """Start the program, to do something to it while it runs.
+
+    Use it in a ``with`` statement, which waits for its end.
+    """
+    return subprocess.Popen(
+        [*PROGRAM, *map(os.fsdecode, args)],
+        env=environment(env),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        encoding="utf-8",
+        errors="surrogateescape",
+    )

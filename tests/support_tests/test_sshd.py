@@ -1,0 +1,154 @@
+"""The ssh servers and accounts that tests are given work, and go away."""
+
+import pwd
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.support import accounts, ours, processes, program
+
+
+def test_root_is_let_in_and_connections_and_sessions_are_counted(sshd):
+    done = sshd.ssh("echo hello; exit 3")
+    assert (done.stdout, done.returncode) == ("hello\n", 3), done.stderr
+    assert (sshd.connections(), sshd.sessions(), sshd.commands()) == (1, 1, 1)
+    sshd.ssh("true")
+    assert (sshd.connections(), sshd.sessions()) == (2, 2)
+    sshd.mark()
+    assert (sshd.connections(), sshd.sessions()) == (0, 0)
+
+
+def test_one_connection_can_have_many_sessions(sshd, tmp_path):
+    sharing = [f"ControlPath={tmp_path}/c", "ControlMaster=auto", "ControlPersist=30"]
+    for _ in range(3):
+        assert sshd.ssh("true", options=sharing).returncode == 0
+    subprocess.run(["ssh", "-O", "exit", f"-oControlPath={tmp_path}/c", "x"])
+    assert (sshd.connections(), sshd.sessions()) == (1, 3)
+
+
+def test_a_config_file_leads_to_the_server(sshd):
+    argv = ["ssh", "-F", sshd.ssh_config, "test-server", "echo hello"]
+    assert subprocess.check_output(argv, text=True) == "hello\n"
+
+
+def test_a_server_of_ones_own_is_stopped_and_started_and_changes_its_key(new_sshd):
+    server = new_sshd(config=("MaxSessions 1",))
+    assert server.ssh("true").returncode == 0
+    with subprocess.Popen(
+        ["ssh", "-F", server.ssh_config, "test-server", "sleep 987"]
+    ) as client:
+        processes.wait_until(lambda: server.sessions() == 2)
+        port = server.port
+        server.stop()
+        assert client.wait(timeout=20) == 255
+    assert "refused" in server.ssh("true").stderr
+    server.start()
+    assert server.port == port and server.ssh("true").returncode == 0
+    server.new_host_key()
+    server.restart()
+    assert "Host key verification failed" in server.ssh("true").stderr
+
+
+def test_a_server_listens_on_ipv6_too(new_sshd):
+    server = new_sshd(ipv6=True)
+    server.host = "::1"
+    assert server.ssh("true").returncode == 0
+
+
+def test_servers_end_with_the_tests_that_run_them():
+    script = """
+        import time
+        from tests.support.sshd import running_sshd
+        with running_sshd() as server:
+            print(server.pid, server.log.parent, flush=True)
+            time.sleep(987)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=program.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        pid, directory = process.stdout.readline().split()
+        (server,) = [p for p in processes.everything() if p.pid == int(pid)]
+        assert server.alive()
+        process.send_signal(signal.SIGKILL)
+    processes.wait_until(lambda: not server.alive())
+    assert directory in ours.sweep() and not Path(directory).exists()
+
+
+@pytest.mark.parametrize(
+    "shell", ["sh", "dash", "bash", "ash", "fish", "tcsh", "zsh", "/bin/false"]
+)
+def test_an_account_has_its_shell(sshd, account, shell):
+    user = account(shell=shell)
+    done = sshd.ssh("id -un", user=user.name)
+    if shell == "/bin/false":
+        assert done.returncode == 1
+    else:
+        assert done.stdout.splitlines()[:1] == [user.name], done.stderr
+    assert sshd.commands(user.name) == 1
+
+
+def test_an_account_may_do_what_sudoers_and_doas_grant(sshd, account):
+    plain = account()
+    granted = account(
+        sudoers="{name} ALL=(root) NOPASSWD: /usr/bin/id",
+        doas="permit nopass {name} as root cmd id",
+    )
+    for command in "sudo -n id -u", "doas -n id -u":
+        assert sshd.ssh(command, user=plain.name).returncode != 0
+        done = sshd.ssh(command, user=granted.name)
+        assert done.stdout == "0\n", done.stderr
+    assert sshd.ssh("sudo -n true", user=granted.name).returncode != 0
+
+
+def test_an_account_leaves_nothing_behind(sshd):
+    doas = Path("/etc/doas.conf")
+    before = doas.read_text() if doas.exists() else None
+    with accounts.account(sudoers="{name} ALL=ALL", doas="deny {name}") as user:
+        sshd.ssh("nohup sleep 987 >/dev/null 2>&1 &", user=user.name)
+        assert list(Path("/etc/sudoers.d").glob(f"{user.name}*"))
+    with pytest.raises(KeyError):
+        pwd.getpwnam(user.name)
+    assert not user.home.exists()
+    assert not list(Path("/etc/sudoers.d").glob(f"{user.name}*"))
+    if doas.exists():
+        assert user.name not in doas.read_text()
+    else:
+        assert before is None
+
+
+def test_sudoers_that_sudo_refuses_are_not_installed():
+    with pytest.raises(AssertionError, match="visudo"):
+        with accounts.account(sudoers="{name} ALL=(("):
+            pass
+
+
+def test_a_sweep_removes_the_accounts_of_a_killed_run_and_no_others(account):
+    mine = account()
+    script = """
+        import time
+        from tests.support.accounts import account
+        with account(sudoers="{name} ALL=ALL", doas="deny {name}") as user:
+            print(user.name, flush=True)
+            time.sleep(987)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=program.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        name = process.stdout.readline().strip()
+        assert accounts.sweep() == []
+        process.send_signal(signal.SIGKILL)
+    assert accounts.sweep() == [name]
+    assert not list(Path("/etc/sudoers.d").glob(f"{name}*"))
+    assert pwd.getpwnam(mine.name)
