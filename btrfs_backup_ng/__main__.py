@@ -12,7 +12,7 @@ from btrfs_backup_ng import progress
 from btrfs_backup_ng.__logger__ import PROGRAM, log_line
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.cli import classic
-from btrfs_backup_ng.cli.commands import VERBS
+from btrfs_backup_ng.cli.commands import VERBS, run_verb
 from btrfs_backup_ng.process import end_all, interrupt, interrupted
 
 #: A bug of ours: EX_SOFTWARE of sysexits.h.
@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGUSR1, _show_progress)
     try:
         if words and words[0] in VERBS:
-            return VERBS[words[0]](words[1:])
+            return run_verb(words[0], words[1:])
         return classic.main(words)
     except BackupError as error:
         end = "" if error.message.endswith((".", "?", "!")) else "."

@@ -3,8 +3,8 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import os
-import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,21 +111,13 @@ class LocalHost:
     def look(self, directory: str, *, folder: str = "") -> Facts:
         """Find out about a directory of this machine, in process."""
         try:
-            return read_facts(directory, folder, version=self._version())
+            return read_facts(directory, folder, version=_local_version())
         except PermissionError as error:
             raise NeedsRoot(f"reading {visible(directory)} needs root") from error
         except OSError as error:
             raise BackupError(
                 f"{visible(directory)} cannot be looked at: {error.strerror}"
             ) from error
-
-    @staticmethod
-    def _version() -> tuple[int, int] | None:
-        command = Command(("btrfs", "--version"), label="btrfs")
-        try:
-            return parse_version(run(command, check=False).stdout.decode())
-        except CommandNotStarted:
-            return None
 
     def listing(
         self, directory: str, state: str, name: str
@@ -205,7 +197,7 @@ class SshHost:
 
     def look(self, directory: str, *, folder: str = "") -> Facts:
         """Find out about a directory there: one session."""
-        nonce = secrets.token_hex(8)
+        nonce = os.urandom(8).hex()
         answer = self.call(wire.HELLO, nonce, directory, folder).stdout
         noise, found, rest = answer.partition(nonce.encode() + b"\0")
         if noise or not found:
@@ -291,6 +283,15 @@ class SshHost:
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping there."""
         self.call(wire.PUT, state, name, stdin=content)
+
+
+@functools.cache
+def _local_version() -> tuple[int, int] | None:
+    command = Command(("btrfs", "--version"), label="btrfs")
+    try:
+        return parse_version(run(command, check=False).stdout.decode())
+    except CommandNotStarted:
+        return None
 
 
 def _privilege_error(name: str, said: Mapping[str, str]) -> Refused:

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import socket
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,7 +29,7 @@ class Holder:
         """Write the facts as one line of JSON."""
         facts = {
             "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
             "since": self._since.isoformat(timespec="seconds"),
             "doing": doing,
         }
@@ -63,7 +62,7 @@ def _busy(endpoint: BtrfsEndpoint, holder: str) -> Busy:
         facts = json.loads(holder)
         since = datetime.fromisoformat(facts["since"]).astimezone()
         words = [f"pid {facts['pid']}"]
-        if facts["host"] != socket.gethostname():
+        if facts["host"] != os.uname().nodename:
             words.append(f"on {facts['host']}")
         words.append(f"since {since:%H:%M}")
         words += [facts["doing"]] if facts["doing"] else []

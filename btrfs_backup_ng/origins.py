@@ -6,7 +6,7 @@ each source signs in, and where two did, nothing is deleted.
 """
 
 import json
-import socket
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
@@ -42,7 +42,7 @@ def origin_of(source: BtrfsEndpoint) -> Origin:
     """Describe a source, also for who sees the destination from another machine."""
     place = str(source.location)
     if source.location.scheme is Scheme.LOCAL:
-        place = f"{socket.gethostname()}:{place}"
+        place = f"{os.uname().nodename}:{place}"
     assert source.facts.uuid
     return Origin(source.facts.uuid, place)
 

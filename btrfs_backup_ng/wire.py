@@ -33,12 +33,13 @@ _DECODE = (
 )
 #: ``b`` runs btrfs with the privilege named by the first argument, ``x`` runs
 #: anything as it is and, if that fails, with that privilege; ``own`` makes a directory
-#: that the user there can work in; ``e`` ends.
+#: that the user there can work in (another run may make it at the same moment); ``e``
+#: ends.
 _COMMON = (
     "shift; m=$1; shift; case $m in"
     ' sudo) p="sudo -n";; doas) p="doas -n";; *) p=;; esac; b="$p btrfs";'
     ' x() { "$@" 2>/dev/null || $p "$@"; };'
-    ' own() { [ -d "$1" ] || x mkdir -- "$1" || return; [ -w "$1" ] ||'
+    ' own() { [ -d "$1" ] || x mkdir -- "$1" || [ -d "$1" ] || return; [ -w "$1" ] ||'
     ' $p chown "$(id -u)" "$1"; };'
     ' e() { printf "bbng1 %s\\n" "$1" >&2; exit "$1"; }; '
 )
@@ -129,7 +130,8 @@ PREPARE = Verb(
     "prepare",
     'case $2 in subvolume) [ -d "$1" ] ||'
     ' btrfs subvolume create -- "$1" >/dev/null 2>&1 ||'
-    ' $b subvolume create -- "$1" >/dev/null || e 1;; esac; own "$1" || e 1;'
+    ' $b subvolume create -- "$1" >/dev/null || [ -d "$1" ] || e 1;; esac;'
+    ' own "$1" || e 1;'
     ' [ -z "$3" ] || { x mkdir -p -- "${3%/*}" && own "$3"; }; e $?',
 )
 

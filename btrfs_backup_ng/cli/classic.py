@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-import socket
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -106,7 +105,7 @@ def _job(options: argparse.Namespace) -> Job:
         raise UsageError("--remove-locks needs the destinations to forget")
     prefix = options.snapshot_prefix
     if prefix is None:
-        prefix = f"{socket.gethostname()}-"
+        prefix = f"{os.uname().nodename}-"
     return Job(
         source=source,
         destinations=tuple(destinations),

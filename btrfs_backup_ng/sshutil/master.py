@@ -5,7 +5,6 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from types import TracebackType
@@ -226,13 +225,12 @@ def _private_directory() -> str:
 
     :raises BackupError: if there is nowhere to make it.
     """
-    places = (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp")
-    for place in places:
-        if not place.startswith("/"):
+    wanted = (os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR"))
+    for place in (*wanted, "/tmp"):
+        made = os.path.join(place, f"bbng-{os.urandom(4).hex()}")
+        if not place.startswith("/") or len(os.fsencode(made)) + 2 > _SOCKET_PATH_MAX:
             continue
         with contextlib.suppress(OSError):
-            made = tempfile.mkdtemp(prefix="bbng-", dir=place)
-            if len(os.fsencode(made)) + 2 <= _SOCKET_PATH_MAX:
-                return made
-            os.rmdir(made)
+            os.mkdir(made, 0o700)
+            return made
     raise BackupError("there is no directory in which an ssh socket can be made")

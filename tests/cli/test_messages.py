@@ -431,9 +431,9 @@ def test_a_failure_names_the_stage_and_what_it_said(scene: Scene, tmp_path: Path
 def test_a_bug_is_owned_up_to_without_a_traceback(scene: Scene, tmp_path: Path):
     # A stand-in for a bug: a module of the standard library that misbehaves.
     (tmp_path / "sitecustomize.py").write_text(
-        "import socket\n"
-        "def broken(): raise RuntimeError('odd\\x1b')\n"
-        "socket.gethostname = broken\n"
+        "import shlex\n"
+        "def broken(words): raise RuntimeError('odd\\x1b')\n"
+        "shlex.join = broken\n"
     )
     env = {"PYTHONPATH": f"{tmp_path}:{CHECKOUT}"}
     done = run_program(scene.source, env=env)

@@ -2,7 +2,7 @@
 
 import argparse
 import ast
-import sys
+import importlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from btrfs_backup_ng.cli import parser
 from btrfs_backup_ng.cli.commands import VERBS
 
-_VERBS = [sys.modules[function.__module__] for function in VERBS.values()]
+_VERBS = [importlib.import_module(name) for name in VERBS.values()]
 TREES = [parser._parser(), *(module._parser() for module in _VERBS)]
 
 

@@ -33,20 +33,19 @@ STEPS = {
     "delete what was staged": '" subvolume delete "*/incoming/*',
     "prune": '" subvolume delete "*" ./"*',
 }
-AROUND = {
-    "before": "kill_program",
-    "after": 'real "$@"; kill_program',
-}
+BEFORE, AFTER = "kill_program", 'real "$@"; kill_program'
 
 
-@pytest.mark.parametrize("around", AROUND)
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    ("step", "moment"),
+    [*((step, AFTER) for step in STEPS), ("snapshot", BEFORE), ("receive", BEFORE)],
+)
 def test_kill_9_around_every_step_is_made_good_by_the_next_run(
-    scene: Scene, tmp_path: Path, step: str, around: str
+    scene: Scene, tmp_path: Path, step: str, moment: str
 ) -> None:
     scene.back_up()
     scene.write()
-    env = faulty_btrfs(tmp_path, STEPS[step], AROUND[around])
+    env = faulty_btrfs(tmp_path, STEPS[step], moment)
     killed = scene.run("-N1", "-n1", env=env)
     assert was_faulty(tmp_path), killed.stderr
     assert killed.returncode == -signal.SIGKILL
@@ -82,7 +81,7 @@ def _check_random_kills(scene: Scene, *, kills: int, longest_s: float) -> None:
         scene.check_converges("-N2", "-n2")
 
 
-@pytest.mark.parametrize("where", ["openat", "write", "fsync", "rename"])
+@pytest.mark.parametrize("where", ["write", "rename"])
 def test_kill_9_while_holds_are_written_leaves_the_old_or_the_new(
     scene: Scene, where: str
 ) -> None:
@@ -210,15 +209,18 @@ def test_a_full_stdout_does_not_end_a_backup(scene: Scene) -> None:
 def test_a_command_that_reads_nothing_dies_with_a_killed_program(
     scene: Scene,
 ) -> None:
-    nap = f"exec sleep 6{os.getpid()}"
-    words = [*scene.options, str(scene.source), f"shell://{nap}"]
+    words = [*scene.options, str(scene.source), "shell://exec sleep 100"]
     with start_program(*words) as program:
-        (sleeper,) = processes.wait_until(
-            lambda: [
-                c for c in processes.children(program.pid) if "sleep" in c.argv[:1]
-            ]
-        )
-        program.kill()
+        try:
+            (sleeper,) = processes.wait_until(
+                lambda: [
+                    child
+                    for child in processes.children(program.pid)
+                    if "sleep" in child.argv[:1]
+                ]
+            )
+        finally:
+            program.kill()
     processes.wait_until(lambda: not sleeper.alive(), 5)
     scene.wait_for_quiet()
     scene.check_converges()

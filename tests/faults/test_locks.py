@@ -28,8 +28,7 @@ def _busy(scene: Scene) -> Iterator[subprocess.Popen[str]]:
     scene.check_laws()
 
 
-def test_a_second_run_ends_at_once_with_3_and_changes_nothing(any_scene: Scene) -> None:
-    scene = any_scene
+def test_a_second_run_ends_at_once_with_3_and_changes_nothing(scene: Scene) -> None:
     with _busy(scene) as program:
         done = scene.run()
         assert program.poll() is None, "the second run waited"
@@ -109,13 +108,15 @@ def test_a_push_over_ssh_and_a_local_run_meet_at_one_directory(
     pushed.target.rmdir()
     pushed.target = local.target
     pushed.place = pushed.place.replace(pushed.name, local.name)
-    for first, second in ((local, pushed), (pushed, local)):
-        with _busy(first) as program:
-            done = second.run()
-            assert program.poll() is None
-            assert_fails(done, 3, "another run is working on", f"pid {program.pid}")
-    pushed.back_up()
-    local.back_up()
+    with _busy(pushed) as program:
+        done = local.run()
+        assert program.poll() is None
+        assert_fails(done, 3, "another run is working on", f"pid {program.pid}")
+    with _busy(local) as program:
+        done = pushed.run()
+        assert program.poll() is None
+        assert_fails(done, 3, "another run is working on", f"pid {program.pid}")
+    assert len(local.backups) == 2
 
 
 def test_two_runs_started_together_do_not_harm_each_other(scene: Scene) -> None:

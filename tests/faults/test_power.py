@@ -101,6 +101,8 @@ def test_holds_are_old_or_new_after_a_power_cut_at_any_moment(
     states.add(scene.holds.read_bytes())
     assert len(states) > 1, "nothing was written"
     assert set(cuts) <= states
+    for content in (*cuts, *states):
+        assert json.loads(content)["destinations"], "torn, also without a cut"
     assert len(cuts) > 5
 
 
