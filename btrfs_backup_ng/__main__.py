@@ -38,6 +38,7 @@ def main(words: Sequence[str]) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, _end)
     signal.signal(signal.SIGUSR1, _show_progress)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it hides how children end
     try:
         if words and words[0] in VERBS:
             return run_verb(words[0], words[1:])

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import logging
 import os
 import stat
 import time
@@ -32,6 +33,8 @@ from btrfs_backup_ng.command import (
 from btrfs_backup_ng.process import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from btrfs_backup_ng.wire import Verb
+
+log = logging.getLogger(__name__)
 
 #: Tells the lock's holder what it is doing, for who meets the lock.
 Say = Callable[[str], None]
@@ -216,6 +219,9 @@ class SshHost:
                 " kept apart",
                 hint="Install util-linux or busybox there.",
             )
+        if self._master.prefers_aes and said.get("aes") == "0":
+            words = "%s has no AES instructions; this is faster there:  --ssh-opt %s"
+            log.warning(words, self.name, "Ciphers=chacha20-poly1305@openssh.com")
         self._privilege = said.get("privilege", "none")
         if self._privilege == "none" and said.get("program"):
             raise _privilege_error(self.name, said)

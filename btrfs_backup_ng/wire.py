@@ -95,7 +95,7 @@ HELLO = Verb(
     ' case $m in sudo|doas) p="$m -n";; *) p=; v=$(btrfs --version 2>/dev/null);; esac;'
     ' b="$p btrfs"; f privilege "$m"; f why "$w"; f btrfs "$v";'
     ' f user "$(id -un)"; f program "$(command -v btrfs)";'
-    ' f flock "$(command -v flock)";'
+    ' f flock "$(command -v flock)"; f aes "$(grep -cw aes /proc/cpuinfo)";'
     ' f protocol "$(cat /sys/fs/btrfs/features/send_stream_version 2>/dev/null)";'
     ' d=$2; if [ -e "$d" ] || [ -L "$d" ]; then f exists 1; fi;'
     ' cd -P -- "$d" 2>/dev/null || e 0; f directory 1;'

@@ -14,7 +14,7 @@ from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import SshOptions
 from btrfs_backup_ng.command import Command, last_words
-from btrfs_backup_ng.process import Child, check_interrupted
+from btrfs_backup_ng.process import Child, check_interrupted, run
 
 #: Longest path of a control socket. ``sun_path`` has 108 bytes, and ssh appends 17
 #: while it binds (measured with OpenSSH 9.2: 90 works, 91 fails).
@@ -47,6 +47,8 @@ class LoginRefused(ConnectionFailed):
 class SSHMasterManager:
     """A master connection, open as long as the context is.
 
+    :ivar prefers_aes: we put AES-GCM first, which is slow on a CPU without AES.
+
     Slaves never open a connection of their own (``ProxyCommand=false``), so that a
     dead master is an error and not a second login.
     """
@@ -55,6 +57,7 @@ class SSHMasterManager:
         self._location = location
         self._options = options
         self._user = location.user or options.username
+        self.prefers_aes = False
         self._directory = ""
         self._child: Child | None = None
         self._closing = threading.Event()
@@ -151,6 +154,7 @@ class SSHMasterManager:
         argv = (
             *("ssh", "-M", "-N", "-S", self._socket.replace("%", "%%")),
             *("-o", "ControlPersist=no", "-o", f"BatchMode={batch}"),
+            *self._cipher_arguments(),
             *self._common_arguments(),
         )
         return Command(argv, label=f"ssh to {visible(self.name)}", terminal=asks)
@@ -171,6 +175,31 @@ class SSHMasterManager:
         if self._user:
             words += ("-l", self._user)
         return [*words, "--", self._location.host]
+
+    def _cipher_arguments(self) -> list[str]:
+        """Prefer AES-GCM, unless somebody chose ciphers: by option, file or policy.
+
+        Where CPUs have AES it takes a fifth less time and CPU than ssh's own first
+        choice (measured: OpenSSH 9.2, loopback). The others stay, behind it.
+        """
+        keys = [option.partition("=")[0].lower() for option in self._options.options]
+        if "ciphers" in keys or not _has_aes():
+            return []
+        names = self._ciphers()
+        fast = [name for name in names if "-gcm@" in name]
+        if not fast or names != self._ciphers("-F", "none"):
+            return []
+        self.prefers_aes = True
+        others = [name for name in names if name not in fast]
+        return ["-o", f"Ciphers={','.join([*fast, *others])}"]
+
+    def _ciphers(self, *arguments: str) -> list[str]:
+        """Give the ciphers that ssh would offer, best first."""
+        argv = ("ssh", "-G", *arguments, *self._common_arguments())
+        text = run(Command(argv, label="ssh"), check=False).stdout.decode()
+        lines = (line.partition(" ") for line in text.splitlines())
+        found = [value for key, _, value in lines if key == "ciphers"]
+        return found[0].split(",") if found else []
 
     def _explained(self, stderr: str) -> ConnectionFailed:
         """Say what a failed login means; the text decides nothing but the words."""
@@ -218,6 +247,13 @@ class SSHMasterManager:
     def _by_hand(self) -> str:
         port = f"-p {self._location.port} " if self._location.port else ""
         return f"{port}{visible(self.name)}"
+
+
+def _has_aes() -> bool:
+    """Tell whether this CPU has AES instructions."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", "rb") as file:
+        return b" aes " in file.read().replace(b"\n", b" ")
+    return False
 
 
 def _private_directory() -> str:

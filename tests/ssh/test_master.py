@@ -395,3 +395,42 @@ def test_a_command_that_looks_like_an_option_is_none(sshd, runtime):
     with connected(sshd) as master:
         done = run(Command(master.command("-V"), label="test"), check=False)
         assert done.status != 0 and "OpenSSH" not in done.stderr
+
+
+def ciphers(*arguments):
+    """Give what ssh says it would offer, best first."""
+    argv = ["ssh", "-G", *arguments, "some-host"]
+    text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    (found,) = re.findall(r"^ciphers (\S+)$", text, re.MULTILINE)
+    return found.split(",")
+
+
+def offered(manager):
+    """Give what the master of a manager offers, best first."""
+    argv = manager._master_command().argv
+    return ciphers(*argv[1 : argv.index("--")])
+
+
+def test_aes_comes_first_where_the_cpu_has_it_and_nobody_chose(sshd, monkeypatch):
+    default = ciphers("-F", "none")
+    assert sorted(offered(connected(sshd))) == sorted(default)
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.master._has_aes", lambda: True)
+    assert "-gcm@" in offered(connected(sshd))[0]
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.master._has_aes", lambda: False)
+    assert offered(connected(sshd)) == default
+
+
+def test_a_chosen_cipher_stays(sshd, tmp_path, monkeypatch):
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.master._has_aes", lambda: True)
+    chosen = "aes256-ctr,aes128-gcm@openssh.com"
+    assert offered(connected(sshd, f"ciphers={chosen}")) == chosen.split(",")
+    wrapper = tmp_path / "ssh"  # stands for a choice in a file of ssh's
+    real = shutil.which("ssh")
+    wrapper.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-F none"*) exec {real} "$@";; esac\n'
+        f'exec {real} -o Ciphers={chosen} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    manager = connected(sshd)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert manager._cipher_arguments() == []
