@@ -53,11 +53,12 @@ class SSHMasterManager:
     dead master is an error and not a second login.
     """
 
+    prefers_aes = False
+
     def __init__(self, location: Location, options: SshOptions) -> None:
         self._location = location
         self._options = options
         self._user = location.user or options.username
-        self.prefers_aes = False
         self._directory = ""
         self._child: Child | None = None
         self._closing = threading.Event()

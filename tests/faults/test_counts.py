@@ -69,6 +69,8 @@ def test_1000_snapshots_of_a_remote_source_cost_no_more(
 ) -> None:
     source = remote(sshd, crowd.source)
     words = [*crowd.options, *ssh_words(sshd), "-S", source, str(crowd.target)]
+    run_program(*words)  # which records what this destination needs
+    sshd.mark()
     done = run_program(*words)
     assert done.returncode == 0, done.stderr
     assert "nothing to send, all 1000 snapshots" in done.stdout
@@ -99,7 +101,8 @@ def test_a_backup_beside_1000_others_is_incremental_and_cheap(crowd: Scene) -> N
     traced = processes.trace(*words, env=environment())
     assert traced.returncode == 0, traced.stderr
     assert "since" in traced.stdout
-    assert traced.processes <= 40, len(traced.execs)
+    # Some 40, and three for each second that the transfer takes (the flush).
+    assert traced.processes <= 100, len(traced.execs)
 
 
 @pytest.mark.parametrize("kind", ["local", "ssh"])
