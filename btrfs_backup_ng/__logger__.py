@@ -52,6 +52,13 @@ def set_up_logging(level: str) -> None:
     root.setLevel(level.upper())
 
 
+def log_message(text: str, hint: str = "") -> None:
+    """Write a message of the program to stderr, and what to do below it."""
+    end = "" if text.endswith((".", "?", "!")) else "."
+    lines = "".join(f"\n  {line}" for line in hint.splitlines())
+    log_line(f"{PROGRAM}: {text}{end}{lines}")
+
+
 def log_line(text: str) -> None:
     """Write a message that is already worded and safe to stderr.
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 from btrfs_backup_ng import progress
-from btrfs_backup_ng.__logger__ import PROGRAM, log_line
-from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
+from btrfs_backup_ng.__logger__ import log_message
+from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.cli import classic
 from btrfs_backup_ng.cli.commands import VERBS, run_verb
 from btrfs_backup_ng.process import end_all, interrupt, interrupted
@@ -44,19 +44,14 @@ def main(words: Sequence[str]) -> int:
             return run_verb(words[0], words[1:])
         return classic.main(words)
     except BackupError as error:
-        end = "" if error.message.endswith((".", "?", "!")) else "."
-        hint = "".join(f"\n  {line}" for line in error.hint.splitlines())
-        note = ""
-        if isinstance(error, Interrupted):
-            note = " What is unfinished is cleared by the next run."
-        log_line(f"{PROGRAM}: {error.message}{end}{note}{hint}")
+        log_message(error.message, error.hint)
         return error.exit_status
     except Exception as error:  # the last one: whatever it is, it is a bug
-        log_line(f"{PROGRAM}: a bug: {type(error).__name__}: {visible(str(error))}")
+        hint = "Run it again with -vv and report what it prints."
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             traceback.print_exc()
-        else:
-            log_line("  Run it again with -vv and report what it prints.")
+            hint = ""
+        log_message(f"a bug: {type(error).__name__}: {visible(str(error))}", hint)
         return _BUG
     finally:
         end_all()

@@ -49,7 +49,10 @@ class Interrupted(BackupError):
     """A signal told the program to end."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__(f"ended by {signal.Signals(signal_number).name}")
+        name = signal.Signals(signal_number).name
+        super().__init__(
+            f"ended by {name}. What is unfinished is cleared by the next run"
+        )
         self.exit_status = 128 + signal_number
 
 

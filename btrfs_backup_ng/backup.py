@@ -17,7 +17,7 @@ from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.model import Job, Listing, Snapshot
 from btrfs_backup_ng.report import Failed, Released, Snapshotted, Tally
 from btrfs_backup_ng.target import NOT_MADE_YET, Target
-from btrfs_backup_ng.transfer import middle_stages
+from btrfs_backup_ng.route import middle_stages
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def back_up(job: Job, context: Context) -> Tally:
 
     :raises Interrupted: if a signal told us to end.
     """
-    places = [str(job.source), *map(str, job.destinations)]
+    places = [job.source, *job.destinations]
     run = _Run(job, context)
     with context.turns.taking(places):
         try:
@@ -110,7 +110,7 @@ class _Run:
             connections=context.connections,
             ssh=job.ssh,
         )
-        for note in preflight.check_source(source, job, context.command_line):
+        for note in preflight.check_source(source, job, context.sudo_line):
             context.tell(note)
         return source
 
@@ -151,7 +151,7 @@ class _Run:
         )
         if destination.keeper:
             for note in preflight.check_destination(
-                destination.keeper, source, job, context.command_line
+                destination.keeper, source, job, context.sudo_line
             ):
                 context.tell(note)
         return Target(destination, source, job, context)
@@ -169,7 +169,6 @@ class _Run:
         return self._each(targets, lock_target)
 
     def _lock_place(self, stack: ExitStack, endpoint: BtrfsEndpoint) -> None:
-        endpoint.prepare()
         if endpoint.facts.leftovers:
             log.info("%s: clearing what unfinished transfers left", endpoint)
         stack.enter_context(self._holder.holding(endpoint, self._job.wait_s))
@@ -226,7 +225,7 @@ class _Run:
         """Make it, and plan again with what it really is."""
         job = self._job
         if not job.dry_run:
-            self._holder.tell(f"making {planned.name}")
+            self._holder.tell(f"making {planned.name}", source)
             self._add_here(source.take_snapshot(planned.name, self._context.now))
             for target in targets:
                 target.plan(self._here)
@@ -245,15 +244,18 @@ class _Run:
         """Delete what no rule keeps, never where something failed."""
         job, context = self._job, self._context
 
+        doing = "deleting old snapshots"
+
         def prune_target(target: Target) -> None:
             if target.keeper and job.keep_destination:
+                self._holder.tell(doing, target.keeper)
                 target.check_alone()
                 prune.prune_destination(
                     target.keeper, target.listing, target.base, job, context
                 )
 
-        self._holder.tell("deleting old snapshots")
         self._each(done, prune_target)
+        self._holder.tell(doing, source)
         if holds.trusted:
             prune.prune_source(source, self._here, holds.reasons(), job, context)
 

@@ -1,15 +1,20 @@
 """Own what a command is: its words, its environment, and which status counts."""
 
 import os
+import pwd
 import re
 import shlex
 import shutil
 import signal
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 from btrfs_backup_ng.__util__ import BackupError, visible
 
 _STATUS_LINE = re.compile(rb"bbng1 (\d{1,3})\r?\n")
+#: What a receiver says on stderr once it has taken all of the stream (``wire``).
+_TAKEN = b"bbng1 received\n"
 _KEPT_VARIABLES = re.compile(
     "HOME|USER|LOGNAME|TERM|DISPLAY|WAYLAND_DISPLAY|TMPDIR|XDG_RUNTIME_DIR"
     "|XDG_CONFIG_HOME|SSH_AUTH_SOCK|SSH_ASKPASS.*|SUDO_.*|GNUPGHOME|KRB5CCNAME"
@@ -26,12 +31,18 @@ class Command:
         counts instead of the status of, say, an ssh client: see :func:`settle`.
     :ivar terminal: it stays in our process group, so that it may ask at the
         terminal (``/dev/tty``). The others get a group of their own.
+    :ivar user: name of the user it runs as, if we are root; else and by default ours.
+    :ivar variables: ``NAME, value`` beyond :func:`environment`; never a secret.
+    :ivar room: entered while it runs: waits where only so many may run at once.
     """
 
     argv: tuple[str, ...]
     label: str
     reports: bool = False
     terminal: bool = False
+    user: str = ""
+    variables: tuple[tuple[str, str], ...] = ()
+    room: AbstractContextManager[object] = nullcontext()
 
     def __str__(self) -> str:
         """Give a line that can be pasted into a shell."""
@@ -135,13 +146,22 @@ def settle(command: Command, status: int, stderr: bytes) -> tuple[int | None, st
             pass
         if line:
             stderr = stderr[: line.start()] + stderr[line.end() :]
+        stderr = stderr.replace(_TAKEN, b"")
     text = stderr.decode("utf-8", "surrogateescape")
     if not command.reports:
         return status, text
     return (int(line[1]) or status) if line else None, text
 
 
-def environment() -> dict[str, str]:
+def may_be_slow_now(command: Command, stderr: bytes) -> bool:
+    """Tell whether nobody knows how long a reader takes that has got everything.
+
+    That is so for a program that is not ours, and for ours once it says so.
+    """
+    return not command.reports or _TAKEN in stderr
+
+
+def environment(command: Command | None = None) -> dict[str, str]:
     """Build what every child gets: chosen variables, a full PATH, ``LC_ALL=C``.
 
     Relative and empty elements of ``PATH`` (they mean the current directory) are
@@ -152,7 +172,26 @@ def environment() -> dict[str, str]:
     path += ["/usr/local/sbin", "/usr/sbin", "/sbin"]
     built["PATH"] = ":".join(dict.fromkeys(p for p in path if p.startswith("/")))
     built["LC_ALL"] = "C"
-    return built
+    if command and (entry := _other_user(command)):
+        built |= {"HOME": entry.pw_dir, "USER": command.user, "LOGNAME": command.user}
+    return built | dict(command.variables if command else ())
+
+
+def identity(command: Command) -> dict[str, Any]:
+    """Give what makes ``subprocess.Popen`` run a command as its user."""
+    if entry := _other_user(command):
+        groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+        return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
+    return {}
+
+
+def _other_user(command: Command) -> pwd.struct_passwd | None:
+    if not command.user or os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(command.user)
+    except KeyError as error:
+        raise CommandNotStarted(command, f"no user {command.user}") from error
 
 
 def find_program(name: str) -> str | None:

@@ -17,7 +17,7 @@ class Context:
     :ivar now: aware, in the zone in which names show it; read once for the run.
     :ivar tell: takes every event as it happens, from any thread.
     :ivar watched: somebody looks at the progress, so percent and ETA are of use.
-    :ivar command_line: what the user typed, for hints.
+    :ivar sudo_line: runs the same as root, for hints.
     """
 
     now: datetime
@@ -26,7 +26,7 @@ class Context:
     progress: Progress
     tell: Callable[[Event], None]
     watched: bool
-    command_line: str
+    sudo_line: str
 
     def warn(self, place: str, text: str) -> None:
         """Tell something that a person should know."""

@@ -1,40 +1,25 @@
-"""Own where commands run: on this machine, or on one behind ssh."""
+"""Own where commands run: what any machine can do, and how this one does it."""
 
 import contextlib
 import errno
 import fcntl
 import functools
-import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from btrfs_backup_ng import wire
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible, write_atomically
-from btrfs_backup_ng.btrfs.facts import parse_facts, read_facts
-from btrfs_backup_ng.btrfs.listing import look_closely, parse_listing, read_listing
-from btrfs_backup_ng.btrfs.parse import (
-    OutputNotUnderstood,
-    judge_seal,
-    parse_root_items,
-    parse_version,
-)
+from btrfs_backup_ng.btrfs.facts import read_facts
+from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
+from btrfs_backup_ng.btrfs.parse import parse_version
 from btrfs_backup_ng.model import Facts, Listing, Privilege, Seal
-from btrfs_backup_ng.command import (
-    Command,
-    CommandFailed,
-    CommandNotStarted,
-    Completed,
-    last_words,
-)
-from btrfs_backup_ng.process import PIPE, Child, check_interrupted, run
-from btrfs_backup_ng.sshutil.master import SSHMasterManager
+from btrfs_backup_ng.command import Command, CommandNotStarted, Completed
+from btrfs_backup_ng.process import check_interrupted, run
 from btrfs_backup_ng.wire import Verb
-
-log = logging.getLogger(__name__)
 
 #: Tells the lock's holder what it is doing, for who meets the lock.
 Say = Callable[[str], None]
@@ -87,9 +72,13 @@ class Host(Protocol):
     def look_closely(self, directory: str, tree_ids: Sequence[int]) -> Seal:
         """Tell whether all of some subvolumes of a filesystem are unchanged."""
 
-    def lock(self, state: str, wait_s: float, who: str) -> AbstractContextManager[Say]:
+    def lock(
+        self, state: str, wait_s: float, who: str, preparation: Sequence[str] = ()
+    ) -> AbstractContextManager[Say]:
         """Hold the lock of a place, which dies with this process.
 
+        :param preparation: what the verb ``prepare`` is to make ready before, if
+            anything.
         :raises LockHeld: if another run holds it for longer than ``wait_s``.
         """
 
@@ -145,8 +134,12 @@ class LocalHost:
             ) from error
 
     @contextmanager
-    def lock(self, state: str, wait_s: float, who: str) -> Iterator[Say]:
+    def lock(
+        self, state: str, wait_s: float, who: str, preparation: Sequence[str] = ()
+    ) -> Iterator[Say]:
         """Hold a ``flock`` on the directory of our bookkeeping."""
+        if preparation:
+            self.call(wire.PREPARE, state, *preparation)
         deadline = time.monotonic() + wait_s
         holder = os.path.join(state, "holder")
         descriptor = _open_state(state)
@@ -161,6 +154,8 @@ class LocalHost:
                 with contextlib.suppress(OSError):
                     _write_plainly(holder, text.encode(errors="surrogateescape"))
 
+            with contextlib.suppress(OSError):  # a beat is of a lock from elsewhere
+                os.unlink(os.path.join(state, "beat"))
             say(who)
             yield say
         finally:
@@ -177,120 +172,6 @@ class LocalHost:
             ) from error
 
 
-class SshHost:
-    """A machine behind ssh: every question is one session of the shared master.
-
-    :param forced_sudo: use sudo there without finding out.
-    """
-
-    def __init__(self, master: SSHMasterManager, *, forced_sudo: bool) -> None:
-        self._master = master
-        self.name = master.name
-        self._privilege = "sudo" if forced_sudo else "auto"
-
-    def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        """Give the command that does a verb there."""
-        remote = verb.remote_command((self._privilege, *arguments))
-        argv = self._master.command(remote)
-        return Command(argv, label=f"{label} on {visible(self.name)}", reports=True)
-
-    def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
-        """Do a verb there."""
-        return run(self.command(verb, *arguments, label=verb.name), stdin=stdin)
-
-    def look(self, directory: str, *, folder: str = "") -> Facts:
-        """Find out about a directory there: one session."""
-        nonce = os.urandom(8).hex()
-        answer = self.call(wire.HELLO, nonce, directory, folder).stdout
-        noise, found, rest = answer.partition(nonce.encode() + b"\0")
-        if noise or not found:
-            words = visible(noise[:80].decode(errors="surrogateescape").strip())
-            raise Refused(
-                f"the login shell of {visible(self.name)} prints text of its own"
-                f" ({words!r}), which would damage every transfer",
-                hint="Let its start files (.bashrc, .cshrc, config.fish ...) print only"
-                " in interactive shells.",
-            )
-        items = (os.fsdecode(i).partition("=") for i in rest.split(b"\0"))
-        said = {key: value for key, _, value in items}
-        if not said.get("flock"):
-            raise Refused(
-                f"{visible(self.name)} has no flock command, so two runs could not be"
-                " kept apart",
-                hint="Install util-linux or busybox there.",
-            )
-        if self._master.prefers_aes and said.get("aes") == "0":
-            words = "%s has no AES instructions; this is faster there:  --ssh-opt %s"
-            log.warning(words, self.name, "Ciphers=chacha20-poly1305@openssh.com")
-        self._privilege = said.get("privilege", "none")
-        if self._privilege == "none" and said.get("program"):
-            raise _privilege_error(self.name, said)
-        try:
-            return parse_facts(said)
-        except (ValueError, KeyError) as error:
-            raise BackupError(
-                f"{visible(self.name)} answers in a way not understood: {error}"
-            ) from error
-
-    def listing(
-        self, directory: str, state: str, name: str
-    ) -> tuple[Listing, bytes | None]:
-        """Look at a directory there: one session, however many snapshots."""
-        try:
-            return parse_listing(self.call(wire.LIST, directory, state, name).stdout)
-        except (CommandFailed, OutputNotUnderstood, ValueError) as error:
-            raise ListingFailed(
-                f"the snapshots in {visible(directory)} on {visible(self.name)} cannot"
-                f" be listed: {error}"
-            ) from error
-
-    def look_closely(self, directory: str, tree_ids: Sequence[int]) -> Seal:
-        """Look at subvolumes of a filesystem there: one session.
-
-        ``UNKNOWN`` where the root tree there cannot be read.
-        """
-        numbers = [str(tree_id) for tree_id in tree_ids]
-        text = self.call(wire.ITEMS, directory, *numbers).stdout.decode()
-        items = parse_root_items(text)
-        if not set(tree_ids) <= set(items):
-            return Seal.UNKNOWN
-        seals = [judge_seal(*items[tree_id]) for tree_id in tree_ids]
-        return Seal.BROKEN if Seal.BROKEN in seals else Seal.INTACT
-
-    @contextmanager
-    def lock(self, state: str, wait_s: float, who: str) -> Iterator[Say]:
-        """Hold a ``flock`` there in a session that lasts as long as the context."""
-        command = self.command(wire.LOCK, state, str(int(wait_s)), who, label="lock")
-        with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
-            assert child.stdin and child.stdout
-            word = _read_line(child.stdout.fileno())
-            if word == b"busy":
-                raise LockHeld(os.fsdecode(child.stdout.read()))
-            if word != b"locked":
-                child.wait(10)
-                words = visible(last_words(child.stderr_tail()))
-                raise BackupError(
-                    f"{visible(self.name)} gives no lock on {visible(state)}: {words}",
-                    hint="The user there must own that directory, or be allowed more"
-                    " than btrfs.",
-                )
-
-            def say(text: str) -> None:
-                assert child.stdin
-                with contextlib.suppress(OSError):
-                    child.stdin.write(text.encode(errors="surrogateescape") + b"\n")
-                    child.stdin.flush()
-
-            yield say
-            with contextlib.suppress(OSError):
-                child.stdin.close()
-            child.wait(5)
-
-    def put(self, state: str, name: str, content: bytes) -> None:
-        """Replace a small file of our bookkeeping there."""
-        self.call(wire.PUT, state, name, stdin=content)
-
-
 @functools.cache
 def _local_version() -> tuple[int, int] | None:
     command = Command(("btrfs", "--version"), label="btrfs")
@@ -298,28 +179,6 @@ def _local_version() -> tuple[int, int] | None:
         return parse_version(run(command, check=False).stdout.decode())
     except CommandNotStarted:
         return None
-
-
-def _privilege_error(name: str, said: Mapping[str, str]) -> Refused:
-    """Say what it takes to run btrfs there as root."""
-    if "password" in said.get("why", ""):
-        why = "sudo asks for a password; unattended backups cannot type it"
-    else:
-        why = "btrfs needs root, and neither sudo nor doas gives it unasked"
-    rule = f"{said.get('user', '')} ALL=(root) NOPASSWD: {said.get('program', '')}"
-    return Refused(
-        f"on {visible(name)}, {why}",
-        hint="Log in as root, or allow btrfs there, with this in"
-        f" /etc/sudoers.d/btrfs-backup-ng:\n  {visible(rule)}",
-    )
-
-
-def _read_line(descriptor: int) -> bytes:
-    """Read a line, byte by byte, so that what follows stays in the pipe."""
-    line = b""
-    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
-        line += byte
-    return line
 
 
 def _read_if_there(path: str) -> bytes | None:

@@ -1,16 +1,22 @@
 """Own who works on a place: one run at a time, and within a run one task."""
 
+import functools
 import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime
 
-from btrfs_backup_ng.__util__ import Busy, visible
+from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host import LockHeld, Say
+from btrfs_backup_ng.location import Location, Scheme
+from btrfs_backup_ng.process import check_interrupted
+from btrfs_backup_ng.sshutil.host import PLACES_AT_ONCE
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +29,7 @@ class Holder:
 
     def __init__(self, since: datetime) -> None:
         self._since = since
-        self._says: list[Say] = []
+        self._says: dict[BtrfsEndpoint, Say] = {}
 
     def line(self, doing: str = "") -> str:
         """Write the facts as one line of JSON."""
@@ -35,10 +41,16 @@ class Holder:
         }
         return json.dumps(facts)
 
-    def tell(self, doing: str) -> None:
-        """Replace what the locks held so far say."""
-        for say in self._says:
-            say(self.line(doing))
+    def tell(self, doing: str, *needed: BtrfsEndpoint | None) -> None:
+        """Replace what the locks held so far say.
+
+        :param needed: the places that are going to be changed.
+        :raises BackupError: if the lock of one of them is lost.
+        """
+        for endpoint, say in self._says.items():
+            said = attempt(functools.partial(say, self.line(doing)))
+            if isinstance(said, BackupError) and endpoint in needed:
+                raise said
 
     @contextmanager
     def holding(self, endpoint: BtrfsEndpoint, wait_s: float) -> Iterator[None]:
@@ -52,8 +64,8 @@ class Holder:
             except LockHeld as error:
                 raise _busy(endpoint, error.message) from error
             log.info("locked %s", endpoint)
-            self._says.append(say)
-            stack.callback(self._says.remove, say)
+            self._says[endpoint] = say
+            stack.callback(self._says.pop, endpoint)
             yield
 
 
@@ -75,21 +87,44 @@ def _busy(endpoint: BtrfsEndpoint, holder: str) -> Busy:
 
 
 class Turns:
-    """Let tasks of one run that share a place take turns, never deadlocking."""
+    """Let tasks of one run that share places or hosts take turns.
+
+    A host behind ssh takes so many places at once (each is a session for its lock).
+    A task gets all that it needs in one step, so that no two wait for each other.
+    """
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._places: dict[str, threading.Lock] = {}
+        self._changed = threading.Condition()
+        self._taken: set[Location] = set()
+        self._used: Counter[Location] = Counter()
 
     @contextmanager
-    def taking(self, places: Iterable[str]) -> Iterator[None]:
-        """Wait until no other task works on any of these places."""
-        with self._guard:
-            locks = [
-                self._places.setdefault(place, threading.Lock())
-                for place in sorted(set(places))
-            ]
-        with ExitStack() as stack:
-            for lock in locks:
-                stack.enter_context(lock)
+    def taking(self, places: Iterable[Location]) -> Iterator[None]:
+        """Wait until no other task works on any of these places.
+
+        :raises Interrupted: if a signal told us to end meanwhile.
+        """
+        wanted = set(places)
+        hosts = Counter(replace(p, path="") for p in wanted if p.scheme is Scheme.SSH)
+        with self._changed:
+            while not self._is_free(wanted, hosts):
+                self._changed.wait(0.1)
+                check_interrupted()
+            self._taken |= wanted
+            self._used += hosts
+        try:
             yield
+        finally:
+            with self._changed:
+                self._taken -= wanted
+                self._used -= hosts
+                self._changed.notify_all()
+
+    def _is_free(self, places: set[Location], hosts: Counter[Location]) -> bool:
+        if places & self._taken:
+            return False
+        used = self._used
+        return all(
+            not used[host] or used[host] + number <= PLACES_AT_ONCE
+            for host, number in hosts.items()
+        )

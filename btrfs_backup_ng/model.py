@@ -83,6 +83,9 @@ class Facts:
     :ivar has_state: our bookkeeping is there already, and we may write there.
     :ivar has_folder: the folder for its snapshots is there already.
     :ivar leftovers: names in its staging directory.
+    :ivar is_mounted_read_only: nobody can write there.
+    :ivar codecs: names of the stream compressors installed there.
+    :ivar is_compressed: its filesystem is mounted with a compression.
     """
 
     privilege: Privilege
@@ -96,6 +99,7 @@ class Facts:
     on_system_disk: bool = False
     is_empty: bool = False
     is_writable: bool = False
+    is_mounted_read_only: bool = False
     size_used: int = 0
     size_free: int = 0
     containing: str = ""
@@ -107,6 +111,8 @@ class Facts:
     has_state: bool = False
     has_folder: bool = False
     leftovers: tuple[str, ...] = ()
+    codecs: frozenset[str] = frozenset()
+    is_compressed: bool = False
 
 
 class Checks(enum.Enum):
@@ -130,6 +136,10 @@ class SshOptions:
     """How ssh is told to connect.
 
     :ivar options: ``KEY=VALUE`` as for ``ssh -o``; they win over ours.
+    :ivar auth_sock: socket of the agent; "" for ``SSH_AUTH_SOCK``.
+    :ivar strict_host_keys: refuse hosts whose key is not known yet.
+    :ivar password_file: path of the file with the password or passphrase for logins.
+    :ivar sudo_password_file: path of the file with the password that sudo wants there.
     """
 
     options: tuple[str, ...] = ()
@@ -137,6 +147,10 @@ class SshOptions:
     identity_file: str = ""
     username: str = ""
     password_login: bool = True
+    auth_sock: str = ""
+    strict_host_keys: bool = False
+    password_file: str = ""
+    sudo_password_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +159,12 @@ class TransferOptions:
 
     :ivar rate: bytes a second, ``None`` for no limit.
     :ivar mbuffer: ``None`` decides by what is installed and where it helps.
+    :ivar compress: on the wire, a word of ``codecs``.
     """
 
     incremental: Incremental = Incremental.AUTO
     mbuffer: bool | None = None
+    compress: str = "none"
     rate: int | None = None
     stall_timeout_s: float = 300.0
     verify: bool = True

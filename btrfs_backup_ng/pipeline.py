@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from btrfs_backup_ng import process
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible
-from btrfs_backup_ng.command import describe, last_words, settle
+from btrfs_backup_ng.command import describe, last_words, may_be_slow_now, settle
 from btrfs_backup_ng.hop import PIPE_SIZE, Hop, Meter, unread
 from btrfs_backup_ng.loop import TICK_S, Loop
 from btrfs_backup_ng.command import Command, Completed
@@ -207,16 +207,21 @@ class _Pipeline:
 
         Time in which we ourselves did not run (Ctrl-Z, a suspended machine) does
         not count. A slow reader frees a page of the pipe once in a while only,
-        so what it has left unread is looked at, too.
+        so what it has left unread is looked at, too. Once it was given everything,
+        it is to say that it took it.
         """
         hop = self._hop
-        if not hop or not hop.is_open or not self._stall_timeout_s:
+        if not hop or not self._stall_timeout_s:
             return
-        seen = self._meter.size_bytes, unread(hop.sink)
+        last = self._stages[-1].child
+        if not hop.is_open and may_be_slow_now(last.command, bytes(last.words)):
+            return
+        seen = self._meter.size_bytes, unread(hop.sink) if hop.is_open else -1
         self._quiet_s = 0.0 if seen != self._seen else self._quiet_s + elapsed_s
         self._seen = seen
         if self._quiet_s >= self._stall_timeout_s and not self._stalled:
-            self._stalled = self._stages[-1 if unread(hop.source) else 0]
+            is_first = hop.is_open and not unread(hop.source)
+            self._stalled = self._stages[0 if is_first else -1]
 
     def close(self) -> None:
         """Leave nothing behind, whatever happened."""

@@ -94,7 +94,9 @@ def plan_transfers(
     for snapshot in missing:
         parent = _nearest(snapshot, chain)
         name = snapshot.name
-        target = free_name(name, names) if name in names else name
+        # Where origins repeat, a copy counts for whoever has its name here.
+        taken = names | here.names if snapshot.origin in repeated else names
+        target = free_name(name, taken) if name in names else name
         transfers.append(
             Transfer(snapshot, parent, target, None if parent else why_full)
         )

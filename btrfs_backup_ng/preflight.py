@@ -16,14 +16,14 @@ _SPACE_AT_LEAST = 100 * MIB
 _COMPRESSION_AT_MOST = 10
 
 
-def check_source(source: BtrfsEndpoint, job: Job, command_line: str) -> list[Noted]:
+def check_source(source: BtrfsEndpoint, job: Job, sudo_line: str) -> list[Noted]:
     """Look at the source.
 
-    :param command_line: what the user typed, for the hint that repeats it.
+    :param sudo_line: runs the same as root, for a hint.
     :returns: what the user should know.
     :raises Refused: if no snapshot of it could be made, or none kept.
     """
-    facts = _look(source, command_line)
+    facts = _look(source, sudo_line)
     path = visible(source.location.path)
     _check_directory(source, facts)
     if not facts.is_btrfs:
@@ -32,7 +32,7 @@ def check_source(source: BtrfsEndpoint, job: Job, command_line: str) -> list[Not
             " can be snapshotted"
         )
     _check_tools(source, facts)
-    _check_privilege(source, facts, command_line)
+    _check_privilege(source, facts, sudo_line)
     if not facts.is_subvolume:
         raise Refused(
             f"{path} is a directory inside the subvolume {visible(facts.containing)},"
@@ -65,11 +65,11 @@ def _stream_hint(source: BtrfsEndpoint, destination: BtrfsEndpoint) -> str:
     return visible(f"btrfs-backup-ng {shlex.quote(str(source.location))} {sink}")
 
 
-def _look(endpoint: BtrfsEndpoint, command_line: str) -> Facts:
+def _look(endpoint: BtrfsEndpoint, sudo_line: str) -> Facts:
     try:
         return endpoint.look()
     except NeedsRoot as error:
-        error.hint = f"Run:  sudo {command_line}"
+        error.hint = f"Run:  {sudo_line}"
         raise
 
 
@@ -90,14 +90,14 @@ def _nested_note(source: BtrfsEndpoint, facts: Facts) -> list[Noted]:
 
 
 def check_destination(
-    destination: BtrfsEndpoint, source: BtrfsEndpoint, job: Job, command_line: str
+    destination: BtrfsEndpoint, source: BtrfsEndpoint, job: Job, sudo_line: str
 ) -> list[Noted]:
     """Look at a destination.
 
     :returns: what the user should know.
     :raises Refused: if no backup could be kept there, or not where it seems to.
     """
-    facts = _look(destination, command_line)
+    facts = _look(destination, sudo_line)
     _check_directory(destination, facts)
     if job.checks is not Checks.SKIP:
         _check_mounted(destination, facts)
@@ -109,7 +109,7 @@ def check_destination(
             + _stream_hint(source, destination),
         )
     _check_tools(destination, facts)
-    _check_privilege(destination, facts, command_line)
+    _check_privilege(destination, facts, sudo_line)
     if job.checks is Checks.SKIP:
         return []
     if not facts.is_writable:
@@ -153,11 +153,11 @@ def _check_tools(endpoint: BtrfsEndpoint, facts: Facts) -> None:
         )
 
 
-def _check_privilege(endpoint: BtrfsEndpoint, facts: Facts, command_line: str) -> None:
+def _check_privilege(endpoint: BtrfsEndpoint, facts: Facts, sudo_line: str) -> None:
     if facts.privilege is not Privilege.NONE:
         return
     raise Refused(
-        f"reading snapshots of {endpoint} needs root", hint=f"Run:  sudo {command_line}"
+        f"reading snapshots of {endpoint} needs root", hint=f"Run:  {sudo_line}"
     )
 
 

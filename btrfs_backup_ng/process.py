@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Self
 
 from btrfs_backup_ng.__util__ import MIB, Interrupted, visible
@@ -22,6 +22,7 @@ from btrfs_backup_ng.command import (
     ContactLost,
     TimedOut,
     environment,
+    identity,
     last_words,
     settle,
 )
@@ -118,7 +119,13 @@ class Child:
         self._guard = threading.RLock()  # a signal's handler may come in between
         self._reaped = False
         self._drainer: threading.Thread | None = None
-        self._process, self.pidfd = _spawn(command, stdin, stdout)
+        self._room = contextlib.ExitStack()
+        self._room.enter_context(command.room)
+        try:
+            self._process, self.pidfd = _spawn(command, stdin, stdout)
+        except BaseException:
+            self._room.close()
+            raise
         self.pid = self._process.pid
         self.stdin: IO[bytes] | None = self._process.stdin
         self.stdout: IO[bytes] | None = self._process.stdout
@@ -236,6 +243,7 @@ class Child:
                 self.close_pipes()
                 self.stderr.close()
                 os.close(self.pidfd)
+                self._room.close()
         return self._process.returncode
 
     def close_pipes(self) -> None:
@@ -265,9 +273,10 @@ def _spawn(
             stdin=stdin,
             stdout=stdout,
             stderr=PIPE,
-            env=environment(),
+            env=environment(command),
             process_group=None if command.terminal else 0,
             preexec_fn=_tied_to(os.getpid()),
+            **identity(command),
         )
     except FileNotFoundError as error:
         raise CommandNotFound(command) from error
@@ -280,6 +289,18 @@ def _spawn(
     except OSError as error:
         process.kill()
         process.communicate()
+        raise CommandNotStarted(command, str(error.strerror)) from error
+
+
+def replace_by(argv: Sequence[str]) -> None:
+    """Become another program; returns only if that cannot be started.
+
+    :raises BackupError: then.
+    """
+    try:
+        os.execvp(argv[0], list(argv))
+    except OSError as error:
+        command = Command(tuple(argv), label=argv[0])
         raise CommandNotStarted(command, str(error.strerror)) from error
 
 

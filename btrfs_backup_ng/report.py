@@ -30,6 +30,7 @@ class Sent:
     :ivar target: the name it got there.
     :ivar parent: name of the snapshot it is the difference from.
     :ivar size_bytes: of the stream; an estimate if dry, ``None`` if not known.
+    :ivar codec: what it was compressed with where it was counted, or "".
     """
 
     source: str
@@ -41,6 +42,7 @@ class Sent:
     size_bytes: int | None
     elapsed_s: float
     dry: bool
+    codec: str = ""
 
 
 @dataclass(frozen=True, slots=True)

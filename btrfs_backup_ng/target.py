@@ -2,6 +2,8 @@
 
 import logging
 import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -33,7 +35,8 @@ from btrfs_backup_ng.plan import (
 )
 from btrfs_backup_ng.report import Level, Noted, Sent, UpToDate
 from btrfs_backup_ng.retention import in_order
-from btrfs_backup_ng.transfer import expecting, run_transfer
+from btrfs_backup_ng.route import choose_route, packed_codec
+from btrfs_backup_ng.transfer import decided, expecting, run_transfer
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Target:
         self._origins: Origins = {}
         self._others: list[str] = []
         self.base: Snapshot | None = None
+        self._route = choose_route(source, destination.sink, job.options)
 
     def __str__(self) -> str:
         return visible(self.name)
@@ -230,12 +234,16 @@ class Target:
 
         :raises BackupError: at the first transfer that fails.
         """
-        self._sign_in()
-        for transfer in self._plan.transfers:
-            if self.keeper:
-                holds.set(self.place, [sending_hold(transfer.snapshot), *self._bases()])
-            holder.tell(f"sending {transfer.snapshot.name} to {self.name}")
-            self._send(transfer)
+        with ThreadPoolExecutor(1) as pool:
+            signed_in = pool.submit(self._sign_in)  # beside the first transfer
+            for transfer in self._plan.transfers:
+                if self.keeper:
+                    sending = sending_hold(transfer.snapshot)
+                    holds.set(self.place, [sending, *self._bases()])
+                doing = f"sending {transfer.snapshot.name} to {self.name}"
+                holder.tell(doing, self._source, self.keeper)
+                self._send(transfer, signed_in.result)
+            signed_in.result()
         self._settle(holds)
 
     def _sign_in(self) -> None:
@@ -260,26 +268,36 @@ class Target:
         if self.keeper:
             holds.set(self.place, self._bases())
 
-    def _send(self, transfer: Transfer) -> None:
+    def _send(self, transfer: Transfer, before_publishing: Callable[[], None]) -> None:
         context, name = self._context, transfer.snapshot.name
         log.info("sending %s to %s", name, self)
-        meter = Meter(expected_bytes=self._sizes.get(_key(transfer)))
+        if self.keeper:
+            self._route = decided(self._route, transfer, self._source, self.keeper)
+        packed = packed_codec(self._route, self.destination.sink.location)
+        meter = Meter()
+        if not packed:  # else the size on the wire is not known in advance
+            meter.expected_bytes = self._sizes.get(_key(transfer))
+        wanted = context.watched and not packed
         with (
             context.progress.add(meter, f"{name} -> {self.name}"),
-            expecting(meter, self._source, transfer, wanted=context.watched),
+            expecting(meter, self._source, transfer, wanted=wanted),
         ):
             moved = run_transfer(
                 transfer,
                 self._source,
                 self.destination.sink,
+                route=self._route,
                 options=self._job.options,
                 meter=meter,
                 now=context.now,
+                before_publishing=before_publishing,
             )
-        self._tell_sent(transfer, moved.size_bytes, moved.elapsed_s)
+        self._tell_sent(transfer, moved.size_bytes, moved.elapsed_s, packed)
         self._arrived(transfer)
 
-    def _tell_sent(self, transfer: Transfer, size: int, elapsed_s: float) -> None:
+    def _tell_sent(
+        self, transfer: Transfer, size: int, elapsed_s: float, codec: str = ""
+    ) -> None:
         self._context.tell(
             Sent(
                 source=str(self._source.location),
@@ -291,6 +309,7 @@ class Target:
                 size_bytes=size,
                 elapsed_s=elapsed_s,
                 dry=self._job.dry_run,
+                codec=codec,
             )
         )
 

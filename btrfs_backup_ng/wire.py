@@ -16,8 +16,9 @@ from dataclasses import dataclass
 #: Second word of every call and first word of the status line; it names the grammar.
 MAGIC = "bbng1"
 
-#: Exit statuses of ours, from sysexits.h: it cannot be made because it exists; busy.
-EXISTS, BUSY = 73, 75
+#: Exit statuses of ours, from sysexits.h: it cannot be made because it exists; a
+#: (de)compressor failed; busy; sudo does not take the password.
+EXISTS, CODEC_FAILED, BUSY, PASSWORD_REFUSED = 73, 74, 75, 77
 
 #: What a bare byte of an argument may be; ``+`` starts an escape.
 _PLAIN = re.compile(rb"[A-Za-z0-9_./:,@-]")
@@ -67,11 +68,18 @@ class Verb:
         script = _PRELUDE + _COMMON + self.body
         return ("sh", "-c", script, MAGIC, self.name, *arguments)
 
-    def remote_command(self, arguments: tuple[str, ...]) -> str:
-        """Give the one string that means it to any login shell."""
+    def remote_command(self, arguments: tuple[str, ...], *, keeper: str = "") -> str:
+        """Give the one string that means it to any login shell.
+
+        :param keeper: token of the session that keeps sudo's password there (see
+            :data:`KEEP`): all of the verb is to run as root.
+        """
         script = _PRELUDE + _DECODE + _COMMON + self.body
         words = " ".join(encode(argument) for argument in arguments)
-        return f"exec sh -c '{script}' {MAGIC} {self.name} {words}".rstrip()
+        said = f"'{script}' {MAGIC} {self.name} {words}".rstrip()
+        if keeper:
+            said = f"'{_PRELUDE + _ELEVATE}' {MAGIC} {keeper} {said}"
+        return f"exec sh -c {said}"
 
 
 def encode(argument: str) -> str:
@@ -82,6 +90,34 @@ def encode(argument: str) -> str:
     )
 
 
+#: Where a session that keeps a password is asked for it, by its token.
+_KEEPER = "d=${TMPDIR:-/tmp}/bbng-$1;"
+#: TOKEN, SCRIPT, WORDS of its own: run the script as root, by a sudo that wants a
+#: password. sudo remembers it for what the same shell starts next and for nothing
+#: else, so it is told in every session; never on the session's stdin, where a stream
+#: may come. A pipe that is open in both directions blocks nobody who opens it.
+_ELEVATE = (
+    'l() { printf "bbng1 %s\\n" "$1" >&2; exit "$1"; };'
+    f" {_KEEPER} shift; s=$1; shift; f=$d/$$;"
+    ' t=; command -v timeout >/dev/null && t="timeout 30";'
+    ' [ -p "$d/ask" ] && mkfifo "$f" && exec 5<>"$f" && echo $$ 1<>"$d/ask" || l 1;'
+    ' w=$($t head -n 1 <&5); exec 5>&-; rm -f "$f";'
+    ' printf "%s\\n" "$w" | sudo -S -v -p "" || l 77; w=;'
+    ' sudo -n sh -c "$s" "$@"; l $?'
+)
+#: TOKEN; a password as the only line on stdin: keep it, in memory alone, for the
+#: sessions of this connection that ask for it -> ``kept``. Ends with stdin.
+KEEP = Verb(
+    "keep",
+    f'IFS= read -r w || e 1; {_KEEPER} mkdir -m 700 -- "$d" && mkfifo "$d/ask" || e 1;'
+    ' exec 3<>"$d/ask" 6<&0; { cat <&6 >/dev/null; rm -rf -- "$d"; kill $$; } &'
+    ' echo kept; while IFS= read -r i <&3; do [ -p "$d/$i" ] &&'
+    ' printf "%s\\n" "$w" 1<>"$d/$i"; done; e 0',
+)
+
+#: Where sudo looks for a command, however PATH is: secure_path of Debian and Fedora,
+#: sudoers(5). What it finds is what a rule has to name.
+_SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: NONCE, DIRECTORY, SNAPSHOT FOLDER (may not exist; "" if none) -> facts, NUL-separated
 #: ``key=value``. The privilege word may be ``auto``: find out.
 HELLO = Verb(
@@ -91,11 +127,15 @@ HELLO = Verb(
     " v=; w=;"
     ' case $m in auto) if [ "$u" = 0 ]; then m=root; elif try sudo; then m=sudo;'
     " elif try doas; then m=doas; else m=none; fi;;"
-    " sudo) try sudo || m=none;; esac;"
+    " sudo|doas) try $m || m=none;; esac;"
     ' case $m in sudo|doas) p="$m -n";; *) p=; v=$(btrfs --version 2>/dev/null);; esac;'
     ' b="$p btrfs"; f privilege "$m"; f why "$w"; f btrfs "$v";'
     ' f user "$(id -un)"; f program "$(command -v btrfs)";'
+    f' f granted "$(PATH={_SECURE_PATH}:$PATH; command -v btrfs)";'
     ' f flock "$(command -v flock)"; f aes "$(grep -cw aes /proc/cpuinfo)";'
+    ' f sudo "$(command -v sudo)"; f doas "$(command -v doas)";'
+    ' f zstd "$(command -v zstd)";'
+    ' f lz4 "$(command -v lz4)"; f clock "$(date +%s)";'
     ' f protocol "$(cat /sys/fs/btrfs/features/send_stream_version 2>/dev/null)";'
     ' d=$2; if [ -e "$d" ] || [ -L "$d" ]; then f exists 1; fi;'
     ' cd -P -- "$d" 2>/dev/null || e 0; f directory 1;'
@@ -123,27 +163,39 @@ HELLO = Verb(
     ' do q=${q%/*}; done; f containing "${q:-/}"; e 0',
 )
 
-#: STATE, KIND (subvolume or directory), SNAPSHOT FOLDER ("" if none): make the
-#: directory of our bookkeeping and that folder, and let the user there work in them,
-#: if they are root's.
-PREPARE = Verb(
-    "prepare",
-    'case $2 in subvolume) [ -d "$1" ] ||'
+#: ``ready STATE KIND FOLDER`` makes the directory of our bookkeeping (KIND is
+#: subvolume or directory) and a snapshot folder ("" if none), and lets the user there
+#: work in them, if they are root's.
+_READY = (
+    'ready() { case $2 in subvolume) [ -d "$1" ] ||'
     ' btrfs subvolume create -- "$1" >/dev/null 2>&1 ||'
-    ' $b subvolume create -- "$1" >/dev/null || [ -d "$1" ] || e 1;; esac;'
-    ' own "$1" || e 1;'
-    ' [ -z "$3" ] || { x mkdir -p -- "${3%/*}" && own "$3"; }; e $?',
+    ' $b subvolume create -- "$1" >/dev/null || [ -d "$1" ] || return 1;; esac;'
+    ' own "$1" || return 1;'
+    ' [ -z "$3" ] || { x mkdir -p -- "${3%/*}" && own "$3"; }; }; '
 )
+#: STATE, KIND, FOLDER: make them ready.
+PREPARE = Verb("prepare", _READY + 'ready "$@"; e $?')
 
-#: STATE, SECONDS TO WAIT, WHO -> ``locked``, or ``busy`` and who has it. Holds the
-#: lock until stdin ends; a line on stdin replaces what is known about the holder.
+#: STATE, SECONDS TO WAIT, WHO and, if they are to be made ready, KIND, FOLDER ->
+#: ``locked``, or ``busy`` and who has it. Holds the
+#: lock until stdin ends or nothing came on it for 30 s: after a cut the other end may
+#: never learn of it. A line on stdin replaces what is known about the holder. Each
+#: one changes ``beat``: who finds the lock held by another machine waits for that,
+#: and if it does not come, for the end of the lock.
 LOCK = Verb(
     "lock",
-    '[ -d "$1" ] || e 1; [ -r "$1" ] || e 1; exec 9<"$1"; w=$2; h=$1/holder;'
-    ' until flock -n 9; do if [ "$w" -le 0 ]; then echo busy; cat "$h" 2>/dev/null;'
-    " e 75; fi; sleep 1; w=$((w-1)); done;"
-    ' printf %s "$3" 2>/dev/null >"$h"; echo locked;'
-    ' while IFS= read -r l; do printf %s "$l" 2>/dev/null >"$h"; done; e 0',
+    _READY
+    + '[ $# -lt 5 ] || ready "$1" "$4" "$5" || e 1; [ -d "$1" ] && [ -r "$1" ] || e 1;'
+    ' exec 9<"$1"; w=$2; h=$1/holder;'
+    " g=$1/beat; x=225; o=;"
+    ' until flock -n 9; do if [ "$w" -le 0 ]; then b=$(cat "$g" 2>/dev/null);'
+    ' o=${o:-$b}; [ -n "$b" ] && [ "$b" = "$o" ] && [ $x -gt 0 ] ||'
+    ' { echo busy; cat "$h" 2>/dev/null; e 75; }; x=$((x-1));'
+    " sleep 0.2 2>/dev/null || sleep 1; else sleep 1; w=$((w-1)); fi; done;"
+    ' l=$3; i=0; t=; command -v timeout >/dev/null && t="timeout 30";'
+    ' n() { i=$((i+1)); printf %s "$l" 2>/dev/null >"$h";'
+    ' echo "$$ $i" 2>/dev/null >"$g"; }; n; echo locked;'
+    ' while l=$($t head -n 1); [ -n "$l" ]; do n; done; rm -f "$g"; e 0',
 )
 
 #: DIRECTORY, STATE, FILE NAME -> names, an empty name, then: id and path of the
@@ -204,12 +256,26 @@ SNAPSHOT = Verb(
     ' $b subvolume show -- "$t"; e $?',
 )
 
-#: PROTOCOL, PARENT (or ""), SNAPSHOT: a send stream on stdout.
+#: Goes on if ``$r`` is 0. It holds the statuses of the two ends of a pipe, the one that
+#: ended first in front; that of the (de)compressor only if it failed, behind a z.
+_FIRST = (
+    ' [ "$r" = 0 ] || { set -- $r; case ${1:-1} in z*|0)'
+    ' echo "ERROR: (de)compressing failed" >&2; e 74;; *) e "${1:-1}";; esac;'
+    " }; "
+)
+#: PROTOCOL, PARENT (or ""), SNAPSHOT, CODEC (see ``codecs``): a send stream on
+#: stdout. Protocol ``2c`` is 2 with compressed data as it lies on the disk.
 SEND = Verb(
     "send",
-    "r=$1; a=$2; t=$3; set --;"
-    ' [ "$r" -lt 2 ] || set -- --proto 2 --compressed-data;'
-    ' [ -z "$a" ] || set -- "$@" -p "$a"; $b send -q "$@" -- "$t"; e $?',
+    "r=$1; a=$2; t=$3; c=$4; set --;"
+    " case $r in 2c) set -- --proto 2 --compressed-data;; 2) set -- --proto 2;; esac;"
+    ' [ -z "$a" ] || set -- "$@" -p "$a"; set -- "$@" -- "$t";'
+    ' case $c in zstd:*) c="zstd -q -c -T2 -${c#*:}";; lz4) c="lz4 -q -c";;'
+    ' *) $b send -q "$@"; e $?;; esac;'
+    ' exec 4>&1; r=$( { { $b send -q "$@" 3>&-; echo $? >&3; } |'
+    ' { $c >&4 3>&-; z=$?; [ $z = 0 ] || echo "z$z" >&3; }; } 3>&1 ); exec 4>&-;'
+    + _FIRST
+    + "e 0",
 )
 
 #: ``flush DIRECTORY`` writes to the disk, every second until stdin ends, what came
@@ -218,16 +284,21 @@ _FLUSH = (
     "flush() { if command -v timeout >/dev/null; then"
     ' until timeout 1 cat; do sync -f "$1" 2>/dev/null || break; done; fi; cat; }; '
 )
-#: STATE, ID, NAME: receive the stream on stdin into a staging directory of its own,
-#: which stays locked meanwhile -> names in it, an empty name, what btrfs shows of it.
-#: The status of receive, left of the pipe, comes by descriptor 3.
+#: STATE, ID, NAME, CODEC: receive the stream on stdin into a staging directory of its
+#: own, which stays locked meanwhile -> names in it, an empty name, what btrfs shows of
+#: it. The statuses come by descriptor 3, that of the cause first; a line on stderr
+#: says that the stream is taken, and what takes time then is the disk.
 RECEIVE = Verb(
     "receive",
-    _EACH + _FLUSH + 'd=$1/incoming/$2; own "$1/incoming" && own "$d" || e 1;'
-    ' exec 9<"$d"; flock -n 9 || e 75;'
-    ' exec 4>&1; r=$( { { $b receive -C -q -- "$d" >&4 3>&-; echo $? >&3; } |'
-    ' flush "$d"; } 3>&1 ); exec 4>&-; [ "$r" = 0 ] || e "${r:-1}";'
-    ' each "$d"; $b subvolume show -- "$d/$3"; e $?',
+    _EACH + _FLUSH + 'd=$1/incoming/$2; n=$3; own "$1/incoming" && own "$d" || e 1;'
+    ' exec 9<"$d"; flock -n 9 || e 75; case $4 in zstd*) z="zstd -q -dc";;'
+    ' lz4) z="lz4 -q -dc";; *) z=;; esac;'
+    ' q() { { $b receive -C -q -- "$d" >&4 3>&-; echo $? >&3;'
+    ' echo "bbng1 received" >&2; } | flush "$d"; };'
+    ' exec 4>&1; r=$( { if [ -z "$z" ]; then q; else'
+    ' { $z 3>&-; k=$?; [ $k = 0 ] || echo "z$k" >&3; } | q; fi; } 3>&1 ); exec 4>&-;'
+    + _FIRST
+    + 'each "$d"; $b subvolume show -- "$d/$n"; e $?',
 )
 
 #: STATE, ID, NAME, DIRECTORY, TARGET, CHECK (1 or 0): make what was received appear
@@ -274,8 +345,15 @@ SYNC = Verb("sync", '$b subvolume sync -- "$1" >/dev/null; e $?')
 #: SUBVOLUME, GENERATION: the extents written since, one a line.
 SIZE = Verb("size", '$b subvolume find-new -- "$1" "$2"; e $?')
 
+#: Take whatever comes, to see how fast it does.
+SINK = Verb("sink", "cat >/dev/null; e $?")
+
+#: -> ``ready``. Keeps a session open until stdin ends.
+WAIT = Verb("wait", "echo ready; cat >/dev/null; e 0")
+
 VERBS = (
     HELLO,
+    KEEP,
     PREPARE,
     LOCK,
     LIST,
@@ -291,4 +369,6 @@ VERBS = (
     UNSEAL,
     SYNC,
     SIZE,
+    SINK,
+    WAIT,
 )

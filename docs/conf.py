@@ -18,6 +18,7 @@ exclude_patterns = ["_build", "*.md"]
 autodoc_default_options = {
     "members": True,
     "undoc-members": True,
+    "ignore-module-all": True,  # what is imported is told of where it is made
     "member-order": "bysource",
 }
 autodoc_typehints = "signature"

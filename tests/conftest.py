@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import hypothesis
 import pytest
@@ -80,6 +80,26 @@ def pytest_make_collect_report() -> (
         report.outcome = "failed"
         report.longrepr = f"skipped, and here that is a failure: {_reason(report)}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> (
+    Generator[None, dict[str, Any] | None, dict[str, Any] | None]
+):
+    """Let a worker tell of names that are not UTF-8: pytest-xdist would break off."""
+    told = yield
+    return _encodable(told) if told else None
+
+
+def _encodable(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case dict():
+            return {_encodable(key): _encodable(item) for key, item in value.items()}
+        case list() | tuple():
+            return type(value)(map(_encodable, value))
+    return value
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -192,9 +212,17 @@ def account() -> Iterator[Callable[..., accounts.Account]]:
             shell: str = "/bin/sh",
             sudoers: str | None = None,
             doas: str | None = None,
+            password: str | None = None,
+            superuser: bool = False,
         ) -> accounts.Account:
             return stack.enter_context(
-                accounts.account(shell=shell, sudoers=sudoers, doas=doas)
+                accounts.account(
+                    shell=shell,
+                    sudoers=sudoers,
+                    doas=doas,
+                    password=password,
+                    superuser=superuser,
+                )
             )
 
         yield make

@@ -5,11 +5,14 @@ Here it is read without starting a process, elsewhere from the answer of ``hello
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import parse_nested
 from btrfs_backup_ng.btrfs.parse import parse_show, parse_version
+from btrfs_backup_ng.codecs import PROGRAMS
+from btrfs_backup_ng.command import find_program
 from btrfs_backup_ng.model import Facts, Privilege
 
 #: Directory of our bookkeeping at every place, and of unfinished transfers in it.
@@ -38,12 +41,13 @@ def read_facts(
         send_protocol=_protocol(_read_text(_PROTOCOL_FILE)),
         is_directory=os.path.isdir(directory),
         exists=os.path.lexists(directory),
+        codecs=frozenset(name for name in PROGRAMS if find_program(name)),
     )
     if not facts.is_directory:
         return facts
     directory = os.path.realpath(directory)
     with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
-        kind, read_only = _mount_of(directory, file.read())
+        kind, options = _mount_of(directory, file.read())
     names = os.listdir(directory)
     if kind == "btrfs" and folder:
         with ioctl.opened_directory(directory) as descriptor:
@@ -58,7 +62,9 @@ def read_facts(
             _filesystem_id(directory), _filesystem_id("/")
         ),
         is_empty=not names,
-        is_writable=os.access(directory, os.W_OK) and not read_only,
+        is_compressed=_compresses(options),
+        is_writable=os.access(directory, os.W_OK) and "ro" not in options,
+        is_mounted_read_only="ro" in options,
         size_used=(space.f_blocks - space.f_bfree) * space.f_frsize,
         size_free=space.f_bavail * space.f_frsize,
         has_state=STATE in names,
@@ -132,12 +138,13 @@ def _protocol(text: str) -> int:
     return int(text) if text.strip().isdigit() else 1
 
 
-def _mount_of(path: str, mounts: str) -> tuple[str, bool]:
-    """Give type, and whether read-only, of what a path lies on.
+def _mount_of(path: str, mounts: str) -> tuple[str, tuple[str, ...]]:
+    """Give type and options of what a path lies on.
 
     :param mounts: as in ``/proc/self/mountinfo``, proc_pid_mountinfo(5).
     """
-    longest, kind, read_only = "", "", False
+    longest, kind = "", ""
+    options: tuple[str, ...] = ()
     for line in mounts.split("\n"):
         before, separator, after = line.partition(" - ")
         if not separator:
@@ -148,15 +155,20 @@ def _mount_of(path: str, mounts: str) -> tuple[str, bool]:
         if f"{path}/".startswith(below) and len(point) >= len(longest):
             longest, kind = point, behind[0]  # the last mount counts
             options = (*fields[5].split(","), *behind[-1].split(","))
-            read_only = "ro" in options
-    return kind, read_only
+    return kind, options
+
+
+def _compresses(options: tuple[str, ...]) -> bool:
+    """Tell whether new data is compressed there: mount options of btrfs(5)."""
+    values = [o.partition("=") for o in options if o.startswith("compress")]
+    return any(value not in ("no", "none") for _, _, value in values)
 
 
 def _unescaped(match: re.Match[str]) -> str:
     return chr(int(match[1], 8))
 
 
-def parse_facts(answer: dict[str, str]) -> Facts:
+def parse_facts(answer: Mapping[str, str]) -> Facts:
     """Read what ``hello`` answered, as keys and values.
 
     :raises ValueError: if it is not understood.
@@ -167,12 +179,13 @@ def parse_facts(answer: dict[str, str]) -> Facts:
         send_protocol=_protocol(answer.get("protocol", "")),
         is_directory="directory" in answer,
         exists="exists" in answer,
+        codecs=frozenset(name for name in PROGRAMS if answer.get(name)),
     )
     if not facts.is_directory:
         return facts
     magic, filesystem, block, blocks, unused, available = answer["stat"].split(" ")
     folder = answer.get("folder", "")
-    kind, read_only = _mount_of(answer["where"], answer["mounts"])
+    kind, options = _mount_of(answer["where"], answer["mounts"])
     facts = replace(
         facts,
         is_btrfs=magic == ioctl.SUPER_MAGIC,
@@ -182,7 +195,9 @@ def parse_facts(answer: dict[str, str]) -> Facts:
             filesystem.zfill(16), answer["root"].zfill(16)
         ),
         is_empty=bool(answer["empty"]),
-        is_writable="writable" in answer and not read_only,
+        is_compressed=_compresses(options),
+        is_writable="writable" in answer and "ro" not in options,
+        is_mounted_read_only="ro" in options,
         size_used=(int(blocks) - int(unused)) * int(block),
         size_free=int(available) * int(block),
         has_state="state" in answer,

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,6 +12,8 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.backup import back_up
 from btrfs_backup_ng.cli.output import Output, print_line
 from btrfs_backup_ng.cli.parser import display_level, parse_task
+from btrfs_backup_ng.cli.root import become_root, sudo_line
+from btrfs_backup_ng.cli.sshopts import ssh_options
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand, split_tasks
 from btrfs_backup_ng.context import Context
@@ -23,7 +24,6 @@ from btrfs_backup_ng.model import (
     Checks,
     Incremental,
     Job,
-    SshOptions,
     TransferOptions,
 )
 from btrfs_backup_ng.naming import Naming
@@ -51,6 +51,8 @@ def main(words: Sequence[str]) -> int:
         print_line(version_text(detailed=any(n.verbose for n in namespaces)))
         return 0
     jobs = [_job(namespace) for namespace in namespaces]
+    if any(n.sudo for n in namespaces):
+        become_root(words)
     wanted = [n.progress for n in namespaces if n.progress is not None]
     line = wanted[-1] if wanted else sys.stderr.isatty() and not quiet
     as_json = any(n.json for n in namespaces)
@@ -65,7 +67,7 @@ def main(words: Sequence[str]) -> int:
             progress=progress,
             tell=output.tell,
             watched=line,
-            command_line=shlex.join([PROGRAM, *words]),
+            sudo_line=sudo_line(words),
         )
         status = exit_status(_run_side_by_side(jobs, context))
     output.finish(status)
@@ -122,13 +124,7 @@ def _job(options: argparse.Namespace) -> Job:
         checks=Checks(options.fs_checks),
         wait_s=options.wait,
         dry_run=options.dry_run,
-        ssh=SshOptions(
-            options=tuple(options.ssh_opt),
-            sudo=options.ssh_sudo,
-            identity_file=options.ssh_identity_file,
-            username=options.ssh_username,
-            password_login=not options.no_password_auth,
-        ),
+        ssh=ssh_options(options),
         options=_transfer_options(options),
     )
 
@@ -144,6 +140,7 @@ def _transfer_options(options: argparse.Namespace) -> TransferOptions:
     return TransferOptions(
         incremental=Incremental.NEVER if options.no_incremental else incremental,
         mbuffer=options.mbuffer,
+        compress=options.compress,
         rate=options.rate,
         stall_timeout_s=options.stall_timeout,
         verify=options.verify_transfer,

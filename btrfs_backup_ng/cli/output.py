@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Any
 
-from btrfs_backup_ng.__logger__ import PROGRAM, log_line
+from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import (
@@ -50,10 +50,10 @@ class Output:
         with self._guard:
             self._progress.clear()
             if isinstance(event, Failed):
-                log_line(_failure(event))
+                _tell_failure(event)
             elif isinstance(event, Noted):
                 if self._notes:
-                    log_line(_note(event))
+                    _tell_note(event)
             elif not self._quiet and not self._as_json:
                 print_line(_line(event))
             if self._as_json:
@@ -115,6 +115,7 @@ def _sent(event: Sent) -> str:
     name, target = visible(event.name), visible(event.target)
     what = name if name == target else f"{name} as {target}"
     size = "" if event.size_bytes is None else f", {format_size(event.size_bytes)}"
+    size += f" as {event.codec}" if event.codec else ""
     about = size.replace(", ", ", about ") if event.dry else size
     if event.parent:
         how = f" since {visible(event.parent)}"
@@ -126,21 +127,15 @@ def _sent(event: Sent) -> str:
     return f"{_way(event)}: {word} {what}{about}{how}{took}"
 
 
-def _failure(event: Failed) -> str:
+def _tell_failure(event: Failed) -> None:
     place = visible(event.place)
     place = "" if place in event.message else f"{place}: "
-    return _with_hint(f"{place}{event.message}", event.hint)
+    log_message(f"{place}{event.message}", event.hint)
 
 
-def _note(event: Noted) -> str:
+def _tell_note(event: Noted) -> None:
     word = "warning" if event.level is Level.WARNING else "note"
-    return _with_hint(f"{word}: {event.text}", event.hint)
-
-
-def _with_hint(text: str, hint: str) -> str:
-    end = "" if text.endswith((".", "?", "!")) else "."
-    lines = "".join(f"\n  {line}" for line in hint.splitlines())
-    return f"{PROGRAM}: {text}{end if hint or end else ''}{lines}"
+    log_message(f"{word}: {event.text}", event.hint)
 
 
 def _as_json(event: Event) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import NoReturn
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, parse_size, visible
+from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.words import join_levels, split_at_dashes
+from btrfs_backup_ng.codecs import parse_codec
 from btrfs_backup_ng.model import Checks
 
 _EPILOG = """\
@@ -43,8 +45,13 @@ def parse_task(words: Sequence[str]) -> argparse.Namespace:
 
     :raises UsageError: if they do not make sense.
     """
+    return parse_places(_parser(), words)
+
+
+def parse_places(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Read options and ``places`` in any order; behind ``--`` there are only places."""
     words, behind = split_at_dashes(join_levels(words))
-    options = _parser().parse_intermixed_args(words)
+    options = parser.parse_intermixed_args(words)
     options.places += behind
     return options
 
@@ -62,7 +69,7 @@ def _parser() -> Parser:
     parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
     _add_keeping(parser)
     _add_transfer(parser)
-    _add_ssh(parser)
+    add_ssh(parser)
     _add_safety(parser)
     add_display(parser)
     return parser
@@ -151,6 +158,14 @@ def _add_transfer(parser: Parser) -> None:
     )
     add("--no-mbuffer", action="store_false", dest="mbuffer", help="never use mbuffer")
     add(
+        "--compress",
+        type=_codec,
+        metavar="HOW",
+        default="none",
+        help="compress on the way through ssh: zstd, zstd:LEVEL, lz4, none, or auto,"
+        " which tries whether it pays (default: none)",
+    )
+    add(
         "--verify-transfer",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -165,32 +180,6 @@ def _add_transfer(parser: Parser) -> None:
         help="end a transfer in which nothing moves for S seconds, 0 for never"
         " (default: 300)",
     )
-
-
-def _add_ssh(parser: Parser) -> None:
-    group = parser.add_argument_group("ssh")
-    add = group.add_argument
-    add(
-        "--ssh-opt",
-        action="append",
-        default=[],
-        type=_ssh_option,
-        metavar="KEY=VALUE",
-        help="an option as for ssh -o; wins over ours; may be repeated",
-    )
-    add(
-        "--ssh-sudo",
-        action="store_true",
-        help="use sudo on the other machine (default: find out)",
-    )
-    add("--ssh-identity-file", metavar="F", default="", help="log in with this key")
-    add(
-        "--ssh-username",
-        metavar="U",
-        default="",
-        help="log in as U where the place names no user",
-    )
-    add("--no-password-auth", action="store_true", help="never ask for a password")
 
 
 def _add_safety(parser: Parser) -> None:
@@ -243,6 +232,11 @@ def _add_safety(parser: Parser) -> None:
         " (default: 10)",
     )
     add("--force", action="store_true", help="go on where the space check says no")
+    add(
+        "--sudo",
+        action="store_true",
+        help="without root's rights: run all of this again through sudo",
+    )
 
 
 def add_display(parser: Parser) -> None:
@@ -325,13 +319,11 @@ def _size(text: str) -> int:
         raise UsageError(f"--rate: {visible(str(error))}") from error
 
 
-def _ssh_option(text: str) -> str:
-    key, separator, _ = text.partition("=")
-    if not (separator and key.isascii() and key.isalnum()):
-        raise UsageError(
-            f"'{visible(text)}' is not an ssh option; write it like --ssh-opt Port=2222"
-        )
-    return text
+def _codec(text: str) -> str:
+    try:
+        return parse_codec(text)
+    except ValueError as error:
+        raise UsageError(f"--compress: {visible(str(error))}") from error
 
 
 def display_level(namespaces: Sequence[argparse.Namespace]) -> str:

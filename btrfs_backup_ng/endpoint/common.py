@@ -4,13 +4,13 @@ import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Protocol
 from uuid import UUID
 
-from btrfs_backup_ng import wire
+from btrfs_backup_ng import codecs, wire
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.facts import STATE
 from btrfs_backup_ng.btrfs.parse import (
@@ -24,7 +24,7 @@ from btrfs_backup_ng.host import Host, Say
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot
 from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.command import Command, CommandFailed, Completed
+from btrfs_backup_ng.command import Command, CommandFailed, Completed, settle
 from btrfs_backup_ng.process import PIPE, Child
 
 #: A transfer id: when it began, and chance. Nothing else in staging is ours.
@@ -48,8 +48,11 @@ class Sink(Protocol):
     location: Location
     facts: Facts
 
-    def sink(self, transfer_id: str, snapshot: Snapshot) -> Command:
-        """Give the command that takes a stream, to where nobody looks for backups."""
+    def sink(self, transfer_id: str, snapshot: Snapshot, codec: str) -> Command:
+        """Give the command that takes a stream, to where nobody looks for backups.
+
+        :param codec: what it has to undo, if it is behind a wire.
+        """
 
     def accept(
         self,
@@ -118,24 +121,23 @@ class BtrfsEndpoint:
         self.facts = self.host.look(self.location.path, folder=folder)
         return self.facts
 
-    def prepare(self) -> None:
-        """Make the directory of our bookkeeping, if it is not there.
-
-        At a source it is a subvolume of its own: so it is not in the backups.
-        """
-        if not self.facts.has_state or self.is_source and not self.facts.has_folder:
-            kind = "subvolume" if self.is_source else "directory"
-            folder = self.directory if self.is_source else ""
-            self._call(wire.PREPARE, self.state, kind, folder)
-        self._is_prepared = True
-
     @contextmanager
     def lock(self, wait_s: float, who: str) -> Iterator[Say]:
-        """Hold the lock of this place.
+        """Hold the lock of this place, whose bookkeeping is made ready for it.
+
+        At a source that is a subvolume of its own: so it is not in the backups.
 
         :raises LockHeld: if another run has it for longer than ``wait_s``.
         """
-        with self.host.lock(self.state, wait_s, who) as say:
+        preparation: tuple[str, ...] = ()
+        if not self.facts.has_state or self.is_source and not self.facts.has_folder:
+            kind = "subvolume" if self.is_source else "directory"
+            preparation = (kind, self.directory if self.is_source else "")
+        with ExitStack() as stack:
+            lock = self.host.lock(self.state, wait_s, who, preparation)
+            with self._explaining():
+                say = stack.enter_context(lock)
+            self._is_prepared = True
             yield say
 
     def listing(self, name: str) -> tuple[Listing, bytes | None]:
@@ -184,20 +186,26 @@ class BtrfsEndpoint:
         )
 
     def source(
-        self, snapshot: Snapshot, parent: Snapshot | None, *, protocol: int
+        self, snapshot: Snapshot, parent: Snapshot | None, protocol: str, codec: str
     ) -> Command:
-        """Give the command that emits a snapshot as a stream."""
+        """Give the command that emits a snapshot as a stream.
+
+        :param protocol: ``1``, ``2``, or ``2c`` with compressed data as it is.
+        :param codec: what it is to be compressed with, if that is behind a wire.
+        """
         base = self._path(parent.name) if parent else ""
         path = self._path(snapshot.name)
-        return self.host.command(
-            wire.SEND, str(protocol), base, path, label="btrfs send"
-        )
+        words = (protocol, base, path, self._applied(codec))
+        return self.host.command(wire.SEND, *words, label="btrfs send")
 
-    def sink(self, transfer_id: str, snapshot: Snapshot) -> Command:
+    def sink(self, transfer_id: str, snapshot: Snapshot, codec: str) -> Command:
         """Give the command that receives into a staging directory of its own."""
-        return self.host.command(
-            wire.RECEIVE, self.state, transfer_id, snapshot.name, label="btrfs receive"
-        )
+        words = (self.state, transfer_id, snapshot.name, self._applied(codec))
+        return self.host.command(wire.RECEIVE, *words, label="btrfs receive")
+
+    def _applied(self, codec: str) -> str:
+        """Give what the host itself does of a codec: on this one a stage does it."""
+        return codec if self.host.name else codecs.NONE
 
     def accept(
         self,
@@ -276,15 +284,24 @@ class BtrfsEndpoint:
                 size += extent_size(line)
                 if over and over.is_set():
                     return size
-            child.wait()
+            status = child.wait()
+        status, words = settle(command, status or 0, bytes(child.words))
+        if status != 0:
+            raise CommandFailed(Completed(command, status, b"", words))
         return size
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
     def _call(self, verb: wire.Verb, *arguments: str, stdin: bytes = b"") -> Completed:
-        try:
+        with self._explaining():
             return self.host.call(verb, *arguments, stdin=stdin)
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say what the failure of a command means for this place."""
+        try:
+            yield
         except CommandFailed as error:
             if error.completed.status == wire.EXISTS:
                 raise NameTaken(

@@ -21,7 +21,7 @@ class ShellEndpoint:
     def __str__(self) -> str:
         return visible(str(self.location))
 
-    def sink(self, transfer_id: str, snapshot: Snapshot) -> Command:
+    def sink(self, transfer_id: str, snapshot: Snapshot, codec: str) -> Command:
         """Give the user's command."""
         argv = ("sh", "-c", self.location.path, "sh", snapshot.name)
         return Command(argv, label=f"the command {self}")

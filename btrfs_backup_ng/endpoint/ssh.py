@@ -5,10 +5,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host import SshHost
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import SshOptions
 from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 
 
@@ -30,7 +30,12 @@ class Connections(ExitStack):
         with self._guard:
             if key not in self._hosts:
                 master = self.enter_context(SSHMasterManager(location, options))
-                self._hosts[key] = SshHost(master, forced_sudo=options.sudo)
+                self._hosts[key] = SshHost(
+                    master,
+                    forced_sudo=options.sudo,
+                    sudo_password_file=options.sudo_password_file,
+                )
+                self.callback(self._hosts[key].close)
             return self._hosts[key]
 
 

@@ -1,99 +1,98 @@
 """Own the one ssh connection to a host that all sessions of a run share."""
 
 import contextlib
+import logging
 import os
-import shlex
+import pwd
 import shutil
-import sys
 import threading
 import time
 from types import TracebackType
 from typing import Self
 
 from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import SshOptions
-from btrfs_backup_ng.command import Command, last_words
-from btrfs_backup_ng.process import Child, check_interrupted, run
+from btrfs_backup_ng.process import Child, check_interrupted
+from btrfs_backup_ng.sshutil.login import Attempt, Login
+from btrfs_backup_ng.sshutil.passwords import read_password
+from btrfs_backup_ng.sshutil.refusal import (
+    ConnectionFailed,
+    LoginRefused,
+    explained,
+    refused,
+)
+
+__all__ = ["ConnectionFailed", "LoginRefused", "SSHMasterManager"]
+
+log = logging.getLogger(__name__)
 
 #: Longest path of a control socket. ``sun_path`` has 108 bytes, and ssh appends 17
 #: while it binds (measured with OpenSSH 9.2: 90 works, 91 fails).
 _SOCKET_PATH_MAX = 90
+#: Sessions of one connection at once; sshd refuses the 11th (MaxSessions).
+_SESSIONS = 8
 #: How often a master that is logging in is looked at.
 _POLL_S = 0.02
-#: Options that keep a connection what it is for, and end it when the peer is gone.
-_OPTIONS = (
-    "StrictHostKeyChecking=accept-new",
-    "ServerAliveInterval=15",
-    "ServerAliveCountMax=4",
-    "ConnectTimeout=30",
-    "ForwardAgent=no",
-    "ClearAllForwardings=yes",
-    "PermitLocalCommand=no",
-    "RequestTTY=no",
-    "RemoteCommand=none",
-    "LogLevel=ERROR",
-)
+#: What ssh runs to ask. It answers what ssh itself asks, never a question of its
+#: about a host's key, and takes the answer from a pipe that nobody else can open.
+_ASKPASS = """#!/bin/sh
+case $1 in *assword*|*assphrase*) exec cat "${0%/*}/answer";; esac
+exit 1
+"""
 
 
-class ConnectionFailed(BackupError):
-    """No connection to a host could be opened."""
+class Sessions:
+    """Room for so many sessions at once; entering waits for it."""
 
+    def __init__(self, room: int) -> None:
+        self._free = threading.BoundedSemaphore(room)
 
-class LoginRefused(ConnectionFailed):
-    """The host answered and did not let us in."""
+    def __enter__(self) -> None:
+        while not self._free.acquire(timeout=0.1):
+            check_interrupted()
+
+    def __exit__(self, *_: object) -> None:
+        self._free.release()
 
 
 class SSHMasterManager:
     """A master connection, open as long as the context is.
 
-    :ivar prefers_aes: we put AES-GCM first, which is slow on a CPU without AES.
-
     Slaves never open a connection of their own (``ProxyCommand=false``), so that a
-    dead master is an error and not a second login.
+    dead master is an error and not a second login. A lost connection is opened again
+    where that is asked for (:meth:`ensure`), once.
+
+    :ivar prefers_aes: we put AES-GCM first, which is slow on a CPU without AES.
+    :ivar user: whose ssh this is, where it is not ours.
+    :ivar sessions: to be entered by every session.
     """
 
     prefers_aes = False
+    user = ""
+    sessions: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     def __init__(self, location: Location, options: SshOptions) -> None:
-        self._location = location
-        self._options = options
-        self._user = location.user or options.username
-        self._directory = ""
-        self._child: Child | None = None
-        self._closing = threading.Event()
-        self._opened = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._failure: BackupError | None = None
+        self._login = Login(location, options)
+        self._connection: _Connection | None = None
+        self._was_reopened = False
+        self._guard = threading.Lock()
+        self.sessions = Sessions(_SESSIONS)
 
     @property
     def name(self) -> str:
         """``[user@]host``, for people."""
-        user = f"{self._user}@" if self._user else ""
-        return f"{user}{self._location.host}"
-
-    @property
-    def _socket(self) -> str:
-        return os.path.join(self._directory, "s")
+        return self._login.name
 
     def __enter__(self) -> Self:
         """Log in.
 
         :raises LoginRefused: if the host does not accept us.
         :raises ConnectionFailed: for every other reason.
+        :raises UsageError: if a password file or an agent is not what it should be.
         """
-        self._directory = _private_directory()
-        # The kernel ends a child with the thread that started it, and tasks that
-        # share this connection end one before the other.
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        try:
-            self._opened.wait()
-            if self._failure:
-                raise self._failure
-        except BaseException:
-            self.close()
-            raise
+        self._open(self._login.attempts())
         return self
 
     def __exit__(
@@ -106,27 +105,112 @@ class SSHMasterManager:
 
     def close(self) -> None:
         """End the connection and remove its directory; again does nothing."""
-        self._closing.set()
-        if self._thread:
-            self._thread.join()
-            self._thread = None
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = ""
+        with self._guard:
+            if self._connection:
+                self._connection.close()
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether the connection is there, as far as one can see from here."""
+        return self._connection is not None and self._connection.is_alive
+
+    def ensure(self) -> bool:
+        """Open the connection again if it is lost, and tell whether it was.
+
+        To be called where nothing depends on what was there before: no lock is held,
+        no transfer under way. Nobody is asked anything.
+
+        :raises ConnectionFailed: if it was lost for the second time.
+        """
+        with self._guard:
+            if self.is_alive or not self._connection:
+                return False
+            if self._was_reopened:
+                raise ConnectionFailed(
+                    f"the connection to {visible(self.name)} was lost again",
+                    hint=f"See whether it lasts:  ssh {self._login.by_hand()}",
+                )
+            self._was_reopened = True
+            log.warning("the connection to %s was lost; opening it again", self.name)
+            self._connection.close()
+            self._open([Attempt(self.user, asks=False)])
+            return True
 
     def command(self, remote: str) -> tuple[str, ...]:
         """Give the argv that runs one string in the login shell there."""
+        assert self._connection, "not open"
         return (
-            *("ssh", "-S", self._socket.replace("%", "%%")),
+            *("ssh", "-S", self._connection.socket.replace("%", "%%")),
             *("-o", "ControlMaster=no", "-o", "ProxyCommand=false"),
             *("-o", "BatchMode=yes"),
-            *self._common_arguments(),
+            *self._login.arguments(),
             remote,
         )
 
+    def _open(self, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            connection = _Connection(self._login, attempt)
+            try:
+                connection.open()
+            except LoginRefused as error:
+                log.info("%s: %s", self.name, error)
+            else:
+                self._connection = connection
+                self.user = attempt.user
+                self.prefers_aes = connection.prefers_aes
+                return
+        raise refused(self._login, attempts)
+
+
+class _Connection:
+    """A master process from its login to its end."""
+
+    def __init__(self, login: Login, attempt: Attempt) -> None:
+        self._login = login
+        self._attempt = attempt
+        self._password = b""
+        if login.password_file:
+            self._password = read_password(login.password_file) + b"\n"
+        ciphers = login.ciphers(attempt.user)
+        self.prefers_aes = bool(ciphers)
+        self._directory = _private_directory(attempt.user, runs=bool(self._password))
+        self._master = self._command(ciphers)
+        self._child: Child | None = None
+        self._closing = threading.Event()
+        self._opened = threading.Event()
+        self._failure: BackupError | None = None
+        # The kernel ends a child with the thread that started it, and tasks that
+        # share this connection end one before the other.
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    @property
+    def socket(self) -> str:
+        return os.path.join(self._directory, "s")
+
+    @property
+    def is_alive(self) -> bool:
+        return self._child is not None and self._child.peek() is None
+
+    def open(self) -> None:
+        try:
+            self._prepare_answer()
+            self._thread.start()
+            self._opened.wait()
+            if self._failure:
+                raise self._failure
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
     def _serve(self) -> None:
         try:
-            with Child.start(self._master_command()) as child:
+            with Child.start(self._master) as child:
                 self._child = child
                 self._wait_for_login(child)
                 self._opened.set()
@@ -139,135 +223,88 @@ class SSHMasterManager:
             self._opened.set()
 
     def _wait_for_login(self, child: Child) -> None:
-        while not os.path.exists(self._socket):
+        while not os.path.exists(self.socket):
             check_interrupted()
             if self._closing.is_set():
                 return
             if child.peek() is not None:
                 child.reap()
-                raise self._explained(child.stderr_tail())
+                raise explained(child.stderr_tail(), self._login)
+            self._answer()
             time.sleep(_POLL_S)
 
-    def _master_command(self) -> Command:
-        has_terminal = sys.stdin is not None and sys.stdin.isatty()
-        asks = self._options.password_login and has_terminal
-        batch = "no" if asks else "yes"
-        argv = (
-            *("ssh", "-M", "-N", "-S", self._socket.replace("%", "%%")),
-            *("-o", "ControlPersist=no", "-o", f"BatchMode={batch}"),
-            *self._cipher_arguments(),
-            *self._common_arguments(),
-        )
-        return Command(argv, label=f"ssh to {visible(self.name)}", terminal=asks)
-
-    def _common_arguments(self) -> list[str]:
-        words: list[str] = []
-        for option in self._options.options:  # first: ssh takes the first value
-            words += ("-o", option)
-        if not self._options.password_login:
-            words += ("-o", "PasswordAuthentication=no")
-            words += ("-o", "KbdInteractiveAuthentication=no")
-        for option in _OPTIONS:
-            words += ("-o", option)
-        if self._options.identity_file:
-            words += ("-i", self._options.identity_file)
-        if self._location.port:
-            words += ("-p", str(self._location.port))
-        if self._user:
-            words += ("-l", self._user)
-        return [*words, "--", self._location.host]
-
-    def _cipher_arguments(self) -> list[str]:
-        """Prefer AES-GCM, unless somebody chose ciphers: by option, file or policy.
-
-        Where CPUs have AES it takes a fifth less time and CPU than ssh's own first
-        choice (measured: OpenSSH 9.2, loopback). The others stay, behind it.
-        """
-        keys = [option.partition("=")[0].lower() for option in self._options.options]
-        if "ciphers" in keys or not _has_aes():
-            return []
-        names = self._ciphers()
-        fast = [name for name in names if "-gcm@" in name]
-        if not fast or names != self._ciphers("-F", "none"):
-            return []
-        self.prefers_aes = True
-        others = [name for name in names if name not in fast]
-        return ["-o", f"Ciphers={','.join([*fast, *others])}"]
-
-    def _ciphers(self, *arguments: str) -> list[str]:
-        """Give the ciphers that ssh would offer, best first."""
-        argv = ("ssh", "-G", *arguments, *self._common_arguments())
-        text = run(Command(argv, label="ssh"), check=False).stdout.decode()
-        lines = (line.partition(" ") for line in text.splitlines())
-        found = [value for key, _, value in lines if key == "ciphers"]
-        return found[0].split(",") if found else []
-
-    def _explained(self, stderr: str) -> ConnectionFailed:
-        """Say what a failed login means; the text decides nothing but the words."""
-        host = visible(self._location.host)
-        words = last_words(stderr)
-        if "IDENTIFICATION HAS CHANGED" in stderr:
-            return ConnectionFailed(
-                f"the host key of {host} is not the one that is known; somebody may"
-                " be in between, or the machine was installed anew",
-                hint=f"If it was:  ssh-keygen -R {shlex.quote(self._known_name())}",
-            )
-        if "Host key verification failed" in stderr:
-            return ConnectionFailed(
-                f"the host key of {host} is not known, and ssh is told to refuse it",
-                hint=f"Look at it once by hand:  ssh {self._by_hand()} true",
-            )
-        if "Permission denied" in stderr or "Too many authentication" in stderr:
-            return LoginRefused(
-                f"{visible(self.name)} refused the login (tried: {self._tried()})",
-                hint=self._login_hint(),
-            )
-        return ConnectionFailed(
-            f"no connection to {host}" + (f": {words}" if words else ""),
-            hint=f"Try it by hand:  ssh {self._by_hand()} true",
+    def _command(self, ciphers: list[str]) -> Command:
+        variables = self._login.variables()
+        asks = self._attempt.asks or bool(self._password)
+        argv = [
+            *("ssh", "-M", "-N", "-S", self.socket.replace("%", "%%")),
+            *("-o", "ControlPersist=no", "-o", f"BatchMode={'no' if asks else 'yes'}"),
+            *ciphers,
+        ]
+        if self._password:
+            # One answer to each question: a wrong one does not get better.
+            argv += ("-o", "NumberOfPasswordPrompts=1")
+            path = os.path.join(self._directory, "askpass")
+            display = os.environ.get("DISPLAY", "") or ":"
+            variables += (("SSH_ASKPASS", path), ("SSH_ASKPASS_REQUIRE", "force"))
+            variables += (("DISPLAY", display),)  # OpenSSH before 8.4
+        return Command(
+            (*argv, *self._login.arguments()),
+            label=f"ssh to {visible(self._login.name)}",
+            terminal=self._attempt.asks,
+            user=self._attempt.user,
+            variables=variables,
         )
 
-    def _known_name(self) -> str:
-        port = self._location.port
-        return f"[{self._location.host}]:{port}" if port else self._location.host
+    def _prepare_answer(self) -> None:
+        """Make what ssh runs to ask, and the pipe from which that takes the answer."""
+        if not self._password:
+            return
+        askpass, pipe = (
+            os.path.join(self._directory, n) for n in ("askpass", "answer")
+        )
+        with open(askpass, "w", encoding="ascii") as file:
+            file.write(_ASKPASS)
+        os.chmod(askpass, 0o700)
+        os.mkfifo(pipe, 0o600)
+        for path in (askpass, pipe):
+            _give_to(self._attempt.user, path)
 
-    def _tried(self) -> str:
-        ways = ["agent"] if os.environ.get("SSH_AUTH_SOCK") else []
-        ways.append(self._options.identity_file or "the keys of ssh's configuration")
-        return ", ".join(visible(way) for way in ways)
-
-    def _login_hint(self) -> str:
-        if self._options.identity_file:
-            return f"Try it by hand:  ssh {self._by_hand()} true"
-        home = os.path.expanduser(f"~{os.environ.get('SUDO_USER', '')}")
-        note = ""
-        if os.geteuid() == 0 and not os.environ.get("SSH_AUTH_SOCK"):
-            note = "As root there is no ssh agent of yours. "
-        return f"{note}Use a key:  --ssh-identity-file {home}/.ssh/id_ed25519"
-
-    def _by_hand(self) -> str:
-        port = f"-p {self._location.port} " if self._location.port else ""
-        return f"{port}{visible(self.name)}"
-
-
-def _has_aes() -> bool:
-    """Tell whether this CPU has AES instructions."""
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", "rb") as file:
-        return b" aes " in file.read().replace(b"\n", b" ")
-    return False
+    def _answer(self) -> None:
+        """Write the password into the pipe if somebody reads there."""
+        if not self._password:
+            return
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        with contextlib.suppress(OSError):  # ENXIO: nobody reads
+            pipe = os.open(os.path.join(self._directory, "answer"), flags)
+            try:
+                os.write(pipe, self._password)
+            finally:
+                os.close(pipe)
 
 
-def _private_directory() -> str:
+def _private_directory(user: str, *, runs: bool) -> str:
     """Make an unpredictable 0700 directory whose path leaves room for a socket.
 
+    :param user: whose it is to be, if not ours.
+    :param runs: programs in it are to be run.
     :raises BackupError: if there is nowhere to make it.
     """
-    wanted = (os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR"))
-    for place in (*wanted, "/tmp"):
+    wanted = [os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR")]
+    for place in (*([] if user else wanted), "/tmp", "/var/tmp"):
         made = os.path.join(place, f"bbng-{os.urandom(4).hex()}")
         if not place.startswith("/") or len(os.fsencode(made)) + 2 > _SOCKET_PATH_MAX:
             continue
         with contextlib.suppress(OSError):
+            if runs and os.statvfs(place).f_flag & os.ST_NOEXEC:
+                continue
             os.mkdir(made, 0o700)
+            _give_to(user, made)
             return made
     raise BackupError("there is no directory in which an ssh socket can be made")
+
+
+def _give_to(user: str, path: str) -> None:
+    if user:
+        entry = pwd.getpwnam(user)
+        os.chown(path, entry.pw_uid, entry.pw_gid)

@@ -20,10 +20,8 @@ from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
 
-SUDO_ALL = "{name} ALL=(root) NOPASSWD: ALL"
-SUDO_BTRFS = "{name} ALL=(root) NOPASSWD: /usr/bin/btrfs"
-
-#: Name of a way -> where the source is, where the destination is.
+#: Name of a way -> where the source is, where the destination is: ``None`` for here,
+#: else how a user there comes to run btrfs as root, and behind a colon the login shell.
 WAYS = {
     "local": (None, None),
     "push": (None, "root"),
@@ -34,6 +32,9 @@ WAYS = {
     "push-doas": (None, "doas"),
     "pull-sudo": ("sudo", None),
     "pull-sudo-btrfs": ("sudo-btrfs", None),
+    "push-sudo-fish": (None, "sudo:fish"),
+    "pull-doas-tcsh": ("doas:tcsh", None),
+    "relay-sudo-zsh-doas-ash": ("sudo:zsh", "doas:ash"),
 }
 
 
@@ -90,13 +91,15 @@ class Way:
 
 def privileged(kind: str, account: Callable[..., accounts.Account]) -> accounts.Account:
     """Make a user who may do some things as root."""
-    match kind:
+    privilege, _, shell = kind.partition(":")
+    shell = shell or "/bin/sh"
+    match privilege:
         case "sudo":
-            return account(sudoers=SUDO_ALL)
+            return account(shell=shell, sudoers=accounts.SUDO_ALL)
         case "sudo-btrfs":
-            return account(sudoers=SUDO_BTRFS)
+            return account(shell=shell, sudoers=accounts.SUDO_BTRFS)
         case _:
-            return account(doas="permit nopass {name} as root")
+            return account(shell=shell, doas=accounts.DOAS)
 
 
 @pytest.fixture
@@ -391,6 +394,17 @@ def test_each_destination_fails_alone(room, sshd):
         places.assert_backed_up(source, destination)
     assert len(places.subvolumes(source / FOLDER)) == 1
     assert not missing.exists() and file.read_text() == "no directory"
+
+
+@pytest.mark.parametrize(
+    "way", ["push-sudo", "push-sudo-btrfs", "push-doas"], indirect=True
+)
+def test_two_destinations_of_one_user_are_looked_at_alike(way):
+    source = way.source()
+    destinations = [way.destination(name) for name in ("one", "two")]
+    assert len(way.run(source, *destinations).sent) == 2
+    for destination in destinations:
+        places.assert_backed_up(source, destination)
 
 
 def test_where_all_destinations_fail_no_snapshot_is_made(room, sshd):

@@ -14,9 +14,10 @@ import pytest
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
-from btrfs_backup_ng.host import LocalHost, SshHost
+from btrfs_backup_ng.host import LocalHost
 from btrfs_backup_ng.location import parse_location
 from btrfs_backup_ng.model import Seal, SshOptions
+from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from tests.btrfs import places
 from tests.support.sshd import Sshd

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from tests.support.filesystems import Filesystem
 from tests.support.processes import wait_until
-from tests.support.program import PROGRAM, Argument, environment, run_program
+from tests.support.accounts import Account
+from tests.support.program import (
+    CHECKOUT,
+    PROGRAM,
+    Argument,
+    environment,
+    run_program,
+)
 from tests.support.sshd import Sshd
 
 Done = subprocess.CompletedProcess[str]
@@ -213,12 +222,73 @@ def on_terminal(
     return subprocess.CompletedProcess(done.args, done.returncode, shown, "")
 
 
+def in_conversation(
+    *args: Argument,
+    answers: Mapping[str, str],
+    env: Mapping[str, str | None] | None = None,
+) -> Done:
+    """Run the program on a terminal, where somebody answers what it asks.
+
+    Whoever asks drops what was typed before, so each answer waits for its question.
+
+    :param answers: what a question holds -> what is typed then, each time it comes.
+    """
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", *PROGRAM, *map(os.fsdecode, args)],
+        env=environment(env),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as program:
+        os.close(theirs)
+        shown, read_so_far, deadline = "", 0, time.monotonic() + 120
+        try:
+            while time.monotonic() < deadline:
+                if not select.select([ours], [], [], 1)[0]:
+                    continue
+                try:
+                    chunk = os.read(ours, 65536)
+                except OSError:  # EIO: nobody has it open any more
+                    break
+                shown += chunk.decode(errors="surrogateescape")
+                for question, answer in answers.items():
+                    at = shown.find(question, read_so_far)
+                    if at >= 0 and shown.endswith(": "):
+                        read_so_far = len(shown)
+                        os.write(ours, os.fsencode(answer) + b"\n")
+        finally:
+            os.close(ours)
+    return subprocess.CompletedProcess(program.args, program.returncode, shown, "")
+
+
+def password_file(directory: Path, text: str, *, mode: int = 0o600) -> Path:
+    """Write a file with a password."""
+    path = directory / f"password-{len(os.listdir(directory))}"
+    path.touch(mode=0o600)
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
 def appears(
     path: Path, program: subprocess.Popen[str] | subprocess.Popen[bytes]
 ) -> None:
     """Wait until a running program has got so far that a file is there."""
     wait_until(lambda: path.exists() or program.poll() is not None, 60)
     assert path.exists(), program.communicate()
+
+
+def sudo_line(*args: Argument) -> str:
+    """Give the line that runs as root what :func:`as_nobody` runs.
+
+    sudo has a PATH of its own, so a Python that is not on it is named in full.
+    """
+    python = _python_for_all()
+    if shutil.which(os.path.basename(python), path="/usr/local/bin:/usr/bin") == python:
+        python = os.path.basename(python)
+    words = [python, "-m", "btrfs_backup_ng", *map(os.fsdecode, args)]
+    return shlex.join(["sudo", *words])
 
 
 def as_nobody(*args: Argument) -> Done:
@@ -233,6 +303,32 @@ def as_nobody(*args: Argument) -> Done:
         errors="surrogateescape",
         timeout=120,
         cwd="/",
+    )
+
+
+def as_user(
+    user: Account,
+    *args: Argument,
+    env: Mapping[str, str | None] | None = None,
+) -> Done:
+    """Run the program as one of the test's users, from the checkout."""
+    return subprocess.run(
+        ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]
+        + [_python_for_all(), "-m", "btrfs_backup_ng", *map(os.fsdecode, args)],
+        env=environment(
+            {
+                "HOME": str(user.home),
+                "USER": user.name,
+                "LOGNAME": user.name,
+                **(env or {}),
+            }
+        ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=120,
+        cwd=CHECKOUT,  # sudo hides PYTHONPATH
     )
 
 

@@ -20,6 +20,7 @@ from tests.cli.scenes import (
     must,
     path_without,
     script,
+    sudo_line,
 )
 from tests.support.filesystems import read_mounts
 from tests.support.processes import wait_until
@@ -178,12 +179,12 @@ def test_a_kept_demo_stays_and_goes_with_the_printed_command(place: Path):
 
 def test_the_demo_tells_other_users_what_to_do():
     said = complaint(as_nobody("demo"), 4, "needs root")
-    assert "\n  Run:  sudo btrfs-backup-ng demo\n" in said
+    assert f"\n  Run:  {sudo_line('demo')}\n" in said
 
 
 def test_the_advice_to_other_users_repeats_their_options():
     said = complaint(as_nobody("demo", "--keep"), 4, "needs root")
-    assert "sudo btrfs-backup-ng demo --keep" in said
+    assert sudo_line("demo", "--keep") in said
 
 
 def test_the_demo_takes_no_places(place: Path):

@@ -24,6 +24,7 @@ from tests.cli.scenes import (
     script,
     ssh_place,
     ssh_words,
+    sudo_line,
 )
 from tests.conftest import MakesFilesystems
 from tests.support.accounts import Account
@@ -47,8 +48,7 @@ def test_reading_snapshots_needs_root(scene: Scene):
     said = complaint(
         as_nobody(*words), 4, f"reading snapshots of {scene.source} needs root"
     )
-    command = shlex.join(["sudo", "btrfs-backup-ng", *map(str, words)])
-    assert f"\n  Run:  {command}\n" in said
+    assert f"\n  Run:  {sudo_line(*words)}\n" in said
     assert scene.fingerprint() == before
 
 

@@ -165,6 +165,7 @@ def test_json_is_one_document_with_documented_fields(scene: Scene):
         "target": name,
         "why_full": None,
         "dry": False,
+        "codec": "",
     }
     assert deleted == [
         {"event": "deleted", "place": str(place), "name": parent, "dry": False}

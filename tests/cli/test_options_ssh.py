@@ -10,6 +10,7 @@ import pytest
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.parser import parse_task
 from tests.cli.scenes import (
+    MIB,
     Scene,
     complaint,
     covers,
@@ -20,7 +21,8 @@ from tests.cli.scenes import (
     ssh_words,
 )
 from tests.support.accounts import Account
-from tests.support.program import Argument, run_program
+from tests.support.processes import children, kill, wait_until
+from tests.support.program import Argument, run_program, start_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -153,3 +155,35 @@ def test_a_user_without_root_rights_there_gets_them_by_sudo(
 def test_one_connection_serves_a_whole_run(scene: Scene, sshd: Sshd):
     must(run_program(*_words(scene, sshd, *ssh_words(sshd))))
     assert sshd.connections() == 1
+
+
+@pytest.mark.parametrize("refused", ["lock", "list", "send"])
+def test_too_few_sessions_are_no_second_login_and_are_named(
+    scene: Scene, new_sshd: Callable[..., Sshd], refused: str
+):
+    allowed = {"list": 1, "lock": 1, "send": 3}[refused]
+    server = new_sshd(config=(f"MaxSessions {allowed}",))
+    server.mark()
+    source, to = str(scene.source), [ssh_place(server, scene.destination)]
+    if refused == "lock":
+        to.append(ssh_place(server, scene.other_destination("other")))
+    if refused == "send":
+        source = ssh_place(server, scene.source)
+    done = run_program("-p", "x-", *ssh_words(server), source, *to)
+    complaint(done, 1, "MaxSessions 10", "sshd_config")
+    assert server.connections() == 1
+    assert server.log_text().count("Connection from") == 1
+    assert scene.backups == []
+
+
+def test_a_dead_connection_is_no_second_login(scene: Scene, sshd: Sshd):
+    scene.more("large", 6 * MIB)
+    words = _words(scene, sshd, "--rate", "2M", *ssh_words(sshd))
+    with start_program(*words) as program:
+        incoming = scene.destination / ".btrfs-backup-ng" / "incoming"
+        wait_until(lambda: incoming.exists() and list(incoming.glob("*/*")))
+        kill(child for child in children(program.pid) if "-M" in child.argv)
+        _, told = program.communicate(timeout=60)
+    assert program.returncode == 1 and "connection" in told, told
+    assert sshd.connections() == 1
+    assert sshd.log_text().count("Connection from") == 1

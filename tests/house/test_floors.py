@@ -19,19 +19,23 @@ from tests.support.program import CHECKOUT
 FLOORS = {
     "7 door": "__main__",
     "6 desk": """
-        cli/__init__ cli/words cli/parser cli/classic cli/output cli/version
-        cli/commands/__init__ cli/commands/demo
+        cli/__init__ cli/words cli/parser cli/sshopts cli/classic cli/output cli/version
+        cli/root cli/commands/__init__ cli/commands/demo cli/commands/doctor
     """,
-    "5 verbs": "context backup target prune",
+    "5 verbs": "context backup target prune doctor",
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
-        locks holds origins transfer progress preflight
+        locks holds origins route probe transfer progress preflight
     """,
-    "3 hands": "process loop hop pipeline host sshutil/__init__ sshutil/master",
+    "3 hands": """
+        process loop hop pipeline host sshutil/__init__ sshutil/master sshutil/login
+        sshutil/passwords sshutil/refusal sshutil/host
+    """,
     "2 words": """
-        command wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing btrfs/parse
+        command codecs wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
+        btrfs/parse
     """,
-    "1 mind": "location model naming retention plan report",
+    "1 mind": "location model naming retention plan report diagnosis",
     "0 ground": "__init__ __util__ __logger__",
 }
 FLOOR_OF = {

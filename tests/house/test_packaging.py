@@ -90,6 +90,7 @@ def test_the_sdist_holds_what_the_tests_read(source, built):
         names = {n.partition("/")[2] for n in archive.getnames()}
     wanted = source_files(
         source, "btrfs_backup_ng", "tests", "docs", "benchmarks", ".ci", "check",
+        "btrfs-ssh-send",
         "pyproject.toml", "MANIFEST.in", ".flake8", ".gitignore",
         "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
     )  # fmt: skip

@@ -7,13 +7,15 @@ import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli import classic
-from btrfs_backup_ng.cli.commands import VERBS
-from btrfs_backup_ng.cli.parser import parse_task
+from btrfs_backup_ng.cli.commands import VERBS, doctor
+from btrfs_backup_ng.cli.parser import parse_places, parse_task
 from btrfs_backup_ng.cli.words import expand, split_tasks
+from btrfs_backup_ng.location import parse_location
 from tests.support.program import CHECKOUT
 
 README = (CHECKOUT / "README.md").read_text()
 COMMANDS = re.findall(r"[`$ ]btrfs-backup-ng (-[^`\n]*|[/s][^`\n]*)", README)
+DOCTOR = re.findall(r"[`$ ]btrfs-backup-ng doctor ([^`\n]*)", README)
 EXAMPLE = re.search(r"    # (/etc/\S+)\n((?:    .*\n)+)", README)
 
 
@@ -29,6 +31,14 @@ def test_each_command_is_understood(command):
     for task in split_tasks(words):
         if "--help" not in task:
             classic._job(parse_task(task))
+
+
+def test_each_call_of_the_doctor_is_understood():
+    assert DOCTOR
+    for command in DOCTOR:
+        options = parse_places(doctor._parser(), shlex.split(command))
+        for place in options.places:
+            parse_location(place, working_directory="/")
 
 
 def test_the_example_file_is_understood(tmp_path):

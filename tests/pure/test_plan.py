@@ -374,6 +374,17 @@ def test_of_two_snapshots_of_one_second_with_one_origin_each_is_sent():
     assert [t.snapshot for t in found.transfers] == [first]
 
 
+def test_with_one_origin_nobody_gets_the_name_that_another_has_here():
+    """Else the copy would count for that one, and be sent again and again."""
+    first = made(1, received=uid(70))
+    second = made(2, received=uid(70), name=f"{first.name}_1")
+    stranger = listing([], others=[first.name])
+    (transfer,) = plan([first, second], stranger, wanted=[first]).transfers
+    assert transfer.target == f"{first.name}_2"
+    there = with_transfers(stranger, [transfer])
+    assert plan([first, second], there, wanted=[first]).transfers == ()
+
+
 @pytest.mark.parametrize(
     ("source", "copy", "looked", "words"),
     [

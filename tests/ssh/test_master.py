@@ -407,21 +407,22 @@ def ciphers(*arguments):
 
 def offered(manager):
     """Give what the master of a manager offers, best first."""
-    argv = manager._master_command().argv
-    return ciphers(*argv[1 : argv.index("--")])
+    login = manager._login
+    argv = [*login.ciphers(""), *login.arguments()]
+    return ciphers(*argv[: argv.index("--")])
 
 
 def test_aes_comes_first_where_the_cpu_has_it_and_nobody_chose(sshd, monkeypatch):
     default = ciphers("-F", "none")
     assert sorted(offered(connected(sshd))) == sorted(default)
-    monkeypatch.setattr("btrfs_backup_ng.sshutil.master._has_aes", lambda: True)
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.login._has_aes", lambda: True)
     assert "-gcm@" in offered(connected(sshd))[0]
-    monkeypatch.setattr("btrfs_backup_ng.sshutil.master._has_aes", lambda: False)
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.login._has_aes", lambda: False)
     assert offered(connected(sshd)) == default
 
 
 def test_a_chosen_cipher_stays(sshd, tmp_path, monkeypatch):
-    monkeypatch.setattr("btrfs_backup_ng.sshutil.master._has_aes", lambda: True)
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.login._has_aes", lambda: True)
     chosen = "aes256-ctr,aes128-gcm@openssh.com"
     assert offered(connected(sshd, f"ciphers={chosen}")) == chosen.split(",")
     wrapper = tmp_path / "ssh"  # stands for a choice in a file of ssh's
@@ -433,4 +434,154 @@ def test_a_chosen_cipher_stays(sshd, tmp_path, monkeypatch):
     wrapper.chmod(0o755)
     manager = connected(sshd)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert manager._cipher_arguments() == []
+    assert manager._login.ciphers("") == []
+
+
+# A lost connection is opened again, where nothing depends on it.
+
+
+def lose(master):
+    """Kill a master, and wait until that is known."""
+    victims = masters()
+    assert master.is_alive and victims
+    kill(victims)
+    wait_until(lambda: not master.is_alive)
+
+
+@pytest.fixture
+def locked_key(sshd, tmp_path):
+    """Make a key with a passphrase, and the options that open it."""
+    key, file = tmp_path / "locked", tmp_path / "passphrase"
+    shutil.copy(sshd.identity, key)
+    argv = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "a passphrase", "-f", key]
+    subprocess.run(argv, check=True)
+    file.touch(0o600)
+    file.write_text("a passphrase\n")
+    return {"identity_file": str(key), "password_file": str(file)}
+
+
+@pytest.mark.parametrize("by", ["key", "passphrase"])
+def test_a_lost_connection_is_opened_again_once(
+    sshd, runtime, locked_key, by, caplog, monkeypatch
+):
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.login.has_terminal", lambda: True)
+    changes = locked_key if by == "passphrase" else {}
+    with nothing_left_behind(), connected(sshd, **changes) as master:
+        master.ensure()
+        assert sshd.connections() == 1 and masters()[0].parent == os.getpid()
+        lose(master)
+        master.ensure()
+        assert master.is_alive and sshd.connections() == 2
+        assert "was lost; opening it again" in caplog.text
+        (again,) = masters()
+        assert "SSH_ASKPASS" not in again.argv  # and it cannot ask a person:
+        assert f"BatchMode={'no' if by == 'passphrase' else 'yes'}" in again.argv
+        assert os.getpgid(again.pid) != os.getpgid(0)
+        assert said(master, "echo here") == "here"
+        assert len(list(runtime.iterdir())) == 1
+        lose(master)
+        with pytest.raises(ConnectionFailed, match="was lost again"):
+            master.ensure()
+    assert sshd.connections() == 2
+    assert list(runtime.iterdir()) == [] and masters() == []
+
+
+def test_a_connection_is_opened_again_after_the_server_came_back(new_sshd, runtime):
+    server = new_sshd()
+    with connected(server) as master:
+        server.restart()
+        wait_until(lambda: not master.is_alive)
+        threads = [threading.Thread(target=master.ensure) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert said(master, "echo here") == "here"
+    assert server.connections() == 2
+
+
+def test_a_connection_that_cannot_be_opened_again_says_so(new_sshd, runtime):
+    server = new_sshd()
+    with nothing_left_behind(), connected(server) as master:
+        server.stop()
+        wait_until(lambda: not master.is_alive)
+        with pytest.raises(ConnectionFailed, match="onnection refused"):
+            master.ensure()
+        with pytest.raises(ConnectionFailed):
+            master.ensure()
+    assert list(runtime.iterdir()) == []
+
+
+def test_what_was_never_open_is_not_alive_and_stays_closed(sshd, runtime):
+    master = connected(sshd)
+    master.ensure()
+    assert not master.is_alive and sshd.connections() == 0
+    with master:
+        assert master.is_alive
+    assert not master.is_alive
+
+
+def test_never_more_sessions_at_once_than_servers_allow(new_sshd, runtime):
+    server = new_sshd(config=("MaxSessions 8",))
+    results = []
+    with connected(server) as master:
+
+        def work(number):
+            remote = f"sleep 0.3; echo {number}"
+            room = master.sessions
+            command = Command(master.command(remote), label="test", room=room)
+            results.append(int(run(command).stdout))
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(results) == list(range(16))
+    assert server.connections() == 1 and server.commands() == 16
+    running = most = 0
+    for event in re.findall(r"^(Starting|Close) session", server.log_text(), re.M):
+        running += 1 if event == "Starting" else -1
+        most = max(most, running)
+    assert most == 8
+
+
+# What a login with a password leaves.
+
+
+def test_what_answers_ssh_is_private_and_removed(
+    sshd, runtime, locked_key, monkeypatch
+):
+    with connected(sshd, **locked_key) as master:
+        (directory,) = runtime.iterdir()
+        assert directory.stat().st_mode & 0o777 == 0o700
+        modes = {p.name: p.stat().st_mode & 0o777 for p in directory.iterdir()}
+        assert modes.pop("askpass") == 0o700 and modes.pop("answer") == 0o600
+        assert set(modes) == {"s"}
+        assert said(master, "echo here") == "here"
+    assert list(runtime.iterdir()) == []
+    file = Path(locked_key["password_file"])
+    file.write_text("another one\n")
+    refused(connected(sshd, **locked_key), LoginRefused)
+    assert list(runtime.iterdir()) == []
+
+
+def test_where_nothing_may_be_run_nothing_is_that_answers_ssh(
+    sshd, runtime, locked_key, monkeypatch
+):
+    closed, temporary = runtime / "closed", runtime / "temporary"
+    for directory in (closed, temporary):
+        directory.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(closed))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "x", closed], check=True)
+    try:
+        with connected(sshd, **locked_key) as master:
+            assert list(closed.iterdir()) == []
+            assert len(list(temporary.iterdir())) == 1
+            assert said(master, "echo here") == "here"
+        with connected(sshd):  # a socket may well be there
+            assert len(list(closed.iterdir())) == 1
+    finally:
+        subprocess.run(["umount", closed], check=True)
+    assert list(temporary.iterdir()) == []

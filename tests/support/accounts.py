@@ -14,6 +14,12 @@ from typing import NamedTuple
 
 from . import ours, processes
 
+#: Rules for :func:`account`: all as root, btrfs alone, all with the own password.
+SUDO_ALL = "{name} ALL=(root) NOPASSWD: ALL"
+SUDO_BTRFS = "{name} ALL=(root) NOPASSWD: /usr/bin/btrfs"
+SUDO_PASSWORD = "{name} ALL=(root) ALL"
+DOAS = "permit nopass {name} as root"
+
 _SUDOERS = Path("/etc/sudoers.d")
 _DOAS = Path("/etc/doas.conf")
 
@@ -29,7 +35,12 @@ class Account(NamedTuple):
 
 @contextlib.contextmanager
 def account(
-    *, shell: str = "/bin/sh", sudoers: str | None = None, doas: str | None = None
+    *,
+    shell: str = "/bin/sh",
+    sudoers: str | None = None,
+    doas: str | None = None,
+    password: str | None = None,
+    superuser: bool = False,
 ) -> Iterator[Account]:
     """Make a user account, and remove it with its privileges and processes.
 
@@ -38,15 +49,25 @@ def account(
     :param shell: the login shell: a path, or a name such as ``fish`` or ``ash``.
     :param sudoers: lines of sudoers(5), with ``{name}`` for the user.
     :param doas: lines of doas.conf(5), likewise.
+    :param password: what sudo, or an sshd that asks for it, takes; else none is right.
+    :param superuser: a second name for root, whose own login shell stays as it is.
     """
+    assert not (superuser and password), "no way into root for whoever reads the tests"
     mark = ours.mark()
     name = mark[:32]  # the longest name that useradd(8) takes
     base = ours.public_directory()
+    identity = ["--user-group", "--comment", mark]
+    if superuser:
+        # No comment: by it older versions of these tests find what they are to sweep
+        # away, and they would end all processes of root.
+        identity = ["--non-unique", "--uid=0", "--gid=0", "--no-user-group"]
     try:
         with ours.only_one():
-            _call("useradd", "--user-group", "--create-home", "--base-dir", base,
-                  "--shell", _shell_path(shell, base), "--comment", mark,
+            _call("useradd", *identity, "--create-home", "--base-dir", base,
+                  "--shell", _shell_path(shell, base),
                   "--password", "*", name)  # fmt: skip
+            if password is not None:
+                _call("chpasswd", "--crypt-method=SHA512", said=f"{name}:{password}")
         if sudoers is not None:
             _allow_sudo(mark, sudoers.format(name=name))
         if doas is not None:
@@ -60,11 +81,13 @@ def account(
 
 def sweep() -> list[str]:
     """Remove the accounts that killed test runs left; tell their names."""
-    left = [user.pw_name for user in pwd.getpwall() if ours.is_leftover(user.pw_gecos)]
+    left = [user.pw_name for user in pwd.getpwall() if ours.is_leftover(user.pw_name)]
     for name in left:
         user = pwd.getpwnam(name)
-        _remove(name, user.pw_gecos)
-        shutil.rmtree(Path(user.pw_dir).parent, ignore_errors=True)
+        _remove(name, user.pw_gecos or name)
+        base = Path(user.pw_dir).parent
+        if base.name.startswith("bbng-"):  # never /home
+            shutil.rmtree(base, ignore_errors=True)
     return left
 
 
@@ -123,30 +146,38 @@ def _remove(name: str, mark: str) -> None:
     (_SUDOERS / mark).unlink(missing_ok=True)
     _forbid_doas(mark)
     try:
-        uid = pwd.getpwnam(name).pw_uid
+        user = pwd.getpwnam(name)
     except KeyError:
         return
     deadline = time.monotonic() + 10
-    while left := [process for process in _processes_of(uid) if process.alive()]:
+    while left := [process for process in _processes_of(user) if process.alive()]:
         processes.kill(left)
         assert time.monotonic() < deadline, f"{name} still runs {left}"
     with ours.only_one():
         _call("userdel", "--force", name)  # though init may not have reaped the last
 
 
-def _processes_of(uid: int) -> list[processes.Process]:
+def _processes_of(user: pwd.struct_passwd) -> list[processes.Process]:
+    """List who runs as a user; of a second root, whoever has logged in by its name."""
+    assert user.pw_name.startswith("bbng-") and Path(user.pw_dir).name == user.pw_name
+    home = os.fsencode(f"HOME={user.pw_dir}")
     found = []
     for process in processes.everything():
+        directory = Path(f"/proc/{process.pid}")
         with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{process.pid}").st_uid == uid:
+            if user.pw_uid == 0:
+                is_theirs = home in (directory / "environ").read_bytes().split(b"\0")
+            else:
+                is_theirs = directory.stat().st_uid == user.pw_uid
+            if is_theirs:
                 found.append(process)
     return found
 
 
-def _call(*argv: object) -> None:
+def _call(*argv: object, said: str = "") -> None:
     done = subprocess.run(
         [str(word) for word in argv],
-        stdin=subprocess.DEVNULL,
+        input=said,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

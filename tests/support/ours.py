@@ -13,6 +13,7 @@ import itertools
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,7 @@ def public_directory() -> Path:
 
 
 def sweep() -> list[str]:
-    """Remove the public directories that killed test runs left; tell their names."""
+    """Remove directories and networks that killed test runs left; tell their names."""
     left = [
         path
         for path in Path(tempfile.gettempdir()).glob("bbng-*")
@@ -75,4 +76,9 @@ def sweep() -> list[str]:
     ]
     for path in left:
         shutil.rmtree(path, ignore_errors=True)
-    return [str(path) for path in left]
+    networks = [
+        path for path in Path("/run/netns").glob("bbng-*") if is_leftover(path.name)
+    ]
+    for path in networks:
+        subprocess.run(["ip", "netns", "del", path.name], check=True)
+    return [str(path) for path in left + networks]

@@ -32,6 +32,12 @@ def test_passes(): pass
 
 FORGETFUL = "import pytest; pytest.importorskip('no_such_module')"
 
+NOT_UTF_8 = r"""
+def test_fails(): assert "a \udcff" == "b"
+
+def test_passes(): pass
+"""
+
 
 def run_pytest(tmp_path, module, *argv, before=(), **env):
     (tmp_path / "test_it.py").write_text(module)
@@ -44,6 +50,7 @@ def run_pytest(tmp_path, module, *argv, before=(), **env):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="backslashreplace",
     )
 
 
@@ -81,3 +88,10 @@ def test_what_needs_root_is_skipped_loudly_without_it(tmp_path):
     done = run_pytest(tmp_path, NEEDS_ROOT, before=before)
     assert done.returncode == 0 and "1 passed, 2 skipped" in done.stdout, done.stdout
     assert "2 TESTS DID NOT RUN: they need root" in done.stdout
+
+
+@pytest.mark.parametrize("argv", [[], ["-n2"]])
+def test_a_failure_about_a_name_that_is_not_utf_8_can_be_told(tmp_path, argv):
+    done = run_pytest(tmp_path, NOT_UTF_8, *argv)
+    assert "1 failed, 1 passed" in done.stdout, done.stdout
+    assert "INTERNALERROR" not in done.stdout

@@ -1,6 +1,7 @@
 """The ssh servers and accounts that tests are given work, and go away."""
 
 import pwd
+import shlex
 import signal
 import subprocess
 import sys
@@ -124,18 +125,50 @@ def test_an_account_leaves_nothing_behind(sshd):
         assert before is None
 
 
+def test_an_account_can_have_a_password_of_its_own(sshd, account):
+    word = " it's: $(id) \\"
+    user = account(sudoers=accounts.SUDO_PASSWORD, password=word)
+    for answer, status in ((word, 0), ("wrong", 1)):
+        ask = f"sudo -K; printf '%s\\n' {shlex.quote(answer)} | sudo -S id -u"
+        done = sshd.ssh(ask, user=user.name)
+        assert (done.returncode, done.stdout) == (status, "" if status else "0\n")
+    assert sshd.ssh("sudo -n true", user=user.name).returncode != 0
+
+
+def test_a_second_name_of_root_has_its_own_shell_and_takes_nobody_along(sshd):
+    with subprocess.Popen(["sleep", "987"]) as bystander:
+        with accounts.account(shell="zsh", superuser=True) as user:
+            done = sshd.ssh("id -u; echo $ZSH_VERSION", user=user.name)
+            uid, version = done.stdout.split()
+            assert uid == "0" and version
+            sshd.ssh("nohup sleep 986 >/dev/null 2>&1 &", user=user.name)
+            assert processes_named("sleep", "986")
+        assert not processes_named("sleep", "986")
+        with pytest.raises(KeyError):
+            pwd.getpwnam(user.name)
+        assert sshd.is_running() and bystander.poll() is None
+        bystander.kill()
+    assert pwd.getpwuid(0).pw_name == "root"
+
+
+def processes_named(*argv):
+    return [p for p in processes.everything() if p.argv == argv and p.alive()]
+
+
 def test_sudoers_that_sudo_refuses_are_not_installed():
     with pytest.raises(AssertionError, match="visudo"):
         with accounts.account(sudoers="{name} ALL=(("):
             pass
 
 
-def test_a_sweep_removes_the_accounts_of_a_killed_run_and_no_others(account):
-    mine = account()
-    script = """
+@pytest.mark.parametrize("more", ["", "superuser=True"])
+def test_a_sweep_removes_the_accounts_of_a_killed_run_and_no_others(account, more):
+    mine = account(superuser=bool(more))
+    script = f"""
         import time
         from tests.support.accounts import account
-        with account(sudoers="{name} ALL=ALL", doas="deny {name}") as user:
+        rules = {{"sudoers": "{{name}} ALL=ALL", "doas": "deny {{name}}"}}
+        with account(**rules, {more}) as user:
             print(user.name, flush=True)
             time.sleep(987)
     """

@@ -4,7 +4,10 @@ import importlib
 from collections.abc import Callable, Sequence
 
 #: Verb -> its module, which is imported when it is called: every run starts faster.
-VERBS = {"demo": "btrfs_backup_ng.cli.commands.demo"}
+VERBS = {
+    "demo": "btrfs_backup_ng.cli.commands.demo",
+    "doctor": "btrfs_backup_ng.cli.commands.doctor",
+}
 
 
 def run_verb(verb: str, words: Sequence[str]) -> int:

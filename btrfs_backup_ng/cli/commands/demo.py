@@ -14,6 +14,7 @@ from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
 from btrfs_backup_ng.cli import classic
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser
+from btrfs_backup_ng.cli.root import sudo_line
 from btrfs_backup_ng.command import Command, find_program
 from btrfs_backup_ng.process import last_steps, run
 
@@ -36,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     if os.geteuid() != 0:
         raise Refused(
             "the demo mounts two filesystems, which needs root",
-            hint=f"Run:  sudo {shlex.join([PROGRAM, 'demo', *words])}",
+            hint=f"Run:  {sudo_line(['demo', *words])}",
         )
     _check_programs(options.install_missing)
     with ExitStack() as stack:

@@ -1,0 +1,190 @@
+"""Own the ``doctor`` verb: words -> what is examined -> lines or a document."""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
+from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.cli.output import print_line
+from btrfs_backup_ng.cli.parser import (
+    Parser,
+    add_display,
+    display_level,
+    parse_places,
+)
+from btrfs_backup_ng.cli.sshopts import add_ssh, ssh_options
+from btrfs_backup_ng.cli.version import version_text
+from btrfs_backup_ng.cli.words import expand
+from btrfs_backup_ng.diagnosis import Finding, Grade, exit_status
+from btrfs_backup_ng.doctor import examine, rule_for
+from btrfs_backup_ng.location import parse_location
+
+_EPILOG = """\
+places:
+  /path, ssh://[user@]host[:port]/path   as for a backup; nothing is changed there
+
+what it looks at:
+  connect, login, shell   is somebody there, are we let in, does a start file print?
+  btrfs, version, stream  btrfs-progs, and the send stream they and the kernel know
+  flock                   keeps two runs apart on another machine
+  privilege               root, or sudo -n or doas -n for btrfs; no password is asked
+  directory, mounted, filesystem, writable, use, space
+                          what is there, and what can it be used for?
+  clock                   names of snapshots carry the time
+  sessions                MaxSessions of the sshd there, by really opening some
+  programs                pv, mbuffer, zstd, lz4, which some options need
+
+what it says:
+  OK, WARN, FAIL, or UNKNOWN for what could not be looked at; and what mends it
+
+exit status:
+  0 all is OK   1 WARN or UNKNOWN   2 FAIL, or a usage error
+
+a rule for sudo, checked before it is in force:
+  btrfs-backup-ng doctor --sudoers ssh://backup@nas/srv | visudo -c -f -
+"""
+#: Columns of the grade and of the check's name, and where the text begins.
+_GRADE, _CHECK = 7, 10
+_NAME_AT, _TEXT_AT = 2 + _GRADE + 2, 2 + _GRADE + 2 + _CHECK + 2
+
+
+def main(words: Sequence[str]) -> int:
+    """Examine places, one after the other, and say what was found.
+
+    :returns: 0 if all is good, 1 for warnings, 2 for failures.
+    :raises UsageError: if the words do not make sense.
+    """
+    options = parse_places(_parser(), expand(words))
+    set_up_logging(display_level([options]))
+    if options.version:
+        print_line(version_text(detailed=bool(options.verbose)))
+        return 0
+    if not options.places:
+        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} doctor --help")
+    directory, ssh = os.getcwd(), ssh_options(options)
+    places = [parse_location(p, working_directory=directory) for p in options.places]
+    if options.sudoers:
+        if len(places) != 1:
+            raise UsageError("--sudoers is about one place: each machine has its own")
+        print_line(rule_for(places[0], ssh))
+        return 0
+    command_line = visible(shlex.join([PROGRAM, "doctor", *words]))
+    found: list[tuple[str, tuple[Finding, ...]]] = []
+    for place in places:
+        findings = examine(place, ssh, clock=time.time, command_line=command_line)
+        found.append((str(place), findings))
+        _show(str(place), findings, options)
+    status = exit_status(finding for _, findings in found for finding in findings)
+    if options.json:
+        document = {
+            "version": 1,
+            "exit_status": status,
+            "places": [_as_json(place, findings) for place, findings in found],
+        }
+        print_line(json.dumps(document, indent=1))
+    return status
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=f"{PROGRAM} doctor",
+        usage="%(prog)s [options] PLACE ...",
+        description="Find out whether backups can be made from or to places, and say"
+        " what\nmends what is in the way.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--sudoers",
+        action="store_true",
+        help="print only the line that lets the user there run btrfs as root, for"
+        " /etc/sudoers.d/btrfs-backup-ng (for /etc/doas.conf where there is only doas)",
+    )
+    add_ssh(parser)
+    add_display(parser)
+    return parser
+
+
+def _show(place: str, findings: Sequence[Finding], options: argparse.Namespace) -> None:
+    if options.json:
+        return
+    if options.quiet:
+        findings = [f for f in findings if f.grade is not Grade.OK]
+        if not findings:
+            return
+    print_line(visible(place))
+    for line in _lines(findings):
+        print_line(visible(line))
+
+
+def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+    """Give a line for each finding; what was not checked for one reason shares one."""
+
+    def reason(finding: Finding) -> str:
+        return finding.found if finding.grade is Grade.UNKNOWN else finding.check
+
+    for _, group in groupby(findings, reason):
+        same = list(group)
+        names, first = ", ".join(finding.check for finding in same), same[0]
+        start = f"  {first.grade.value:<{_GRADE}}  "
+        if len(same) > 1:
+            yield from _wrapped(f"{start}{names}: {first.found}", _NAME_AT)
+        else:
+            yield from _wrapped(f"{start}{names:<{_CHECK}}  {first.found}", _TEXT_AT)
+        for line in first.mend.splitlines():
+            yield from _mending(" " * _NAME_AT + line)
+
+
+def _width() -> int | None:
+    """Give the columns of the terminal, if it is one that lines go to."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _mending(line: str) -> Iterator[str]:
+    """Give a line with a command a second one if it is too long; never cut that."""
+    width = _width()
+    prose, colon, command = line.rpartition(":  ")
+    if width is None or len(line) <= width or not colon:
+        yield line
+        return
+    yield from _wrapped(f"{prose}:", _NAME_AT)
+    yield " " * (_NAME_AT + 2) + command
+
+
+def _wrapped(line: str, indent: int) -> list[str]:
+    """Break a line for the eyes, if it goes to a terminal."""
+    width = _width()
+    if width is None:
+        return [line]
+    return textwrap.wrap(
+        line,
+        max(width, 2 * indent),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _as_json(place: str, findings: Sequence[Finding]) -> dict[str, object]:
+    return {
+        "place": place,
+        "findings": [
+            {
+                "check": finding.check,
+                "status": finding.grade.value.lower(),
+                "found": finding.found,
+                "mend": finding.mend.splitlines(),
+            }
+            for finding in findings
+        ],
+    }

@@ -1,0 +1,44 @@
+"""Own how a user without root's rights gets them: the line to type, or sudo itself."""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+
+from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng.process import replace_by
+
+#: Where sudo looks for commands: ``secure_path`` of sudoers(5), as it mostly is.
+_SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def command_line(words: Sequence[str]) -> list[str]:
+    """Give the command that starts this very program again, also behind sudo."""
+    started_as = sys.argv[0]
+    if os.path.basename(started_as) == "__main__.py":
+        python = os.path.basename(sys.executable)
+        if shutil.which(python, path=_SECURE_PATH) != sys.executable:
+            python = sys.executable
+        return [python, "-m", __package__.partition(".")[0], *words]
+    found = shutil.which(PROGRAM, path=_SECURE_PATH)
+    if found and os.path.realpath(found) == os.path.realpath(started_as):
+        return [PROGRAM, *words]
+    return [os.path.abspath(started_as), *words]
+
+
+def sudo_line(words: Sequence[str]) -> str:
+    """Give the line that runs this again as root."""
+    return shlex.join(["sudo", *command_line(words)])
+
+
+def become_root(words: Sequence[str]) -> None:
+    """Run again through sudo, which may ask for a password; root just goes on.
+
+    The agent stays known, so that logins work as they do without sudo.
+
+    :raises CommandNotStarted: if there is no sudo.
+    """
+    if os.geteuid() != 0:
+        kept = "--preserve-env=SSH_AUTH_SOCK"
+        replace_by(["sudo", kept, "--", *command_line(words)])

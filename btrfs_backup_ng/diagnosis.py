@@ -1,0 +1,328 @@
+"""Own what a look at a place means: facts -> findings, with the line that mends each.
+
+Nothing is looked at here. What could not be looked at is ``UNKNOWN``, and never good.
+"""
+
+import enum
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from btrfs_backup_ng.__util__ import MIB, format_size, format_span, visible
+from btrfs_backup_ng.model import Facts
+
+
+class Grade(enum.Enum):
+    """What a check came to."""
+
+    OK = "OK"
+    WARN = "WARN"
+    FAIL = "FAIL"
+    UNKNOWN = "UNKNOWN"
+    """It could not be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    :ivar mend: lines that say what to do; commands stand in them as to be typed.
+    """
+
+    check: str
+    grade: Grade
+    found: str
+    mend: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A directory and who we are there.
+
+    :ivar machine: for people; "" is this one.
+    :ivar is_subvolume: its top is a subvolume, even if btrfs may not tell more of it.
+    :ivar is_root: what we do there, we do as root, and not just btrfs.
+    """
+
+    path: str
+    machine: str
+    user: str
+    facts: Facts
+    is_subvolume: bool
+    is_root: bool
+
+
+#: The checks of a place, in the order in which one rests on the other.
+OF_A_PLACE = ("directory", "mounted", "filesystem", "writable", "use", "space")
+HERE = ("btrfs", "version", "stream", "privilege", *OF_A_PLACE, "programs")
+THERE = (
+    *("connect", "login", "shell", "btrfs", "version", "stream", "flock"),
+    *("privilege", *OF_A_PLACE, "clock", "sessions", "programs"),
+)
+
+#: The oldest btrfs-progs that backups are tried with (Debian 11 has them), and the
+#: first that leave compressed data as it is on its way.
+_OLD, _COMPRESSED_SINCE = (5, 10), (6, 0)
+#: Below the one every transfer is refused (``preflight``); below the other, or below
+#: that part of all, one should do something.
+_NO_SPACE, _LITTLE_SPACE, _LITTLE_PART = 100 * MIB, 256 * MIB, 0.05
+#: Names carry the time by which they are sorted.
+_SKEW_S, _SKEW_TOO_FAR_S = 5.0, 86400.0
+#: Sessions at once: of tasks side by side, and of a single one (measured: 2 to push,
+#: 3 to pull, 4 from and to the same machine).
+SESSIONS, _SESSIONS_OF_ONE = 8, 4
+
+
+def exit_status(findings: Iterable[Finding]) -> int:
+    """Give 0 if all is good, 2 if something fails, 1 for anything in between."""
+    grades = {finding.grade for finding in findings}
+    if Grade.FAIL in grades:
+        return 2
+    return 0 if grades <= {Grade.OK} else 1
+
+
+def unknown(check: str, because: str) -> Finding:
+    """Say that a check could not be made."""
+    return Finding(check, Grade.UNKNOWN, f"not checked: {because}")
+
+
+def completed(
+    checks: Sequence[str], findings: Iterable[Finding], because: str
+) -> tuple[Finding, ...]:
+    """Give a finding for each check in order.
+
+    :param because: why those that are missing could not be made.
+    """
+    found = {finding.check: finding for finding in findings}
+    assert found.keys() <= set(checks)
+    return tuple(found.get(check) or unknown(check, because) for check in checks)
+
+
+def judge_btrfs(program: str, version: str, *, is_here: bool) -> Finding:
+    """Judge whether there is a btrfs command.
+
+    :param version: what it says of itself.
+    """
+    if program:
+        return Finding("btrfs", Grade.OK, visible(program))
+    if version:
+        return Finding("btrfs", Grade.OK, "found by sudo, not in PATH")
+    return Finding(
+        "btrfs",
+        Grade.FAIL,
+        "no btrfs command (looked in PATH, /usr/local/sbin, /usr/sbin, /sbin)",
+        f"Install the package btrfs-progs {'here' if is_here else 'there'}.",
+    )
+
+
+def judge_version(version: tuple[int, int] | None, *, has_btrfs: bool) -> Finding:
+    """Judge the version of btrfs-progs."""
+    if not has_btrfs:
+        return unknown("version", "there is no btrfs command")
+    if version is None:
+        return unknown("version", "btrfs --version says nothing that is understood")
+    name = f"btrfs-progs {version[0]}.{version[1]}"
+    if version < _OLD:
+        oldest = f"{_OLD[0]}.{_OLD[1]}"
+        text = f"{name} is older than {oldest}, the oldest that backups are tried with"
+        return Finding("version", Grade.WARN, text, "Update the package btrfs-progs.")
+    return Finding("version", Grade.OK, name)
+
+
+def judge_stream(protocol: int, version: tuple[int, int] | None) -> Finding:
+    """Judge which send stream this end can make and take; any does."""
+    if version is None:
+        return unknown("stream", "the version of btrfs-progs is not known")
+    if protocol >= 2 and version >= _COMPRESSED_SINCE:
+        text = "protocol 2: compressed data travels as it lies on the disk"
+    else:
+        text = "protocol 1: compressed data travels uncompressed"
+    return Finding("stream", Grade.OK, text)
+
+
+def judge_flock(path: str) -> Finding:
+    """Judge whether two runs can be kept apart there."""
+    if path:
+        return Finding("flock", Grade.OK, visible(path))
+    text = "no flock command, so two runs could not be kept apart"
+    return Finding("flock", Grade.FAIL, text, "Install util-linux or busybox there.")
+
+
+def judge_spot(spot: Spot) -> list[Finding]:
+    """Judge a directory: what is there, and what it can be used for."""
+    facts, path = spot.facts, visible(spot.path)
+    if not facts.exists or not facts.is_directory:
+        return [
+            _judge_absent(spot),
+            *(unknown(check, "the directory is not there") for check in OF_A_PLACE[1:]),
+        ]
+    return [
+        Finding("directory", Grade.OK, path),
+        _judge_mounted(spot),
+        _judge_filesystem(spot),
+        _judge_writable(spot),
+        _judge_use(spot),
+        _judge_space(spot),
+    ]
+
+
+def _by_root(spot: Spot, command: str) -> str:
+    """Say who is to type a command, and where."""
+    who = "As root there" if spot.machine else "Run"
+    return f"{who}:  {visible(command)}"
+
+
+def _judge_absent(spot: Spot) -> Finding:
+    path = visible(spot.path)
+    if spot.facts.exists:
+        text = f"{path} is not a directory that {_who(spot)} can enter"
+        return Finding("directory", Grade.FAIL, text, "Name a directory.")
+    note = "" if spot.is_root else f", or {_who(spot)} may not look there"
+    make = _by_root(spot, f"mkdir -p {shlex.quote(spot.path)}")
+    return Finding(
+        "directory",
+        Grade.FAIL,
+        f"{path} does not exist{note}",
+        f"Once its disk is mounted. {make}",
+    )
+
+
+def _who(spot: Spot) -> str:
+    return visible(spot.user or "the user")
+
+
+def _judge_mounted(spot: Spot) -> Finding:
+    if not (spot.facts.on_system_disk and spot.facts.is_empty):
+        where = "on the system disk, and not empty"
+        found = where if spot.facts.on_system_disk else "not on the system disk"
+        return Finding("mounted", Grade.OK, found)
+    return Finding(
+        "mounted",
+        Grade.WARN if spot.is_subvolume else Grade.FAIL,  # it may be a source
+        f"{visible(spot.path)} is an empty directory on the system disk; is the backup"
+        " disk mounted?",
+        _by_root(spot, f"mount {shlex.quote(spot.path)}")
+        + "\nIf it is meant to be there, for backups:  --fs-checks skip",
+    )
+
+
+def _judge_filesystem(spot: Spot) -> Finding:
+    if spot.facts.is_btrfs:
+        return Finding("filesystem", Grade.OK, "btrfs")
+    mend = "Use a directory on btrfs."
+    if not spot.machine:
+        sink = f'shell://cat > {shlex.quote(spot.path + "/")}"$1"'
+        command = f"btrfs-backup-ng SOURCE {shlex.quote(sink)}"
+        mend = f"Use a directory on btrfs, or keep streams:  {visible(command)}"
+    return Finding(
+        "filesystem",
+        Grade.FAIL,
+        f"{visible(spot.facts.filesystem_type)}, so snapshots cannot live there as"
+        " subvolumes",
+        mend,
+    )
+
+
+def _judge_writable(spot: Spot) -> Finding:
+    path = shlex.quote(spot.path)
+    if spot.facts.is_mounted_read_only:
+        mend = _by_root(spot, f"mount -o remount,rw {path}")
+        return Finding("writable", Grade.FAIL, "it is mounted read-only", mend)
+    if spot.facts.is_writable:
+        return Finding("writable", Grade.OK, f"{_who(spot)} may write")
+    if not spot.machine and not spot.is_root:
+        return unknown("writable", "that needs root")
+    if spot.is_root:
+        mend = _by_root(spot, f"btrfs property get {path} ro")
+        text = "even root may not write; is it a read-only snapshot?"
+        return Finding("writable", Grade.FAIL, text, mend)
+    mend = _by_root(spot, f"chown {shlex.quote(spot.user)} {path}")
+    text = f"{_who(spot)} may not write, and has to own it"
+    return Finding("writable", Grade.FAIL, text, mend)
+
+
+def _judge_use(spot: Spot) -> Finding:
+    if not spot.facts.is_btrfs:
+        return unknown("use", "it is not btrfs")
+    if spot.is_subvolume:
+        return Finding("use", Grade.OK, "a subvolume: source or destination")
+    top = visible(spot.facts.containing)
+    text = f"a directory: destination; only all of {top} could be a source"
+    return Finding("use", Grade.OK, text)
+
+
+def _judge_space(spot: Spot) -> Finding:
+    free = spot.facts.size_free
+    size = free + spot.facts.size_used
+    text = f"{format_size(free)} free of {format_size(size)}"
+    path = visible(shlex.quote(spot.path))
+    mend = f"Keep fewer backups (-n), and see:  btrfs filesystem usage {path}"
+    if free < _NO_SPACE:
+        return Finding("space", Grade.FAIL, f"{text}: too little to send any", mend)
+    if free < max(_LITTLE_SPACE, size * _LITTLE_PART):
+        return Finding("space", Grade.WARN, text, mend)
+    return Finding("space", Grade.OK, text)
+
+
+def judge_clock(there: str, began: float, ended: float) -> Finding:
+    """Compare another machine's clock with ours.
+
+    :param there: what it showed, in whole seconds, at some time in between.
+    :param began: our clock when it was asked; ``ended``, when the answer was there.
+    """
+    if not there.isdigit():
+        return unknown("clock", "date +%s says nothing that is understood")
+    ahead, behind = int(there) - ended, began - (int(there) + 1)
+    skew = max(ahead, behind, 0.0)
+    if skew <= _SKEW_S:
+        return Finding("clock", Grade.OK, "the same as here")
+    way = "ahead of" if ahead > 0 else "behind"
+    text = f"{format_span(skew)} {way} this machine"
+    mend = "On the machine whose clock is wrong:  timedatectl set-ntp true"
+    if skew <= _SKEW_TOO_FAR_S:
+        return Finding("clock", Grade.WARN, text, mend)
+    text = f"{text}, and names sort by time"
+    return Finding("clock", Grade.FAIL, text, mend)
+
+
+def judge_sessions(opened: int, words: str) -> Finding:
+    """Judge how many of :data:`SESSIONS` sessions side by side there were.
+
+    :param words: what was said when there was one too many.
+    """
+    if opened >= SESSIONS:
+        return Finding("sessions", Grade.OK, f"{opened} side by side")
+    text = f"{opened} of {SESSIONS} side by side" + (f": {words}" if words else "")
+    mend = "In sshd_config there, and then reload sshd:\n  MaxSessions 10"
+    if opened >= _SESSIONS_OF_ONE:
+        text = f"{text}; enough for one task at a time"
+        return Finding("sessions", Grade.WARN, text, mend)
+    return Finding("sessions", Grade.FAIL, text, mend)
+
+
+def judge_programs(here: frozenset[str], there: frozenset[str] | None) -> Finding:
+    """Judge the programs that are used where they are installed.
+
+    :param there: of another machine; ``None`` if the place is on this one.
+    """
+    lacks, mend = [], []
+    if not here & {"pv", "mbuffer"}:
+        lacks.append("--rate, without pv and mbuffer here")
+        mend.append("Install here:  pv")
+    if there is not None and not here & there & {"zstd", "lz4"}:
+        lacks.append("--compress, without zstd or lz4 on both sides")
+        where = [
+            w for w, has in (("here", here), ("there", there)) if "zstd" not in has
+        ]
+        mend.append(f"Install {' and '.join(where)}:  zstd")
+    text = f"{_list(here)} here"
+    if there is not None:
+        text = f"{text}; {_list(there)} there"
+    if not lacks:
+        return Finding("programs", Grade.OK, text)
+    text = f"{text}; not possible: {', '.join(lacks)}"
+    return Finding("programs", Grade.WARN, text, "\n".join(mend))
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

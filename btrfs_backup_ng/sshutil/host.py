@@ -1,0 +1,366 @@
+"""Own how commands run on another machine: sessions, privilege, the lock there."""
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+from btrfs_backup_ng import wire
+from btrfs_backup_ng.__util__ import BackupError, Refused, visible
+from btrfs_backup_ng.btrfs.facts import parse_facts
+from btrfs_backup_ng.btrfs.listing import parse_listing
+from btrfs_backup_ng.btrfs.parse import (
+    OutputNotUnderstood,
+    judge_seal,
+    parse_root_items,
+)
+from btrfs_backup_ng.command import Command, CommandFailed, Completed, last_words
+from btrfs_backup_ng.host import ListingFailed, LockHeld, Say
+from btrfs_backup_ng.model import Facts, Listing, Seal
+from btrfs_backup_ng.process import PIPE, Child, check_interrupted, run
+from btrfs_backup_ng.sshutil.master import SSHMasterManager
+from btrfs_backup_ng.sshutil.passwords import (
+    ask,
+    find_password_file,
+    has_terminal,
+    read_password,
+)
+from btrfs_backup_ng.sshutil.refusal import explain_session
+from btrfs_backup_ng.wire import Verb
+
+log = logging.getLogger(__name__)
+
+#: Name of systemd's credential with the password that sudo wants there.
+CREDENTIAL = "sudo-password"
+#: Places of one host whose locks may be held at once, each by a session; of the eight
+#: (``master``) that leaves those for a sender, a receiver and a question.
+PLACES_AT_ONCE = 5
+#: How often the holder of a lock says that it is alive; it must within 30 s (LOCK).
+_BEAT_S = 5.0
+
+
+class SshHost:
+    """A machine behind ssh: every question is one session of the shared master.
+
+    :param forced_sudo: use sudo there without finding out.
+    :param sudo_password_file: what sudo wants there, if it wants a password.
+    """
+
+    def __init__(
+        self,
+        master: SSHMasterManager,
+        *,
+        forced_sudo: bool = False,
+        sudo_password_file: str = "",
+    ) -> None:
+        self._master = master
+        self.name = master.name
+        self._wanted = self._privilege = "sudo" if forced_sudo else "auto"
+        self._password_file = find_password_file(sudo_password_file, CREDENTIAL)
+        self._keeper = ""
+        self._answer = b""
+        self._locks = threading.BoundedSemaphore(PLACES_AT_ONCE)
+        self._closing = ExitStack()
+        self._guard = threading.Lock()
+
+    def close(self) -> None:
+        """Let the other side forget what it was told; again does nothing."""
+        self._closing.close()
+
+    def _forget(self) -> None:
+        self.close()
+        self._keeper, self._privilege = "", self._wanted
+
+    def command(self, verb: Verb, *arguments: str, label: str) -> Command:
+        """Give the command that does a verb there."""
+        words = (self._privilege, *arguments)
+        return self._command(verb.remote_command(words, keeper=self._keeper), label)
+
+    def _command(self, remote: str, label: str) -> Command:
+        return Command(
+            self._master.command(remote),
+            label=f"{label} on {visible(self.name)}",
+            reports=True,
+            user=self._master.user,
+            room=self._master.sessions,
+        )
+
+    def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
+        """Do a verb there."""
+        try:
+            return run(self.command(verb, *arguments, label=verb.name), stdin=stdin)
+        except CommandFailed as error:
+            error.hint = error.hint or explain_session(error.completed.stderr)
+            raise
+
+    def look(self, directory: str, *, folder: str = "") -> Facts:
+        """Find out about a directory there: one session, if sudo asks nothing."""
+        with self._guard:  # nobody is to be asked for the same password twice
+            if self._master.ensure():  # what was told in the lost connection is gone
+                self._forget()
+            said = self.ask_about(directory, folder)
+            if not said.get("flock"):
+                raise Refused(
+                    f"{visible(self.name)} has no flock command, so two runs could not"
+                    " be kept apart",
+                    hint="Install util-linux or busybox there.",
+                )
+            if self._master.prefers_aes and said.get("aes") == "0":
+                words = "%s has no AES instructions; this is faster there:  --ssh-opt "
+                words += "Ciphers=chacha20-poly1305@openssh.com"
+                log.warning(words, self.name)
+            self._privilege = said.get("privilege", "none")
+            if self._privilege == "none" and said.get("program"):
+                raise privilege_error(self.name, said)
+        try:
+            return parse_facts(said)
+        except (ValueError, KeyError) as error:
+            raise BackupError(
+                f"{visible(self.name)} answers in a way not understood: {error}"
+            ) from error
+
+    def ask_about(self, directory: str, folder: str = "") -> Mapping[str, str]:
+        """Give the answer to ``hello``, as root if a password gets us there.
+
+        :raises Refused: if a login shell there prints text of its own, or sudo does
+            not take the password.
+        """
+        said = self.hello(directory, folder)
+        if said.get("privilege") != "none" or not said.get("sudo") or self._keeper:
+            return said
+        if not (password := self._password(said)):
+            return said
+        self._keep(password)
+        self._privilege = "root"
+        try:
+            return self.hello(directory, folder)
+        except CommandFailed as error:
+            self._forget()
+            self._answer = b""
+            if error.completed.status == wire.PASSWORD_REFUSED:
+                text = f"sudo on {visible(self.name)} does not take the password"
+            else:
+                text = (
+                    f"on {visible(self.name)}, sudo takes the password and does not"
+                    " let us run a shell as root"
+                )
+            words = last_words(error.completed.stderr)
+            hint = _rule_hint({**said, "why": ""})
+            if self._password_file:
+                file = visible(self._password_file)
+                hint = f"The password is the first line of {file}.\n{hint}"
+            raise Refused(f"{text}: {words}", hint=hint) from error
+
+    def hello(self, directory: str, folder: str = "") -> Mapping[str, str]:
+        """Give the answer to ``hello``, with the rights that nobody is asked for.
+
+        :raises Refused: if a login shell there prints text of its own.
+        """
+        nonce = os.urandom(8).hex()
+        answer = self.call(wire.HELLO, nonce, directory, folder).stdout
+        noise, found, rest = answer.partition(nonce.encode() + b"\0")
+        if noise or not found:
+            words = visible(noise[:80].decode(errors="surrogateescape").strip())
+            raise Refused(
+                f"the login shell of {visible(self.name)} prints text of its own"
+                f" ({words!r}), which would damage every transfer",
+                hint="Let its start files (.bashrc, .cshrc, config.fish ...) print only"
+                " in interactive shells.",
+            )
+        items = (os.fsdecode(i).partition("=") for i in rest.split(b"\0"))
+        return {key: value for key, _, value in items}
+
+    def _password(self, said: Mapping[str, str]) -> bytes:
+        """Get the password for sudo there, or nothing if there is no way to."""
+        if self._password_file:
+            return read_password(self._password_file)
+        if _wants_password(said) and has_terminal() and not self._answer:
+            self._answer = ask(f"sudo password on {visible(self.name)}: ")
+        return self._answer
+
+    def _keep(self, password: bytes) -> None:
+        """Tell the other side the password, to be kept as long as we are connected."""
+        token = os.urandom(8).hex()
+        remote = wire.KEEP.remote_command(("none", token))
+        command = self._command(remote, "a session for sudo's password")
+        child = self._closing.enter_context(
+            Child.start(command, stdin=PIPE, stdout=PIPE)
+        )
+        assert child.stdin and child.stdout
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(password + b"\n")
+            child.stdin.flush()
+        self._closing.callback(child.stdin.close)
+        if _read_line(child.stdout.fileno()) != b"kept":
+            child.wait(10)
+            words = visible(last_words(child.stderr_tail()))
+            raise BackupError(f"sudo cannot be used on {visible(self.name)}: {words}")
+        self._keeper = token
+
+    def listing(
+        self, directory: str, state: str, name: str
+    ) -> tuple[Listing, bytes | None]:
+        """Look at a directory there: one session, however many snapshots."""
+        try:
+            return parse_listing(self.call(wire.LIST, directory, state, name).stdout)
+        except (CommandFailed, OutputNotUnderstood, ValueError) as error:
+            raise ListingFailed(
+                f"the snapshots in {visible(directory)} on {visible(self.name)} cannot"
+                f" be listed: {error}",
+                hint=error.hint if isinstance(error, BackupError) else "",
+            ) from error
+
+    def look_closely(self, directory: str, tree_ids: Sequence[int]) -> Seal:
+        """Look at subvolumes of a filesystem there: one session.
+
+        ``UNKNOWN`` where the root tree there cannot be read.
+        """
+        numbers = [str(tree_id) for tree_id in tree_ids]
+        text = self.call(wire.ITEMS, directory, *numbers).stdout.decode()
+        items = parse_root_items(text)
+        if not set(tree_ids) <= set(items):
+            return Seal.UNKNOWN
+        seals = [judge_seal(*items[tree_id]) for tree_id in tree_ids]
+        return Seal.BROKEN if Seal.BROKEN in seals else Seal.INTACT
+
+    @contextmanager
+    def lock(
+        self, state: str, wait_s: float, who: str, preparation: Sequence[str] = ()
+    ) -> Iterator[Say]:
+        """Hold a ``flock`` there in a session that lasts as long as the context.
+
+        It says every few seconds that we are alive, as the other side may never
+        learn of a cut. Who says something by it learns whether it still is held.
+        """
+        if not self._locks.acquire(blocking=False):
+            raise Refused(
+                f"one task takes {PLACES_AT_ONCE} places on {visible(self.name)}, and"
+                " no more",
+                hint="Make several tasks of it:  SOURCE PLACE ... :: SOURCE PLACE ...",
+            )
+        try:
+            words = (state, str(int(wait_s)), who, *preparation)
+            with self._locked(state, words) as say:
+                yield say
+        finally:
+            self._locks.release()
+
+    @contextmanager
+    def _locked(self, state: str, words: Sequence[str]) -> Iterator[Say]:
+        command = self.command(wire.LOCK, *words, label="lock")
+        with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
+            assert child.stdout
+            word = _read_line(child.stdout.fileno())
+            if word == b"busy":
+                raise LockHeld(os.fsdecode(child.stdout.read()))
+            if word != b"locked":
+                child.wait(10)
+                words = visible(last_words(child.stderr_tail()))
+                raise BackupError(
+                    f"{visible(self.name)} gives no lock on {visible(state)}: {words}",
+                    hint=explain_session(child.stderr_tail())
+                    or "The user there must own that directory, or be allowed more"
+                    " than btrfs.",
+                )
+            with _beating(child, words[2]) as tell:
+
+                def say(text: str) -> None:
+                    check_interrupted()
+                    if child.peek() is not None:
+                        raise BackupError(
+                            f"the lock on {visible(state)} on {visible(self.name)} is"
+                            " lost, as the connection is"
+                        )
+                    tell(text)
+
+                yield say
+            child.wait(5)
+
+    def put(self, state: str, name: str, content: bytes) -> None:
+        """Replace a small file of our bookkeeping there."""
+        self.call(wire.PUT, state, name, stdin=content)
+
+
+@contextmanager
+def _beating(child: Child, text: str) -> Iterator[Say]:
+    """Write a line to a child every few seconds; what is told replaces it."""
+    guard, over, last = threading.Lock(), threading.Event(), text
+
+    def tell(text: str) -> None:
+        nonlocal last
+        with guard, contextlib.suppress(OSError, ValueError):
+            last = text
+            assert child.stdin
+            child.stdin.write(text.encode(errors="surrogateescape") + b"\n")
+            child.stdin.flush()
+
+    def beat() -> None:
+        while not over.wait(_BEAT_S):
+            tell(last)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield tell
+    finally:
+        over.set()
+        thread.join()
+        with contextlib.suppress(OSError):
+            assert child.stdin
+            child.stdin.close()
+
+
+def _wants_password(said: Mapping[str, str]) -> bool:
+    return "password" in said.get("why", "")
+
+
+def privilege_error(name: str, said: Mapping[str, str]) -> Refused:
+    """Say what it takes to run btrfs there as root.
+
+    :param said: the answer to ``hello``.
+    """
+    if _wants_password(said):
+        why = "sudo asks for a password; unattended backups cannot type it"
+    else:
+        why = "btrfs needs root, and neither sudo nor doas gives it unasked"
+    return Refused(f"on {visible(name)}, {why}", hint=_rule_hint(said))
+
+
+def _rule_hint(said: Mapping[str, str]) -> str:
+    file, rule = privilege_rule(said)
+    words = "Log in as root, or allow btrfs there, with this in"
+    words += f" {file}:\n  {visible(rule)}"
+    if _wants_password(said):
+        words += "\nOr keep the password in a file here:  --sudo-password-file FILE"
+    return words
+
+
+def privilege_rule(said: Mapping[str, str]) -> tuple[str, str]:
+    """Give the least that lets our verbs run btrfs as root there: a file, its line."""
+    if said.get("doas") and not said.get("sudo"):
+        # A rule has to name what is typed, and we type no path: doas.conf(5).
+        user = _escaped(said.get("user", ""))
+        return "/etc/doas.conf", f"permit nopass {user} as root cmd btrfs"
+    return "/etc/sudoers.d/btrfs-backup-ng", sudoers_rule(said)
+
+
+def sudoers_rule(said: Mapping[str, str]) -> str:
+    """Give the least that our verbs need of sudo there, a line of sudoers(5)."""
+    user = _escaped(said.get("user", "")) or f"#{said.get('uid', '')}"
+    program = _escaped(said.get("granted") or said.get("program", ""))
+    return f"{user} ALL=(root) NOPASSWD: {program}"
+
+
+def _escaped(word: str) -> str:
+    return re.sub(r"[^\w./-]", r"\\\g<0>", word)
+
+
+def _read_line(descriptor: int) -> bytes:
+    """Read a line, byte by byte, so that what follows stays in the pipe."""
+    line = b""
+    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
+        line += byte
+    return line

@@ -1,0 +1,101 @@
+"""Own where a password comes from: a file, a systemd credential, the terminal.
+
+A password is bytes in our memory and in pipes; never a word of a command, never in an
+environment, a log or a file of ours.
+"""
+
+import contextlib
+import os
+import shlex
+import stat
+import sys
+import termios
+import threading
+from select import select
+
+from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
+from btrfs_backup_ng.process import check_interrupted
+
+#: Longer than any password, shorter than what a pipe takes at once (pipe(7)).
+_LONGEST = 1024
+_one_question_at_a_time = threading.Lock()
+
+
+def find_password_file(path: str, credential: str) -> str:
+    """Give the file that was named, else systemd's credential of that name, or "".
+
+    :param credential: as in ``LoadCredential=NAME:PATH`` of systemd.exec(5).
+    """
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    offered = os.path.join(directory, credential) if directory else ""
+    return path or (offered if os.path.exists(offered) else "")
+
+
+def read_password(path: str) -> bytes:
+    """Read the first line of a file that nobody else may read.
+
+    :raises UsageError: if it is none, or others may read it.
+    """
+    name = visible(path)
+    try:
+        with open(path, "rb", opener=_open_quietly) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(f"the password file {name} is not a plain file")
+            is_ours = _is_ours(status.st_uid)
+            if status.st_mode & 0o077 or not is_ours:
+                way = "chmod 600" if is_ours else "chown root"
+                raise UsageError(
+                    f"the password file {name} is not ours alone to read",
+                    hint=f"Run:  {way} {visible(shlex.quote(path))}",
+                )
+            line = file.read(_LONGEST).partition(b"\n")[0]
+    except OSError as error:
+        reason = error.strerror
+        raise UsageError(f"cannot read the password file {name}: {reason}") from error
+    if not line or b"\0" in line or len(line) == _LONGEST:
+        raise UsageError(f"the first line of {name} is not a password")
+    return line
+
+
+def _is_ours(uid: int) -> bool:
+    """Tell whether an owner is root, we, or who called sudo to make us root."""
+    caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
+    return uid in (0, os.geteuid()) or str(uid) == caller
+
+
+def _open_quietly(path: str, flags: int) -> int:
+    """Open without waiting for the other end of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
+
+
+def has_terminal() -> bool:
+    """Tell whether somebody sits there who can be asked."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def ask(question: str) -> bytes:
+    """Ask at the terminal, without showing what is typed.
+
+    :raises BackupError: if there is no terminal, or no answer.
+    :raises Interrupted: if a signal told us to end.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_one_question_at_a_time)
+        try:
+            terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            stack.callback(os.close, terminal)
+            before = termios.tcgetattr(terminal)
+        except (OSError, termios.error) as error:
+            raise BackupError("there is no terminal to ask for a password") from error
+        silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+        stack.callback(termios.tcsetattr, terminal, termios.TCSAFLUSH, before)
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
+        os.write(terminal, question.encode(errors="replace"))
+        stack.callback(os.write, terminal, b"\n")
+        while not select([terminal], [], [], 0.1)[0]:
+            check_interrupted()
+        answer = os.read(terminal, _LONGEST).rstrip(b"\r\n")
+    if not answer:
+        raise BackupError("no password was given")
+    return answer

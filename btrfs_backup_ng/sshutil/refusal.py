@@ -1,0 +1,109 @@
+"""Own what is said when ssh does not get us in; the texts decide only the words."""
+
+import contextlib
+import os
+import re
+import shlex
+import socket
+from collections.abc import Sequence
+
+from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.command import last_words
+from btrfs_backup_ng.sshutil.login import Attempt, Login, sudo_caller
+
+
+class ConnectionFailed(BackupError):
+    """No connection to a host could be opened."""
+
+
+class LoginRefused(ConnectionFailed):
+    """The host answered and did not let us in."""
+
+
+def explained(stderr: str, login: Login) -> ConnectionFailed:
+    """Say what a failed login means."""
+    host = visible(login.location.host)
+    if "IDENTIFICATION HAS CHANGED" in stderr:
+        return ConnectionFailed(
+            f"the host key of {host} is not the one that is known; somebody may"
+            " be in between, or the machine was installed anew",
+            hint=f"If it was:  ssh-keygen -R {shlex.quote(_known_name(stderr, login))}",
+        )
+    if "Host key verification failed" in stderr:
+        return ConnectionFailed(
+            f"the host key of {host} is not known, and ssh is told to refuse it",
+            hint=f"Look at it once by hand:  ssh {login.by_hand()} true",
+        )
+    if "Permission denied" in stderr or "Too many authentication" in stderr:
+        return LoginRefused(last_words(stderr))
+    words = last_words(stderr)
+    return ConnectionFailed(
+        f"no connection to {host}" + (f": {words}" if words else ""),
+        hint=f"Try it by hand:  ssh {login.by_hand()} true",
+    )
+
+
+def _known_name(stderr: str, login: Login) -> str:
+    """Give the name under which the host is known: ssh's own word for it, if any."""
+    match = re.search(r"^Host key for (\S+) has changed", stderr, re.MULTILINE)
+    return match[1] if match else login.known_name()
+
+
+def refused(login: Login, attempts: Sequence[Attempt]) -> LoginRefused:
+    """Say that nobody was let in, who it was, with what, and what else there is."""
+    tried = list(dict.fromkeys(_tried(login, attempt.user) for attempt in attempts))
+    return LoginRefused(
+        f"{visible(login.name)} refused the login (tried: {'; '.join(tried)})",
+        hint="\n".join(_ways(login)),
+    )
+
+
+def _tried(login: Login, user: str) -> str:
+    ways = []
+    if login.agent:
+        ways.append("agent" if _answers(login.agent) else "agent, which is dead")
+    ways += [visible(path) for path in login.keys(user)]
+    if login.password_file:
+        ways.append(f"the password in {visible(login.password_file)}")
+    found = ", ".join(ways) or "no key, as there is none"
+    return f"as {visible(user)}: {found}" if user else found
+
+
+def _answers(path: str) -> bool:
+    """Tell whether an agent listens there."""
+    with contextlib.suppress(OSError):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(5)
+            connection.connect(path)
+            return True
+    return False
+
+
+def _ways(login: Login) -> list[str]:
+    """Give lines that say what to do."""
+    caller = sudo_caller()
+    lines = []
+    if caller and not login.agent:
+        lines += [
+            f"sudo hides the ssh agent of {visible(caller)}. Let it through:"
+            "  sudo --preserve-env=SSH_AUTH_SOCK btrfs-backup-ng ...",
+            'Or name it:  --ssh-auth-sock "$SSH_AUTH_SOCK"',
+        ]
+    if login.options.identity_file or login.password_file:
+        return [*lines, f"Try it by hand:  ssh {login.by_hand()} true"]
+    home = os.path.expanduser(f"~{caller}")
+    note = ""
+    if os.geteuid() == 0 and not login.agent and not caller:
+        note = "As root there is no ssh agent of yours. "
+    key = shlex.quote(f"{home}/.ssh/id_ed25519")
+    return [*lines, f"{note}Use a key:  --ssh-identity-file {visible(key)}"]
+
+
+def explain_session(stderr: str) -> str:
+    """Say what the words of an ssh client mean that could not do its command."""
+    if "ession open refused" in stderr or "administratively prohibited" in stderr:
+        return (
+            "sshd there allows too few sessions at once; put  MaxSessions 10  into its"
+            " sshd_config"
+        )
+    return ""
