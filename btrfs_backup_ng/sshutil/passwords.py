@@ -43,7 +43,7 @@ def read_password(path: str) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"the password file {name} is not a plain file")
             is_ours = _is_ours(status.st_uid)
-            if status.st_mode & 0o077 or not is_ours:
+            if status.st_mode & _forbidden(path) or not is_ours:
                 way = "chmod 600" if is_ours else "chown root"
                 raise UsageError(
                     f"the password file {name} is not ours alone to read",
@@ -62,6 +62,16 @@ def _is_ours(uid: int) -> bool:
     """Tell whether an owner is root, we, or who called sudo to make us root."""
     caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
     return uid in (0, os.geteuid()) or str(uid) == caller
+
+
+def _forbidden(path: str) -> int:
+    """Give the mode bits that a password file must not have.
+
+    systemd lets the user of a service read a credential by an ACL, whose mask shows
+    in the bits of the group: acl(5).
+    """
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return 0o007 if directory and os.path.dirname(path) == directory else 0o077
 
 
 def _open_quietly(path: str, flags: int) -> int:

@@ -175,6 +175,10 @@ class Sshd:
         ]
         if _openssh_version() >= (9, 8):
             lines.append("PerSourcePenalties no")
+        # bash takes itself for a shell within a shell, and leaves out root's .bashrc,
+        # which may do anything, and takes its time for it in every session.
+        chosen = [line[7:] for line in self._config if line.startswith("SetEnv ")]
+        lines += ["Match User root", " ".join(["SetEnv SHLVL=2", *chosen[:1]])]
         (self._directory / "sshd_config").write_text("\n".join(lines) + "\n")
 
     def _listen(self) -> bool:
