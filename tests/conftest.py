@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +32,11 @@ def skips_are_failures() -> bool:
         os.environ.get(name, "").lower() not in ("", "0", "false", "no")
         for name in ("CI", "BBNG_NO_SKIP")
     )
+
+
+def pytest_configure() -> None:
+    """Let the tests' programs end by SIGHUP, even if nohup started all this."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

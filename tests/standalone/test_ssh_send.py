@@ -364,7 +364,7 @@ def test_progress_is_shown_on_a_terminal_only(scene: Scene, tools: str):
     )
     assert done.returncode == 0, done
     shown = done.stdout.partition(" -> ")[0]
-    assert re.search(r"iB.*\n?", shown) and "\x1b" not in shown
+    assert re.search(r"\d ?([KM]i)?B", shown) and "\x1b" not in shown
 
 
 def test_refused_login_wrong_host_key_and_no_server_are_named(
