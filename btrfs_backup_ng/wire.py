@@ -32,17 +32,17 @@ _DECODE = (
     ' a=$(printf %s "$a" | tr + "\\134"); a=$(printf %b "$a");; esac;'
     ' shift; set -- "$@" "${a%x}"; n=$((n-1)); done; '
 )
+#: ``e STATUS`` ends with the status line.
+_END = 'e() { printf "bbng1 %s\\n" "$1" >&2; exit "$1"; }; '
 #: ``b`` runs btrfs with the privilege named by the first argument, ``x`` runs
 #: anything as it is and, if that fails, with that privilege; ``own`` makes a directory
-#: that the user there can work in (another run may make it at the same moment); ``e``
-#: ends.
-_COMMON = (
+#: that the user there can work in (another run may make it at the same moment).
+_COMMON = _END + (
     "shift; m=$1; shift; case $m in"
     ' sudo) p="sudo -n";; doas) p="doas -n";; *) p=;; esac; b="$p btrfs";'
     ' x() { "$@" 2>/dev/null || $p "$@"; };'
     ' own() { [ -d "$1" ] || x mkdir -- "$1" || [ -d "$1" ] || return; [ -w "$1" ] ||'
-    ' $p chown "$(id -u)" "$1"; };'
-    ' e() { printf "bbng1 %s\\n" "$1" >&2; exit "$1"; }; '
+    ' $p chown "$(id -u)" "$1"; }; '
 )
 #: ``each DIRECTORY`` prints every name in it.
 _EACH = (
@@ -97,13 +97,12 @@ _KEEPER = "d=${TMPDIR:-/tmp}/bbng-$1;"
 #: else, so it is told in every session; never on the session's stdin, where a stream
 #: may come. A pipe that is open in both directions blocks nobody who opens it.
 _ELEVATE = (
-    'l() { printf "bbng1 %s\\n" "$1" >&2; exit "$1"; };'
-    f" {_KEEPER} shift; s=$1; shift; f=$d/$$;"
+    f"{_END}{_KEEPER} shift; s=$1; shift; f=$d/$$;"
     ' t=; command -v timeout >/dev/null && t="timeout 30";'
-    ' [ -p "$d/ask" ] && mkfifo "$f" && exec 5<>"$f" && echo $$ 1<>"$d/ask" || l 1;'
+    ' [ -p "$d/ask" ] && mkfifo "$f" && exec 5<>"$f" && echo $$ 1<>"$d/ask" || e 1;'
     ' w=$($t head -n 1 <&5); exec 5>&-; rm -f "$f";'
-    ' printf "%s\\n" "$w" | sudo -S -v -p "" || l 77; w=;'
-    ' sudo -n sh -c "$s" "$@"; l $?'
+    ' printf "%s\\n" "$w" | sudo -S -v -p "" || e 77; w=;'
+    ' sudo -n sh -c "$s" "$@"; e $?'
 )
 #: TOKEN; a password as the only line on stdin: keep it, in memory alone, for the
 #: sessions of this connection that ask for it -> ``kept``. Ends with stdin.

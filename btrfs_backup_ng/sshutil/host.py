@@ -129,7 +129,7 @@ class SshHost:
             not take the password.
         """
         said = self.hello(directory, folder)
-        if said.get("privilege") != "none" or not said.get("sudo") or self._keeper:
+        if said.get("privilege") != "none" or not said.get("sudo"):
             return said
         if not (password := self._password(said)):
             return said

@@ -55,6 +55,7 @@ class Login:
         self.options = options
         self.user = location.user or options.username
         self.name = f"{self.user}@{location.host}" if self.user else location.host
+        self._seen: dict[tuple[str, ...], dict[str, list[str]]] = {}
 
     @property
     def password_file(self) -> str:
@@ -159,9 +160,11 @@ class Login:
 
     def configuration(self, user: str, *arguments: str) -> Mapping[str, list[str]]:
         """Give what ssh makes of its files and our options: keyword -> values."""
+        if (user, *arguments) in self._seen:
+            return self._seen[user, *arguments]
         argv = ("ssh", "-G", *arguments, *self.arguments())
         command = Command(argv, label="ssh", user=user)
-        found: dict[str, list[str]] = {}
+        found = self._seen[user, *arguments] = {}
         with contextlib.suppress(CommandNotStarted):  # the login will say so
             text = run(command, check=False).stdout
             for line in text.decode(errors="surrogateescape").splitlines():
