@@ -35,7 +35,10 @@ FLOORS = {
         command codecs wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
         btrfs/parse
     """,
-    "1 mind": "location model naming retention plan report diagnosis",
+    "1 mind": """
+        location model naming retention plan report diagnosis sendstream/__init__
+        sendstream/format sendstream/crc32c
+    """,
     "0 ground": "__init__ __util__ __logger__",
 }
 FLOOR_OF = {
