@@ -37,7 +37,7 @@ FLOORS = {
     """,
     "1 mind": """
         location model naming retention plan report diagnosis sendstream/__init__
-        sendstream/format sendstream/crc32c
+        sendstream/format sendstream/crc32c sendstream/reader sendstream/size
     """,
     "0 ground": "__init__ __util__ __logger__",
 }

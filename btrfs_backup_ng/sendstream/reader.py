@@ -1,0 +1,303 @@
+"""Own the reading of send streams: bytes from anywhere to commands, or why not.
+
+The input may be hostile.  No length in it is believed before it is checked, so that a
+reader never holds more than a block and a command (:data:`MAX_COMMAND`).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from btrfs_backup_ng.sendstream.crc32c import crc32c
+from btrfs_backup_ng.sendstream.format import (
+    ATTRIBUTE,
+    COMMAND,
+    MAGIC,
+    PREAMBLE_SIZE,
+    VERSION,
+    Attribute,
+    Kind,
+    StreamDamaged,
+)
+
+#: The highest protocol that is known.
+LAST_VERSION = 3
+#: Attributes of a command may take no more.  The kernel's own limits are 64 KiB in
+#: protocol 1 and 144 KiB from protocol 2 on (``send_max_size`` in fs/btrfs/send.c).
+MAX_COMMAND = 1 << 20
+#: How much is asked for at once.
+BLOCK = 256 << 10
+
+#: Where a command starts in the input, protocol of its stream, kind, attributes as
+#: they lie there.
+Frame = tuple[int, int, int, bytes]
+
+# What a command must have, as btrfs-progs reads it: common/send-stream.c.
+_A = Attribute
+_NEEDED_BY: dict[Kind, tuple[Attribute, ...]] = {
+    Kind.SUBVOL: (_A.PATH, _A.UUID, _A.CTRANSID),
+    Kind.SNAPSHOT: (_A.PATH, _A.UUID, _A.CTRANSID, _A.CLONE_UUID, _A.CLONE_CTRANSID),
+    Kind.MKFILE: (_A.PATH, _A.INO),
+    Kind.MKDIR: (_A.PATH, _A.INO),
+    Kind.MKNOD: (_A.PATH, _A.INO, _A.MODE, _A.RDEV),
+    Kind.MKFIFO: (_A.PATH, _A.INO),
+    Kind.MKSOCK: (_A.PATH, _A.INO),
+    Kind.SYMLINK: (_A.PATH, _A.INO, _A.PATH_LINK),
+    Kind.RENAME: (_A.PATH, _A.PATH_TO),
+    Kind.LINK: (_A.PATH, _A.PATH_LINK),
+    Kind.UNLINK: (_A.PATH,),
+    Kind.RMDIR: (_A.PATH,),
+    Kind.SET_XATTR: (_A.PATH, _A.XATTR_NAME, _A.XATTR_DATA),
+    Kind.REMOVE_XATTR: (_A.PATH, _A.XATTR_NAME),
+    Kind.WRITE: (_A.PATH, _A.FILE_OFFSET, _A.DATA),
+    Kind.CLONE: (
+        *(_A.PATH, _A.FILE_OFFSET, _A.CLONE_LEN, _A.CLONE_UUID),
+        *(_A.CLONE_CTRANSID, _A.CLONE_PATH, _A.CLONE_OFFSET),
+    ),
+    Kind.TRUNCATE: (_A.PATH, _A.SIZE),
+    Kind.CHMOD: (_A.PATH, _A.MODE),
+    Kind.CHOWN: (_A.PATH, _A.UID, _A.GID),
+    Kind.UTIMES: (_A.PATH, _A.ATIME, _A.MTIME, _A.CTIME),
+    Kind.END: (),
+    Kind.UPDATE_EXTENT: (_A.PATH, _A.FILE_OFFSET, _A.SIZE),
+    Kind.FALLOCATE: (_A.PATH, _A.FALLOCATE_MODE, _A.FILE_OFFSET, _A.SIZE),
+    Kind.FILEATTR: (_A.PATH, _A.FILEATTR),
+    Kind.ENCODED_WRITE: (
+        *(_A.PATH, _A.FILE_OFFSET, _A.UNENCODED_FILE_LEN),
+        *(_A.UNENCODED_LEN, _A.UNENCODED_OFFSET, _A.DATA),
+    ),
+    Kind.ENABLE_VERITY: (
+        *(_A.PATH, _A.VERITY_ALGORITHM, _A.VERITY_BLOCK_SIZE),
+        *(_A.VERITY_SALT_DATA, _A.VERITY_SIG_DATA),
+    ),
+}
+_FREE = {
+    *(_A.PATH, _A.PATH_TO, _A.PATH_LINK, _A.CLONE_PATH, _A.XATTR_NAME, _A.XATTR_DATA),
+    *(_A.DATA, _A.VERITY_SALT_DATA, _A.VERITY_SIG_DATA),
+}
+_LENGTHS = {
+    **dict.fromkeys(_A, 8),
+    **dict.fromkeys(_FREE, -1),
+    **dict.fromkeys((_A.UUID, _A.CLONE_UUID), 16),
+    **dict.fromkeys((_A.CTIME, _A.MTIME, _A.ATIME, _A.OTIME), 12),
+    **dict.fromkeys((_A.FALLOCATE_MODE, _A.COMPRESSION, _A.ENCRYPTION), 4),
+    **{_A.VERITY_ALGORITHM: 1, _A.VERITY_BLOCK_SIZE: 4},
+}
+
+# The same by number, for speed; there is no 0.
+_KINDS = (Kind.END, *Kind)
+_NEEDS = tuple(sum(1 << name for name in _NEEDED_BY[kind]) for kind in _KINDS)
+_ATTRIBUTES = {int(attribute): attribute for attribute in Attribute}
+_SIZES = {int(attribute): _LENGTHS[attribute] for attribute in Attribute}
+_DATA, _END = int(Attribute.DATA), int(Kind.END)
+_BLANK = bytes(4)
+
+
+class StreamCommand(NamedTuple):
+    """One command of a send stream.
+
+    It has what its kind needs, each of the right length.  Were an attribute given
+    twice, the last one counts, as it does for ``btrfs receive``.
+
+    :ivar offset: where it starts in the input.
+    """
+
+    offset: int
+    kind: Kind
+    attributes: dict[Attribute, bytes]
+
+    @property
+    def path(self) -> bytes:
+        """Give the path it is about, relative to the subvolume; b"" is its top.
+
+        :raises StreamDamaged: if there is none, as in END.
+        """
+        return self.value(Attribute.PATH)
+
+    def value(self, attribute: Attribute) -> bytes:
+        """Give an attribute as it is.
+
+        :raises StreamDamaged: if there is none.
+        """
+        try:
+            return self.attributes[attribute]
+        except KeyError:
+            raise StreamDamaged(
+                self.offset, f"{self.kind.name} has no {attribute.name}"
+            ) from None
+
+    def number(self, attribute: Attribute) -> int:
+        """Give an attribute that is a number: of 1, 4 or 8 bytes, as its type wants.
+
+        :raises StreamDamaged: if there is none, or one of another length.
+        """
+        value = self.value(attribute)
+        if len(value) not in (1, 4, 8) or len(value) != _LENGTHS[attribute]:
+            why = f"{attribute.name} of {self.kind.name} is {len(value)} bytes long"
+            raise StreamDamaged(self.offset, why)
+        return int.from_bytes(value, "little")
+
+    def time_ns(self, attribute: Attribute) -> int:
+        """Give an attribute that is a time, in nanoseconds since 1970.
+
+        :raises StreamDamaged: if there is none, or one of another length.
+        """
+        value = self.value(attribute)
+        if len(value) != 12:
+            why = f"{attribute.name} of {self.kind.name} is {len(value)} bytes long"
+            raise StreamDamaged(self.offset, why)
+        seconds = int.from_bytes(value[:8], "little", signed=True)
+        return seconds * 10**9 + int.from_bytes(value[8:], "little")
+
+
+def read_commands(
+    read: Callable[[int], bytes], *, check: bool = True
+) -> Iterator[StreamCommand]:
+    """Read every command of the streams on an input, END included.
+
+    Several streams may follow one another, as ``btrfs receive`` takes them: after END
+    comes the end of the input, or the next stream.  Who wants one stream stops at END;
+    up to a block of what follows has been read by then.
+
+    :param read: gives up to so many bytes, and none only at the end.
+    :param check: compare checksums, which takes most of the time.
+    :raises StreamDamaged: if anything is wrong.
+    """
+    return map(parse_frame, read_frames(read, check=check))
+
+
+def read_frames(read: Callable[[int], bytes], *, check: bool = True) -> Iterator[Frame]:
+    """Read the same commands without looking at their attributes: faster.
+
+    :raises StreamDamaged: if anything else is wrong.
+    """
+    source = _Source(read)
+    source.fill(1)
+    while True:
+        version = _take_preamble(source)
+        yield from _read_to_end(source, version, check=check)
+        if not source.fill(1):
+            return
+
+
+def parse_frame(frame: Frame) -> StreamCommand:
+    """Take the attributes of a command apart.
+
+    :raises StreamDamaged: if they are not what its kind needs.
+    """
+    offset, version, kind, body = frame
+    attributes: dict[Attribute, bytes] = {}
+    names, sizes, unpack = _ATTRIBUTES, _SIZES, ATTRIBUTE.unpack_from
+    start, end, seen = 0, len(body), 0
+    while start < end:
+        if start + 4 > end:
+            attributes[Attribute.DATA] = _take_short_data(frame, start)
+            seen |= 1 << _DATA
+            break
+        number, size = unpack(body, start)
+        start += 4
+        if number == _DATA and version > 1:  # it has no length, and is the last one
+            start, size = start - 2, end - start + 2
+        stop = start + size
+        # The size of text and data is -1: any will do.
+        if stop > end or number not in names or size != sizes[number] >= 0:
+            raise StreamDamaged(offset, _no_attribute(kind, number, size))
+        attributes[names[number]] = body[start:stop]
+        seen |= 1 << number
+        start = stop
+    if _NEEDS[kind] & ~seen:
+        missing, *_ = (a for a in _NEEDED_BY[Kind(kind)] if a not in attributes)
+        raise StreamDamaged(offset, f"{Kind(kind).name} without {missing.name}")
+    return StreamCommand._make((offset, _KINDS[kind], attributes))
+
+
+class _Source:
+    """An input, and the part of it that is being looked at.
+
+    :ivar at: where in the buffer the next command starts.
+    :ivar base: where in the input the buffer starts.
+    """
+
+    __slots__ = ("_read", "at", "base", "buffer")
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self._read = read
+        self.buffer = b""
+        self.at = self.base = 0
+
+    def fill(self, count: int) -> bool:
+        """Have so many bytes from ``at`` on, unless the input ends (False)."""
+        if len(self.buffer) - self.at >= count:
+            return True
+        buffer = bytearray(self.buffer[self.at :])
+        while len(buffer) < count and (block := self._read(BLOCK)):
+            buffer += block
+        self.buffer = bytes(buffer)
+        self.base += self.at
+        self.at = 0
+        return len(buffer) >= count
+
+
+def _take_preamble(source: _Source) -> int:
+    if not source.fill(PREAMBLE_SIZE):
+        what = "the input ends in the start of a stream" if source.buffer else "empty"
+        raise StreamDamaged(source.base, what)
+    start, offset = source.at, source.base + source.at
+    source.at += PREAMBLE_SIZE
+    if not source.buffer.startswith(MAGIC, start):
+        raise StreamDamaged(offset, "there starts no send stream")
+    (version,) = VERSION.unpack_from(source.buffer, start + len(MAGIC))
+    if not 1 <= version <= LAST_VERSION:
+        raise StreamDamaged(offset, f"protocol {version} is not known")
+    return int(version)
+
+
+def _read_to_end(source: _Source, version: int, *, check: bool) -> Iterator[Frame]:
+    """Yield the commands of one stream, END being the last."""
+    unpack, header = COMMAND.unpack_from, COMMAND.size
+    buffer, at, base, limit = source.buffer, source.at, source.base, len(source.buffer)
+    while True:
+        needed = header
+        if at + header <= limit:
+            size, kind, checksum = unpack(buffer, at)
+            if size > MAX_COMMAND or not 0 < kind < len(_KINDS):
+                raise StreamDamaged(base + at, _no_command(kind, size))
+            end = at + header + size
+            if end <= limit:
+                if check and checksum != _checksum(buffer, at, end):
+                    raise StreamDamaged(base + at, "the checksum does not match")
+                source.at = end
+                yield base + at, version, kind, buffer[at + header : end]
+                if kind == _END:
+                    return
+                at = end
+                continue
+            needed += size
+        if not source.fill(needed):
+            where = "in a command" if source.buffer else "before END"
+            raise StreamDamaged(source.base, f"the input ends {where}")
+        buffer, at, base, limit = source.buffer, 0, source.base, len(source.buffer)
+
+
+def _checksum(buffer: bytes, at: int, end: int) -> int:
+    """Compute the checksum of a command, which counts as 0 itself."""
+    return crc32c(buffer[at + COMMAND.size : end], crc32c(buffer[at : at + 6] + _BLANK))
+
+
+def _take_short_data(frame: Frame, at: int) -> bytes:
+    """Take DATA of no or one byte where it has no length."""
+    offset, version, kind, body = frame
+    if version > 1 and body[at : at + 2] == _DATA.to_bytes(2, "little"):
+        return body[at + 2 :]
+    raise StreamDamaged(offset, f"the last attribute of {Kind(kind).name} is cut off")
+
+
+def _no_command(kind: int, size: int) -> str:
+    if 0 < kind < len(_KINDS):
+        return f"{Kind(kind).name} cannot be {size} bytes long"
+    return f"there is no command {kind}"
+
+
+def _no_attribute(kind: int, number: int, size: int) -> str:
+    if number in _ATTRIBUTES:
+        return f"{Attribute(number).name} of {Kind(kind).name} has a length of {size}"
+    return f"{Kind(kind).name} with an attribute {number}"

@@ -1,0 +1,77 @@
+"""Own what a stream is going to be long, told from its dry twin: ``send --no-data``.
+
+A dry stream is the real one with an UPDATE_EXTENT in place of the WRITE commands for a
+range of a file, be it data, or a hole or preallocated where zeros must be written.  So
+its own bytes and the sizes in it give the length of the real one, to the byte.
+"""
+
+from collections.abc import Callable, Iterator
+
+from btrfs_backup_ng.sendstream.format import ATTRIBUTE, COMMAND, U64, Attribute, Kind
+from btrfs_backup_ng.sendstream.reader import Frame, parse_frame, read_frames
+
+# How much data the kernel puts into a WRITE, from protocol 2 on as much as there may be
+# in a compressed extent: max_send_read_size() in fs/btrfs/send.c.
+_WRITE_SIZE = 48 << 10
+_LARGE_WRITE_SIZE = 128 << 10
+_NUMBER = ATTRIBUTE.size + U64.size
+# What an ENCODED_WRITE has beside: three numbers, compression and encryption.
+_ENCODED = 3 * _NUMBER + 2 * (ATTRIBUTE.size + 4)
+
+
+def predict_size(
+    read: Callable[[int], bytes],
+    *,
+    protocol: int | None = None,
+    compressed: bool = False,
+) -> int:
+    """Tell how long the real stream is that a dry one stands for.
+
+    It is exact where both are of the same protocol.  A dry one of protocol 1 lacks what
+    protocol 2 adds, such as file attributes.
+
+    :param read: gives up to so many bytes of the dry stream, and none only at its end.
+    :param protocol: of the real stream, if it is not that of the dry one.
+    :param compressed: the real one is sent with ``--compressed-data``; what comes out
+        is no more than an upper bound.
+    :raises StreamDamaged: if it is no send stream.
+    """
+    size = 0
+    for size in predict_sizes(read, protocol=protocol, compressed=compressed):
+        pass
+    return size
+
+
+def predict_sizes(
+    read: Callable[[int], bytes],
+    *,
+    protocol: int | None = None,
+    compressed: bool = False,
+) -> Iterator[int]:
+    """Tell after each command of a dry stream how long the real one is so far.
+
+    It never gets less, so that whoever asks whether it is more than a limit can stop
+    there.  Parameters and errors are those of :func:`predict_size`.
+    """
+    added = 0
+    for frame in read_frames(read, check=False):
+        offset, version, kind, body = frame
+        length = COMMAND.size + len(body)
+        if kind == Kind.UPDATE_EXTENT:
+            added += _size_of_writes(frame, protocol or version, compressed) - length
+        yield offset + length + added
+
+
+def _size_of_writes(update: Frame, protocol: int, compressed: bool) -> int:
+    """Tell how long the commands are that an UPDATE_EXTENT stands for."""
+    command = parse_frame(update)
+    size = command.number(Attribute.SIZE)
+    if protocol == 1:
+        most, data_header = _WRITE_SIZE, ATTRIBUTE.size
+    else:  # the data has a type, but no length
+        most, data_header = _LARGE_WRITE_SIZE, ATTRIBUTE.size // 2
+    beside = COMMAND.size + ATTRIBUTE.size + len(command.path) + _NUMBER + data_header
+    # What is larger is compressed by a block at least, or is no compressed extent.
+    if compressed and size < most:
+        beside += _ENCODED
+    return size + -(-size // most) * beside
