@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
 
 KIB = 1024
@@ -129,6 +130,18 @@ def parse_size(text: str) -> int:
     if size_bytes <= 0:
         raise ValueError(f"{text!r} is not more than nothing")
     return size_bytes
+
+
+def parse_span(text: str) -> timedelta:
+    """Read a length of time like ``14d``, ``36h``, ``90m`` or ``2w``.
+
+    :raises ValueError: if it is none.
+    """
+    match = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a length of time; write it like 14d")
+    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
+    return timedelta(seconds=int(match[1]) * seconds)
 
 
 def write_atomically(path: str, content: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from btrfs_backup_ng import preflight, prune
+from btrfs_backup_ng import measure, preflight, prune, staging
 from btrfs_backup_ng.__util__ import BackupError, Interrupted
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint import open_destination, open_source
@@ -67,6 +67,7 @@ class _Run:
         if self._nobody_is_left(targets):
             return
         if not job.dry_run:
+            stack.enter_context(self._holder)
             targets = self._lock(stack, source, targets)
         holds = self._look(source)
         targets = self._each(targets, lambda target: target.look())
@@ -77,7 +78,10 @@ class _Run:
             return
         if planned:
             self._take_snapshot(source, planned, targets)
-        done = self._each(targets, lambda target: self._transfer(target, holds))
+        standin = self._stand_in(stack, source, planned, targets)
+        done = self._each(
+            targets, lambda target: self._transfer(target, holds, standin)
+        )
         self.tally.add(Tally(done=len(done) + (not targets)))
         self._prune(source, done, holds)
 
@@ -169,12 +173,17 @@ class _Run:
         return self._each(targets, lock_target)
 
     def _lock_place(self, stack: ExitStack, endpoint: BtrfsEndpoint) -> None:
-        if endpoint.facts.leftovers:
-            log.info("%s: clearing what unfinished transfers left", endpoint)
         stack.enter_context(self._holder.holding(endpoint, self._job.wait_s))
-        for transfer_id in endpoint.discard(endpoint.facts.leftovers):
-            text = f"{endpoint}: an earlier transfer ({transfer_id}) still runs there"
-            self._context.warn(str(endpoint.location), text)
+        left, age = endpoint.facts.leftovers, self._job.options.staging_max_age
+        if not left:
+            return
+        log.info("%s: clearing what unfinished transfers left", endpoint)
+        endpoint.discard(staging.expired(left, self._context.now, age))
+        for transfer_id in endpoint.discard(left, keep_sealed=True):
+            # A transfer of this run ends an earlier attempt at it.
+            if not endpoint.is_source and not staging.is_known(transfer_id):
+                text = f"{endpoint}: a transfer ({transfer_id}) still runs there"
+                self._context.warn(str(endpoint.location), text)
 
     def _look(self, source: BtrfsEndpoint) -> Holds:
         """Look at the source's snapshots and holds."""
@@ -232,9 +241,26 @@ class _Run:
         event = Snapshotted(str(source.location), planned.name, job.dry_run)
         self._context.tell(event)
 
-    def _transfer(self, target: Target, holds: Holds) -> None:
+    def _stand_in(
+        self,
+        stack: ExitStack,
+        source: BtrfsEndpoint,
+        planned: Snapshot | None,
+        targets: Sequence[Target],
+    ) -> Snapshot | None:
+        """Make for a rehearsal what is going to be sent, so that it can be measured.
+
+        At the first run ever there is no place for it, and no trace is to be left.
+        """
+        job, facts = self._job, source.facts
+        if not (job.dry_run and planned and targets and facts.has_state):
+            return None
+        standin = measure.rehearsed(source, planned.name, self._context.now)
+        return stack.enter_context(standin)
+
+    def _transfer(self, target: Target, holds: Holds, standin: Snapshot | None) -> None:
         if self._job.dry_run:
-            target.rehearse(holds)
+            target.rehearse(holds, standin)
         else:
             target.deliver(holds, self._holder)
 

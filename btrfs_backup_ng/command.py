@@ -15,6 +15,8 @@ from btrfs_backup_ng.__util__ import BackupError, visible
 _STATUS_LINE = re.compile(rb"bbng1 (\d{1,3})\r?\n")
 #: What a receiver says on stderr once it has taken all of the stream (``wire``).
 _TAKEN = b"bbng1 received\n"
+#: What the checkpoint filter says while it reads what is there already.
+_SKIPPED = re.compile(rb"bbng1 skipped (\d+)\n")
 _KEPT_VARIABLES = re.compile(
     "HOME|USER|LOGNAME|TERM|DISPLAY|WAYLAND_DISPLAY|TMPDIR|XDG_RUNTIME_DIR"
     "|XDG_CONFIG_HOME|SSH_AUTH_SOCK|SSH_ASKPASS.*|SUDO_.*|GNUPGHOME|KRB5CCNAME"
@@ -141,6 +143,7 @@ def settle(command: Command, status: int, stderr: bytes) -> tuple[int | None, st
     :returns: status ``None`` if a line was due and did not come.
     """
     line = None
+    stderr = _SKIPPED.sub(b"", stderr)
     if command.reports:
         for line in _STATUS_LINE.finditer(stderr):
             pass
@@ -159,6 +162,12 @@ def may_be_slow_now(command: Command, stderr: bytes) -> bool:
     That is so for a program that is not ours, and for ours once it says so.
     """
     return not command.reports or _TAKEN in stderr
+
+
+def skipped_bytes(stderr: bytes) -> int:
+    """Give how much a stage says it has read so far that needs not move."""
+    said = _SKIPPED.findall(stderr)
+    return int(said[-1]) if said else 0
 
 
 def environment(command: Command | None = None) -> dict[str, str]:

@@ -41,7 +41,10 @@ class Meter:
 
     :ivar started: monotonic time, ``None`` before the start; the same for others.
     :ivar last_moved: monotonic time at which bytes moved last.
-    :ivar expected_bytes: may come later, from any thread, or never.
+    :ivar expected_bytes: of the whole stream; may come later, from any thread, or
+        never.
+    :ivar resumed_bytes: of the stream that were there before.
+    :ivar skipped_bytes: of these that were read again and compared so far.
     """
 
     expected_bytes: int | None = None
@@ -49,6 +52,8 @@ class Meter:
     started: float | None = None
     last_moved: float | None = None
     ended: float | None = None
+    resumed_bytes: int = 0
+    skipped_bytes: int = 0
 
     def add(self, size_bytes: int) -> None:
         """Count what moved just now."""

@@ -19,7 +19,7 @@ from btrfs_backup_ng.btrfs.parse import parse_version
 from btrfs_backup_ng.model import Facts, Listing, Privilege, Seal
 from btrfs_backup_ng.command import Command, CommandNotStarted, Completed
 from btrfs_backup_ng.process import check_interrupted, run
-from btrfs_backup_ng.wire import Verb
+from btrfs_backup_ng.grammar import Verb
 
 #: Tells the lock's holder what it is doing, for who meets the lock.
 Say = Callable[[str], None]

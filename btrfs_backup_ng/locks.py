@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
+from typing import Self
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
@@ -30,6 +31,13 @@ class Holder:
     def __init__(self, since: datetime) -> None:
         self._since = since
         self._says: dict[BtrfsEndpoint, Say] = {}
+        self._regained = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._regained.close()
 
     def line(self, doing: str = "") -> str:
         """Write the facts as one line of JSON."""
@@ -52,6 +60,14 @@ class Holder:
             if isinstance(said, BackupError) and endpoint in needed:
                 raise said
 
+    def regain(self, endpoint: BtrfsEndpoint, wait_s: float) -> None:
+        """Lock a place again if its lock is lost, as its connection was.
+
+        :raises Busy: if another run has it for longer than ``wait_s``.
+        """
+        if isinstance(attempt(lambda: self._says[endpoint](self.line())), BackupError):
+            self._regained.enter_context(self.holding(endpoint, wait_s))
+
     @contextmanager
     def holding(self, endpoint: BtrfsEndpoint, wait_s: float) -> Iterator[None]:
         """Hold the lock of a place.
@@ -65,7 +81,7 @@ class Holder:
                 raise _busy(endpoint, error.message) from error
             log.info("locked %s", endpoint)
             self._says[endpoint] = say
-            stack.callback(self._says.pop, endpoint)
+            stack.callback(self._says.pop, endpoint, None)
             yield
 
 

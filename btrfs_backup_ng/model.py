@@ -3,9 +3,10 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from btrfs_backup_ng.__util__ import GIB
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.naming import Naming
 
@@ -57,6 +58,23 @@ class Listing:
     snapshots: tuple[Snapshot, ...] = ()
     names: frozenset[str] = frozenset()
     carriers: Mapping[UUID, tuple[int, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A transfer that was cut short and may go on.
+
+    :ivar name: of the snapshot; what is beyond some 200 bytes may be missing.
+    :ivar started: aware UTC.
+    :ivar size_bytes: of its stream that is safe there, 0 for nothing.
+    :ivar running: somebody works on it.
+    """
+
+    transfer_id: str
+    name: str
+    started: datetime
+    size_bytes: int
+    running: bool
 
 
 class Privilege(enum.Enum):
@@ -140,6 +158,7 @@ class SshOptions:
     :ivar strict_host_keys: refuse hosts whose key is not known yet.
     :ivar password_file: path of the file with the password or passphrase for logins.
     :ivar sudo_password_file: path of the file with the password that sudo wants there.
+    :ivar reopenings: how often a lost connection is opened again.
     """
 
     options: tuple[str, ...] = ()
@@ -151,6 +170,7 @@ class SshOptions:
     strict_host_keys: bool = False
     password_file: str = ""
     sudo_password_file: str = ""
+    reopenings: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +180,9 @@ class TransferOptions:
     :ivar rate: bytes a second, ``None`` for no limit.
     :ivar mbuffer: ``None`` decides by what is installed and where it helps.
     :ivar compress: on the wire, a word of ``codecs``.
+    :ivar checkpoint_interval: bytes between two checkpoints, 0 for none.
+    :ivar retries: how often a cut transfer is taken up again within the run.
+    :ivar staging_max_age: how long what a cut transfer left is kept.
     """
 
     incremental: Incremental = Incremental.AUTO
@@ -171,6 +194,9 @@ class TransferOptions:
     check_space: bool = True
     safety_margin_percent: float = 10.0
     force: bool = False
+    checkpoint_interval: int = GIB
+    retries: int = 0
+    staging_max_age: timedelta = timedelta(days=14)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 
 from btrfs_backup_ng import process
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible
-from btrfs_backup_ng.command import describe, last_words, may_be_slow_now, settle
+from btrfs_backup_ng.command import (
+    describe,
+    last_words,
+    may_be_slow_now,
+    settle,
+    skipped_bytes,
+)
 from btrfs_backup_ng.hop import PIPE_SIZE, Hop, Meter, unread
 from btrfs_backup_ng.loop import TICK_S, Loop
 from btrfs_backup_ng.command import Command, Completed
@@ -137,7 +143,7 @@ class _Pipeline:
         self._output = bytearray()
         self._ended = 0
         self._quiet_s = 0.0
-        self._seen = (0, 0)
+        self._seen = (0, 0, 0)
         self._stalled: _Stage | None = None
 
     def start(self, commands: Sequence[Command]) -> None:
@@ -211,17 +217,29 @@ class _Pipeline:
         it is to say that it took it.
         """
         hop = self._hop
-        if not hop or not self._stall_timeout_s:
+        if not hop:
+            return
+        seen = self._moved(hop)
+        if not self._stall_timeout_s:
             return
         last = self._stages[-1].child
         if not hop.is_open and may_be_slow_now(last.command, bytes(last.words)):
             return
-        seen = self._meter.size_bytes, unread(hop.sink) if hop.is_open else -1
         self._quiet_s = 0.0 if seen != self._seen else self._quiet_s + elapsed_s
         self._seen = seen
         if self._quiet_s >= self._stall_timeout_s and not self._stalled:
             is_first = hop.is_open and not unread(hop.source)
             self._stalled = self._stages[0 if is_first else -1]
+
+    def _moved(self, hop: Hop) -> tuple[int, int, int]:
+        """Give what changes as long as something moves."""
+        meter = self._meter
+        if meter.resumed_bytes and not meter.size_bytes:
+            for stage in self._stages[:-1]:
+                skipped = skipped_bytes(bytes(stage.child.words))
+                meter.skipped_bytes = max(meter.skipped_bytes, skipped)
+        left = unread(hop.sink) if hop.is_open else -1
+        return meter.size_bytes, left, meter.skipped_bytes
 
     def close(self) -> None:
         """Leave nothing behind, whatever happened."""

@@ -64,7 +64,10 @@ class Transfer:
         if meter.ended is not None:
             moved = format_size(meter.size_bytes)
             return f"  {moved}  finishing  {format_span(self.elapsed_s(now))}"
-        sizes = meter.size_bytes, meter.expected_bytes
+        if meter.resumed_bytes and not meter.size_bytes:
+            there = format_size(meter.resumed_bytes)
+            return f"  reading again {format_size(meter.skipped_bytes)} of {there}"
+        sizes = meter.resumed_bytes + meter.size_bytes, meter.expected_bytes
         return format_facts(*sizes, self.rate(), self.elapsed_s(now))
 
 
@@ -94,7 +97,7 @@ def format_line(transfers: list[Transfer], now: float) -> tuple[str, str]:
         return running[0].title, running[0].facts(now)
     expected = [t.meter.expected_bytes or 0 for t in running]
     return f"{len(running)} transfers", format_facts(
-        sum(t.meter.size_bytes for t in running),
+        sum(t.meter.resumed_bytes + t.meter.size_bytes for t in running),
         sum(expected) if all(expected) else None,
         sum(t.rate() for t in running),
         max(t.elapsed_s(now) for t in running),

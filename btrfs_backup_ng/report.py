@@ -31,6 +31,8 @@ class Sent:
     :ivar parent: name of the snapshot it is the difference from.
     :ivar size_bytes: of the stream; an estimate if dry, ``None`` if not known.
     :ivar codec: what it was compressed with where it was counted, or "".
+    :ivar resumed_bytes: of the stream that an earlier attempt had brought; the size is
+        that of the rest.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Sent:
     elapsed_s: float
     dry: bool
     codec: str = ""
+    resumed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,21 @@
 
 import logging
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng import preflight, prune
-from btrfs_backup_ng.__util__ import Refused, format_size, visible
+from btrfs_backup_ng import measure, preflight, prune, staging
+from btrfs_backup_ng.__util__ import (
+    BackupError,
+    Refused,
+    attempt,
+    format_size,
+    visible,
+)
 from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.holds import Hold, Holds, Place, base_hold, sending_hold
@@ -25,7 +31,7 @@ from btrfs_backup_ng.origins import (
     parse_origins,
     signed_in,
 )
-from btrfs_backup_ng.pipeline import Meter
+from btrfs_backup_ng.pipeline import Moved
 from btrfs_backup_ng.plan import (
     Transfer,
     TransferPlan,
@@ -33,10 +39,8 @@ from btrfs_backup_ng.plan import (
     plan_transfers,
     plan_whole_stream,
 )
-from btrfs_backup_ng.report import Level, Noted, Sent, UpToDate
+from btrfs_backup_ng.report import Level, Noted, UpToDate
 from btrfs_backup_ng.retention import in_order
-from btrfs_backup_ng.route import choose_route, packed_codec
-from btrfs_backup_ng.transfer import decided, expecting, run_transfer
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +72,13 @@ class Target:
         self.name = str(destination.sink.location)
         self._plan: TransferPlan
         self._sizes: dict[tuple[str, str], int] = {}
+        self._here: tuple[Snapshot, ...] = ()
         self._seals: dict[UUID, Seal] = {}
         self._own = origin_of(source)
         self._origins: Origins = {}
         self._others: list[str] = []
         self.base: Snapshot | None = None
-        self._route = choose_route(source, destination.sink, job.options)
+        self._delivery = Delivery(source, destination, job, context)
 
     def __str__(self) -> str:
         return visible(self.name)
@@ -101,6 +106,7 @@ class Target:
         :param here: what the source has.
         """
         job, naming = self._job, self._job.naming
+        self._here = here.snapshots
         ours = [s for s in here.snapshots if naming.time_of(s.name) is not None]
         if self.keeper is None:
             self._plan = plan_whole_stream(ours if job.transfer else [])
@@ -216,15 +222,40 @@ class Target:
             parent = transfer.parent
             if parent and parent.generation == NOT_MADE_YET:  # a backfill: from below
                 parent = None
-            self._sizes[key] = self._source.size_since(snapshot, parent)
+            self._sizes[key] = measure.written_since(self._source, snapshot, parent)
         return self._sizes[key]
 
-    def rehearse(self, holds: Holds) -> None:
-        """Tell what :meth:`deliver` would do, with sizes."""
+    def rehearse(self, holds: Holds, standin: Snapshot | None) -> None:
+        """Tell what :meth:`deliver` would do, with sizes.
+
+        :param standin: measured in place of the snapshot that is not made yet.
+        """
         for transfer in self._plan.transfers:
-            self._tell_sent(transfer, self._size(transfer), 0.0)
+            size = self._exact_size(transfer, standin)
+            there = self._waiting(transfer)
+            moved = Moved(max(0, size - there), 0.0, b"")
+            self._context.tell(self._delivery.sent(transfer, moved, "", there))
             self._arrived(transfer)
         self._settle(holds)
+
+    def _waiting(self, transfer: Transfer) -> int:
+        """Give how much of a stream an earlier attempt has brought."""
+        attempts = self._delivery.attempts(transfer)
+        found = self.keeper.waiting(attempts) if self.keeper and attempts else ()
+        return max((waiting.size_bytes for waiting in found), default=0)
+
+    def _exact_size(self, transfer: Transfer, standin: Snapshot | None) -> int:
+        """Give the length of a stream; an estimate if there is nothing to measure."""
+
+        def made(snapshot: Snapshot | None) -> Snapshot | None:
+            planned = snapshot and snapshot.generation == NOT_MADE_YET
+            return standin if planned else snapshot
+
+        snapshot, parent = made(transfer.snapshot), made(transfer.parent)
+        if snapshot is None or (transfer.parent and not parent):
+            return self._size(transfer)
+        protocol = self._delivery.protocol
+        return measure.stream_size(self._source, snapshot, parent, protocol)
 
     def deliver(self, holds: Holds, holder: Holder) -> None:
         """Send everything that is planned, oldest first.
@@ -235,16 +266,34 @@ class Target:
         :raises BackupError: at the first transfer that fails.
         """
         with ThreadPoolExecutor(1) as pool:
-            signed_in = pool.submit(self._sign_in)  # beside the first transfer
+            signing = pool.submit(self._sign_in)  # beside the first transfer
+
+            def signed_in() -> None:
+                if isinstance(attempt(signing.result), BackupError):
+                    self._sign_in()  # the line was cut
+
             for transfer in self._plan.transfers:
                 if self.keeper:
                     sending = sending_hold(transfer.snapshot)
                     holds.set(self.place, [sending, *self._bases()])
                 doing = f"sending {transfer.snapshot.name} to {self.name}"
                 holder.tell(doing, self._source, self.keeper)
-                self._send(transfer, signed_in.result)
-            signed_in.result()
+                log.info("sending %s to %s", transfer.snapshot.name, self)
+                size = self._sizes.get(_key(transfer))
+                sent = self._delivery.send(transfer, size, holder, signed_in)
+                self._context.tell(sent)
+                self._arrived(transfer)
+            signed_in()
+        self._clear_staging()
         self._settle(holds)
+
+    def _clear_staging(self) -> None:
+        """Drop attempts at what is there now, or is not wanted there any more."""
+        if self.keeper:
+            left = staging.of_snapshots(self.keeper.facts.leftovers, self._here)
+            for transfer_id in self.keeper.discard(left):
+                text = f"{self}: an earlier transfer ({transfer_id}) still runs there"
+                self._context.warn(self.name, text)
 
     def _sign_in(self) -> None:
         """Record at the destination whose backups it gets."""
@@ -267,51 +316,6 @@ class Target:
             self._context.tell(event)
         if self.keeper:
             holds.set(self.place, self._bases())
-
-    def _send(self, transfer: Transfer, before_publishing: Callable[[], None]) -> None:
-        context, name = self._context, transfer.snapshot.name
-        log.info("sending %s to %s", name, self)
-        if self.keeper:
-            self._route = decided(self._route, transfer, self._source, self.keeper)
-        packed = packed_codec(self._route, self.destination.sink.location)
-        meter = Meter()
-        if not packed:  # else the size on the wire is not known in advance
-            meter.expected_bytes = self._sizes.get(_key(transfer))
-        wanted = context.watched and not packed
-        with (
-            context.progress.add(meter, f"{name} -> {self.name}"),
-            expecting(meter, self._source, transfer, wanted=wanted),
-        ):
-            moved = run_transfer(
-                transfer,
-                self._source,
-                self.destination.sink,
-                route=self._route,
-                options=self._job.options,
-                meter=meter,
-                now=context.now,
-                before_publishing=before_publishing,
-            )
-        self._tell_sent(transfer, moved.size_bytes, moved.elapsed_s, packed)
-        self._arrived(transfer)
-
-    def _tell_sent(
-        self, transfer: Transfer, size: int, elapsed_s: float, codec: str = ""
-    ) -> None:
-        self._context.tell(
-            Sent(
-                source=str(self._source.location),
-                destination=self.name,
-                name=transfer.snapshot.name,
-                target=transfer.target,
-                parent=transfer.parent.name if transfer.parent else None,
-                why_full=transfer.why_full,
-                size_bytes=size,
-                elapsed_s=elapsed_s,
-                dry=self._job.dry_run,
-                codec=codec,
-            )
-        )
 
     def _arrived(self, transfer: Transfer) -> None:
         """Note in the listing what is there now."""

@@ -1,22 +1,54 @@
-"""Own one transfer: stages, the move, the check, the final name."""
+"""Own one transfer: stages, the move, the check, the final name; and its resumption."""
 
+import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from btrfs_backup_ng import codecs, wire
-from btrfs_backup_ng.__util__ import BackupError, Interrupted, attempt
+from btrfs_backup_ng import codecs, grammar, staging
+from btrfs_backup_ng.__util__ import (
+    BackupError,
+    Interrupted,
+    attempt,
+    format_size,
+    visible,
+)
 from btrfs_backup_ng.btrfs.parse import explain
-from btrfs_backup_ng.command import Completed
+from btrfs_backup_ng.checkpoints import DIFFERS, filter_argv
+from btrfs_backup_ng.command import Command, CommandFailed, Completed
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, Sink, new_transfer_id
-from btrfs_backup_ng.model import TransferOptions
+from btrfs_backup_ng.measure import stream_size
+from btrfs_backup_ng.model import Snapshot, TransferOptions
 from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, run_pipeline
 from btrfs_backup_ng.plan import Transfer
 from btrfs_backup_ng.probe import probe_codec
 from btrfs_backup_ng.route import Route, stages_between
 from btrfs_backup_ng.sshutil.refusal import explain_session
+from btrfs_backup_ng.staging import Checkpoint
+
+log = logging.getLogger(__name__)
+
+_FILTER = "the checkpoint filter"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one snapshot goes.
+
+    :ivar interval: bytes between two checkpoints, 0 for none.
+    :ivar checkpoint: where an earlier attempt was cut, if it can go on.
+    """
+
+    route: Route
+    options: TransferOptions
+    interval: int = 0
+    checkpoint: Checkpoint | None = None
+
+
+class StreamChanged(BackupError):
+    """A cut transfer cannot go on: the stream is not what it was."""
 
 
 def decided(
@@ -37,25 +69,29 @@ def decided(
 
 @contextmanager
 def expecting(
-    meter: Meter, source: BtrfsEndpoint, transfer: Transfer, *, wanted: bool
+    meter: Meter,
+    source: BtrfsEndpoint,
+    transfer: Transfer,
+    protocol: str,
+    *,
+    wanted: bool,
 ) -> Iterator[None]:
     """Find out beside a transfer how much it will move, for percent and ETA.
 
     :param wanted: whether anybody is looking.
     """
-    if not wanted or meter.expected_bytes is not None:
+    if not wanted:
         yield
         return
     over = threading.Event()
 
-    def estimate() -> None:
-        size = attempt(
-            lambda: source.size_since(transfer.snapshot, transfer.parent, over)
-        )
+    def measure() -> None:
+        what = transfer.snapshot, transfer.parent, protocol
+        size = attempt(lambda: stream_size(source, *what, over))
         if isinstance(size, int) and not over.is_set():
             meter.expected_bytes = size
 
-    thread = threading.Thread(target=estimate, daemon=True)
+    thread = threading.Thread(target=measure, daemon=True)
     thread.start()
     try:
         yield
@@ -64,35 +100,70 @@ def expecting(
         thread.join()
 
 
+def find_checkpoint(
+    keeper: BtrfsEndpoint, attempts: Sequence[str], snapshot: Snapshot
+) -> Checkpoint | None:
+    """Find where an earlier attempt at a transfer was cut, if it can go on there.
+
+    What still works on it is ended; what cannot go on is dropped.
+
+    :param attempts: ids of the attempts.
+    :raises BackupError: if the place cannot be asked.
+    """
+    found: Checkpoint | None = None
+    for transfer_id in attempts:
+        try:
+            checkpoint = keeper.checkpoint(transfer_id, snapshot)
+        except CommandFailed as error:
+            if error.completed.status != grammar.BUSY:
+                raise
+            text = "%s: an earlier transfer (%s) still runs and cannot be ended"
+            log.warning(text, keeper, transfer_id)
+            continue
+        if checkpoint is None or (found and found.offset >= checkpoint.offset):
+            keeper.discard([transfer_id])
+        else:
+            found = checkpoint
+    return found
+
+
 def run_transfer(
     transfer: Transfer,
     source: BtrfsEndpoint,
     sink: Sink,
     *,
-    route: Route,
-    options: TransferOptions,
+    way: Way,
     meter: Meter,
     now: datetime,
     before_publishing: Callable[[], None] = lambda: None,
 ) -> Moved:
     """Move one snapshot and publish it; durable when this returns.
 
-    On failure nothing stands under the final name, and what was received is
-    dropped, if the place can still be reached; else the next run drops it.
+    On failure nothing stands under the final name. What can go on from a checkpoint
+    stays in staging; else what was received is dropped, if the place can still be
+    reached, or else by the next run.
 
     :param before_publishing: what must have been done by then.
+    :raises StreamChanged: if ``way.checkpoint`` is of no use; it was dropped.
     :raises BackupError: if it failed.
     """
-    transfer_id = new_transfer_id(now)
-    snapshot = transfer.snapshot
+    snapshot, route, checkpoint = transfer.snapshot, way.route, way.checkpoint
+    if checkpoint:
+        transfer_id, useless = checkpoint.transfer_id, checkpoint.useless
+        meter.resumed_bytes = checkpoint.offset
+    else:
+        start, useless = new_transfer_id(now), ()
+        transfer_id = staging.full_id(start, snapshot, transfer.parent, route.protocol)
+    between = stages_between(source.location, sink.location, way.options, route.codec)
     stages = (
         source.source(snapshot, transfer.parent, route.protocol, route.codec),
-        *stages_between(source.location, sink.location, options, route.codec),
-        sink.sink(transfer_id, snapshot, route.codec),
+        *_checkpointing(way),
+        *between,
+        sink.sink(transfer_id, snapshot, route.codec, useless),
     )
     try:
         moved = run_pipeline(
-            stages, meter=meter, stall_timeout_s=options.stall_timeout_s
+            stages, meter=meter, stall_timeout_s=way.options.stall_timeout_s
         )
         before_publishing()
         sink.accept(
@@ -100,13 +171,19 @@ def run_transfer(
             snapshot,
             transfer.target,
             output=moved.output,
-            verify=options.verify,
+            verify=way.options.verify,
         )
     except Interrupted:
         raise
     except PipelineFailed as error:
-        error.hint = error.hint or _meaning(error.blamed)
-        attempt(lambda: sink.discard([transfer_id]))
+        if checkpoint and _differs(error):
+            sink.discard([transfer_id])
+            raise StreamChanged(
+                f"the stream of {visible(snapshot.name)} is not the one whose beginning"
+                f" ({format_size(checkpoint.offset)}) is at {sink}"
+            ) from error
+        hints = [error.hint or _meaning(error.blamed), _clear(sink, transfer_id, way)]
+        error.hint = "\n".join(filter(None, hints))
         raise
     except BackupError:
         attempt(lambda: sink.discard([transfer_id]))
@@ -114,9 +191,33 @@ def run_transfer(
     return moved
 
 
+def _checkpointing(way: Way) -> tuple[Command, ...]:
+    if not way.interval:
+        return ()
+    known = way.checkpoint.known if way.checkpoint else None
+    return (Command(filter_argv(way.interval, known), label=_FILTER),)
+
+
+def _differs(error: PipelineFailed) -> bool:
+    stages = (error.blamed, *error.others)
+    return any(s.command.label == _FILTER and s.status == DIFFERS for s in stages)
+
+
+def _clear(sink: Sink, transfer_id: str, way: Way) -> str:
+    """Drop what is of no use any more, and say what is."""
+    attempt(lambda: sink.discard([transfer_id], keep_sealed=way.interval > 0))
+    left = attempt(lambda: sink.waiting([transfer_id])) if way.interval else ()
+    if isinstance(left, BackupError):
+        return "What is complete there stays; the next run goes on from it."
+    safe = max((waiting.size_bytes for waiting in left), default=0)
+    if not safe:
+        return ""
+    return f"{format_size(safe)} are safe there; the next run goes on from that."
+
+
 def _meaning(blamed: Completed) -> str:
     """Say what the failure of a stage means, or nothing."""
-    if blamed.command.reports and blamed.status == wire.CODEC_FAILED:
+    if blamed.command.reports and blamed.status == grammar.CODEC_FAILED:
         return "The (de)compressor there failed. Without one:  --compress none"
     if meaning := explain(blamed.stderr) or explain_session(blamed.stderr):
         return f"{blamed.command.label}: {meaning}."

@@ -1,114 +1,18 @@
-"""Own the words spoken to a shell: one form, a closed set of verbs.
+"""Own the closed set of verbs that a place understands; ``grammar`` has their form."""
 
-A place needs a POSIX ``sh``, btrfs-progs and ``flock``. ssh hands one string to the
-login shell there, which may be dash, bash, ash, zsh, fish or tcsh, so it has the form
-``exec sh -c 'SCRIPT' bbng1 VERB +ARG +ARG ...``: the script is a constant, and an
-argument holds only bytes that mean nothing to any of them. On this machine the same
-scripts run with their arguments as they are.
+from btrfs_backup_ng.grammar import KEEPER, Verb
 
-What a verb answers goes to stdout, NUL-separated; the last line on stderr is
-``bbng1 STATUS``. Without that line nobody knows how it went.
-"""
-
-import re
-from dataclasses import dataclass
-
-#: Second word of every call and first word of the status line; it names the grammar.
-MAGIC = "bbng1"
-
-#: Exit statuses of ours, from sysexits.h: it cannot be made because it exists; a
-#: (de)compressor failed; busy; sudo does not take the password.
-EXISTS, CODEC_FAILED, BUSY, PASSWORD_REFUSED = 73, 74, 75, 77
-
-#: What a bare byte of an argument may be; ``+`` starts an escape.
-_PLAIN = re.compile(rb"[A-Za-z0-9_./:,@-]")
-
-_PRELUDE = (
-    "set -u; umask 077; LC_ALL=C; export LC_ALL;"
-    " PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin; export PATH; "
-)
-_DECODE = (
-    "n=$#; while [ $n -gt 0 ]; do a=${1#+}x; case $a in *+*)"
-    ' a=$(printf %s "$a" | tr + "\\134"); a=$(printf %b "$a");; esac;'
-    ' shift; set -- "$@" "${a%x}"; n=$((n-1)); done; '
-)
-#: ``e STATUS`` ends with the status line.
-_END = 'e() { printf "bbng1 %s\\n" "$1" >&2; exit "$1"; }; '
-#: ``b`` runs btrfs with the privilege named by the first argument, ``x`` runs
-#: anything as it is and, if that fails, with that privilege; ``own`` makes a directory
-#: that the user there can work in (another run may make it at the same moment).
-_COMMON = _END + (
-    "shift; m=$1; shift; case $m in"
-    ' sudo) p="sudo -n";; doas) p="doas -n";; *) p=;; esac; b="$p btrfs";'
-    ' x() { "$@" 2>/dev/null || $p "$@"; };'
-    ' own() { [ -d "$1" ] || x mkdir -- "$1" || [ -d "$1" ] || return; [ -w "$1" ] ||'
-    ' $p chown "$(id -u)" "$1"; }; '
-)
 #: ``each DIRECTORY`` prints every name in it.
 _EACH = (
     'each() { for f in "$1"/* "$1"/.*; do case ${f##*/} in .|..) continue;; esac;'
     ' [ -e "$f" ] || [ -L "$f" ] || continue; printf "%s\\0" "${f##*/}"; done;'
     ' printf "\\0"; }; '
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """One thing that can be asked of a place.
-
-    :ivar body: POSIX shell, one line; without what fish or tcsh would read inside
-        single quotes (a test holds the rule).
-    """
-
-    name: str
-    body: str
-
-    def local_argv(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
-        """Give the argv that does it on this machine."""
-        script = _PRELUDE + _COMMON + self.body
-        return ("sh", "-c", script, MAGIC, self.name, *arguments)
-
-    def remote_command(self, arguments: tuple[str, ...], *, keeper: str = "") -> str:
-        """Give the one string that means it to any login shell.
-
-        :param keeper: token of the session that keeps sudo's password there (see
-            :data:`KEEP`): all of the verb is to run as root.
-        """
-        script = _PRELUDE + _DECODE + _COMMON + self.body
-        words = " ".join(encode(argument) for argument in arguments)
-        said = f"'{script}' {MAGIC} {self.name} {words}".rstrip()
-        if keeper:
-            said = f"'{_PRELUDE + _ELEVATE}' {MAGIC} {keeper} {said}"
-        return f"exec sh -c {said}"
-
-
-def encode(argument: str) -> str:
-    """Write an argument in bytes that no login shell gives a meaning."""
-    raw = argument.encode(errors="surrogateescape")
-    return "+" + "".join(
-        chr(byte) if _PLAIN.match(bytes((byte,))) else f"+0{byte:03o}" for byte in raw
-    )
-
-
-#: Where a session that keeps a password is asked for it, by its token.
-_KEEPER = "d=${TMPDIR:-/tmp}/bbng-$1;"
-#: TOKEN, SCRIPT, WORDS of its own: run the script as root, by a sudo that wants a
-#: password. sudo remembers it for what the same shell starts next and for nothing
-#: else, so it is told in every session; never on the session's stdin, where a stream
-#: may come. A pipe that is open in both directions blocks nobody who opens it.
-_ELEVATE = (
-    f"{_END}{_KEEPER} shift; s=$1; shift; f=$d/$$;"
-    ' t=; command -v timeout >/dev/null && t="timeout 30";'
-    ' [ -p "$d/ask" ] && mkfifo "$f" && exec 5<>"$f" && echo $$ 1<>"$d/ask" || e 1;'
-    ' w=$($t head -n 1 <&5); exec 5>&-; rm -f "$f";'
-    ' printf "%s\\n" "$w" | sudo -S -v -p "" || e 77; w=;'
-    ' sudo -n sh -c "$s" "$@"; e $?'
-)
 #: TOKEN; a password as the only line on stdin: keep it, in memory alone, for the
 #: sessions of this connection that ask for it -> ``kept``. Ends with stdin.
 KEEP = Verb(
     "keep",
-    f'IFS= read -r w || e 1; {_KEEPER} mkdir -m 700 -- "$d" && mkfifo "$d/ask" || e 1;'
+    f'IFS= read -r w || e 1; {KEEPER} mkdir -m 700 -- "$d" && mkfifo "$d/ask" || e 1;'
     ' exec 3<>"$d/ask" 6<&0; { cat <&6 >/dev/null; rm -rf -- "$d"; kill $$; } &'
     ' echo kept; while IFS= read -r i <&3; do [ -p "$d/$i" ] &&'
     ' printf "%s\\n" "$w" 1<>"$d/$i"; done; e 0',
@@ -263,15 +167,17 @@ _FIRST = (
     " }; "
 )
 #: PROTOCOL, PARENT (or ""), SNAPSHOT, CODEC (see ``codecs``): a send stream on
-#: stdout. Protocol ``2c`` is 2 with compressed data as it lies on the disk.
+#: stdout. Protocol ``2c`` is 2 with compressed data as it lies on the disk; an ``n`` in
+#: front leaves the data out.
 SEND = Verb(
     "send",
-    "r=$1; a=$2; t=$3; c=$4; set --;"
+    "r=$1; a=$2; t=$3; c=$4; d=; set --;"
+    " case $r in n*) d=--no-data; r=${r#n};; esac;"
     " case $r in 2c) set -- --proto 2 --compressed-data;; 2) set -- --proto 2;; esac;"
     ' [ -z "$a" ] || set -- "$@" -p "$a"; set -- "$@" -- "$t";'
     ' case $c in zstd:*) c="zstd -q -c -T2 -${c#*:}";; lz4) c="lz4 -q -c";;'
-    ' *) $b send -q "$@"; e $?;; esac;'
-    ' exec 4>&1; r=$( { { $b send -q "$@" 3>&-; echo $? >&3; } |'
+    ' *) $b send -q $d "$@"; e $?;; esac;'
+    ' exec 4>&1; r=$( { { $b send -q $d "$@" 3>&-; echo $? >&3; } |'
     ' { $c >&4 3>&-; z=$?; [ $z = 0 ] || echo "z$z" >&3; }; } 3>&1 ); exec 4>&-;'
     + _FIRST
     + "e 0",
@@ -281,17 +187,30 @@ SEND = Verb(
 #: so far: the disk works while the stream comes, and little is left to do at the end.
 _FLUSH = (
     "flush() { if command -v timeout >/dev/null; then"
-    ' until timeout 1 cat; do sync -f "$1" 2>/dev/null || break; done; fi; cat; }; '
+    ' until timeout 1 cat; do sync -f "$1" 2>/dev/null || break; trim "$1"; done; fi;'
+    " cat; }; "
 )
-#: STATE, ID, NAME, CODEC: receive the stream on stdin into a staging directory of its
-#: own, which stays locked meanwhile -> names in it, an empty name, what btrfs shows of
-#: it. The statuses come by descriptor 3, that of the cause first; a line on stderr
+#: ``trim DIRECTORY`` deletes what a newer checkpoint replaces: all bodies but the last,
+#: all seals but the last two, as the very last may not be finished yet.
+_TRIM = (
+    'less() { k=$1; shift; while [ $# -gt "$k" ]; do'
+    ' $b subvolume delete -- "$1" >/dev/null 2>&1; shift; done; };'
+    ' trim() { less 1 "$1"/.body-*; less 2 "$1"/.seal-*; }; '
+)
+#: STATE, ID, NAME, CODEC, names to be deleted before: receive the stream on stdin into
+#: a staging directory of its own, which stays locked meanwhile (by descriptor 9: REAP
+#: looks for that) -> names in it, an empty name, what btrfs shows of
+#: NAME. The statuses come by descriptor 3, that of the cause first; a line on stderr
 #: says that the stream is taken, and what takes time then is the disk.
 RECEIVE = Verb(
     "receive",
-    _EACH + _FLUSH + 'd=$1/incoming/$2; n=$3; own "$1/incoming" && own "$d" || e 1;'
-    ' exec 9<"$d"; flock -n 9 || e 75; case $4 in zstd*) z="zstd -q -dc";;'
-    ' lz4) z="lz4 -q -dc";; *) z=;; esac;'
+    _EACH
+    + _TRIM
+    + _FLUSH
+    + 'd=$1/incoming/$2; n=$3; own "$1/incoming" && own "$d" || e 1;'
+    ' exec 9<"$d"; flock -n 9 || { sleep 1; flock -n 9; } || e 75;'
+    ' case $4 in zstd*) z="zstd -q -dc";; lz4) z="lz4 -q -dc";; *) z=;; esac; shift 4;'
+    ' for f; do $b subvolume delete -- "$d/$f" >/dev/null || e 1; done;'
     ' q() { { $b receive -C -q -- "$d" >&4 3>&-; echo $? >&3;'
     ' echo "bbng1 received" >&2; } | flush "$d"; };'
     ' exec 4>&1; r=$( { if [ -z "$z" ]; then q; else'
@@ -300,22 +219,26 @@ RECEIVE = Verb(
     + 'each "$d"; $b subvolume show -- "$d/$n"; e $?',
 )
 
-#: STATE, ID, NAME, DIRECTORY, TARGET, CHECK (1 or 0): make what was received appear
-#: under its final name, durably -> what btrfs shows of it then.
+#: STATE, ID, NAME, DIRECTORY, TARGET, CHECK (1 or 0), other names: make what was
+#: received appear under its final name, durably, and delete the others in staging
+#: -> what btrfs shows of it then.
 PUBLISH = Verb(
     "publish",
     'f=$1/incoming/$2/$3; t=$4/$5; if [ -e "$t" ] || [ -L "$t" ]; then e 73; fi;'
     ' $b subvolume snapshot -r -- "$f" "$t" >/dev/null || e 1;'
-    ' if [ "$6" = 1 ]; then $b subvolume show -- "$t" || e 1; fi;'
-    ' $b subvolume delete -c -- "$f" >/dev/null && x rmdir -- "$1/incoming/$2"; e $?',
+    ' if [ "$6" = 1 ]; then $b subvolume show -- "$t" || e 1; fi; d=$1/incoming/$2;'
+    ' shift 6; for n; do shift; set -- "$@" "$d/$n"; done;'
+    ' $b subvolume delete -c -- "$f" "$@" >/dev/null && x rmdir -- "$d"; e $?',
 )
 
-#: STATE, ID ...: drop what unfinished transfers left; not one that still runs.
-#: -> the ids that still run.
+#: STATE, WHICH (``all`` or ``unsealed``: those that cannot go on), ID ...: drop what
+#: unfinished transfers left; not one that still runs -> the ids that still run.
 DISCARD = Verb(
     "discard",
-    's=$1; shift; r=0; own "$s/incoming" || e 1; for i; do d=$s/incoming/$i;'
-    ' [ -d "$d" ] || continue; own "$d" || e 1; exec 9<"$d";'
+    's=$1; w=$2; shift 2; r=0; own "$s/incoming" || e 1;'
+    ' sealed() { [ "$w" != all ] && set -- "$1"/.seal-* && [ -e "$1" ]; };'
+    " for i; do d=$s/incoming/$i;"
+    ' [ -d "$d" ] || continue; own "$d" || e 1; sealed "$d" && continue; exec 9<"$d";'
     ' flock -n 9 || { printf "%s\\0" "$i"; continue; };'
     ' for f in "$d"/* "$d"/.*; do case ${f##*/} in .|..) continue;; esac;'
     ' if [ -L "$f" ]; then x rm -f -- "$f" || r=1; continue; fi;'
@@ -323,6 +246,40 @@ DISCARD = Verb(
     ' $b subvolume delete -c -- "$f" >/dev/null || r=1;'
     ' else x rm -rf -- "$f" || r=1; fi; done;'
     ' x rmdir -- "$d" || r=1; done; e $r',
+)
+
+#: STATE, ID, NAME: end whatever still receives into a staging directory, from before a
+#: cut -> names in it, an empty name; of NAME and each seal: name, what btrfs shows of
+#: it. Nothing if there is no such directory.
+REAP = Verb(
+    "reap",
+    _EACH + 'd=$1/incoming/$2; n=$3; [ -d "$d" ] || e 0; own "$d" || e 1; exec 8<"$d";'
+    " i=0; until flock -n 8; do [ $i -lt 50 ] || e 75; i=$((i+1));"
+    ' for q in /proc/[0-9]*; do [ "$q/fd/9" -ef "$d" ] || continue;'
+    ' s=$(cat "$q/stat" 2>/dev/null) || continue; set -- ${s##*) };'
+    ' kill -s KILL -- "-$3" 2>/dev/null; done; sleep 0.1 2>/dev/null || sleep 1; done;'
+    ' each "$d"; for f in "$d/$n" "$d"/.seal-*; do [ -d "$f" ] || continue;'
+    ' printf "%s\\0" "${f##*/}"; $b subvolume show -- "$f"; printf "\\0"; done; e 0',
+)
+
+#: STATE, ID ... -> of each that is there: id, 1 if somebody works on it, names in it,
+#: an empty name. Changes nothing.
+WAITING = Verb(
+    "waiting",
+    _EACH + 's=$1; shift; for i; do d=$s/incoming/$i; [ -d "$d" ] && exec 7<"$d" ||'
+    ' continue; flock -n -s 7 && k=0 || k=1; exec 7<&-; printf "%s\\0%s\\0" "$i" $k;'
+    ' each "$d"; done; e 0',
+)
+
+#: SOURCE, STATE, ID, NAME: make the snapshot that a run would make, in staging
+#: -> ``ready``; delete it when stdin ends, or we are told to end.
+REHEARSE = Verb(
+    "rehearse",
+    'd=$2/incoming/$3; t=$d/$4; own "$2/incoming" && own "$d" || e 1; exec 9<"$d";'
+    " flock -n 9 || e 75; trap : HUP INT TERM;"
+    ' $b subvolume snapshot -r -- "$1" "$t" >/dev/null || e 1; echo ready;'
+    ' cat >/dev/null; $b subvolume delete -- "$t" >/dev/null && x rmdir -- "$d"; r=$?;'
+    ' rmdir "$2/incoming" 2>/dev/null; e $r',
 )
 
 #: DIRECTORY; names on stdin, each as ``./NAME`` NUL: delete these subvolumes.
@@ -364,6 +321,9 @@ VERBS = (
     RECEIVE,
     PUBLISH,
     DISCARD,
+    REAP,
+    WAITING,
+    REHEARSE,
     DELETE,
     UNSEAL,
     SYNC,

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
@@ -124,7 +125,7 @@ def _job(options: argparse.Namespace) -> Job:
         checks=Checks(options.fs_checks),
         wait_s=options.wait,
         dry_run=options.dry_run,
-        ssh=ssh_options(options),
+        ssh=replace(ssh_options(options), reopenings=1 + options.retries),
         options=_transfer_options(options),
     )
 
@@ -147,4 +148,7 @@ def _transfer_options(options: argparse.Namespace) -> TransferOptions:
         check_space=options.check_space,
         safety_margin_percent=options.safety_margin,
         force=options.force,
+        checkpoint_interval=options.checkpoint_interval,
+        retries=options.retries,
+        staging_max_age=options.staging_max_age,
     )

@@ -122,6 +122,8 @@ def _sent(event: Sent) -> str:
     else:
         why = event.why_full.value if event.why_full else ""
         how = f" in full ({why})"
+    if event.resumed_bytes:
+        how += f", resumed at {format_size(event.resumed_bytes)}"
     word = "would send" if event.dry else "sent"
     took = "" if event.dry else f" in {format_span(event.elapsed_s)}"
     return f"{_way(event)}: {word} {what}{about}{how}{took}"

@@ -2,10 +2,18 @@
 
 import argparse
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import NoReturn
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import UsageError, parse_size, visible
+from btrfs_backup_ng.__util__ import (
+    GIB,
+    MIB,
+    UsageError,
+    parse_size,
+    parse_span,
+    visible,
+)
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.words import join_levels, split_at_dashes
 from btrfs_backup_ng.codecs import parse_codec
@@ -148,6 +156,36 @@ def _add_transfer(parser: Parser) -> None:
         type=_size,
         metavar="SIZE",
         help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
+    )
+    add(
+        "--retries",
+        type=_retries,
+        metavar="N",
+        default=0,
+        help="after a cut, wait and go on, up to N times in one run (default: 0; the"
+        " next run goes on in any case)",
+    )
+    add(
+        "--checkpoint-interval",
+        type=_interval,
+        metavar="SIZE",
+        default=GIB,
+        help="how much a cut may cost: what has arrived is sealed each SIZE bytes, over"
+        " ssh and for larger local transfers, and not sent again (default: 1G)",
+    )
+    add(
+        "--no-checkpoints",
+        action="store_const",
+        const=0,
+        dest="checkpoint_interval",
+        help="after a cut, send again from the start",
+    )
+    add(
+        "--staging-max-age",
+        type=_span,
+        metavar="AGE",
+        default=timedelta(days=14),
+        help="delete what is left of a cut transfer after AGE, like 36h (default: 14d)",
     )
     add(
         "--use-mbuffer",
@@ -312,11 +350,32 @@ def _percent(text: str) -> float:
     return _number(text, "a number of percent", 10000.0)
 
 
-def _size(text: str) -> int:
+def _size(text: str, option: str = "--rate") -> int:
     try:
         return parse_size(text)
     except ValueError as error:
-        raise UsageError(f"--rate: {visible(str(error))}") from error
+        raise UsageError(f"{option}: {visible(str(error))}") from error
+
+
+def _interval(text: str) -> int:
+    size = _size(text, "--checkpoint-interval")
+    if size < MIB:
+        raise UsageError(
+            f"--checkpoint-interval: '{visible(text)}' is less than 1M, which would"
+            " cost more than it saves"
+        )
+    return size
+
+
+def _retries(text: str) -> int:
+    return int(_number(text, "a number of further attempts", 10**6))
+
+
+def _span(text: str) -> timedelta:
+    try:
+        return parse_span(text)
+    except ValueError as error:
+        raise UsageError(f"--staging-max-age: {visible(str(error))}") from error
 
 
 def _codec(text: str) -> str:

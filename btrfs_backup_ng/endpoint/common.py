@@ -1,34 +1,30 @@
 """Own how snapshots are kept at a place: as subvolumes of a btrfs directory."""
 
 import os
-import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from btrfs_backup_ng import codecs, wire
+from btrfs_backup_ng import codecs, grammar, staging, wire
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.facts import STATE
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
     Shown,
     explain,
-    extent_size,
     parse_show,
 )
 from btrfs_backup_ng.host import Host, Say
 from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot
+from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot, Waiting
 from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.command import Command, CommandFailed, Completed, settle
-from btrfs_backup_ng.process import PIPE, Child
+from btrfs_backup_ng.command import Command, CommandFailed, Completed
+from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
+from btrfs_backup_ng.staging import Checkpoint
 
-#: A transfer id: when it began, and chance. Nothing else in staging is ours.
-_TRANSFER_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 #: What names may take in one command: 64 KiB are safe with ssh (transfer limit of one
 #: argument in Linux: 128 KiB, MAX_ARG_STRLEN), and the script needs some of it.
 _BATCH_BYTES = 48 * 1024
@@ -48,10 +44,17 @@ class Sink(Protocol):
     location: Location
     facts: Facts
 
-    def sink(self, transfer_id: str, snapshot: Snapshot, codec: str) -> Command:
+    def sink(
+        self,
+        transfer_id: str,
+        snapshot: Snapshot,
+        codec: str,
+        useless: Sequence[str] = (),
+    ) -> Command:
         """Give the command that takes a stream, to where nobody looks for backups.
 
         :param codec: what it has to undo, if it is behind a wire.
+        :param useless: names that an earlier attempt left there, to be deleted.
         """
 
     def accept(
@@ -70,20 +73,25 @@ class Sink(Protocol):
         :raises WrongArrival: if it is not what was sent.
         """
 
-    def discard(self, transfer_ids: Sequence[str]) -> tuple[str, ...]:
+    def discard(
+        self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
+    ) -> tuple[str, ...]:
         """Drop what unfinished transfers left; again does nothing.
 
+        :param keep_sealed: not what could go on from a checkpoint.
         :returns: those that somebody still works on, and that stay.
         """
 
+    def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
+        """Look at what unfinished transfers left; changes nothing."""
+
 
 def new_transfer_id(now: datetime) -> str:
-    """Make the id of a transfer, which names its staging directory.
+    """Make the beginning of a transfer's id: no two are the same.
 
     :param now: aware.
     """
-    stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    return f"{stamp}-{os.urandom(4).hex()}"
+    return staging.first_part(now, os.urandom(4))
 
 
 class BtrfsEndpoint:
@@ -193,15 +201,21 @@ class BtrfsEndpoint:
         :param protocol: ``1``, ``2``, or ``2c`` with compressed data as it is.
         :param codec: what it is to be compressed with, if that is behind a wire.
         """
-        base = self._path(parent.name) if parent else ""
-        path = self._path(snapshot.name)
+        base = self.path(parent.name) if parent else ""
+        path = self.path(snapshot.name)
         words = (protocol, base, path, self._applied(codec))
         return self.host.command(wire.SEND, *words, label="btrfs send")
 
-    def sink(self, transfer_id: str, snapshot: Snapshot, codec: str) -> Command:
+    def sink(
+        self,
+        transfer_id: str,
+        snapshot: Snapshot,
+        codec: str,
+        useless: Sequence[str] = (),
+    ) -> Command:
         """Give the command that receives into a staging directory of its own."""
         words = (self.state, transfer_id, snapshot.name, self._applied(codec))
-        return self.host.command(wire.RECEIVE, *words, label="btrfs receive")
+        return self.host.command(wire.RECEIVE, *words, *useless, label="btrfs receive")
 
     def _applied(self, codec: str) -> str:
         """Give what the host itself does of a codec: on this one a stage does it."""
@@ -217,26 +231,65 @@ class BtrfsEndpoint:
         verify: bool,
     ) -> None:
         """Check what arrived, then publish it; durable when this returns."""
-        names, _, text = output.partition(b"\0\0")
-        if os.fsdecode(names) != snapshot.name:
-            found = ", ".join(visible(os.fsdecode(n)) for n in names.split(b"\0"))
+        raw, _, text = output.partition(b"\0\0")
+        names = [os.fsdecode(name) for name in raw.split(b"\0")]
+        others = [name for name in names if is_checkpoint(os.fsencode(name))]
+        if sorted(names) != sorted([*others, snapshot.name]):
+            found = ", ".join(map(visible, names))
             raise WrongArrival(f"the stream brought {found or 'nothing'} to {self}")
         _check_identity(_parse_show(text), snapshot, f"what arrived at {self}")
         done = self._call(
             *(wire.PUBLISH, self.state, transfer_id, snapshot.name),
-            *(self.directory, target, "1" if verify else "0"),
+            *(self.directory, target, "1" if verify else "0", *others),
         )
         if verify:
             what = f"{visible(target)} at {self}"
             _check_identity(_parse_show(done.stdout), snapshot, what)
 
-    def discard(self, transfer_ids: Sequence[str]) -> tuple[str, ...]:
+    def discard(
+        self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
+    ) -> tuple[str, ...]:
         """Drop what unfinished transfers left, but not one that still runs."""
-        ours = [name for name in transfer_ids if _TRANSFER_ID.fullmatch(name)]
-        if not ours:
+        ids = staging.ours(transfer_ids)
+        if not ids:
             return ()
-        running = self._call(wire.DISCARD, self.state, *ours).stdout
+        which = "unsealed" if keep_sealed else "all"
+        running = self._call(wire.DISCARD, self.state, which, *ids).stdout
         return tuple(name.decode() for name in running.split(b"\0") if name)
+
+    def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
+        """Look at what unfinished transfers left; changes nothing."""
+        ids = staging.ours(transfer_ids)
+        if not ids:
+            return ()
+        answer = self._call(wire.WAITING, self.state, *ids).stdout
+        fields = iter(answer.decode(errors="surrogateescape").split("\0"))
+        found = []
+        for transfer_id in iter(lambda: next(fields, ""), ""):
+            running = next(fields, "") == "1"
+            names = tuple(iter(lambda: next(fields, ""), ""))
+            found.append(staging.waiting(transfer_id, names, running=running))
+        return tuple(found)
+
+    def checkpoint(self, transfer_id: str, snapshot: Snapshot) -> Checkpoint | None:
+        """End what still works on a cut transfer, and find where it can go on.
+
+        :raises CommandFailed: if something works on it that cannot be ended.
+        """
+        answer = self._call(wire.REAP, self.state, transfer_id, snapshot.name).stdout
+        raw, _, rest = answer.partition(b"\0\0")
+        fields = rest.split(b"\0")
+        shown = {
+            os.fsdecode(name): _parse_show(text)
+            for name, text in zip(fields[::2], fields[1::2], strict=False)
+        }
+        seals = {
+            name: seal.received_uuid
+            for name, seal in shown.items()
+            if seal.read_only and seal.received_uuid
+        }
+        names = [os.fsdecode(name) for name in raw.split(b"\0") if name]
+        return staging.newest_checkpoint(transfer_id, names, seals)
 
     def delete(self, names: Sequence[str], *, convert_rw: bool) -> None:
         """Delete snapshots, durably.
@@ -262,38 +315,13 @@ class BtrfsEndpoint:
         """Move a file of our bookkeeping out of the way."""
         self._call(wire.ASIDE, self.state, name, new_name)
 
-    def size_since(
-        self,
-        snapshot: Snapshot | None,
-        parent: Snapshot | None,
-        over: threading.Event | None = None,
-    ) -> int:
-        """Estimate how many bytes a send moves: data written since the parent.
-
-        :param snapshot: ``None`` for the source as it is now.
-        :param over: nobody wants to know any more.
-        :raises CommandFailed: if btrfs does not tell.
-        """
-        path = self._path(snapshot.name) if snapshot else self.location.path
-        since = str(parent.generation) if parent else "0"
-        command = self.host.command(wire.SIZE, path, since, label="btrfs find-new")
-        size = 0
-        with Child.start(command, stdout=PIPE) as child:
-            assert child.stdout
-            for line in child.stdout:
-                size += extent_size(line)
-                if over and over.is_set():
-                    return size
-            status = child.wait()
-        status, words = settle(command, status or 0, bytes(child.words))
-        if status != 0:
-            raise CommandFailed(Completed(command, status, b"", words))
-        return size
-
-    def _path(self, name: str) -> str:
+    def path(self, name: str) -> str:
+        """Give the path of a snapshot of that name."""
         return os.path.join(self.directory, name)
 
-    def _call(self, verb: wire.Verb, *arguments: str, stdin: bytes = b"") -> Completed:
+    def _call(
+        self, verb: grammar.Verb, *arguments: str, stdin: bytes = b""
+    ) -> Completed:
         with self._explaining():
             return self.host.call(verb, *arguments, stdin=stdin)
 
@@ -303,7 +331,7 @@ class BtrfsEndpoint:
         try:
             yield
         except CommandFailed as error:
-            if error.completed.status == wire.EXISTS:
+            if error.completed.status == grammar.EXISTS:
                 raise NameTaken(
                     f"a name that was free at {self} a moment ago is taken now",
                     hint="Run the command again.",
@@ -319,10 +347,10 @@ def _batches(names: Sequence[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     size = 0
     for name in names:
-        size += len(wire.encode(name)) + 1
+        size += len(grammar.encode(name)) + 1
         if batch and size > _BATCH_BYTES:
             yield batch
-            batch, size = [], len(wire.encode(name)) + 1
+            batch, size = [], len(grammar.encode(name)) + 1
         batch.append(name)
     if batch:
         yield batch

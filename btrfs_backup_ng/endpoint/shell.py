@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Facts, Privilege, Snapshot
+from btrfs_backup_ng.model import Facts, Privilege, Snapshot, Waiting
 from btrfs_backup_ng.command import Command
 
 
@@ -21,7 +21,13 @@ class ShellEndpoint:
     def __str__(self) -> str:
         return visible(str(self.location))
 
-    def sink(self, transfer_id: str, snapshot: Snapshot, codec: str) -> Command:
+    def sink(
+        self,
+        transfer_id: str,
+        snapshot: Snapshot,
+        codec: str,
+        useless: Sequence[str] = (),
+    ) -> Command:
         """Give the user's command."""
         argv = ("sh", "-c", self.location.path, "sh", snapshot.name)
         return Command(argv, label=f"the command {self}")
@@ -37,6 +43,12 @@ class ShellEndpoint:
     ) -> None:
         """Do nothing: the pipeline has seen the command's exit status."""
 
-    def discard(self, transfer_ids: Sequence[str]) -> tuple[str, ...]:
+    def discard(
+        self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
+    ) -> tuple[str, ...]:
         """Do nothing: what the command wrote is the user's."""
+        return ()
+
+    def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
+        """Give nothing: no stream goes on in the middle."""
         return ()

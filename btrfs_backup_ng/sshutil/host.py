@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from btrfs_backup_ng import wire
+from btrfs_backup_ng import grammar, wire
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.facts import parse_facts
 from btrfs_backup_ng.btrfs.listing import parse_listing
@@ -29,7 +29,7 @@ from btrfs_backup_ng.sshutil.passwords import (
     read_password,
 )
 from btrfs_backup_ng.sshutil.refusal import explain_session
-from btrfs_backup_ng.wire import Verb
+from btrfs_backup_ng.grammar import Verb
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class SshHost:
         except CommandFailed as error:
             self._forget()
             self._answer = b""
-            if error.completed.status == wire.PASSWORD_REFUSED:
+            if error.completed.status == grammar.PASSWORD_REFUSED:
                 text = f"sudo on {visible(self.name)} does not take the password"
             else:
                 text = (

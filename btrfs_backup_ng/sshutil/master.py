@@ -62,7 +62,7 @@ class SSHMasterManager:
 
     Slaves never open a connection of their own (``ProxyCommand=false``), so that a
     dead master is an error and not a second login. A lost connection is opened again
-    where that is asked for (:meth:`ensure`), once.
+    where that is asked for (:meth:`ensure`), so often as the options say.
 
     :ivar prefers_aes: we put AES-GCM first, which is slow on a CPU without AES.
     :ivar user: whose ssh this is, where it is not ours.
@@ -76,7 +76,7 @@ class SSHMasterManager:
     def __init__(self, location: Location, options: SshOptions) -> None:
         self._login = Login(location, options)
         self._connection: _Connection | None = None
-        self._was_reopened = False
+        self._reopenings = options.reopenings
         self._guard = threading.Lock()
         self.sessions = Sessions(_SESSIONS)
 
@@ -120,17 +120,17 @@ class SSHMasterManager:
         To be called where nothing depends on what was there before: no lock is held,
         no transfer under way. Nobody is asked anything.
 
-        :raises ConnectionFailed: if it was lost for the second time.
+        :raises ConnectionFailed: if it was lost too often.
         """
         with self._guard:
             if self.is_alive or not self._connection:
                 return False
-            if self._was_reopened:
+            if not self._reopenings:
                 raise ConnectionFailed(
                     f"the connection to {visible(self.name)} was lost again",
                     hint=f"See whether it lasts:  ssh {self._login.by_hand()}",
                 )
-            self._was_reopened = True
+            self._reopenings -= 1
             log.warning("the connection to %s was lost; opening it again", self.name)
             self._connection.close()
             self._open([Attempt(self.user, asks=False)])

@@ -22,22 +22,23 @@ FLOORS = {
         cli/__init__ cli/words cli/parser cli/sshopts cli/classic cli/output cli/version
         cli/root cli/commands/__init__ cli/commands/demo cli/commands/doctor
     """,
-    "5 verbs": "context backup target prune doctor",
+    "5 verbs": "context backup target delivery prune doctor",
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
-        locks holds origins route probe transfer progress preflight
+        locks holds origins route probe measure transfer progress preflight
     """,
     "3 hands": """
-        process loop hop pipeline host sshutil/__init__ sshutil/master sshutil/login
-        sshutil/passwords sshutil/refusal sshutil/host
+        process loop hop pipeline checkpoints host sshutil/__init__ sshutil/master
+        sshutil/login sshutil/passwords sshutil/refusal sshutil/host
     """,
     "2 words": """
-        command codecs wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
+        command codecs grammar wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
         btrfs/parse
     """,
     "1 mind": """
-        location model naming retention plan report diagnosis sendstream/__init__
-        sendstream/format sendstream/crc32c sendstream/reader sendstream/size
+        location model naming staging retention plan report diagnosis
+        sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
+        sendstream/reader sendstream/size
     """,
     "0 ground": "__init__ __util__ __logger__",
 }

@@ -1,6 +1,6 @@
 """Owns the arguments that must come through every shell, and a verb for them."""
 
-from btrfs_backup_ng.wire import Verb
+from btrfs_backup_ng.grammar import Verb
 
 #: Prints its arguments, each with a NUL behind it.
 PRINT = Verb("print", 'for i; do printf "%s\\0" "$i"; done; e 0')

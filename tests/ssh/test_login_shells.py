@@ -22,7 +22,7 @@ from uuid import uuid4
 import pytest
 
 from btrfs_backup_ng import codecs
-from btrfs_backup_ng.__util__ import MIB
+from btrfs_backup_ng.__util__ import KIB, MIB
 from btrfs_backup_ng.command import CommandFailed
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
@@ -35,6 +35,7 @@ from btrfs_backup_ng.endpoint.ssh import Connections, ssh_endpoint
 from btrfs_backup_ng.hop import Meter
 from btrfs_backup_ng.host import LockHeld
 from btrfs_backup_ng.location import Location, Scheme
+from btrfs_backup_ng.measure import rehearsed, stream_size, written_since
 from btrfs_backup_ng.model import (
     Facts,
     Listing,
@@ -48,8 +49,8 @@ from btrfs_backup_ng.naming import Naming
 from btrfs_backup_ng.pipeline import PipelineFailed, run_pipeline
 from btrfs_backup_ng.plan import Transfer, WhyFull
 from btrfs_backup_ng.route import Route
-from btrfs_backup_ng.transfer import run_transfer
-from btrfs_backup_ng.wire import Verb
+from btrfs_backup_ng.transfer import Way, run_transfer
+from btrfs_backup_ng.grammar import Verb
 from tests.btrfs import places
 from tests.btrfs.places import FOLDER
 from tests.ssh.hostile import HOSTILE, PRINT
@@ -300,11 +301,16 @@ def take_snapshot(scene: Scene) -> None:
 def tell_sizes(scene: Scene) -> None:
     first, second = scene.kept[scene.source.directory]
     for snapshot, since in ((None, first), (second, first), (second, None)):
-        size = scene.source.size_since(snapshot, since)
-        assert size == scene.source_seen.size_since(snapshot, since)
+        size = written_since(scene.source, snapshot, since)
+        assert size == written_since(scene.source_seen, snapshot, since)
     assert size >= 200_000  # all of it
     with pytest.raises(CommandFailed):
-        scene.source.size_since(replace(first, name="no"), None)
+        written_since(scene.source, replace(first, name="no"), None)
+    exact = stream_size(scene.source, second, first, "1")
+    assert exact == stream_size(scene.source_seen, second, first, "1")
+    with rehearsed(scene.source, "rehearsal", NOW) as planned:
+        assert stream_size(scene.source, planned, second, "1") > 100
+    assert not os.path.lexists(planned.name)
 
 
 def transfer(scene: Scene, source: BtrfsEndpoint, sink: BtrfsEndpoint) -> None:
@@ -316,13 +322,13 @@ def transfer(scene: Scene, source: BtrfsEndpoint, sink: BtrfsEndpoint) -> None:
     ]
     options = TransferOptions(mbuffer=False)
     sizes = []
+    interval = 64 * KIB if source.location.scheme is Scheme.LOCAL else 0
     for one, codec in zip(work, (codecs.NONE, "zstd:1"), strict=True):
         moved = run_transfer(
             one,
             source,
             sink,
-            route=Route("1", codec),
-            options=options,
+            way=Way(Route("1", codec), options, interval),
             meter=Meter(),
             now=NOW,
         )

@@ -21,7 +21,8 @@ from btrfs_backup_ng.host import ListingFailed, LocalHost
 from btrfs_backup_ng.model import Seal
 from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
-from btrfs_backup_ng.wire import VERBS, Verb
+from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.wire import VERBS
 from tests.ssh.hostile import HOSTILE, PRINT
 from tests.support import filesystems
 

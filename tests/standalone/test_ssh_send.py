@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_backup_ng import __version__, wire
-from btrfs_backup_ng.endpoint import common
+from btrfs_backup_ng import __version__, grammar, staging
 from tests.faults.scene import show
 from tests.support import filesystems, ours, processes, trees
 from tests.support.accounts import Account
@@ -559,8 +558,8 @@ def test_the_transfer_id_and_the_wire_are_those_of_the_program(scene: Scene):
     )
     assert [verb for verb, _ in said] == ["check", "receive"]
     _, state, transfer_id, name, *_ = (w[1:] for w in said[1][1].split())
-    assert common._TRANSFER_ID.fullmatch(transfer_id)
-    assert wire.encode(f"{scene.target}/.btrfs-backup-ng")[1:] == state
+    assert staging.ours([transfer_id])
+    assert grammar.encode(f"{scene.target}/.btrfs-backup-ng")[1:] == state
 
 
 def test_endless_complaints_do_not_fill_the_memory(scene: Scene):

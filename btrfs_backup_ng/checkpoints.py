@@ -1,0 +1,126 @@
+"""Own the process that adds checkpoints to a stream: a stage of a pipeline.
+
+It starts as fast as Python can: without ``site`` and with few imports. Exit status: 0,
+1 for a damaged stream, :data:`DIFFERS`; and by SIGPIPE if nobody reads.
+"""
+
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from btrfs_backup_ng.sendstream.checkpoint import Checkpoints, StreamDiffers
+from btrfs_backup_ng.sendstream.format import StreamDamaged
+
+#: Exit status if the stream is not that of the checkpoint; nothing was written then.
+#: EX_DATAERR of sysexits.h.
+DIFFERS = 65
+#: What it says on stderr while it reads what is there already.
+SKIPPED = b"bbng1 skipped %d\n"
+_SAY_EACH_S = 0.5
+_START = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1));"
+    " from btrfs_backup_ng.checkpoints import main; main()"
+)
+# ``btrfs send`` writes each command by itself. Waking for every one costs more CPU
+# than all else, so after a small piece it sleeps a little; more gathers (see ``hop``).
+_FEW, _MANY = 256 * 1024, 512 * 1024
+_SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.00005, 0.0002
+
+
+def filter_argv(interval: int, known: tuple[int, bytes] | None) -> tuple[str, ...]:
+    """Give the command that adds checkpoints to what comes on its stdin.
+
+    :param interval: bytes between two of them.
+    :param known: offset and digest of the one to go on from.
+    """
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    words = [str(interval), *([str(known[0]), known[1].hex()] if known else [])]
+    return (sys.executable, "-I", "-S", "-c", _START, root, *words)
+
+
+def main() -> None:
+    """Be that process."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    interval, *rest = sys.argv[1:]
+    checkpoints = Checkpoints(
+        _reader(0),
+        _writer(1),
+        _mover(0, 1),
+        interval=int(interval),
+        known=(int(rest[0]), bytes.fromhex(rest[1])) if rest else None,
+        new_uuid=lambda: os.urandom(16),
+        note=_noter(),
+    )
+    try:
+        checkpoints.run()
+    except StreamDiffers as error:
+        _end(DIFFERS, str(error))
+    except StreamDamaged as error:
+        _end(1, str(error))
+
+
+def _end(status: int, text: str) -> None:
+    sys.stderr.write(f"ERROR: {text}\n")
+    sys.exit(status)
+
+
+def _reader(descriptor: int) -> Callable[[memoryview], int]:
+    sleep_s = 0.0
+
+    def read_into(buffer: memoryview) -> int:
+        nonlocal sleep_s
+        if len(buffer) < _FEW:  # more is not wanted
+            return os.readv(descriptor, [buffer])
+        if sleep_s >= _SHORTEST_SLEEP_S:
+            time.sleep(sleep_s)
+        size = os.readv(descriptor, [buffer])
+        if size < _FEW:
+            sleep_s = min(max(2 * sleep_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
+        elif size > _MANY:
+            sleep_s /= 2
+        return size
+
+    return read_into
+
+
+def _writer(descriptor: int) -> Callable[[memoryview | bytes], None]:
+    def write(data: memoryview | bytes) -> None:
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return write
+
+
+def _mover(source: int, sink: int) -> Callable[[int, bool], int]:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    spare = memoryview(bytearray(_FEW))
+    write = _writer(sink)
+
+    def move(size: int, wanted: bool) -> int:
+        try:
+            return os.splice(source, sink if wanted else nowhere, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                raise
+        size = os.readv(source, [spare[:size]])
+        if wanted:
+            write(spare[:size])
+        return size
+
+    return move
+
+
+def _noter() -> Callable[[int], None]:
+    due = 0.0
+
+    def note(offset: int) -> None:
+        nonlocal due
+        now = time.monotonic()
+        if now >= due:
+            due = now + _SAY_EACH_S
+            os.write(2, SKIPPED % offset)
+
+    return note

@@ -1,0 +1,218 @@
+"""Own how one snapshot gets to one destination: with checkpoints, again after a cut."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from btrfs_backup_ng import measure, staging
+from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.btrfs.parse import explain
+from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.endpoint import Destination
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.locks import Holder
+from btrfs_backup_ng.location import Scheme
+from btrfs_backup_ng.model import Job
+from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed
+from btrfs_backup_ng.plan import Transfer
+from btrfs_backup_ng.process import check_interrupted
+from btrfs_backup_ng.report import Sent
+from btrfs_backup_ng.route import choose_route, packed_codec
+from btrfs_backup_ng.transfer import (
+    StreamChanged,
+    Way,
+    decided,
+    expecting,
+    find_checkpoint,
+    run_transfer,
+)
+
+log = logging.getLogger(__name__)
+
+#: Before the first further attempt; twice as long before each one after that.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
+#: A lock that was lost with its connection is free at the latest after 30 s (``LOCK``).
+_RELOCK_S = 60.0
+
+
+class Delivery:
+    """The way of snapshots from a source to one destination.
+
+    :ivar protocol: of the streams, as the verb ``send`` knows it.
+    """
+
+    def __init__(
+        self,
+        source: BtrfsEndpoint,
+        destination: Destination,
+        job: Job,
+        context: Context,
+    ) -> None:
+        self._source = source
+        self._sink, self._keeper = destination.sink, destination.keeper
+        self._job = job
+        self._context = context
+        self._name = str(destination.sink.location)
+        self._route = choose_route(source, destination.sink, job.options)
+
+    @property
+    def protocol(self) -> str:
+        """Give the protocol of the streams, as the verb ``send`` knows it."""
+        return self._route.protocol
+
+    def attempts(self, transfer: Transfer) -> list[str]:
+        """Give the ids of earlier attempts that may go on."""
+        if not self._keeper or not self._job.options.checkpoint_interval:
+            return []
+        what = transfer.snapshot, transfer.parent, self.protocol
+        return staging.of_transfer(self._keeper.facts.leftovers, *what)
+
+    def send(
+        self,
+        transfer: Transfer,
+        size_bytes: int | None,
+        holder: Holder,
+        before_publishing: Callable[[], None],
+    ) -> Sent:
+        """Bring a snapshot there; after a cut try again as often as was asked for.
+
+        :param size_bytes: of the stream, if it is known already.
+        :raises BackupError: if it failed.
+        """
+        retries, pause_s = self._job.options.retries, _FIRST_PAUSE_S
+        while True:
+            try:
+                return self._attempt(transfer, size_bytes, before_publishing)
+            except BackupError as error:
+                if not retries or not _may_pass(error):
+                    raise
+                retries -= 1
+                self._say_again(transfer, error, pause_s)
+            while True:
+                _sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                try:
+                    self._reach_again(holder)
+                    break
+                except BackupError as error:
+                    if not retries:
+                        raise
+                    retries -= 1
+                    self._say_again(transfer, error, pause_s)
+
+    def _say_again(
+        self, transfer: Transfer, error: BackupError, pause_s: float
+    ) -> None:
+        text = f"sending {visible(transfer.snapshot.name)} to {visible(self._name)} was"
+        text += f" cut: {error.message}. Trying again in {pause_s:g} s"
+        self._context.warn(self._name, text)
+
+    def _reach_again(self, holder: Holder) -> None:
+        """Look at the places once more, and lock them if their locks are lost."""
+        for endpoint in (self._source, self._keeper):
+            if endpoint:
+                endpoint.look()
+                holder.regain(endpoint, _RELOCK_S)
+
+    def _attempt(
+        self,
+        transfer: Transfer,
+        size_bytes: int | None,
+        before_publishing: Callable[[], None],
+    ) -> Sent:
+        way = self._way(transfer, size_bytes)
+        try:
+            return self._run(transfer, way, size_bytes, before_publishing)
+        except StreamChanged as error:
+            text = f"{error.message}; it is sent again from the start"
+            self._context.warn(self._name, text)
+        way = replace(way, checkpoint=None)
+        return self._run(transfer, way, size_bytes, before_publishing)
+
+    def _way(self, transfer: Transfer, size_bytes: int | None) -> Way:
+        options, checkpoint = self._job.options, None
+        if self._keeper:
+            self._route = decided(self._route, transfer, self._source, self._keeper)
+        attempts = self.attempts(transfer)
+        if attempts and self._keeper:
+            checkpoint = find_checkpoint(self._keeper, attempts, transfer.snapshot)
+        interval = self._interval(transfer, size_bytes) if not checkpoint else 0
+        interval = options.checkpoint_interval if checkpoint else interval
+        return Way(self._route, options, interval, checkpoint)
+
+    def _interval(self, transfer: Transfer, size_bytes: int | None) -> int:
+        """Decide how far checkpoints are apart; 0 where they would not pay.
+
+        They are made where the stream comes from, as what is read again after a cut is
+        not to cross a wire. On this machine a transfer has to be longer than one.
+        """
+        wanted = self._job.options.checkpoint_interval
+        if not self._keeper or self._source.location.scheme is not Scheme.LOCAL:
+            return 0
+        if self._keeper.location.scheme is Scheme.SSH or not wanted:
+            return wanted
+        if size_bytes is None:
+            what = transfer.snapshot, transfer.parent
+            size_bytes = measure.written_since(self._source, *what, limit=wanted)
+        return wanted if size_bytes > wanted else 0
+
+    def _run(
+        self,
+        transfer: Transfer,
+        way: Way,
+        size_bytes: int | None,
+        before_publishing: Callable[[], None],
+    ) -> Sent:
+        context, name = self._context, transfer.snapshot.name
+        packed = packed_codec(self._route, self._sink.location)
+        meter = Meter()
+        if not packed:  # else the size on the wire is not known in advance
+            meter.expected_bytes = size_bytes
+        wanted = context.watched and not packed
+        if way.checkpoint:
+            log.info("going on at byte %d of %s", way.checkpoint.offset, name)
+        with (
+            context.progress.add(meter, f"{name} -> {self._name}"),
+            expecting(meter, self._source, transfer, self.protocol, wanted=wanted),
+        ):
+            moved = run_transfer(
+                transfer,
+                self._source,
+                self._sink,
+                way=way,
+                meter=meter,
+                now=context.now,
+                before_publishing=before_publishing,
+            )
+        return self.sent(transfer, moved, packed, meter.resumed_bytes)
+
+    def sent(
+        self, transfer: Transfer, moved: Moved, codec: str = "", resumed_bytes: int = 0
+    ) -> Sent:
+        """Tell what came of a transfer, or what would in a rehearsal."""
+        return Sent(
+            source=str(self._source.location),
+            destination=self._name,
+            name=transfer.snapshot.name,
+            target=transfer.target,
+            parent=transfer.parent.name if transfer.parent else None,
+            why_full=transfer.why_full,
+            size_bytes=moved.size_bytes,
+            elapsed_s=moved.elapsed_s,
+            dry=self._job.dry_run,
+            codec=codec,
+            resumed_bytes=resumed_bytes,
+        )
+
+
+def _may_pass(error: BackupError) -> bool:
+    """Tell whether a failure is one that may be over in a while."""
+    return isinstance(error, PipelineFailed) and not explain(error.blamed.stderr)
+
+
+def _sleep(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        check_interrupted()
+        time.sleep(min(left, 0.2))

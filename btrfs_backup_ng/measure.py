@@ -1,0 +1,123 @@
+"""Own how large a transfer is going to be: quickly and roughly, or exactly."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from uuid import uuid4
+
+from btrfs_backup_ng import wire
+from btrfs_backup_ng.__util__ import MIB, BackupError
+from btrfs_backup_ng.btrfs.facts import INCOMING
+from btrfs_backup_ng.btrfs.parse import extent_size
+from btrfs_backup_ng.command import CommandFailed, Completed, settle
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, new_transfer_id
+from btrfs_backup_ng.model import Snapshot
+from btrfs_backup_ng.process import PIPE, Child
+from btrfs_backup_ng.sendstream.format import StreamDamaged
+from btrfs_backup_ng.sendstream.size import predict_sizes
+
+#: How much of a dry stream is taken at once.
+_BLOCK = MIB
+
+
+def written_since(
+    source: BtrfsEndpoint,
+    snapshot: Snapshot | None,
+    parent: Snapshot | None,
+    limit: int | None = None,
+) -> int:
+    """Give how many bytes of data were written since the parent, in little time.
+
+    A stream is mostly no larger: it holds no data that it can clone, and beside the
+    data little else. Preallocated space counts in a stream, and here it does not.
+
+    :param snapshot: ``None`` for the source as it is now.
+    :param limit: if it is more than this, how much more is of no interest.
+    :raises CommandFailed: if btrfs does not tell.
+    """
+    path = source.path(snapshot.name) if snapshot else source.location.path
+    since = str(parent.generation) if parent else "0"
+    command = source.host.command(wire.SIZE, path, since, label="btrfs find-new")
+    size = 0
+    with Child.start(command, stdout=PIPE) as child:
+        assert child.stdout
+        for line in child.stdout:
+            size += extent_size(line)
+            if limit is not None and size > limit:
+                return size
+        _check(child)
+    return size
+
+
+def stream_size(
+    source: BtrfsEndpoint,
+    snapshot: Snapshot,
+    parent: Snapshot | None,
+    protocol: str,
+    over: threading.Event | None = None,
+) -> int:
+    """Give how long a stream is going to be, from its twin without data.
+
+    Exact, but for compressed data that goes as it lies on the disk: there it is an
+    upper bound. Takes milliseconds for large files, and about as long as the stream
+    itself for small ones.
+
+    :param protocol: as the verb ``send`` knows it.
+    :param over: nobody wants to know any more; what is given then means nothing.
+    :raises BackupError: if btrfs does not tell.
+    """
+    dry = source.source(snapshot, parent, "n" + protocol.removesuffix("c"), "none")
+    with Child.start(dry, stdout=PIPE) as child:
+        stdout = child.stdout
+        assert stdout
+
+        def read(size: int) -> bytes:
+            return b"" if over and over.is_set() else stdout.read(min(size, _BLOCK))
+
+        size = 0
+        try:
+            for size in predict_sizes(read, compressed=protocol.endswith("c")):
+                pass
+        except StreamDamaged as error:
+            if over and over.is_set():
+                return size
+            _check(child)  # more often it is the sender that has something to say
+            raise BackupError(f"{source}: {error}") from error
+        _check(child)
+    return size
+
+
+@contextmanager
+def rehearsed(source: BtrfsEndpoint, name: str, now: datetime) -> Iterator[Snapshot]:
+    """Make the snapshot that a run would make, in staging, for as long as it is needed.
+
+    It goes away by itself even if we do. The bookkeeping of the source must be there.
+
+    :returns: something whose size can be told, named by its whole path.
+    :raises CommandFailed: if it cannot be made.
+    """
+    transfer_id = new_transfer_id(now)
+    words = (source.location.path, source.state, transfer_id, name)
+    command = source.host.command(wire.REHEARSE, *words, label="a rehearsal")
+    with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
+        assert child.stdin and child.stdout
+        if child.stdout.readline() != b"ready\n":
+            _check(child)
+        yield Snapshot(
+            name=f"{source.state}/{INCOMING}/{transfer_id}/{name}",
+            created=now,
+            uuid=uuid4(),
+            parent_uuid=source.facts.uuid,
+            received_uuid=None,
+            generation=0,
+        )
+        child.stdin.close()
+        _check(child)
+
+
+def _check(child: Child) -> None:
+    status = child.wait()
+    status, words = settle(child.command, status or 0, bytes(child.words))
+    if status != 0:
+        raise CommandFailed(Completed(child.command, status, b"", words))

@@ -1,0 +1,339 @@
+"""Own checkpoints: one send stream becomes several, so that what arrived is sealed.
+
+``btrfs receive`` takes streams one after the other, finds the parent of each by its
+UUID among what it received before, and seals what is finished: read-only, with the
+UUID of the stream as its received UUID. So every interval, between two commands, the
+stream ends, and the next one goes on from a snapshot of what has arrived::
+
+    body 0   SUBVOL or SNAPSHOT of the real parent   ... commands ...      END
+    seal     SNAPSHOT of body 0, uuid = digest of all commands so far      END
+    body 1   SNAPSHOT of the seal                    ... commands ...      END
+    ...
+    final    SNAPSHOT of the last body, with the real name and UUID        END
+
+The UUID of a seal tells what is in it, and its name how much of the stream that is:
+nothing else need be remembered to go on from there. Bodies have UUIDs of chance, so
+that none is ever taken for another one. See ``docs/architecture.md``.
+"""
+
+from collections.abc import Callable
+from hashlib import blake2b
+
+from btrfs_backup_ng.sendstream.crc32c import crc32c
+from btrfs_backup_ng.sendstream.format import (
+    ATTRIBUTE,
+    COMMAND,
+    MAGIC,
+    PREAMBLE_SIZE,
+    Attribute,
+    Kind,
+    StreamDamaged,
+    build_command,
+)
+
+BODY, SEAL = b".body-", b".seal-"
+#: Digits of an offset in a name: so names sort as they are made.
+_DIGITS = 20
+#: NAME_MAX of Linux and BTRFS_NAME_LEN.
+_NAME_BYTES = 255
+_UUID_BYTES = 16
+#: Of a longer command only the header counts for the digest: its checksum stands for
+#: the rest, which would cost as much to digest as all else together.
+_LONG = 4096
+#: What is in hand at once. A shorter stream passes as it is.
+BUFFER_SIZE = 1 << 20
+#: Where one long command follows another, the head of each is looked at and the rest
+#: moved on as it lies in the pipe; this is enough for most heads (paths are short).
+_HEAD = 512
+
+
+class StreamDiffers(ValueError):
+    """The stream is not the one that a checkpoint was made of."""
+
+
+def body_name(offset: int, name: bytes) -> bytes:
+    """Name what is received from an offset of the stream on."""
+    return _name(BODY, offset, name)
+
+
+def seal_name(offset: int, name: bytes) -> bytes:
+    """Name what holds the stream up to an offset."""
+    return _name(SEAL, offset, name)
+
+
+def _name(mark: bytes, offset: int, name: bytes) -> bytes:
+    return (mark + b"%0*d-" % (_DIGITS, offset) + name)[:_NAME_BYTES]
+
+
+def parse_name(name: bytes) -> tuple[bytes, int, bytes] | None:
+    """Give mark, offset and snapshot of the name of a body or seal; else ``None``."""
+    mark, rest = name[: len(SEAL)], name[len(SEAL) :]
+    digits, dash, snapshot = rest.partition(b"-")
+    if mark in (BODY, SEAL) and dash and len(digits) == _DIGITS and digits.isdigit():
+        return mark, int(digits), snapshot
+    return None
+
+
+def is_checkpoint(name: bytes) -> bool:
+    """Tell whether a name is one of a body or a seal."""
+    return parse_name(name) is not None
+
+
+class Checkpoints:
+    """One stream on its way from a reader to a writer, with checkpoints added.
+
+    :ivar offset: how much of the stream was taken so far, in bytes.
+    """
+
+    def __init__(
+        self,
+        read_into: Callable[[memoryview], int],
+        write: Callable[[memoryview | bytes], None],
+        move: Callable[[int, bool], int],
+        *,
+        interval: int,
+        known: tuple[int, bytes] | None,
+        new_uuid: Callable[[], bytes],
+        note: Callable[[int], None] = lambda offset: None,
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        :param read_into: fills the beginning of a buffer and says by how much; 0 at
+            the end.
+        :param write: takes all of what it is given.
+        :param move: carries at most so many bytes on without a look at them, or drops
+            them if the second argument is false; says how many, 0 at the end.
+        :param interval: bytes of the stream between two seals.
+        :param known: offset and digest of the seal to go on from: what lies below is
+            read, compared and dropped.
+        :param note: told how far it is, again and again, while nothing is written.
+        """
+        self._read_into = read_into
+        self._write = write
+        self._move = move
+        self._interval = interval
+        self._known = known
+        self._new_uuid = new_uuid
+        self._note = note
+        self._buffer = bytearray(BUFFER_SIZE)
+        self._view = memoryview(self._buffer)
+        self._end = 0
+        self._base = 0  # offset of the buffer's first byte in the stream
+        self._at = 0  # of the next command in the buffer; beyond it while one is long
+        self._digest = blake2b(digest_size=_UUID_BYTES)
+        self._boundary = 0
+        self._over = False
+        self._swaps: dict[int, int] = {}
+
+    @property
+    def offset(self) -> int:
+        """Give how much of the stream has been taken so far."""
+        return self._base + self._at
+
+    def run(self) -> None:
+        """Carry the stream to its end.
+
+        :raises StreamDamaged: if it is cut short, or is none.
+        :raises StreamDiffers: if it is not the one that ``known`` is of; nothing was
+            written then.
+        """
+        little = min(BUFFER_SIZE, self._interval)
+        while self._end < little and self._fill():
+            pass
+        if self._end < little and self._known is None:
+            self._write(self._view[: self._end])
+            return
+        self._begin()
+        while True:
+            self._walk()
+            if self._over:
+                return
+            if self._known:
+                self._note(self._base)
+            size = _HEAD if self._at else BUFFER_SIZE
+            if not (self._pass_on() and self._fill(size)):
+                raise StreamDamaged(self._base, "it ends before its END command")
+
+    def _fill(self, size: int = BUFFER_SIZE) -> bool:
+        taken = self._read_into(self._view[self._end : self._end + size])
+        self._end += taken
+        return taken > 0
+
+    def _pass_on(self) -> bool:
+        """Move the rest of a long command on; false if the stream ends in it."""
+        while self._at > 0:
+            moved = self._move(self._at, self._known is None)
+            if not moved:
+                return False
+            self._at -= moved
+            self._base += moved
+        return True
+
+    def _begin(self) -> None:
+        """Read the preamble and the command that makes the subvolume."""
+        first = PREAMBLE_SIZE
+        if self._buffer[: len(MAGIC)] != MAGIC or self._end < first + COMMAND.size:
+            raise StreamDamaged(0, "it does not begin as a send stream does")
+        self._preamble = bytes(self._view[:first])
+        size, kind, _ = COMMAND.unpack_from(self._buffer, first)
+        self._at = first + COMMAND.size + size
+        if kind not in (Kind.SUBVOL, Kind.SNAPSHOT) or self._at > self._end:
+            raise StreamDamaged(first, "it does not begin with a subvolume")
+        made = self._attributes(first, self._at)
+        try:
+            self._name = made.pop(Attribute.PATH)
+            self._uuid = made.pop(Attribute.UUID)
+            self._ctransid = made.pop(Attribute.CTRANSID)
+        except KeyError as error:
+            raise StreamDamaged(first, f"no attribute {error}") from error
+        self._digest.update(self._view[: self._at])
+        self._drop(self._at)
+        if self._known:
+            self._boundary = self._known[0]
+        else:
+            self._open(kind, body_name(0, self._name), list(made.items()))
+            self._boundary = self._interval
+
+    def _attributes(self, start: int, end: int) -> dict[int, bytes]:
+        found: dict[int, bytes] = {}
+        at = start + COMMAND.size
+        while at + ATTRIBUTE.size <= end:
+            kind, size = ATTRIBUTE.unpack_from(self._buffer, at)
+            at += ATTRIBUTE.size
+            found[kind] = bytes(self._view[at : at + size])
+            at += size
+        if at != end:
+            raise StreamDamaged(self._base + start, "its attributes do not fit")
+        return found
+
+    def _walk(self) -> None:
+        """Pass on the commands that are in the buffer, and move the rest to its start.
+
+        The way of all data: what costs here is one turn for each command.
+        """
+        buffer, view, end = self._buffer, self._view, self._end
+        unpack, header, update = COMMAND.unpack_from, COMMAND.size, self._digest.update
+        clone, last, makes = Kind.CLONE, Kind.END, (Kind.SUBVOL, Kind.SNAPSHOT)
+        at = digested = self._at
+        written = 0
+        limit = self._boundary - self._base
+        while at + header <= end:
+            size, kind, _ = unpack(buffer, at)
+            after = at + header + size
+            if at >= limit and kind != last:
+                update(view[digested:at])
+                digested = at
+                if not self._known:
+                    self._write(view[written:at])
+                self._cut(self._base + at)
+                written = at
+                limit = self._boundary - self._base
+            if size > _LONG:
+                update(view[digested : at + header])
+                digested = after
+            elif after > end:
+                break
+            elif kind == clone:
+                update(view[digested:after])
+                digested = after
+                self._redirect(at, after)
+            elif kind == last:
+                self._at = after
+                self._finish(written)
+                return
+            elif kind in makes:
+                raise StreamDamaged(self._base + at, "it makes a second subvolume")
+            at = after
+        if digested < at:
+            update(view[digested:at])
+        done = min(at, end)
+        if not self._known:
+            self._write(view[written:done])
+        self._drop(done)
+        self._at = at - done
+
+    def _drop(self, size: int) -> None:
+        """Forget the first bytes of the buffer."""
+        rest = self._end - size
+        self._buffer[:rest] = self._buffer[size : self._end]
+        self._end, self._base, self._at = rest, self._base + size, 0
+
+    def _redirect(self, start: int, end: int) -> None:
+        """Let a clone from the subvolume itself be one from the body it is in now.
+
+        The checksum is linear: what changes is the checksum of the difference.
+        """
+        if self._known:
+            return
+        at = start + COMMAND.size
+        while at < end:
+            kind, size = ATTRIBUTE.unpack_from(self._buffer, at)
+            at += ATTRIBUTE.size
+            if kind == Attribute.CLONE_UUID:
+                break
+            at += size
+        if self._buffer[at : at + _UUID_BYTES] != self._uuid:
+            return
+        behind = end - at - _UUID_BYTES
+        if behind not in self._swaps:
+            difference = bytes(
+                a ^ b for a, b in zip(self._uuid, self._body, strict=True)
+            )
+            self._swaps[behind] = crc32c(difference + bytes(behind))
+        size, kind, checksum = COMMAND.unpack_from(self._buffer, start)
+        self._buffer[at : at + _UUID_BYTES] = self._body
+        checksum ^= self._swaps[behind]
+        COMMAND.pack_into(self._buffer, start, size, kind, checksum)
+
+    def _cut(self, offset: int) -> None:
+        """Seal what has arrived and go on; or see that it is what is there already."""
+        digest = self._digest.digest()
+        if self._known:
+            if self._known != (offset, digest):
+                raise StreamDiffers(f"the stream is another one before byte {offset}")
+            self._known = None
+        else:
+            self._end_stream()
+            self._open_snapshot(seal_name(offset, self._name), digest, self._body)
+            self._end_stream()
+        self._open(Kind.SNAPSHOT, body_name(offset, self._name), self._parent(digest))
+        self._boundary = offset + self._interval
+
+    def _finish(self, written: int) -> None:
+        """Write the end of the last body, and the snapshot itself."""
+        if self._known:
+            raise StreamDiffers("the stream ends before the checkpoint")
+        self._write(self._view[written : self._at])
+        if self._end > self._at or self._read_into(self._view):
+            raise StreamDamaged(self.offset, "something follows its end")
+        self._open_snapshot(self._name, self._uuid, self._body)
+        self._end_stream()
+        self._over = True
+
+    def _open(self, kind: int, name: bytes, parent: list[tuple[int, bytes]]) -> None:
+        """Begin the stream of a body."""
+        self._body = self._new_uuid()
+        self._swaps.clear()
+        self._make(kind, name, self._body, parent)
+
+    def _open_snapshot(self, name: bytes, uuid: bytes, parent: bytes) -> None:
+        self._make(Kind.SNAPSHOT, name, uuid, self._parent(parent))
+
+    def _parent(self, uuid: bytes) -> list[tuple[int, bytes]]:
+        return [
+            (Attribute.CLONE_UUID, uuid),
+            (Attribute.CLONE_CTRANSID, self._ctransid),
+        ]
+
+    def _make(
+        self, kind: int, name: bytes, uuid: bytes, parent: list[tuple[int, bytes]]
+    ) -> None:
+        identity = [
+            (Attribute.PATH, name),
+            (Attribute.UUID, uuid),
+            (Attribute.CTRANSID, self._ctransid),
+        ]
+        self._write(self._preamble + build_command(kind, [*identity, *parent]))
+
+    def _end_stream(self) -> None:
+        self._write(build_command(Kind.END, ()))

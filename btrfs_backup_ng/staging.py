@@ -1,0 +1,147 @@
+"""Own the names in staging: what a transfer's directory is called, and how far it got.
+
+Everything that is needed to go on with a cut transfer is in these names and in what
+btrfs says about the subvolumes that carry them.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from hashlib import blake2b
+from uuid import UUID
+
+from btrfs_backup_ng.model import Snapshot, Waiting
+from btrfs_backup_ng.sendstream.checkpoint import SEAL, parse_name
+
+_STAMP = "%Y%m%dT%H%M%SZ"
+#: When it began, chance, what is sent, and how. Nothing else in staging is ours. The
+#: last two were not there before there were checkpoints.
+_TRANSFER_ID = re.compile(
+    r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}(?:-([0-9a-f]{16})-([0-9a-f]{16}))?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a cut transfer can go on.
+
+    :ivar offset: bytes of the stream that are there.
+    :ivar digest: of the commands of the stream up to there: the seal's received UUID.
+    :ivar useless: names in the staging directory that are to be deleted before.
+    """
+
+    transfer_id: str
+    offset: int
+    digest: UUID
+    useless: tuple[str, ...]
+
+    @property
+    def known(self) -> tuple[int, bytes]:
+        """Give what ``sendstream.checkpoint`` wants to know of it."""
+        return self.offset, self.digest.bytes
+
+
+def first_part(now: datetime, chance: bytes) -> str:
+    """Make the beginning of an id.
+
+    :param now: aware.
+    :param chance: four bytes of it.
+    """
+    return f"{now.astimezone(timezone.utc).strftime(_STAMP)}-{chance.hex()}"
+
+
+def full_id(
+    first_part: str, snapshot: Snapshot, parent: Snapshot | None, protocol: str
+) -> str:
+    """Make the id of a transfer, which names its staging directory.
+
+    It tells which stream that is, so that the next run knows it again.
+    """
+    return f"{first_part}-{_what(snapshot)}-{_how(parent, protocol)}"
+
+
+def _what(snapshot: Snapshot) -> str:
+    return snapshot.origin.hex[:16]
+
+
+def _how(parent: Snapshot | None, protocol: str) -> str:
+    base = parent.origin.bytes if parent else b""
+    return blake2b(base + protocol.encode(), digest_size=8).hexdigest()
+
+
+def ours(names: Iterable[str]) -> list[str]:
+    """Pick the ids of transfers from the names in staging."""
+    return [name for name in names if _TRANSFER_ID.fullmatch(name)]
+
+
+def is_known(transfer_id: str) -> bool:
+    """Tell whether an id says what is transferred."""
+    match = _TRANSFER_ID.fullmatch(transfer_id)
+    return match is not None and match[2] is not None
+
+
+def started(transfer_id: str) -> datetime:
+    """Give the time in an id, as aware UTC; the oldest there is for one that lies."""
+    match = _TRANSFER_ID.fullmatch(transfer_id)
+    try:
+        stamp = datetime.strptime(match[1] if match else "", _STAMP)
+    except ValueError:
+        stamp = datetime.min
+    return stamp.replace(tzinfo=timezone.utc)
+
+
+def expired(names: Iterable[str], now: datetime, age: timedelta) -> list[str]:
+    """Pick the ids of transfers that began too long ago."""
+    return [name for name in ours(names) if now - started(name) > age]
+
+
+def of_snapshots(names: Iterable[str], snapshots: Iterable[Snapshot]) -> list[str]:
+    """Pick the ids of transfers of any of these snapshots."""
+    wanted = {_what(snapshot) for snapshot in snapshots}
+    matches = map(_TRANSFER_ID.fullmatch, names)
+    return [match[0] for match in matches if match and match[2] in wanted]
+
+
+def of_transfer(
+    names: Iterable[str], snapshot: Snapshot, parent: Snapshot | None, protocol: str
+) -> list[str]:
+    """Pick the ids of earlier attempts at a transfer, the latest first."""
+    end = f"-{_what(snapshot)}-{_how(parent, protocol)}"
+    return sorted((name for name in ours(names) if name.endswith(end)), reverse=True)
+
+
+def waiting(transfer_id: str, names: Iterable[str], *, running: bool) -> Waiting:
+    """Tell how far a transfer got.
+
+    :param names: what lies in its staging directory.
+    """
+    offset, name = 0, ""
+    for found in names:
+        parsed = parse_name(os.fsencode(found))
+        name = os.fsdecode(parsed[2]) if parsed else found
+        offset = max(offset, _offset(found))
+    return Waiting(transfer_id, name, started(transfer_id), offset, running)
+
+
+def newest_checkpoint(
+    transfer_id: str, names: Iterable[str], seals: Mapping[str, UUID]
+) -> Checkpoint | None:
+    """Find where a transfer can go on.
+
+    :param names: what lies in its staging directory.
+    :param seals: name -> received UUID of what btrfs has finished there.
+    :returns: ``None`` if it has to begin anew.
+    """
+    newest = max((name for name in seals if _offset(name)), key=_offset, default=None)
+    if newest is None:
+        return None
+    useless = tuple(name for name in names if name != newest)
+    return Checkpoint(transfer_id, _offset(newest), seals[newest], useless)
+
+
+def _offset(name: str) -> int:
+    """Give how much a seal holds; 0 for anything else."""
+    parsed = parse_name(os.fsencode(name))
+    return parsed[1] if parsed and parsed[0] == SEAL else 0
