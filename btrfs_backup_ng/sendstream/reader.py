@@ -24,6 +24,8 @@ LAST_VERSION = 3
 #: Attributes of a command may take no more.  The kernel's own limits are 64 KiB in
 #: protocol 1 and 144 KiB from protocol 2 on (``send_max_size`` in fs/btrfs/send.c).
 MAX_COMMAND = 1 << 20
+#: A path or name may not be longer: PATH_MAX of Linux without the NUL at its end.
+MAX_TEXT = 4095
 #: How much is asked for at once.
 BLOCK = 256 << 10
 
@@ -71,7 +73,6 @@ _NEEDED_BY: dict[Kind, tuple[Attribute, ...]] = {
     ),
 }
 _TIMES = (_A.CTIME, _A.MTIME, _A.ATIME, _A.OTIME)
-# The rest, text and data, may be of any length.
 _LENGTHS = {
     **dict.fromkeys((_A.UUID, _A.CLONE_UUID), 16),
     **dict.fromkeys(_TIMES, 12),
@@ -86,11 +87,18 @@ _LENGTHS = {
 # The same by number, for speed; there is no 0.
 _KINDS = (Kind.END, *Kind)
 _USUAL = tuple(_NEEDED_BY[kind] for kind in _KINDS)
-_END = int(Kind.END)
-# Type and size of an attribute as one number, size above; those of any size by type.
+_END, _PATH = int(Kind.END), int(Attribute.PATH)
+# Type and size of an attribute as one number, the size above; others by type.
 _ATTRIBUTE = struct.Struct("<I")
 _FIXED = {name | size << 16: name for name, size in _LENGTHS.items()}
-_FREE = {int(name): name for name in Attribute if name not in _LENGTHS}
+_TEXT = {
+    int(name): name
+    for name in (_A.PATH, _A.PATH_TO, _A.PATH_LINK, _A.CLONE_PATH, _A.XATTR_NAME)
+}
+_BYTES = {
+    int(name): name
+    for name in (_A.XATTR_DATA, _A.DATA, _A.VERITY_SALT_DATA, _A.VERITY_SIG_DATA)
+}
 _DATA = Attribute.DATA  # looking it up takes as long as reading it
 _DATA_TYPE = _DATA.to_bytes(2, "little")
 _BLANK = bytes(4)
@@ -188,23 +196,23 @@ def parse_frame(frame: Frame) -> StreamCommand:
     """
     offset, version, kind, body = frame
     attributes: dict[Attribute, bytes] = {}
-    unpack, fixed = _ATTRIBUTE.unpack_from, _FIXED
+    unpack, fixed, text = _ATTRIBUTE.unpack_from, _FIXED, _TEXT
     start, end = 0, len(body)
     while start < end:
         if start + 4 > end:
             attributes[_DATA] = _take_short_data(frame, start)
             break
         (header,) = unpack(body, start)
-        start += 4
-        stop = start + (header >> 16)
+        stop = start + 4 + (header >> 16)
+        value = body[start + 4 : stop]
         name = fixed.get(header)
         if name is None:
-            name = _FREE.get(header & 0xFFFF)
+            name = text.get(header & 0xFFFF)
             if name is None:
-                raise StreamDamaged(offset, _no_attribute(kind, header))
-            if name is _DATA and version > 1:
-                start, stop = start - 2, end  # it has no length, and is the last one
-        attributes[name] = body[start:stop]
+                name, value, stop = _take_data(frame, start, header)
+            elif b"\0" in value or len(value) > MAX_TEXT:
+                raise StreamDamaged(offset, f"{name.name} is no path or name")
+        attributes[name] = value
         start = stop
     if start > end:
         raise StreamDamaged(offset, _cut_off(kind))
@@ -213,6 +221,22 @@ def parse_frame(frame: Frame) -> StreamCommand:
             if name not in attributes:
                 raise StreamDamaged(offset, f"{Kind(kind).name} without {name.name}")
     return StreamCommand._make((offset, _KINDS[kind], attributes))
+
+
+def path_of(frame: Frame) -> bytes:
+    """Give the path a command is about, leaving the rest alone: faster yet.
+
+    :raises StreamDamaged: if there is none, as in END.
+    """
+    body = frame[3]
+    if len(body) >= 4:
+        (header,) = _ATTRIBUTE.unpack_from(body)
+        end = 4 + (header >> 16)
+        path = body[4:end]
+        if header & 0xFFFF == _PATH and end <= len(body) and b"\0" not in path:
+            if len(path) <= MAX_TEXT:
+                return path
+    return parse_frame(frame).path  # the kernel always puts it first
 
 
 class _Source:
@@ -286,6 +310,18 @@ def _read_to_end(source: _Source, version: int, *, check: bool) -> Iterator[Fram
 def _checksum(buffer: bytes, at: int, end: int) -> int:
     """Compute the checksum of a command, which counts as 0 itself."""
     return crc32c(buffer[at + COMMAND.size : end], crc32c(buffer[at : at + 6] + _BLANK))
+
+
+def _take_data(frame: Frame, start: int, header: int) -> tuple[Attribute, bytes, int]:
+    """Give what is neither fixed in its length nor text, and where it ends."""
+    offset, version, kind, body = frame
+    name = _BYTES.get(header & 0xFFFF)
+    if name is None:
+        raise StreamDamaged(offset, _no_attribute(kind, header))
+    if name is _DATA and version > 1:
+        return name, body[start + 2 :], len(body)
+    stop = start + 4 + (header >> 16)
+    return name, body[start + 4 : stop], stop
 
 
 def _take_short_data(frame: Frame, start: int) -> bytes:
