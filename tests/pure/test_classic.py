@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -90,6 +91,11 @@ OPTIONS = [
     ("--rate=1.5k", {"rate": KIB * 3 // 2}),
     ("--stall-timeout 7", {"stall_timeout_s": 7.0}),
     ("--stall-timeout 0", {"stall_timeout_s": 0.0}),
+    ("--retries 3", {"retries": 3, "reopenings": 4}),
+    ("--checkpoint-interval 64M", {"checkpoint_interval": 64 * MIB}),
+    ("--no-checkpoints", {"checkpoint_interval": 0}),
+    ("--staging-max-age 36h", {"staging_max_age": timedelta(hours=36)}),
+    ("--staging-max-age=2w", {"staging_max_age": timedelta(weeks=2)}),
     ("--no-verify-transfer", {"verify": False}),
     ("--no-verify-transfer --verify-transfer", {}),
     ("--no-check-space", {"check_space": False}),
