@@ -33,7 +33,7 @@ FLOORS = {
     """,
     "2 words": """
         command codecs grammar wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
-        btrfs/parse
+        btrfs/extents btrfs/parse
     """,
     "1 mind": """
         location model naming staging retention plan report diagnosis
