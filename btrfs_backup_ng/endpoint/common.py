@@ -17,6 +17,7 @@ from btrfs_backup_ng.btrfs.parse import (
     explain,
     parse_show,
 )
+from btrfs_backup_ng.checkpoints import portable
 from btrfs_backup_ng.host import Host, Say
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot, Waiting
@@ -194,17 +195,26 @@ class BtrfsEndpoint:
         )
 
     def source(
-        self, snapshot: Snapshot, parent: Snapshot | None, protocol: str, codec: str
+        self,
+        snapshot: Snapshot,
+        parent: Snapshot | None,
+        protocol: str,
+        codec: str,
+        checkpoints: Sequence[str] = (),
     ) -> Command:
         """Give the command that emits a snapshot as a stream.
 
         :param protocol: ``1``, ``2``, or ``2c`` with compressed data as it is.
         :param codec: what it is to be compressed with, if that is behind a wire.
+        :param checkpoints: what ``checkpoints`` wants to know, likewise.
         """
         base = self.path(parent.name) if parent else ""
         path = self.path(snapshot.name)
         words = (protocol, base, path, self._applied(codec))
-        return self.host.command(wire.SEND, *words, label="btrfs send")
+        if not (checkpoints and self.host.name):
+            return self.host.command(wire.SEND, *words, label="btrfs send")
+        verb = wire.send_with_checkpoints(portable())
+        return self.host.command(verb, *words, *checkpoints, label="btrfs send")
 
     def sink(
         self,

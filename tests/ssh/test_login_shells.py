@@ -23,7 +23,7 @@ import pytest
 
 from btrfs_backup_ng import codecs, staging
 from btrfs_backup_ng.__util__ import KIB, MIB
-from btrfs_backup_ng.checkpoints import filter_argv
+from btrfs_backup_ng.checkpoints import filter_argv, filter_words
 from btrfs_backup_ng.command import CommandFailed
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
@@ -323,7 +323,7 @@ def transfer(scene: Scene, source: BtrfsEndpoint, sink: BtrfsEndpoint) -> None:
     ]
     options = TransferOptions(mbuffer=False)
     sizes = []
-    interval = 64 * KIB if source.location.scheme is Scheme.LOCAL else 0
+    interval = 64 * KIB
     for one, codec in zip(work, (codecs.NONE, "zstd:1"), strict=True):
         moved = run_transfer(
             one,
@@ -480,7 +480,7 @@ def go_on(scene: Scene) -> None:
     assert not backups.look().leftovers and backups.waiting([]) == ()
     interval = 16 * KIB
     packing = [source.source(first, None, "1", codecs.NONE).argv]
-    packing.append(filter_argv(interval, None))
+    packing.append(filter_argv(filter_words(interval, None)))
     stream = b""
     for argv in packing:
         done = subprocess.run(argv, input=stream, stdout=subprocess.PIPE, check=True)
