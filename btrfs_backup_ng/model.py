@@ -103,7 +103,7 @@ class Facts:
     :ivar leftovers: names in its staging directory.
     :ivar is_mounted_read_only: nobody can write there.
     :ivar codecs: names of the stream compressors installed there.
-    :ivar has_python: there is a Python, so that checkpoints can be made there.
+    :ivar has_python: at a source: there is a Python, so checkpoints can be made there.
     :ivar is_compressed: its filesystem is mounted with a compression.
     """
 

@@ -42,8 +42,8 @@ HELLO = Verb(
     ' f protocol "$(cat /sys/fs/btrfs/features/send_stream_version 2>/dev/null)";'
     ' d=$2; if [ -e "$d" ] || [ -L "$d" ]; then f exists 1; fi;'
     ' cd -P -- "$d" 2>/dev/null || e 0; f directory 1;'
-    ' [ -z "$3" ] || ! python3 -I -S -c "import sys; sys.exit(sys.version_info<(3, 7))"'
-    " 2>/dev/null || f python 1;"
+    ' if [ -n "$3" ] && python3 -I -S -c "import sys; sys.exit(sys.version_info<(3,7))"'
+    " 2>/dev/null; then f python 1; fi;"
     ' s=$3; [ -z "$s" ] || $b filesystem sync . >/dev/null 2>&1;'
     ' f stat "$(stat -f -c "%t %i %S %b %f %a" . 2>/dev/null)";'
     ' f where "$PWD"; f mounts "$(cat /proc/self/mountinfo)";'
@@ -244,7 +244,8 @@ PUBLISH = Verb(
     ' $b subvolume snapshot -r -- "$f" "$t" >/dev/null || e 1;'
     ' if [ "$6" = 1 ]; then $b subvolume show -- "$t" || e 1; fi; d=$1/incoming/$2;'
     ' shift 6; for n; do shift; set -- "$@" "$d/$n"; done;'
-    ' $b subvolume delete -c -- "$f" "$@" >/dev/null && x rmdir -- "$d"; e $?',
+    ' $b subvolume delete -c -- "$f" "$@" >/dev/null; r=$?;'
+    ' x rmdir -- "$d" 2>/dev/null; e $r',
 )
 
 #: STATE, WHICH (``all`` or ``unsealed``: those that cannot go on), ID ...: drop what
@@ -252,7 +253,7 @@ PUBLISH = Verb(
 DISCARD = Verb(
     "discard",
     's=$1; w=$2; shift 2; r=0; own "$s/incoming" || e 1;'
-    ' sealed() { [ "$w" != all ] && set -- "$1"/.seal-* && [ -e "$1" ]; };'
+    ' sealed() { [ "$w" = unsealed ] && set -- "$1"/.seal-* && [ -e "$1" ]; };'
     " for i; do d=$s/incoming/$i;"
     ' [ -d "$d" ] || continue; own "$d" || e 1; sealed "$d" && continue; exec 9<"$d";'
     ' flock -n 9 || { printf "%s\\0" "$i"; continue; };'

@@ -42,7 +42,7 @@ def read_facts(
         is_directory=os.path.isdir(directory),
         exists=os.path.lexists(directory),
         codecs=frozenset(name for name in PROGRAMS if find_program(name)),
-        has_python=True,
+        has_python=bool(folder),
     )
     if not facts.is_directory:
         return facts

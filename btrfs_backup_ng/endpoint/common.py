@@ -225,7 +225,8 @@ class BtrfsEndpoint:
     ) -> Command:
         """Give the command that receives into a staging directory of its own."""
         words = (self.state, transfer_id, snapshot.name, self._applied(codec))
-        return self.host.command(wire.RECEIVE, *words, *useless, label="btrfs receive")
+        batch = next(_batches(useless), [])
+        return self.host.command(wire.RECEIVE, *words, *batch, label="btrfs receive")
 
     def _applied(self, codec: str) -> str:
         """Give what the host itself does of a codec: on this one a stage does it."""
@@ -248,10 +249,13 @@ class BtrfsEndpoint:
             found = ", ".join(map(visible, names))
             raise WrongArrival(f"the stream brought {found or 'nothing'} to {self}")
         _check_identity(_parse_show(text), snapshot, f"what arrived at {self}")
+        batch = next(_batches(others), [])
         done = self._call(
             *(wire.PUBLISH, self.state, transfer_id, snapshot.name),
-            *(self.directory, target, "1" if verify else "0", *others),
+            *(self.directory, target, "1" if verify else "0", *batch),
         )
+        if len(batch) < len(others):
+            self.discard([transfer_id])
         if verify:
             what = f"{visible(target)} at {self}"
             _check_identity(_parse_show(done.stdout), snapshot, what)

@@ -21,6 +21,7 @@ from btrfs_backup_ng.host import ListingFailed, LocalHost
 from btrfs_backup_ng.model import Seal
 from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
+from btrfs_backup_ng.checkpoints import filter_words, portable
 from btrfs_backup_ng.grammar import Verb
 from btrfs_backup_ng.wire import VERBS
 from tests.ssh.hostile import HOSTILE, PRINT
@@ -128,7 +129,9 @@ def test_the_status_comes_through_every_login_shell(shells, outer, status):
 
 
 def bodies():
-    return [pytest.param(verb, id=verb.name) for verb in VERBS]
+    made = wire.send_with_checkpoints(portable())
+    all_of_them = [(verb.name, verb) for verb in VERBS] + [("checkpoints", made)]
+    return [pytest.param(verb, id=name) for name, verb in all_of_them]
 
 
 def script_of(verb):
@@ -167,7 +170,9 @@ def test_every_verb_has_a_name_of_its_own_and_the_list_is_complete():
 
 LONG_PATH = "/srv/" + "Größe und Länge/" * 60  # 1,145 bytes
 LONG_NAME = "пк-" * 20 + "20261123-101500+0200_1"
-ID = "20261123T101500Z-0123abcd"
+ID = "20261123T101500Z-0123abcd-0123456789abcdef-0123456789abcdef"
+CHECKPOINT = f".seal-00000000001073741824-{LONG_NAME}"
+FILTER = filter_words(2**40, (2**60, bytes(16)))
 LONGEST = {
     "hello": ["0" * 16, LONG_PATH, LONG_PATH],
     "keep": ["0" * 16],
@@ -178,10 +183,13 @@ LONGEST = {
     "put": [LONG_PATH, "holds.json"],
     "aside": [LONG_PATH, "holds.json", "holds.json.unreadable-20261123T101500Z"],
     "snapshot": [LONG_PATH, LONG_PATH, LONG_NAME, LONG_PATH, "fresh", ID],
-    "send": ["2", LONG_PATH + LONG_NAME, LONG_PATH + LONG_NAME, "zstd:19"],
-    "receive": [LONG_PATH, ID, LONG_NAME, "zstd:19"],
-    "publish": [LONG_PATH, ID, LONG_NAME, LONG_PATH, LONG_NAME, "1"],
-    "discard": [LONG_PATH, *[ID] * 500],
+    "send": [*("2", LONG_PATH + LONG_NAME, LONG_PATH + LONG_NAME, "zstd:19"), *FILTER],
+    "receive": [LONG_PATH, ID, LONG_NAME, "zstd:19", *[CHECKPOINT] * 100],
+    "publish": [*(LONG_PATH, ID, LONG_NAME, LONG_PATH, LONG_NAME, "1"), CHECKPOINT],
+    "discard": [LONG_PATH, "unsealed", *[ID] * 500],
+    "reap": [LONG_PATH, ID, LONG_NAME],
+    "waiting": [LONG_PATH, *[ID] * 500],
+    "rehearse": [LONG_PATH, LONG_PATH, ID, LONG_NAME],
     "delete": [LONG_PATH],
     "unseal": [LONG_PATH, *[LONG_NAME] * 100],
     "sync": [LONG_PATH],
@@ -221,7 +229,10 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
         "send": ["2", "/no", "/no/no", "none"],
         "receive": [f"{tmp_path}/s", ID, "n", "zstd:3"],
         "publish": [f"{tmp_path}/no", ID, "n", f"{tmp_path}/no", "n", "1"],
-        "discard": [f"{tmp_path}/no", ID],
+        "discard": [f"{tmp_path}/no", "all", ID],
+        "reap": [f"{tmp_path}/no", ID, "n"],
+        "waiting": [f"{tmp_path}/no", ID],
+        "rehearse": [f"{tmp_path}/no", f"{tmp_path}/no", ID, "n"],
         "put": [f"{tmp_path}/no", "f"],
         "aside": [f"{tmp_path}/no", "f", "g"],
     }.get(verb.name, [f"{tmp_path}/no", "n"])
@@ -229,7 +240,7 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
     done = spoken(shells, "bash", command, inner=inner)
     *_, last = done.stderr.split(b"\n")[:-1]
     assert done.stderr.endswith(b"\n") and last == b"bbng1 %d" % done.returncode
-    if verb.name not in ("hello", "discard", "sink", "wait"):
+    if verb.name not in ("hello", "discard", "reap", "waiting", "sink", "wait"):
         assert done.returncode != 0
 
 
