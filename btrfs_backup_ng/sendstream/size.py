@@ -17,6 +17,8 @@ _LARGE_WRITE_SIZE = 128 << 10
 _NUMBER = ATTRIBUTE.size + U64.size
 # What an ENCODED_WRITE has beside: three numbers, compression and encryption.
 _ENCODED = 3 * _NUMBER + 2 * (ATTRIBUTE.size + 4)
+# Of UTIMES, from protocol 2 on.
+_OTIME = ATTRIBUTE.size + 12
 
 
 #: Path in the stream, inode if it is known, offset -> how much the extent there takes
@@ -32,8 +34,9 @@ def predict_size(
 ) -> int:
     """Tell how long the real stream is that a dry one stands for.
 
-    It is exact where both are of the same protocol.  A dry one of protocol 1 lacks what
-    protocol 2 adds, such as file attributes.
+    It is exact where both are of the same protocol.  Where they are not, the holes that
+    protocol 2 punches (FALLOCATE) and protocol 1 fills with zeros, and what only
+    protocol 2 says (FILEATTR), are off.
 
     :param read: gives up to so many bytes of the dry stream, and none only at its end.
     :param protocol: of the real stream, if it is not that of the dry one.
@@ -84,6 +87,8 @@ def predict_sizes(
         elif kind == Kind.RENAME and callable(compressed):
             command = parse_frame(frame)
             path = command.value(Attribute.PATH_TO) if command.path == path else path
+        elif kind == Kind.UTIMES and protocol and (protocol > 1) != (version > 1):
+            added += _OTIME if protocol > 1 else -_OTIME
         yield offset + length + added
 
 
