@@ -59,6 +59,23 @@ class Listing:
     carriers: Mapping[UUID, tuple[int, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A transfer that was cut short and may go on.
+
+    :ivar name: of the snapshot; what is beyond some 200 bytes may be missing.
+    :ivar started: aware UTC.
+    :ivar size_bytes: of its stream that is safe there, 0 for nothing.
+    :ivar running: somebody works on it.
+    """
+
+    transfer_id: str
+    name: str
+    started: datetime
+    size_bytes: int
+    running: bool
+
+
 class Privilege(enum.Enum):
     """How btrfs is run at a place."""
 

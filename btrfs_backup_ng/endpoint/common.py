@@ -22,13 +22,16 @@ from btrfs_backup_ng.btrfs.parse import (
 )
 from btrfs_backup_ng.host import Host, Say
 from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot
+from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot, Waiting
 from btrfs_backup_ng.naming import Naming
 from btrfs_backup_ng.command import Command, CommandFailed, Completed, settle
 from btrfs_backup_ng.process import PIPE, Child
 
 #: A transfer id: when it began, and chance. Nothing else in staging is ours.
-_TRANSFER_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+_TRANSFER_ID = re.compile(
+    r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}(?:-[0-9a-f]{16}-[0-9a-f]{16})?"
+)
+_STEP = re.compile(r"(?s)\.(body|seal)-([0-9]{20})-(.*)")
 #: What names may take in one command: 64 KiB are safe with ssh (transfer limit of one
 #: argument in Linux: 128 KiB, MAX_ARG_STRLEN), and the script needs some of it.
 _BATCH_BYTES = 48 * 1024
@@ -238,6 +241,25 @@ class BtrfsEndpoint:
         running = self._call(wire.DISCARD, self.state, *ours).stdout
         return tuple(name.decode() for name in running.split(b"\0") if name)
 
+    def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
+        """Look at what unfinished transfers left; changes nothing."""
+        ours = [name for name in transfer_ids if _TRANSFER_ID.fullmatch(name)]
+        if not ours:
+            return ()
+        answer = self._call(wire.WAITING, self.state, *ours).stdout
+        fields = iter(answer.decode(errors="surrogateescape").split("\0"))
+        found = []
+        for transfer_id in iter(lambda: next(fields, ""), ""):
+            running = next(fields, "") == "1"
+            names = tuple(iter(lambda: next(fields, ""), ""))
+            found.append(_waiting(transfer_id, names, running=running))
+        return tuple(found)
+
+    def held(self) -> str | None:
+        """Give what who works on this place says of itself; ``None``: nobody does."""
+        with self._explaining():
+            return self.host.held(self.state)
+
     def delete(self, names: Sequence[str], *, convert_rw: bool) -> None:
         """Delete snapshots, durably.
 
@@ -312,6 +334,18 @@ class BtrfsEndpoint:
             if meaning:
                 error.hint = error.hint or f"At {self}: {meaning}."
             raise
+
+
+def _waiting(transfer_id: str, names: Sequence[str], *, running: bool) -> Waiting:
+    name, size_bytes = "", 0
+    for found in names:
+        step = _STEP.fullmatch(found)
+        name = step[3] if step else found
+        if step and step[1] == "seal":
+            size_bytes = max(size_bytes, int(step[2]))
+    stamp = transfer_id.partition("-")[0]
+    started = datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    return Waiting(transfer_id, name, started, size_bytes, running)
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[str]]:
