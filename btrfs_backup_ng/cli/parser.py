@@ -25,7 +25,11 @@ exit status:
   0 done   1 failed   2 usage   3 another run is at work   4 refused before any change
   10 some destinations failed, others did not   128+N ended by signal N
 
-try it without risk:  sudo btrfs-backup-ng demo
+verbs, as the first word; each has a --help:
+  list PLACE ...     snapshots, backups, and transfers that wait to go on
+  diff A B           what changed between two snapshots of one place
+  doctor PLACE ...   can backups be made from or to these places?
+  demo               try it without risk:  sudo btrfs-backup-ng demo
 """
 
 
@@ -174,7 +178,7 @@ def _add_transfer(parser: Parser) -> None:
     )
     add(
         "--stall-timeout",
-        type=_seconds,
+        type=seconds,
         metavar="S",
         default=300.0,
         help="end a transfer in which nothing moves for S seconds, 0 for never"
@@ -188,7 +192,7 @@ def _add_safety(parser: Parser) -> None:
     add("--dry-run", action="store_true", help="say what would be done; change nothing")
     add(
         "--wait",
-        type=_seconds,
+        type=seconds,
         metavar="S",
         default=0.0,
         help="wait up to S seconds for another run to end (default: 0)",
@@ -304,7 +308,8 @@ def _number(text: str, what: str, largest: float) -> float:
     return value
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read how long to wait."""
     return _number(text, "a number of seconds", 10.0**8)
 
 

@@ -20,9 +20,10 @@ FLOORS = {
     "7 door": "__main__",
     "6 desk": """
         cli/__init__ cli/words cli/parser cli/sshopts cli/classic cli/output cli/version
-        cli/root cli/commands/__init__ cli/commands/demo cli/commands/doctor
+        cli/root cli/layout cli/verb cli/tell cli/commands/__init__ cli/commands/demo
+        cli/commands/doctor cli/commands/listing
     """,
-    "5 verbs": "context backup target prune doctor",
+    "5 verbs": "context backup target prune doctor listing",
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
         locks holds origins route probe transfer progress preflight

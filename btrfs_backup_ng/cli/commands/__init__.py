@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 VERBS = {
     "demo": "btrfs_backup_ng.cli.commands.demo",
     "doctor": "btrfs_backup_ng.cli.commands.doctor",
+    "list": "btrfs_backup_ng.cli.commands.listing",
 }
 
 
