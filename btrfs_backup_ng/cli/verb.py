@@ -49,10 +49,9 @@ def read_words(parser: Parser, words: Sequence[str]) -> argparse.Namespace | Non
 
 
 def read_places(options: argparse.Namespace) -> list[Location]:
-    """Give the places, each once."""
+    """Give the places."""
     directory = os.getcwd()
-    places = [parse_location(p, working_directory=directory) for p in options.places]
-    return list(dict.fromkeys(places))
+    return [parse_location(p, working_directory=directory) for p in options.places]
 
 
 def read_keepers(options: argparse.Namespace) -> list[Location]:

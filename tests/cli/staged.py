@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.cli.scenes import Done, Scene, must, ssh_place, ssh_words
+from tests.cli.scenes import Done, Scene, by_age, must, ssh_place, ssh_words
+from tests.faults.many import make_pairs
 from tests.support.program import Argument
 from tests.support.sshd import Sshd
 
@@ -24,17 +25,31 @@ NAME = "x-20260102-030000"
 SEALED = 1_288_490_189
 
 #: A path -> the words that name it, on this machine or behind ssh.
-Way = Callable[[Path], list[Argument]]
+Way = Callable[[Path], list[str]]
 
 
-def local_way(path: Path) -> list[Argument]:
+def local_way(path: Path) -> list[str]:
     """Name a place of this machine."""
-    return [path]
+    return [str(path)]
 
 
 def ssh_way(server: Sshd) -> Way:
     """Give the way to places behind an ssh server."""
     return lambda path: [*ssh_words(server), ssh_place(server, path)]
+
+
+def both_ways(server: Sshd) -> tuple[Way, Way]:
+    """Give the way here, and the way through ssh to the same places."""
+    return local_way, ssh_way(server)
+
+
+def fill(scene: Scene, count: int = 1) -> list[str]:
+    """Let there be snapshots and backups of 2020, without any transfer."""
+    folder = scene.source / STATE / "snapshots"
+    folder.mkdir(parents=True)
+    (scene.destination / STATE).mkdir()
+    make_pairs(folder, scene.destination, "x-", range(count))
+    return by_age(scene.destination)
 
 
 def cut_transfer(
@@ -51,11 +66,14 @@ def cut_transfer(
     """
     directory = scene.destination / STATE / "incoming" / transfer_id
     directory.mkdir(mode=0o700, parents=True)
+    directory.parent.chmod(0o700)
     name = os.fsencode(name)
     if sealed_bytes:
-        # An older one, too, which is smaller.
-        _received(scene, directory, b".seal-%020d-" % (sealed_bytes // 2) + name)
         _received(scene, directory, b".seal-%020d-" % sealed_bytes + name)
+        # An older one, too, which is smaller.
+        older = os.fsencode(directory / f".seal-{sealed_bytes // 2:020}-") + name
+        newer = os.fsencode(directory / f".seal-{sealed_bytes:020}-") + name
+        _btrfs("subvolume", "snapshot", "-r", newer, older)
         name = b".body-%020d-" % (2 * sealed_bytes) + name
     _btrfs("subvolume", "create", os.path.join(os.fsencode(directory), name))
     return directory
@@ -66,8 +84,9 @@ def _received(scene: Scene, directory: Path, name: bytes) -> None:
     taken = scene.source.parent / "taken"
     _btrfs("subvolume", "snapshot", "-r", scene.source, taken)
     stream = subprocess.run(["btrfs", "send", "-q", taken], stdout=subprocess.PIPE)
-    argv = ["btrfs", "receive", "-q", directory]
-    subprocess.run(argv, input=stream.stdout, check=True)
+    subprocess.run(
+        ["btrfs", "receive", "-q", directory], input=stream.stdout, check=True
+    )
     _btrfs("subvolume", "delete", taken)
     os.rename(directory / "taken", os.path.join(os.fsencode(directory), name))
 
