@@ -21,9 +21,9 @@ FLOORS = {
     "6 desk": """
         cli/__init__ cli/words cli/parser cli/sshopts cli/classic cli/output cli/version
         cli/root cli/layout cli/verb cli/tell cli/commands/__init__ cli/commands/demo
-        cli/commands/doctor cli/commands/listing cli/commands/status
+        cli/commands/doctor cli/commands/listing cli/commands/status cli/commands/prune
     """,
-    "5 verbs": "context backup target prune doctor listing status",
+    "5 verbs": "context backup target prune doctor listing status leftovers",
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
         locks holds origins route probe transfer progress preflight

@@ -8,6 +8,7 @@ VERBS = {
     "demo": "btrfs_backup_ng.cli.commands.demo",
     "doctor": "btrfs_backup_ng.cli.commands.doctor",
     "list": "btrfs_backup_ng.cli.commands.listing",
+    "prune": "btrfs_backup_ng.cli.commands.prune",
     "status": "btrfs_backup_ng.cli.commands.status",
 }
 
