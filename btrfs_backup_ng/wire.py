@@ -103,6 +103,15 @@ LOCK = Verb(
     ' while l=$($t head -n 1); [ -n "$l" ]; do n; done; rm -f "$g"; e 0',
 )
 
+#: STATE -> nothing, or if somebody holds its lock, ``1`` and who. It makes nothing, and
+#: a shared lock for an instant disturbs no other look.
+HELD = Verb(
+    "held",
+    '[ -d "$1" ] || e 0; if [ -r "$1" ]; then exec 9<"$1"; flock -s -n 9; r=$?;'
+    ' else $p test -r "$1" || e 1; $p flock -s -n "$1" true; r=$?; fi;'
+    ' case $r in 0) e 0;; 1) printf 1; x cat "$1/holder" 2>/dev/null; e 0;; esac; e 1',
+)
+
 #: DIRECTORY, STATE, FILE NAME -> names, an empty name, then: id and path of the
 #: containing subvolume, the directory in it, its read-only subvolumes, the received
 #: UUIDs of the whole filesystem (both lists in two orders), that file of our
@@ -329,6 +338,7 @@ VERBS = (
     KEEP,
     PREPARE,
     LOCK,
+    HELD,
     LIST,
     ITEMS,
     PUT,

@@ -305,6 +305,11 @@ class BtrfsEndpoint:
         names = [os.fsdecode(name) for name in raw.split(b"\0") if name]
         return staging.newest_checkpoint(transfer_id, names, seals)
 
+    def held(self) -> str | None:
+        """Give what who works on this place says of itself; ``None``: nobody does."""
+        with self._explaining():
+            return self.host.held(self.state)
+
     def delete(self, names: Sequence[str], *, convert_rw: bool) -> None:
         """Delete snapshots, durably.
 

@@ -19,10 +19,14 @@ from tests.support.program import CHECKOUT
 FLOORS = {
     "7 door": "__main__",
     "6 desk": """
-        cli/__init__ cli/words cli/parser cli/sshopts cli/classic cli/output cli/version
-        cli/root cli/commands/__init__ cli/commands/demo cli/commands/doctor
+        cli/__init__ cli/words cli/values cli/parser cli/sshopts cli/classic cli/output
+        cli/version cli/root cli/layout cli/verb cli/tell cli/commands/__init__
+        cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
+        cli/commands/prune
     """,
-    "5 verbs": "context backup target delivery prune doctor",
+    "5 verbs": """
+        context backup target delivery prune doctor listing status leftovers
+    """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
         locks holds origins route probe measure transfer progress preflight

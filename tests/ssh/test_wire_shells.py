@@ -1,5 +1,6 @@
 """The wire form in every login shell, and what the verbs that only read answer."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btrfs_backup_ng import wire
-from btrfs_backup_ng.__util__ import MIB
+from btrfs_backup_ng.__util__ import MIB, BackupError
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.endpoint.common import _batches
@@ -25,7 +26,7 @@ from btrfs_backup_ng.checkpoints import filter_words, portable
 from btrfs_backup_ng.grammar import Verb
 from btrfs_backup_ng.wire import VERBS
 from tests.ssh.hostile import HOSTILE, PRINT
-from tests.support import filesystems
+from tests.support import filesystems, ours
 
 OUTER = ["dash", "bash", "ash", "fish", "tcsh", "zsh"]
 INNER = ["dash", "bash", "busybox"]
@@ -178,6 +179,7 @@ LONGEST = {
     "keep": ["0" * 16],
     "prepare": [LONG_PATH, "subvolume"],
     "lock": [LONG_PATH, "86400", "x" * 1000, "subvolume", LONG_PATH],
+    "held": [LONG_PATH],
     "list": [LONG_PATH, LONG_PATH, "holds.json"],
     "items": [LONG_PATH, *["123456"] * 500],
     "put": [LONG_PATH, "holds.json"],
@@ -240,7 +242,7 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
     done = spoken(shells, "bash", command, inner=inner)
     *_, last = done.stderr.split(b"\n")[:-1]
     assert done.stderr.endswith(b"\n") and last == b"bbng1 %d" % done.returncode
-    if verb.name not in ("hello", "discard", "reap", "waiting", "sink", "wait"):
+    if verb.name not in ("hello", "held", "discard", "reap", "waiting", "sink", "wait"):
         assert done.returncode != 0
 
 
@@ -608,6 +610,43 @@ def test_our_bookkeeping_is_found_the_same_there_as_here(disk, there):
         assert facts.has_state and facts.leftovers == (ID,)
     finally:
         shutil.rmtree(state)
+
+
+def test_a_lock_is_seen_the_same_there_as_here(there, tmp_path):
+    state = tmp_path / "a state"
+    for host in (HERE, there):
+        assert host.held(str(state)) is None
+    assert not state.exists(), "looking makes nothing"
+    state.mkdir()
+    for how, held in ((fcntl.LOCK_EX, True), (fcntl.LOCK_SH, False)):
+        descriptor = os.open(state, os.O_RDONLY)
+        fcntl.flock(descriptor, how)
+        for words in ("", "who\n\n it is\n"):
+            for host in (HERE, there):
+                assert host.held(str(state)) == (words if held else None)
+            (state / "holder").write_text("who\n\n it is\n")
+        os.close(descriptor)
+        (state / "holder").unlink()
+    for host in (HERE, there):
+        assert host.held(str(state)) is None
+    assert os.listdir(state) == []
+
+
+def test_who_may_not_see_a_lock_does_not_take_it_for_free(shells):
+    """Nor for held: nothing is known."""
+    directory = ours.public_directory()
+    try:
+        state = directory / "state"
+        state.mkdir()
+        for outer in OUTER:
+            there = SshHost(Straight(outer, user=65534), forced_sudo=False)
+            state.chmod(0o755)
+            assert there.held(str(state)) is None
+            state.chmod(0o700)
+            with pytest.raises(BackupError):
+                there.held(str(state))
+    finally:
+        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 VERBS = {
     "demo": "btrfs_backup_ng.cli.commands.demo",
     "doctor": "btrfs_backup_ng.cli.commands.doctor",
+    "list": "btrfs_backup_ng.cli.commands.listing",
+    "prune": "btrfs_backup_ng.cli.commands.prune",
+    "status": "btrfs_backup_ng.cli.commands.status",
 }
 
 
