@@ -263,11 +263,14 @@ _FIRST = (
     " }; "
 )
 #: PROTOCOL, PARENT (or ""), SNAPSHOT, CODEC (see ``codecs``): a send stream on
-#: stdout. Protocol ``2c`` is 2 with compressed data as it lies on the disk.
+#: stdout. Protocol ``2c`` is 2 with compressed data as it lies on the disk; an ``n``
+#: before the number leaves all data out.
 SEND = Verb(
     "send",
     "r=$1; a=$2; t=$3; c=$4; set --;"
-    " case $r in 2c) set -- --proto 2 --compressed-data;; 2) set -- --proto 2;; esac;"
+    " case $r in n*) set -- --no-data; r=${r#n};; esac;"
+    ' case $r in 2c) set -- "$@" --proto 2 --compressed-data;;'
+    ' 2) set -- "$@" --proto 2;; esac;'
     ' [ -z "$a" ] || set -- "$@" -p "$a"; set -- "$@" -- "$t";'
     ' case $c in zstd:*) c="zstd -q -c -T2 -${c#*:}";; lz4) c="lz4 -q -c";;'
     ' *) $b send -q "$@"; e $?;; esac;'

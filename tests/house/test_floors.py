@@ -21,8 +21,9 @@ FLOORS = {
     "6 desk": """
         cli/__init__ cli/words cli/parser cli/sshopts cli/classic cli/output cli/version
         cli/root cli/commands/__init__ cli/commands/demo cli/commands/doctor
+        cli/commands/diff
     """,
-    "5 verbs": "context backup target prune doctor",
+    "5 verbs": "context backup target prune doctor compare",
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
         locks holds origins route probe transfer progress preflight
@@ -38,6 +39,7 @@ FLOORS = {
     "1 mind": """
         location model naming retention plan report diagnosis sendstream/__init__
         sendstream/format sendstream/crc32c sendstream/reader sendstream/size
+        sendstream/tree sendstream/changes
     """,
     "0 ground": "__init__ __util__ __logger__",
 }
