@@ -138,8 +138,6 @@ class TouchedTree:
             self._put(command.value(Attribute.PATH_TO), node, command)
         elif kind is Kind.LINK:
             node = self._find(command.value(Attribute.PATH_LINK), command)
-            if node.is_directory or not node.names:
-                raise _damaged(command, "gives a directory a second name")
             self._put(command.path, node, command)
         elif kind is Kind.UNLINK:
             self._take(command.path, command)
@@ -181,7 +179,8 @@ class TouchedTree:
             child = node.children.get(name) if node.children else None
             if child is None:
                 is_new = node.file_type and node.home is None
-                if is_new or node.names != 1 or (node.gone and name in node.gone):
+                is_gone = node.gone and name in node.gone
+                if not name or is_new or is_gone or node.names != 1:
                     raise _damaged(command, "names a path that is not there")
                 if node.children is None:
                     node.children = {}
@@ -218,6 +217,8 @@ class TouchedTree:
     def _put(self, path: bytes, node: Node, command: StreamCommand) -> None:
         """Give something a name; what had it before has it no more."""
         directory, name = self._place(path, command)
+        if node.names and (node.is_directory or node is directory):
+            raise _damaged(command, "gives a directory a second name")
         if directory.children is None:
             if directory.file_type not in (None, FileType.DIRECTORY):
                 raise _damaged(command, "names a path below a file")

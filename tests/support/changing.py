@@ -122,8 +122,8 @@ class Changing:
 
     def _punch(self) -> None:
         path = self._any([p for p in self._files() if os.stat(p).st_size])
-        start = self._random.randrange(os.stat(path).st_size)
-        punch_hole(path, start, self._random.randrange(1, 20000))
+        start = self._random.randrange(os.stat(path).st_size) // 4096 * 4096
+        punch_hole(path, start, 4096 * self._random.randrange(1, 6))
 
     def _reflink(self) -> None:
         source, target = self._any(self._files()), self._fresh()

@@ -1,7 +1,7 @@
 """Own the ``diff`` verb: words -> what changed between two snapshots -> lines."""
 
 import argparse
-import base64
+import binascii
 import json
 import os
 import sys
@@ -225,4 +225,7 @@ def _path_as_json(key: str, path: bytes | None) -> dict[str, str | None]:
     text = _text(path)
     if text.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in text):
         return {key: text}
-    return {key: text, f"{key}_base64": base64.b64encode(path).decode()}
+    return {
+        key: text,
+        f"{key}_base64": binascii.b2a_base64(path, newline=False).decode(),
+    }
