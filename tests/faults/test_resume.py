@@ -93,13 +93,14 @@ def test_two_transfers_that_wait_each_go_on_in_their_turn(scene: Scene) -> None:
     """The second one was not even begun when the first was cut, and comes after it."""
     planted(scene)
     cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    (first,) = scene.staging
     cutting.alter(scene.source)
-    env_cut = cutting.LOCAL_CUTS["btrfs receive killed"]
-    with scene.start("--json", "--rate", "16M") as program:
-        processes.wait_until(lambda: len(scene.backups) == 1)
+    with scene.start("--rate", "16M") as program:
+        processes.wait_until(lambda: first not in scene.staging)
         safe = cutting.wait_for_checkpoint(scene, SAFE, program)
-        env_cut(scene, program)
-        finish(program)
+        cutting.LOCAL_CUTS["btrfs receive killed"](scene, program)
+        assert_fails(finish(program), 1, "the next run goes on")
+    assert len(scene.backups) == 1
     resumed = cutting.check_resumed(scene, safe)
     assert resumed.parent is not None
     assert len(scene.backups) == 3
