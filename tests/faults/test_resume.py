@@ -1,0 +1,615 @@
+"""A transfer is cut, in every way: the next run goes on where it was sealed last."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakesFilesystems
+from tests.faults import cutting
+from tests.faults.conftest import Disks
+from tests.faults.cutting import INTERVAL, RATE, cut_short
+from tests.faults.scene import (
+    MIB,
+    STATE,
+    Scene,
+    assert_equal,
+    assert_fails,
+    command,
+    faulty_btrfs,
+    finish,
+    show,
+    was_faulty,
+)
+from tests.support import processes
+from tests.support.filesystems import PowerCut
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.btrfs
+
+Servers = Callable[..., Sshd]
+POINTS = ("--checkpoint-interval", str(INTERVAL))
+#: What a cut comes after; some 22 MiB are sent in all.
+SAFE = 4 * MIB
+#: How the shell pattern of a faulty btrfs sees the sending of a whole stream.
+SENDS = '" send -q --proto "*'
+
+
+def planted(scene: Scene, *, is_varied: bool = False) -> Scene:
+    """Give a scene worth cutting, with checkpoints close together."""
+    scene.options += POINTS
+    cutting.plant(scene.source, is_varied=is_varied)
+    return scene
+
+
+# Cuts of every kind
+
+
+def _check_every_cut(scene: Scene, cuts: dict[str, cutting.Cut]) -> None:
+    """Cut one transfer in many ways, one after the other; then let it complete."""
+    safe, transfer = 0, None
+    for name, cut in cuts.items():
+        before, safe = safe, cut_short(scene, safe + INTERVAL, cut)
+        assert scene.backups == [], name
+        left = cutting.seals(scene)
+        assert {seal.transfer for seal in left} == {transfer or left[0].transfer}, name
+        transfer = left[0].transfer
+        assert safe > before and left[-1].offset >= safe, name
+    resumed = cutting.check_resumed(scene, safe)
+    assert resumed.parent is None
+    cutting.check_plain_send_goes_on(scene)
+
+
+def test_a_transfer_over_ssh_survives_cuts_of_every_kind(ssh_scene: Scene) -> None:
+    _check_every_cut(planted(ssh_scene, is_varied=True), cutting.SSH_CUTS)
+
+
+def test_a_local_transfer_survives_cuts_of_every_kind(scene: Scene) -> None:
+    _check_every_cut(planted(scene, is_varied=True), cutting.LOCAL_CUTS)
+
+
+def test_an_incremental_transfer_goes_on_with_its_reflinks(ssh_scene: Scene) -> None:
+    scene = planted(ssh_scene, is_varied=True)
+    scene.back_up()
+    cutting.alter(scene.source)
+    safe = cut_short(scene, SAFE, cutting.SSH_CUTS["the ssh master killed"])
+    assert len(scene.backups) == 1
+    resumed = cutting.check_resumed(scene, safe)
+    assert resumed.parent == scene.snapshots[0].path.name
+    cutting.check_plain_send_goes_on(scene)
+
+
+def test_two_transfers_that_wait_each_go_on_in_their_turn(scene: Scene) -> None:
+    """The second one was not even begun when the first was cut, and comes after it."""
+    planted(scene)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    (first,) = scene.staging
+    cutting.alter(scene.source)
+    with scene.start("--rate", "16M") as program:
+        processes.wait_until(lambda: first not in scene.staging)
+        safe = cutting.wait_for_checkpoint(scene, SAFE, program)
+        cutting.LOCAL_CUTS["btrfs receive killed"](scene, program)
+        assert_fails(finish(program), 1, "the next run goes on")
+    assert len(scene.backups) == 1
+    resumed = cutting.check_resumed(scene, safe)
+    assert resumed.parent is not None
+    assert len(scene.backups) == 3
+
+
+@pytest.fixture
+def line(new_sshd: Servers) -> Iterator[cutting.Line]:
+    """Lay a cable to another machine, so to say."""
+
+    def run(config: Sequence[str]) -> Sshd:
+        return new_sshd(config=tuple(config))
+
+    with cutting.laid_line(run) as line:
+        yield line
+
+
+def test_after_a_pulled_cable_only_the_rest_goes_over_the_wire(
+    line: cutting.Line, scene: Scene
+) -> None:
+    planted(scene)
+    line.connect(scene)
+    with line.start(scene, *RATE) as program:
+        safe = cutting.wait_for_checkpoint(scene, 10 * MIB, program)
+        line.pull()
+        done = finish(program)
+    assert_fails(done, 1, "connection", "the next run goes on")
+    # The other side does not know of the cut: all that worked there still does.
+    assert scene.worker("btrfs", "receive")
+    line.repair()
+    before = line.arrived()
+    done = line.run(scene, "--json", "-S")
+    wire = line.arrived() - before
+    (transfer,) = cutting.sent(done)
+    assert transfer.resumed >= safe
+    rest = cutting.stream_size(scene, transfer) - transfer.resumed
+    # When the cable is in again, the kernel sends what ssh had given it before.
+    old = int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
+    assert rest < wire < 1.02 * rest + old, (transfer, rest, wire)
+    assert wire < transfer.resumed + rest
+    cutting.check_arrived(scene)
+
+
+def test_a_stream_of_compressed_data_goes_on(
+    btrfs: MakesFilesystems, disks: Disks
+) -> None:
+    source = btrfs(mount_options=("compress-force=zstd",))
+    scene = planted(Scene(source, disks[1]))
+    for number in range(8):  # 5 MiB that shrink to some 3
+        text = os.urandom(640 * 1024).hex()
+        (scene.source / f"text {number}").write_text(text)
+    safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["btrfs receive killed"])
+    resumed = cutting.check_resumed(scene, safe)
+    dump = ("bash", "-c", '"$@" | btrfs receive --dump | grep -c ^encoded_write', "-")
+    send = ("btrfs", "send", "-q", "--proto", "2", "--compressed-data")
+    assert int(command(*dump, *send, scene.snapshot_folder / resumed.name)) > 10
+    cutting.check_plain_send_goes_on(scene)
+
+
+def test_a_transfer_that_is_compressed_on_the_wire_goes_on(ssh_scene: Scene) -> None:
+    scene = planted(ssh_scene)
+    scene.options += ("--compress", "zstd")
+    safe = cut_short(scene, SAFE, cutting.SSH_CUTS["the ssh client killed"])
+    transfer, *_ = cutting.sent(scene.run("--json"))
+    assert transfer.resumed >= safe
+    cutting.check_arrived(scene)
+
+
+def test_a_cut_transfer_goes_on_with_checkpoints_at_other_places(scene: Scene) -> None:
+    planted(scene)
+    safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    resumed = cutting.check_resumed(scene, safe, "--checkpoint-interval", "3M")
+    assert resumed.resumed % (3 * MIB) > 64 * 1024
+
+
+@pytest.mark.parametrize("prefix", ["$(x) 'q\" \n \udcff-", "l" * 230])
+def test_a_transfer_goes_on_whatever_its_snapshot_is_called(
+    ssh_scene: Scene, prefix: str
+) -> None:
+    """The second name leaves no room for what the names of checkpoints add."""
+    scene = planted(ssh_scene)
+    scene.options[scene.options.index("s-")] = prefix
+    safe = cut_short(scene, SAFE, cutting.SSH_CUTS["btrfs receive killed"])
+    assert cutting.check_resumed(scene, safe).name.startswith(prefix)
+
+
+# What happened to the source meanwhile
+
+
+def test_a_transfer_goes_on_after_all_that_leaves_a_source_as_it_is(
+    btrfs: MakesFilesystems, disks: Disks
+) -> None:
+    disk = btrfs(size="2G")
+    scene = planted(Scene(disk, disks[1]))
+    scene.back_up()
+    cutting.alter(scene.source)
+    safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    disk.snapshot(scene.source, "another", writable=True)
+    (disk.path / "another" / "new").write_bytes(os.urandom(MIB))
+    for name in ("first", "third", "new 1"):
+        command("cp", "--reflink=always", scene.source / name, disk.path / name)
+    (scene.source / "second").write_bytes(os.urandom(MIB))
+    command("btrfs", "balance", "start", "--full-balance", disk.path)
+    scene.wait_for_quiet()
+    disk.unmount()
+    disk.mount()
+    cutting.check_resumed(scene, safe)
+
+
+# The stream is another one
+
+
+def _check_sent_anew(scene: Scene, done: subprocess.CompletedProcess[str]) -> None:
+    transfer, *_ = cutting.sent(done)
+    assert "sent again from the start" in done.stderr
+    assert transfer.resumed == 0
+    assert transfer.size >= cutting.stream_size(scene, transfer)
+    cutting.check_arrived(scene)
+    cutting.check_plain_send_goes_on(scene)
+
+
+def test_a_stream_that_is_another_one_is_sent_from_the_start(
+    any_scene: Scene, tmp_path: Path
+) -> None:
+    scene = planted(any_scene)
+    safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    assert safe
+    other = scene.source / STATE / "other"
+    with open(scene.source / "first", "r+b") as file:
+        file.seek(MIB // 2)
+        file.write(b"x")  # of the same size, and its header with another checksum
+    command("btrfs", "subvolume", "snapshot", "-r", scene.source, other)
+    send = f"real send -q --proto 2 --compressed-data {other}"
+    send = send.replace("real", shutil.which("btrfs") or "btrfs")
+    env = faulty_btrfs(tmp_path, SENDS, send)
+    done = scene.run("--json", env=env)
+    assert was_faulty(tmp_path)
+    _check_sent_anew(scene, done)
+
+
+def test_a_stream_that_ends_before_its_checkpoint_is_sent_from_the_start(
+    scene: Scene, tmp_path: Path
+) -> None:
+    planted(scene)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    other = scene.source / STATE / "other"
+    command("btrfs", "subvolume", "create", other)
+    command("btrfs", "property", "set", other, "ro", "true")
+    btrfs = shutil.which("btrfs")
+    send = f"{btrfs} send -q --proto 2 --compressed-data {other}"
+    done = scene.run("--json", env=faulty_btrfs(tmp_path, SENDS, send))
+    assert was_faulty(tmp_path)
+    _check_sent_anew(scene, done)
+
+
+@pytest.mark.parametrize("shift", [-4096, 1, 100 * MIB])
+def test_a_seal_that_lies_about_its_place_is_not_believed(
+    scene: Scene, shift: int
+) -> None:
+    planted(scene)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    scene.wait_for_quiet()
+    newest = cutting.seals(scene)[-1]
+    honest, lie = f"{newest.offset:020}", f"{newest.offset + shift:020}"
+    newest.path.rename(newest.path.with_name(newest.path.name.replace(honest, lie)))
+    _check_sent_anew(scene, scene.run("--json"))
+
+
+def test_a_seal_that_was_opened_is_not_built_upon(scene: Scene) -> None:
+    planted(scene)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    scene.wait_for_quiet()
+    for seal in cutting.seals(scene):
+        command("btrfs", "property", "set", "-f", "-ts", seal.path, "ro", "false")
+        (seal.path / "first").write_bytes(b"tampered with")
+        command("btrfs", "property", "set", "-ts", seal.path, "ro", "true")
+    done = scene.run("--json")
+    assert cutting.sent(done)[0].resumed == 0
+    cutting.check_arrived(scene)
+
+
+def test_a_transfer_whose_parent_is_gone_is_planned_anew(scene: Scene) -> None:
+    planted(scene)
+    scene.back_up()
+    cutting.alter(scene.source)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    scene.wait_for_quiet()
+    (parent,) = scene.backups
+    command("btrfs", "subvolume", "delete", parent.path)
+    done = scene.run("--json")
+    assert [(one.parent, one.resumed) for one in cutting.sent(done)][0] == (None, 0)
+    cutting.check_arrived(scene)
+
+
+# The end, and what is left
+
+
+@pytest.mark.parametrize(
+    ("calls", "action"),
+    [
+        ('" receive "*', 'real "$@"; kill_program'),
+        ('" subvolume snapshot -r "*/incoming/*', "kill_program"),
+        ('" subvolume snapshot -r "*/incoming/*', 'real "$@"; kill_program'),
+        ('" subvolume delete -c "*/incoming/*', "kill_program"),
+    ],
+    ids=["received", "before publishing", "published", "before deleting"],
+)
+def test_a_run_that_is_killed_at_the_end_of_a_transfer_is_made_good(
+    scene: Scene, tmp_path: Path, calls: str, action: str
+) -> None:
+    planted(scene)
+    killed = scene.run(env=faulty_btrfs(tmp_path, calls, action))
+    assert was_faulty(tmp_path), killed.stderr
+    assert killed.returncode == -signal.SIGKILL
+    scene.wait_for_quiet()
+    scene.check_laws()
+    assert scene.staging, "all of it was cleared away before"
+    is_published = len(scene.backups) == 1
+    done = scene.run("--json")
+    transfer, *_ = cutting.sent(done)
+    if not is_published:
+        whole = cutting.stream_size(scene, transfer)
+        assert whole - transfer.resumed <= 2 * INTERVAL, "not much was left to send"
+    cutting.check_arrived(scene)
+    cutting.check_plain_send_goes_on(scene)
+
+
+@pytest.mark.parametrize("stopped", ["btrfs receive", "all of it"])
+def test_a_frozen_receiver_from_before_is_ended_or_left_alone(
+    any_scene: Scene, stopped: str
+) -> None:
+    scene = planted(any_scene)
+    frozen: list[processes.Process] = []
+
+    def freeze(scene: Scene, program: subprocess.Popen[str]) -> None:
+        receivers = [scene.wait_for_worker("btrfs", "receive")]
+        if stopped == "all of it":
+            words = {"sh", "receive"}
+            receivers += [w for w in scene.workers() if words <= set(w.argv)]
+        processes.kill(receivers, signal.SIGSTOP)
+        frozen.extend(receivers)
+        program.kill()
+
+    try:
+        safe = cut_short(scene, SAFE, freeze)
+        transfer, *_ = cutting.sent(scene.run("--json", timeout=60))
+        is_ended = not any(process.alive() for process in frozen)
+        assert is_ended, "who is root can end it"
+        assert transfer.resumed >= safe
+    finally:
+        cutting.kill_orphans(scene)
+    cutting.check_arrived(scene)
+
+
+def test_without_checkpoints_there_is_no_body_and_a_cut_leaves_nothing(
+    any_scene: Scene,
+) -> None:
+    scene = planted(any_scene)
+    with scene.start(*RATE, "--no-checkpoints") as program:
+        scene.wait_for_data(5 * MIB)
+        assert cutting.filters_of(program) == []
+        assert cutting.staged(scene) == []
+        cutting.LOCAL_CUTS["btrfs receive killed"](scene, program)
+        done = finish(program)
+    assert_fails(done, 1, "btrfs receive", "SIGKILL")
+    assert "goes on from" not in done.stderr
+    assert scene.staging == []
+    done = scene.run("--json", "--no-checkpoints")
+    transfer, *_ = cutting.sent(done)
+    assert transfer.size == cutting.stream_size(scene, transfer)
+    cutting.check_arrived(scene)
+
+
+def test_a_run_without_checkpoints_sends_a_cut_transfer_from_the_start(
+    scene: Scene,
+) -> None:
+    planted(scene)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    done = scene.run("--json", "--no-checkpoints")
+    transfer, *_ = cutting.sent(done)
+    assert transfer.resumed == 0
+    assert transfer.size == cutting.stream_size(scene, transfer)
+    cutting.check_arrived(scene)
+
+
+def test_a_small_local_transfer_has_no_checkpoints(scene: Scene) -> None:
+    scene.options += POINTS
+    scene.write(INTERVAL // 2)
+    (transfer,) = cutting.sent(scene.run("--json"))
+    assert transfer.size == cutting.stream_size(scene, transfer)
+    cutting.check_arrived(scene)
+
+
+def test_what_another_source_left_at_the_destination_is_not_touched(
+    disks: Disks,
+) -> None:
+    cut, other = planted(Scene(*disks)), planted(Scene(*disks))
+    other.target.rmdir()
+    other.target, other.place = cut.target, cut.place
+    other.options[other.options.index("s-")] = "other-"
+    safe = cut_short(cut, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    cut.wait_for_quiet()
+    left = cutting.seals(cut)[-1]
+    for _ in range(2):
+        other.back_up()
+        assert cutting.seals(cut)[-1] == left
+        assert cut.staging == [left.transfer]
+        other.write()
+    done = cut.run("--json")
+    assert cutting.sent(done)[0].resumed >= safe
+    assert cut.staging == []
+    for scene in (cut, other):
+        origins = {snapshot.uuid for snapshot in scene.snapshots}
+        assert origins <= {backup.received_uuid for backup in cut.backups}
+        scene.check_complete()
+    cutting.check_nothing_is_left(cut)
+
+
+def test_two_destinations_on_one_disk_each_go_on_from_their_own(disks: Disks) -> None:
+    """Their seals have the same UUIDs: those of the same stream."""
+    one = planted(Scene(*disks))
+    other = one.target.with_name(one.target.name + "-other")
+    other.mkdir()
+    two = Scene(*disks)
+    shutil.rmtree(two.target)
+    two.source, two.name = one.source, one.name
+    two.snapshot_folder, two.options = one.snapshot_folder, one.options
+    two.target, two.place = other, str(other)
+    killed = cutting.LOCAL_CUTS["the program killed"]
+    safe = [cut_short(one, SAFE, killed)]
+    one.wait_for_quiet()
+    safe.append(cut_short(two, SAFE, killed, "-S"))
+    one.wait_for_quiet()
+    for scene, at_least in zip((two, one), safe[::-1], strict=True):
+        transfer, *_ = cutting.sent(scene.run("--json"))
+        assert transfer.resumed >= at_least
+        scene.check_complete()
+        assert scene.staging == []
+    cutting.check_nothing_is_left(one)
+
+
+@pytest.mark.parametrize(
+    ("days", "is_kept"), [(13, True), (15, False)], ids=["13 days", "15 days"]
+)
+def test_what_a_cut_left_expires_after_two_weeks(
+    scene: Scene, days: int, is_kept: bool
+) -> None:
+    planted(scene)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    scene.wait_for_quiet()
+    _age(scene, timedelta(days=days))
+    transfer, *_ = cutting.sent(scene.run("--json"))
+    assert (transfer.resumed > 0) == is_kept
+    cutting.check_arrived(scene)
+
+
+def test_what_a_cut_left_expires_when_it_is_told_to(scene: Scene) -> None:
+    planted(scene)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    scene.wait_for_quiet()
+    _age(scene, timedelta(hours=3))
+    done = scene.run("--json", "--staging-max-age", "2h")
+    assert cutting.sent(done)[0].resumed == 0
+    cutting.check_arrived(scene)
+
+
+def _age(scene: Scene, age: timedelta) -> None:
+    """Let it look as if what is in staging had begun earlier."""
+    (transfer,) = scene.staging
+    then = f"{datetime.now(timezone.utc) - age:%Y%m%dT%H%M%SZ}"
+    aged = re.sub(r"^\d{8}T\d{6}Z", then, transfer)
+    incoming = scene.target / STATE / "incoming"
+    (incoming / transfer).rename(incoming / aged)
+
+
+# Disks
+
+
+def test_a_power_cut_costs_no_sealed_interval(
+    disks: Disks, power_cut: PowerCut
+) -> None:
+    scene = planted(Scene(disks[0], power_cut.filesystem))
+    with scene.start(*RATE) as program:
+        safe = cutting.wait_for_checkpoint(scene, SAFE, program)
+        cut = power_cut.cut()  # without a word to the filesystem
+        program.kill()
+    scene.wait_for_quiet()
+    scene.target = cut.path / scene.target.relative_to(power_cut.path)
+    scene.place = str(scene.target)
+    assert scene.backups == []
+    cutting.check_resumed(scene, safe)
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_a_transfer_that_filled_its_destination_goes_on_when_there_is_room(
+    disks: Disks, btrfs: MakesFilesystems, request: pytest.FixtureRequest, kind: str
+) -> None:
+    disk = btrfs(size="110M", mkfs_options=("--mixed",))
+    sshd = request.getfixturevalue("sshd") if kind == "ssh" else None
+    scene = planted(Scene(disks[0], disk, sshd))
+    disk.fill_up(leave_bytes=14 * MIB)
+    done = scene.run("--no-check-space")
+    assert_fails(done, 1, "btrfs receive", "No space left on device", "is full")
+    assert scene.backups == []
+    left = cutting.seals(scene)
+    assert left, "nothing is safe"
+    (disk.path / "filler").unlink()
+    disk.sync()
+    safe = left[0].offset  # the last one may have been cut itself
+    cutting.check_resumed(scene, safe, "--no-check-space")
+
+
+def test_checkpoints_do_not_pile_up(any_scene: Scene) -> None:
+    scene = any_scene
+    scene.options += ("--checkpoint-interval", "1M")
+    cutting.write_random(scene.source / "data", 40 * MIB, 1)
+    most, seen = 0, set()
+    with scene.start("--rate", "8M") as program:
+        while program.poll() is None:
+            there = cutting.staged(scene)
+            seen |= {one.path.name for one in there}
+            most = max(most, len(there))
+            time.sleep(0.02)
+    assert program.returncode == 0
+    assert len(seen) > 60, "there were no checkpoints"
+    # Each second all are deleted but three: 8 bodies and as many seals may have come.
+    assert most <= 32
+    cutting.check_arrived(scene)
+
+
+# Time
+
+
+def test_reading_again_what_is_there_is_not_a_stall(
+    any_scene: Scene, tmp_path: Path
+) -> None:
+    scene = planted(any_scene)
+    safe = cut_short(scene, 10 * MIB, cutting.LOCAL_CUTS["the program killed"])
+    slow = 'real "$@" | pv -q -L 3M'
+    env = faulty_btrfs(tmp_path, SENDS, slow)
+    began = time.monotonic()
+    done = scene.run("--json", "--stall-timeout", "2", "-S", env=env)
+    assert time.monotonic() - began > 4, "it was not slow"
+    assert was_faulty(tmp_path)
+    (transfer,) = cutting.sent(done)
+    assert transfer.resumed >= safe
+    cutting.check_arrived(scene)
+
+
+def test_a_source_that_gives_nothing_any_more_is_a_stall_while_it_is_read_again(
+    scene: Scene, tmp_path: Path
+) -> None:
+    planted(scene)
+    safe = cut_short(scene, 8 * MIB, cutting.LOCAL_CUTS["the program killed"])
+    stuck = 'real "$@" | { head -c 3000000; exec sleep 30; }'
+    env = faulty_btrfs(tmp_path, SENDS, stuck)
+    done = scene.run("--stall-timeout", "2", "-S", env=env)
+    assert was_faulty(tmp_path)
+    assert_fails(done, 1, "nothing moved for 2 s (--stall-timeout)")
+    cutting.check_resumed(scene, safe)
+
+
+@pytest.mark.parametrize(
+    "name", ["btrfs receive killed", "the ssh master killed"], ids=["receive", "master"]
+)
+def test_a_run_that_may_retry_goes_on_by_itself(ssh_scene: Scene, name: str) -> None:
+    scene = planted(ssh_scene)
+    with scene.start(*RATE, "--retries", "2", "--json", "-S") as program:
+        assert program.wait() == 0, "without a snapshot there is nothing to send"
+    with scene.start(*RATE, "--retries", "2", "--json") as program:
+        safe = cutting.wait_for_checkpoint(scene, SAFE, program)
+        cutting.SSH_CUTS[name](scene, program)
+        done = finish(program)
+    (transfer,) = cutting.sent(done)
+    assert transfer.resumed >= safe
+    assert "was cut" in done.stderr and "Trying again" in done.stderr
+    cutting.check_arrived(scene)
+
+
+def test_a_run_that_may_retry_gives_up_after_that(scene: Scene) -> None:
+    planted(scene)
+    with scene.start(*RATE, "--retries", "1") as program:
+        for _ in range(2):
+            receive = scene.wait_for_worker("btrfs", "receive")
+            cutting.wait_for_checkpoint(scene, INTERVAL, program)
+            processes.kill([receive])
+            processes.wait_until(lambda: not receive.alive())
+        done = finish(program)
+    assert_fails(done, 1, "btrfs receive", "SIGKILL", "the next run goes on")
+    cutting.check_resumed(scene, INTERVAL)
+
+
+def test_a_second_run_does_not_end_the_receiver_of_the_first(ssh_scene: Scene) -> None:
+    scene = planted(ssh_scene)
+    with scene.start(*RATE, "--json") as program:
+        cutting.wait_for_checkpoint(scene, SAFE, program)
+        assert_fails(scene.run(), 3)
+        done = finish(program)
+    (transfer,) = cutting.sent(done)
+    assert transfer.resumed == 0
+    cutting.check_arrived(scene)
+
+
+def test_it_is_said_from_where_a_transfer_goes_on(scene: Scene) -> None:
+    planted(scene)
+    safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    done = scene.back_up()
+    (said,) = re.findall(r"resumed at ([0-9.]+) MiB", done.stdout)
+    assert float(said) >= round(safe / MIB, 1)
+    assert_equal(scene.snapshots[0].path, scene.backups[0].path)
+    assert show(scene.backups[0].path).read_only
+    with contextlib.suppress(FileNotFoundError):
+        assert os.listdir(scene.target / STATE / "incoming") == []
