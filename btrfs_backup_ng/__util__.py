@@ -117,6 +117,15 @@ def format_span(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def format_age(age: timedelta) -> str:
+    """Write for people how long ago something was: ``5 min``, ``26 h``, ``12 days``."""
+    seconds = age.total_seconds()
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
+        if abs(seconds) < limit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86400:.0f} days"
+
+
 def parse_size(text: str) -> int:
     """Read a size like ``10M``, ``1.5G`` or ``4096`` (binary units) in bytes.
 

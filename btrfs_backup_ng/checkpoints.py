@@ -1,15 +1,21 @@
 """Own the process that adds checkpoints to a stream: a stage of a pipeline.
 
-It starts as fast as Python can: without ``site`` and with few imports. Exit status: 0,
-1 for a damaged stream, :data:`DIFFERS`; and by SIGPIPE if nobody reads.
+It starts as fast as Python can: without ``site`` and with few imports. It and what it
+imports also run on other machines, from Python 3.7 on. Exit status: 0, 1 for a damaged
+stream, :data:`DIFFERS`; and by SIGPIPE if nobody reads.
 """
 
+from __future__ import annotations
+
+import base64
 import errno
+import functools
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 
 from btrfs_backup_ng.sendstream.checkpoint import Checkpoints, StreamDiffers
 from btrfs_backup_ng.sendstream.format import StreamDamaged
@@ -24,21 +30,54 @@ _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
     " from btrfs_backup_ng.checkpoints import main; main()"
 )
+_UNPACK = """\
+import sys, types
+for name, text in %r:
+    module = types.ModuleType(name)
+    module.__path__ = []
+    sys.modules[name] = module
+    exec(text, module.__dict__)
+module.main()
+"""
 # ``btrfs send`` writes each command by itself. Waking for every one costs more CPU
 # than all else, so after a small piece it sleeps a little; more gathers (see ``hop``).
 _FEW, _MANY = 256 * 1024, 512 * 1024
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.00005, 0.0002
 
 
-def filter_argv(interval: int, known: tuple[int, bytes] | None) -> tuple[str, ...]:
+def filter_argv(words: Sequence[str]) -> tuple[str, ...]:
     """Give the command that adds checkpoints to what comes on its stdin.
 
-    :param interval: bytes between two of them.
-    :param known: offset and digest of the one to go on from.
+    :param words: what :func:`filter_words` gives.
     """
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    words = [str(interval), *([str(known[0]), known[1].hex()] if known else [])]
     return (sys.executable, "-I", "-S", "-c", _START, root, *words)
+
+
+def filter_words(interval: int, known: tuple[int, bytes] | None) -> tuple[str, ...]:
+    """Give the arguments of the filter.
+
+    :param interval: bytes between two checkpoints.
+    :param known: offset and digest of the one to go on from.
+    """
+    return (str(interval), *((str(known[0]), known[1].hex()) if known else ()))
+
+
+@functools.lru_cache(maxsize=None)
+def portable() -> str:
+    """Give the filter as one word, for ``exec(zlib.decompress(b64decode(word)))``."""
+    package = __name__.partition(".")[0]
+    inner = f"{package}.sendstream"
+    names = (f"{inner}.crc32c", f"{inner}.format", f"{inner}.checkpoint", __name__)
+    texts = [(package, ""), (inner, "")]
+    for name in names:
+        with open(sys.modules[name].__file__ or "", encoding="utf-8") as file:
+            texts.append((name, file.read()))
+    return _packed(_UNPACK % (texts,))
+
+
+def _packed(text: str) -> str:
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
 
 
 def main() -> None:
@@ -102,6 +141,8 @@ def _mover(source: int, sink: int) -> Callable[[int, bool], int]:
     def move(size: int, wanted: bool) -> int:
         try:
             return os.splice(source, sink if wanted else nowhere, size)
+        except AttributeError:  # Python before 3.10
+            pass
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOSYS):
                 raise

@@ -148,9 +148,13 @@ class Delivery:
         not to cross a wire. On this machine a transfer has to be longer than one.
         """
         wanted = self._job.options.checkpoint_interval
-        if not self._keeper or self._source.location.scheme is not Scheme.LOCAL:
+        if not (wanted and self._keeper):
             return 0
-        if self._keeper.location.scheme is Scheme.SSH or not wanted:
+        if not self._source.facts.has_python:
+            log.info("%s has no python3, so no checkpoints are made", self._source)
+            return 0
+        places = self._source.location, self._keeper.location
+        if any(place.scheme is Scheme.SSH for place in places):
             return wanted
         if size_bytes is None:
             what = transfer.snapshot, transfer.parent

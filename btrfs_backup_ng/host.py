@@ -82,6 +82,12 @@ class Host(Protocol):
         :raises LockHeld: if another run holds it for longer than ``wait_s``.
         """
 
+    def held(self, state: str) -> str | None:
+        """Give what the holder of a place's lock says of itself; ``None``: nobody is.
+
+        Nothing is made, and nobody is kept from the lock.
+        """
+
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping, atomically and durably."""
 
@@ -144,7 +150,7 @@ class LocalHost:
         holder = os.path.join(state, "holder")
         descriptor = _open_state(state)
         try:
-            while not _flocked(descriptor):
+            while not _flocked(descriptor, fcntl.LOCK_EX):
                 check_interrupted()
                 if time.monotonic() >= deadline:
                     raise LockHeld(os.fsdecode(_read_if_there(holder) or b""))
@@ -160,6 +166,18 @@ class LocalHost:
             yield say
         finally:
             os.close(descriptor)
+
+    def held(self, state: str) -> str | None:
+        """Try for a shared lock, which ends at once."""
+        if not os.path.lexists(state):
+            return None
+        descriptor = _open_state(state)
+        try:
+            if _flocked(descriptor, fcntl.LOCK_SH):
+                return None
+        finally:
+            os.close(descriptor)
+        return os.fsdecode(_read_if_there(os.path.join(state, "holder")) or b"")
 
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping."""
@@ -217,9 +235,9 @@ def _open_state(state: str) -> int:
         ) from error
 
 
-def _flocked(descriptor: int) -> bool:
+def _flocked(descriptor: int, how: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno == errno.EWOULDBLOCK:
             return False

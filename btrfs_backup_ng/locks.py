@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Self
 
@@ -78,25 +78,54 @@ class Holder:
             try:
                 say = stack.enter_context(endpoint.lock(wait_s, self.line()))
             except LockHeld as error:
-                raise _busy(endpoint, error.message) from error
+                raise busy(endpoint, error.message) from error
             log.info("locked %s", endpoint)
             self._says[endpoint] = say
             stack.callback(self._says.pop, endpoint, None)
             yield
 
 
-def _busy(endpoint: BtrfsEndpoint, holder: str) -> Busy:
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Who holds a lock, as it says itself.
+
+    :ivar since: when its run began, aware, in the zone of this machine.
+    :ivar doing: what, for people; may be nothing.
+    """
+
+    pid: int
+    host: str
+    since: datetime
+    doing: str
+
+    def __str__(self) -> str:
+        """Give all that in a few words."""
+        words = [f"pid {self.pid}"]
+        if self.host != os.uname().nodename:
+            words.append(f"on {self.host}")
+        words.append(f"since {self.since:%H:%M}")
+        words += [self.doing] if self.doing else []
+        return visible(", ".join(words))
+
+
+def parse_holder(text: str) -> Worker | None:
+    """Read what :meth:`Holder.line` wrote; ``None`` if that is not what it is."""
     try:
-        facts = json.loads(holder)
+        facts = json.loads(text)
         since = datetime.fromisoformat(facts["since"]).astimezone()
-        words = [f"pid {facts['pid']}"]
-        if facts["host"] != os.uname().nodename:
-            words.append(f"on {facts['host']}")
-        words.append(f"since {since:%H:%M}")
-        words += [facts["doing"]] if facts["doing"] else []
-        who = f" ({visible(', '.join(words))})"
-    except (ValueError, KeyError, TypeError):
-        who = ""
+        pid, host, doing = int(facts["pid"]), str(facts["host"]), str(facts["doing"])
+        return Worker(pid, host, since, doing)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def busy(endpoint: BtrfsEndpoint, holder: str) -> Busy:
+    """Say who holds the lock of a place.
+
+    :param holder: what he wrote about himself.
+    """
+    worker = parse_holder(holder)
+    who = f" ({worker})" if worker else ""
     return Busy(
         f"another run is working on {endpoint}{who}", hint="Wait for it:  --wait 3600"
     )

@@ -1,5 +1,6 @@
 """Own how large a transfer is going to be: quickly and roughly, or exactly."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +10,16 @@ from uuid import uuid4
 from btrfs_backup_ng import wire
 from btrfs_backup_ng.__util__ import MIB, BackupError
 from btrfs_backup_ng.btrfs.facts import INCOMING
+from btrfs_backup_ng.btrfs.extents import Extents
+from btrfs_backup_ng.btrfs.ioctl import opened_directory
 from btrfs_backup_ng.btrfs.parse import extent_size
 from btrfs_backup_ng.command import CommandFailed, Completed, settle
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, new_transfer_id
+from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.model import Snapshot
 from btrfs_backup_ng.process import PIPE, Child
 from btrfs_backup_ng.sendstream.format import StreamDamaged
-from btrfs_backup_ng.sendstream.size import predict_sizes
+from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
 
 #: How much of a dry stream is taken at once.
 _BLOCK = MIB
@@ -77,8 +81,9 @@ def stream_size(
 
         size = 0
         try:
-            for size in predict_sizes(read, compressed=protocol.endswith("c")):
-                pass
+            with _compressed(source, snapshot, protocol) as compressed:
+                for size in predict_sizes(read, compressed=compressed):
+                    pass
         except StreamDamaged as error:
             if over and over.is_set():
                 return size
@@ -114,6 +119,36 @@ def rehearsed(source: BtrfsEndpoint, name: str, now: datetime) -> Iterator[Snaps
         )
         child.stdin.close()
         _check(child)
+
+
+@contextmanager
+def _compressed(
+    source: BtrfsEndpoint, snapshot: Snapshot, protocol: str
+) -> Iterator[bool | Compressed]:
+    """Find out, where it can be seen, how data lies on the disk that goes like that."""
+    if not protocol.endswith("c") or source.location.scheme is not Scheme.LOCAL:
+        yield protocol.endswith("c")
+        return
+    with opened_directory(source.path(snapshot.name)) as top:
+        extents = Extents(top)
+        last: tuple[bytes, int | None] = b"", None
+
+        def compressed_size(path: bytes, inode: int | None, offset: int) -> int | None:
+            nonlocal last
+            if inode is None and path != last[0]:
+                last = path, _inode(path, top)
+            inode = inode or last[1]
+            return extents.compressed_size(inode, offset) if inode else None
+
+        yield compressed_size
+
+
+def _inode(path: bytes, top: int) -> int | None:
+    """Give the number of a file that a stream names, if it has that name at the end."""
+    try:
+        return os.stat(path, dir_fd=top, follow_symlinks=False).st_ino
+    except OSError:
+        return None
 
 
 def _check(child: Child) -> None:

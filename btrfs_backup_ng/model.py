@@ -103,6 +103,7 @@ class Facts:
     :ivar leftovers: names in its staging directory.
     :ivar is_mounted_read_only: nobody can write there.
     :ivar codecs: names of the stream compressors installed there.
+    :ivar has_python: at a source: there is a Python, so checkpoints can be made there.
     :ivar is_compressed: its filesystem is mounted with a compression.
     """
 
@@ -130,6 +131,7 @@ class Facts:
     has_folder: bool = False
     leftovers: tuple[str, ...] = ()
     codecs: frozenset[str] = frozenset()
+    has_python: bool = False
     is_compressed: bool = False
 
 

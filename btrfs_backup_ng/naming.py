@@ -9,6 +9,7 @@ from btrfs_backup_ng.__util__ import UsageError, visible
 
 _FORMAT = "%Y%m%d-%H%M%S"
 _TIME = re.compile(r"(\d{8}-\d{6})([+-]\d{4})?(?:_(\d{1,4}))?", re.ASCII)
+_ENDING = re.compile(_TIME.pattern + r"\Z", re.ASCII)
 #: NAME_MAX of Linux and BTRFS_NAME_LEN.
 _NAME_BYTES = 255
 
@@ -59,17 +60,28 @@ class Naming:
         if not name.startswith(self.prefix):
             return None
         match = _TIME.fullmatch(name[len(self.prefix) :])
-        if match is None:
-            return None
-        try:
-            if match[2]:
-                stamp = datetime.strptime(match[1] + match[2], _FORMAT + "%z")
-            else:
-                stamp = datetime.strptime(match[1], _FORMAT)
-            stamp += timedelta(microseconds=int(match[3] or 0))
-            return stamp.astimezone(timezone.utc)
-        except (ValueError, OverflowError, OSError):
-            return None
+        return _parse_time(match) if match else None
+
+
+def time_in(name: str) -> datetime | None:
+    """Give the time at the end of a name, whatever its prefix, as aware UTC.
+
+    :returns: ``None`` if nobody with our kind of names made it.
+    """
+    match = _ENDING.search(name)
+    return _parse_time(match) if match else None
+
+
+def _parse_time(match: re.Match[str]) -> datetime | None:
+    try:
+        if match[2]:
+            stamp = datetime.strptime(match[1] + match[2], _FORMAT + "%z")
+        else:
+            stamp = datetime.strptime(match[1], _FORMAT)
+        stamp += timedelta(microseconds=int(match[3] or 0))
+        return stamp.astimezone(timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:

@@ -117,6 +117,28 @@ def check_destination(
     return _check_distance(destination, source, job)
 
 
+def check_readable(place: BtrfsEndpoint, sudo_line: str) -> None:
+    """Look at a place that nothing is going to be changed at.
+
+    :raises Refused: if what it keeps cannot be seen, or may be somewhere else.
+    """
+    facts = _look(place, sudo_line)
+    if not facts.exists:
+        raise Refused(f"{place} does not exist")
+    if not facts.is_directory:
+        raise Refused(f"{place} is not a directory that can be entered")
+    if facts.on_system_disk and facts.is_empty:
+        raise Refused(
+            f"{place} is an empty directory on the system disk; is the backup disk"
+            " mounted?"
+        )
+    if not facts.is_btrfs:
+        kind = visible(facts.filesystem_type)
+        raise Refused(f"{place} is {kind}, and snapshots are only on btrfs")
+    _check_tools(place, facts)
+    _check_privilege(place, facts, sudo_line)
+
+
 def _check_directory(endpoint: BtrfsEndpoint, facts: Facts) -> None:
     path = visible(endpoint.location.path)
     if not facts.exists:

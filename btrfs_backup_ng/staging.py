@@ -29,7 +29,8 @@ class Checkpoint:
 
     :ivar offset: bytes of the stream that are there.
     :ivar digest: of the commands of the stream up to there: the seal's received UUID.
-    :ivar useless: names in the staging directory that are to be deleted before.
+    :ivar useless: names in the staging directory that are to be deleted before; the
+        body that was cut is the first.
     """
 
     transfer_id: str
@@ -137,8 +138,13 @@ def newest_checkpoint(
     newest = max((name for name in seals if _offset(name)), key=_offset, default=None)
     if newest is None:
         return None
-    useless = tuple(name for name in names if name != newest)
-    return Checkpoint(transfer_id, _offset(newest), seals[newest], useless)
+    useless = sorted((name for name in names if name != newest), key=_made_at)
+    return Checkpoint(transfer_id, _offset(newest), seals[newest], (*useless[::-1],))
+
+
+def _made_at(name: str) -> int:
+    parsed = parse_name(os.fsencode(name))
+    return parsed[1] if parsed else 0
 
 
 def _offset(name: str) -> int:

@@ -16,9 +16,10 @@ from btrfs_backup_ng.__util__ import (
     visible,
 )
 from btrfs_backup_ng.btrfs.parse import explain
-from btrfs_backup_ng.checkpoints import DIFFERS, filter_argv
+from btrfs_backup_ng.checkpoints import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.command import Command, CommandFailed, Completed
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, Sink, new_transfer_id
+from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.measure import stream_size
 from btrfs_backup_ng.model import Snapshot, TransferOptions
 from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, run_pipeline
@@ -156,8 +157,10 @@ def run_transfer(
         transfer_id = staging.full_id(start, snapshot, transfer.parent, route.protocol)
     between = stages_between(source.location, sink.location, way.options, route.codec)
     stages = (
-        source.source(snapshot, transfer.parent, route.protocol, route.codec),
-        *_checkpointing(way),
+        source.source(
+            snapshot, transfer.parent, route.protocol, route.codec, _filter_words(way)
+        ),
+        *_filter_here(way, source),
         *between,
         sink.sink(transfer_id, snapshot, route.codec, useless),
     )
@@ -191,16 +194,22 @@ def run_transfer(
     return moved
 
 
-def _checkpointing(way: Way) -> tuple[Command, ...]:
-    if not way.interval:
-        return ()
+def _filter_words(way: Way) -> tuple[str, ...]:
+    """Give what the filter for checkpoints is told; nothing if there is to be none."""
     known = way.checkpoint.known if way.checkpoint else None
-    return (Command(filter_argv(way.interval, known), label=_FILTER),)
+    return filter_words(way.interval, known) if way.interval else ()
+
+
+def _filter_here(way: Way, source: BtrfsEndpoint) -> tuple[Command, ...]:
+    """Give the filter as a stage; that of another machine is a part of its sender."""
+    words = _filter_words(way)
+    is_here = source.location.scheme is Scheme.LOCAL
+    return (Command(filter_argv(words), label=_FILTER),) if words and is_here else ()
 
 
 def _differs(error: PipelineFailed) -> bool:
-    stages = (error.blamed, *error.others)
-    return any(s.command.label == _FILTER and s.status == DIFFERS for s in stages)
+    """Tell whether a filter, here or there, says that it is another stream."""
+    return any(stage.status == DIFFERS for stage in (error.blamed, *error.others))
 
 
 def _clear(sink: Sink, transfer_id: str, way: Way) -> str:

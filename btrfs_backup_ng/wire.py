@@ -42,6 +42,8 @@ HELLO = Verb(
     ' f protocol "$(cat /sys/fs/btrfs/features/send_stream_version 2>/dev/null)";'
     ' d=$2; if [ -e "$d" ] || [ -L "$d" ]; then f exists 1; fi;'
     ' cd -P -- "$d" 2>/dev/null || e 0; f directory 1;'
+    ' if [ -n "$3" ] && python3 -I -S -c "import sys; sys.exit(sys.version_info<(3,7))"'
+    " 2>/dev/null; then f python 1; fi;"
     ' s=$3; [ -z "$s" ] || $b filesystem sync . >/dev/null 2>&1;'
     ' f stat "$(stat -f -c "%t %i %S %b %f %a" . 2>/dev/null)";'
     ' f where "$PWD"; f mounts "$(cat /proc/self/mountinfo)";'
@@ -99,6 +101,15 @@ LOCK = Verb(
     ' n() { i=$((i+1)); printf %s "$l" 2>/dev/null >"$h";'
     ' echo "$$ $i" 2>/dev/null >"$g"; }; n; echo locked;'
     ' while l=$($t head -n 1); [ -n "$l" ]; do n; done; rm -f "$g"; e 0',
+)
+
+#: STATE -> nothing, or if somebody holds its lock, ``1`` and who. It makes nothing, and
+#: a shared lock for an instant disturbs no other look.
+HELD = Verb(
+    "held",
+    '[ -d "$1" ] || e 0; if [ -r "$1" ]; then exec 9<"$1"; flock -s -n 9; r=$?;'
+    ' else $p test -r "$1" || e 1; $p flock -s -n "$1" true; r=$?; fi;'
+    ' case $r in 0) e 0;; 1) printf 1; x cat "$1/holder" 2>/dev/null; e 0;; esac; e 1',
 )
 
 #: DIRECTORY, STATE, FILE NAME -> names, an empty name, then: id and path of the
@@ -160,28 +171,42 @@ SNAPSHOT = Verb(
 )
 
 #: Goes on if ``$r`` is 0. It holds the statuses of the two ends of a pipe, the one that
-#: ended first in front; that of the (de)compressor only if it failed, behind a z.
+#: ended first in front; those of what is between only if they failed, behind a z (the
+#: (de)compressor) or a k (checkpoints).
 _FIRST = (
-    ' [ "$r" = 0 ] || { set -- $r; case ${1:-1} in z*|0)'
+    ' [ "$r" = 0 ] || { set -- $r; case ${1:-1} in k*) e "${1#k}";; z*|0)'
     ' echo "ERROR: (de)compressing failed" >&2; e 74;; *) e "${1:-1}";; esac;'
     " }; "
 )
-#: PROTOCOL, PARENT (or ""), SNAPSHOT, CODEC (see ``codecs``): a send stream on
-#: stdout. Protocol ``2c`` is 2 with compressed data as it lies on the disk; an ``n`` in
-#: front leaves the data out.
+#: PROTOCOL, PARENT (or ""), SNAPSHOT, CODEC (see ``codecs``) and, for checkpoints,
+#: what ``checkpoints`` wants to know: a send stream on stdout. Protocol ``2c`` is 2
+#: with compressed data as it lies on the disk; an ``n`` in front leaves the data out.
 SEND = Verb(
     "send",
-    "r=$1; a=$2; t=$3; c=$4; d=; set --;"
+    "r=$1; a=$2; t=$3; c=$4; d=; shift 4; i=$*; set --;"
     " case $r in n*) d=--no-data; r=${r#n};; esac;"
     " case $r in 2c) set -- --proto 2 --compressed-data;; 2) set -- --proto 2;; esac;"
     ' [ -z "$a" ] || set -- "$@" -p "$a"; set -- "$@" -- "$t";'
     ' case $c in zstd:*) c="zstd -q -c -T2 -${c#*:}";; lz4) c="lz4 -q -c";;'
-    ' *) $b send -q $d "$@"; e $?;; esac;'
-    ' exec 4>&1; r=$( { { $b send -q $d "$@" 3>&-; echo $? >&3; } |'
-    ' { $c >&4 3>&-; z=$?; [ $z = 0 ] || echo "z$z" >&3; }; } 3>&1 ); exec 4>&-;'
-    + _FIRST
-    + "e 0",
+    ' *) c=; [ -n "$i" ] || { $b send -q $d "$@"; e $?; };; esac;'
+    ' s() { $b send -q $d "$@" 3>&-; echo $? >&3; };'
+    ' z() { $c 3>&-; z=$?; [ $z = 0 ] || echo "z$z" >&3; };'
+    ' exec 4>&1; r=$( { case "$i,$c" in ,*) s "$@" | z;; *,) s "$@" | k;;'
+    ' *) s "$@" | k | z;; esac >&4; } 3>&1 ); exec 4>&-;' + _FIRST + "e 0",
 )
+
+
+def send_with_checkpoints(code: str) -> Verb:
+    """Give :data:`SEND` with the filter for checkpoints in it, for another machine.
+
+    :param code: Python, packed into one word: ``checkpoints.portable``.
+    """
+    run = "import base64,sys,zlib;"
+    run += "exec(zlib.decompress(base64.b64decode(sys.argv.pop(1))))"
+    start = f'k() {{ python3 -I -S -c "{run}" {code} $i 3>&-; k=$?;'
+    start += ' [ $k = 0 ] || echo "k$k" >&3; }; '
+    return Verb(SEND.name, start + SEND.body)
+
 
 #: ``flush DIRECTORY`` writes to the disk, every second until stdin ends, what came
 #: so far: the disk works while the stream comes, and little is left to do at the end.
@@ -228,7 +253,8 @@ PUBLISH = Verb(
     ' $b subvolume snapshot -r -- "$f" "$t" >/dev/null || e 1;'
     ' if [ "$6" = 1 ]; then $b subvolume show -- "$t" || e 1; fi; d=$1/incoming/$2;'
     ' shift 6; for n; do shift; set -- "$@" "$d/$n"; done;'
-    ' $b subvolume delete -c -- "$f" "$@" >/dev/null && x rmdir -- "$d"; e $?',
+    ' $b subvolume delete -c -- "$f" "$@" >/dev/null; r=$?;'
+    ' x rmdir -- "$d" 2>/dev/null; e $r',
 )
 
 #: STATE, WHICH (``all`` or ``unsealed``: those that cannot go on), ID ...: drop what
@@ -236,7 +262,7 @@ PUBLISH = Verb(
 DISCARD = Verb(
     "discard",
     's=$1; w=$2; shift 2; r=0; own "$s/incoming" || e 1;'
-    ' sealed() { [ "$w" != all ] && set -- "$1"/.seal-* && [ -e "$1" ]; };'
+    ' sealed() { [ "$w" = unsealed ] && set -- "$1"/.seal-* && [ -e "$1" ]; };'
     " for i; do d=$s/incoming/$i;"
     ' [ -d "$d" ] || continue; own "$d" || e 1; sealed "$d" && continue; exec 9<"$d";'
     ' flock -n 9 || { printf "%s\\0" "$i"; continue; };'
@@ -312,6 +338,7 @@ VERBS = (
     KEEP,
     PREPARE,
     LOCK,
+    HELD,
     LIST,
     ITEMS,
     PUT,

@@ -42,6 +42,7 @@ def read_facts(
         is_directory=os.path.isdir(directory),
         exists=os.path.lexists(directory),
         codecs=frozenset(name for name in PROGRAMS if find_program(name)),
+        has_python=bool(folder),
     )
     if not facts.is_directory:
         return facts
@@ -180,6 +181,7 @@ def parse_facts(answer: Mapping[str, str]) -> Facts:
         is_directory="directory" in answer,
         exists="exists" in answer,
         codecs=frozenset(name for name in PROGRAMS if answer.get(name)),
+        has_python=bool(answer.get("python")),
     )
     if not facts.is_directory:
         return facts

@@ -121,7 +121,7 @@ def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
     carriers = {}
-    for item in _search(descriptor, _UUID_TREE, _Key(0, 0, 0), _LAST):
+    for item in search(descriptor, _UUID_TREE, Key(0, 0, 0), _LAST):
         if item.key == _RECEIVED_KEY:  # its data: one id (u64) a subvolume
             uuid = UUID(bytes=struct.pack("<2Q", item.objectid, item.offset))
             ids = struct.unpack(f"<{len(item.data) // 8}Q", item.data)
@@ -137,7 +137,7 @@ def root_seal(descriptor: int, tree_id: int) -> tuple[bool, int, int, int] | Non
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
     sync(descriptor)  # what is changed and not committed is not in it
-    for item in _search(descriptor, _ROOT_TREE, _Key(tree_id, _ROOT_ITEM, 0), tree_id):
+    for item in search(descriptor, _ROOT_TREE, Key(tree_id, _ROOT_ITEM, 0), tree_id):
         if (item.objectid, item.key) == (tree_id, _ROOT_ITEM) and len(item.data) > 327:
             (flags,) = struct.unpack_from("<Q", item.data, 208)
             ctransid, otransid, _, rtransid = struct.unpack_from("<4Q", item.data, 295)
@@ -157,9 +157,9 @@ def nested_subvolumes(descriptor: int) -> list[bytes]:
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
     tree_id = subvolume_info(descriptor).tree_id
-    first = _Key(tree_id, _ROOT_REF_KEY, 0)
+    first = Key(tree_id, _ROOT_REF_KEY, 0)
     paths = []
-    for item in _search(descriptor, _ROOT_TREE, first, tree_id):
+    for item in search(descriptor, _ROOT_TREE, first, tree_id):
         if item.objectid == tree_id and item.key == _ROOT_REF_KEY:
             inode, _, length = _ROOT_REF.unpack_from(item.data)
             name = item.data[_ROOT_REF.size :][:length]
@@ -175,22 +175,26 @@ def _directory_path(descriptor: int, tree_id: int, inode: int) -> bytes:
     return bytes(buffer[16:]).partition(b"\0")[0]
 
 
-class _Key(NamedTuple):
+class Key(NamedTuple):
+    """Where an item stands in a tree."""
+
     objectid: int
     key: int
     offset: int
 
 
-class _Item(NamedTuple):
+class Item(NamedTuple):
+    """One item of a tree."""
+
     objectid: int
     key: int
     offset: int
     data: bytes
 
 
-def _search(
-    descriptor: int, tree: int, first: _Key, last_objectid: int
-) -> Iterator[_Item]:
+def search(
+    descriptor: int, tree: int, first: Key, last_objectid: int
+) -> Iterator[Item]:
     """Give the items of a tree from ``first`` to the end of ``last_objectid``."""
     buffer = bytearray(_SEARCH.size + _BUFFER)
     while True:
@@ -209,11 +213,11 @@ def _search(
         for _ in range(found):
             _, objectid, offset, key, size = _SEARCH_HEADER.unpack_from(buffer, at)
             at += _SEARCH_HEADER.size
-            yield _Item(objectid, key, offset, bytes(buffer[at : at + size]))
+            yield Item(objectid, key, offset, bytes(buffer[at : at + size]))
             at += size
         if not found:
             return
         if offset < _LAST:
-            first = _Key(objectid, key, offset + 1)
+            first = Key(objectid, key, offset + 1)
         else:
-            first = _Key(objectid, key + 1, 0)
+            first = Key(objectid, key + 1, 0)

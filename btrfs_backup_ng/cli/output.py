@@ -50,7 +50,7 @@ class Output:
         with self._guard:
             self._progress.clear()
             if isinstance(event, Failed):
-                _tell_failure(event)
+                tell_failure(event)
             elif isinstance(event, Noted):
                 if self._notes:
                     _tell_note(event)
@@ -129,7 +129,8 @@ def _sent(event: Sent) -> str:
     return f"{_way(event)}: {word} {what}{about}{how}{took}"
 
 
-def _tell_failure(event: Failed) -> None:
+def tell_failure(event: Failed) -> None:
+    """Say on stderr what failed, where, and what to do."""
     place = visible(event.place)
     place = "" if place in event.message else f"{place}: "
     log_message(f"{place}{event.message}", event.hint)

@@ -6,17 +6,10 @@ from datetime import timedelta
 from typing import NoReturn
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import (
-    GIB,
-    MIB,
-    UsageError,
-    parse_size,
-    parse_span,
-    visible,
-)
+from btrfs_backup_ng.__util__ import GIB, UsageError, visible
+from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.words import join_levels, split_at_dashes
-from btrfs_backup_ng.codecs import parse_codec
 from btrfs_backup_ng.model import Checks
 
 _EPILOG = """\
@@ -33,7 +26,13 @@ exit status:
   0 done   1 failed   2 usage   3 another run is at work   4 refused before any change
   10 some destinations failed, others did not   128+N ended by signal N
 
-try it without risk:  sudo btrfs-backup-ng demo
+verbs, as the first word; each has a --help:
+  list PLACE ...    snapshots, backups, and transfers that wait to go on
+  status PLACE ...  one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
+  prune PLACE ...   drop transfers that wait to go on (--staging)
+  diff A B          what changed between two snapshots of one place
+  doctor PLACE ...  can backups be made from or to these places?
+  demo              try it without risk:  sudo btrfs-backup-ng demo
 """
 
 
@@ -89,7 +88,7 @@ def _add_keeping(parser: Parser) -> None:
     add(
         "-N",
         "--num-snapshots",
-        type=_count,
+        type=values.count,
         metavar="N",
         help="keep the latest N snapshots at the source, and what a destination needs"
         " (default: keep all)",
@@ -97,7 +96,7 @@ def _add_keeping(parser: Parser) -> None:
     add(
         "-n",
         "--num-backups",
-        type=_backup_count,
+        type=values.backup_count,
         metavar="N",
         help="keep the latest N backups at each destination (default: keep all)",
     )
@@ -153,13 +152,13 @@ def _add_transfer(parser: Parser) -> None:
     )
     add(
         "--rate",
-        type=_size,
+        type=values.size,
         metavar="SIZE",
         help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
     )
     add(
         "--retries",
-        type=_retries,
+        type=values.retries,
         metavar="N",
         default=0,
         help="after a cut, wait and go on, up to N times in one run (default: 0; the"
@@ -167,7 +166,7 @@ def _add_transfer(parser: Parser) -> None:
     )
     add(
         "--checkpoint-interval",
-        type=_interval,
+        type=values.interval,
         metavar="SIZE",
         default=GIB,
         help="how much a cut may cost: what has arrived is sealed each SIZE bytes, over"
@@ -182,7 +181,7 @@ def _add_transfer(parser: Parser) -> None:
     )
     add(
         "--staging-max-age",
-        type=_span,
+        type=values.span,
         metavar="AGE",
         default=timedelta(days=14),
         help="delete what is left of a cut transfer after AGE, like 36h (default: 14d)",
@@ -197,7 +196,7 @@ def _add_transfer(parser: Parser) -> None:
     add("--no-mbuffer", action="store_false", dest="mbuffer", help="never use mbuffer")
     add(
         "--compress",
-        type=_codec,
+        type=values.codec,
         metavar="HOW",
         default="none",
         help="compress on the way through ssh: zstd, zstd:LEVEL, lz4, none, or auto,"
@@ -212,7 +211,7 @@ def _add_transfer(parser: Parser) -> None:
     )
     add(
         "--stall-timeout",
-        type=_seconds,
+        type=values.seconds,
         metavar="S",
         default=300.0,
         help="end a transfer in which nothing moves for S seconds, 0 for never"
@@ -226,7 +225,7 @@ def _add_safety(parser: Parser) -> None:
     add("--dry-run", action="store_true", help="say what would be done; change nothing")
     add(
         "--wait",
-        type=_seconds,
+        type=values.seconds,
         metavar="S",
         default=0.0,
         help="wait up to S seconds for another run to end (default: 0)",
@@ -263,7 +262,7 @@ def _add_safety(parser: Parser) -> None:
     )
     add(
         "--safety-margin",
-        type=_percent,
+        type=values.percent,
         metavar="PCT",
         default=10.0,
         help="free space to leave beyond what is needed, at least 100 MiB"
@@ -313,76 +312,6 @@ def add_display(parser: Parser) -> None:
         action="store_true",
         help="print the version; with -v those of python, kernel, btrfs and ssh, too",
     )
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UsageError(
-            f"'{visible(text)}' is not a number of snapshots to keep",
-            hint="The newest is always kept; leave the option out to keep all.",
-        )
-    return int(text)
-
-
-def _backup_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UsageError(
-            "-n takes a number here (backups to keep); for a rehearsal use --dry-run"
-        )
-    return int(text)
-
-
-def _number(text: str, what: str, largest: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= largest:
-        raise UsageError(f"'{visible(text)}' is not {what}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    return _number(text, "a number of seconds", 10.0**8)
-
-
-def _percent(text: str) -> float:
-    return _number(text, "a number of percent", 10000.0)
-
-
-def _size(text: str, option: str = "--rate") -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {visible(str(error))}") from error
-
-
-def _interval(text: str) -> int:
-    size = _size(text, "--checkpoint-interval")
-    if size < MIB:
-        raise UsageError(
-            f"--checkpoint-interval: '{visible(text)}' is less than 1M, which would"
-            " cost more than it saves"
-        )
-    return size
-
-
-def _retries(text: str) -> int:
-    return int(_number(text, "a number of further attempts", 10**6))
-
-
-def _span(text: str) -> timedelta:
-    try:
-        return parse_span(text)
-    except ValueError as error:
-        raise UsageError(f"--staging-max-age: {visible(str(error))}") from error
-
-
-def _codec(text: str) -> str:
-    try:
-        return parse_codec(text)
-    except ValueError as error:
-        raise UsageError(f"--compress: {visible(str(error))}") from error
 
 
 def display_level(namespaces: Sequence[argparse.Namespace]) -> str:

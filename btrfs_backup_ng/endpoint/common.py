@@ -17,6 +17,7 @@ from btrfs_backup_ng.btrfs.parse import (
     explain,
     parse_show,
 )
+from btrfs_backup_ng.checkpoints import portable
 from btrfs_backup_ng.host import Host, Say
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot, Waiting
@@ -194,17 +195,26 @@ class BtrfsEndpoint:
         )
 
     def source(
-        self, snapshot: Snapshot, parent: Snapshot | None, protocol: str, codec: str
+        self,
+        snapshot: Snapshot,
+        parent: Snapshot | None,
+        protocol: str,
+        codec: str,
+        checkpoints: Sequence[str] = (),
     ) -> Command:
         """Give the command that emits a snapshot as a stream.
 
         :param protocol: ``1``, ``2``, or ``2c`` with compressed data as it is.
         :param codec: what it is to be compressed with, if that is behind a wire.
+        :param checkpoints: what ``checkpoints`` wants to know, likewise.
         """
         base = self.path(parent.name) if parent else ""
         path = self.path(snapshot.name)
         words = (protocol, base, path, self._applied(codec))
-        return self.host.command(wire.SEND, *words, label="btrfs send")
+        if not (checkpoints and self.host.name):
+            return self.host.command(wire.SEND, *words, label="btrfs send")
+        verb = wire.send_with_checkpoints(portable())
+        return self.host.command(verb, *words, *checkpoints, label="btrfs send")
 
     def sink(
         self,
@@ -215,7 +225,8 @@ class BtrfsEndpoint:
     ) -> Command:
         """Give the command that receives into a staging directory of its own."""
         words = (self.state, transfer_id, snapshot.name, self._applied(codec))
-        return self.host.command(wire.RECEIVE, *words, *useless, label="btrfs receive")
+        batch = next(_batches(useless), [])
+        return self.host.command(wire.RECEIVE, *words, *batch, label="btrfs receive")
 
     def _applied(self, codec: str) -> str:
         """Give what the host itself does of a codec: on this one a stage does it."""
@@ -238,10 +249,13 @@ class BtrfsEndpoint:
             found = ", ".join(map(visible, names))
             raise WrongArrival(f"the stream brought {found or 'nothing'} to {self}")
         _check_identity(_parse_show(text), snapshot, f"what arrived at {self}")
+        batch = next(_batches(others), [])
         done = self._call(
             *(wire.PUBLISH, self.state, transfer_id, snapshot.name),
-            *(self.directory, target, "1" if verify else "0", *others),
+            *(self.directory, target, "1" if verify else "0", *batch),
         )
+        if len(batch) < len(others):
+            self.discard([transfer_id])
         if verify:
             what = f"{visible(target)} at {self}"
             _check_identity(_parse_show(done.stdout), snapshot, what)
@@ -290,6 +304,11 @@ class BtrfsEndpoint:
         }
         names = [os.fsdecode(name) for name in raw.split(b"\0") if name]
         return staging.newest_checkpoint(transfer_id, names, seals)
+
+    def held(self) -> str | None:
+        """Give what who works on this place says of itself; ``None``: nobody does."""
+        with self._explaining():
+            return self.host.held(self.state)
 
     def delete(self, names: Sequence[str], *, convert_rw: bool) -> None:
         """Delete snapshots, durably.

@@ -16,6 +16,8 @@ nothing else need be remembered to go on from there. Bodies have UUIDs of chance
 that none is ever taken for another one. See ``docs/architecture.md``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from hashlib import blake2b
 
@@ -276,9 +278,7 @@ class Checkpoints:
             return
         behind = end - at - _UUID_BYTES
         if behind not in self._swaps:
-            difference = bytes(
-                a ^ b for a, b in zip(self._uuid, self._body, strict=True)
-            )
+            difference = bytes(a ^ b for a, b in zip(self._uuid, self._body))
             self._swaps[behind] = crc32c(difference + bytes(behind))
         size, kind, checksum = COMMAND.unpack_from(self._buffer, start)
         self._buffer[at : at + _UUID_BYTES] = self._body

@@ -4,6 +4,8 @@ The polynomial is that of RFC 3720, reflected. btrfs starts with 0 and inverts n
 (``btrfs_crc32c`` in the kernel), so the checksum of parts can be chained.
 """
 
+from __future__ import annotations
+
 _POLYNOMIAL = 0x82F63B78
 
 

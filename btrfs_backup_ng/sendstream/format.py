@@ -7,6 +7,8 @@ u16) before its value. In protocol 2 and later a DATA attribute has no length: i
 last one and fills the rest of its command.
 """
 
+from __future__ import annotations
+
 import enum
 import struct
 from collections.abc import Iterable

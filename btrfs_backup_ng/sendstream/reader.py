@@ -268,7 +268,11 @@ class _Source:
 
 def _take_preamble(source: _Source) -> int:
     if not source.fill(PREAMBLE_SIZE):
-        what = "the input ends in the start of a stream" if source.buffer else "empty"
+        what = (
+            "the input ends in the start of a stream"
+            if source.buffer
+            else "there is none"
+        )
         raise StreamDamaged(source.base, what)
     start, offset = source.at, source.base + source.at
     source.at += PREAMBLE_SIZE

@@ -279,6 +279,11 @@ class SshHost:
                 yield say
             child.wait(5)
 
+    def held(self, state: str) -> str | None:
+        """Try for a shared lock there, which ends at once."""
+        answer = self.call(wire.HELD, state).stdout
+        return os.fsdecode(answer[1:]) if answer else None
+
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping there."""
         self.call(wire.PUT, state, name, stdin=content)

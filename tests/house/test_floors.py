@@ -19,10 +19,14 @@ from tests.support.program import CHECKOUT
 FLOORS = {
     "7 door": "__main__",
     "6 desk": """
-        cli/__init__ cli/words cli/parser cli/sshopts cli/classic cli/output cli/version
-        cli/root cli/commands/__init__ cli/commands/demo cli/commands/doctor
+        cli/__init__ cli/words cli/values cli/parser cli/sshopts cli/classic cli/output
+        cli/version cli/root cli/layout cli/verb cli/tell cli/commands/__init__
+        cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
+        cli/commands/prune cli/commands/diff
     """,
-    "5 verbs": "context backup target delivery prune doctor",
+    "5 verbs": """
+        context backup target delivery prune doctor listing status leftovers compare
+    """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
         locks holds origins route probe measure transfer progress preflight
@@ -33,12 +37,12 @@ FLOORS = {
     """,
     "2 words": """
         command codecs grammar wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
-        btrfs/parse
+        btrfs/extents btrfs/parse
     """,
     "1 mind": """
         location model naming staging retention plan report diagnosis
         sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
-        sendstream/reader sendstream/size
+        sendstream/reader sendstream/size sendstream/tree sendstream/changes
     """,
     "0 ground": "__init__ __util__ __logger__",
 }

@@ -21,8 +21,9 @@ from uuid import uuid4
 
 import pytest
 
-from btrfs_backup_ng import codecs
+from btrfs_backup_ng import codecs, staging
 from btrfs_backup_ng.__util__ import KIB, MIB
+from btrfs_backup_ng.checkpoints import filter_argv, filter_words
 from btrfs_backup_ng.command import CommandFailed
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
@@ -54,7 +55,7 @@ from btrfs_backup_ng.grammar import Verb
 from tests.btrfs import places
 from tests.btrfs.places import FOLDER
 from tests.ssh.hostile import HOSTILE, PRINT
-from tests.support import accounts, filesystems, ours, processes
+from tests.support import accounts, filesystems, ours, processes, trees
 from tests.support.sshd import Sshd
 
 SHELLS = ["dash", "bash", "ash", "fish", "tcsh", "zsh"]
@@ -322,7 +323,7 @@ def transfer(scene: Scene, source: BtrfsEndpoint, sink: BtrfsEndpoint) -> None:
     ]
     options = TransferOptions(mbuffer=False)
     sizes = []
-    interval = 64 * KIB if source.location.scheme is Scheme.LOCAL else 0
+    interval = 64 * KIB
     for one, codec in zip(work, (codecs.NONE, "zstd:1"), strict=True):
         moved = run_transfer(
             one,
@@ -472,6 +473,62 @@ def unfinished(scene: Scene) -> Iterator[tuple[str, Path]]:
     assert receiver.returncode == 1 and words.endswith(b"bbng1 1\n"), words
 
 
+def go_on(scene: Scene) -> None:
+    """Cut a transfer whose receiver stays, end that, and go on at the last seal."""
+    source, backups = scene.own_source, scene.backups
+    first, _ = scene.kept[source.directory]
+    assert not backups.look().leftovers and backups.waiting([]) == ()
+    interval = 16 * KIB
+    packing = [source.source(first, None, "1", codecs.NONE).argv]
+    packing.append(filter_argv(filter_words(interval, None)))
+    stream = b""
+    for argv in packing:
+        done = subprocess.run(argv, input=stream, stdout=subprocess.PIPE, check=True)
+        stream = done.stdout
+    cut_id = staging.full_id(new_transfer_id(NOW), first, None, "1")
+    command = backups.sink(cut_id, first, codecs.NONE)
+    with subprocess.Popen(
+        command.argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as receiver:
+        assert receiver.stdin
+        receiver.stdin.write(stream[: len(stream) * 2 // 3])
+        receiver.stdin.flush()
+        processes.wait_until(
+            lambda: any(w.size_bytes for w in backups.waiting([cut_id]))
+        )
+        (waiting,) = backups.waiting([cut_id, "20000101T000000Z-00000000"])
+        assert (waiting.name, waiting.running) == (first.name, True)
+        assert backups.discard([cut_id], keep_sealed=True) == ()
+        checkpoint = backups.checkpoint(cut_id, first)
+        assert receiver.wait(30) != 0
+        receiver.stdin.close()
+    assert checkpoint and checkpoint.offset >= waiting.size_bytes > interval
+    assert [w.running for w in backups.waiting([cut_id])] == [False]
+    assert backups.look().leftovers == (cut_id,)
+    way = Way(Route("1", codecs.NONE), TransferOptions(mbuffer=False), interval)
+    name = "again '\n"
+    moved = run_transfer(
+        Transfer(first, None, name, WhyFull.FIRST),
+        source,
+        backups,
+        way=replace(way, checkpoint=checkpoint),
+        meter=Meter(),
+        now=NOW,
+    )
+    assert moved.size_bytes < len(stream) - checkpoint.offset + interval
+    copy = path_of(backups, name)
+    assert places.show(copy).read_only
+    assert places.show(copy).received_uuid == str(first.uuid)
+    here, there = map(trees.describe, (path_of(source, first.name), copy))
+    assert not trees.differences(here, there)
+    assert not backups.look().leftovers
+    assert backups.checkpoint(cut_id, first) is None
+    backups.delete([name], convert_rw=False)
+
+
 def delete(scene: Scene) -> None:
     backups = scene.backups
     kept = set(os.listdir(backups.directory)) - {*DOOMED}
@@ -612,6 +669,7 @@ STEPS: tuple[Callable[[Scene], None], ...] = (
     listing,
     refuse_what_is_wrong,
     discard,
+    go_on,
     delete,
     sync,
     take_a_snapshot_of_what_was_received,

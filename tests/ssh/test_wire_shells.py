@@ -1,5 +1,6 @@
 """The wire form in every login shell, and what the verbs that only read answer."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from btrfs_backup_ng import wire
-from btrfs_backup_ng.__util__ import MIB
+from btrfs_backup_ng.__util__ import MIB, BackupError
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.endpoint.common import _batches
@@ -21,10 +22,11 @@ from btrfs_backup_ng.host import ListingFailed, LocalHost
 from btrfs_backup_ng.model import Seal
 from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
+from btrfs_backup_ng.checkpoints import filter_words, portable
 from btrfs_backup_ng.grammar import Verb
 from btrfs_backup_ng.wire import VERBS
 from tests.ssh.hostile import HOSTILE, PRINT
-from tests.support import filesystems
+from tests.support import filesystems, ours
 
 OUTER = ["dash", "bash", "ash", "fish", "tcsh", "zsh"]
 INNER = ["dash", "bash", "busybox"]
@@ -128,7 +130,9 @@ def test_the_status_comes_through_every_login_shell(shells, outer, status):
 
 
 def bodies():
-    return [pytest.param(verb, id=verb.name) for verb in VERBS]
+    made = wire.send_with_checkpoints(portable())
+    all_of_them = [(verb.name, verb) for verb in VERBS] + [("checkpoints", made)]
+    return [pytest.param(verb, id=name) for name, verb in all_of_them]
 
 
 def script_of(verb):
@@ -167,21 +171,27 @@ def test_every_verb_has_a_name_of_its_own_and_the_list_is_complete():
 
 LONG_PATH = "/srv/" + "Größe und Länge/" * 60  # 1,145 bytes
 LONG_NAME = "пк-" * 20 + "20261123-101500+0200_1"
-ID = "20261123T101500Z-0123abcd"
+ID = "20261123T101500Z-0123abcd-0123456789abcdef-0123456789abcdef"
+CHECKPOINT = f".seal-00000000001073741824-{LONG_NAME}"
+FILTER = filter_words(2**40, (2**60, bytes(16)))
 LONGEST = {
     "hello": ["0" * 16, LONG_PATH, LONG_PATH],
     "keep": ["0" * 16],
     "prepare": [LONG_PATH, "subvolume"],
     "lock": [LONG_PATH, "86400", "x" * 1000, "subvolume", LONG_PATH],
+    "held": [LONG_PATH],
     "list": [LONG_PATH, LONG_PATH, "holds.json"],
     "items": [LONG_PATH, *["123456"] * 500],
     "put": [LONG_PATH, "holds.json"],
     "aside": [LONG_PATH, "holds.json", "holds.json.unreadable-20261123T101500Z"],
     "snapshot": [LONG_PATH, LONG_PATH, LONG_NAME, LONG_PATH, "fresh", ID],
-    "send": ["2", LONG_PATH + LONG_NAME, LONG_PATH + LONG_NAME, "zstd:19"],
-    "receive": [LONG_PATH, ID, LONG_NAME, "zstd:19"],
-    "publish": [LONG_PATH, ID, LONG_NAME, LONG_PATH, LONG_NAME, "1"],
-    "discard": [LONG_PATH, *[ID] * 500],
+    "send": [*("2", LONG_PATH + LONG_NAME, LONG_PATH + LONG_NAME, "zstd:19"), *FILTER],
+    "receive": [LONG_PATH, ID, LONG_NAME, "zstd:19", *[CHECKPOINT] * 100],
+    "publish": [*(LONG_PATH, ID, LONG_NAME, LONG_PATH, LONG_NAME, "1"), CHECKPOINT],
+    "discard": [LONG_PATH, "unsealed", *[ID] * 500],
+    "reap": [LONG_PATH, ID, LONG_NAME],
+    "waiting": [LONG_PATH, *[ID] * 500],
+    "rehearse": [LONG_PATH, LONG_PATH, ID, LONG_NAME],
     "delete": [LONG_PATH],
     "unseal": [LONG_PATH, *[LONG_NAME] * 100],
     "sync": [LONG_PATH],
@@ -221,7 +231,10 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
         "send": ["2", "/no", "/no/no", "none"],
         "receive": [f"{tmp_path}/s", ID, "n", "zstd:3"],
         "publish": [f"{tmp_path}/no", ID, "n", f"{tmp_path}/no", "n", "1"],
-        "discard": [f"{tmp_path}/no", ID],
+        "discard": [f"{tmp_path}/no", "all", ID],
+        "reap": [f"{tmp_path}/no", ID, "n"],
+        "waiting": [f"{tmp_path}/no", ID],
+        "rehearse": [f"{tmp_path}/no", f"{tmp_path}/no", ID, "n"],
         "put": [f"{tmp_path}/no", "f"],
         "aside": [f"{tmp_path}/no", "f", "g"],
     }.get(verb.name, [f"{tmp_path}/no", "n"])
@@ -229,7 +242,7 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
     done = spoken(shells, "bash", command, inner=inner)
     *_, last = done.stderr.split(b"\n")[:-1]
     assert done.stderr.endswith(b"\n") and last == b"bbng1 %d" % done.returncode
-    if verb.name not in ("hello", "discard", "sink", "wait"):
+    if verb.name not in ("hello", "held", "discard", "reap", "waiting", "sink", "wait"):
         assert done.returncode != 0
 
 
@@ -597,6 +610,43 @@ def test_our_bookkeeping_is_found_the_same_there_as_here(disk, there):
         assert facts.has_state and facts.leftovers == (ID,)
     finally:
         shutil.rmtree(state)
+
+
+def test_a_lock_is_seen_the_same_there_as_here(there, tmp_path):
+    state = tmp_path / "a state"
+    for host in (HERE, there):
+        assert host.held(str(state)) is None
+    assert not state.exists(), "looking makes nothing"
+    state.mkdir()
+    for how, held in ((fcntl.LOCK_EX, True), (fcntl.LOCK_SH, False)):
+        descriptor = os.open(state, os.O_RDONLY)
+        fcntl.flock(descriptor, how)
+        for words in ("", "who\n\n it is\n"):
+            for host in (HERE, there):
+                assert host.held(str(state)) == (words if held else None)
+            (state / "holder").write_text("who\n\n it is\n")
+        os.close(descriptor)
+        (state / "holder").unlink()
+    for host in (HERE, there):
+        assert host.held(str(state)) is None
+    assert os.listdir(state) == []
+
+
+def test_who_may_not_see_a_lock_does_not_take_it_for_free(shells):
+    """Nor for held: nothing is known."""
+    directory = ours.public_directory()
+    try:
+        state = directory / "state"
+        state.mkdir()
+        for outer in OUTER:
+            there = SshHost(Straight(outer, user=65534), forced_sudo=False)
+            state.chmod(0o755)
+            assert there.held(str(state)) is None
+            state.chmod(0o700)
+            with pytest.raises(BackupError):
+                there.held(str(state))
+    finally:
+        shutil.rmtree(directory)
 
 
 @pytest.fixture

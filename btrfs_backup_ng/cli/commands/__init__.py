@@ -6,7 +6,11 @@ from collections.abc import Callable, Sequence
 #: Verb -> its module, which is imported when it is called: every run starts faster.
 VERBS = {
     "demo": "btrfs_backup_ng.cli.commands.demo",
+    "diff": "btrfs_backup_ng.cli.commands.diff",
     "doctor": "btrfs_backup_ng.cli.commands.doctor",
+    "list": "btrfs_backup_ng.cli.commands.listing",
+    "prune": "btrfs_backup_ng.cli.commands.prune",
+    "status": "btrfs_backup_ng.cli.commands.status",
 }
 
 

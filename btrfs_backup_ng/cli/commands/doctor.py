@@ -2,30 +2,20 @@
 
 import argparse
 import json
-import os
 import shlex
-import shutil
-import sys
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.cli.layout import terminal_width, wrapped
 from btrfs_backup_ng.cli.output import print_line
-from btrfs_backup_ng.cli.parser import (
-    Parser,
-    add_display,
-    display_level,
-    parse_places,
-)
+from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh, ssh_options
-from btrfs_backup_ng.cli.version import version_text
-from btrfs_backup_ng.cli.words import expand
+from btrfs_backup_ng.cli.verb import new_parser, read_places, read_words
 from btrfs_backup_ng.diagnosis import Finding, Grade, exit_status
 from btrfs_backup_ng.doctor import examine, rule_for
-from btrfs_backup_ng.location import parse_location
 
 _EPILOG = """\
 places:
@@ -62,15 +52,10 @@ def main(words: Sequence[str]) -> int:
     :returns: 0 if all is good, 1 for warnings, 2 for failures.
     :raises UsageError: if the words do not make sense.
     """
-    options = parse_places(_parser(), expand(words))
-    set_up_logging(display_level([options]))
-    if options.version:
-        print_line(version_text(detailed=bool(options.verbose)))
+    options = read_words(_parser(), words)
+    if options is None:
         return 0
-    if not options.places:
-        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} doctor --help")
-    directory, ssh = os.getcwd(), ssh_options(options)
-    places = [parse_location(p, working_directory=directory) for p in options.places]
+    places, ssh = read_places(options), ssh_options(options)
     if options.sudoers:
         if len(places) != 1:
             raise UsageError("--sudoers is about one place: each machine has its own")
@@ -94,16 +79,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog=f"{PROGRAM} doctor",
-        usage="%(prog)s [options] PLACE ...",
+    parser = new_parser(
+        "doctor",
+        usage="[options] PLACE ...",
         description="Find out whether backups can be made from or to places, and say"
         " what\nmends what is in the way.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
     parser.add_argument(
         "--sudoers",
         action="store_true",
@@ -138,41 +120,22 @@ def _lines(findings: Sequence[Finding]) -> Iterator[str]:
         names, first = ", ".join(finding.check for finding in same), same[0]
         start = f"  {first.grade.value:<{_GRADE}}  "
         if len(same) > 1:
-            yield from _wrapped(f"{start}{names}: {first.found}", _NAME_AT)
+            yield from wrapped(f"{start}{names}: {first.found}", _NAME_AT)
         else:
-            yield from _wrapped(f"{start}{names:<{_CHECK}}  {first.found}", _TEXT_AT)
+            yield from wrapped(f"{start}{names:<{_CHECK}}  {first.found}", _TEXT_AT)
         for line in first.mend.splitlines():
             yield from _mending(" " * _NAME_AT + line)
 
 
-def _width() -> int | None:
-    """Give the columns of the terminal, if it is one that lines go to."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
 def _mending(line: str) -> Iterator[str]:
     """Give a line with a command a second one if it is too long; never cut that."""
-    width = _width()
+    width = terminal_width()
     prose, colon, command = line.rpartition(":  ")
     if width is None or len(line) <= width or not colon:
         yield line
         return
-    yield from _wrapped(f"{prose}:", _NAME_AT)
+    yield from wrapped(f"{prose}:", _NAME_AT)
     yield " " * (_NAME_AT + 2) + command
-
-
-def _wrapped(line: str, indent: int) -> list[str]:
-    """Break a line for the eyes, if it goes to a terminal."""
-    width = _width()
-    if width is None:
-        return [line]
-    return textwrap.wrap(
-        line,
-        max(width, 2 * indent),
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _as_json(place: str, findings: Sequence[Finding]) -> dict[str, object]:

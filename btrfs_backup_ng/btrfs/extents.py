@@ -1,0 +1,61 @@
+"""Own how the data of files lies on the disk: which extents are compressed.
+
+Layout: ``struct btrfs_file_extent_item`` in ``linux/btrfs_tree.h``.
+"""
+
+import struct
+from collections.abc import Iterator
+
+from btrfs_backup_ng.btrfs.ioctl import Item, Key, search
+
+#: ``BTRFS_EXTENT_DATA_KEY``.
+_EXTENT_DATA = 108
+#: Compression, type, and in an extent that is not inline its size on the disk.
+_FILE_EXTENT = struct.Struct("<16xBxxxB")
+_DISK_SIZE = struct.Struct("<29xQ")
+_INLINE, _INLINE_HEADER = 0, 21
+#: A compressed extent is no longer (``BTRFS_MAX_UNCOMPRESSED``).
+_LONGEST = 128 * 1024
+#: The tree of the subvolume that the descriptor is of.
+_OWN_TREE = 0
+
+
+class Extents:
+    """The extents of a subvolume's files; asked in order of offset it is quick."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._inode = -1
+        self._items: Iterator[Item] = iter(())
+        self._item: Item | None = None
+        self._next: Item | None = None
+
+    def compressed_size(self, inode: int, offset: int) -> int | None:
+        """Give how much the extent at an offset of a file takes compressed.
+
+        :returns: ``None`` if it is not compressed, or not there.
+        :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
+        """
+        if inode != self._inode or (self._item and offset < self._item.offset):
+            first = Key(inode, _EXTENT_DATA, max(0, offset - _LONGEST))
+            self._items = search(self._descriptor, _OWN_TREE, first, inode)
+            self._inode, self._item = inode, None
+            self._next = self._take()
+        while self._next and self._next.offset <= offset:
+            self._item, self._next = self._next, self._take()
+        return _compressed_size(self._item.data) if self._item else None
+
+    def _take(self) -> Item | None:
+        item = next(self._items, None)
+        wanted = item and (item.objectid, item.key) == (self._inode, _EXTENT_DATA)
+        return item if wanted else None
+
+
+def _compressed_size(item: bytes) -> int | None:
+    compression, kind = _FILE_EXTENT.unpack_from(item)
+    if not compression:
+        return None
+    if kind == _INLINE:
+        return len(item) - _INLINE_HEADER
+    (size,) = _DISK_SIZE.unpack_from(item)
+    return int(size)

@@ -1,0 +1,98 @@
+"""Own how what a place keeps is told: words for people, fields for programs."""
+
+from datetime import datetime, timedelta, timezone
+
+from btrfs_backup_ng.__util__ import BackupError, format_age, format_size, visible
+from btrfs_backup_ng.listing import Kept, Kind, State
+from btrfs_backup_ng.model import Waiting
+
+#: Clocks differ a little; what is dated later than that is not "now".
+_TOLERANCE = timedelta(minutes=10)
+
+Json = dict[str, object]
+
+
+def count(kind: Kind, number: int) -> str:
+    """Write how many there are of a kind."""
+    return f"{number} {kind.value}{'' if number == 1 else 's'}"
+
+
+def exact(moment: datetime | None) -> str:
+    """Write a time for people, in the zone of this machine."""
+    if moment is None:
+        return "time unknown"
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def age(moment: datetime | None, now: datetime) -> str:
+    """Write how long ago that was; nothing if nobody knows."""
+    if moment is None:
+        return ""
+    if moment > now + _TOLERANCE:
+        return "future"
+    return format_age(max(now - moment, timedelta()))
+
+
+def ago(moment: datetime | None, now: datetime) -> str:
+    """Write the same for the middle of a sentence."""
+    words = age(moment, now) or "some time"
+    return "dated in the future" if words == "future" else f"{words} ago"
+
+
+def state(kept: Kept) -> str:
+    """Write the state of a snapshot, and why."""
+    return kept.state.value + (f" ({kept.why})" if kept.why else "")
+
+
+def safe(waiting: Waiting) -> str:
+    """Write how much of a transfer is safe."""
+    size = waiting.size_bytes
+    return f"{format_size(size)} safe there" if size else "nothing safe there yet"
+
+
+def name(waiting: Waiting) -> str:
+    """Write what a transfer is about."""
+    return visible(waiting.name) or "nothing yet"
+
+
+def kept_fields(kept: Kept, now: datetime) -> Json:
+    """Give the fields of a snapshot or backup."""
+    snapshot = kept.snapshot
+    return {
+        "name": snapshot.name,
+        "kind": kept.kind.value,
+        **_time_fields("created", snapshot.created, now),
+        "state": kept.state.value,
+        "complete": kept.state is State.COMPLETE,
+        "why": kept.why,
+        "uuid": str(snapshot.uuid),
+        "parent_uuid": _text(snapshot.parent_uuid),
+        "received_uuid": _text(snapshot.received_uuid),
+    }
+
+
+def waiting_fields(waiting: Waiting, now: datetime) -> Json:
+    """Give the fields of a transfer."""
+    return {
+        "id": waiting.transfer_id,
+        "name": waiting.name,
+        **_time_fields("started", waiting.started, now),
+        "size_bytes": waiting.size_bytes,
+        "running": waiting.running,
+    }
+
+
+def error_fields(error: BackupError) -> Json:
+    """Give the fields of a failure."""
+    return {"message": error.message, "hint": error.hint.splitlines()}
+
+
+def _time_fields(key: str, moment: datetime | None, now: datetime) -> Json:
+    if moment is None:
+        return {key: None, "age_s": None}
+    text = moment.astimezone(timezone.utc).isoformat(timespec="seconds")
+    return {key: text, "age_s": round((now - moment).total_seconds())}
+
+
+def _text(value: object | None) -> str | None:
+    return None if value is None else str(value)

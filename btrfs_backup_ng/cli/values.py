@@ -1,0 +1,87 @@
+"""Own what the values of options may be: words -> values, or a usage error."""
+
+from datetime import timedelta
+
+from btrfs_backup_ng.__util__ import MIB, UsageError, parse_size, parse_span, visible
+from btrfs_backup_ng.codecs import parse_codec
+
+
+def count(text: str) -> int:
+    """Read how many snapshots to keep."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UsageError(
+            f"'{visible(text)}' is not a number of snapshots to keep",
+            hint="The newest is always kept; leave the option out to keep all.",
+        )
+    return int(text)
+
+
+def backup_count(text: str) -> int:
+    """Read how many backups to keep."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise UsageError(
+            "-n takes a number here (backups to keep); for a rehearsal use --dry-run"
+        )
+    return int(text)
+
+
+def number(text: str, what: str, largest: float) -> float:
+    """Read a number from 0 to the largest that makes sense."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= largest:
+        raise UsageError(f"'{visible(text)}' is not {what}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds."""
+    """Read how long to wait."""
+    return number(text, "a number of seconds", 10.0**8)
+
+
+def percent(text: str) -> float:
+    """Read a percentage."""
+    return number(text, "a number of percent", 10000.0)
+
+
+def size(text: str, option: str = "--rate") -> int:
+    """Read a size in bytes."""
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {visible(str(error))}") from error
+
+
+def interval(text: str) -> int:
+    """Read how far checkpoints are apart, in bytes."""
+    wanted = size(text, "--checkpoint-interval")
+    if wanted < MIB:
+        raise UsageError(
+            f"--checkpoint-interval: '{visible(text)}' is less than 1M, which would"
+            " cost more than it saves"
+        )
+    return wanted
+
+
+def retries(text: str) -> int:
+    """Read how often to try again."""
+    return int(number(text, "a number of further attempts", 10**6))
+
+
+def span(text: str) -> timedelta:
+    """Read an age."""
+    try:
+        return parse_span(text)
+    except ValueError as error:
+        raise UsageError(f"--staging-max-age: {visible(str(error))}") from error
+
+
+def codec(text: str) -> str:
+    """Read a way to compress."""
+    try:
+        return parse_codec(text)
+    except ValueError as error:
+        raise UsageError(f"--compress: {visible(str(error))}") from error

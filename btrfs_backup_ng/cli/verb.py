@@ -1,0 +1,79 @@
+"""Own what the verbs about places have in common: how their words are read."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.cli.output import print_line
+from btrfs_backup_ng.cli.parser import Parser, display_level, parse_places
+from btrfs_backup_ng.cli.root import sudo_line
+from btrfs_backup_ng.cli.sshopts import ssh_options
+from btrfs_backup_ng.cli.version import version_text
+from btrfs_backup_ng.cli.words import expand
+from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.location import Location, Scheme, parse_location
+
+
+def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parser:
+    """Make the parser of a verb that takes places, without further options."""
+    parser = Parser(
+        prog=f"{PROGRAM} {verb}",
+        usage=f"%(prog)s {usage}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
+    return parser
+
+
+def read_words(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
+    """Read the words behind a verb, and set up the log.
+
+    :returns: the options; ``None`` if only the version was wanted, which is told.
+    :raises UsageError: if they do not make sense, or no place is among them.
+    """
+    options = parse_places(parser, expand(words))
+    set_up_logging(display_level([options]))
+    if options.version:
+        print_line(version_text(detailed=bool(options.verbose)))
+        return None
+    if not options.places:
+        raise UsageError("a place is missing", hint=f"See:  {parser.prog} --help")
+    return options
+
+
+def read_places(options: argparse.Namespace) -> list[Location]:
+    """Give the places."""
+    directory = os.getcwd()
+    return [parse_location(p, working_directory=directory) for p in options.places]
+
+
+def read_keepers(options: argparse.Namespace) -> list[Location]:
+    """Give the places, all of which can be looked at.
+
+    :raises UsageError: if one of them is a command.
+    """
+    places = read_places(options)
+    if any(place.scheme is Scheme.SHELL for place in places):
+        raise UsageError("a command (shell://) tells nobody what it keeps")
+    return places
+
+
+@contextmanager
+def access(
+    options: argparse.Namespace, folder: str, verb: str, words: Sequence[str]
+) -> Iterator[Access]:
+    """Give the way to all places; connections end with the context.
+
+    :param folder: where a source's snapshots are.
+    :param words: all those behind the verb.
+    """
+    with Connections() as connections:
+        ssh, line = ssh_options(options), sudo_line([verb, *words])
+        yield Access(connections, ssh, folder, line)

@@ -1,0 +1,187 @@
+"""Own the comparing of two snapshots of one place, by the stream between them."""
+
+import shlex
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from btrfs_backup_ng import codecs, wire
+from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
+from btrfs_backup_ng.btrfs.facts import is_same_filesystem
+from btrfs_backup_ng.command import (
+    Command,
+    CommandFailed,
+    Completed,
+    ContactLost,
+    settle,
+)
+from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.host import Host, LocalHost, NeedsRoot
+from btrfs_backup_ng.location import Location, Scheme
+from btrfs_backup_ng.model import Facts, Privilege, SshOptions
+from btrfs_backup_ng.pipeline import Meter
+from btrfs_backup_ng.process import PIPE, Child, check_interrupted
+from btrfs_backup_ng.progress import Progress
+from btrfs_backup_ng.sendstream.changes import Change, read_changes
+from btrfs_backup_ng.sendstream.format import StreamDamaged
+from btrfs_backup_ng.sendstream.reader import read_commands
+from btrfs_backup_ng.sshutil.refusal import explain_session
+
+#: btrfs-progs send protocol 2 from this version on.
+_PROTOCOL_2_SINCE = (6, 0)
+#: What ``btrfs send`` says of paths that it finds by two mounts. Hints only.
+_TWO_MOUNTS = (
+    "not on mount point",
+    "all subvolumes must be from the same filesystem",
+    "doesn't belong to btrfs mount point",
+)
+
+
+def compare(
+    first: Location,
+    second: Location,
+    options: SshOptions,
+    *,
+    progress: Progress,
+    sudo_line: str,
+) -> Iterator[Change]:
+    """Find out what changed from one snapshot to another, related or not.
+
+    Everything that can fail has been done when this returns.
+
+    :param sudo_line: runs the same as root, for a hint.
+    :raises UsageError: if they are not at one place.
+    :raises Refused: if they cannot be compared.
+    :raises BackupError: if it failed.
+    """
+    if Scheme.SHELL in (first.scheme, second.scheme):
+        raise UsageError("a command (shell://) has no snapshots to compare")
+    if replace(first, path="") != replace(second, path=""):
+        raise UsageError(
+            f"{visible(str(first))} and {visible(str(second))} are not on one machine,"
+            " and only snapshots of one filesystem can be compared",
+            hint="A second place without a host is beside the first:  A NAME",
+        )
+    with Connections() as connections:
+        host: Host = LocalHost()
+        if first.scheme is Scheme.SSH:
+            host = connections.host(first, options)
+        facts = _check(host, first, sudo_line)
+        other = _check(host, second, sudo_line)
+        if not is_same_filesystem(facts.filesystem, other.filesystem):
+            raise Refused(
+                f"{visible(str(first))} and {visible(str(second))} are on two"
+                " filesystems, and btrfs compares only within one",
+                hint=_compare_by_hand(first, second),
+            )
+        words = (_protocol(facts), first.path, second.path, codecs.NONE)
+        command = host.command(wire.SEND, *words, label="btrfs send")
+        meter = Meter(started=time.monotonic())
+        with progress.add(meter, f"{first} -> {second.path}"):
+            return _read(command, meter)
+
+
+def _protocol(facts: Facts) -> str:
+    """Choose the protocol, without data; the second one tells of inode flags."""
+    version = facts.btrfs_version or (0, 0)
+    return "n2" if facts.send_protocol > 1 and version >= _PROTOCOL_2_SINCE else "n1"
+
+
+def _check(host: Host, location: Location, sudo_line: str) -> Facts:
+    """Look at a snapshot.
+
+    :raises Refused: if it is none.
+    """
+    place = visible(str(location))
+    try:
+        facts = host.look(location.path)
+    except NeedsRoot as error:
+        error.hint = f"Run:  {sudo_line}"
+        raise
+    if not facts.exists:
+        raise Refused(f"{place} does not exist; a snapshot is needed")
+    if not facts.is_directory:
+        raise Refused(f"{place} is not a directory that can be entered")
+    if not facts.is_btrfs:
+        kind = visible(facts.filesystem_type)
+        raise Refused(f"{place} is on {kind}, and only btrfs snapshots can be compared")
+    if facts.btrfs_version is None:
+        where = visible(host.name) or "this machine"
+        raise Refused(
+            f"{where} has no btrfs command (looked in PATH, /usr/local/sbin, /usr/sbin,"
+            " /sbin)",
+            hint=f"Install the package btrfs-progs {'there' if host.name else 'here'}.",
+        )
+    if facts.privilege is Privilege.NONE:
+        raise Refused(
+            f"comparing snapshots of {place} needs root", hint=f"Run:  {sudo_line}"
+        )
+    if not facts.is_subvolume:
+        raise Refused(
+            f"{place} is a directory inside the subvolume {visible(facts.containing)},"
+            " and only whole snapshots can be compared"
+        )
+    if facts.is_writable:
+        raise Refused(
+            f"{place} can be written to, and only read-only snapshots can be compared",
+            hint=f"Take one:  {_snapshot_by_hand(host, location)}",
+        )
+    return facts
+
+
+def _snapshot_by_hand(host: Host, location: Location) -> str:
+    path = location.path
+    words = shlex.join(["btrfs", "subvolume", "snapshot", "-r", path, f"{path}-now"])
+    return visible(shlex.join(["ssh", host.name, words]) if host.name else words)
+
+
+def _compare_by_hand(first: Location, second: Location) -> str:
+    if first.scheme is not Scheme.LOCAL:
+        return ""
+    return visible(
+        f"Read both:  {shlex.join(['diff', '-rq', first.path, second.path])}"
+    )
+
+
+def _read(command: Command, meter: Meter) -> Iterator[Change]:
+    """Run a sender and read what it says; it has ended well when this returns."""
+    changes: Iterator[Change] = iter(())
+    damage: StreamDamaged | None = None
+    with Child.start(command, stdout=PIPE) as child:
+        assert child.stdout
+        stdout = child.stdout
+
+        def read(size: int) -> bytes:
+            block = stdout.read(size)
+            meter.add(len(block))
+            return block
+
+        try:  # the pipe changes nothing, and ssh checks by itself
+            changes = read_changes(read_commands(read, check=False))
+        except StreamDamaged as error:
+            damage = error
+        child.close_pipes()
+        status, stderr = settle(command, child.wait() or 0, bytes(child.words))
+    completed = Completed(command, status, b"", stderr)
+    check_interrupted()
+    if status is None:
+        raise _explained(ContactLost(completed))
+    ours = damage and status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
+    if status and not ours:
+        raise _explained(CommandFailed(completed))
+    if damage:
+        label = visible(command.label)
+        raise BackupError(f"what {label} says is not understood: {damage}") from damage
+    return changes
+
+
+def _explained(error: CommandFailed) -> CommandFailed:
+    stderr = error.completed.stderr
+    if any(words in stderr for words in _TWO_MOUNTS):
+        error.hint = "Name both by one mount of their filesystem."
+    elif "is not read-only" in stderr:
+        error.hint = "Only read-only snapshots can be compared."
+    else:
+        error.hint = explain_session(stderr)
+    return error

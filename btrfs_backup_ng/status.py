@@ -1,0 +1,78 @@
+"""Own the one word that says how a place is doing, and what is behind it."""
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from btrfs_backup_ng.__util__ import BackupError, attempt
+from btrfs_backup_ng.listing import Access, Contents, Kept, open_place, read_contents
+from btrfs_backup_ng.location import Location
+from btrfs_backup_ng.locks import Worker, parse_holder
+from btrfs_backup_ng.model import Waiting
+
+
+class Word(enum.Enum):
+    """How a place is doing; the first that is true."""
+
+    AWAY = "AWAY"
+    """It cannot be looked at."""
+    RUNNING = "RUNNING"
+    """Somebody works on it."""
+    WAITING = "WAITING"
+    """A transfer was cut, and nobody goes on with it now."""
+    OK = "OK"
+    """It has something complete."""
+    NEVER = "NEVER"
+    """It has nothing yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What one look at a place says.
+
+    :ivar worker: who holds its lock, as far as he tells.
+    :ivar reason: why it is away, and what to do: the fields of the error.
+    """
+
+    word: Word
+    newest: Kept | None = None
+    waiting: tuple[Waiting, ...] = ()
+    worker: Worker | None = None
+    reason: str = ""
+    hint: str = ""
+
+
+def examine(location: Location, access: Access) -> Standing:
+    """Find out how a place is doing; nothing is changed there, and nobody waits."""
+    found = attempt(lambda: _look(location, access))
+    if isinstance(found, BackupError):
+        return Standing(Word.AWAY, reason=found.message, hint=found.hint)
+    return found
+
+
+def _look(location: Location, access: Access) -> Standing:
+    place = open_place(location, access)
+    contents = read_contents(place, access)
+    return judge(contents, place.held())
+
+
+def judge(contents: Contents, holder: str | None) -> Standing:
+    """Give the word for what was seen.
+
+    :param holder: what the holder of the lock says, ``None`` if nobody holds it.
+    """
+    newest, waiting = contents.newest, contents.waiting
+    worker = parse_holder(holder) if holder is not None else None
+    if holder is not None or any(transfer.running for transfer in waiting):
+        word = Word.RUNNING
+    elif waiting:
+        word = Word.WAITING
+    else:
+        word = Word.OK if newest else Word.NEVER
+    return Standing(word, newest, waiting, worker)
+
+
+def exit_status(standings: Iterable[Standing]) -> int:
+    """Give 0 if no place needs somebody to look after it, else 1."""
+    good = (Word.OK, Word.RUNNING)
+    return int(any(standing.word not in good for standing in standings))

@@ -1,0 +1,133 @@
+"""A rehearsal tells how much is going to be sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakesFilesystems
+from tests.support.program import run_program
+
+pytestmark = pytest.mark.btrfs
+
+MIB = 1 << 20
+
+
+def _write(path: Path, size: int, seed: int = 0) -> None:
+    path.write_bytes(random.Random(seed).randbytes(size))
+
+
+def _new(top: Path) -> None:
+    _write(top / "new", 5 * MIB + 77)
+
+
+def _overwritten(top: Path) -> None:
+    with open(top / "large", "r+b") as file:
+        for at in (0, 3 * MIB + 5, 7 * MIB):
+            file.seek(at)
+            file.write(random.Random(at).randbytes(MIB // 2))
+
+
+def _renamed(top: Path) -> None:
+    (top / "large").rename(top / "directory" / "moved")
+    (top / "directory").rename(top / "other")
+
+
+def _reflinked(top: Path) -> None:
+    files = os.fspath(top / "large"), os.fspath(top / "clone")
+    subprocess.run(["cp", "--reflink=always", *files], check=True)
+    _write(top / "beside", 2 * MIB)
+
+
+def _deleted(top: Path) -> None:
+    (top / "large").unlink()
+    shutil.rmtree(top / "directory")
+
+
+def _sparse(top: Path) -> None:
+    with open(top / "sparse", "wb") as file:
+        for at in range(0, 200 * MIB, 20 * MIB):
+            file.seek(at)
+            file.write(random.Random(at).randbytes(100_000))
+        file.truncate(500 * MIB)
+
+
+def _preallocated(top: Path) -> None:
+    with open(top / "preallocated", "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 8 * MIB)
+        file.write(random.Random(1).randbytes(MIB))
+
+
+def _compressed(top: Path) -> None:
+    (top / "text").write_bytes(
+        b"".join(b"%d compresses well\n" % n for n in range(400_000))
+    )
+    _write(top / "noise", MIB)
+    (top / "short").write_bytes(b"y" * 3000)
+    os.sync()
+    with open(top / "text", "r+b") as file:  # a part of an extent stays
+        file.seek(1_000_003)
+        file.write(b"changed" * 1000)
+
+
+def _tiny_files(top: Path) -> None:
+    (top / "many").mkdir()
+    for number in range(2000):
+        _write(top / "many" / f"{number}", number % 300, number)
+
+
+def _nothing(top: Path) -> None:
+    pass
+
+
+CHANGES: list[Callable[[Path], None]] = [
+    _new,
+    _overwritten,
+    _renamed,
+    _reflinked,
+    _deleted,
+    _sparse,
+    _preallocated,
+    _compressed,
+    _tiny_files,
+    _nothing,
+]
+
+
+def _sizes(*words: object) -> list[int]:
+    done = run_program("--json", "-p", "s-", *map(str, words))
+    assert done.returncode == 0, done.stderr
+    events = json.loads(done.stdout)["events"]
+    return [event["size_bytes"] for event in events if event["event"] == "sent"]
+
+
+@pytest.mark.parametrize("compress", ["no", "zstd"])
+def test_a_rehearsal_tells_the_size_of_ten_changes(
+    btrfs: MakesFilesystems, compress: str
+) -> None:
+    source = btrfs(size="4G", mount_options=(f"compress={compress}",))
+    top, target = source.subvolume("source"), btrfs(size="4G").path
+    _write(top / "large", 10 * MIB)
+    (top / "directory").mkdir()
+    _write(top / "directory" / "in it", MIB)
+    _sizes(top, target)
+    for change in CHANGES:
+        if not (top / "large").exists():
+            _write(top / "large", 10 * MIB, 2)
+            (top / "directory").mkdir(exist_ok=True)
+            _sizes(top, target)
+        change(top)
+        source.sync()
+        before = sorted(os.listdir(top / ".btrfs-backup-ng"))
+        (told,) = _sizes("--dry-run", top, target)
+        assert sorted(os.listdir(top / ".btrfs-backup-ng")) == before
+        (sent,) = _sizes(top, target)
+        # A name made in the same second is longer by its _1.
+        assert abs(told - sent) <= sent / 1000 + 2, (change.__name__, told, sent)
