@@ -205,9 +205,9 @@ def check_space(
 
     :raises Refused: if it does not fit with the margin, unless that is forced.
     """
-    margin = max(needed * options.safety_margin_percent / 100, _SPACE_AT_LEAST)
-    if needed + margin <= free:
+    if fits(needed, free, options):
         return []
+    margin = _margin(needed, options)
     text = (
         f"{visible(destination)} has {format_size(free)} free; sending"
         f" {visible(name)} needs about {format_size(needed)} and a margin of"
@@ -219,6 +219,15 @@ def check_space(
         f"{text}. Nothing was sent",
         hint="Make room, or:  --safety-margin PCT, --no-check-space, --force",
     )
+
+
+def fits(needed: int, free: int, options: TransferOptions) -> bool:
+    """Tell whether a transfer fits with the margin; sizes in bytes."""
+    return needed + _margin(needed, options) <= free
+
+
+def _margin(needed: int, options: TransferOptions) -> float:
+    return max(needed * options.safety_margin_percent / 100, _SPACE_AT_LEAST)
 
 
 def certainly_fits(source: Facts, free: int, options: TransferOptions) -> bool:

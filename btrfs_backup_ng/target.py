@@ -3,6 +3,7 @@
 import logging
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -207,11 +208,25 @@ class Target:
         if preflight.certainly_fits(self._source.facts, free, options):
             return
         for transfer in self._plan.transfers:
-            needed = self._size(transfer)
+            there = self._waiting(transfer)
+            needed = max(0, self._size(transfer) - there)
             name = transfer.snapshot.name
+            if not preflight.fits(needed, free, options):  # clones are counted twice
+                needed = max(0, min(needed, self._measured(transfer) - there))
             for note in preflight.check_space(self.name, name, needed, free, options):
                 self._context.tell(note)
             free -= needed
+
+    def _measured(self, transfer: Transfer) -> int:
+        """Measure a stream, also before its snapshot is made if there is a place."""
+        with ExitStack() as stack:
+            standin = None
+            planned = transfer.snapshot.generation == NOT_MADE_YET
+            if planned and self._source.facts.has_state:
+                name, now = transfer.snapshot.name, self._context.now
+                making = measure.rehearsed(self._source, name, now)
+                standin = stack.enter_context(making)
+            return self._exact_size(transfer, standin)
 
     def _size(self, transfer: Transfer) -> int:
         """Estimate a transfer in bytes; one that is not made yet is the source now."""

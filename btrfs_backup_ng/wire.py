@@ -292,20 +292,21 @@ REAP = Verb(
 #: an empty name. Changes nothing.
 WAITING = Verb(
     "waiting",
-    _EACH + 's=$1; shift; for i; do d=$s/incoming/$i; [ -d "$d" ] && exec 7<"$d" ||'
-    ' continue; flock -n -s 7 && k=0 || k=1; exec 7<&-; printf "%s\\0%s\\0" "$i" $k;'
+    _EACH + 's=$1; shift; for i; do d=$s/incoming/$i; [ -d "$d" ] && [ -r "$d" ] &&'
+    ' exec 7<"$d" || continue; flock -n -s 7 && k=0 || k=1; exec 7<&-; printf "%s\\0%s\\0" "$i" $k;'
     ' each "$d"; done; e 0',
 )
 
 #: SOURCE, STATE, ID, NAME: make the snapshot that a run would make, in staging
-#: -> ``ready``; delete it when stdin ends, or we are told to end.
+#: -> ``ready``; delete it when stdin ends, or we are told to end. Nothing shows then
+#: that it was there, not even a time.
 REHEARSE = Verb(
     "rehearse",
-    'd=$2/incoming/$3; t=$d/$4; own "$2/incoming" && own "$d" || e 1; exec 9<"$d";'
-    " flock -n 9 || e 75; trap : HUP INT TERM;"
-    ' $b subvolume snapshot -r -- "$1" "$t" >/dev/null || e 1; echo ready;'
-    ' cat >/dev/null; $b subvolume delete -- "$t" >/dev/null && x rmdir -- "$d"; r=$?;'
-    ' rmdir "$2/incoming" 2>/dev/null; e $r',
+    'm=$(mktemp) && touch -r "$2" "$m" || e 1; trap : HUP INT TERM;'
+    ' q=$2/incoming; d=$q/$3; t=$d/$4; own "$q" && own "$d" || e 1; exec 9<"$d";'
+    ' flock -n 9 || e 75; $b subvolume snapshot -r -- "$1" "$t" >/dev/null || e 1;'
+    ' echo ready; cat >/dev/null; $b subvolume delete -- "$t" >/dev/null; r=$?;'
+    ' x rmdir -- "$d"; rmdir "$q" 2>/dev/null; x touch -r "$m" "$2"; rm -f "$m"; e $r',
 )
 
 #: DIRECTORY; names on stdin, each as ``./NAME`` NUL: delete these subvolumes.

@@ -43,6 +43,7 @@ class Output:
         self._notes = notes
         self._as_json = as_json
         self._events: list[Event] = []
+        self._planned: list[int] = []  # sizes of what a rehearsal would send
         self._guard = threading.Lock()
 
     def tell(self, event: Event) -> None:
@@ -56,11 +57,16 @@ class Output:
                     _tell_note(event)
             elif not self._quiet and not self._as_json:
                 print_line(_line(event))
+            if isinstance(event, Sent) and event.dry:
+                self._planned.append(event.size_bytes or 0)
             if self._as_json:
                 self._events.append(event)
 
     def finish(self, status: int) -> None:
-        """Print the JSON document, if one is wanted."""
+        """Print the JSON document, if one is wanted; after a rehearsal, the total."""
+        if len(self._planned) > 1 and not (self._quiet or self._as_json):
+            total = format_size(sum(self._planned))
+            print_line(f"in total: about {total} in {len(self._planned)} transfers")
         if self._as_json:
             events = [_as_json(event) for event in self._events]
             document = {"version": 1, "exit_status": status, "events": events}

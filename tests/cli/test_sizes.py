@@ -131,3 +131,33 @@ def test_a_rehearsal_tells_the_size_of_ten_changes(
         (sent,) = _sizes(top, target)
         # A name made in the same second is longer by its _1.
         assert abs(told - sent) <= sent / 1000 + 2, (change.__name__, told, sent)
+
+
+def test_clones_need_no_room(btrfs: MakesFilesystems) -> None:
+    """What find-new counts twice, and a stream holds once, is measured."""
+    source, target = btrfs(size="1G"), btrfs(size="600M")
+    top = source.subvolume("source")
+    _sizes(top, target.path)
+    _write(top / "large", 100 * MIB)
+    for number in range(6):
+        files = os.fspath(top / "large"), os.fspath(top / f"clone {number}")
+        subprocess.run(["cp", "--reflink=always", *files], check=True)
+    source.sync()
+    (sent,) = _sizes(top, target.path)
+    assert 100 * MIB < sent < 101 * MIB
+
+
+def test_a_rehearsal_of_several_transfers_tells_the_total(
+    btrfs: MakesFilesystems,
+) -> None:
+    source, target = btrfs(), btrfs().path
+    top = source.subvolume("source")
+    for number in range(2):
+        _write(top / f"{number}", MIB, number)
+        run_program("-p", f"s-{number}", top)
+    done = run_program("--dry-run", "-p", "s-", top, target)
+    assert "in total: about 2.0 MiB in 3 transfers" not in done.stdout
+    for _ in range(2):
+        assert run_program("-p", "t-", top).returncode == 0
+    done = run_program("--dry-run", "-S", "-p", "t-", top, target)
+    assert done.stdout.splitlines()[-1] == "in total: about 2.0 MiB in 2 transfers"
