@@ -1,0 +1,319 @@
+#!/usr/bin/env python3
+"""Cut a large transfer at random points, and count what is sent again.
+
+Run by hand, as root:
+
+    python3 benchmarks/cuts.py [--cuts 20] [--interval 64M] [--seed N] [--local]
+
+A subvolume of 2 GB goes to another filesystem in full, then a change of 1 GB with
+reflinks. The program runs in a network namespace of its own, and the counter of the
+cable between it and the server tells what really went over the wire. Each cut is of
+another kind: an end of ssh, of ``btrfs receive``, of the program, or the cable itself.
+Then the next plain run is started, and so on. At the end content, received UUIDs and
+reflinks are compared, and a plain ``btrfs send -p`` has to go on from there.
+
+What a cut cost is what had gone over the wire since the beginning of the stream, less
+where the next run goes on. That may be an interval, and what was on its way: data that
+had left and had not arrived yet, or had arrived and was not written yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import throughput  # noqa: E402 - found by the line above
+from tests.faults import cutting  # noqa: E402
+from tests.faults.scene import Scene, finish  # noqa: E402
+from tests.support import filesystems, processes, sshd, trees  # noqa: E402
+
+MIB, GIB = 1 << 20, 1 << 30
+#: Of what is on the wire, beside the stream: ssh, TCP and Ethernet.
+FRAMING = 0.03
+#: What may be on its way: two pipes of 1 MiB, the window of an ssh channel (2 MiB), two
+#: socket buffers (tcp_wmem, tcp_rmem), what sshd and the shells have in their pipes.
+ON_ITS_WAY = 16 * MIB
+
+
+def main() -> int:
+    """Run what the command line asks for; the status tells whether all was well."""
+    options = _options()
+    if os.geteuid() != 0:
+        print("this makes and mounts filesystems, which needs root", file=sys.stderr)
+        return 2
+    dice = random.Random(options.seed)
+    print(f"seed {options.seed}, {options.cuts} cuts, a checkpoint each", end=" ")
+    print(f"{options.interval / MIB:g} MiB, load before: {os.getloadavg()[0]:.1f}")
+    with contextlib.ExitStack() as stack:
+        # The program's children must not be ended by a terminal that is gone.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        directory = stack.enter_context(throughput._room_for(4 * options.size))
+        disks = [stack.enter_context(_disk(directory, options)) for _ in range(2)]
+        scene = Scene(*disks)
+        scene.options += ["--checkpoint-interval", str(options.interval)]
+        way: _Way = _Local(scene)
+        if not options.local:
+            way = _Wire(scene, stack.enter_context(cutting.laid_line(_server(stack))))
+        unit = options.size // 20 // 4096 * 4096
+        cutting.plant(scene.source, seed=options.seed, unit=unit, is_varied=True)
+        _crowd(scene.source / "many", 20000)
+        full = round(options.cuts * 2 / 3)
+        costs = _transfer(way, full, dice, options)
+        cutting.alter(scene.source, seed=options.seed, unit=unit * 8 // 10)
+        _recrowd(scene.source / "many")
+        costs += _transfer(way, options.cuts - full, dice, options)
+    return _sum_up(costs, options)
+
+
+def _options() -> argparse.Namespace:
+    assert __doc__
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    size, add = throughput._size, parser.add_argument
+    add("--cuts", type=int, default=20, help="in both transfers (default: 20)")
+    add("--size", type=size, default="2G", help="of the full one (default: 2G)")
+    add("--interval", type=size, default="64M", help="default: 64M")
+    add("--seed", type=int, default=random.randrange(10**6))
+    add("--local", action="store_true", help="without ssh and network")
+    add("--zstd", action="store_true", help="both filesystems compress, by force")
+    add("--rate", type=size, default="150M", help="bytes a second (default: 150M)")
+    return parser.parse_args()
+
+
+@contextlib.contextmanager
+def _disk(
+    directory: Path, options: argparse.Namespace
+) -> Iterator[filesystems.Filesystem]:
+    zstd = ("compress-force=zstd:1",) if options.zstd else ()
+    size = f"{2 * options.size // MIB + 2048}M"
+    with filesystems.btrfs_filesystem(directory, size=size, mount_options=zstd) as disk:
+        yield disk
+
+
+def _server(stack: contextlib.ExitStack) -> Callable[[Sequence[str]], sshd.Sshd]:
+    return lambda config: stack.enter_context(sshd.running_sshd(config=config))
+
+
+def _crowd(directory: Path, count: int) -> None:
+    """Make many small files, some of which compress well."""
+    for number in range(count):
+        path = directory / f"{number // 1000}" / f"{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        size = number % 7000
+        path.write_bytes(
+            b"%d " % number * (size // 8) if number % 3 else os.urandom(size)
+        )
+    with open(directory / "sparse", "wb") as file:
+        for start in range(0, GIB // 4, GIB // 32):
+            file.seek(start)
+            file.write(os.urandom(4096))
+
+
+def _recrowd(directory: Path) -> None:
+    """Rename, replace and remove some of them, and link one to another."""
+    for part in sorted(directory.iterdir()):
+        if part.is_dir():
+            for path in sorted(part.iterdir())[::7]:
+                path.rename(directory / f"moved {path.name}")
+            for path in sorted(part.iterdir())[::11]:
+                path.write_bytes(os.urandom(3000))
+            for path in sorted(part.iterdir())[::13]:
+                path.unlink()
+            part.rename(part.with_name(f"renamed {part.name}"))
+    for path in sorted(directory.glob("moved *"))[::5]:
+        os.link(path, path.with_name(f"linked {path.name}"))
+    trees.punch_hole(os.fsencode(directory / "sparse"), GIB // 32, 4096)
+
+
+class _Way:
+    """How a run is started, what it has sent by now, and in what ways it can be cut."""
+
+    cuts: dict[str, cutting.Cut]
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        """Start a run."""
+        self.began = time.monotonic()
+        return self.scene.start(*more)
+
+    def moved(self) -> int:
+        """Count what has moved since the run was started."""
+        raise NotImplementedError
+
+    def repair(self) -> None:
+        """Make good what a cut has broken, beside the run itself."""
+
+
+class _Local(_Way):
+    cuts = cutting.LOCAL_CUTS
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        self._read: dict[int, int] = {}
+        return super().start(*more)
+
+    def moved(self) -> int:
+        receive = self.scene.worker("btrfs", "receive")
+        if receive:
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{receive.pid}/io").read_text().split()
+                self._read[receive.pid] = int(words[1])  # rchar
+        return sum(self._read.values())
+
+
+class _Wire(_Way):
+    def __init__(self, scene: Scene, line: cutting.Line) -> None:
+        super().__init__(scene)
+        self._line = line
+        line.connect(scene)
+        self.cuts = {**cutting.SSH_CUTS, "the cable pulled": self._pull}
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        self._before = self._line.arrived()
+        return self._line.start(self.scene, *more)
+
+    def moved(self) -> int:
+        return self._line.arrived() - self._before
+
+    def _pull(self, scene: Scene, program: subprocess.Popen[str]) -> None:
+        self._line.pull()
+
+    def repair(self) -> None:
+        self._line.repair()
+
+
+class _Run(NamedTuple):
+    """One run, and how it ended.
+
+    :ivar began: offset in the stream at which it went on.
+    :ivar moved: what had gone over the wire by its end, with all framing.
+    """
+
+    kind: str
+    began: int
+    moved: int
+
+
+class _Cost(NamedTuple):
+    """What one cut cost: how much is sent again, with all framing."""
+
+    kind: str
+    again: int
+
+
+def _transfer(
+    way: _Way, cuts: int, dice: random.Random, options: argparse.Namespace
+) -> list[_Cost]:
+    """Let one snapshot go over, with some cuts."""
+    scene = way.scene
+    count = len(scene.backups)
+    size = options.size if not count else options.size // 2
+    points = sorted(dice.randrange(MIB, int(0.9 * size)) for _ in range(cuts))
+    kinds = [*way.cuts] * -(-cuts // len(way.cuts))
+    dice.shuffle(kinds)
+    runs: list[_Run] = []
+    safe = 0
+    for point, kind in zip(points, kinds, strict=False):
+        more = ("-v", "--rate", str(options.rate), *(["-S"] if runs else []))
+        with way.start(*more) as program:
+            try:
+                _wait_for(way, program, max(point - safe, MIB))
+                way.cuts[kind](scene, program)
+                done = finish(program)
+            finally:
+                program.kill()
+        assert done.returncode != 0, f"it was over before the cut: {done.stderr}"
+        assert "Traceback" not in done.stderr, done.stderr
+        runs.append(_Run(kind, _went_on_at(done), way.moved()))
+        way.repair()
+        assert len(scene.backups) == count, "something was published"
+        safe = max((body.offset for body in cutting.bodies(scene)), default=0)
+    with way.start("-v", "--json", "-S") as program:
+        _watch(way, program)
+        done = finish(program)
+    (transfer,) = cutting.sent(done)
+    runs.append(_Run("", transfer.resumed, way.moved()))
+    assert transfer.resumed >= safe, (transfer, safe)
+    costs = [
+        _Cost(run.kind, run.began + run.moved - after.began)
+        for run, after in zip(runs, runs[1:], strict=False)
+    ]
+    _print(runs, costs, cutting.stream_size(scene, transfer))
+    began = time.monotonic()
+    cutting.check_arrived(scene)
+    cutting.check_plain_send_goes_on(scene)
+    print(f"content, UUIDs and reflinks are right ({time.monotonic() - began:.0f} s)")
+    return costs
+
+
+def _went_on_at(done: subprocess.CompletedProcess[str]) -> int:
+    found = re.search(r"going on at byte (\d+)", done.stderr)
+    return int(found[1]) if found else 0
+
+
+def _print(runs: list[_Run], costs: list[_Cost], whole: int) -> None:
+    print(f"{'MiB:':>32} from   moved   again")
+    for run, cost in zip(runs, costs, strict=False):
+        numbers = (run.began, run.moved, cost.again)
+        columns = " ".join(f"{number / MIB:7.1f}" for number in numbers)
+        print(f"  {run.kind:26} {columns}")
+    last = runs[-1]
+    print(f"  {'completed':26} {last.began / MIB:7.1f} {last.moved / MIB:7.1f}")
+    total = sum(run.moved for run in runs)
+    print(
+        f"{whole / MIB:.1f} MiB in all; {total / MIB:.1f} moved, {total / whole:.2f} of"
+        " that",
+        flush=True,
+    )
+    assert last.moved <= (whole - last.began) * (1 + FRAMING) + ON_ITS_WAY
+
+
+def _wait_for(way: _Way, program: subprocess.Popen[str], size: int) -> int:
+    """Wait until so much has moved, and something of the stream with it."""
+
+    def moved() -> int:
+        assert program.poll() is None, f"it ended before its cut: {finish(program)}"
+        return way.moved()
+
+    processes.wait_until(lambda: way.scene.worker("btrfs", "receive"), 300)
+    processes.wait_until(lambda: moved() >= size, 300, interval_s=0.003)
+    return moved()
+
+
+def _watch(way: _Way, program: subprocess.Popen[str]) -> None:
+    if isinstance(way, _Local):
+        while program.poll() is None:
+            way.moved()
+            time.sleep(0.003)
+
+
+def _sum_up(costs: list[_Cost], options: argparse.Namespace) -> int:
+    worst = max(costs, key=lambda cost: cost.again)
+    median = statistics.median(cost.again for cost in costs)
+    limit = int(options.interval * (1 + FRAMING)) + ON_ITS_WAY
+    beyond = [cost for cost in costs if cost.again > options.interval]
+    print(
+        f"sent again after a cut: at most {worst.again / MIB:.1f} MiB"
+        f" ({worst.kind}), median {median / MIB:.1f} MiB; an interval is"
+        f" {options.interval / MIB:g} MiB. Beyond that, in {len(beyond)} of"
+        f" {len(costs)} cuts, was what was on its way."
+    )
+    return worst.again > limit
+
+
+if __name__ == "__main__":
+    sys.exit(main())
