@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.scenes import covers
 from tests.conftest import MakesFilesystems
 from tests.faults import cutting
 from tests.faults.conftest import Disks
@@ -168,6 +169,7 @@ def test_a_transfer_that_is_compressed_on_the_wire_goes_on(ssh_scene: Scene) -> 
     cutting.check_arrived(scene)
 
 
+@covers("--checkpoint-interval")
 def test_a_cut_transfer_goes_on_with_checkpoints_at_other_places(scene: Scene) -> None:
     planted(scene)
     safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
@@ -354,6 +356,7 @@ def test_a_frozen_receiver_from_before_is_ended_or_left_alone(
     cutting.check_arrived(scene)
 
 
+@covers("--no-checkpoints")
 def test_without_checkpoints_there_is_no_body_and_a_cut_leaves_nothing(
     any_scene: Scene,
 ) -> None:
@@ -456,6 +459,7 @@ def test_what_a_cut_left_expires_after_two_weeks(
     cutting.check_arrived(scene)
 
 
+@covers("--staging-max-age")
 def test_what_a_cut_left_expires_when_it_is_told_to(scene: Scene) -> None:
     planted(scene)
     cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
@@ -579,6 +583,7 @@ def test_a_run_that_may_retry_goes_on_by_itself(ssh_scene: Scene, name: str) -> 
     cutting.check_arrived(scene)
 
 
+@covers("--retries")
 def test_a_run_that_may_retry_gives_up_after_that(scene: Scene) -> None:
     planted(scene)
     with scene.start(*RATE, "--retries", "1") as program:
