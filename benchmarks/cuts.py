@@ -68,12 +68,14 @@ def main() -> int:
         way: _Way = _Local(scene)
         if not options.local:
             way = _Wire(scene, stack.enter_context(cutting.laid_line(_server(stack))))
-        unit = options.size // 20 // 4096 * 4096
+        unit = options.size // 15 // 4096 * 4096
         cutting.plant(scene.source, seed=options.seed, unit=unit, is_varied=True)
         _crowd(scene.source / "many", 20000)
         full = round(options.cuts * 2 / 3)
         costs = _transfer(way, full, dice, options)
-        cutting.alter(scene.source, seed=options.seed, unit=unit * 8 // 10)
+        cutting.alter(
+            scene.source, seed=options.seed, unit=options.size // 22 // 4096 * 4096
+        )
         _recrowd(scene.source / "many")
         costs += _transfer(way, options.cuts - full, dice, options)
     return _sum_up(costs, options)
