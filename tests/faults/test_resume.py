@@ -46,10 +46,10 @@ SAFE = 4 * MIB
 SENDS = '" send -q --proto "*'
 
 
-def planted(scene: Scene, *, is_varied: bool = False) -> Scene:
+def planted(scene: Scene, *, unit: int = MIB, is_varied: bool = False) -> Scene:
     """Give a scene worth cutting, with checkpoints close together."""
     scene.options += POINTS
-    cutting.plant(scene.source, is_varied=is_varied)
+    cutting.plant(scene.source, unit=unit, is_varied=is_varied)
     return scene
 
 
@@ -72,11 +72,11 @@ def _check_every_cut(scene: Scene, cuts: dict[str, cutting.Cut]) -> None:
 
 
 def test_a_transfer_over_ssh_survives_cuts_of_every_kind(ssh_scene: Scene) -> None:
-    _check_every_cut(planted(ssh_scene, is_varied=True), cutting.SSH_CUTS)
+    _check_every_cut(planted(ssh_scene, unit=2 * MIB, is_varied=True), cutting.SSH_CUTS)
 
 
 def test_a_local_transfer_survives_cuts_of_every_kind(scene: Scene) -> None:
-    _check_every_cut(planted(scene, is_varied=True), cutting.LOCAL_CUTS)
+    _check_every_cut(planted(scene, unit=2 * MIB, is_varied=True), cutting.LOCAL_CUTS)
 
 
 def test_an_incremental_transfer_goes_on_with_its_reflinks(ssh_scene: Scene) -> None:

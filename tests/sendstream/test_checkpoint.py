@@ -273,7 +273,10 @@ def test_another_stream_is_refused_before_a_byte_is_written(stream, interval, da
     # A change of data shows in the checksum, which is in the header.
     changed = bytearray(stream)
     changed[command.offset + data.draw(st.integers(6, 9))] ^= 1
-    for other in (bytes(changed), stream[: command.offset] + stream[offset:]):
+    shorter = stream[: command.offset] + stream[offset:]
+    for other in (bytes(changed), shorter):
+        if other[:offset] == stream[:offset]:  # the same command comes again
+            continue
         written, error = pass_on(other, interval, known=(offset, digest))
         assert error and written == b""
 

@@ -252,7 +252,7 @@ def lock(scene: Scene) -> None:
     for seen, mine in scene.pairs:
         line = WORD.replace("\n", " ")
         with seen.lock(0, line) as say:
-            assert held_by(seen) == held_by(mine) == line
+            processes.wait_until(lambda: held_by(seen) == held_by(mine) == line)
             say(f"goes on {line}")
             processes.wait_until(lambda: held_by(seen) == f"goes on {line}")
         with mine.lock(0, "this machine"):
