@@ -18,6 +18,7 @@ from tests.cli.scenes import (
     as_nobody,
     complaint,
     covers,
+    logging_path,
     must,
     on_terminal,
     script,
@@ -331,6 +332,15 @@ def test_nothing_is_told_of_a_stream_that_did_not_end_well(
     done = diff(*pair, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     complaint(done, 1, *parts)
     assert done.stdout == ""
+
+
+def test_no_data_is_read_and_one_send_is_enough(
+    pair: tuple[Path, Path], tmp_path: Path
+):
+    path, log = logging_path(tmp_path, "btrfs")
+    lines(*pair, env={"PATH": path})
+    (sent,) = [line for line in log.read_text().splitlines() if " send " in line]
+    assert " --no-data " in sent
 
 
 def test_it_changes_nothing(pair: tuple[Path, Path], before: Before):
