@@ -22,6 +22,7 @@ import statistics
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def main() -> int:
             f"{options.pairs} pairs, images in {directory}, load before:"
             f" {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
         )
-        trees = {
+        trees: dict[str, Callable[[], AbstractContextManager[Path]]] = {
             "large": lambda: throughput._source(directory, options.size),
             "small": lambda: _small_files(directory, options.files),
         }

@@ -62,8 +62,9 @@ def main() -> int:
         # The program's children must not be ended by a terminal that is gone.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         directory = stack.enter_context(throughput._room_for(4 * options.size))
-        disks = [stack.enter_context(_disk(directory, options)) for _ in range(2)]
-        scene = Scene(*disks)
+        one = stack.enter_context(_disk(directory, options))
+        other = stack.enter_context(_disk(directory, options))
+        scene = Scene(one, other)
         scene.options += ["--checkpoint-interval", str(options.interval)]
         way: _Way = _Local(scene)
         if not options.local:

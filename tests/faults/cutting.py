@@ -352,7 +352,7 @@ def check_resumed(scene: Scene, safe: int, *more: str) -> Sent:
     whole = stream_size(scene, transfer)
     # Each checkpoint adds a few commands of some 100 bytes.
     added = transfer.resumed + transfer.size - whole
-    assert 0 <= added <= 1000 * (2 + whole // INTERVAL), (transfer, whole)
+    assert 0 <= added <= 1000 * (2 + whole // MIB), (transfer, whole)
     check_arrived(scene)
     return transfer
 

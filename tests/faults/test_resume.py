@@ -58,9 +58,11 @@ def planted(scene: Scene, *, unit: int = MIB, is_varied: bool = False) -> Scene:
 
 def _check_every_cut(scene: Scene, cuts: dict[str, cutting.Cut]) -> None:
     """Cut one transfer in many ways, one after the other; then let it complete."""
+    scene.options += ("--checkpoint-interval", "1M")
     safe, transfer = 0, None
     for name, cut in cuts.items():
-        before, safe = safe, cut_short(scene, safe + INTERVAL, cut)
+        more = ("-S",) if transfer else ()
+        before, safe = safe, cut_short(scene, MIB, cut, *more)
         assert scene.backups == [], name
         left = cutting.seals(scene)
         assert {seal.transfer for seal in left} == {transfer or left[0].transfer}, name
@@ -516,10 +518,10 @@ def test_a_transfer_that_filled_its_destination_goes_on_when_there_is_room(
     cutting.check_resumed(scene, safe, "--no-check-space")
 
 
-def test_checkpoints_do_not_pile_up(any_scene: Scene) -> None:
-    scene = any_scene
+def test_checkpoints_do_not_pile_up(ssh_scene: Scene) -> None:
+    scene = ssh_scene
     scene.options += ("--checkpoint-interval", "1M")
-    cutting.write_random(scene.source / "data", 40 * MIB, 1)
+    cutting.write_random(scene.source / "data", 32 * MIB, 1)
     most, seen = 0, set()
     with scene.start("--rate", "8M") as program:
         while program.poll() is None:
@@ -528,7 +530,7 @@ def test_checkpoints_do_not_pile_up(any_scene: Scene) -> None:
             most = max(most, len(there))
             time.sleep(0.02)
     assert program.returncode == 0
-    assert len(seen) > 60, "there were no checkpoints"
+    assert len(seen) > 45, "there were no checkpoints"
     # Each second all are deleted but three: 8 bodies and as many seals may have come.
     assert most <= 32
     cutting.check_arrived(scene)
@@ -538,11 +540,11 @@ def test_checkpoints_do_not_pile_up(any_scene: Scene) -> None:
 
 
 def test_reading_again_what_is_there_is_not_a_stall(
-    any_scene: Scene, tmp_path: Path
+    ssh_scene: Scene, tmp_path: Path
 ) -> None:
-    scene = planted(any_scene)
+    scene = planted(ssh_scene)
     safe = cut_short(scene, 10 * MIB, cutting.LOCAL_CUTS["the program killed"])
-    slow = 'real "$@" | pv -q -L 3M'
+    slow = 'real "$@" | pv -q -L 4M'
     env = faulty_btrfs(tmp_path, SENDS, slow)
     began = time.monotonic()
     done = scene.run("--json", "--stall-timeout", "2", "-S", env=env)
@@ -566,16 +568,11 @@ def test_a_source_that_gives_nothing_any_more_is_a_stall_while_it_is_read_again(
     cutting.check_resumed(scene, safe)
 
 
-@pytest.mark.parametrize(
-    "name", ["btrfs receive killed", "the ssh master killed"], ids=["receive", "master"]
-)
-def test_a_run_that_may_retry_goes_on_by_itself(ssh_scene: Scene, name: str) -> None:
+def test_a_run_that_may_retry_goes_on_by_itself(ssh_scene: Scene) -> None:
     scene = planted(ssh_scene)
-    with scene.start(*RATE, "--retries", "2", "--json", "-S") as program:
-        assert program.wait() == 0, "without a snapshot there is nothing to send"
     with scene.start(*RATE, "--retries", "2", "--json") as program:
         safe = cutting.wait_for_checkpoint(scene, SAFE, program)
-        cutting.SSH_CUTS[name](scene, program)
+        cutting.SSH_CUTS["the ssh master killed"](scene, program)
         done = finish(program)
     (transfer,) = cutting.sent(done)
     assert transfer.resumed >= safe
