@@ -134,7 +134,7 @@ def _differing(told: list[StreamCommand], lines: list[bytes]) -> Iterator[str]:
     subvolume = b"."  # for who never heard of one
     for command, line in zip(told, lines):
         if command.kind in (Kind.SUBVOL, Kind.SNAPSHOT):
-            subvolume = b"./" + command.path.removeprefix(b"/")
+            subvolume = _below(b".", command.path)
         head, *words = line_of(command, subvolume)
         said = b" " + line[len(head) :].lstrip(b" ") + b" "
         missing = [
@@ -194,8 +194,7 @@ def escape(path: bytes) -> bytes:
 
 def _below(subvolume: bytes, path: bytes) -> bytes:
     """Do as path_cat_out() in common/path-utils.c does."""
-    below = path.removeprefix(b"/").removesuffix(b"/")
-    return subvolume.removesuffix(b"/") + b"/" + below
+    return subvolume.removesuffix(b"/") + b"/" + path.removesuffix(b"/")
 
 
 def _times(command: StreamCommand, subvolume: bytes) -> list[bytes]:
