@@ -52,7 +52,7 @@ class Interrupted(BackupError):
     def __init__(self, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
         super().__init__(
-            f"ended by {name}. The next run goes on with what is unfinished, or clears it"
+            f"ended by {name}. What is unfinished the next run goes on with, or clears"
         )
         self.exit_status = 128 + signal_number
 

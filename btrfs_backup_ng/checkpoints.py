@@ -54,13 +54,16 @@ def filter_argv(words: Sequence[str]) -> tuple[str, ...]:
     return (sys.executable, "-I", "-S", "-c", _START, root, *words)
 
 
-def filter_words(interval: int, known: tuple[int, bytes] | None) -> tuple[str, ...]:
+def filter_words(
+    interval: int, key: str, known: tuple[int, bytes] | None
+) -> tuple[str, ...]:
     """Give the arguments of the filter.
 
     :param interval: bytes between two checkpoints.
-    :param known: offset and digest of the one to go on from.
+    :param key: what no other attempt at the same stream has, ASCII.
+    :param known: offset and digest of the checkpoint to go on from.
     """
-    return (str(interval), *((str(known[0]), known[1].hex()) if known else ()))
+    return (str(interval), key, *((str(known[0]), known[1].hex()) if known else ()))
 
 
 @functools.lru_cache(maxsize=None)
@@ -83,12 +86,13 @@ def _packed(text: str) -> str:
 def main() -> None:
     """Be that process."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    interval, *rest = sys.argv[1:]
+    interval, key, *rest = sys.argv[1:]
     checkpoints = Checkpoints(
         _reader(0),
         _writer(1),
         _mover(0, 1),
         interval=int(interval),
+        key=key.encode("ascii"),
         known=(int(rest[0]), bytes.fromhex(rest[1])) if rest else None,
         new_uuid=lambda: os.urandom(16),
         note=_noter(),

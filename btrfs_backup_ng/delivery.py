@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from btrfs_backup_ng import measure, staging
-from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.btrfs.parse import explain
+from btrfs_backup_ng.__util__ import BackupError, Busy, visible
+from btrfs_backup_ng.btrfs.parse import stays
+from btrfs_backup_ng.command import ContactLost
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
@@ -19,6 +20,7 @@ from btrfs_backup_ng.plan import Transfer
 from btrfs_backup_ng.process import check_interrupted
 from btrfs_backup_ng.report import Sent
 from btrfs_backup_ng.route import choose_route, packed_codec
+from btrfs_backup_ng.sshutil.refusal import ConnectionFailed
 from btrfs_backup_ng.transfer import (
     StreamChanged,
     Way,
@@ -63,7 +65,8 @@ class Delivery:
 
     def attempts(self, transfer: Transfer) -> list[str]:
         """Give the ids of earlier attempts that may go on."""
-        if not self._keeper or not self._job.options.checkpoint_interval:
+        interval = self._job.options.checkpoint_interval
+        if not (self._keeper and interval and self._source.facts.has_python):
             return []
         what = transfer.snapshot, transfer.parent, self.protocol
         return staging.of_transfer(self._keeper.facts.leftovers, *what)
@@ -80,33 +83,21 @@ class Delivery:
         :param size_bytes: of the stream, if it is known already.
         :raises BackupError: if it failed.
         """
-        retries, pause_s = self._job.options.retries, _FIRST_PAUSE_S
+        retries, pause_s, was_cut = self._job.options.retries, _FIRST_PAUSE_S, False
         while True:
             try:
+                if was_cut:
+                    self._reach_again(holder)
                 return self._attempt(transfer, size_bytes, before_publishing)
             except BackupError as error:
                 if not retries or not _may_pass(error):
                     raise
-                retries -= 1
-                self._say_again(transfer, error, pause_s)
-            while True:
-                _sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                try:
-                    self._reach_again(holder)
-                    break
-                except BackupError as error:
-                    if not retries:
-                        raise
-                    retries -= 1
-                    self._say_again(transfer, error, pause_s)
-
-    def _say_again(
-        self, transfer: Transfer, error: BackupError, pause_s: float
-    ) -> None:
-        text = f"sending {visible(transfer.snapshot.name)} to {visible(self._name)} was"
-        text += f" cut: {error.message}. Trying again in {pause_s:g} s"
-        self._context.warn(self._name, text)
+                name, message = visible(transfer.snapshot.name), error.message
+            text = f"sending {name} to {visible(self._name)} was cut: {message}"
+            self._context.warn(self._name, f"{text}. Trying again in {pause_s:g} s")
+            _sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            retries, was_cut = retries - 1, True
 
     def _reach_again(self, holder: Holder) -> None:
         """Look at the places once more, and lock them if their locks are lost."""
@@ -212,7 +203,9 @@ class Delivery:
 
 def _may_pass(error: BackupError) -> bool:
     """Tell whether a failure is one that may be over in a while."""
-    return isinstance(error, PipelineFailed) and not explain(error.blamed.stderr)
+    if isinstance(error, PipelineFailed):
+        return not stays(error.blamed.stderr)
+    return isinstance(error, ConnectionFailed | ContactLost | Busy)
 
 
 def _sleep(seconds: float) -> None:

@@ -83,6 +83,11 @@ def is_known(transfer_id: str) -> bool:
     return match is not None and match[2] is not None
 
 
+def chance_in(transfer_id: str) -> str:
+    """Give the part of an id that no other attempt has."""
+    return transfer_id.split("-")[1]
+
+
 def started(transfer_id: str) -> datetime:
     """Give the time in an id, as aware UTC; the oldest there is for one that lies."""
     match = _TRANSFER_ID.fullmatch(transfer_id)

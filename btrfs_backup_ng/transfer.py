@@ -156,11 +156,11 @@ def run_transfer(
         start, useless = new_transfer_id(now), ()
         transfer_id = staging.full_id(start, snapshot, transfer.parent, route.protocol)
     between = stages_between(source.location, sink.location, way.options, route.codec)
+    words = _filter_words(way, transfer_id)
+    what = snapshot, transfer.parent, route.protocol, route.codec
     stages = (
-        source.source(
-            snapshot, transfer.parent, route.protocol, route.codec, _filter_words(way)
-        ),
-        *_filter_here(way, source),
+        source.source(*what, words),
+        *_filter_here(words, source),
         *between,
         sink.sink(transfer_id, snapshot, route.codec, useless),
     )
@@ -194,17 +194,19 @@ def run_transfer(
     return moved
 
 
-def _filter_words(way: Way) -> tuple[str, ...]:
+def _filter_words(way: Way, transfer_id: str) -> tuple[str, ...]:
     """Give what the filter for checkpoints is told; nothing if there is to be none."""
+    if not way.interval:
+        return ()
     known = way.checkpoint.known if way.checkpoint else None
-    return filter_words(way.interval, known) if way.interval else ()
+    return filter_words(way.interval, staging.chance_in(transfer_id), known)
 
 
-def _filter_here(way: Way, source: BtrfsEndpoint) -> tuple[Command, ...]:
+def _filter_here(words: Sequence[str], source: BtrfsEndpoint) -> tuple[Command, ...]:
     """Give the filter as a stage; that of another machine is a part of its sender."""
-    words = _filter_words(way)
-    is_here = source.location.scheme is Scheme.LOCAL
-    return (Command(filter_argv(words), label=_FILTER),) if words and is_here else ()
+    if not words or source.location.scheme is not Scheme.LOCAL:
+        return ()
+    return (Command(filter_argv(words), label=_FILTER),)
 
 
 def _differs(error: PipelineFailed) -> bool:

@@ -293,8 +293,8 @@ REAP = Verb(
 WAITING = Verb(
     "waiting",
     _EACH + 's=$1; shift; for i; do d=$s/incoming/$i; [ -d "$d" ] && [ -r "$d" ] &&'
-    ' exec 7<"$d" || continue; flock -n -s 7 && k=0 || k=1; exec 7<&-; printf "%s\\0%s\\0" "$i" $k;'
-    ' each "$d"; done; e 0',
+    ' exec 7<"$d" || continue; flock -n -s 7 && k=0 || k=1; exec 7<&-;'
+    ' printf "%s\\0%s\\0" "$i" $k; each "$d"; done; e 0',
 )
 
 #: SOURCE, STATE, ID, NAME: make the snapshot that a run would make, in staging

@@ -139,6 +139,23 @@ _MEANINGS = (
 )
 
 
+#: Of these, what does not pass by itself.
+_LASTING = {
+    "No space left on device",
+    "Disk quota exceeded",
+    "cannot find parent subvolume",
+    "Read-only file system",
+    "File exists",
+    "Operation not permitted",
+    "a password is required",
+}
+
+
+def stays(stderr: str) -> bool:
+    """Tell whether what a failed btrfs command met is there the next time, too."""
+    return any(said in stderr for said in _LASTING)
+
+
 def explain(stderr: str) -> str:
     """Say in one clause what a failed btrfs command met, or ``""``."""
     return next((meaning for said, meaning in _MEANINGS if said in stderr), "")

@@ -12,8 +12,9 @@ stream ends, and the next one goes on from a snapshot of what has arrived::
     final    SNAPSHOT of the last body, with the real name and UUID        END
 
 The UUID of a seal tells what is in it, and its name how much of the stream that is:
-nothing else need be remembered to go on from there. Bodies have UUIDs of chance, so
-that none is ever taken for another one. See ``docs/architecture.md``.
+nothing else need be remembered to go on from there. Bodies have UUIDs of chance, and
+the digests a key, so that none is ever taken for one of another attempt. See
+``docs/architecture.md``.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ class Checkpoints:
         move: Callable[[int, bool], int],
         *,
         interval: int,
+        key: bytes,
         known: tuple[int, bytes] | None,
         new_uuid: Callable[[], bytes],
         note: Callable[[int], None] = lambda offset: None,
@@ -106,6 +108,8 @@ class Checkpoints:
         :param move: carries at most so many bytes on without a look at them, or drops
             them if the second argument is false; says how many, 0 at the end.
         :param interval: bytes of the stream between two seals.
+        :param key: of the digest; each attempt at a stream has its own, so that no
+            seal of another one is taken for one of this.
         :param known: offset and digest of the seal to go on from: what lies below is
             read, compared and dropped.
         :param note: told how far it is, again and again, while nothing is written.
@@ -122,7 +126,7 @@ class Checkpoints:
         self._end = 0
         self._base = 0  # offset of the buffer's first byte in the stream
         self._at = 0  # of the next command in the buffer; beyond it while one is long
-        self._digest = blake2b(digest_size=_UUID_BYTES)
+        self._digest = blake2b(key=key, digest_size=_UUID_BYTES)
         self._boundary = 0
         self._over = False
         self._swaps: dict[int, int] = {}

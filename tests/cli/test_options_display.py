@@ -166,6 +166,7 @@ def test_json_is_one_document_with_documented_fields(scene: Scene):
         "why_full": None,
         "dry": False,
         "codec": "",
+        "resumed_bytes": 0,
     }
     assert deleted == [
         {"event": "deleted", "place": str(place), "name": parent, "dry": False}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.scenes import covers
 from tests.conftest import MakesFilesystems
 from tests.faults import cutting
 from tests.faults.conftest import Disks
@@ -31,9 +32,9 @@ from tests.faults.scene import (
     show,
     was_faulty,
 )
-from tests.support import processes
+from tests.support import ours, processes
 from tests.support.accounts import SUDO_BTRFS, Account
-from tests.support.filesystems import PowerCut
+from tests.support.filesystems import Filesystem, PowerCut, btrfs_filesystem
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -46,10 +47,10 @@ SAFE = 4 * MIB
 SENDS = '" send -q --proto "*'
 
 
-def planted(scene: Scene, *, is_varied: bool = False) -> Scene:
+def planted(scene: Scene, *, unit: int = MIB, is_varied: bool = False) -> Scene:
     """Give a scene worth cutting, with checkpoints close together."""
     scene.options += POINTS
-    cutting.plant(scene.source, is_varied=is_varied)
+    cutting.plant(scene.source, unit=unit, is_varied=is_varied)
     return scene
 
 
@@ -74,11 +75,11 @@ def _check_every_cut(scene: Scene, cuts: dict[str, cutting.Cut]) -> None:
 
 
 def test_a_transfer_over_ssh_survives_cuts_of_every_kind(ssh_scene: Scene) -> None:
-    _check_every_cut(planted(ssh_scene, is_varied=True), cutting.SSH_CUTS)
+    _check_every_cut(planted(ssh_scene, unit=2 * MIB, is_varied=True), cutting.SSH_CUTS)
 
 
 def test_a_local_transfer_survives_cuts_of_every_kind(scene: Scene) -> None:
-    _check_every_cut(planted(scene, is_varied=True), cutting.LOCAL_CUTS)
+    _check_every_cut(planted(scene, unit=2 * MIB, is_varied=True), cutting.LOCAL_CUTS)
 
 
 def test_an_incremental_transfer_goes_on_with_its_reflinks(ssh_scene: Scene) -> None:
@@ -171,6 +172,7 @@ def test_a_transfer_that_is_compressed_on_the_wire_goes_on(ssh_scene: Scene) -> 
     cutting.check_arrived(scene)
 
 
+@covers("--checkpoint-interval")
 def test_a_cut_transfer_goes_on_with_checkpoints_at_other_places(scene: Scene) -> None:
     planted(scene)
     safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
@@ -357,18 +359,26 @@ def test_a_frozen_receiver_from_before_is_ended_or_left_alone(
     cutting.check_arrived(scene)
 
 
+@pytest.fixture
+def open_disk() -> Iterator[Filesystem]:
+    """Give a disk that other users find their way to."""
+    directory = ours.public_directory()
+    try:
+        with btrfs_filesystem(directory) as disk:
+            yield disk
+    finally:
+        shutil.rmtree(directory)
+
+
 @pytest.mark.xfail(reason="sudo closes the descriptor that holds the lock")
 def test_a_frozen_receiver_of_root_does_not_write_into_what_comes_after(
-    disks: Disks, sshd: Sshd, account: Callable[..., Account]
+    disks: Disks, open_disk: Filesystem, sshd: Sshd, account: Callable[..., Account]
 ) -> None:
     """Whoever may do nothing but btrfs as root cannot end it."""
     user = account(sudoers=SUDO_BTRFS)
-    scene = Scene(*disks, sshd)
+    scene = Scene(disks[0], open_disk, sshd)
     scene.options += (*POINTS, "--rate", "1M")
     os.chown(scene.target, user.uid, user.gid)
-    for parent in (scene.target.parent, *scene.target.parent.parents):
-        if parent.stat().st_mode & 0o5 != 0o5:
-            parent.chmod(parent.stat().st_mode | 0o5)
     scene.place = scene.place.replace("root@", f"{user.name}@")
     cutting.write_random(scene.source / "data", INTERVAL + 300_000, 1)
     for number in range(600):
@@ -399,6 +409,7 @@ def test_a_frozen_receiver_of_root_does_not_write_into_what_comes_after(
     scene.check_laws()
 
 
+@covers("--no-checkpoints")
 def test_without_checkpoints_there_is_no_body_and_a_cut_leaves_nothing(
     any_scene: Scene,
 ) -> None:
@@ -523,6 +534,7 @@ def test_what_a_cut_left_expires_after_two_weeks(
     cutting.check_arrived(scene)
 
 
+@covers("--staging-max-age")
 def test_what_a_cut_left_expires_when_it_is_told_to(scene: Scene) -> None:
     planted(scene)
     cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
@@ -641,6 +653,7 @@ def test_a_run_that_may_retry_goes_on_by_itself(ssh_scene: Scene) -> None:
     cutting.check_arrived(scene)
 
 
+@covers("--retries")
 def test_a_run_that_may_retry_gives_up_after_that(scene: Scene) -> None:
     planted(scene)
     with scene.start(*RATE, "--retries", "1") as program:

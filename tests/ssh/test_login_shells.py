@@ -252,7 +252,7 @@ def lock(scene: Scene) -> None:
     for seen, mine in scene.pairs:
         line = WORD.replace("\n", " ")
         with seen.lock(0, line) as say:
-            assert held_by(seen) == held_by(mine) == line
+            processes.wait_until(lambda: held_by(seen) == held_by(mine) == line)
             say(f"goes on {line}")
             processes.wait_until(lambda: held_by(seen) == f"goes on {line}")
         with mine.lock(0, "this machine"):
@@ -480,12 +480,13 @@ def go_on(scene: Scene) -> None:
     assert not backups.look().leftovers and backups.waiting([]) == ()
     interval = 16 * KIB
     packing = [source.source(first, None, "1", codecs.NONE).argv]
-    packing.append(filter_argv(filter_words(interval, None)))
+    cut_id = staging.full_id(new_transfer_id(NOW), first, None, "1")
+    words = filter_words(interval, staging.chance_in(cut_id), None)
+    packing.append(filter_argv(words))
     stream = b""
     for argv in packing:
         done = subprocess.run(argv, input=stream, stdout=subprocess.PIPE, check=True)
         stream = done.stdout
-    cut_id = staging.full_id(new_transfer_id(NOW), first, None, "1")
     command = backups.sink(cut_id, first, codecs.NONE)
     with subprocess.Popen(
         command.argv,

@@ -173,7 +173,7 @@ LONG_PATH = "/srv/" + "Größe und Länge/" * 60  # 1,145 bytes
 LONG_NAME = "пк-" * 20 + "20261123-101500+0200_1"
 ID = "20261123T101500Z-0123abcd-0123456789abcdef-0123456789abcdef"
 CHECKPOINT = f".seal-00000000001073741824-{LONG_NAME}"
-FILTER = filter_words(2**40, (2**60, bytes(16)))
+FILTER = filter_words(2**40, "0123abcd", (2**60, bytes(16)))
 LONGEST = {
     "hello": ["0" * 16, LONG_PATH, LONG_PATH],
     "keep": ["0" * 16],
