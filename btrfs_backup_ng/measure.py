@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
 #: What a stream says of a file beside its data, in bytes: mkfile, rename, chown, chmod,
 #: utimes and the head of a write, with paths of some length (measured: 261).
 _BESIDE = 256
+#: How often it is looked whether anybody still wants to know.
+_LOOK_S = 0.2
 #: How much of a dry stream is taken at once.
 _BLOCK = MIB
 
@@ -36,6 +39,7 @@ def written_since(
     snapshot: Snapshot | None,
     parent: Snapshot | None,
     limit: int | None = None,
+    over: threading.Event | None = None,
 ) -> int:
     """Give how many bytes of data were written since the parent, in little time.
 
@@ -44,6 +48,7 @@ def written_since(
 
     :param snapshot: ``None`` for the source as it is now.
     :param limit: if it is more than this, how much more is of no interest.
+    :param over: nobody wants to know any more; what is given then means nothing.
     :raises CommandFailed: if btrfs does not tell.
     """
     path = source.path(snapshot.name) if snapshot else source.location.path
@@ -57,7 +62,7 @@ def written_since(
             number = line[: line.find(b" ", 6)]  # ``inode 257 file offset ...``
             if number != inode:
                 inode, size = number, size + _BESIDE
-            if limit is not None and size > limit:
+            if (limit is not None and size > limit) or (over and over.is_set()):
                 return size
         _check(child)
     return size
@@ -89,8 +94,11 @@ def stream_size(
         assert stdout
 
         def read(size: int) -> bytes:
-            if over and time.thread_time() > end:
-                over.set()
+            while over and not over.is_set():  # a sender may be silent for long
+                if time.thread_time() > end:
+                    over.set()
+                elif select.select([stdout], [], [], _LOOK_S)[0]:
+                    break
             return b"" if over and over.is_set() else stdout.read(min(size, _BLOCK))
 
         size = 0

@@ -303,9 +303,11 @@ class Target:
         self._settle(holds)
 
     def _clear_staging(self) -> None:
-        """Drop attempts at what is there now, or is not wanted there any more."""
+        """Drop attempts at what is there now."""
         if self.keeper:
-            left = staging.of_snapshots(self.keeper.facts.leftovers, self._here)
+            origins = {copy.received_uuid for copy in self.listing.snapshots}
+            there = [s for s in self._here if s.origin in origins]
+            left = staging.of_snapshots(self.keeper.facts.leftovers, there)
             for transfer_id in self.keeper.discard(left):
                 text = f"{self}: an earlier transfer ({transfer_id}) still runs there"
                 self._context.warn(self.name, text)

@@ -18,7 +18,12 @@ from btrfs_backup_ng.__util__ import (
 from btrfs_backup_ng.btrfs.parse import explain
 from btrfs_backup_ng.checkpoints import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.command import Command, CommandFailed, Completed
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, Sink, new_transfer_id
+from btrfs_backup_ng.endpoint.common import (
+    BtrfsEndpoint,
+    Sink,
+    WrongArrival,
+    new_transfer_id,
+)
 from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.measure import stream_size, written_since
 from btrfs_backup_ng.model import Snapshot, TransferOptions
@@ -93,7 +98,7 @@ def expecting(
     def measure() -> None:
         what = transfer.snapshot, transfer.parent
         for way in (
-            lambda: written_since(source, *what),
+            lambda: written_since(source, *what, over=over),
             lambda: stream_size(source, *what, protocol, over, _MEASURING_S),
         ):
             size = attempt(way)
@@ -196,8 +201,11 @@ def run_transfer(
         hints = [error.hint or _meaning(error.blamed), _clear(sink, transfer_id, way)]
         error.hint = "\n".join(filter(None, hints))
         raise
-    except BackupError:
+    except WrongArrival:
         attempt(lambda: sink.discard([transfer_id]))
+        raise
+    except BackupError:
+        attempt(lambda: sink.discard([transfer_id], keep_sealed=way.interval > 0))
         raise
     return moved
 

@@ -174,7 +174,8 @@ SNAPSHOT = Verb(
 #: ended first in front; those of what is between only if they failed, behind a z (the
 #: (de)compressor) or a k (checkpoints).
 _FIRST = (
-    ' [ "$r" = 0 ] || { set -- $r; case ${1:-1} in k*) e "${1#k}";; z*|0)'
+    ' [ "$r" = 0 ] || { set -- $r; for q; do case $1,$q in 0,k*|k*,k*) e "${q#k}";;'
+    " esac; done; case ${1:-1} in z*|0)"
     ' echo "ERROR: (de)compressing failed" >&2; e 74;; *) e "${1:-1}";; esac;'
     " }; "
 )

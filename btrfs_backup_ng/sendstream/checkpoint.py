@@ -240,7 +240,7 @@ class Checkpoints:
                 self._cut(self._base + at)
                 written = at
                 limit = self._boundary - self._base
-            if size > _LONG:
+            if size > _LONG and kind != clone:  # paths may be long
                 update(view[digested : at + header])
                 digested = after
             elif after > end:
