@@ -36,7 +36,6 @@ from btrfs_backup_ng.sendstream.size import predict_size
 from tests.sendstream import corpus, dump, mutations
 
 STREAMS = corpus.load()
-SMALL = STREAMS["changes 2"]
 MEMORY = 8 << 20
 AT = PREAMBLE_SIZE + len(corpus.SUBVOL)
 
@@ -146,11 +145,12 @@ def test_of_an_attribute_that_comes_twice_the_last_one_counts():
     assert not dump.disagreements(stream)
 
 
-def test_every_truncation_is_noticed_where_it_is():
-    commands = dump.read(SMALL).commands
-    starts = mutations.starts(SMALL)
-    for length in range(len(SMALL)):
-        reading = dump.read(SMALL[:length], check=False)
+@pytest.mark.parametrize("name", ["dry changes 2", "short data", "verity"])
+def test_every_truncation_is_noticed_where_it_is(name):
+    stream = STREAMS[name]
+    commands, starts = dump.read(stream).commands, mutations.starts(stream)
+    for length in range(len(stream)):
+        reading = dump.read(stream[:length], check=False)
         whole = sum(start <= length for start in starts[1:])
         assert reading.damage
         assert reading.damage.offset == (starts[whole] if length > 16 else 0)
