@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from btrfs_backup_ng.sendstream.format import StreamDamaged  # noqa: E402
 from btrfs_backup_ng.sendstream.reader import path_of, read_frames  # noqa: E402
 from btrfs_backup_ng.sendstream.size import predict_size  # noqa: E402
-from tests.sendstream import corpus, dump, mutations  # noqa: E402
+from tests.sendstream import dump, kept, mutations  # noqa: E402
 
 LIMIT_KIB = 64 << 10
 FAILURES = 20
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--cuts", action="store_true", help="every truncation, too")
     words = parser.parse_args()
     print(f"seed {words.seed}", flush=True)
-    streams, counts = list(corpus.load().values()), collections.Counter[str]()
+    streams, counts = list(kept.load().values()), collections.Counter[str]()
     failures, before_kib = 0, _peak_kib()
     deadline = time.monotonic() + 60 * words.minutes
     inputs = _mutants(streams, words.seed, deadline)
