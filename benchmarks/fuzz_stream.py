@@ -22,7 +22,6 @@ import io
 import itertools
 import random
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from btrfs_backup_ng.sendstream.format import StreamDamaged  # noqa: E402
 from btrfs_backup_ng.sendstream.reader import path_of, read_frames  # noqa: E402
 from btrfs_backup_ng.sendstream.size import predict_size  # noqa: E402
-from tests.sendstream import corpus, dump, mutations  # noqa: E402
+from tests.sendstream import dump, kept, mutations  # noqa: E402
 
 LIMIT_KIB = 64 << 10
 FAILURES = 20
@@ -48,8 +47,8 @@ def main() -> int:
     parser.add_argument("--cuts", action="store_true", help="every truncation, too")
     words = parser.parse_args()
     print(f"seed {words.seed}", flush=True)
-    streams, counts = list(corpus.load().values()), collections.Counter[str]()
-    failures = 0
+    streams, counts = list(kept.load().values()), collections.Counter[str]()
+    failures, before_kib = 0, _peak_kib()
     deadline = time.monotonic() + 60 * words.minutes
     inputs = _mutants(streams, words.seed, deadline)
     if words.cuts:
@@ -61,11 +60,11 @@ def main() -> int:
             print(f"fuzz-{number}.stream: {problem}"[:500], flush=True)
         if failures >= FAILURES:
             break
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for what, count in sorted(counts.items()):
         print(f"{count:9,} {what}")
+    peak_kib = _peak_kib()
     print(f"{failures} failures; peak memory {peak_kib / 1024:.1f} MiB", end=", ")
-    print(f"of which {_bare_kib() / 1024:.1f} MiB before the first stream")
+    print(f"{before_kib / 1024:.1f} MiB of it before the first stream")
     return failures > 0 or peak_kib > LIMIT_KIB
 
 
@@ -110,12 +109,8 @@ def _size(stream: bytes) -> None:
     predict_size(io.BytesIO(stream).read)
 
 
-def _bare_kib() -> int:
-    """Tell how much memory this program takes for nothing but its imports."""
-    code = "import sys, resource; sys.path[:0] = sys.argv[1:]; import fuzz_stream"
-    code += "; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    argv = [sys.executable, "-c", code, str(Path(__file__).parent)]
-    return int(subprocess.run(argv, check=True, capture_output=True).stdout)
+def _peak_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

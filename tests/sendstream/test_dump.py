@@ -14,10 +14,10 @@ from btrfs_backup_ng.sendstream.format import (
     seal_command,
 )
 from btrfs_backup_ng.sendstream.reader import MAX_COMMAND
-from tests.sendstream import corpus, dump, mutations
+from tests.sendstream import dump, kept, mutations
 from tests.support import variety
 
-STREAMS = corpus.load()
+STREAMS = kept.load()
 CUTS = FLIPS = 50
 MUTANTS = 200
 
@@ -40,11 +40,11 @@ def test_they_agree_on_one_of_everything(btrfs):
     second = filesystem.snapshot("source", "second")
     for protocol in ("1", "2"):
         for words in ([first], ["-p", first, second]):
-            dry = corpus.send("--proto", protocol, "--no-data", *words)
+            dry = kept.send("--proto", protocol, "--no-data", *words)
             assert not dump.disagreements(dry)
-    whole = corpus.send("--proto", "2", "-p", first, second)
+    whole = kept.send("--proto", "2", "-p", first, second)
     assert not dump.disagreements(whole)
-    assert not dump.disagreements(corpus.send("-e", "--no-data", first, second))
+    assert not dump.disagreements(kept.send("-e", "--no-data", first, second))
 
 
 @pytest.mark.parametrize("name", ["changes 1", "changes 2", "verity", "short data"])
@@ -85,10 +85,10 @@ def test_they_agree_on_mutants():
         random.Random("garbage").randbytes(1000),
         preamble(1),
         preamble(2),
-        preamble(4) + corpus.END,
+        preamble(4) + kept.END,
         preamble(1) + random.Random("garbage").randbytes(1000),
-        preamble(1) + corpus.END,
-        preamble(1) + corpus.SUBVOL,
+        preamble(1) + kept.END,
+        preamble(1) + kept.SUBVOL,
     ],
     ids=_length,
 )
@@ -97,7 +97,7 @@ def test_they_agree_on_garbage_and_next_to_nothing(stream):
 
 
 def _one(kind: int, body: bytes) -> bytes:
-    return preamble(2) + corpus.SUBVOL + seal_command(kind, body) + corpus.END
+    return preamble(2) + kept.SUBVOL + seal_command(kind, body) + kept.END
 
 
 _NAME = b"\x0f\0\1\0f"
@@ -109,12 +109,12 @@ _OFFSET = ATTRIBUTE.pack(Attribute.FILE_OFFSET, 8) + bytes(8)
     [
         _one(99, _NAME),  # --dump, and a real receive, leave it out without a word
         _one(0, b""),
-        preamble(0) + corpus.END,
+        preamble(0) + kept.END,
         _one(Kind.WRITE, _NAME + _OFFSET + b"\x13\0" + bytes(MAX_COMMAND)),
         _one(Kind.UNLINK, b"\x0f\0\3\0a\0b"),  # cut at the NUL
         _one(Kind.UNLINK, _NAME + ATTRIBUTE.pack(Attribute.INO, 1) + b"1"),
-        preamble(1) + corpus.END + b"x",  # --dump stops at END, a real receive does not
-        preamble(1) + corpus.END + bytes(100),
+        preamble(1) + kept.END + b"x",  # --dump stops at END, a real receive does not
+        preamble(1) + kept.END + bytes(100),
     ],
     ids=_length,
 )
@@ -127,7 +127,7 @@ def test_ours_is_stricter_on_purpose(stream):
 def test_a_real_receive_takes_and_refuses_what_may_follow_a_stream(btrfs):
     place = btrfs().path
     one = STREAMS["two streams"][: STREAMS["two streams"].index(b"btrfs-stream", 1)]
-    other = one.replace(corpus.SUBVOL, _renamed())
+    other = one.replace(kept.SUBVOL, _renamed())
     for number, stream in enumerate(
         [
             one,
@@ -136,16 +136,16 @@ def test_a_real_receive_takes_and_refuses_what_may_follow_a_stream(btrfs):
             one + bytes(17),
             one + other[:-1],
             one + preamble(1),
-            one + preamble(1) + corpus.END,
+            one + preamble(1) + kept.END,
         ]
     ):
         directory = place / str(number)
         directory.mkdir()
-        accepted = corpus.receive(stream, directory)
+        accepted = kept.receive(stream, directory)
         assert accepted == (dump.read(stream).damage is None), number
 
 
 def _renamed() -> bytes:
     """Begin another subvolume than that of the corpus."""
-    body = corpus.SUBVOL[10:].replace(b"by hand", b"another")
+    body = kept.SUBVOL[10:].replace(b"by hand", b"another")
     return seal_command(Kind.SUBVOL, body)

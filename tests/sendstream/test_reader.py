@@ -33,12 +33,11 @@ from btrfs_backup_ng.sendstream.reader import (
     read_frames,
 )
 from btrfs_backup_ng.sendstream.size import predict_size
-from tests.sendstream import corpus, dump, mutations
+from tests.sendstream import dump, kept, mutations
 
-STREAMS = corpus.load()
-SMALL = STREAMS["changes 2"]
+STREAMS = kept.load()
 MEMORY = 8 << 20
-AT = PREAMBLE_SIZE + len(corpus.SUBVOL)
+AT = PREAMBLE_SIZE + len(kept.SUBVOL)
 
 
 def damage_of(stream: bytes, *, check: bool = True) -> StreamDamaged:
@@ -54,7 +53,7 @@ def in_pieces(stream: bytes, sizes: list[int]) -> Callable[[int], bytes]:
 
 
 def one_command(kind: int, body: bytes, *, version: int = 1) -> bytes:
-    return preamble(version) + corpus.SUBVOL + seal_command(kind, body) + corpus.END
+    return preamble(version) + kept.SUBVOL + seal_command(kind, body) + kept.END
 
 
 def test_the_corpus_has_every_command_and_protocol():
@@ -129,7 +128,7 @@ def test_what_is_written_is_read(data):
         (Attribute.SIZE, U64.pack(size)),
     ]
     stream = preamble(version) + build_command(Kind.UPDATE_EXTENT, attributes)
-    stream += corpus.write_command(content, version=version, path=path) + corpus.END
+    stream += kept.write_command(content, version=version, path=path) + kept.END
     update, write, end = dump.read(stream).commands
     assert update.attributes == dict(attributes)
     assert (update.path, write.path) == (path, path)
@@ -141,16 +140,17 @@ def test_what_is_written_is_read(data):
 
 def test_of_an_attribute_that_comes_twice_the_last_one_counts():
     twice = [(Attribute.PATH, b"one"), (Attribute.PATH, b"other")]
-    stream = preamble(1) + build_command(Kind.UNLINK, twice) + corpus.END
+    stream = preamble(1) + build_command(Kind.UNLINK, twice) + kept.END
     assert dump.read(stream).commands[0].path == b"other"
     assert not dump.disagreements(stream)
 
 
-def test_every_truncation_is_noticed_where_it_is():
-    commands = dump.read(SMALL).commands
-    starts = mutations.starts(SMALL)
-    for length in range(len(SMALL)):
-        reading = dump.read(SMALL[:length], check=False)
+@pytest.mark.parametrize("name", ["dry changes 2", "short data", "verity"])
+def test_every_truncation_is_noticed_where_it_is(name):
+    stream = STREAMS[name]
+    commands, starts = dump.read(stream).commands, mutations.starts(stream)
+    for length in range(len(stream)):
+        reading = dump.read(stream[:length], check=False)
         whole = sum(start <= length for start in starts[1:])
         assert reading.damage
         assert reading.damage.offset == (starts[whole] if length > 16 else 0)
@@ -186,12 +186,12 @@ WRONG = [
     (preamble(1)[:9], 0, "ends in the start"),
     (preamble(1), 17, "ends before END"),
     (b"\0" * 100, 0, "no send stream"),
-    (preamble(0) + corpus.END, 0, "protocol 0"),
-    (preamble(4) + corpus.END, 0, "protocol 4"),
-    (preamble(1) + corpus.END + b"x", 27, "ends in the start"),
-    (preamble(1) + corpus.END + preamble(1), 44, "ends before END"),
-    (preamble(1) + corpus.END + b"what is this here", 27, "no send stream"),
-    (preamble(1) + corpus.END + corpus.END * 2, 27, "no send stream"),
+    (preamble(0) + kept.END, 0, "protocol 0"),
+    (preamble(4) + kept.END, 0, "protocol 4"),
+    (preamble(1) + kept.END + b"x", 27, "ends in the start"),
+    (preamble(1) + kept.END + preamble(1), 44, "ends before END"),
+    (preamble(1) + kept.END + b"what is this here", 27, "no send stream"),
+    (preamble(1) + kept.END + kept.END * 2, 27, "no send stream"),
     (one_command(0, b""), AT, "no command 0"),
     (one_command(27, b""), AT, "no command 27"),
     (one_command(Kind.MKDIR, b""), AT, "MKDIR without PATH"),

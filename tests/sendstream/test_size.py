@@ -14,14 +14,14 @@ import pytest
 
 from btrfs_backup_ng.sendstream.format import Attribute, Kind, StreamDamaged
 from btrfs_backup_ng.sendstream.size import predict_size, predict_sizes
-from tests.sendstream import corpus, dump
+from tests.sendstream import dump, kept
 from tests.support import filesystems, ours, trees, variety
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("sizes")]
 
 # Around what one WRITE holds, in protocol 1 and 2.
 SIZES = (1, 2048, 4096, 49151, 49152, 49153, 131071, 131072, 131073, 300_000)
-STREAMS = corpus.load()
+STREAMS = kept.load()
 
 
 class Sent(NamedTuple):
@@ -133,9 +133,9 @@ def sent(filesystem, request) -> list[Sent]:
 
 def _send(*words: str | Path) -> Sent:
     return Sent(
-        {n: corpus.send("--proto", str(n), "--no-data", *words) for n in (1, 2)},
-        {n: corpus.send("--proto", str(n), *words) for n in (1, 2)},
-        corpus.send("--proto", "2", "--compressed-data", *words),
+        {n: kept.send("--proto", str(n), "--no-data", *words) for n in (1, 2)},
+        {n: kept.send("--proto", str(n), *words) for n in (1, 2)},
+        kept.send("--proto", "2", "--compressed-data", *words),
     )
 
 
@@ -182,8 +182,8 @@ def test_the_bound_holds_for_small_files_that_hardly_compress(filesystem):
         (source / f"file {number}").write_bytes(content)
     snapshot = filesystem.snapshot("hardly", "hardly snapshot")
     words = ["--proto", "2", snapshot]
-    dry, real = corpus.send("--no-data", *words), corpus.send(*words)
-    compressed = corpus.send("--compressed-data", *words)
+    dry, real = kept.send("--no-data", *words), kept.send(*words)
+    compressed = kept.send("--compressed-data", *words)
     if Kind.ENCODED_WRITE in _kinds(compressed):
         assert len(compressed) > len(real)  # else this would show nothing
     assert len(compressed) <= predict_size(io.BytesIO(dry).read, compressed=True)
@@ -194,7 +194,7 @@ def test_a_write_holds_as_much_as_was_assumed(filesystem, protocol):
     name = f"writes {protocol}"
     (filesystem.subvolume(name) / "file").write_bytes(os.urandom(500_000))
     snapshot = filesystem.snapshot(name, f"{name} snapshot")
-    stream = corpus.send("--proto", str(protocol), snapshot)
+    stream = kept.send("--proto", str(protocol), snapshot)
     commands = dump.read(stream, check=False).commands
     largest = max(len(c.attributes.get(Attribute.DATA, b"")) for c in commands)
     assert largest == {1: 48, 2: 128}[protocol] << 10

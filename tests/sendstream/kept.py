@@ -1,6 +1,6 @@
 """Owns the kept streams: small ones that the kernel wrote, and ones made by hand.
 
-``python -m tests.sendstream.corpus`` records those of the kernel anew, as root.
+``python -m tests.sendstream.kept`` records those of the kernel anew, as root.
 """
 
 from __future__ import annotations
