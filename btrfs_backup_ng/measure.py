@@ -1,8 +1,10 @@
 """Own how large a transfer is going to be: quickly and roughly, or exactly."""
 
 import io
+import math
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -22,6 +24,9 @@ from btrfs_backup_ng.process import PIPE, Child
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
 
+#: What a stream says of a file beside its data, in bytes: mkfile, rename, chown, chmod,
+#: utimes and the head of a write, with paths of some length (measured: 261).
+_BESIDE = 256
 #: How much of a dry stream is taken at once.
 _BLOCK = MIB
 
@@ -34,8 +39,8 @@ def written_since(
 ) -> int:
     """Give how many bytes of data were written since the parent, in little time.
 
-    A stream is mostly no larger: it holds no data that it can clone, and beside the
-    data little else. Preallocated space counts in a stream, and here it does not.
+    A stream is mostly no larger: it holds no data that it can clone. Preallocated space
+    counts in a stream, and here it does not.
 
     :param snapshot: ``None`` for the source as it is now.
     :param limit: if it is more than this, how much more is of no interest.
@@ -44,11 +49,14 @@ def written_since(
     path = source.path(snapshot.name) if snapshot else source.location.path
     since = str(parent.generation) if parent else "0"
     command = source.host.command(wire.SIZE, path, since, label="btrfs find-new")
-    size = 0
+    size, inode = 0, b""
     with Child.start(command, stdout=PIPE) as child:
         assert isinstance(child.stdout, io.RawIOBase)  # a line at a time it is slow
         for line in io.BufferedReader(child.stdout, _BLOCK):
             size += extent_size(line)
+            number = line[: line.find(b" ", 6)]  # ``inode 257 file offset ...``
+            if number != inode:
+                inode, size = number, size + _BESIDE
             if limit is not None and size > limit:
                 return size
         _check(child)
@@ -61,6 +69,7 @@ def stream_size(
     parent: Snapshot | None,
     protocol: str,
     over: threading.Event | None = None,
+    budget_s: float = math.inf,
 ) -> int:
     """Give how long a stream is going to be, from its twin without data.
 
@@ -70,14 +79,18 @@ def stream_size(
 
     :param protocol: as the verb ``send`` knows it.
     :param over: nobody wants to know any more; what is given then means nothing.
+    :param budget_s: so much CPU time may be spent; then it is over, too.
     :raises BackupError: if btrfs does not tell.
     """
     dry = source.source(snapshot, parent, "n" + protocol.removesuffix("c"), "none")
+    end = time.thread_time() + budget_s
     with Child.start(dry, stdout=PIPE) as child:
         stdout = child.stdout
         assert stdout
 
         def read(size: int) -> bytes:
+            if over and time.thread_time() > end:
+                over.set()
             return b"" if over and over.is_set() else stdout.read(min(size, _BLOCK))
 
         size = 0

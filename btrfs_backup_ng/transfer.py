@@ -20,7 +20,7 @@ from btrfs_backup_ng.checkpoints import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.command import Command, CommandFailed, Completed
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, Sink, new_transfer_id
 from btrfs_backup_ng.location import Scheme
-from btrfs_backup_ng.measure import stream_size
+from btrfs_backup_ng.measure import stream_size, written_since
 from btrfs_backup_ng.model import Snapshot, TransferOptions
 from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, run_pipeline
 from btrfs_backup_ng.plan import Transfer
@@ -32,6 +32,8 @@ from btrfs_backup_ng.staging import Checkpoint
 log = logging.getLogger(__name__)
 
 _FILTER = "the checkpoint filter"
+#: CPU time for finding out how long a stream is going to be, while it moves.
+_MEASURING_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def expecting(
 ) -> Iterator[None]:
     """Find out beside a transfer how much it will move, for percent and ETA.
 
+    First roughly; then exactly, as long as that takes little CPU from the transfer.
+
     :param wanted: whether anybody is looking.
     """
     if not wanted:
@@ -87,10 +91,14 @@ def expecting(
     over = threading.Event()
 
     def measure() -> None:
-        what = transfer.snapshot, transfer.parent, protocol
-        size = attempt(lambda: stream_size(source, *what, over))
-        if isinstance(size, int) and not over.is_set():
-            meter.expected_bytes = size
+        what = transfer.snapshot, transfer.parent
+        for way in (
+            lambda: written_since(source, *what),
+            lambda: stream_size(source, *what, protocol, over, _MEASURING_S),
+        ):
+            size = attempt(way)
+            if isinstance(size, int) and not over.is_set():
+                meter.expected_bytes = size
 
     thread = threading.Thread(target=measure, daemon=True)
     thread.start()

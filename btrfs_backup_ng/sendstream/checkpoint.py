@@ -54,9 +54,13 @@ class StreamDiffers(ValueError):
     """The stream is not the one that a checkpoint was made of."""
 
 
-def body_name(offset: int, name: bytes) -> bytes:
-    """Name what is received from an offset of the stream on."""
-    return _name(BODY, offset, name)
+def body_name(offset: int, name: bytes, chance: bytes) -> bytes:
+    """Name what is received from an offset of the stream on.
+
+    :param chance: four bytes of it: a receiver that was thought dead and writes on
+        does not find what another attempt makes.
+    """
+    return _name(BODY, offset, chance.hex().encode() + b"-" + name)
 
 
 def seal_name(offset: int, name: bytes) -> bytes:
@@ -72,6 +76,8 @@ def parse_name(name: bytes) -> tuple[bytes, int, bytes] | None:
     """Give mark, offset and snapshot of the name of a body or seal; else ``None``."""
     mark, rest = name[: len(SEAL)], name[len(SEAL) :]
     digits, dash, snapshot = rest.partition(b"-")
+    if mark == BODY:
+        snapshot = snapshot.partition(b"-")[2]
     if mark in (BODY, SEAL) and dash and len(digits) == _DIGITS and digits.isdigit():
         return mark, int(digits), snapshot
     return None
@@ -197,7 +203,7 @@ class Checkpoints:
         if self._known:
             self._boundary = self._known[0]
         else:
-            self._open(kind, body_name(0, self._name), list(made.items()))
+            self._open(kind, 0, list(made.items()))
             self._boundary = self._interval
 
     def _attributes(self, start: int, end: int) -> dict[int, bytes]:
@@ -300,7 +306,7 @@ class Checkpoints:
             self._end_stream()
             self._open_snapshot(seal_name(offset, self._name), digest, self._body)
             self._end_stream()
-        self._open(Kind.SNAPSHOT, body_name(offset, self._name), self._parent(digest))
+        self._open(Kind.SNAPSHOT, offset, self._parent(digest))
         self._boundary = offset + self._interval
 
     def _finish(self, written: int) -> None:
@@ -314,9 +320,10 @@ class Checkpoints:
         self._end_stream()
         self._over = True
 
-    def _open(self, kind: int, name: bytes, parent: list[tuple[int, bytes]]) -> None:
+    def _open(self, kind: int, offset: int, parent: list[tuple[int, bytes]]) -> None:
         """Begin the stream of a body."""
         self._body = self._new_uuid()
+        name = body_name(offset, self._name, self._body[-4:])
         self._swaps.clear()
         self._make(kind, name, self._body, parent)
 

@@ -11,7 +11,8 @@ from btrfs_backup_ng.sendstream.format import ATTRIBUTE, COMMAND, U64, Attribute
 from btrfs_backup_ng.sendstream.reader import StreamCommand, parse_frame, read_frames
 
 # How much data the kernel puts into a WRITE, from protocol 2 on as much as there may be
-# in a compressed extent: max_send_read_size() in fs/btrfs/send.c.
+# in a compressed extent: max_send_read_size() in fs/btrfs/send.c.  (Where pages are of
+# 64 KiB it is 176 KiB, which makes protocol 2 shorter by less than 0.01 %.)
 _WRITE_SIZE = 48 << 10
 _LARGE_WRITE_SIZE = 128 << 10
 _NUMBER = ATTRIBUTE.size + U64.size

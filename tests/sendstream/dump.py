@@ -32,7 +32,7 @@ _ESCAPES = {
 # nobody knows (--dump leaves them out) or of more than 1 MiB, protocol 0, paths with a
 # NUL (--dump cuts them), and attributes of a wrong size that their command has no use
 # for.
-_STRICTER = re.compile(
+STRICTER = re.compile(
     r"there is no command|cannot be \d+ bytes long|protocol 0 is not known"
     r"|is no path or name|has a length of"
 )
@@ -89,13 +89,13 @@ def read(stream: bytes, *, check: bool = True) -> Reading:
     return Reading(commands, None)
 
 
-def disagreements(stream: bytes) -> list[str]:
+def disagreements(stream: bytes, reading: Reading | None = None) -> list[str]:
     """Say in what the two differ about the first stream of an input.
 
-    Not counted is where ours is stricter on purpose (:data:`_STRICTER`), and where
+    Not counted is where ours is stricter on purpose (:data:`STRICTER`), and where
     --dump knows less or gives up over how to print something (:func:`_gives_up`).
     """
-    reading = read(stream)
+    reading = reading or read(stream)
     # btrfs-progs 6.2 knows what is new in protocol 3, but not its number.
     known = preamble(2) + stream[PREAMBLE_SIZE:]
     dumped = dump(known if stream.startswith(preamble(3)) else stream)
@@ -104,7 +104,7 @@ def disagreements(stream: bytes) -> list[str]:
     accepts = dumped.status == 0
     if not accepts and _gives_up(told[len(lines) :]):
         told = told[: len(lines)]
-    elif not reading.accepts_one and _STRICTER.search(str(reading.damage)):
+    elif not reading.accepts_one and STRICTER.search(str(reading.damage)):
         lines = lines[: len(told)]
     elif accepts != reading.accepts_one:
         return [f"--dump: status {dumped.status}; ours: {reading.damage}"]
@@ -134,7 +134,7 @@ def _differing(told: list[StreamCommand], lines: list[bytes]) -> Iterator[str]:
     subvolume = b"."  # for who never heard of one
     for command, line in zip(told, lines):
         if command.kind in (Kind.SUBVOL, Kind.SNAPSHOT):
-            subvolume = b"./" + command.path.removeprefix(b"/")
+            subvolume = _below(b".", command.path)
         head, *words = line_of(command, subvolume)
         said = b" " + line[len(head) :].lstrip(b" ") + b" "
         missing = [
@@ -194,8 +194,7 @@ def escape(path: bytes) -> bytes:
 
 def _below(subvolume: bytes, path: bytes) -> bytes:
     """Do as path_cat_out() in common/path-utils.c does."""
-    below = path.removeprefix(b"/").removesuffix(b"/")
-    return subvolume.removesuffix(b"/") + b"/" + below
+    return subvolume.removesuffix(b"/") + b"/" + path.removesuffix(b"/")
 
 
 def _times(command: StreamCommand, subvolume: bytes) -> list[bytes]:
