@@ -236,6 +236,7 @@ def _transfer(
             try:
                 _wait_for(way, program, max(point - safe, MIB))
                 way.cuts[kind](scene, program)
+                _watch(way, program)
                 done = finish(program)
             finally:
                 program.kill()
@@ -298,8 +299,9 @@ def _wait_for(way: _Way, program: subprocess.Popen[str], size: int) -> int:
 
 
 def _watch(way: _Way, program: subprocess.Popen[str]) -> None:
+    """Look until it has ended at what would be gone then."""
     if isinstance(way, _Local):
-        while program.poll() is None:
+        while program.poll() is None or way.scene.worker("btrfs", "receive"):
             way.moved()
             time.sleep(0.003)
 

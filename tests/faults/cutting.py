@@ -133,7 +133,8 @@ def assert_clones_are_kept(source: Path, backup: Path) -> None:
         there = trees.shared_bytes(*(backup / name for name in pair))
         here = trees.shared_bytes(*(source / name for name in pair))
         assert here > 0
-        assert there == here, f"{pair}: {there} bytes are shared, not {here}"
+        # Not to the byte: of compressed data FIEMAP tells the place, but not the size.
+        assert there > 0.99 * here, f"{pair}: {there} bytes are shared, not {here}"
 
 
 # What lies in staging
