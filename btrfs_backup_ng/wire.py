@@ -172,10 +172,11 @@ SNAPSHOT = Verb(
 
 #: Goes on if ``$r`` is 0. It holds the statuses of the two ends of a pipe, the one that
 #: ended first in front; those of what is between only if they failed, behind a z (the
-#: (de)compressor) or a k (checkpoints).
+#: (de)compressor) or a k (checkpoints). What failed for another reason than want of a
+#: reader (141) is the cause.
 _FIRST = (
     ' [ "$r" = 0 ] || { set -- $r; for q; do case $1,$q in 0,k*|k*,k*) e "${q#k}";;'
-    " esac; done; case ${1:-1} in z*|0)"
+    " *,z141) ;; *,z*) set -- z;; esac; done; case ${1:-1} in z*|0)"
     ' echo "ERROR: (de)compressing failed" >&2; e 74;; *) e "${1:-1}";; esac;'
     " }; "
 )
