@@ -15,6 +15,7 @@ from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.model import Job
+from btrfs_backup_ng.origins import ORIGINS
 from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed
 from btrfs_backup_ng.plan import Transfer
 from btrfs_backup_ng.process import check_interrupted
@@ -88,6 +89,8 @@ class Delivery:
             try:
                 if was_cut:
                     self._reach_again(holder)
+                    if self._has_arrived(transfer):
+                        return self.sent(transfer, Moved(0, 0.0, b""))
                 return self._attempt(transfer, size_bytes, before_publishing)
             except BackupError as error:
                 if not retries or not _may_pass(error):
@@ -105,6 +108,14 @@ class Delivery:
             if endpoint:
                 endpoint.look()
                 holder.regain(endpoint, _RELOCK_S)
+
+    def _has_arrived(self, transfer: Transfer) -> bool:
+        """Tell whether only the answer was lost, and all else was done."""
+        if not self._keeper:
+            return False
+        listing, _ = self._keeper.listing(ORIGINS)
+        there = [s for s in listing.snapshots if s.name == transfer.target]
+        return any(s.received_uuid == transfer.snapshot.origin for s in there)
 
     def _attempt(
         self,

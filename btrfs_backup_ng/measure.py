@@ -119,7 +119,8 @@ def stream_size(
 def rehearsed(source: BtrfsEndpoint, name: str, now: datetime) -> Iterator[Snapshot]:
     """Make the snapshot that a run would make, in staging, for as long as it is needed.
 
-    It goes away by itself even if we do. The bookkeeping of the source must be there.
+    If we are killed, that of this machine stays until the next run. The bookkeeping of
+    the source must be there.
 
     :returns: something whose size can be told, named by its whole path.
     :raises CommandFailed: if it cannot be made.

@@ -6,7 +6,7 @@ btrfs says about the subvolumes that carry them.
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from hashlib import blake2b
@@ -132,14 +132,22 @@ def waiting(transfer_id: str, names: Iterable[str], *, running: bool) -> Waiting
 
 
 def newest_checkpoint(
-    transfer_id: str, names: Iterable[str], seals: Mapping[str, UUID]
+    transfer_id: str,
+    snapshot_name: str,
+    names: Sequence[str],
+    seals: Mapping[str, UUID],
 ) -> Checkpoint | None:
     """Find where a transfer can go on.
 
     :param names: what lies in its staging directory.
     :param seals: name -> received UUID of what btrfs has finished there.
-    :returns: ``None`` if it has to begin anew.
+    :returns: ``None`` if it has to begin anew, also for something that no transfer of
+        this snapshot leaves.
     """
+    if any(
+        name != snapshot_name and not parse_name(os.fsencode(name)) for name in names
+    ):
+        return None
     newest = max((name for name in seals if _offset(name)), key=_offset, default=None)
     if newest is None:
         return None

@@ -135,10 +135,17 @@ def find_checkpoint(
             log.warning(text, keeper, transfer_id)
             continue
         if checkpoint is None or (found and found.offset >= checkpoint.offset):
-            keeper.discard([transfer_id])
+            _drop(keeper, transfer_id)
         else:
             found = checkpoint
     return found
+
+
+def _drop(keeper: BtrfsEndpoint, transfer_id: str) -> None:
+    """Drop what is left of an attempt; what cannot be dropped is in nobody's way."""
+    error = attempt(lambda: keeper.discard([transfer_id]))
+    if isinstance(error, BackupError):
+        log.warning("%s: what is left of %s stays: %s", keeper, transfer_id, error)
 
 
 def run_transfer(

@@ -286,7 +286,8 @@ REAP = Verb(
     ' for q in /proc/[0-9]*; do [ "$q/fd/9" -ef "$d" ] || continue;'
     ' s=$(cat "$q/stat" 2>/dev/null) || continue; set -- ${s##*) };'
     ' kill -s KILL -- "-$3" 2>/dev/null; done; sleep 0.1 2>/dev/null || sleep 1; done;'
-    ' each "$d"; for f in "$d/$n" "$d"/.seal-*; do [ -d "$f" ] || continue;'
+    ' each "$d"; for f in "$d/$n" "$d"/.seal-*; do'
+    ' case $(stat -c %i "$f" 2>/dev/null) in 256) ;; *) continue;; esac;'
     ' printf "%s\\0" "${f##*/}"; $b subvolume show -- "$f"; printf "\\0"; done; e 0',
 )
 

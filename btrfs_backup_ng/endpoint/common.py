@@ -303,7 +303,7 @@ class BtrfsEndpoint:
             if seal.read_only and seal.received_uuid
         }
         names = [os.fsdecode(name) for name in raw.split(b"\0") if name]
-        return staging.newest_checkpoint(transfer_id, names, seals)
+        return staging.newest_checkpoint(transfer_id, snapshot.name, names, seals)
 
     def held(self) -> str | None:
         """Give what who works on this place says of itself; ``None``: nobody does."""

@@ -473,6 +473,38 @@ def test_what_another_source_left_at_the_destination_is_not_touched(
     cutting.check_nothing_is_left(cut)
 
 
+@pytest.mark.parametrize("words", [("-p", "other-"), ("-T", "-n", "5", "-S")])
+def test_what_waits_stays_if_a_run_does_not_bring_it(
+    scene: Scene, words: tuple[str, ...]
+) -> None:
+    planted(scene)
+    safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    scene.wait_for_quiet()
+    left = scene.staging
+    done = scene.run(*words)
+    assert done.returncode == 0, done.stderr
+    assert scene.staging == left
+    if scene.backups:  # a nearer parent than none
+        scene.back_up()
+        assert scene.staging == []
+    else:
+        cutting.check_resumed(scene, safe)
+
+
+def test_something_else_in_staging_is_in_nobodys_way(scene: Scene) -> None:
+    planted(scene)
+    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    scene.wait_for_quiet()
+    (left,) = scene.staging
+    directory = scene.target / STATE / "incoming" / left
+    (directory / ".seal-00000000009999999999-x").mkdir()
+    (directory / ".seal-00000000009999999998-x").symlink_to("/")
+    (directory / "file").write_text("x")
+    done = scene.run("--json")
+    assert cutting.sent(done)[0].resumed == 0
+    cutting.check_arrived(scene)
+
+
 def test_two_destinations_on_one_disk_each_go_on_from_their_own(disks: Disks) -> None:
     """Their seals have the same UUIDs: those of the same stream."""
     one = planted(Scene(*disks))

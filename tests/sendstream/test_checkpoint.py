@@ -281,6 +281,15 @@ def test_another_stream_is_refused_before_a_byte_is_written(stream, interval, da
         assert error and written == b""
 
 
+def test_a_clone_between_long_paths_is_led_to_its_body_too():
+    path = b"d" * 2500
+    stream = made(1) + write(5000, 1, 1) * 3 + clone(OWN, path) * 2 + END
+    bodies = passed(stream, 9000)[:-1:2]
+    clones = [(c, b) for b in bodies for c in b.rest if c.kind is Kind.CLONE]
+    assert len(clones) == 2
+    assert all(c.attributes[Attribute.CLONE_UUID] == b.uuid for c, b in clones)
+
+
 def test_two_attempts_at_one_stream_have_no_uuid_in_common():
     stream = made(1) + write(5000, 1, 1) * 9 + END
     one, other = (seals_of(passed(stream, 9000, key=key)) for key in (b"1", b"2"))
