@@ -720,3 +720,20 @@ def test_it_is_said_from_where_a_transfer_goes_on(scene: Scene) -> None:
     assert show(scene.backups[0].path).read_only
     with contextlib.suppress(FileNotFoundError):
         assert os.listdir(scene.target / STATE / "incoming") == []
+
+
+def test_a_retry_sees_that_only_the_answer_was_lost(
+    disks: Disks, new_sshd: Servers, tmp_path: Path
+) -> None:
+    os.chmod(tmp_path, 0o755)
+    action = 'real "$@"; kill -KILL $PPID'
+    env = faulty_btrfs(tmp_path, '" subvolume snapshot -r "*/incoming/*', action)
+    scene = planted(Scene(*disks, new_sshd(config=(f"SetEnv PATH={env['PATH']}",))))
+    done = scene.run("--json", "--retries", "1")
+    assert was_faulty(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "was cut" in done.stderr
+    (sent,) = cutting.sent(done)
+    assert sent.size == 0
+    scene.check_complete()
+    assert len(scene.backups) == 1 and scene.staging == []
