@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.faults.cutting import Line, laid_line
 from tests.faults.scene import Scene
 from tests.support import filesystems
 from tests.support.sshd import Sshd
@@ -48,3 +49,10 @@ def any_scene(
 def get_sshd(request: pytest.FixtureRequest) -> Callable[[], Sshd]:
     """Start the ssh server only if it is asked for."""
     return lambda: request.getfixturevalue("sshd")
+
+
+@pytest.fixture
+def cable(new_sshd: Callable[..., Sshd]) -> Iterator[Line]:
+    """Lay a cable to a server that is on another machine, as far as anybody knows."""
+    with laid_line(lambda config: new_sshd(config=tuple(config))) as line:
+        yield line

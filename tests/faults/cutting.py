@@ -441,6 +441,11 @@ class Line(NamedTuple):
         with self.start(scene, *more) as program:
             return finish(program)
 
+    def inside(self, *words: str) -> bool:
+        """Run a command there, and tell whether it succeeds."""
+        argv = ["ip", "netns", "exec", self.space, *words]
+        return subprocess.run(argv, capture_output=True).returncode == 0
+
     def arrived(self) -> int:
         """Count the bytes that came to the server's end so far, all headers too."""
         counter = Path(f"/sys/class/net/{self.plug}/statistics/rx_bytes")
@@ -454,10 +459,7 @@ class Line(NamedTuple):
         """Plug it in again, and wait until the other end is seen from there."""
         command("ip", "link", "set", self.plug, "up")
         probe = f"exec 3<>/dev/tcp/{self.address}/{self.server.port}"
-        words = ["ip", "netns", "exec", self.space, "timeout", "1", "bash", "-c", probe]
-        processes.wait_until(
-            lambda: subprocess.run(words, capture_output=True).returncode == 0
-        )
+        processes.wait_until(lambda: self.inside("timeout", "1", "bash", "-c", probe))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -110,33 +110,22 @@ def test_two_transfers_that_wait_each_go_on_in_their_turn(scene: Scene) -> None:
     assert len(scene.backups) == 3
 
 
-@pytest.fixture
-def line(new_sshd: Servers) -> Iterator[cutting.Line]:
-    """Lay a cable to another machine, so to say."""
-
-    def run(config: Sequence[str]) -> Sshd:
-        return new_sshd(config=tuple(config))
-
-    with cutting.laid_line(run) as line:
-        yield line
-
-
 def test_after_a_pulled_cable_only_the_rest_goes_over_the_wire(
-    line: cutting.Line, scene: Scene
+    cable: cutting.Line, scene: Scene
 ) -> None:
     planted(scene)
-    line.connect(scene)
-    with line.start(scene, *RATE) as program:
+    cable.connect(scene)
+    with cable.start(scene, *RATE) as program:
         safe = cutting.wait_for_checkpoint(scene, 10 * MIB, program)
-        line.pull()
+        cable.pull()
         done = finish(program)
     assert_fails(done, 1, "connection", "the next run goes on")
     # The other side does not know of the cut: all that worked there still does.
     assert scene.worker("btrfs", "receive")
-    line.repair()
-    before = line.arrived()
-    done = line.run(scene, "--json", "-S")
-    wire = line.arrived() - before
+    cable.repair()
+    before = cable.arrived()
+    done = cable.run(scene, "--json", "-S")
+    wire = cable.arrived() - before
     (transfer,) = cutting.sent(done)
     assert transfer.resumed >= safe
     rest = cutting.stream_size(scene, transfer) - transfer.resumed
