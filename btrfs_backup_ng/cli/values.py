@@ -8,7 +8,7 @@ from btrfs_backup_ng.codecs import parse_codec
 
 def count(text: str) -> int:
     """Read how many snapshots to keep."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not _is_count(text):
         raise UsageError(
             f"'{visible(text)}' is not a number of snapshots to keep",
             hint="The newest is always kept; leave the option out to keep all.",
@@ -18,11 +18,15 @@ def count(text: str) -> int:
 
 def backup_count(text: str) -> int:
     """Read how many backups to keep."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not _is_count(text):
         raise UsageError(
             "-n takes a number here (backups to keep); for a rehearsal use --dry-run"
         )
     return int(text)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
 
 
 def number(text: str, what: str, largest: float) -> float:
@@ -38,7 +42,6 @@ def number(text: str, what: str, largest: float) -> float:
 
 def seconds(text: str) -> float:
     """Read a number of seconds."""
-    """Read how long to wait."""
     return number(text, "a number of seconds", 10.0**8)
 
 

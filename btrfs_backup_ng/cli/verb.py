@@ -1,6 +1,7 @@
 """Own what the verbs about places have in common: how their words are read."""
 
 import argparse
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,12 @@ def read_keepers(options: argparse.Namespace) -> list[Location]:
     if any(place.scheme is Scheme.SHELL for place in places):
         raise UsageError("a command (shell://) tells nobody what it keeps")
     return places
+
+
+def print_document(status: int, places: Sequence[object]) -> None:
+    """Print what ``--json`` asks for: the exit status, and the fields of each place."""
+    document = {"version": 1, "exit_status": status, "places": places}
+    print_line(json.dumps(document, indent=1))
 
 
 @contextmanager

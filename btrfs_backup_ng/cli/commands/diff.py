@@ -20,6 +20,7 @@ from btrfs_backup_ng.cli.parser import (
 )
 from btrfs_backup_ng.cli.root import sudo_line
 from btrfs_backup_ng.cli.sshopts import add_ssh, ssh_options
+from btrfs_backup_ng.cli.verb import new_parser
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand
 from btrfs_backup_ng.compare import compare
@@ -89,16 +90,13 @@ def main(words: Sequence[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog=f"{PROGRAM} diff",
-        usage="%(prog)s [options] A B",
+    parser = new_parser(
+        "diff",
+        usage="[options] A B",
         description="Tell what changed from snapshot A to snapshot B of one place.\n"
         "That takes as long as there are changes, however large the snapshots are.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
     parser.add_argument(
         "--no-times",
         action="store_true",

@@ -1,7 +1,6 @@
 """Own the ``doctor`` verb: words -> what is examined -> lines or a document."""
 
 import argparse
-import json
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ from btrfs_backup_ng.cli.layout import terminal_width, wrapped
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh, ssh_options
-from btrfs_backup_ng.cli.verb import new_parser, read_places, read_words
+from btrfs_backup_ng.cli.verb import new_parser, print_document, read_places, read_words
 from btrfs_backup_ng.diagnosis import Finding, Grade, exit_status
 from btrfs_backup_ng.doctor import examine, rule_for
 
@@ -69,12 +68,7 @@ def main(words: Sequence[str]) -> int:
         _show(str(place), findings, options)
     status = exit_status(finding for _, findings in found for finding in findings)
     if options.json:
-        document = {
-            "version": 1,
-            "exit_status": status,
-            "places": [_as_json(place, findings) for place, findings in found],
-        }
-        print_line(json.dumps(document, indent=1))
+        print_document(status, [_as_json(*each) for each in found])
     return status
 
 

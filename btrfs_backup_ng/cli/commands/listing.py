@@ -1,6 +1,5 @@
 """Own the ``list`` verb: places -> what they keep -> lines or a document."""
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
@@ -11,7 +10,13 @@ from btrfs_backup_ng.cli.layout import table, wrapped
 from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import access, new_parser, read_keepers, read_words
+from btrfs_backup_ng.cli.verb import (
+    access,
+    new_parser,
+    print_document,
+    read_keepers,
+    read_words,
+)
 from btrfs_backup_ng.listing import (
     Access,
     Contents,
@@ -65,8 +70,7 @@ def main(words: Sequence[str]) -> int:
             found.append(_fields(str(place), contents, now) if options.json else {})
     status = exit_status([tally])
     if options.json:
-        document = {"version": 1, "exit_status": status, "places": found}
-        print_line(json.dumps(document, indent=1))
+        print_document(status, found)
     return status
 
 

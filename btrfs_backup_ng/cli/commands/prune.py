@@ -1,7 +1,6 @@
 """Own the ``prune`` verb, which so far drops transfers that wait to go on."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,13 @@ from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.values import seconds
 from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import access, new_parser, read_keepers, read_words
+from btrfs_backup_ng.cli.verb import (
+    access,
+    new_parser,
+    print_document,
+    read_keepers,
+    read_words,
+)
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location
@@ -75,8 +80,7 @@ def main(words: Sequence[str]) -> int:
             found.append(pruning.fields(error))
     status = exit_status([tally])
     if options.json:
-        document = {"version": 1, "exit_status": status, "places": found}
-        print_line(json.dumps(document, indent=1))
+        print_document(status, found)
     return status
 
 

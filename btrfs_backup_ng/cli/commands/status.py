@@ -1,7 +1,6 @@
 """Own the ``status`` verb: places -> one word for each -> lines or a document."""
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -14,7 +13,13 @@ from btrfs_backup_ng.cli.layout import wrapped
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import access, new_parser, read_keepers, read_words
+from btrfs_backup_ng.cli.verb import (
+    access,
+    new_parser,
+    print_document,
+    read_keepers,
+    read_words,
+)
 from btrfs_backup_ng.status import Standing, Word, examine, exit_status
 
 _EPILOG = f"""\
@@ -52,12 +57,7 @@ def main(words: Sequence[str]) -> int:
                 print_line("\n".join(_lines(str(place), standing, now)))
     status = exit_status(standing for _, standing in found)
     if options.json:
-        document = {
-            "version": 1,
-            "exit_status": status,
-            "places": [_fields(place, standing, now) for place, standing in found],
-        }
-        print_line(json.dumps(document, indent=1))
+        print_document(status, [_fields(*each, now) for each in found])
     return status
 
 
