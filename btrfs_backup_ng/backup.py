@@ -78,7 +78,10 @@ class _Run:
             return
         if planned:
             self._take_snapshot(source, planned, targets)
-        standin = self._stand_in(stack, source, planned, targets)
+        standin = None
+        if job.dry_run and planned and targets:
+            making = measure.rehearsed(source, planned.name, self._context.now)
+            standin = stack.enter_context(making)
         done = self._each(
             targets, lambda target: self._transfer(target, holds, standin)
         )
@@ -240,23 +243,6 @@ class _Run:
                 target.plan(self._here)
         event = Snapshotted(str(source.location), planned.name, job.dry_run)
         self._context.tell(event)
-
-    def _stand_in(
-        self,
-        stack: ExitStack,
-        source: BtrfsEndpoint,
-        planned: Snapshot | None,
-        targets: Sequence[Target],
-    ) -> Snapshot | None:
-        """Make for a rehearsal what is going to be sent, so that it can be measured.
-
-        At the first run ever there is no place for it, and no trace is to be left.
-        """
-        job, facts = self._job, source.facts
-        if not (job.dry_run and planned and targets and facts.has_state):
-            return None
-        standin = measure.rehearsed(source, planned.name, self._context.now)
-        return stack.enter_context(standin)
 
     def _transfer(self, target: Target, holds: Holds, standin: Snapshot | None) -> None:
         if self._job.dry_run:

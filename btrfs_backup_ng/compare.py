@@ -21,6 +21,7 @@ from btrfs_backup_ng.host import Host, LocalHost, NeedsRoot
 from btrfs_backup_ng.location import Location, Scheme
 from btrfs_backup_ng.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.pipeline import Meter
+from btrfs_backup_ng.preflight import check_tools
 from btrfs_backup_ng.process import PIPE, Child, check_interrupted
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.sendstream.changes import Change, read_changes
@@ -106,13 +107,7 @@ def _check(host: Host, location: Location, sudo_line: str) -> Facts:
     if not facts.is_btrfs:
         kind = visible(facts.filesystem_type)
         raise Refused(f"{place} is on {kind}, and only btrfs snapshots can be compared")
-    if facts.btrfs_version is None:
-        where = visible(host.name) or "this machine"
-        raise Refused(
-            f"{where} has no btrfs command (looked in PATH, /usr/local/sbin, /usr/sbin,"
-            " /sbin)",
-            hint=f"Install the package btrfs-progs {'there' if host.name else 'here'}.",
-        )
+    check_tools(host, facts)
     if facts.privilege is Privilege.NONE:
         raise Refused(
             f"comparing snapshots of {place} needs root", hint=f"Run:  {sudo_line}"

@@ -40,10 +40,7 @@ _RELOCK_S = 60.0
 
 
 class Delivery:
-    """The way of snapshots from a source to one destination.
-
-    :ivar protocol: of the streams, as the verb ``send`` knows it.
-    """
+    """The way of snapshots from a source to one destination."""
 
     def __init__(
         self,
@@ -133,29 +130,32 @@ class Delivery:
         return self._run(transfer, way, size_bytes, before_publishing)
 
     def _way(self, transfer: Transfer, size_bytes: int | None) -> Way:
-        options, checkpoint = self._job.options, None
-        if self._keeper:
-            self._route = decided(self._route, transfer, self._source, self._keeper)
+        options, keeper = self._job.options, self._keeper
+        if keeper is None:
+            return Way(self._route, options)
+        self._route = decided(self._route, transfer, self._source, keeper)
         attempts = self.attempts(transfer)
-        if attempts and self._keeper:
-            checkpoint = find_checkpoint(self._keeper, attempts, transfer.snapshot)
-        interval = self._interval(transfer, size_bytes) if not checkpoint else 0
-        interval = options.checkpoint_interval if checkpoint else interval
-        return Way(self._route, options, interval, checkpoint)
+        checkpoint = find_checkpoint(keeper, attempts, transfer.snapshot)
+        if checkpoint:  # however little is left
+            return Way(self._route, options, options.checkpoint_interval, checkpoint)
+        interval = self._interval(keeper, transfer, size_bytes)
+        return Way(self._route, options, interval)
 
-    def _interval(self, transfer: Transfer, size_bytes: int | None) -> int:
+    def _interval(
+        self, keeper: BtrfsEndpoint, transfer: Transfer, size_bytes: int | None
+    ) -> int:
         """Decide how far checkpoints are apart; 0 where they would not pay.
 
         They are made where the stream comes from, as what is read again after a cut is
         not to cross a wire. On this machine a transfer has to be longer than one.
         """
         wanted = self._job.options.checkpoint_interval
-        if not (wanted and self._keeper):
+        if not wanted:
             return 0
         if not self._source.facts.has_python:
             log.info("%s has no python3, so no checkpoints are made", self._source)
             return 0
-        places = self._source.location, self._keeper.location
+        places = self._source.location, keeper.location
         if any(place.scheme is Scheme.SSH for place in places):
             return wanted
         if size_bytes is None:

@@ -116,15 +116,20 @@ def stream_size(
 
 
 @contextmanager
-def rehearsed(source: BtrfsEndpoint, name: str, now: datetime) -> Iterator[Snapshot]:
+def rehearsed(
+    source: BtrfsEndpoint, name: str, now: datetime
+) -> Iterator[Snapshot | None]:
     """Make the snapshot that a run would make, in staging, for as long as it is needed.
 
-    If we are killed, that of this machine stays until the next run. The bookkeeping of
-    the source must be there.
+    If we are killed, that of this machine stays until the next run.
 
-    :returns: something whose size can be told, named by its whole path.
+    :returns: something whose size can be told, named by its whole path; ``None`` before
+        the first run ever: there is no place for it, and no trace is to be left.
     :raises CommandFailed: if it cannot be made.
     """
+    if not source.facts.has_state:
+        yield None
+        return
     transfer_id = new_transfer_id(now)
     words = (source.location.path, source.state, transfer_id, name)
     command = source.host.command(wire.REHEARSE, *words, label="a rehearsal")

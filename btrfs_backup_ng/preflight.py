@@ -6,7 +6,7 @@ import shlex
 from btrfs_backup_ng.__util__ import MIB, Refused, format_size, visible
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host import NeedsRoot
+from btrfs_backup_ng.host import Host, NeedsRoot
 from btrfs_backup_ng.model import Checks, Facts, Job, Privilege, TransferOptions
 from btrfs_backup_ng.report import Level, Noted
 
@@ -31,7 +31,7 @@ def check_source(source: BtrfsEndpoint, job: Job, sudo_line: str) -> list[Noted]
             f"{source} is {visible(facts.filesystem_type)}, and only btrfs subvolumes"
             " can be snapshotted"
         )
-    _check_tools(source, facts)
+    check_tools(source.host, facts)
     _check_privilege(source, facts, sudo_line)
     if not facts.is_subvolume:
         raise Refused(
@@ -108,7 +108,7 @@ def check_destination(
             hint="Use a directory on btrfs, or keep the streams in files:  "
             + _stream_hint(source, destination),
         )
-    _check_tools(destination, facts)
+    check_tools(destination.host, facts)
     _check_privilege(destination, facts, sudo_line)
     if job.checks is Checks.SKIP:
         return []
@@ -135,7 +135,7 @@ def check_readable(place: BtrfsEndpoint, sudo_line: str) -> None:
     if not facts.is_btrfs:
         kind = visible(facts.filesystem_type)
         raise Refused(f"{place} is {kind}, and snapshots are only on btrfs")
-    _check_tools(place, facts)
+    check_tools(place.host, facts)
     _check_privilege(place, facts, sudo_line)
 
 
@@ -165,9 +165,13 @@ def _check_mounted(destination: BtrfsEndpoint, facts: Facts) -> None:
         )
 
 
-def _check_tools(endpoint: BtrfsEndpoint, facts: Facts) -> None:
+def check_tools(host: Host, facts: Facts) -> None:
+    """Go on only where there is a btrfs command.
+
+    :raises Refused: if there is none.
+    """
     if facts.btrfs_version is None:
-        where = visible(endpoint.host.name)
+        where = visible(host.name)
         raise Refused(
             f"{where or 'this machine'} has no btrfs command (looked in PATH,"
             " /usr/local/sbin, /usr/sbin, /sbin)",

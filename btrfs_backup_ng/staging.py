@@ -13,7 +13,7 @@ from hashlib import blake2b
 from uuid import UUID
 
 from btrfs_backup_ng.model import Snapshot, Waiting
-from btrfs_backup_ng.sendstream.checkpoint import SEAL, parse_name
+from btrfs_backup_ng.sendstream.checkpoint import BODY, SEAL, parse_name
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 #: When it began, chance, what is sent, and how. Nothing else in staging is ours. The
@@ -151,16 +151,12 @@ def newest_checkpoint(
     newest = max((name for name in seals if _offset(name)), key=_offset, default=None)
     if newest is None:
         return None
-    useless = sorted((name for name in names if name != newest), key=_made_at)
-    return Checkpoint(transfer_id, _offset(newest), seals[newest], (*useless[::-1],))
+    others = [name for name in names if name != newest]
+    useless = sorted(others, key=lambda name: _offset(name, BODY, SEAL), reverse=True)
+    return Checkpoint(transfer_id, _offset(newest), seals[newest], tuple(useless))
 
 
-def _made_at(name: str) -> int:
+def _offset(name: str, *marks: bytes) -> int:
+    """Give the offset in the name of a seal (or what has such a mark); else 0."""
     parsed = parse_name(os.fsencode(name))
-    return parsed[1] if parsed else 0
-
-
-def _offset(name: str) -> int:
-    """Give how much a seal holds; 0 for anything else."""
-    parsed = parse_name(os.fsencode(name))
-    return parsed[1] if parsed and parsed[0] == SEAL else 0
+    return parsed[1] if parsed and parsed[0] in (marks or (SEAL,)) else 0

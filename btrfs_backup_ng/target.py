@@ -3,7 +3,6 @@
 import logging
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
@@ -219,13 +218,10 @@ class Target:
 
     def _measured(self, transfer: Transfer) -> int:
         """Measure a stream, also before its snapshot is made if there is a place."""
-        with ExitStack() as stack:
-            standin = None
-            planned = transfer.snapshot.generation == NOT_MADE_YET
-            if planned and self._source.facts.has_state:
-                name, now = transfer.snapshot.name, self._context.now
-                making = measure.rehearsed(self._source, name, now)
-                standin = stack.enter_context(making)
+        snapshot, now = transfer.snapshot, self._context.now
+        if snapshot.generation < NOT_MADE_YET:
+            return self._exact_size(transfer, None)
+        with measure.rehearsed(self._source, snapshot.name, now) as standin:
             return self._exact_size(transfer, standin)
 
     def _size(self, transfer: Transfer) -> int:

@@ -86,7 +86,8 @@ def expecting(
 ) -> Iterator[None]:
     """Find out beside a transfer how much it will move, for percent and ETA.
 
-    First roughly; then exactly, as long as that takes little CPU from the transfer.
+    First roughly, if nothing is known; then exactly, as long as that takes little CPU
+    from the transfer.
 
     :param wanted: whether anybody is looking.
     """
@@ -97,13 +98,14 @@ def expecting(
 
     def measure() -> None:
         what = transfer.snapshot, transfer.parent
-        for way in (
-            lambda: written_since(source, *what, over=over),
-            lambda: stream_size(source, *what, protocol, over, _MEASURING_S),
-        ):
-            size = attempt(way)
-            if isinstance(size, int) and not over.is_set():
-                meter.expected_bytes = size
+        if meter.expected_bytes is None:
+            expect(lambda: written_since(source, *what, over=over))
+        expect(lambda: stream_size(source, *what, protocol, over, _MEASURING_S))
+
+    def expect(way: Callable[[], int]) -> None:
+        size = attempt(way)
+        if isinstance(size, int) and not over.is_set():
+            meter.expected_bytes = size
 
     thread = threading.Thread(target=measure, daemon=True)
     thread.start()
@@ -168,22 +170,14 @@ def run_transfer(
     :raises StreamChanged: if ``way.checkpoint`` is of no use; it was dropped.
     :raises BackupError: if it failed.
     """
-    snapshot, route, checkpoint = transfer.snapshot, way.route, way.checkpoint
+    snapshot, checkpoint = transfer.snapshot, way.checkpoint
     if checkpoint:
-        transfer_id, useless = checkpoint.transfer_id, checkpoint.useless
+        transfer_id = checkpoint.transfer_id
         meter.resumed_bytes = checkpoint.offset
     else:
-        start, useless = new_transfer_id(now), ()
-        transfer_id = staging.full_id(start, snapshot, transfer.parent, route.protocol)
-    between = stages_between(source.location, sink.location, way.options, route.codec)
-    words = _filter_words(way, transfer_id)
-    what = snapshot, transfer.parent, route.protocol, route.codec
-    stages = (
-        source.source(*what, words),
-        *_filter_here(words, source),
-        *between,
-        sink.sink(transfer_id, snapshot, route.codec, useless),
-    )
+        what = snapshot, transfer.parent, way.route.protocol
+        transfer_id = staging.full_id(new_transfer_id(now), *what)
+    stages = _stages(transfer, transfer_id, source, sink, way)
     try:
         moved = run_pipeline(
             stages, meter=meter, stall_timeout_s=way.options.stall_timeout_s
@@ -215,6 +209,21 @@ def run_transfer(
         attempt(lambda: sink.discard([transfer_id], keep_sealed=way.interval > 0))
         raise
     return moved
+
+
+def _stages(
+    transfer: Transfer, transfer_id: str, source: BtrfsEndpoint, sink: Sink, way: Way
+) -> tuple[Command, ...]:
+    """Give what a transfer runs, from the sender to the receiver."""
+    route, useless = way.route, way.checkpoint.useless if way.checkpoint else ()
+    words = _filter_words(way, transfer_id)
+    what = transfer.snapshot, transfer.parent, route.protocol, route.codec
+    return (
+        source.source(*what, words),
+        *_filter_here(words, source),
+        *stages_between(source.location, sink.location, way.options, route.codec),
+        sink.sink(transfer_id, transfer.snapshot, route.codec, useless),
+    )
 
 
 def _filter_words(way: Way, transfer_id: str) -> tuple[str, ...]:

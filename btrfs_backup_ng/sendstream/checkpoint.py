@@ -89,10 +89,7 @@ def is_checkpoint(name: bytes) -> bool:
 
 
 class Checkpoints:
-    """One stream on its way from a reader to a writer, with checkpoints added.
-
-    :ivar offset: how much of the stream was taken so far, in bytes.
-    """
+    """One stream on its way from a reader to a writer, with checkpoints added."""
 
     def __init__(
         self,

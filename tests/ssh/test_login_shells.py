@@ -310,7 +310,7 @@ def tell_sizes(scene: Scene) -> None:
     exact = stream_size(scene.source, second, first, "1")
     assert exact == stream_size(scene.source_seen, second, first, "1")
     with rehearsed(scene.source, "rehearsal", NOW) as planned:
-        assert stream_size(scene.source, planned, second, "1") > 100
+        assert planned and stream_size(scene.source, planned, second, "1") > 100
     assert not os.path.lexists(planned.name)
 
 
