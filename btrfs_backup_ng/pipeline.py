@@ -176,7 +176,7 @@ class _Pipeline:
         """Note that a stage ended, and how long the others have from now on."""
         now = time.monotonic()
         stage.order, self._ended = self._ended, self._ended + 1
-        stage.status = stage.child.peek()
+        stage.status = stage.child.peek(ended=True)
         place = self._stages.index(stage)
         before_s = _BEFORE_FAILED_S if stage.status else _BEFORE_ENDED_S
         for other in self._stages[:place]:

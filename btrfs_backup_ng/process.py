@@ -170,14 +170,15 @@ class Child:
         """Give the end of what it wrote to stderr so far."""
         return bytes(self.words).decode("utf-8", "surrogateescape")
 
-    def peek(self) -> int | None:
+    def peek(self, *, ended: bool = False) -> int | None:
         """Give the status of an ended child without reaping it, else ``None``.
 
         255 if the status is lost, as it is with SIGCHLD ignored.
+        :param ended: it has ended, so wait for whoever traces it to let it go.
         """
         if self._reaped:
             return self._process.returncode
-        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        options = os.WEXITED | os.WNOWAIT | (0 if ended else os.WNOHANG)
         try:
             result = os.waitid(os.P_PID, self.pid, options)
         except ChildProcessError:
@@ -234,7 +235,7 @@ class Child:
             self._drainer.join()
         with self._guard:
             if not self._reaped:
-                status = self.peek()
+                status = self.peek(ended=True)
                 self.send(signal.SIGKILL)
                 self._reaped = True
                 self._process.wait()
