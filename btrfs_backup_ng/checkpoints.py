@@ -25,10 +25,12 @@ from btrfs_backup_ng.sendstream.format import StreamDamaged
 DIFFERS = 65
 #: What it says on stderr while it reads what is there already.
 SKIPPED = b"bbng1 skipped %d\n"
-_SAY_EACH_S = 0.5
+#: What it says of the bytes it has written, if it is to count them.
+MOVED = b"bbng1 moved %d\n"
+_SAY_EACH_S = 0.25
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
-    " from btrfs_backup_ng.checkpoints import main; main()"
+    " from btrfs_backup_ng.checkpoints import main; main(counting=True)"
 )
 _UNPACK = """\
 import sys, types
@@ -83,22 +85,28 @@ def _packed(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
 
 
-def main() -> None:
-    """Be that process."""
+def main(counting: bool = False) -> None:
+    """Be that process.
+
+    :param counting: say again and again how much was written.
+    """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     interval, key, *rest = sys.argv[1:]
+    moved = _Moved(_teller(MOVED) if counting else _silent)
     checkpoints = Checkpoints(
         _reader(0),
-        _writer(1),
-        _mover(0, 1),
+        _writer(1, moved.add),
+        _mover(0, 1, moved.add),
         interval=int(interval),
         key=key.encode("ascii"),
         known=(int(rest[0]), bytes.fromhex(rest[1])) if rest else None,
         new_uuid=lambda: os.urandom(16),
-        note=_noter(),
+        note=_teller(SKIPPED),
     )
     try:
         checkpoints.run()
+        if counting:
+            os.write(2, MOVED % moved.size)
     except StreamDiffers as error:
         _end(DIFFERS, str(error))
     except StreamDamaged as error:
@@ -129,27 +137,53 @@ def _reader(descriptor: int) -> Callable[[memoryview], int]:
     return read_into
 
 
-def _writer(descriptor: int) -> Callable[[memoryview | bytes], None]:
+class _Moved:
+    """What has been written so far."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.size = 0
+        self._tell = tell
+
+    def add(self, size: int) -> None:
+        self.size += size
+        self._tell(self.size)
+
+
+def _silent(size: int) -> None:
+    """Tell nobody."""
+
+
+def _writer(
+    descriptor: int, count: Callable[[int], None]
+) -> Callable[[memoryview | bytes], None]:
     def write(data: memoryview | bytes) -> None:
         while data:
-            data = data[os.write(descriptor, data) :]
+            size = os.write(descriptor, data)
+            count(size)
+            data = data[size:]
 
     return write
 
 
-def _mover(source: int, sink: int) -> Callable[[int, bool], int]:
+def _mover(
+    source: int, sink: int, count: Callable[[int], None]
+) -> Callable[[int, bool], int]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     spare = memoryview(bytearray(_FEW))
-    write = _writer(sink)
+    write = _writer(sink, count)
 
     def move(size: int, wanted: bool) -> int:
         try:
-            return os.splice(source, sink if wanted else nowhere, size)
+            size = os.splice(source, sink if wanted else nowhere, size)
         except AttributeError:  # Python before 3.10
             pass
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOSYS):
                 raise
+        else:
+            if wanted:
+                count(size)
+            return size
         size = os.readv(source, [spare[:size]])
         if wanted:
             write(spare[:size])
@@ -158,14 +192,14 @@ def _mover(source: int, sink: int) -> Callable[[int, bool], int]:
     return move
 
 
-def _noter() -> Callable[[int], None]:
+def _teller(text: bytes) -> Callable[[int], None]:
     due = 0.0
 
-    def note(offset: int) -> None:
+    def tell(size: int) -> None:
         nonlocal due
         now = time.monotonic()
         if now >= due:
             due = now + _SAY_EACH_S
-            os.write(2, SKIPPED % offset)
+            os.write(2, text % size)
 
-    return note
+    return tell

@@ -17,6 +17,8 @@ _STATUS_LINE = re.compile(rb"bbng1 (\d{1,3})\r?\n")
 _TAKEN = b"bbng1 received\n"
 #: What the checkpoint filter says while it reads what is there already.
 _SKIPPED = re.compile(rb"bbng1 skipped (\d+)\n")
+#: What it says of the bytes that it has written, if it counts them.
+_MOVED = re.compile(rb"bbng1 moved (\d+)\n")
 _KEPT_VARIABLES = re.compile(
     "HOME|USER|LOGNAME|TERM|DISPLAY|WAYLAND_DISPLAY|TMPDIR|XDG_RUNTIME_DIR"
     "|XDG_CONFIG_HOME|SSH_AUTH_SOCK|SSH_ASKPASS.*|SUDO_.*|GNUPGHOME|KRB5CCNAME"
@@ -31,6 +33,8 @@ class Command:
     :ivar label: who is blamed, for people: ``btrfs receive on nas``.
     :ivar reports: its stderr carries a last status line ``bbng1 <number>``, which
         counts instead of the status of, say, an ssh client: see :func:`settle`.
+    :ivar counts: it says on stderr how much it has written so far:
+        :func:`moved_bytes`.
     :ivar terminal: it stays in our process group, so that it may ask at the
         terminal (``/dev/tty``). The others get a group of their own.
     :ivar user: name of the user it runs as, if we are root; else and by default ours.
@@ -41,6 +45,7 @@ class Command:
     argv: tuple[str, ...]
     label: str
     reports: bool = False
+    counts: bool = False
     terminal: bool = False
     user: str = ""
     variables: tuple[tuple[str, str], ...] = ()
@@ -143,7 +148,7 @@ def settle(command: Command, status: int, stderr: bytes) -> tuple[int | None, st
     :returns: status ``None`` if a line was due and did not come.
     """
     line = None
-    stderr = _SKIPPED.sub(b"", stderr)
+    stderr = _MOVED.sub(b"", _SKIPPED.sub(b"", stderr))
     if command.reports:
         for line in _STATUS_LINE.finditer(stderr):
             pass
@@ -166,7 +171,16 @@ def may_be_slow_now(command: Command, stderr: bytes) -> bool:
 
 def skipped_bytes(stderr: bytes) -> int:
     """Give how much a stage says it has read so far that needs not move."""
-    said = _SKIPPED.findall(stderr)
+    return _last_number(_SKIPPED, stderr)
+
+
+def moved_bytes(stderr: bytes) -> int:
+    """Give how much a stage that counts says it has written so far."""
+    return _last_number(_MOVED, stderr)
+
+
+def _last_number(pattern: re.Pattern[bytes], stderr: bytes) -> int:
+    said = pattern.findall(stderr)
     return int(said[-1]) if said else 0
 
 

@@ -1,4 +1,4 @@
-"""Own the moving and the counting of bytes between two stages of a pipeline."""
+"""Own what lies between the last two stages of a pipeline: moving, counting, seeing."""
 
 import errno
 import fcntl
@@ -150,6 +150,16 @@ class Hop:
         if by_source in self._ended:
             self.close()
 
+    @property
+    def waiting(self) -> int:
+        """Give how many bytes the reader has not taken yet; -1 if nobody knows."""
+        return unread(self.sink) if self.is_open else -1
+
+    @property
+    def is_starved(self) -> bool:
+        """Tell whether there is nothing to carry."""
+        return self.is_open and not unread(self.source)
+
     def note_end(self, *, source: bool) -> None:
         """Note that a stage before (``source``) or after this has ended.
 
@@ -173,6 +183,48 @@ class Hop:
             self._loop.off(self.sink)
             os.close(self.source)
             os.close(self.sink)
+
+
+class Watch:
+    """See what waits between two stages that a pipe connects with nothing in between.
+
+    For a stage that counts what it writes. Its reader's end is held open until the
+    reader was seen to have ended: so that is known before the writer fails for it.
+    Has what a :class:`Hop` has.
+    """
+
+    def __init__(self, reading: int) -> None:
+        """Take the reader's end of the pipe, which is closed with this."""
+        self.lost = False
+        self.is_open = True
+        self._reading: int | None = reading
+
+    @property
+    def waiting(self) -> int:
+        """Give how many bytes the reader has not taken yet; -1 if nobody knows."""
+        return -1 if self._reading is None else unread(self._reading)
+
+    @property
+    def is_starved(self) -> bool:
+        """Tell whether the reader waits for more."""
+        return self.is_open and not self.waiting
+
+    def note_end(self, *, source: bool) -> None:
+        """Note that the writer (``source``) or the reader has ended."""
+        self.is_open = False
+        if not source:
+            self.close()
+
+    def be_done(self) -> None:
+        """Do nothing: ends pass by themselves."""
+
+    def close(self) -> None:
+        """Let go of the pipe; what is still in it is lost."""
+        self.is_open = False
+        if self._reading is not None:
+            self.lost = unread(self._reading) > 0
+            os.close(self._reading)
+            self._reading = None
 
 
 def unread(descriptor: int) -> int:

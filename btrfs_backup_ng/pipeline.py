@@ -17,10 +17,11 @@ from btrfs_backup_ng.command import (
     describe,
     last_words,
     may_be_slow_now,
+    moved_bytes,
     settle,
     skipped_bytes,
 )
-from btrfs_backup_ng.hop import PIPE_SIZE, Hop, Meter, unread
+from btrfs_backup_ng.hop import PIPE_SIZE, Hop, Meter, Watch
 from btrfs_backup_ng.loop import TICK_S, Loop
 from btrfs_backup_ng.command import Command, Completed
 from btrfs_backup_ng.process import DEVNULL, Child
@@ -139,7 +140,7 @@ class _Pipeline:
         self._meter = meter
         self._stall_timeout_s = stall_timeout_s
         self._stages: list[_Stage] = []
-        self._hop: Hop | None = None
+        self._hop: Hop | Watch | None = None
         self._output = bytearray()
         self._ended = 0
         self._quiet_s = 0.0
@@ -161,7 +162,11 @@ class _Pipeline:
                 self._stages.append(stage)
                 stage.child.attend(self._loop, functools.partial(self._note, stage))
                 stdin = read_end
-                if number == len(commands) - 2:  # so that no buffer hides a stall
+                if number != len(commands) - 2:
+                    continue
+                if command.counts:
+                    self._hop = Watch(os.dup(read_end))
+                else:  # in front of the last stage: so that no buffer hides a stall
                     stdin, write_end = _pipe(ours)
                     ends = os.dup(read_end), os.dup(write_end)
                     self._hop = Hop(*ends, self._meter, self._loop)
@@ -206,6 +211,7 @@ class _Pipeline:
         if self._hop:
             self._hop.close()
         self._loop.linger()
+        self._count()
         self._meter.ended = time.monotonic()
 
     def _watch_stall(self, elapsed_s: float) -> None:
@@ -228,18 +234,25 @@ class _Pipeline:
         self._quiet_s = 0.0 if seen != self._seen else self._quiet_s + elapsed_s
         self._seen = seen
         if self._quiet_s >= self._stall_timeout_s and not self._stalled:
-            is_first = hop.is_open and not unread(hop.source)
-            self._stalled = self._stages[0 if is_first else -1]
+            self._stalled = self._stages[0 if hop.is_starved else -1]
 
-    def _moved(self, hop: Hop) -> tuple[int, int, int]:
+    def _moved(self, hop: Hop | Watch) -> tuple[int, int, int]:
         """Give what changes as long as something moves."""
         meter = self._meter
         if meter.resumed_bytes and not meter.size_bytes:
             for stage in self._stages[:-1]:
                 skipped = skipped_bytes(bytes(stage.child.words))
                 meter.skipped_bytes = max(meter.skipped_bytes, skipped)
-        left = unread(hop.sink) if hop.is_open else -1
-        return meter.size_bytes, left, meter.skipped_bytes
+        self._count()
+        return meter.size_bytes, hop.waiting, meter.skipped_bytes
+
+    def _count(self) -> None:
+        """Take over what a stage says it has written."""
+        for stage in self._stages[-2:-1]:
+            if stage.child.command.counts:
+                size_bytes = moved_bytes(bytes(stage.child.words))
+                if size_bytes > self._meter.size_bytes:
+                    self._meter.add(size_bytes - self._meter.size_bytes)
 
     def close(self) -> None:
         """Leave nothing behind, whatever happened."""

@@ -238,7 +238,7 @@ def _filter_here(words: Sequence[str], source: BtrfsEndpoint) -> tuple[Command, 
     """Give the filter as a stage; that of another machine is a part of its sender."""
     if not words or source.location.scheme is not Scheme.LOCAL:
         return ()
-    return (Command(filter_argv(words), label=_FILTER),)
+    return (Command(filter_argv(words), label=_FILTER, counts=True),)
 
 
 def _differs(error: PipelineFailed) -> bool:

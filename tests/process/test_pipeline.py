@@ -42,6 +42,25 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not process._live
 
 
+#: Carries bytes like the filter for checkpoints, and says how many.
+COUNTING = """
+import os, signal, sys
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+size = 0
+while data := os.read(0, 100_000):
+    while data:
+        written = os.write(1, data)
+        data = data[written:]
+        size += written
+        os.write(2, b"bbng1 moved %d\\n" % size)
+"""
+
+
+def counting(script: str = COUNTING) -> Command:
+    argv = (sys.executable, "-I", "-S", "-c", script)
+    return Command(argv, "the filter", counts=True)
+
+
 @pytest.fixture
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_BEFORE_FAILED_S", 0.2)
@@ -528,3 +547,62 @@ def test_memory_stays_small():
 def _peak_kib() -> int:
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if "VmHWM" in line)
+
+
+# A stage that counts writes to the last one directly
+
+
+def test_what_a_stage_counts_is_what_moved():
+    meter = Meter()
+    source = "head -c 5000000 /dev/zero"
+    moved = run(source, counting(), "sleep 0.3; exec wc -c", meter=meter)
+    assert moved.output == b"5000000\n"
+    assert moved.size_bytes == meter.size_bytes == 5_000_000
+    assert meter.started and meter.last_moved and meter.ended
+    assert meter.started <= meter.last_moved <= meter.ended
+
+
+def test_what_a_counting_stage_says_of_itself_shows_without_its_counts(_hurry):
+    script = COUNTING + "sys.exit('ERROR: no more')"
+    with pytest.raises(PipelineFailed) as caught:
+        run("head -c 100000 /dev/zero", counting(script), "exec cat")
+    assert caught.value.message == "the filter failed with status 1: ERROR: no more"
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ("head -c 100000 >/dev/null; exit 3", "failed with status 3"),
+        ("head -c 100000 >/dev/null", "ended before it had read everything"),
+        ("head -c 1000000 >/dev/null; exec <&-; exit 3", "failed with status 3"),
+    ],
+)
+def test_who_stops_reading_what_is_counted_is_blamed(_hurry, last, why):
+    for source in ("exec yes", "head -c 1500000 /dev/zero"):
+        with pytest.raises(PipelineFailed) as caught:
+            run(source, counting(), last)
+        assert caught.value.message.partition("\n")[0] == f"stage 2 {why}"
+
+
+def test_a_sender_that_fails_before_a_counting_stage_is_blamed(_hurry):
+    with pytest.raises(PipelineFailed, match="^stage 0 failed with status 7") as caught:
+        run("head -c 1000; exit 7", counting(), "cat >/dev/null; exit 1")
+    assert [other.command.label for other in caught.value.others] == ["stage 2"]
+
+
+@pytest.mark.parametrize(
+    ("source", "last", "who"),
+    [
+        ("echo some; exec sleep 60", "exec cat", "stage 0 gave nothing"),
+        ("exec yes", "exec sleep 60", "stage 2 took nothing more"),
+    ],
+)
+def test_who_stalls_beside_a_counting_stage_is_blamed(_hurry, source, last, who):
+    with pytest.raises(Stalled, match=who):
+        run(source, counting(), last, stall_timeout_s=0.5)
+
+
+def test_a_slow_reader_of_what_is_counted_is_no_stall(_hurry):
+    slow = "for i in 1 2 3 4 5 6; do head -c 4096; sleep 0.2; done | wc -c; cat >&2"
+    moved = run("head -c 900000 /dev/zero", counting(), slow, stall_timeout_s=0.5)
+    assert moved.size_bytes == 900_000
