@@ -73,6 +73,7 @@ class _Run:
         targets = self._each(targets, lambda target: target.look())
         planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
         targets = self._each(targets, lambda target: target.plan(self._here))
+        targets = self._each(targets, lambda target: target.drop_expired())
         targets = self._each(targets, lambda target: target.check(self._here))
         if self._nobody_is_left(targets):
             return
@@ -177,11 +178,10 @@ class _Run:
 
     def _lock_place(self, stack: ExitStack, endpoint: BtrfsEndpoint) -> None:
         stack.enter_context(self._holder.holding(endpoint, self._job.wait_s))
-        left, age = endpoint.facts.leftovers, self._job.options.staging_max_age
+        left = endpoint.facts.leftovers
         if not left:
             return
         log.info("%s: clearing what unfinished transfers left", endpoint)
-        endpoint.discard(staging.expired(left, self._context.now, age))
         for transfer_id in endpoint.discard(left, keep_sealed=True):
             # A transfer of this run ends an earlier attempt at it.
             if not endpoint.is_source and not staging.is_known(transfer_id):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from btrfs_backup_ng import measure, staging
-from btrfs_backup_ng.__util__ import BackupError, Busy, visible
+from btrfs_backup_ng.__util__ import BackupError, Busy, format_size, visible
 from btrfs_backup_ng.btrfs.parse import stays
 from btrfs_backup_ng.command import ContactLost
 from btrfs_backup_ng.context import Context
@@ -20,7 +20,7 @@ from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed
 from btrfs_backup_ng.plan import Transfer
 from btrfs_backup_ng.process import check_interrupted
 from btrfs_backup_ng.report import Sent
-from btrfs_backup_ng.route import choose_route, packed_codec
+from btrfs_backup_ng.route import PROTOCOLS, choose_route, packed_codec
 from btrfs_backup_ng.sshutil.refusal import ConnectionFailed
 from btrfs_backup_ng.transfer import (
     StreamChanged,
@@ -66,8 +66,13 @@ class Delivery:
         interval = self._job.options.checkpoint_interval
         if not (self._keeper and interval and self._source.facts.has_python):
             return []
-        what = transfer.snapshot, transfer.parent, self.protocol
-        return staging.of_transfer(self._keeper.facts.leftovers, *what)
+        return self._attempts_by(self._keeper, transfer, self.protocol)
+
+    def _attempts_by(
+        self, keeper: BtrfsEndpoint, transfer: Transfer, protocol: str
+    ) -> list[str]:
+        what = transfer.snapshot, transfer.parent, protocol
+        return staging.of_transfer(keeper.facts.leftovers, *what)
 
     def send(
         self,
@@ -75,17 +80,20 @@ class Delivery:
         size_bytes: int | None,
         holder: Holder,
         before_publishing: Callable[[], None],
+        when_regained: Callable[[], None],
     ) -> Sent:
         """Bring a snapshot there; after a cut try again as often as was asked for.
 
         :param size_bytes: of the stream, if it is known already.
+        :param when_regained: called when the source is locked again after its lock
+            was lost.
         :raises BackupError: if it failed.
         """
         retries, pause_s, was_cut = self._job.options.retries, _FIRST_PAUSE_S, False
         while True:
             try:
                 if was_cut:
-                    self._reach_again(holder)
+                    self._reach_again(holder, when_regained)
                     if self._has_arrived(transfer):
                         return self.sent(transfer, Moved(0, 0.0, b""))
                 return self._attempt(transfer, size_bytes, before_publishing)
@@ -99,12 +107,14 @@ class Delivery:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             retries, was_cut = retries - 1, True
 
-    def _reach_again(self, holder: Holder) -> None:
+    def _reach_again(self, holder: Holder, when_regained: Callable[[], None]) -> None:
         """Look at the places once more, and lock them if their locks are lost."""
-        for endpoint in (self._source, self._keeper):
-            if endpoint:
-                endpoint.look()
-                holder.regain(endpoint, _RELOCK_S)
+        self._source.look()
+        if holder.regain(self._source, _RELOCK_S):
+            when_regained()
+        if self._keeper:
+            self._keeper.look()
+            holder.regain(self._keeper, _RELOCK_S)
 
     def _has_arrived(self, transfer: Transfer) -> bool:
         """Tell whether only the answer was lost, and all else was done."""
@@ -138,8 +148,21 @@ class Delivery:
         checkpoint = find_checkpoint(keeper, attempts, transfer.snapshot)
         if checkpoint:  # however little is left
             return Way(self._route, options, options.checkpoint_interval, checkpoint)
+        if not attempts:
+            self._tell_of_other_forms(keeper, transfer)
         interval = self._interval(keeper, transfer, size_bytes)
         return Way(self._route, options, interval)
+
+    def _tell_of_other_forms(self, keeper: BtrfsEndpoint, transfer: Transfer) -> None:
+        """Say if an earlier attempt sent the data in another form, so is of no use."""
+        for protocol in PROTOCOLS:
+            ids = self._attempts_by(keeper, transfer, protocol)
+            there = max((w.size_bytes for w in keeper.waiting(ids)), default=0)
+            if there and protocol != self.protocol:
+                name = visible(transfer.snapshot.name)
+                text = f"{format_size(there)} of {name} at {keeper} came in another"
+                text += " form (see --compress), so it is sent from the start"
+                self._context.warn(self._name, text)
 
     def _interval(
         self, keeper: BtrfsEndpoint, transfer: Transfer, size_bytes: int | None

@@ -6,6 +6,7 @@ absent destination keeps the base of its next incremental backup, and nothing el
 
 import enum
 import json
+import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -15,6 +16,8 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.model import Snapshot
+
+log = logging.getLogger(__name__)
 
 #: File of our bookkeeping at a source.
 HOLDS = "holds.json"
@@ -123,6 +126,7 @@ class Holds:
         self._source = source
         self._records = dict(records)
         self._dry_run = dry_run
+        self._settled: set[Place] = set()
         self.trusted = trusted
 
     def reasons(self) -> dict[UUID, str]:
@@ -138,9 +142,30 @@ class Holds:
 
         What was held since nobody knew better is settled by this, too.
         """
+        unknown = replace(place, filesystem="")
         changed = {**self._records, place: frozenset(holds)}
-        changed.pop(replace(place, filesystem=""), None)
+        changed.pop(unknown, None)
+        self._settled |= {place, unknown}
         self._store(changed)
+
+    def read_again(self) -> None:
+        """Take over what another run recorded while our lock was lost.
+
+        What this run settled stays as it is.
+
+        :raises BackupError: if the source cannot be looked at.
+        """
+        _, recorded = self._source.listing(HOLDS)
+        try:
+            found = dict(parse_holds(recorded)) if recorded else {}
+        except Unreadable as error:
+            self.trusted = False
+            text = "%s: the holds cannot be read (%s), so nothing is deleted there"
+            log.warning(text, self._source, visible(str(error)))
+            return
+        mine = {p: h for p, h in self._records.items() if p in self._settled}
+        others = {p: h for p, h in found.items() if p not in self._settled}
+        self._records = {**others, **mine}
 
     def forget(self, locations: Collection[str]) -> list[tuple[str, Hold]]:
         """Drop the holds of destinations.

@@ -69,8 +69,13 @@ class Host(Protocol):
         :raises ListingFailed: if it cannot; nothing is known then.
         """
 
-    def look_closely(self, directory: str, tree_ids: Sequence[int]) -> Seal:
-        """Tell whether all of some subvolumes of a filesystem are unchanged."""
+    def look_closely(
+        self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
+    ) -> Seal:
+        """Tell whether all of some subvolumes of a filesystem are unchanged.
+
+        :param are_checkpoints: as :func:`btrfs.parse.judge_seal` wants to know.
+        """
 
     def lock(
         self, state: str, wait_s: float, who: str, preparation: Sequence[str] = ()
@@ -130,10 +135,14 @@ class LocalHost:
                 f" {error.strerror}"
             ) from error
 
-    def look_closely(self, directory: str, tree_ids: Sequence[int]) -> Seal:
+    def look_closely(
+        self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
+    ) -> Seal:
         """Look at subvolumes of a filesystem here."""
         try:
-            return look_closely(os.path.realpath(directory), tree_ids)
+            return look_closely(
+                os.path.realpath(directory), tree_ids, are_checkpoints=are_checkpoints
+            )
         except OSError as error:
             raise ListingFailed(
                 f"{visible(directory)} cannot be looked at: {error.strerror}"

@@ -60,13 +60,17 @@ class Holder:
             if isinstance(said, BackupError) and endpoint in needed:
                 raise said
 
-    def regain(self, endpoint: BtrfsEndpoint, wait_s: float) -> None:
+    def regain(self, endpoint: BtrfsEndpoint, wait_s: float) -> bool:
         """Lock a place again if its lock is lost, as its connection was.
 
+        :returns: whether it was: others may have worked there meanwhile.
         :raises Busy: if another run has it for longer than ``wait_s``.
         """
-        if isinstance(attempt(lambda: self._says[endpoint](self.line())), BackupError):
-            self._regained.enter_context(self.holding(endpoint, wait_s))
+        said = attempt(lambda: self._says[endpoint](self.line()))
+        if not isinstance(said, BackupError):
+            return False
+        self._regained.enter_context(self.holding(endpoint, wait_s))
+        return True
 
     @contextmanager
     def holding(self, endpoint: BtrfsEndpoint, wait_s: float) -> Iterator[None]:

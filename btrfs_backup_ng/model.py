@@ -160,7 +160,7 @@ class SshOptions:
     :ivar strict_host_keys: refuse hosts whose key is not known yet.
     :ivar password_file: path of the file with the password or passphrase for logins.
     :ivar sudo_password_file: path of the file with the password that sudo wants there.
-    :ivar reopenings: how often a lost connection is opened again.
+    :ivar reopenings: how often a lost connection is opened again; ``None``: always.
     """
 
     options: tuple[str, ...] = ()
@@ -172,7 +172,7 @@ class SshOptions:
     strict_host_keys: bool = False
     password_file: str = ""
     sudo_password_file: str = ""
-    reopenings: int = 1
+    reopenings: int | None = 1
 
 
 @dataclass(frozen=True, slots=True)

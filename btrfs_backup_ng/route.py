@@ -82,6 +82,10 @@ def packed_codec(route: Route, sink: Location) -> str:
     return route.codec if is_packed else ""
 
 
+#: What :attr:`Route.protocol` may be.
+PROTOCOLS = ("1", "2", "2c")
+
+
 def send_protocol(source: Facts, sink: Facts) -> int:
     """Give the stream version both ends can: 2 brings compressed data as it is."""
     versions = [end.btrfs_version or (0, 0) for end in (source, sink)]

@@ -29,6 +29,7 @@ class Checkpoint:
 
     :ivar offset: bytes of the stream that are there.
     :ivar digest: of the commands of the stream up to there: the seal's received UUID.
+    :ivar tree_id: number of the seal, as a subvolume.
     :ivar useless: names in the staging directory that are to be deleted before; the
         body that was cut is the first.
     """
@@ -36,6 +37,7 @@ class Checkpoint:
     transfer_id: str
     offset: int
     digest: UUID
+    tree_id: int
     useless: tuple[str, ...]
 
     @property
@@ -99,8 +101,11 @@ def started(transfer_id: str) -> datetime:
 
 
 def expired(names: Iterable[str], now: datetime, age: timedelta) -> list[str]:
-    """Pick the ids of transfers that began too long ago."""
-    return [name for name in ours(names) if now - started(name) > age]
+    """Pick the ids of transfers that began too long ago.
+
+    Or that far in the future: a clock was wrong, and nobody knows when.
+    """
+    return [name for name in ours(names) if abs(now - started(name)) > age]
 
 
 def of_snapshots(names: Iterable[str], snapshots: Iterable[Snapshot]) -> list[str]:
@@ -135,12 +140,12 @@ def newest_checkpoint(
     transfer_id: str,
     snapshot_name: str,
     names: Sequence[str],
-    seals: Mapping[str, UUID],
+    seals: Mapping[str, tuple[UUID, int]],
 ) -> Checkpoint | None:
     """Find where a transfer can go on.
 
     :param names: what lies in its staging directory.
-    :param seals: name -> received UUID of what btrfs has finished there.
+    :param seals: name -> received UUID and number of what btrfs has finished there.
     :returns: ``None`` if it has to begin anew, also for something that no transfer of
         this snapshot leaves.
     """
@@ -153,7 +158,7 @@ def newest_checkpoint(
         return None
     others = [name for name in names if name != newest]
     useless = sorted(others, key=lambda name: _offset(name, BODY, SEAL), reverse=True)
-    return Checkpoint(transfer_id, _offset(newest), seals[newest], tuple(useless))
+    return Checkpoint(transfer_id, _offset(newest), *seals[newest], tuple(useless))
 
 
 def _offset(name: str, *marks: bytes) -> int:

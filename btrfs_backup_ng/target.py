@@ -159,6 +159,17 @@ class Target:
                 hint="Give each source a directory of its own, or a prefix:  -p PREFIX",
             )
 
+    def drop_expired(self) -> None:
+        """Drop cut transfers that are too old, but none that is going on now."""
+        if not self.keeper or self._job.dry_run:
+            return
+        left, age = self.keeper.facts.leftovers, self._job.options.staging_max_age
+        going_on: set[str] = set()
+        for transfer in self._plan.transfers:
+            going_on.update(self._delivery.attempts(transfer))
+        expired = staging.expired(left, self._context.now, age)
+        self.keeper.discard([name for name in expired if name not in going_on])
+
     def check(self, here: Listing) -> None:
         """Say what is odd about the plan; refuse what must not or cannot be done.
 
@@ -291,7 +302,9 @@ class Target:
                 holder.tell(doing, self._source, self.keeper)
                 log.info("sending %s to %s", transfer.snapshot.name, self)
                 size = self._sizes.get(_key(transfer))
-                sent = self._delivery.send(transfer, size, holder, signed_in)
+                sent = self._delivery.send(
+                    transfer, size, holder, signed_in, holds.read_again
+                )
                 self._context.tell(sent)
                 self._arrived(transfer)
             signed_in()

@@ -26,7 +26,7 @@ from btrfs_backup_ng.endpoint.common import (
 )
 from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.measure import stream_size, written_since
-from btrfs_backup_ng.model import Snapshot, TransferOptions
+from btrfs_backup_ng.model import Seal, Snapshot, TransferOptions
 from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, run_pipeline
 from btrfs_backup_ng.plan import Transfer
 from btrfs_backup_ng.probe import probe_codec
@@ -129,7 +129,7 @@ def find_checkpoint(
     found: Checkpoint | None = None
     for transfer_id in attempts:
         try:
-            checkpoint = keeper.checkpoint(transfer_id, snapshot)
+            checkpoint = _unchanged(keeper, keeper.checkpoint(transfer_id, snapshot))
         except CommandFailed as error:
             if error.completed.status != grammar.BUSY:
                 raise
@@ -141,6 +141,19 @@ def find_checkpoint(
         else:
             found = checkpoint
     return found
+
+
+def _unchanged(
+    keeper: BtrfsEndpoint, checkpoint: Checkpoint | None
+) -> Checkpoint | None:
+    """Give a checkpoint only if nobody wrote to its seal, as far as that can be seen."""
+    if checkpoint is None:
+        return None
+    seal = keeper.look_closely([checkpoint.tree_id], are_checkpoints=True)
+    if seal is Seal.BROKEN:
+        log.warning("%s: a checkpoint was written to; it is not built upon", keeper)
+        return None
+    return checkpoint
 
 
 def _drop(keeper: BtrfsEndpoint, transfer_id: str) -> None:

@@ -45,7 +45,9 @@ def read_listing(directory: str) -> Listing:
     return Listing(tuple(snapshots), frozenset(names), carriers)
 
 
-def look_closely(directory: str, tree_ids: Iterable[int]) -> Seal:
+def look_closely(
+    directory: str, tree_ids: Iterable[int], *, are_checkpoints: bool = False
+) -> Seal:
     """Tell whether all of some subvolumes of a filesystem here are unchanged.
 
     :raises OSError: if they cannot be looked at.
@@ -53,7 +55,8 @@ def look_closely(directory: str, tree_ids: Iterable[int]) -> Seal:
     with ioctl.opened_directory(directory) as descriptor:
         for tree_id in tree_ids:
             found = ioctl.root_seal(descriptor, tree_id)
-            if found and judge_seal(*found) is not Seal.INTACT:
+            seal = found and judge_seal(*found, is_checkpoint=are_checkpoints)
+            if seal is Seal.BROKEN:
                 return Seal.BROKEN
     return Seal.INTACT
 

@@ -11,7 +11,8 @@ _VERSION = re.compile(r"btrfs-progs v(\d+)\.(\d+)")
 #: stand others, which differ from version to version.
 _SHOWN = re.compile(
     r"^\tUUID: *\t+(?P<uuid>\S+)\n\tParent UUID: *\t+\S+\n"
-    r"\tReceived UUID: *\t+(?P<received_uuid>\S+)\n(?:\t[^\n]*\n){,3}?"
+    r"\tReceived UUID: *\t+(?P<received_uuid>\S+)\n(?:\t[^\n]*\n){,2}?"
+    r"\t(?:Subvolume|Object) ID: *\t+(?P<tree_id>\d+)\n"
     r"\tGeneration: *\t+(?P<generation>\d+)\n\tGen at creation: *\t+(?P<made>\d+)\n"
     r"(?:\t[^\n]*\n){,3}?\tFlags: *\t+(?P<flags>[^\n]*)\n"
     r"(?:(?:\tSend [^\n]*\n)*\tReceive transid: *\t+(?P<received>\d+)\n)?",
@@ -35,6 +36,7 @@ class OutputNotUnderstood(ValueError):
 class Shown:
     """What ``btrfs subvolume show`` tells of one subvolume.
 
+    :ivar tree_id: the number of the subvolume.
     :ivar made: transaction that made it ("Gen at creation").
     :ivar received: transaction that finished its receive, 0 if none did.
     """
@@ -42,6 +44,7 @@ class Shown:
     uuid: UUID
     received_uuid: UUID | None
     read_only: bool
+    tree_id: int
     generation: int
     made: int
     received: int
@@ -69,6 +72,7 @@ def parse_show(text: str) -> Shown:
             uuid=UUID(fields["uuid"]),
             received_uuid=parse_uuid(fields["received_uuid"]),
             read_only="readonly" in fields["flags"].split(),
+            tree_id=int(fields["tree_id"]),
             generation=int(fields["generation"]),
             made=int(fields["made"]),
             received=int(fields["received"] or 0),
@@ -98,7 +102,14 @@ def parse_root_items(text: str) -> dict[int, tuple[bool, int, int, int]]:
     return items
 
 
-def judge_seal(read_only: bool, ctransid: int, otransid: int, rtransid: int) -> Seal:
+def judge_seal(
+    read_only: bool,
+    ctransid: int,
+    otransid: int,
+    rtransid: int,
+    *,
+    is_checkpoint: bool = False,
+) -> Seal:
     """Tell from its transactions whether a snapshot was changed after it was made.
 
     ``snapshot -r`` makes content and snapshot in one transaction, and nothing but an
@@ -108,8 +119,11 @@ def judge_seal(read_only: bool, ctransid: int, otransid: int, rtransid: int) -> 
     is made after its receive was committed, so ``otransid`` is later then.
 
     :param rtransid: 0 if it carries no received UUID.
+    :param is_checkpoint: it was received as it was made, without a write.
     """
     received_in_place = rtransid and otransid <= rtransid
+    if is_checkpoint:
+        received_in_place = received_in_place and ctransid <= rtransid
     unchanged = ctransid <= otransid or received_in_place
     return Seal.INTACT if read_only and unchanged else Seal.BROKEN
 

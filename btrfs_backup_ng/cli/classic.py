@@ -125,7 +125,7 @@ def _job(options: argparse.Namespace) -> Job:
         checks=Checks(options.fs_checks),
         wait_s=options.wait,
         dry_run=options.dry_run,
-        ssh=replace(ssh_options(options), reopenings=1 + options.retries),
+        ssh=replace(ssh_options(options), reopenings=None if options.retries else 1),
         options=_transfer_options(options),
     )
 

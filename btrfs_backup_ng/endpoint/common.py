@@ -164,9 +164,13 @@ class BtrfsEndpoint:
         )
         return replace(seen, snapshots=dated), content
 
-    def look_closely(self, tree_ids: Sequence[int]) -> Seal:
+    def look_closely(
+        self, tree_ids: Sequence[int], *, are_checkpoints: bool = False
+    ) -> Seal:
         """Find out whether all of some subvolumes of the filesystem are unchanged."""
-        return self.host.look_closely(self.directory, tree_ids)
+        return self.host.look_closely(
+            self.directory, tree_ids, are_checkpoints=are_checkpoints
+        )
 
     def take_snapshot(self, name: str, now: datetime) -> Snapshot:
         """Make a read-only snapshot of the source, with an identity of its own.
@@ -298,7 +302,7 @@ class BtrfsEndpoint:
             for name, text in zip(fields[::2], fields[1::2], strict=False)
         }
         seals = {
-            name: seal.received_uuid
+            name: (seal.received_uuid, seal.tree_id)
             for name, seal in shown.items()
             if seal.read_only and seal.received_uuid
         }

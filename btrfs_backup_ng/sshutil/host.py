@@ -213,7 +213,9 @@ class SshHost:
                 hint=error.hint if isinstance(error, BackupError) else "",
             ) from error
 
-    def look_closely(self, directory: str, tree_ids: Sequence[int]) -> Seal:
+    def look_closely(
+        self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
+    ) -> Seal:
         """Look at subvolumes of a filesystem there: one session.
 
         ``UNKNOWN`` where the root tree there cannot be read.
@@ -223,7 +225,10 @@ class SshHost:
         items = parse_root_items(text)
         if not set(tree_ids) <= set(items):
             return Seal.UNKNOWN
-        seals = [judge_seal(*items[tree_id]) for tree_id in tree_ids]
+        seals = [
+            judge_seal(*items[tree_id], is_checkpoint=are_checkpoints)
+            for tree_id in tree_ids
+        ]
         return Seal.BROKEN if Seal.BROKEN in seals else Seal.INTACT
 
     @contextmanager

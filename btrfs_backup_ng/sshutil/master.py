@@ -125,12 +125,13 @@ class SSHMasterManager:
         with self._guard:
             if self.is_alive or not self._connection:
                 return False
-            if not self._reopenings:
+            if self._reopenings == 0:
                 raise ConnectionFailed(
                     f"the connection to {visible(self.name)} was lost again",
                     hint=f"See whether it lasts:  ssh {self._login.by_hand()}",
                 )
-            self._reopenings -= 1
+            if self._reopenings:
+                self._reopenings -= 1
             log.warning("the connection to %s was lost; opening it again", self.name)
             self._connection.close()
             self._open([Attempt(self.user, asks=False)])

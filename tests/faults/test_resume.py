@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from btrfs_backup_ng.holds import parse_holds
+from tests.btrfs.places import set_read_only
 from tests.cli.scenes import covers
 from tests.conftest import MakesFilesystems
 from tests.faults import cutting
@@ -29,12 +31,15 @@ from tests.faults.scene import (
     command,
     faulty_btrfs,
     finish,
+    remote,
     show,
+    subvolumes,
     was_faulty,
 )
 from tests.support import ours, processes
 from tests.support.accounts import SUDO_BTRFS, Account
 from tests.support.filesystems import Filesystem, PowerCut, btrfs_filesystem
+from tests.support.program import run_program, start_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -161,6 +166,15 @@ def test_a_transfer_that_is_compressed_on_the_wire_goes_on(ssh_scene: Scene) -> 
     cutting.check_arrived(scene)
 
 
+def test_what_came_in_another_form_is_told_and_sent_anew(ssh_scene: Scene) -> None:
+    scene = planted(ssh_scene)
+    cut_short(scene, SAFE, cutting.SSH_CUTS["the program killed"])
+    done = scene.run("--json", "--compress", "zstd")
+    assert "came in another form" in done.stderr, done
+    assert cutting.sent(done)[0].resumed == 0
+    cutting.check_arrived(scene)
+
+
 @covers("--checkpoint-interval")
 def test_a_cut_transfer_goes_on_with_checkpoints_at_other_places(scene: Scene) -> None:
     planted(scene)
@@ -262,16 +276,38 @@ def test_a_seal_that_lies_about_its_place_is_not_believed(
     _check_sent_anew(scene, scene.run("--json"))
 
 
-def test_a_seal_that_was_opened_is_not_built_upon(scene: Scene) -> None:
-    planted(scene)
-    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+@pytest.mark.parametrize("is_marked", [True, False], ids=["marked", "unmarked"])
+def test_a_seal_that_was_opened_is_not_built_upon(
+    request: pytest.FixtureRequest, kind: str, is_marked: bool
+) -> None:
+    """Older btrfs-progs leave its received UUID as it is, which marks nothing."""
+    scene = planted(
+        request.getfixturevalue("scene" if kind == "local" else "ssh_scene")
+    )
+    cuts = cutting.LOCAL_CUTS if kind == "local" else cutting.SSH_CUTS
+    cut_short(scene, SAFE, cuts["the program killed"])
     scene.wait_for_quiet()
     for seal in cutting.seals(scene):
-        command("btrfs", "property", "set", "-f", "-ts", seal.path, "ro", "false")
+        if is_marked:
+            opening = (
+                "btrfs",
+                "property",
+                "set",
+                "-f",
+                "-ts",
+                seal.path,
+                "ro",
+                "false",
+            )
+            command(*opening)
+        else:
+            set_read_only(seal.path, False)
         (seal.path / "first").write_bytes(b"tampered with")
         command("btrfs", "property", "set", "-ts", seal.path, "ro", "true")
     done = scene.run("--json")
     assert cutting.sent(done)[0].resumed == 0
+    assert ("written to" in done.stderr) != is_marked
     cutting.check_arrived(scene)
 
 
@@ -540,30 +576,36 @@ def test_a_cut_transfer_to_one_subvolume_of_a_disk_does_not_hinder_another(
     scene.check_complete()
 
 
+@covers("--staging-max-age")
 @pytest.mark.parametrize(
-    ("days", "is_kept"), [(13, True), (15, False)], ids=["13 days", "15 days"]
+    ("hours", "more", "is_kept"),
+    [
+        (24 * 13, (), True),
+        (24 * 15, (), False),
+        (-24 * 15, (), False),
+        (3, ("--staging-max-age", "2h"), False),
+    ],
+    ids=["13 days", "15 days", "ahead", "3 hours of 2"],
 )
-def test_what_a_cut_left_expires_after_two_weeks(
-    scene: Scene, days: int, is_kept: bool
+def test_what_a_cut_left_expires_if_nothing_goes_on_with_it(
+    scene: Scene, hours: int, more: tuple[str, ...], is_kept: bool
 ) -> None:
     planted(scene)
     cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
     scene.wait_for_quiet()
-    _age(scene, timedelta(days=days))
-    transfer, *_ = cutting.sent(scene.run("--json"))
-    assert (transfer.resumed > 0) == is_kept
-    cutting.check_arrived(scene)
+    _age(scene, timedelta(hours=hours))
+    left = scene.staging
+    command("btrfs", "subvolume", "delete", scene.snapshots[0].path)
+    scene.back_up(*more)
+    assert scene.staging == (left if is_kept else [])
 
 
-@covers("--staging-max-age")
-def test_what_a_cut_left_expires_when_it_is_told_to(scene: Scene) -> None:
+def test_what_a_cut_left_goes_on_however_old_it_is(scene: Scene) -> None:
     planted(scene)
-    cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
+    safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
     scene.wait_for_quiet()
-    _age(scene, timedelta(hours=3))
-    done = scene.run("--json", "--staging-max-age", "2h")
-    assert cutting.sent(done)[0].resumed == 0
-    cutting.check_arrived(scene)
+    _age(scene, timedelta(days=100))
+    cutting.check_resumed(scene, safe)
 
 
 def _age(scene: Scene, age: timedelta) -> None:
@@ -726,3 +768,23 @@ def test_a_retry_sees_that_only_the_answer_was_lost(
     assert sent.size == 0
     scene.check_complete()
     assert len(scene.backups) == 1 and scene.staging == []
+
+
+def test_a_retry_keeps_what_another_run_held_meanwhile(ssh_scene: Scene) -> None:
+    """Its lock on the source is lost with the connection, so another run gets it."""
+    scene = planted(ssh_scene)
+    assert scene.sshd
+    pulled = (*scene.options, remote(scene.sshd, scene.source), scene.target)
+    other = scene.target.with_name(f"{scene.target.name}-other")
+    other.mkdir()
+    with start_program(*pulled, *RATE, "--retries", "1", "--json") as program:
+        safe = cutting.wait_for_checkpoint(scene, SAFE, program)
+        cutting.SSH_CUTS["the ssh master killed"](scene, program)
+        beside = run_program("-p", "s-", "--wait", "20", scene.source, other)
+        assert beside.returncode == 0, beside.stderr
+        done = finish(program)
+    assert cutting.sent(done)[0].resumed >= safe
+    records = parse_holds(scene.holds.read_bytes())
+    assert {place.location for place in records} == {str(other), str(scene.target)}
+    for backup in (*subvolumes(other), *scene.backups):
+        assert backup.read_only

@@ -91,7 +91,7 @@ OPTIONS = [
     ("--rate=1.5k", {"rate": KIB * 3 // 2}),
     ("--stall-timeout 7", {"stall_timeout_s": 7.0}),
     ("--stall-timeout 0", {"stall_timeout_s": 0.0}),
-    ("--retries 3", {"retries": 3, "reopenings": 4}),
+    ("--retries 3", {"retries": 3, "reopenings": None}),
     ("--checkpoint-interval 64M", {"checkpoint_interval": 64 * MIB}),
     ("--no-checkpoints", {"checkpoint_interval": 0}),
     ("--staging-max-age 36h", {"staging_max_age": timedelta(hours=36)}),
