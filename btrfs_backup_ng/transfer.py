@@ -146,7 +146,7 @@ def find_checkpoint(
 def _unchanged(
     keeper: BtrfsEndpoint, checkpoint: Checkpoint | None
 ) -> Checkpoint | None:
-    """Give a checkpoint only if nobody wrote to its seal, as far as that can be seen."""
+    """Give a checkpoint only if nobody wrote to its seal, as far as one can see."""
     if checkpoint is None:
         return None
     seal = keeper.look_closely([checkpoint.tree_id], are_checkpoints=True)

@@ -774,7 +774,11 @@ def test_a_retry_keeps_what_another_run_held_meanwhile(ssh_scene: Scene) -> None
     """Its lock on the source is lost with the connection, so another run gets it."""
     scene = planted(ssh_scene)
     assert scene.sshd
-    pulled = (*scene.options, remote(scene.sshd, scene.source), scene.target)
+    pulled: tuple[str | Path, ...] = (
+        *scene.options,
+        remote(scene.sshd, scene.source),
+        scene.target,
+    )
     other = scene.target.with_name(f"{scene.target.name}-other")
     other.mkdir()
     with start_program(*pulled, *RATE, "--retries", "1", "--json") as program:
