@@ -184,7 +184,8 @@ def _add_transfer(parser: Parser) -> None:
         type=values.span,
         metavar="AGE",
         default=timedelta(days=14),
-        help="delete what is left of a cut transfer after AGE, like 36h (default: 14d)",
+        help="delete what is left of a cut transfer with which this run does not go on"
+        " after AGE, like 36h (default: 14d)",
     )
     add(
         "--use-mbuffer",
