@@ -29,7 +29,7 @@ FLOORS = {
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
-        locks holds origins route probe measure transfer progress preflight
+        locks holds origins history route probe measure transfer progress preflight
     """,
     "3 hands": """
         process loop hop pipeline checkpoints host sshutil/__init__ sshutil/master
