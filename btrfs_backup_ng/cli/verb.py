@@ -111,6 +111,15 @@ def wanted_places(
     return known
 
 
+def recorded_folder(
+    options: argparse.Namespace, records: Sequence[Record], source: str
+) -> str:
+    """Give where a source's snapshots are: as the options say, else as recorded."""
+    folder: str = options.snapshot_folder
+    recorded = [record.folder for record in records if record.source == source]
+    return recorded[-1] if recorded and folder == _FOLDER else folder
+
+
 def read_keepers(options: argparse.Namespace) -> list[Location]:
     """Give the places, all of which can be looked at.
 

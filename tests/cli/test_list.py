@@ -364,4 +364,4 @@ def test_the_help_tells_states_and_statuses():
     shown = must(listed("--help")).stdout
     for word in ("complete", "foreign", "changed", "waiting", "running", "10"):
         assert word in shown
-    assert "list PLACE" in must(run_program("--help")).stdout
+    assert "list [PLACE ...]" in must(run_program("--help")).stdout
