@@ -334,3 +334,27 @@ def sizes_sent(records: Iterable[Record]) -> Mapping[tuple[str, UUID], int]:
         for record in records
         if record.origin and record.size_bytes is not None and not record.error
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """How transfers to a destination ended, as far as it is remembered.
+
+    :ivar arrived: the last one that did; ``None`` if none is known.
+    :ivar failed: the last one, if it did not arrive.
+    """
+
+    arrived: Record | None = None
+    failed: Record | None = None
+
+
+def last_to(records: Iterable[Record], destination: str) -> Last:
+    """Find the last transfers to a destination.
+
+    :param records: oldest first.
+    """
+    last = Last()
+    for record in records:
+        if record.destination == destination:
+            last = Last(last.arrived, record) if record.error else Last(record, None)
+    return last

@@ -28,7 +28,7 @@ _RIGHTS = 'q=; [ -z "$p" ] || {{ $p {} >/dev/null 2>&1 </dev/null && q=$p; }}; '
 STATS = Verb(
     "versions",
     _RIGHTS.format("stat -c %i /")
-    + 'exec 4>&1; w=$(xargs -0 $q stat -c "%f %i %s %Y %Z %y %z %n" -- 2>&1 >&4);'
+    + 'exec 4>&1; w=$(xargs -0 -r $q stat -c "%f %i %s %Y %Z %y %z %n" -- 2>&1 >&4);'
     ' exec 4>&-; printf "\\0%s" "$w"; e 0',
 )
 
@@ -36,13 +36,13 @@ STATS = Verb(
 DIGESTS = Verb(
     "digests",
     _RIGHTS.format("sha256sum /dev/null")
-    + "xargs -0 $q sha256sum --; r=$?; case $r in 0|123) e 0;; esac; e $r",
+    + "xargs -0 -r $q sha256sum --; r=$?; case $r in 0|123) e 0;; esac; e $r",
 )
 
 #: Symbolic links on stdin -> where each leads, and a line break.
 LINKS = Verb(
     "links",
-    _RIGHTS.format("readlink /proc/self/exe") + "xargs -0 -n 1 $q readlink --; e $?",
+    _RIGHTS.format("readlink /proc/self/exe") + "xargs -0 -r -n 1 $q readlink --; e $?",
 )
 
 #: FILE -> its content.

@@ -28,7 +28,8 @@ exit status:
 
 verbs, as the first word; each has a --help:
   list [PLACE ...]  snapshots, backups, and transfers that wait to go on
-  status PLACE ...  one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
+  status [PLACE ...]
+                    one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
   prune PLACE ...   drop transfers that wait to go on (--staging)
   diff A B          what changed between two snapshots of one place
   versions FILE     what a file was, in all snapshots and backups of it
