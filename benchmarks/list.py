@@ -7,7 +7,8 @@ Run by hand, as root:
 
 Printed: processor time (of the program and all that it starts here), elapsed time and
 memory for a source, a destination, and both in one call; processes, or connections and
-sessions.  The aim is less than 1 s of processor time for a place.
+sessions; and what ``versions`` costs for a file at both.  The aim is less than 1 s of
+processor time for a place.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main() -> int:
             make_pairs(source / FOLDER, target, "x-", range(count))
             print(f"{count} snapshots, and as many backups, are made")
             costs = [_measure(server, *places) for places in _calls(source, target)]
+            _measure_versions(source, target)
     finally:
         shutil.rmtree(directory)
         shutil.rmtree(program.STATE_DIRECTORY, ignore_errors=True)
@@ -82,6 +84,18 @@ def _measure(server: sshd.Sshd, *places: Path) -> float:
         )
         worst = max(worst, cost.cpu_s / len(places))
     return worst
+
+
+def _measure_versions(source: Path, target: Path) -> None:
+    """Measure the search for one file in all snapshots at both places."""
+    (source / "file").touch()
+    command = [*program.PROGRAM, "versions", "--at", str(target), str(source / "file")]
+    cost = processes.measure(*command, env=program.environment())
+    assert cost.returncode == 0
+    print(
+        f"versions: {cost.cpu_s:.2f} s of CPU, {cost.elapsed_s:.2f} s,"
+        f" {cost.peak_bytes >> 20} MiB"
+    )
 
 
 if __name__ == "__main__":

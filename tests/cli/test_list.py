@@ -265,8 +265,9 @@ def test_sizes_relations_and_the_places_on_record(
     assert lines[3].endswith(f"complete, parent of the next transfer to {usb}")
     lines = must(listed(away, scene.destination, env=env)).stdout.splitlines()
     size = format_size(sent[0][str(away)])
-    assert lines[1].endswith(f"  {size}  complete, also at {usb}")
-    assert lines[3].endswith(f"  {size}  complete, also at {away}")
+    shared = "complete (3 subvolumes carry its received UUID)"  # all on one disk
+    assert lines[1].endswith(f"  {size}  {shared}, also at {usb}")
+    assert lines[3].endswith(f"  {size}  {shared}, also at {away}")
     # What cannot be reached is told, and the others are.
     os.rename(away, away.with_name("gone"))
     done = listed(*words, env=env)
