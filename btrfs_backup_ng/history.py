@@ -41,14 +41,15 @@ class Record:
     """One snapshot that went to one destination, or did not get there.
 
     :ivar time: when its run began, aware UTC.
-    :ivar source: as a location says it, like the destination.
+    :ivar source: as a location says it, like the destination, of which a command
+        (``shell://``) is left out.
     :ivar folder: where the source's snapshots are, absolute or relative to it.
     :ivar name: of the snapshot at the source.
     :ivar target: its name at the destination.
     :ivar origin: identity of the snapshot, ``None`` if it was never made.
     :ivar parent: name of what it was the difference from, "" for a full one.
-    :ivar size_bytes: of the stream, with what an earlier attempt had brought; ``None``
-        if it is not known.
+    :ivar size_bytes: of the stream, as it went over the wire if it was compressed, and
+        with what an earlier attempt had brought; ``None`` if it is not known.
     :ivar resumed_bytes: what an earlier attempt had brought.
     :ivar error: why it failed; "" if it arrived.
     """

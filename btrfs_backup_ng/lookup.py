@@ -74,8 +74,11 @@ def _understanding(place: BtrfsEndpoint) -> Iterator[None]:
     try:
         yield
     except wire_versions.Unclear as error:
+        words = str(error)
+        hint = "Log in as root, or let sudo run stat, sha256sum, readlink and cat, too."
         raise BackupError(
-            f"what is in the snapshots at {place} cannot be seen: {visible(str(error))}"
+            f"what is in the snapshots at {place} cannot be seen: {visible(words)}",
+            hint=hint if "Permission denied" in words else "",
         ) from error
 
 

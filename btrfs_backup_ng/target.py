@@ -307,13 +307,15 @@ class Target:
     def _remember(
         self, transfer: Transfer, sent: Sent | None = None, error: str = ""
     ) -> None:
-        """Put on record what came of a transfer."""
+        """Put on record what came of a transfer; no command: it may hold a secret."""
+        name = self.name if self.keeper else "shell://"
+        error = error if self.keeper else error.replace(str(self), name)
         resumed = sent.resumed_bytes if sent else 0
         record = Record(
             time=self._context.now,
             source=str(self._source.location),
             folder=self._job.snapshot_folder,
-            destination=self.name,
+            destination=name,
             name=transfer.snapshot.name,
             target=transfer.target,
             origin=transfer.snapshot.origin,

@@ -114,6 +114,12 @@ def find_file(text: str, sudo_line: str, *, working_directory: str) -> File:
         raise Refused(f"{shown} is on {kind}, and only btrfs has snapshots of it")
     subvolume = facts.containing
     top = os.path.join(above, name)
+    if os.stat(existing).st_dev != os.stat(subvolume).st_dev:  # one each subvolume
+        raise Refused(
+            f"{shown} is in a directory that is mounted by itself, so its path in its"
+            " subvolume is not known",
+            hint="Name it by a mount of the whole subvolume.",
+        )
     if name == "" or _is_subvolume(top):
         raise Refused(
             f"{shown} is a whole subvolume; versions are of a file in it",
@@ -130,6 +136,23 @@ def _is_subvolume(path: str) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_ino == 256
 
 
+def records_of(records: Sequence[Record], subvolume: str) -> list[Record]:
+    """Give what the history tells of a subvolume, by whatever path it was backed up."""
+    is_same = {
+        source: source.startswith("/") and _is_same(source, subvolume)
+        for source in {record.source for record in records}
+    }
+    return [record for record in records if is_same[record.source]]
+
+
+def _is_same(source: str, subvolume: str) -> bool:
+    """Tell whether a path leads to a subvolume, by whatever mount or link."""
+    try:
+        return os.path.samefile(source, subvolume)
+    except OSError:
+        return False
+
+
 def find_versions(
     file: File,
     places: Sequence[Location],
@@ -141,23 +164,16 @@ def find_versions(
 
     :param places: where to look; if none, at those on record here and at the source.
     :param access: its folder is that of the subvolume's snapshots.
-    :param records: the history.
+    :param records: from :func:`records_of`.
     :raises BackupError: if not even the subvolume can be looked at, or if no place is
         known that has snapshots of it.
     """
     source = Location(Scheme.LOCAL, file.subvolume)
     at_source = open_place(source, access)
-    if not at_source.facts.is_subvolume:
-        raise Refused(
-            f"{visible(file.subvolume)} is not mounted as a whole, so the path of the"
-            " file in its subvolume is not known",
-            hint="Name the file by a mount of the subvolume that it is in.",
-        )
     contents = read_contents(at_source, access)
-    of_source = [r for r in records if r.source == str(source)]
-    wanted = places or _on_record(contents, of_source)
+    wanted = [p for p in places or _on_record(contents, records) if p != source]
     origins = {kept.snapshot.origin for kept in contents.kept}
-    origins |= {r.origin for r in of_source if r.origin}
+    origins |= {record.origin for record in records if record.origin}
     is_ours = _Belonging(origin_of(at_source), frozenset(origins))
     own = _own_snapshots(at_source, contents)
     looked = [_Place(at_source, own)]
@@ -218,12 +234,14 @@ class _Belonging:
     def holds(self, kept: Kept, recorded: Origins) -> bool:
         """Tell whether something is a backup of the source.
 
-        Where no source has signed in, all are taken for that.
+        Where no source has signed in, all backups are taken for that.
 
         :param recorded: which sources have signed in there, by prefix.
         """
-        if kept.snapshot.origin in self.origins or not recorded:
+        if kept.snapshot.origin in self.origins:
             return True
+        if kept.kind is Kind.SNAPSHOT or not recorded:
+            return kept.kind is Kind.BACKUP
         return any(
             all(origin.is_same(self.own) for origin in origins)
             and Naming(prefix).time_of(kept.snapshot.name) is not None

@@ -111,13 +111,13 @@ def wanted_places(
     return known
 
 
-def recorded_folder(
-    options: argparse.Namespace, records: Sequence[Record], source: str
-) -> str:
-    """Give where a source's snapshots are: as the options say, else as recorded."""
+def recorded_folder(options: argparse.Namespace, records: Sequence[Record]) -> str:
+    """Give where a source's snapshots are: as the options say, else as recorded.
+
+    :param records: of that source.
+    """
     folder: str = options.snapshot_folder
-    recorded = [record.folder for record in records if record.source == source]
-    return recorded[-1] if recorded and folder == _FOLDER else folder
+    return records[-1].folder if records and folder == _FOLDER else folder
 
 
 def read_keepers(options: argparse.Namespace) -> list[Location]:

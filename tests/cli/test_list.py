@@ -287,8 +287,15 @@ def test_sizes_relations_and_the_places_on_record(
     done = must(listed("-f", folder, scene.source, env=env))
     assert "holds.json cannot be read" in done.stderr
     assert done.stdout.count("complete\n") == 3
-    # A history that cannot be read matters only where it is needed.
     history = tmp_path / "state" / "history.jsonl"
+    # A command is not on record: there may be a secret in it.
+    for command in ("cat >/dev/null; : secret", "cat >/dev/null; exit 3 # secret"):
+        run_program("-p", "y-", scene.source, f"shell://{command}", env=env)
+    assert "secret" not in history.read_text()
+    *_, good, bad = map(json.loads, history.read_text().splitlines())
+    assert [one["destination"] for one in (good, bad)] == ["shell://"] * 2
+    assert good["error"] == "" and "status 3" in bad["error"]
+    # A history that cannot be read matters only where it is needed.
     history.unlink()
     history.mkdir()
     must(listed(scene.destination, env=env))

@@ -262,6 +262,39 @@ def test_backups_of_others_are_left_out(scene: Scene):
         ] == [1]
 
 
+def test_a_file_may_be_named_by_any_mount_of_its_subvolume(
+    scene: Scene, tmp_path: Path
+):
+    folder = scene.source / "folder"
+    folder.mkdir()
+    (folder / "file").write_text("x")
+    link = tmp_path / "link"
+    link.symlink_to(scene.source)
+    must(
+        run_program(
+            "-p", "x-", "-f", scene.source.parent / "f", link, scene.destination
+        )
+    )
+    (scene.source / STATE / "holds.json").unlink()  # the history knows by itself
+    bound = tmp_path / "bound"
+    bound.mkdir()
+    try:
+        subprocess.run(["mount", "--bind", scene.source, bound], check=True)
+        found = read(versions("--json", bound / "folder" / "file"))
+        assert (found["subvolume"], found["path"]) == (str(bound), "folder/file")
+        assert timeline(found) == [(1, [1, 1], True)]
+        subprocess.run(["umount", bound], check=True)
+        subprocess.run(["mount", "--bind", folder, bound], check=True)
+        complaint(versions(bound / "file"), 4, "mounted by itself")
+    finally:
+        subprocess.run(["umount", bound], check=True)
+    for path in (link / "folder" / "file", folder / "file"):
+        found = read(versions("--json", path))
+        assert timeline(found) == [(1, [1, 1], True)]
+    found = read(versions("--json", "--at", scene.source, folder / "file"))
+    assert timeline(found) == [(1, [1], True)]
+
+
 def test_what_cannot_be_read_is_its_own_version_and_told(scene: Scene, tmp_path: Path):
     (scene.source / "file").write_text("first")
     must(scene.back_up())

@@ -7,7 +7,6 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -31,13 +30,13 @@ from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.report import Failed
 from btrfs_backup_ng.timeline import Content, Run, Sighting, versions
 from btrfs_backup_ng.versiondiff import difference
-from btrfs_backup_ng.versions import Found, find_file, find_versions, pick
+from btrfs_backup_ng.versions import Found, find_file, find_versions, pick, records_of
 
 _EPILOG = """\
 FILE is the path of a file in a mounted subvolume; it need not be there any more.
 It is looked for in the subvolume's snapshots, and in its backups: those on record on
-this machine and at the subvolume, or at the places that --at names. A link is taken
-as the link that it is.
+this machine and at the subvolume, or at the places that --at names; there in those
+that are complete. A link is taken as the link that it is.
 
 each line, oldest first:
   its number, the time of the first snapshot that has it so, its size, and how many
@@ -64,10 +63,9 @@ def main(words: Sequence[str]) -> int:
     now = datetime.now().astimezone()
     line = sudo_line(["versions", *words])
     file = find_file(options.places[0], line, working_directory=os.getcwd())
-    records = remembered()
-    folder = recorded_folder(options, records, file.subvolume)
+    records = records_of(remembered(), file.subvolume)
+    folder = recorded_folder(options, records)
     with access(options, folder, "versions", words) as way:
-        way = replace(way, sudo_line=line)
         found = find_versions(file, _places(options), way, records, now)
         for place, error in found.failures:
             tell_failure(Failed(place, error.message, error.hint, 1))
