@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.history import Record
 from btrfs_backup_ng.locks import Turns
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import Event, Level, Noted
+
+
+def _forget(record: Record) -> None:
+    """Take a record that nobody wants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,7 @@ class Context:
     :ivar tell: takes every event as it happens, from any thread.
     :ivar watched: somebody looks at the progress, so percent and ETA are of use.
     :ivar sudo_line: runs the same as root, for hints.
+    :ivar remember: takes a record of each transfer, from any thread.
     """
 
     now: datetime
@@ -27,6 +33,7 @@ class Context:
     tell: Callable[[Event], None]
     watched: bool
     sudo_line: str
+    remember: Callable[[Record], None] = _forget
 
     def warn(self, place: str, text: str) -> None:
         """Tell something that a person should know."""

@@ -1,20 +1,34 @@
 """Own the look at what a place keeps: snapshots, backups, transfers that wait."""
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from uuid import UUID
 
 from btrfs_backup_ng import preflight
+from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.btrfs.facts import STATE
 from btrfs_backup_ng.endpoint import open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.holds import HOLDS
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Facts, Seal, Snapshot, SshOptions, Waiting
+from btrfs_backup_ng.history import Record, known_places
+from btrfs_backup_ng.holds import HOLDS, Records, Unreadable, Why, parse_holds
+from btrfs_backup_ng.location import Location, Scheme, parse_location
+from btrfs_backup_ng.model import (
+    Facts,
+    Listing,
+    Seal,
+    Snapshot,
+    SshOptions,
+    Waiting,
+)
 from btrfs_backup_ng.naming import Naming, time_in
-from btrfs_backup_ng.origins import ORIGINS
+from btrfs_backup_ng.origins import ORIGINS, Origins, parse_origins
 from btrfs_backup_ng.retention import in_order
+
+log = logging.getLogger(__name__)
 
 #: Whoever looks does not know the prefixes; a time at the end of a name must do.
 ANY_NAME = Naming("")
@@ -35,13 +49,16 @@ class State(enum.Enum):
     """Not made by this program, which never deletes it."""
     CHANGED = "changed"
     """Somebody wrote to it after it was made."""
+    DAMAGED = "damaged"
+    """It has a name of ours, and is not what stands under such a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A snapshot or backup.
 
-    :ivar why: the reason for its state, where that is not complete.
+    :ivar why: the reason for its state, where that is not complete; else what else is
+        to be known of it.
     """
 
     snapshot: Snapshot
@@ -51,15 +68,34 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Broken:
+    """Something of a name of ours that is no read-only subvolume.
+
+    :ivar created: the time in its name.
+    """
+
+    name: str
+    kind: Kind
+    created: datetime
+    why: str = "not a read-only subvolume: cut short, or made writable"
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """All that one look at a place found.
 
     :ivar kept: oldest first.
     :ivar waiting: transfers that were cut, or that run; in the order they began.
+    :ivar broken: what is damaged beyond being a snapshot; by name.
+    :ivar holds: what is recorded there of what destinations need, if it is a source.
+    :ivar origins: what is recorded there of whose backups it has.
     """
 
     kept: tuple[Kept, ...] = ()
     waiting: tuple[Waiting, ...] = ()
+    broken: tuple[Broken, ...] = ()
+    holds: Records = field(default_factory=dict)
+    origins: Origins = field(default_factory=dict)
 
     @property
     def newest(self) -> Kept | None:
@@ -82,6 +118,79 @@ class Access:
     sudo_line: str
 
 
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """What a snapshot or backup is to other places.
+
+    :ivar common: places that have it, too.
+    :ivar parent: at a source: destinations, the next transfer to which starts from it;
+        at a destination: sources, the next transfer from which does.
+    :ivar sending: destinations that it is recorded to be on its way to.
+    :ivar needed: destinations that may need it; nobody knows.
+    """
+
+    common: tuple[str, ...] = ()
+    parent: tuple[str, ...] = ()
+    sending: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+
+
+def relate(seen: Mapping[str, Contents]) -> Callable[[str, Snapshot], Relation]:
+    """Find out what snapshots at places that were looked at are to each other.
+
+    What is common is told by origin, and where several at one place share an origin,
+    by name, too. What destinations need is as recorded at the sources.
+
+    :returns: gives the relation of a snapshot at one of these places.
+    """
+    names = {place: _complete_names(contents) for place, contents in seen.items()}
+    held: dict[tuple[str, UUID, Why], list[str]] = {}
+    based: dict[tuple[str, UUID], list[str]] = {}
+    for source, contents in seen.items():
+        for place, holds in contents.holds.items():
+            for hold in holds:
+                held.setdefault((source, hold.origin, hold.why), []).append(
+                    place.location
+                )
+                if hold.why is Why.BASE:
+                    based.setdefault((place.location, hold.origin), []).append(source)
+
+    def relation(place: str, snapshot: Snapshot) -> Relation:
+        origin = snapshot.origin
+        here = names[place].get(origin, ())
+        shared = [
+            other
+            for other, there in names.items()
+            if other != place
+            and (found := there.get(origin))
+            and (len(here) == len(found) == 1 or snapshot.name in found)
+            and snapshot.name in here
+        ]
+        bases = held.get((place, origin, Why.BASE), ())
+        parent = _once([*bases, *based.get((place, origin), ())])
+        return Relation(
+            common=_once([*shared, *parent]),
+            parent=parent,
+            sending=_once(held.get((place, origin, Why.SENDING), ())),
+            needed=_once(held.get((place, origin, Why.UNKNOWN), ())),
+        )
+
+    return relation
+
+
+def _complete_names(contents: Contents) -> Mapping[UUID, Sequence[str]]:
+    """Give the names of what is complete at a place, by origin."""
+    found: dict[UUID, list[str]] = {}
+    for kept in contents.kept:
+        if kept.state is State.COMPLETE:
+            found.setdefault(kept.snapshot.origin, []).append(kept.snapshot.name)
+    return found
+
+
+def _once(places: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(places))
+
+
 def open_place(location: Location, access: Access) -> BtrfsEndpoint:
     """Look at a place, whatever it is; changes nothing.
 
@@ -100,6 +209,60 @@ def open_place(location: Location, access: Access) -> BtrfsEndpoint:
     return place
 
 
+def look_at(
+    places: Iterable[tuple[Location, str]], access: Access, *, follow: bool = False
+) -> dict[str, Contents | BackupError]:
+    """Look at places one after the other; one that fails does not keep the others.
+
+    :param places: with the folder of its snapshots each, "" for that of the access.
+    :param follow: look at the destinations that are recorded at sources, too.
+    :returns: what each keeps, or why nobody knows; in the order they were looked at.
+    """
+    seen: dict[str, Contents | BackupError] = {}
+    waiting = list(places)
+    while waiting:
+        location, folder = waiting.pop(0)
+        if str(location) in seen:
+            continue
+        way = replace(access, folder=folder) if folder else access
+
+        def look() -> Contents:
+            return read_contents(open_place(location, way), way)
+
+        found = seen[str(location)] = attempt(look)
+        if follow and not isinstance(found, BackupError):
+            waiting += [(place, "") for place in destinations_in(found.holds)]
+    return seen
+
+
+def places_in(
+    records: Iterable[Record], folder: str = ""
+) -> list[tuple[Location, str]]:
+    """Give the places that the history knows, as :func:`look_at` wants them.
+
+    :param folder: of all sources, if it is not to be as recorded.
+    """
+    return [
+        (place, folder or known.folder)
+        for known in known_places(records)
+        if (place := recorded_place(known.place))
+    ]
+
+
+def destinations_in(holds: Records) -> list[Location]:
+    """Give the places that are recorded at a source, and can be looked at."""
+    texts = sorted({place.location for place in holds})
+    return [place for text in texts if (place := recorded_place(text))]
+
+
+def recorded_place(text: str) -> Location | None:
+    """Read the name of a place in our own records; nothing if nobody can look there."""
+    location = attempt(lambda: parse_location(text, working_directory="/"))
+    if isinstance(location, BackupError) or location.scheme is Scheme.SHELL:
+        return None
+    return location
+
+
 def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
     """Find what a place keeps, by one listing, or two where it is both.
 
@@ -107,10 +270,15 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
     :raises ListingFailed: if it cannot be listed.
     """
     kept: list[Kept] = []
+    broken: list[Broken] = []
+    holds: Records = {}
+    origins: Origins = {}
     is_source = place.facts.is_subvolume and place.facts.has_folder
     if is_source:
-        seen, _ = place.listing(HOLDS)
-        kept += [_judged(s, Kind.SNAPSHOT) for s in seen.snapshots]
+        seen, content = place.listing(HOLDS)
+        holds = _recorded(place, content)
+        kept += _judged(seen, Kind.SNAPSHOT, _is_dated)
+        broken += _broken(seen, Kind.SNAPSHOT, _is_dated)
     if not is_source or _may_have_backups(place.facts):
         keeper = open_destination(
             place.location,
@@ -119,10 +287,28 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
             ssh=access.ssh,
         ).keeper
         if keeper and (keeper.directory != place.directory or not is_source):
-            seen, _ = keeper.listing(ORIGINS)
-            kept += [_judged(s, Kind.BACKUP) for s in seen.snapshots]
+            seen, content = keeper.listing(ORIGINS)
+            origins = parse_origins(content)
+            is_ours = _namer(origins)
+            kept += _judged(seen, Kind.BACKUP, is_ours)
+            broken += _broken(seen, Kind.BACKUP, is_ours)
     waiting = place.waiting(place.facts.leftovers)
-    return Contents(_oldest_first(kept), tuple(sorted(waiting, key=_began)))
+    return Contents(
+        _oldest_first(kept),
+        tuple(sorted(waiting, key=_began)),
+        tuple(sorted(broken, key=lambda one: (one.created, one.name))),
+        holds,
+        origins,
+    )
+
+
+def _recorded(place: BtrfsEndpoint, content: bytes | None) -> Records:
+    try:
+        return parse_holds(content) if content is not None else {}
+    except Unreadable as error:
+        path = f"{place.state}/{HOLDS}"
+        log.warning("%s cannot be read, so holds are not told: %s", path, error)
+        return {}
 
 
 def _may_have_backups(source: Facts) -> bool:
@@ -134,18 +320,54 @@ def _began(waiting: Waiting) -> str:
     return waiting.transfer_id
 
 
-def _judged(snapshot: Snapshot, kind: Kind) -> Kept:
+def _is_dated(name: str) -> bool:
+    return time_in(name) is not None
+
+
+def _namer(origins: Origins) -> Callable[[str], bool]:
+    """Give what tells whether a name at a destination must be a backup's."""
+    namings = [Naming(prefix) for prefix in origins]
+    return lambda name: any(n.time_of(name) is not None for n in namings)
+
+
+def _judged(seen: Listing, kind: Kind, is_ours: Callable[[str], bool]) -> list[Kept]:
+    """Judge what is there.
+
+    :param is_ours: tells that a name is one that only our own may have there.
+    """
+    return [
+        _judge(snapshot, kind, is_ours, len(seen.carriers.get(snapshot.origin, ())))
+        for snapshot in seen.snapshots
+    ]
+
+
+def _judge(
+    snapshot: Snapshot, kind: Kind, is_ours: Callable[[str], bool], carriers: int
+) -> Kept:
     time = time_in(snapshot.name)
+    state, why = State.COMPLETE, ""
     if kind is Kind.BACKUP and snapshot.received_uuid is None:
         state, why = State.FOREIGN, "not received"
+        if is_ours(snapshot.name):
+            state, why = State.DAMAGED, "its received UUID is gone: made writable"
     elif time is None:
         state, why = State.FOREIGN, "not named by us"
     elif snapshot.seal is Seal.BROKEN:
         state, why = State.CHANGED, "written to after it was made"
-    else:
-        state, why = State.COMPLETE, ""
+    elif snapshot.received_uuid and carriers > 1:
+        why = f"{carriers} subvolumes carry its received UUID"
     dated = replace(snapshot, created=time or snapshot.created)
     return Kept(dated, kind, state, why)
+
+
+def _broken(seen: Listing, kind: Kind, is_ours: Callable[[str], bool]) -> list[Broken]:
+    """Find names of ours that no read-only subvolume has."""
+    others = seen.names.difference(snapshot.name for snapshot in seen.snapshots)
+    return [
+        Broken(name, kind, time)
+        for name in others
+        if (time := time_in(name)) and is_ours(name)
+    ]
 
 
 def _oldest_first(kept: Sequence[Kept]) -> tuple[Kept, ...]:

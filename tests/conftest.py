@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 import hypothesis
 import pytest
 
-from tests.support import accounts, filesystems, ours
+from tests.support import accounts, filesystems, ours, program
 from tests.support import sshd as ssh_servers
 
 # No deadline: the machine may be busy with the filesystems of another worker.
@@ -32,6 +33,11 @@ def skips_are_failures() -> bool:
         os.environ.get(name, "").lower() not in ("", "0", "false", "no")
         for name in ("CI", "BBNG_NO_SKIP")
     )
+
+
+def pytest_unconfigure() -> None:
+    """Forget what the programs of this process have remembered."""
+    shutil.rmtree(program.STATE_DIRECTORY, ignore_errors=True)
 
 
 def pytest_configure() -> None:

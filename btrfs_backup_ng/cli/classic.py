@@ -19,6 +19,7 @@ from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand, split_tasks
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.history import History, state_directory
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.locks import Turns
 from btrfs_backup_ng.model import (
@@ -69,6 +70,7 @@ def main(words: Sequence[str]) -> int:
             tell=output.tell,
             watched=line,
             sudo_line=sudo_line(words),
+            remember=History(state_directory()).add,
         )
         status = exit_status(_run_side_by_side(jobs, context))
     output.finish(status)

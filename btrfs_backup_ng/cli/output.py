@@ -1,11 +1,13 @@
 """Own how events look: lines on stdout, a JSON document, errors on stderr."""
 
+import contextlib
 import dataclasses
 import enum
 import json
 import os
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from btrfs_backup_ng.__logger__ import log_message
@@ -75,8 +77,22 @@ class Output:
 
 def print_line(text: str) -> None:
     """Write to stdout; if that is not possible, it is lost, and nothing else."""
-    try:
+    with _losing():
         print(text, flush=True)
+
+
+def print_bytes(raw: bytes) -> None:
+    """Write to stdout what is not ours, as it is, likewise."""
+    with _losing():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(raw)
+        sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _losing() -> Iterator[None]:
+    try:
+        yield
     except OSError:  # closed, or a full disk: the backup goes on
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

@@ -27,10 +27,12 @@ exit status:
   10 some destinations failed, others did not   128+N ended by signal N
 
 verbs, as the first word; each has a --help:
-  list PLACE ...    snapshots, backups, and transfers that wait to go on
-  status PLACE ...  one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
+  list [PLACE ...]  snapshots, backups, and transfers that wait to go on
+  status [PLACE ...]
+                    one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
   prune PLACE ...   drop transfers that wait to go on (--staging)
   diff A B          what changed between two snapshots of one place
+  versions FILE     what a file was, in all snapshots and backups of it
   doctor PLACE ...  can backups be made from or to these places?
   demo              try it without risk:  sudo btrfs-backup-ng demo
 """

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng.history import VARIABLE
 from btrfs_backup_ng.process import replace_by
 
 #: Where sudo looks for commands: ``secure_path`` of sudoers(5), as it mostly is.
@@ -35,10 +36,12 @@ def sudo_line(words: Sequence[str]) -> str:
 def become_root(words: Sequence[str]) -> None:
     """Run again through sudo, which may ask for a password; root just goes on.
 
-    The agent stays known, so that logins work as they do without sudo.
+    The agent stays known, so that logins work as they do without sudo; and where to
+    remember what happened, if that was said.
 
     :raises CommandNotStarted: if there is no sudo.
     """
     if os.geteuid() != 0:
         kept = "--preserve-env=SSH_AUTH_SOCK"
+        kept += f",{VARIABLE}" if VARIABLE in os.environ else ""
         replace_by(["sudo", kept, "--", *command_line(words)])

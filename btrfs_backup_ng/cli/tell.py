@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import BackupError, format_age, format_size, visible
-from btrfs_backup_ng.listing import Kept, Kind, State
+from btrfs_backup_ng.listing import Broken, Kept, Kind, Relation, State
 from btrfs_backup_ng.model import Waiting
 
 #: Clocks differ a little; what is dated later than that is not "now".
@@ -68,6 +68,45 @@ def kept_fields(kept: Kept, now: datetime) -> Json:
         "uuid": str(snapshot.uuid),
         "parent_uuid": _text(snapshot.parent_uuid),
         "received_uuid": _text(snapshot.received_uuid),
+    }
+
+
+def broken_fields(broken: Broken, now: datetime) -> Json:
+    """Give the fields of something damaged: those of a snapshot, as far as known."""
+    return {
+        "name": broken.name,
+        "kind": broken.kind.value,
+        **_time_fields("created", broken.created, now),
+        "state": State.DAMAGED.value,
+        "complete": False,
+        "why": broken.why,
+        "uuid": None,
+        "parent_uuid": None,
+        "received_uuid": None,
+    }
+
+
+def relation(relation: Relation, kind: Kind) -> str:
+    """Write what a snapshot or backup is to other places; nothing if it is alone."""
+    way = "to" if kind is Kind.SNAPSHOT else "from"
+    others = [place for place in relation.common if place not in relation.parent]
+    parts = (
+        ("also at", others),
+        (f"parent of the next transfer {way}", relation.parent),
+        ("being sent to", relation.sending),
+        ("perhaps needed by", relation.needed),
+    )
+    told = [f"{words} {visible(', '.join(at))}" for words, at in parts if at]
+    return ", ".join(told)
+
+
+def relation_fields(relation: Relation) -> Json:
+    """Give the fields of a relation."""
+    return {
+        "common_with": list(relation.common),
+        "next_parent": list(relation.parent),
+        "being_sent_to": list(relation.sending),
+        "perhaps_needed_by": list(relation.needed),
     }
 
 

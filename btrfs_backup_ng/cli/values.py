@@ -88,3 +88,10 @@ def codec(text: str) -> str:
         return parse_codec(text)
     except ValueError as error:
         raise UsageError(f"--compress: {visible(str(error))}") from error
+
+
+def version_number(text: str) -> int:
+    """Read the number of a version of a file."""
+    if not _is_count(text):
+        raise UsageError(f"'{visible(text)}' is not the number of a version")
+    return int(text)

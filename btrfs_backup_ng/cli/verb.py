@@ -2,12 +2,13 @@
 
 import argparse
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
-from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, display_level, parse_places
 from btrfs_backup_ng.cli.root import sudo_line
@@ -15,8 +16,13 @@ from btrfs_backup_ng.cli.sshopts import ssh_options
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.history import Record, read_history, state_directory
+from btrfs_backup_ng.listing import Access, places_in
 from btrfs_backup_ng.location import Location, Scheme, parse_location
+
+log = logging.getLogger(__name__)
+
+_FOLDER = ".btrfs-backup-ng/snapshots"
 
 
 def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parser:
@@ -33,9 +39,12 @@ def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parse
     return parser
 
 
-def read_words(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
+def read_words(
+    parser: Parser, words: Sequence[str], *, may_be_none: bool = False
+) -> argparse.Namespace | None:
     """Read the words behind a verb, and set up the log.
 
+    :param may_be_none: places need not be named.
     :returns: the options; ``None`` if only the version was wanted, which is told.
     :raises UsageError: if they do not make sense, or no place is among them.
     """
@@ -44,7 +53,7 @@ def read_words(parser: Parser, words: Sequence[str]) -> argparse.Namespace | Non
     if options.version:
         print_line(version_text(detailed=bool(options.verbose)))
         return None
-    if not options.places:
+    if not options.places and not may_be_none:
         raise UsageError("a place is missing", hint=f"See:  {parser.prog} --help")
     return options
 
@@ -53,6 +62,62 @@ def read_places(options: argparse.Namespace) -> list[Location]:
     """Give the places."""
     directory = os.getcwd()
     return [parse_location(p, working_directory=directory) for p in options.places]
+
+
+def add_folder(parser: Parser) -> None:
+    """Add the option that says where a source's snapshots are."""
+    parser.add_argument(
+        "-f",
+        "--snapshot-folder",
+        metavar="DIR",
+        default=_FOLDER,
+        help="where snapshots are kept, relative to the source or absolute"
+        " (default: %(default)s)",
+    )
+
+
+def remembered(*, needed: bool = False) -> list[Record]:
+    """Read what happened on this machine.
+
+    :param needed: without it the verb cannot do what was asked for.
+    :raises HistoryUnreadable: if that is so, and it cannot be read.
+    """
+    found = attempt(lambda: read_history(state_directory()))
+    if not isinstance(found, BackupError):
+        return found
+    if needed:
+        raise found
+    log.info("%s", found.message)
+    return []
+
+
+def wanted_places(
+    options: argparse.Namespace, records: Sequence[Record]
+) -> list[tuple[Location, str]]:
+    """Give the places that are named, or those that the history knows.
+
+    :returns: each with the folder of its snapshots, "" for that of the options.
+    :raises UsageError: if none is named and none is known, or one is a command.
+    """
+    if options.places:
+        return [(place, "") for place in read_keepers(options)]
+    folder = options.snapshot_folder
+    known = places_in(records, "" if folder == _FOLDER else folder)
+    if not known:
+        raise UsageError(
+            "a place is missing, and no backup of this machine is on record yet",
+            hint="Name places:  /path, ssh://[user@]host[:port]/path",
+        )
+    return known
+
+
+def recorded_folder(options: argparse.Namespace, records: Sequence[Record]) -> str:
+    """Give where a source's snapshots are: as the options say, else as recorded.
+
+    :param records: of that source.
+    """
+    folder: str = options.snapshot_folder
+    return records[-1].folder if records and folder == _FOLDER else folder
 
 
 def read_keepers(options: argparse.Namespace) -> list[Location]:

@@ -322,6 +322,7 @@ def as_user(
                 "HOME": str(user.home),
                 "USER": user.name,
                 "LOGNAME": user.name,
+                "BTRFS_BACKUP_NG_STATE": str(user.home / "state"),
                 **(env or {}),
             }
         ),

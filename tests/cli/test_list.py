@@ -1,5 +1,6 @@
 """Owns the ``list`` verb: what is at a place is told, and nothing else happens."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,14 +10,17 @@ from typing import Any
 
 import pytest
 
-from btrfs_backup_ng.__util__ import format_age
+from btrfs_backup_ng.__util__ import format_age, format_size
 from tests.cli.scenes import (
     Done,
     Scene,
     as_nobody,
+    by_age,
     complaint,
     must,
     on_terminal,
+    ssh_place,
+    ssh_words,
     sudo_line,
 )
 from tests.cli.staged import (
@@ -35,7 +39,7 @@ from tests.cli.staged import (
     ssh_way,
 )
 from tests.faults.many import make_pairs, make_snapshots
-from tests.support.processes import trace
+from tests.support.processes import measure, trace
 from tests.support.program import PROGRAM, Argument, environment, run_program
 from tests.support.sshd import Sshd
 
@@ -215,6 +219,127 @@ def test_how_it_looks_what_waits_and_what_runs(scene: Scene):
     assert running == f"running, nothing safe there yet, id {OLD_ID}"
 
 
+# What it is to other places, and what is on record.
+
+
+def test_sizes_relations_and_the_places_on_record(
+    scene: Scene, sshd: Sshd, tmp_path: Path
+):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    complaint(listed(env=env), 2, "a place is missing", "on record")
+    folder, away = scene.source.parent / "kept", scene.other_destination("away")
+    there = scene.other_destination("there")
+    words, over_ssh = ssh_words(sshd), ssh_place(sshd, there)
+    options = [*words, "-f", folder]
+    sent = []
+    for also in ([over_ssh, away], [over_ssh], []):
+        done = must(scene.back_up(*options, "--json", also=also, env=env))
+        events = json.loads(done.stdout)["events"]
+        sent.append({e["destination"]: e["size_bytes"] for e in events if "codec" in e})
+    first, second, third = by_age(folder)
+    here, usb = str(scene.source), str(scene.destination)
+    # All of a source's places are known, with the folder of its snapshots.
+    done = listed("--json", *words, env=env)
+    places = {place["place"]: place for place in document(done)}
+    assert list(places) == [here, usb, over_ssh, str(away)]
+    snapshots = places[here]["snapshots"]
+    assert [one["name"] for one in snapshots] == [first, second, third]
+    assert [one["common_with"] for one in snapshots] == [
+        [usb, over_ssh, str(away)],
+        [usb, over_ssh],
+        [usb],
+    ]
+    parents = [[str(away)], [over_ssh], [usb]]
+    assert [one["next_parent"] for one in snapshots] == parents
+    assert [one["size_bytes"] for one in snapshots] == [None] * 3
+    for place, count in ((usb, 3), (over_ssh, 2), (str(away), 1)):
+        backups = places[place]["snapshots"]
+        sizes = [one["size_bytes"] for one in backups]
+        assert sizes == [run[place] for run in sent[:count]] and all(sizes)
+        assert [b["next_parent"] for b in backups] == [[]] * (count - 1) + [[here]]
+        assert here in backups[0]["common_with"]
+        assert all(b["being_sent_to"] == b["perhaps_needed_by"] == [] for b in backups)
+    # For people; the source alone knows by its holds what is where.
+    lines = must(listed("-f", folder, scene.source, env=env)).stdout.splitlines()
+    assert lines[1].endswith(f"complete, parent of the next transfer to {away}")
+    assert lines[3].endswith(f"complete, parent of the next transfer to {usb}")
+    lines = must(listed(away, scene.destination, env=env)).stdout.splitlines()
+    size = format_size(sent[0][str(away)])
+    shared = "complete (3 subvolumes carry its received UUID)"  # all on one disk
+    assert lines[1].endswith(f"  {size}  {shared}, also at {usb}")
+    assert lines[3].endswith(f"  {size}  {shared}, also at {away}")
+    # What cannot be reached is told, and the others are.
+    os.rename(away, away.with_name("gone"))
+    done = listed(*words, env=env)
+    complaint(done, 10, f"{away} does not exist")
+    assert done.stdout.count(": 3 ") == 2
+    # What is recorded to be on its way, or perhaps needed.
+    holds = scene.source / STATE / "holds.json"
+    holds.write_text(
+        holds.read_text()
+        .replace("last common", "being sent", 1)
+        .replace("last common", "perhaps needed", 1)
+    )
+    text = must(listed("-f", folder, scene.source, env=env)).stdout
+    assert text.count("being sent to /") == text.count("perhaps needed by ") == 1
+    # Records that are damaged say nothing, and that is said.
+    holds.write_text("{")
+    done = must(listed("-f", folder, scene.source, env=env))
+    assert "holds.json cannot be read" in done.stderr
+    assert done.stdout.count("complete\n") == 3
+    history = tmp_path / "state" / "history.jsonl"
+    # A command is not on record: there may be a secret in it.
+    for command in ("cat >/dev/null; : secret", "cat >/dev/null; exit 3 # secret"):
+        run_program("-p", "y-", scene.source, f"shell://{command}", env=env)
+    assert "secret" not in history.read_text()
+    *_, good, bad = map(json.loads, history.read_text().splitlines())
+    assert [one["destination"] for one in (good, bad)] == ["shell://"] * 2
+    assert good["error"] == "" and "status 3" in bad["error"]
+    # A history that cannot be read matters only where it is needed.
+    history.unlink()
+    history.mkdir()
+    must(listed(scene.destination, env=env))
+    complaint(listed(env=env), 1, "history.jsonl cannot be read")
+
+
+def test_what_is_damaged_is_told_with_the_reason(scene: Scene, sshd: Sshd):
+    for _ in range(3):
+        must(scene.back_up())
+    writable, cleared, good = (scene.destination / name for name in scene.backups)
+    setting = ("btrfs", "property", "set", "-f", "-ts")
+    for path in (writable, cleared):
+        subprocess.run([*setting, path, "ro", "false"], check=True)
+    subprocess.run([*setting, cleared, "ro", "true"], check=True)
+    copy = ("btrfs", "-q", "subvolume", "snapshot", "-r", good)
+    subprocess.run([*copy, scene.destination / "copy"], check=True)
+    (scene.destination / "notes-20200101-000000").touch()  # not of our prefix
+    broken = scene.source / STATE / "snapshots" / "x-20200101-000000"
+    subprocess.run(["btrfs", "-q", "subvolume", "create", broken], check=True)
+    for way in both_ways(sshd):
+        words = [*way(scene.destination), way(scene.source)[-1]]
+        there, here = document(listed("--json", *words))
+        told = {one["name"]: one for one in there["snapshots"]}
+        assert told.keys() == {writable.name, cleared.name, good.name, "copy"}
+        for path, why in ((writable, "not a read-only"), (cleared, "UUID is gone")):
+            one = told[path.name]
+            assert (one["state"], one["complete"]) == ("damaged", False)
+            assert why in one["why"]
+        assert told[writable.name]["uuid"] is None
+        assert told[good.name]["complete"] is True
+        assert told[good.name]["why"] == "2 subvolumes carry its received UUID"
+        assert told["copy"]["state"] == "foreign"
+        states = {one["name"]: one["state"] for one in here["snapshots"]}
+        assert states[broken.name] == "damaged"
+        assert list(states.values()).count("complete") == 3
+    done = must(listed(scene.destination, scene.source))
+    assert f"{scene.destination}: 3 backups, 2 damaged" in done.stdout
+    assert f"{scene.source}: 3 snapshots, 1 damaged" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if writable.name in line][:1]
+    assert line.endswith(
+        "damaged (not a read-only subvolume: cut short, or made writable)"
+    )
+
+
 # How it looks.
 
 
@@ -287,6 +412,13 @@ def test_what_is_dated_in_the_future_is_said_to_be(scene: Scene):
 # What it costs.
 
 
+def test_1000_snapshots_cost_little_cpu(scene: Scene):
+    make_snapshots(scene.destination, "x-", range(1000))
+    words = [*PROGRAM, "list", "--json", scene.destination]
+    costs = [measure(*words, env=environment()) for _ in range(2)]
+    assert min(cost.cpu_s for cost in costs) < 0.4, costs  # 10,000: less than 1 s
+
+
 def test_500_snapshots_cost_what_few_do(scene: Scene, sshd: Sshd):
     few = scene.other_destination("few")
     here, there = [], []
@@ -349,7 +481,6 @@ def test_only_root_sees_snapshots(scene: Scene):
 
 def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
     for words, part in (
-        ([], "a place is missing"),
         (["shell://cat"], "shell://"),
         (["nas:/x"], "could be a path or a host"),
         (["--no-such", scene.source], "--no-such"),
@@ -364,4 +495,4 @@ def test_the_help_tells_states_and_statuses():
     shown = must(listed("--help")).stdout
     for word in ("complete", "foreign", "changed", "waiting", "running", "10"):
         assert word in shown
-    assert "list PLACE" in must(run_program("--help")).stdout
+    assert "list [PLACE ...]" in must(run_program("--help")).stdout

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -202,6 +203,38 @@ def test_a_mount_point_without_its_disk_is_away(tmp_path: Path):
     assert "is the backup disk mounted?" in done.stdout
 
 
+def test_what_is_on_record_is_told_of_a_place_that_is_away(
+    scene: Scene, tmp_path: Path
+):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    complaint(status(env=env), 2, "a place is missing")
+    must(scene.back_up(env=env))
+    (name,) = scene.backups
+    ok = document(status("--json", env=env))
+    assert [p["place"] for p in ok] == [str(scene.source), str(scene.destination)]
+    assert [p["status"] for p in ok] == ["ok", "ok"]
+    assert (ok[1]["last_arrived"]["name"], ok[1]["last_failure"]) == (name, None)
+    broken = tmp_path / "bin" / "btrfs"
+    broken.parent.mkdir()
+    broken.write_text(
+        "#!/bin/sh\ncase $* in *receive*) echo ERROR: no luck >&2; exit 1;; esac\n"
+        f'exec {shutil.which("btrfs")} "$@"\n'
+    )
+    broken.chmod(0o755)
+    path = {"PATH": f"{broken.parent}:{os.environ['PATH']}"}
+    must(scene.back_up(env={**env, **path}), 1)
+    lines = must(status(env=env)).stdout.splitlines()
+    assert lines[1].startswith(f"OK       {scene.destination}: {name}, ")
+    assert re.match(r" {9}last transfer failed, \d+ s ago: .*no luck", lines[2])
+    os.rename(scene.destination, scene.destination.with_name("gone"))
+    lines = must(status(env=env), 1).stdout.splitlines()
+    assert lines[1].startswith(f"AWAY     {scene.destination}: does not exist")
+    assert re.match(rf" {{9}}last on record: {name}, \d+ s ago", lines[2])
+    _, away = document(status("--json", env=env), 1)
+    assert away["last_arrived"]["name"] == name
+    assert "no luck" in away["last_failure"]["error"]
+
+
 def test_quiet_tells_only_what_needs_somebody(scene: Scene):
     fill(scene)
     done = must(status("-q", scene.destination))
@@ -240,7 +273,7 @@ def test_what_it_costs_behind_ssh(scene: Scene, sshd: Sshd):
 
 
 def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
-    for words in ([], ["shell://cat"], ["--check", scene.source]):
+    for words in (["shell://cat"], ["--check", scene.source]):
         assert complaint(status(*words), 2)
     shown = must(status("--help")).stdout
     for word in ("OK", "RUNNING", "WAITING", "NEVER", "AWAY", "exit status"):

@@ -1,6 +1,7 @@
 """The wire form in every login shell, and what the verbs that only read answer."""
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btrfs_backup_ng import wire
+from btrfs_backup_ng import wire, wire_versions
 from btrfs_backup_ng.__util__ import MIB, BackupError
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
@@ -29,6 +30,7 @@ from tests.ssh.hostile import HOSTILE, PRINT
 from tests.support import filesystems, ours
 
 OUTER = ["dash", "bash", "ash", "fish", "tcsh", "zsh"]
+NOBODY = 65534
 INNER = ["dash", "bash", "busybox"]
 
 
@@ -198,6 +200,10 @@ LONGEST = {
     "size": [LONG_PATH + LONG_NAME, str(2**63)],
     "sink": [],
     "wait": [],
+    "versions": [],
+    "digests": [],
+    "links": [],
+    "content": [LONG_PATH + LONG_NAME],
 }
 
 
@@ -242,7 +248,8 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
     done = spoken(shells, "bash", command, inner=inner)
     *_, last = done.stderr.split(b"\n")[:-1]
     assert done.stderr.endswith(b"\n") and last == b"bbng1 %d" % done.returncode
-    if verb.name not in ("hello", "held", "discard", "reap", "waiting", "sink", "wait"):
+    fine = ("hello", "held", "discard", "reap", "waiting", "sink", "wait")
+    if verb.name not in (*fine, "versions", "digests", "links"):
         assert done.returncode != 0
 
 
@@ -675,3 +682,65 @@ def test_a_directory_that_may_not_be_entered_is_not_an_empty_one(disk, shells):
                     there.listing(str(path), "/nowhere", "file")
     finally:
         shutil.rmtree(closed)
+
+
+# One file in many snapshots.
+
+
+def test_what_a_path_is_and_holds_is_told_whatever_its_name(there, tmp_path):
+    folders = [tmp_path / os.fsdecode(name) for name in NAMES]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        if number % 3:
+            os.symlink(b"a\nb" * number, folder / "link\n")
+            (folder / "file\r\n").write_bytes(b"%d" % number)
+            os.utime(folder / "file\r\n", ns=(0, 10**18 + number))
+    (tmp_path / "loop").symlink_to("loop")
+    paths = [
+        f"{folder}/{name}" for folder in folders for name in ("file\r\n", "link\n")
+    ]
+    paths += [f"{paths[2]}/below a file", f"{tmp_path}/loop/x", str(tmp_path)]
+
+    def ask(verb, wanted):
+        return there.call(verb, stdin=wire_versions.listed(wanted)).stdout
+
+    found = wire_versions.parse_stats(ask(wire_versions.STATS, paths), paths)
+    there_are = [path for path in paths if os.path.lexists(path)]
+    assert 0 < len(there_are) < len(paths) - 2
+    for path, status in zip(paths, found, strict=True):
+        assert (status is None) == (path not in there_are)
+        if status:
+            real = os.lstat(path)
+            assert (status.mode, status.size) == (real.st_mode, real.st_size)
+            assert status.modified == int(real.st_mtime)
+    stamps = {status.stamps for status in found if status}
+    assert len(stamps) == len(there_are)
+    files = [path for path in there_are if path.endswith("\r\n")]
+    asked = [*files[:3], f"{tmp_path}/gone", *files[3:]]
+    digests = wire_versions.parse_digests(ask(wire_versions.DIGESTS, asked), asked)
+    assert digests.pop(3) is None
+    real = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files]
+    assert digests == real
+    links = [path for path in there_are if path.endswith("link\n")]
+    sizes = [os.lstat(link).st_size for link in links]
+    targets = wire_versions.parse_links(ask(wire_versions.LINKS, links), sizes)
+    assert targets == [os.readlink(link) for link in links]
+    assert there.call(wire_versions.CONTENT, files[1]).stdout == b"2"
+
+
+def test_what_may_not_be_seen_is_not_taken_for_absent(shells, monkeypatch):
+    monkeypatch.setenv("HOME", str(shells / "home"))
+    folder = ours.public_directory()
+    try:
+        (folder / "closed").mkdir(mode=0o700)
+        paths = [str(folder / "no"), str(folder / "closed" / "file")]
+        host = SshHost(Straight("dash", user=NOBODY))
+        stdin = wire_versions.listed(paths)
+        answer = host.call(wire_versions.STATS, stdin=stdin).stdout
+    finally:
+        shutil.rmtree(folder)
+    with pytest.raises(wire_versions.Unclear, match="Permission denied"):
+        wire_versions.parse_stats(answer, paths)
+    for cut in (b"", answer[:-1], b"x" + answer):
+        with pytest.raises(wire_versions.Unclear):
+            wire_versions.parse_stats(cut, paths)

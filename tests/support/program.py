@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from . import ours
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "btrfs_backup_ng")
+#: Where the program remembers what happened, for all that this process runs.
+STATE_DIRECTORY = Path(tempfile.gettempdir()) / f"{ours.mark()}-state"
 
 Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -17,9 +22,11 @@ Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """Make the program's environment: ours with changes, where None takes one away.
 
-    No agent may help out with keys that the test does not know of.
+    No agent may help out with keys that the test does not know of, and nothing that
+    happens in a test is remembered on this machine.
     """
     wanted: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    wanted["BTRFS_BACKUP_NG_STATE"] = str(STATE_DIRECTORY)
     wanted.update({"SSH_AUTH_SOCK": None, **(changes or {})})
     return {name: value for name, value in wanted.items() if value is not None}
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from btrfs_backup_ng import history
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
 from btrfs_backup_ng.cli import classic
@@ -87,6 +88,7 @@ def _check_programs(install: bool) -> None:
 
 def _show(top: Path, stack: ExitStack, *, keep: bool) -> None:
     home, disk = top / "computer", top / "backup-disk"
+    os.environ[history.VARIABLE] = str(top / "state")  # what happens here is no history
     stack.callback(_tell, "Everything is removed again.")
     stack.callback(shutil.rmtree, top, ignore_errors=True)
     try:

@@ -1,10 +1,14 @@
 """Own the ``list`` verb: places -> what they keep -> lines or a document."""
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from uuid import UUID
 
-from btrfs_backup_ng.__util__ import BackupError, attempt, visible
+from btrfs_backup_ng.__util__ import (
+    BackupError,
+    format_size,
+    visible,
+)
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.layout import table, wrapped
 from btrfs_backup_ng.cli.output import print_line, tell_failure
@@ -12,19 +16,24 @@ from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.verb import (
     access,
+    add_folder,
     new_parser,
     print_document,
-    read_keepers,
     read_words,
+    remembered,
+    wanted_places,
 )
+from btrfs_backup_ng.history import sizes_sent
 from btrfs_backup_ng.listing import (
-    Access,
+    Broken,
     Contents,
+    Kept,
     Kind,
-    open_place,
-    read_contents,
+    Relation,
+    State,
+    look_at,
+    relate,
 )
-from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import Waiting
 from btrfs_backup_ng.report import Failed, Tally, exit_status
 
@@ -34,17 +43,23 @@ places:
 """
 _EPILOG = f"""\
 {EPILOG_PLACES}
+  Without any: those that are on record on this machine, and the destinations that
+  sources know of.
 each line, oldest first:
-  name, age, time, and one of
+  name, age, time, size of the stream that brought it (if that is on record), state:
   complete   can be restored, and serves as parent
   foreign    was not received, or is not named by us; never deleted by us
   changed    somebody wrote to it after it was made
+  damaged    has a name of ours, and is not what stands under such a name; and why
   waiting    a transfer that was cut, and how much of it need not be sent again
   running    a transfer that somebody works on
+  and what it is to other places: to those of this call, and as recorded at sources
 
 exit status:
   0 all places were listed   10 some were   1 none was   2 usage
 """
+
+_LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def main(words: Sequence[str]) -> int:
@@ -52,32 +67,33 @@ def main(words: Sequence[str]) -> int:
 
     :raises UsageError: if the words do not make sense.
     """
-    options = read_words(_parser(), words)
+    options = read_words(_parser(), words, may_be_none=True)
     if options is None:
         return 0
-    places, now = read_keepers(options), datetime.now().astimezone()
-    tally, found = Tally(), []
+    records = remembered(needed=not options.places)
+    places, now = wanted_places(options, records), datetime.now().astimezone()
     with access(options, options.snapshot_folder, "list", words) as way:
-        for place in places:
-            contents = attempt(partial(_look, place, way))
-            if isinstance(contents, BackupError):
-                tally.add(Tally(failures=(1,)))
-                tell_failure(Failed(str(place), contents.message, contents.hint, 1))
-            else:
-                tally.add(Tally(done=1))
-                if not options.json and not options.quiet:
-                    print_line("\n".join(_lines(str(place), contents, now)))
-            found.append(_fields(str(place), contents, now) if options.json else {})
+        seen = look_at(places, way, follow=not options.places)
+    told = _Told(seen, sizes_sent(records), now)
+    tally = Tally()
+    for place, contents in seen.items():
+        if isinstance(contents, BackupError):
+            tally.add(Tally(failures=(1,)))
+            tell_failure(Failed(place, contents.message, contents.hint, 1))
+            continue
+        tally.add(Tally(done=1))
+        if not options.json and not options.quiet:
+            print_line("\n".join(told.lines(place, contents)))
     status = exit_status([tally])
     if options.json:
-        print_document(status, found)
+        print_document(status, [told.fields(*each) for each in seen.items()])
     return status
 
 
 def _parser() -> Parser:
     parser = new_parser(
         "list",
-        usage="[options] PLACE ...",
+        usage="[options] [PLACE ...]",
         description="List the snapshots and backups at places, and the transfers that"
         " wait to go on.\nNothing is changed.",
         epilog=_EPILOG,
@@ -88,58 +104,99 @@ def _parser() -> Parser:
     return parser
 
 
-def add_folder(parser: Parser) -> None:
-    """Add the option that says where a source's snapshots are."""
-    parser.add_argument(
-        "-f",
-        "--snapshot-folder",
-        metavar="DIR",
-        default=".btrfs-backup-ng/snapshots",
-        help="where snapshots are kept, relative to the source or absolute"
-        " (default: %(default)s)",
-    )
+class _Told:
+    """How all that was seen is told."""
+
+    def __init__(
+        self,
+        seen: Mapping[str, Contents | BackupError],
+        sizes: Mapping[tuple[str, UUID], int],
+        now: datetime,
+    ) -> None:
+        looked = {p: c for p, c in seen.items() if not isinstance(c, BackupError)}
+        self._relation = relate(looked)
+        self._sizes = sizes
+        self._now = now
+
+    def lines(self, place: str, contents: Contents) -> Iterator[str]:
+        """Give the lines of a place."""
+        told = ", ".join(_counts(contents)) or "nothing yet"
+        yield from wrapped(f"{visible(place)}: {told}", 2)
+        both = len({kept.kind for kept in contents.kept}) > 1
+        rows = [self._row(place, kept, both) for kept in contents.kept]
+        rows += [self._broken_row(broken, both) for broken in contents.broken]
+        rows.sort(key=lambda row: row[0])
+        cells = [row for _, row in rows]
+        cells += [self._waiting_row(transfer) for transfer in contents.waiting]
+        if not any(size for *_, size, _ in cells):
+            cells = [(*front, words) for *front, _, words in cells]
+        yield from table(cells, 2)
+
+    def _row(
+        self, place: str, kept: Kept, both: bool
+    ) -> tuple[datetime, tuple[str, ...]]:
+        snapshot = kept.snapshot
+        size = self._size(place, kept)
+        relation = tell.relation(self._relation(place, snapshot), kept.kind)
+        words = [f"{kept.kind.value}"] if both else []
+        words += [tell.state(kept)] + ([relation] if relation else [])
+        shown = "" if size is None else format_size(size)
+        row = self._dated(visible(snapshot.name), snapshot.created)
+        return snapshot.created or _LONG_AGO, (*row, shown, ", ".join(words))
+
+    def _broken_row(
+        self, broken: Broken, both: bool
+    ) -> tuple[datetime, tuple[str, ...]]:
+        kind = f"{broken.kind.value}, " if both else ""
+        words = f"{kind}{State.DAMAGED.value} ({broken.why})"
+        row = self._dated(visible(broken.name), broken.created)
+        return broken.created, (*row, "", words)
+
+    def _waiting_row(self, transfer: Waiting) -> tuple[str, ...]:
+        word = "running" if transfer.running else "waiting"
+        words = f"{word}, {tell.safe(transfer)}, id {transfer.transfer_id}"
+        return (*self._dated(tell.name(transfer), transfer.started), "", words)
+
+    def _dated(self, name: str, moment: datetime | None) -> tuple[str, str, str]:
+        return name, tell.age(moment, self._now), tell.exact(moment)
+
+    def _size(self, place: str, kept: Kept) -> int | None:
+        return self._sizes.get((place, kept.snapshot.origin))
+
+    def fields(self, place: str, contents: Contents | BackupError) -> dict[str, object]:
+        """Give the fields of a place."""
+        if isinstance(contents, BackupError):
+            error = tell.error_fields(contents)
+            return {"place": place, "snapshots": [], "waiting": [], "error": error}
+        snapshots = [self._kept_fields(place, kept) for kept in contents.kept]
+        for broken in contents.broken:
+            unrelated = tell.relation_fields(Relation())
+            fields = tell.broken_fields(broken, self._now)
+            snapshots.append({**fields, "size_bytes": None, **unrelated})
+        return {
+            "place": place,
+            "snapshots": snapshots,
+            "waiting": [tell.waiting_fields(w, self._now) for w in contents.waiting],
+            "error": None,
+        }
+
+    def _kept_fields(self, place: str, kept: Kept) -> dict[str, object]:
+        return {
+            **tell.kept_fields(kept, self._now),
+            "size_bytes": self._size(place, kept),
+            **tell.relation_fields(self._relation(place, kept.snapshot)),
+        }
 
 
-def _look(location: Location, way: Access) -> Contents:
-    return read_contents(open_place(location, way), way)
-
-
-def _lines(place: str, contents: Contents, now: datetime) -> Iterator[str]:
+def _counts(contents: Contents) -> Iterator[str]:
     kinds = [kept.kind for kept in contents.kept]
-    counts = [tell.count(kind, kinds.count(kind)) for kind in Kind if kind in kinds]
-    if contents.waiting:
-        cut = sum(not transfer.running for transfer in contents.waiting)
-        running = len(contents.waiting) - cut
-        counts += [f"{cut} waiting to go on"] if cut else []
-        counts += [f"{running} running"] if running else []
-    yield from wrapped(f"{visible(place)}: {', '.join(counts) or 'nothing yet'}", 2)
-    both = len(set(kinds)) > 1
-    rows = []
-    for kept in contents.kept:
-        made, kind = kept.snapshot.created, f"{kept.kind.value}, " if both else ""
-        words = kind + tell.state(kept)
-        row = (visible(kept.snapshot.name), tell.age(made, now), tell.exact(made))
-        rows.append((*row, words))
-    rows += [_waiting_row(transfer, now) for transfer in contents.waiting]
-    yield from table(rows, 2)
-
-
-def _waiting_row(transfer: Waiting, now: datetime) -> tuple[str, str, str, str]:
-    began = transfer.started
-    word = "running" if transfer.running else "waiting"
-    words = f"{word}, {tell.safe(transfer)}, id {transfer.transfer_id}"
-    return tell.name(transfer), tell.age(began, now), tell.exact(began), words
-
-
-def _fields(
-    place: str, contents: Contents | BackupError, now: datetime
-) -> dict[str, object]:
-    if isinstance(contents, BackupError):
-        error = tell.error_fields(contents)
-        return {"place": place, "snapshots": [], "waiting": [], "error": error}
-    return {
-        "place": place,
-        "snapshots": [tell.kept_fields(kept, now) for kept in contents.kept],
-        "waiting": [tell.waiting_fields(one, now) for one in contents.waiting],
-        "error": None,
-    }
+    yield from (tell.count(kind, kinds.count(kind)) for kind in Kind if kind in kinds)
+    damaged = sum(kept.state is State.DAMAGED for kept in contents.kept)
+    cut = sum(not transfer.running for transfer in contents.waiting)
+    for number, words in (
+        (damaged + len(contents.broken), "damaged"),
+        (cut, "waiting to go on"),
+        (len(contents.waiting) - cut, "running"),
+    ):
+        if number:
+            yield f"{number} {words}"

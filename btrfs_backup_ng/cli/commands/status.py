@@ -3,27 +3,32 @@
 import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES, add_folder
+from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.layout import wrapped
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.verb import (
     access,
+    add_folder,
     new_parser,
     print_document,
-    read_keepers,
     read_words,
+    remembered,
+    wanted_places,
 )
+from btrfs_backup_ng.history import Last, Record, last_to
 from btrfs_backup_ng.status import Standing, Word, examine, exit_status
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
+  Without any: those that are on record on this machine.
 one word for each:
   OK        the newest snapshot or backup there
   RUNNING   somebody works on it: who, since when, and at what
@@ -43,19 +48,21 @@ def main(words: Sequence[str]) -> int:
 
     :raises UsageError: if the words do not make sense.
     """
-    options = read_words(_parser(), words)
+    options = read_words(_parser(), words, may_be_none=True)
     if options is None:
         return 0
-    places, now = read_keepers(options), datetime.now().astimezone()
-    found: list[tuple[str, Standing]] = []
+    records = remembered(needed=not options.places)
+    places, now = wanted_places(options, records), datetime.now().astimezone()
+    found: list[tuple[str, Standing, Last]] = []
     with access(options, options.snapshot_folder, "status", words) as way:
-        for place in places:
-            standing = examine(place, way)
-            found.append((str(place), standing))
+        for place, folder in places:
+            standing = examine(place, replace(way, folder=folder or way.folder))
+            told = str(place), standing, last_to(records, str(place))
+            found.append(told)
             is_good = exit_status([standing]) == 0
             if not options.json and not (options.quiet and is_good):
-                print_line("\n".join(_lines(str(place), standing, now)))
-    status = exit_status(standing for _, standing in found)
+                print_line("\n".join(_lines(*told, now)))
+    status = exit_status(standing for _, standing, _ in found)
     if options.json:
         print_document(status, [_fields(*each, now) for each in found])
     return status
@@ -64,7 +71,7 @@ def main(words: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = new_parser(
         "status",
-        usage="[options] PLACE ...",
+        usage="[options] [PLACE ...]",
         description="Say in one word how places are doing, and what is behind it."
         "\nNothing is changed, and no backup is held up.",
         epilog=_EPILOG,
@@ -75,11 +82,13 @@ def _parser() -> Parser:
     return parser
 
 
-def _lines(place: str, standing: Standing, now: datetime) -> Iterator[str]:
+def _lines(place: str, standing: Standing, last: Last, now: datetime) -> Iterator[str]:
     shown = visible(place)
     for text in _texts(shown, standing, now):
         line = f"{standing.word.value:<{_TEXT_AT - 2}}  {shown}: {text}"
         yield from wrapped(line, _TEXT_AT)
+    for text in _on_record(standing, last, now):
+        yield from wrapped(" " * _TEXT_AT + text, _TEXT_AT)
     for hint in _hints(place, standing):
         yield " " * _TEXT_AT + hint
 
@@ -105,6 +114,17 @@ def _texts(place: str, standing: Standing, now: datetime) -> Iterator[str]:
                 yield f"{tell.name(cut)}, {tell.safe(cut)}, {since}"
 
 
+def _on_record(standing: Standing, last: Last, now: datetime) -> Iterator[str]:
+    """Give what the history adds to what can be seen."""
+    arrived, failed = last.arrived, last.failed
+    if standing.word is Word.AWAY and arrived:
+        when = tell.ago(arrived.time, now)
+        yield f"last on record: {visible(arrived.target)}, {when}"
+    if failed and standing.word is not Word.RUNNING:
+        when = tell.ago(failed.time, now)
+        yield f"last transfer failed, {when}: {visible(failed.error)}"
+
+
 def _work(standing: Standing) -> str:
     if standing.worker:
         return str(standing.worker)
@@ -120,7 +140,9 @@ def _hints(place: str, standing: Standing) -> Iterator[str]:
     yield from map(visible, standing.hint.splitlines())
 
 
-def _fields(place: str, standing: Standing, now: datetime) -> dict[str, object]:
+def _fields(
+    place: str, standing: Standing, last: Last, now: datetime
+) -> dict[str, object]:
     newest, worker = standing.newest, standing.worker
     running = None
     if worker:
@@ -134,4 +156,17 @@ def _fields(place: str, standing: Standing, now: datetime) -> dict[str, object]:
         "running": running,
         "reason": standing.reason,
         "hint": standing.hint.splitlines(),
+        "last_arrived": _record_fields(last.arrived),
+        "last_failure": _record_fields(last.failed),
+    }
+
+
+def _record_fields(record: Record | None) -> dict[str, object] | None:
+    if record is None:
+        return None
+    return {
+        "name": record.target,
+        "time": record.time.isoformat(timespec="seconds"),
+        "source": record.source,
+        "error": record.error,
     }

@@ -1,0 +1,361 @@
+"""Own what happened: a line for each delivery and each failure, of this machine's runs.
+
+Nothing depends on it. Whatever is lost of it, backups go on as ever; what is told from
+it (sizes, known places) is then not told.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from uuid import UUID
+
+from btrfs_backup_ng.__util__ import MIB, BackupError, visible, write_atomically
+
+log = logging.getLogger(__name__)
+
+#: Names another directory than :func:`state_directory` gives by itself.
+VARIABLE = "BTRFS_BACKUP_NG_STATE"
+#: The file in it: JSON, a record a line, oldest first.
+HISTORY = "history.jsonl"
+_VERSION = 1
+#: Some 10,000 records; beyond that the older half is dropped.
+_LIMIT_BYTES = 4 * MIB
+#: What is larger than this is not what we wrote.
+_SANE_BYTES = 4 * _LIMIT_BYTES
+_MESSAGE_LENGTH = 500
+#: How long another run may take to write its line.
+_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One snapshot that went to one destination, or did not get there.
+
+    :ivar time: when its run began, aware UTC.
+    :ivar source: as a location says it, like the destination, of which a command
+        (``shell://``) is left out.
+    :ivar folder: where the source's snapshots are, absolute or relative to it.
+    :ivar name: of the snapshot at the source.
+    :ivar target: its name at the destination.
+    :ivar origin: identity of the snapshot, ``None`` if it was never made.
+    :ivar parent: name of what it was the difference from, "" for a full one.
+    :ivar size_bytes: of the stream, as it went over the wire if it was compressed, and
+        with what an earlier attempt had brought; ``None`` if it is not known.
+    :ivar resumed_bytes: what an earlier attempt had brought.
+    :ivar error: why it failed; "" if it arrived.
+    """
+
+    time: datetime
+    source: str
+    folder: str
+    destination: str
+    name: str
+    target: str
+    origin: UUID | None
+    parent: str
+    size_bytes: int | None = None
+    resumed_bytes: int = 0
+    elapsed_s: float = 0.0
+    error: str = ""
+
+
+class HistoryUnreadable(BackupError):
+    """There is a history, and it cannot be read."""
+
+
+class _Damaged(ValueError):
+    """A line is no record."""
+
+
+def state_directory() -> str:
+    """Give the directory in which this user keeps what happened on this machine."""
+    if named := os.environ.get(VARIABLE):
+        return named
+    if os.geteuid() == 0:
+        return "/var/lib/btrfs-backup-ng"
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not base.startswith("/"):  # as the XDG base directory specification wants it
+        base = os.path.expanduser("~/.local/state")
+    return os.path.join(base, "btrfs-backup-ng")
+
+
+def format_record(record: Record) -> bytes:
+    """Write a record as a line, so that :func:`parse_record` reads the same."""
+    fields = {
+        "version": _VERSION,
+        "time": record.time.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        "source": record.source,
+        "folder": record.folder,
+        "destination": record.destination,
+        "name": record.name,
+        "target": record.target,
+        "origin": str(record.origin) if record.origin else None,
+        "parent": record.parent,
+        "size_bytes": record.size_bytes,
+        "resumed_bytes": record.resumed_bytes,
+        "elapsed_s": round(record.elapsed_s, 3),
+        "error": record.error[:_MESSAGE_LENGTH],
+    }
+    return json.dumps(fields).encode("ascii") + b"\n"
+
+
+def parse_record(line: bytes) -> Record | None:
+    """Read a line.
+
+    :returns: ``None`` if a newer version wrote it, which says nothing to us.
+    :raises ValueError: if it is damaged.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        if _of(int, fields["version"]) != _VERSION:
+            return None
+        size, origin = fields["size_bytes"], fields["origin"]
+        texts = ("source", "folder", "destination", "name", "target", "parent", "error")
+        return Record(
+            time=datetime.fromisoformat(fields["time"]).astimezone(timezone.utc),
+            origin=None if origin is None else UUID(origin),
+            size_bytes=None if size is None else _of(int, size),
+            resumed_bytes=_of(int, fields["resumed_bytes"]),
+            elapsed_s=float(fields["elapsed_s"]),
+            **{key: _of(str, fields[key]) for key in texts},
+        )
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise _Damaged(str(error)) from error
+
+
+def _of(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise _Damaged(f"{value!r:.40} where {kind.__name__} belongs")
+    return value
+
+
+def read_history(directory: str) -> list[Record]:
+    """Give all that is remembered, oldest first; nothing if nothing ever happened.
+
+    What is damaged is left out with a warning, and moved aside by the next run.
+
+    :raises HistoryUnreadable: if nobody knows what happened.
+    """
+    path = os.path.join(directory, HISTORY)
+    try:
+        lines = _whole_lines(_read(path))
+    except OSError as error:
+        reason = visible(error.strerror or str(error))
+        raise HistoryUnreadable(f"{visible(path)} cannot be read: {reason}") from error
+    records, damaged = [], 0
+    for line in lines:
+        try:
+            record = parse_record(line)
+        except _Damaged:
+            damaged += 1
+        else:
+            records += [record] if record else []
+    if damaged:
+        log.warning("%s: %d damaged lines are left out", path, damaged)
+    return records
+
+
+class History:
+    """What runs write their records to, from any thread of any run.
+
+    It never fails: what cannot be written is lost, with one warning.
+    """
+
+    def __init__(self, directory: str) -> None:
+        """Prepare; nothing is made before the first record.
+
+        :param directory: :func:`state_directory`.
+        """
+        self._directory = directory
+        self._path = os.path.join(directory, HISTORY)
+        self._guard = threading.Lock()
+        self._checked = False
+        self._warned = False
+
+    def add(self, record: Record) -> None:
+        """Append a record; it is on the disk when this returns."""
+        with self._guard:
+            try:
+                with _locked(self._directory):
+                    self._append(record)
+            except OSError as error:
+                if not self._warned:
+                    text = "what happened is not remembered in %s: %s"
+                    reason = error.strerror or str(error)
+                    log.warning(text, self._path, reason)
+                self._warned = True
+
+    def _append(self, record: Record) -> None:
+        if not self._checked:
+            self._set_damage_aside(record.time)
+            self._checked = True
+        line = format_record(record)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(self._path, flags | os.O_CLOEXEC, 0o600)
+        try:
+            size = _regular_size(descriptor)
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # torn by a cut
+                content = _read(self._path)
+                size = content.rfind(b"\n") + 1
+                os.ftruncate(descriptor, size)
+            if os.write(descriptor, line) != len(line):
+                os.ftruncate(descriptor, size)
+                raise OSError(f"no room in {self._directory}")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if size + len(line) > _LIMIT_BYTES:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        """Drop the older half."""
+        content = _read(self._path)
+        start = content.find(b"\n", len(content) - _LIMIT_BYTES // 2) + 1
+        write_atomically(self._path, content[start:])
+
+    def _set_damage_aside(self, now: datetime) -> None:
+        """Move a damaged file out of the way, and go on with what is good of it."""
+        try:
+            lines = _whole_lines(_read(self._path))
+        except OSError:  # a link, a pipe, far too large: not ours
+            if not os.path.lexists(self._path):
+                return
+            lines, good = [], list[bytes]()
+        else:
+            good = [line for line in lines if not _is_damaged(line)]
+            if len(good) == len(lines):
+                return
+        stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        aside = f"{self._path}.unreadable-{stamp}"
+        os.rename(self._path, aside)
+        write_atomically(self._path, b"".join(line + b"\n" for line in good))
+        text = "%s was damaged; it is moved to %s, and goes on with %d good lines"
+        log.warning(text, self._path, os.path.basename(aside), len(good))
+
+
+def _is_damaged(line: bytes) -> bool:
+    try:
+        parse_record(line)
+    except _Damaged:
+        return True
+    return False
+
+
+def _whole_lines(content: bytes) -> list[bytes]:
+    """Cut into lines; what is behind the last line break was torn by a cut."""
+    return content.split(b"\n")[:-1]
+
+
+def _read(path: str) -> bytes:
+    """Read the file; nothing if it is not there.
+
+    :raises OSError: if it cannot be read, or is not what we write.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        return b""
+    with open(descriptor, "rb") as file:
+        if _regular_size(descriptor) > _SANE_BYTES:
+            raise OSError("far larger than what this program writes")
+        return file.read(_SANE_BYTES)
+
+
+def _regular_size(descriptor: int) -> int:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("not a regular file")
+    return status.st_size
+
+
+@contextlib.contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """Keep other runs from writing; the directory is made if need be."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + _WAIT_S
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A place of which the history tells.
+
+    :ivar folder: where its snapshots are, for a source; "" for a destination.
+    """
+
+    place: str
+    folder: str = ""
+
+
+def known_places(records: Iterable[Record]) -> list[Known]:
+    """Give all places, each source in front of its destinations, each one once.
+
+    What is given to a command (``shell://``) cannot be looked at and is left out.
+    """
+    sources: dict[str, tuple[str, dict[str, None]]] = {}
+    for record in records:
+        _, destinations = sources.get(record.source, ("", dict[str, None]()))
+        if not record.destination.startswith("shell://"):
+            destinations[record.destination] = None
+        sources[record.source] = record.folder, destinations
+    found: dict[str, Known] = {}
+    for source, (folder, destinations) in sources.items():
+        found[source] = Known(source, folder)
+        for destination in destinations:
+            found.setdefault(destination, Known(destination))
+    return list(found.values())
+
+
+def sizes_sent(records: Iterable[Record]) -> Mapping[tuple[str, UUID], int]:
+    """Give how many bytes each snapshot took: (destination, origin) -> bytes."""
+    return {
+        (record.destination, record.origin): record.size_bytes
+        for record in records
+        if record.origin and record.size_bytes is not None and not record.error
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """How transfers to a destination ended, as far as it is remembered.
+
+    :ivar arrived: the last one that did; ``None`` if none is known.
+    :ivar failed: the last one, if it did not arrive.
+    """
+
+    arrived: Record | None = None
+    failed: Record | None = None
+
+
+def last_to(records: Iterable[Record], destination: str) -> Last:
+    """Find the last transfers to a destination.
+
+    :param records: oldest first.
+    """
+    last = Last()
+    for record in records:
+        if record.destination == destination:
+            last = Last(last.arrived, record) if record.error else Last(record, None)
+    return last

@@ -1,0 +1,103 @@
+"""Own the difference between two versions of a file, as ``diff -u`` tells it."""
+
+import os
+import tempfile
+from datetime import timezone
+
+from btrfs_backup_ng import wire_versions
+from btrfs_backup_ng.__util__ import (
+    MIB,
+    Refused,
+    UsageError,
+    format_size,
+    visible,
+)
+from btrfs_backup_ng.command import (
+    Command,
+    CommandFailed,
+    Completed,
+    ContactLost,
+    settle,
+)
+from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.process import Child, check_interrupted, run
+from btrfs_backup_ng.sshutil.refusal import explain_session
+from btrfs_backup_ng.timeline import Sighting
+from btrfs_backup_ng.versions import Found, sighting_of
+
+#: Nobody reads more, and diff holds both in memory.
+_LIMIT_BYTES = 256 * MIB
+#: Where diff looks for a NUL, too, to tell what is no text.
+_LOOK_BYTES = 64 * 1024
+
+
+def difference(found: Found, first: int, second: int) -> bytes | None:
+    """Compare two versions of a file.
+
+    :returns: what ``diff -u`` prints; ``None`` if one of them is no text.
+    :raises UsageError: if there are no such two versions.
+    :raises Refused: if they cannot be compared.
+    """
+    if first == second:
+        raise UsageError(f"--diff compares two versions, and {first} is one")
+    with tempfile.TemporaryDirectory(prefix="btrfs-backup-ng-") as directory:
+        argv = ["diff", "-u"]
+        paths = []
+        for number in (first, second):
+            sighting = sighting_of(found, number)
+            content = sighting.content
+            assert content
+            if content.kind not in ("file", "link"):
+                raise Refused(f"version {number} is a {content.kind}, and no file")
+            if content.size > _LIMIT_BYTES:
+                size = format_size(content.size)
+                raise Refused(f"version {number} is {size}, too large to be compared")
+            argv += ["-L", _label(found, number, sighting)]
+            path = os.path.join(directory, str(number))
+            if content.kind == "link":
+                with open(path, "wb") as file:
+                    file.write(b"-> " + os.fsencode(content.mark) + b"\n")
+            else:
+                _fetch(found.hosts[sighting.place], sighting.path, path)
+            paths.append(path)
+        if any(map(_is_binary, paths)):
+            return None
+        command = Command((*argv, "--", *paths), label="diff")
+        done = run(command, check=False)
+    if done.stdout.startswith(b"Binary files "):
+        return None
+    if done.status not in (0, 1):
+        raise CommandFailed(done)
+    return done.stdout
+
+
+def _label(found: Found, number: int, sighting: Sighting) -> str:
+    time = sighting.time.astimezone(timezone.utc)
+    where = sighting.snapshot or "now"
+    words = (
+        f"{found.file.path} (version {number}, {where}, {time:%Y-%m-%d %H:%M:%S} UTC)"
+    )
+    return visible(words)
+
+
+def _fetch(host: Host, path: str, target: str) -> None:
+    """Copy a file from a place, of this machine or another.
+
+    :raises BackupError: if it cannot be read.
+    """
+    command = host.command(wire_versions.CONTENT, path, label="cat")
+    with open(target, "wb") as file:
+        with Child.start(command, stdout=file.fileno()) as child:
+            status, stderr = settle(command, child.wait() or 0, bytes(child.words))
+    completed = Completed(command, status, b"", stderr)
+    if status != 0:
+        check_interrupted()
+        kind = ContactLost if status is None else CommandFailed
+        error = kind(completed)
+        error.hint = explain_session(stderr)
+        raise error
+
+
+def _is_binary(path: str) -> bool:
+    with open(path, "rb") as file:
+        return b"\0" in file.read(_LOOK_BYTES)

@@ -1,0 +1,329 @@
+"""Own the search for one file in all snapshots and backups of its subvolume."""
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.history import Record
+from btrfs_backup_ng.host import Host, LocalHost, NeedsRoot
+from btrfs_backup_ng.listing import (
+    Access,
+    Contents,
+    Kept,
+    Kind,
+    State,
+    destinations_in,
+    open_place,
+    read_contents,
+    recorded_place,
+)
+from btrfs_backup_ng.location import Location, Scheme
+from btrfs_backup_ng.lookup import Look, SameContents, take_stats
+from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.origins import Origin, Origins, origin_of
+from btrfs_backup_ng.timeline import Run, Sighting, in_runs, nearest, versions
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of a mounted subvolume of this machine, there or not.
+
+    :ivar subvolume: its absolute path, without symbolic links.
+    :ivar path: of the file, relative to it.
+    """
+
+    subvolume: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of a file.
+
+    :ivar places: as texts, the subvolume itself first; sightings name them by index.
+    :ivar hosts: of these places.
+    :ivar runs: what it was, oldest first.
+    :ivar looked: how many snapshots were looked into.
+    :ivar failures: place, and why it could not be looked at.
+    """
+
+    file: File
+    places: tuple[str, ...]
+    hosts: tuple[Host, ...]
+    runs: tuple[Run, ...]
+    looked: int
+    failures: tuple[tuple[str, BackupError], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Where one version of a file can be taken from.
+
+    :ivar place: as a location says it.
+    :ivar path: of the file in the snapshot, relative to it.
+    """
+
+    place: str
+    snapshot: str
+    path: str
+
+
+@dataclass(slots=True)
+class _Place:
+    """A place that was looked at.
+
+    :ivar kept: snapshots there, and the directory of each.
+    """
+
+    endpoint: BtrfsEndpoint
+    kept: list[tuple[Kept, str]]
+
+
+def find_file(text: str, sudo_line: str, *, working_directory: str) -> File:
+    """Find the subvolume of a file, which need not be there any more.
+
+    A link at the end of the path is what is looked for; those before are followed.
+
+    :param sudo_line: runs the same as root, for a hint.
+    :raises UsageError: if the text is no path.
+    :raises Refused: if it is in no mounted btrfs subvolume.
+    """
+    if not text or "\0" in text:
+        raise UsageError("versions wants the path of a file")
+    path = os.path.join(working_directory, text).rstrip("/") or "/"
+    above, name = os.path.split(path)
+    if name in ("", ".", ".."):
+        above, name = os.path.split(os.path.realpath(path))
+    above = os.path.realpath(above)
+    existing = above
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    shown = visible(os.path.join(above, name))
+    try:
+        facts = LocalHost().look(existing)
+    except NeedsRoot as error:
+        error.hint = f"Run:  {sudo_line}"
+        raise
+    if not facts.is_btrfs:
+        kind = visible(facts.filesystem_type)
+        raise Refused(f"{shown} is on {kind}, and only btrfs has snapshots of it")
+    subvolume = facts.containing
+    top = os.path.join(above, name)
+    if os.stat(existing).st_dev != os.stat(subvolume).st_dev:  # one each subvolume
+        raise Refused(
+            f"{shown} is in a directory that is mounted by itself, so its path in its"
+            " subvolume is not known",
+            hint="Name it by a mount of the whole subvolume.",
+        )
+    if name == "" or _is_subvolume(top):
+        raise Refused(
+            f"{shown} is a whole subvolume; versions are of a file in it",
+            hint=f"What is kept of it:  btrfs-backup-ng list {shown}",
+        )
+    return File(subvolume, os.path.relpath(top, subvolume))
+
+
+def _is_subvolume(path: str) -> bool:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_ino == 256
+
+
+def records_of(records: Sequence[Record], subvolume: str) -> list[Record]:
+    """Give what the history tells of a subvolume, by whatever path it was backed up."""
+    is_same = {
+        source: source.startswith("/") and _is_same(source, subvolume)
+        for source in {record.source for record in records}
+    }
+    return [record for record in records if is_same[record.source]]
+
+
+def _is_same(source: str, subvolume: str) -> bool:
+    """Tell whether a path leads to a subvolume, by whatever mount or link."""
+    try:
+        return os.path.samefile(source, subvolume)
+    except OSError:
+        return False
+
+
+def find_versions(
+    file: File,
+    places: Sequence[Location],
+    access: Access,
+    records: Sequence[Record],
+    now: datetime,
+) -> Found:
+    """Look for a file in the snapshots of its subvolume and in their backups.
+
+    :param places: where to look; if none, at those on record here and at the source.
+    :param access: its folder is that of the subvolume's snapshots.
+    :param records: from :func:`records_of`.
+    :raises BackupError: if not even the subvolume can be looked at, or if no place is
+        known that has snapshots of it.
+    """
+    source = Location(Scheme.LOCAL, file.subvolume)
+    at_source = open_place(source, access)
+    contents = read_contents(at_source, access)
+    wanted = [p for p in places or _on_record(contents, records) if p != source]
+    origins = {kept.snapshot.origin for kept in contents.kept}
+    origins |= {record.origin for record in records if record.origin}
+    is_ours = _Belonging(origin_of(at_source), frozenset(origins))
+    own = _own_snapshots(at_source, contents)
+    looked = [_Place(at_source, own)]
+    failures: list[tuple[str, BackupError]] = []
+    for location in wanted:
+        found = attempt(lambda: _look_at(location, access, is_ours))
+        if isinstance(found, BackupError):
+            failures.append((str(location), found))
+        else:
+            looked.append(found)
+    if not own and not wanted:
+        raise Refused(
+            f"no snapshots or backups of {visible(file.subvolume)} are known",
+            hint="Say where they are:  --snapshot-folder DIR, --at PLACE",
+        )
+    sightings, more = _sightings(file, looked, now)
+    return Found(
+        file=file,
+        places=tuple(str(place.endpoint.location) for place in looked),
+        hosts=tuple(place.endpoint.host for place in looked),
+        runs=tuple(in_runs(sightings)),
+        looked=sum(bool(sighting.snapshot) for sighting in sightings),
+        failures=(*failures, *more),
+    )
+
+
+def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
+    """Give the destinations of a source that are on record there or here."""
+    known = destinations_in(contents.holds)
+    texts = sorted({record.destination for record in records})
+    known += [place for text in texts if (place := recorded_place(text))]
+    return list(dict.fromkeys(known))
+
+
+def _own_snapshots(source: BtrfsEndpoint, contents: Contents) -> list[tuple[Kept, str]]:
+    """Give the snapshots of a source; in a folder elsewhere there may be others'."""
+    is_inside = source.directory.startswith(f"{source.location.path.rstrip('/')}/")
+    return [
+        (kept, source.directory)
+        for kept in contents.kept
+        if kept.kind is Kind.SNAPSHOT
+        and kept.state is State.COMPLETE
+        and (is_inside or kept.snapshot.parent_uuid == source.facts.uuid)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Belonging:
+    """Tells whose backups are whose.
+
+    :ivar own: the source.
+    :ivar origins: of snapshots that are surely its own.
+    """
+
+    own: Origin
+    origins: frozenset[UUID]
+
+    def holds(self, kept: Kept, recorded: Origins) -> bool:
+        """Tell whether something is a backup of the source.
+
+        Where no source has signed in, all backups are taken for that.
+
+        :param recorded: which sources have signed in there, by prefix.
+        """
+        if kept.snapshot.origin in self.origins:
+            return True
+        if kept.kind is Kind.SNAPSHOT or not recorded:
+            return kept.kind is Kind.BACKUP
+        return any(
+            all(origin.is_same(self.own) for origin in origins)
+            and Naming(prefix).time_of(kept.snapshot.name) is not None
+            for prefix, origins in recorded.items()
+        )
+
+
+def _look_at(location: Location, access: Access, is_ours: _Belonging) -> _Place:
+    endpoint = open_place(location, access)
+    contents = read_contents(endpoint, access)
+    folder = {Kind.SNAPSHOT: endpoint.directory, Kind.BACKUP: location.path}
+    kept = [
+        (one, folder[one.kind])
+        for one in contents.kept
+        if one.state is State.COMPLETE and is_ours.holds(one, contents.origins)
+    ]
+    return _Place(endpoint, kept)
+
+
+def _sightings(
+    file: File, places: Sequence[_Place], now: datetime
+) -> tuple[list[Sighting], list[tuple[str, BackupError]]]:
+    """Look into all snapshots at all places.
+
+    :returns: what was seen, and which places could not be looked into.
+    """
+    looks: list[Look] = []
+    failures: list[tuple[str, BackupError]] = []
+    for index, place in enumerate(places):
+        here = [_look(index, *kept, file.path) for kept in place.kept]
+        if index == 0:
+            path = os.path.join(file.subvolume, file.path)
+            here.append(Look(0, "", now, None, path))
+        failed = attempt(lambda: take_stats(place.endpoint, here, file.path))
+        if isinstance(failed, BackupError):
+            failures.append((str(place.endpoint.location), failed))
+        else:
+            looks += here
+    contents = SameContents(looks, [place.endpoint for place in places])
+    failures += contents.failures
+    return [
+        Sighting(
+            place=look.place,
+            snapshot=look.snapshot,
+            time=look.time,
+            origin=look.origin,
+            content=contents.of(look),
+            path=look.path,
+            modified=look.status.modified if look.status else 0,
+        )
+        for look in looks
+    ], failures
+
+
+def _look(place: int, kept: Kept, directory: str, path: str) -> Look:
+    snapshot = kept.snapshot
+    assert snapshot.created  # what is complete has a time in its name
+    whole = os.path.join(directory, snapshot.name, path)
+    return Look(place, snapshot.name, snapshot.created, snapshot.origin, whole)
+
+
+def pick(found: Found, number: int) -> Taken:
+    """Give where a version can be taken from: the newest snapshot, the nearest place.
+
+    :raises UsageError: if there is no such version.
+    :raises Refused: if no snapshot has it.
+    """
+    taken = sighting_of(found, number)
+    if not taken.snapshot:
+        path = visible(found.file.path)
+        raise Refused(f"version {number} of {path} is in no snapshot, but there now")
+    return Taken(found.places[taken.place], taken.snapshot, found.file.path)
+
+
+def sighting_of(found: Found, number: int) -> Sighting:
+    """Give the best place to take a version from; what is there now if no other has it.
+
+    :raises UsageError: if there is no such version.
+    """
+    known = versions(found.runs)
+    if number not in known:
+        which = f"versions 1 to {len(known)}" if len(known) > 1 else "version 1"
+        path = visible(found.file.path)
+        raise UsageError(f"there is no version {number} of {path}, only {which}")
+    return nearest(known[number]) or known[number][-1]

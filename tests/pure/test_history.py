@@ -1,0 +1,298 @@
+"""What happened is remembered, bounded, and never in anybody's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btrfs_backup_ng import history
+from btrfs_backup_ng.history import (
+    HISTORY,
+    History,
+    HistoryUnreadable,
+    Known,
+    Record,
+    format_record,
+    known_places,
+    last_to,
+    parse_record,
+    read_history,
+    sizes_sent,
+    state_directory,
+)
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
+RECORD = Record(
+    time=NOW,
+    source="/home",
+    folder=".btrfs-backup-ng/snapshots",
+    destination="/mnt/usb",
+    name="x-20261126-120000",
+    target="x-20261126-120000",
+    origin=UUID(int=1),
+    parent="",
+    size_bytes=1234,
+)
+_TEXTS = st.text(max_size=40) | st.binary(max_size=40).map(os.fsdecode)
+_NUMBERS = st.integers(0, 2**63)
+
+
+def _path(directory: Path) -> Path:
+    return directory / HISTORY
+
+
+def _write(directory: Path, *records: Record) -> None:
+    log = History(str(directory))
+    for record in records:
+        log.add(record)
+
+
+def _names(directory: Path) -> list[str]:
+    return [record.name for record in read_history(str(directory))]
+
+
+def _numbered(count: int) -> list[Record]:
+    return [replace(RECORD, name=f"x-{number}") for number in range(count)]
+
+
+@given(
+    st.builds(
+        Record,
+        time=st.datetimes().map(lambda t: t.replace(microsecond=0, tzinfo=NOW.tzinfo)),
+        source=_TEXTS,
+        folder=_TEXTS,
+        destination=_TEXTS,
+        name=_TEXTS,
+        target=_TEXTS,
+        origin=st.none() | st.uuids(),
+        parent=_TEXTS,
+        size_bytes=st.none() | _NUMBERS,
+        resumed_bytes=_NUMBERS,
+        elapsed_s=st.integers(0, 10**6).map(float),
+        error=_TEXTS,
+    )
+)
+def test_a_record_is_read_as_it_was_written(record: Record) -> None:
+    line = format_record(record)
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert parse_record(line) == record
+
+
+@given(st.binary(max_size=60), st.integers(0, 300))
+def test_damage_is_an_error_and_nothing_else(noise: bytes, at: int) -> None:
+    line = format_record(RECORD)
+    at = min(at, len(line) - 2)
+    for damaged in (noise, line[:at], line[:at] + noise + line[at + 1 :]):
+        try:
+            parse_record(damaged)
+        except ValueError:
+            continue
+        json.loads(damaged)  # what is read is JSON, be it of another version
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"time": 5}, {"source": None}, {"size_bytes": "1"}, {"origin": "no"}]
+    + [{"size_bytes": True}, {"elapsed_s": None}, {"time": "2026-13-01"}],
+)
+def test_a_field_of_another_kind_is_damage(change: dict[str, object]) -> None:
+    fields = {**json.loads(format_record(RECORD)), **change}
+    with pytest.raises(ValueError):
+        parse_record(json.dumps(fields).encode())
+
+
+def test_the_file_is_for_nobody_else(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "state"
+    assert read_history(str(directory)) == []
+    assert not directory.exists()
+    _write(directory, RECORD)
+    assert read_history(str(directory)) == [RECORD]
+    assert stat.S_IMODE(_path(directory).stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_a_torn_last_line_is_ignored_and_gone_with_the_next(tmp_path: Path) -> None:
+    _write(tmp_path, *_numbered(2))
+    with open(_path(tmp_path), "ab") as file:
+        file.write(format_record(RECORD)[:50])
+    assert _names(tmp_path) == ["x-0", "x-1"]
+    _write(tmp_path, replace(RECORD, name="x-2"))
+    assert _names(tmp_path) == ["x-0", "x-1", "x-2"]
+    assert os.listdir(tmp_path) == [HISTORY]
+
+
+def test_damage_is_moved_aside_and_what_is_good_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write(tmp_path, *_numbered(3))
+    lines = _path(tmp_path).read_bytes().splitlines(keepends=True)
+    lines[1] = b"\0" * 20 + b"\n"
+    damaged = b"".join(lines)
+    _path(tmp_path).write_bytes(damaged)
+    assert _names(tmp_path) == ["x-0", "x-2"]
+    assert "1 damaged line" in caplog.text
+    assert _path(tmp_path).read_bytes() == damaged, "reading changes nothing"
+    caplog.clear()
+    log = History(str(tmp_path))
+    for record in _numbered(2):
+        log.add(record)
+    assert caplog.text.count("damaged") == 1
+    assert _names(tmp_path) == ["x-0", "x-2", "x-0", "x-1"]
+    (aside,) = set(os.listdir(tmp_path)) - {HISTORY}
+    assert aside == f"{HISTORY}.unreadable-20261126T120000Z"
+    assert (tmp_path / aside).read_bytes() == damaged
+
+
+def test_what_a_newer_version_wrote_is_ignored_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = b'{"version": 2, "new": "words"}\n'
+    _path(tmp_path).write_bytes(newer)
+    _write(tmp_path, RECORD)
+    assert _path(tmp_path).read_bytes().startswith(newer)
+    assert read_history(str(tmp_path)) == [RECORD]
+    monkeypatch.setattr(history, "_LIMIT_BYTES", 4000)
+    _write(tmp_path, *_numbered(7))
+    with open(_path(tmp_path), "ab") as file:
+        file.write(newer)
+    _write(tmp_path, *_numbered(3))
+    assert newer in _path(tmp_path).read_bytes()
+
+
+def test_it_stays_bounded_and_keeps_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_LIMIT_BYTES", 20_000)
+    records = _numbered(200)
+    sizes = []
+    log = History(str(tmp_path))
+    for record in records:
+        log.add(record)
+        sizes.append(_path(tmp_path).stat().st_size)
+    assert 10_000 < max(sizes) <= 20_000
+    kept = read_history(str(tmp_path))
+    assert kept == records[-len(kept) :]
+    assert len(kept) >= 20
+    assert os.listdir(tmp_path) == [HISTORY]
+
+
+def test_runs_side_by_side_lose_nothing(tmp_path: Path) -> None:
+    def run(source: str) -> None:
+        _write(tmp_path, *(replace(r, source=source) for r in _numbered(40)))
+
+    threads = [threading.Thread(target=run, args=(f"/{n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = read_history(str(tmp_path))
+    for number in range(4):
+        mine = [record.name for record in found if record.source == f"/{number}"]
+        assert mine == [record.name for record in _numbered(40)]
+
+
+def _link(path: Path) -> None:
+    (path.parent / "victim").write_text("precious")
+    path.symlink_to(path.parent / "victim")
+
+
+@pytest.mark.parametrize("make", [_link, os.mkfifo, Path.mkdir])
+def test_what_is_no_file_of_ours_is_moved_and_never_written_to(
+    tmp_path: Path, make: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    make(_path(tmp_path))
+    with pytest.raises(HistoryUnreadable, match="cannot be read"):
+        read_history(str(tmp_path))
+    _write(tmp_path, RECORD, RECORD)
+    assert "moved to" in caplog.text
+    assert read_history(str(tmp_path)) == [RECORD, RECORD]
+    if make is _link:
+        assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_what_cannot_be_written_is_told_once_and_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    _write(tmp_path / "file" / "state", *_numbered(3))
+    assert caplog.text.count("not remembered") == 1
+    caplog.clear()
+    monkeypatch.setattr(history, "_WAIT_S", 0.1)
+    with history._locked(str(tmp_path)):  # by somebody who does not go on
+        _write(tmp_path, RECORD)
+    assert caplog.text.count("not remembered") == 1
+    assert read_history(str(tmp_path)) == []
+
+
+def test_a_full_disk_leaves_no_half_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path, RECORD)
+    before = _path(tmp_path).read_bytes()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:30]))
+    _write(tmp_path, RECORD)
+    assert _path(tmp_path).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("user", "variables", "expected"),
+    [
+        (0, {}, "/var/lib/btrfs-backup-ng"),
+        (0, {"XDG_STATE_HOME": "/x"}, "/var/lib/btrfs-backup-ng"),
+        (5, {"XDG_STATE_HOME": "/x"}, "/x/btrfs-backup-ng"),
+        (5, {"XDG_STATE_HOME": "x"}, "/h/.local/state/btrfs-backup-ng"),
+        (5, {}, "/h/.local/state/btrfs-backup-ng"),
+        (0, {"BTRFS_BACKUP_NG_STATE": "/s"}, "/s"),
+    ],
+)
+def test_where_it_is(
+    user: int,
+    variables: dict[str, str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("XDG_STATE_HOME", "BTRFS_BACKUP_NG_STATE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/h", **variables}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert state_directory() == expected
+
+
+def test_what_it_tells() -> None:
+    later = NOW + timedelta(hours=1)
+    failed = replace(RECORD, time=later, size_bytes=None, error="no luck")
+    unmade = replace(failed, origin=None)
+    other = replace(RECORD, destination="ssh://nas/b", folder="/f", size_bytes=7)
+    command = replace(RECORD, destination="shell://cat >x")
+    chained = replace(RECORD, source="/mnt/usb", destination="/z", folder="")
+    records = [RECORD, failed, unmade, command, chained, other]
+    assert sizes_sent(records) == {
+        ("/mnt/usb", UUID(int=1)): 1234,
+        ("ssh://nas/b", UUID(int=1)): 7,
+        ("shell://cat >x", UUID(int=1)): 1234,
+        ("/z", UUID(int=1)): 1234,
+    }
+    assert known_places(records) == [
+        Known("/home", "/f"),
+        Known("/mnt/usb"),
+        Known("ssh://nas/b"),
+        Known("/z"),
+    ]
+    last = last_to(records, "/mnt/usb")
+    assert (last.arrived, last.failed) == (RECORD, unmade)
+    last = last_to([failed, RECORD], "/mnt/usb")
+    assert (last.arrived, last.failed) == (RECORD, None)
+    assert last_to(records, "/nowhere") == history.Last()
