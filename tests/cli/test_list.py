@@ -268,6 +268,11 @@ def test_sizes_relations_and_the_places_on_record(
     shared = "complete (3 subvolumes carry its received UUID)"  # all on one disk
     assert lines[1].endswith(f"  {size}  {shared}, also at {usb}")
     assert lines[3].endswith(f"  {size}  {shared}, also at {away}")
+    # Of what the history has forgotten, the holds at a source know.
+    history = tmp_path / "state" / "history.jsonl"
+    history.write_text(history.read_text().splitlines(keepends=True)[-1])
+    known = document(listed("--json", *words, env=env))
+    assert [p["place"] for p in known] == [here, usb, *sorted([str(away), over_ssh])]
     # What cannot be reached is told, and the others are.
     os.rename(away, away.with_name("gone"))
     done = listed(*words, env=env)
@@ -287,7 +292,6 @@ def test_sizes_relations_and_the_places_on_record(
     done = must(listed("-f", folder, scene.source, env=env))
     assert "holds.json cannot be read" in done.stderr
     assert done.stdout.count("complete\n") == 3
-    history = tmp_path / "state" / "history.jsonl"
     # A command is not on record: there may be a secret in it.
     for command in ("cat >/dev/null; : secret", "cat >/dev/null; exit 3 # secret"):
         run_program("-p", "y-", scene.source, f"shell://{command}", env=env)

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tests.cli.scenes import (
     sudo_line,
 )
 from tests.cli.staged import STATE, read_only
+from tests.support.accounts import DOAS, SUDO_BTRFS, Account
 from tests.support.filesystems import btrfs_filesystem
 from tests.support.processes import trace
 from tests.support.program import PROGRAM, Argument, environment, run_program
@@ -312,10 +313,34 @@ def test_what_cannot_be_read_is_its_own_version_and_told(scene: Scene, tmp_path:
     assert done.stdout.count("5 B, cannot be read") == 2
 
 
-def test_a_thousand_snapshots_cost_what_few_do(
+def test_who_may_only_run_btrfs_there_is_told_and_nothing_taken_for_absent(
+    scene: Scene, sshd: Sshd, account: Callable[..., Account]
+):
+    closed = scene.source / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "file").write_text("x")
+    (scene.source / "open").write_text("x")
+    must(scene.back_up())
+    words = ssh_words(sshd)
+    for rights, works in (({"doas": DOAS}, True), ({"sudoers": SUDO_BTRFS}, False)):
+        user = account(**rights)
+        place = ssh_place(sshd, scene.destination, user=user.name)
+        at = [*words, "--at", place]
+        assert timeline(read(versions("--json", *at, scene.source / "open"))) == [
+            (1, [1, 1], True)
+        ]
+        done = versions("--json", *at, closed / "file")
+        found = read(done, 0 if works else 10)
+        assert timeline(found) == [(1, [1, 1] if works else [1], True)]
+        if not works:
+            assert "Permission denied" in found["failures"][0]["message"]
+            assert "let sudo run stat, sha256sum, readlink and cat" in done.stderr
+
+
+def test_300_snapshots_cost_what_few_do(
     tmp_path_factory: pytest.TempPathFactory, scene: Scene
 ):
-    """One snapshot of a subvolume after the other, and one look at all of them."""
+    """One look at all of them, however many there are."""
     directory = tmp_path_factory.mktemp("versions")
     with btrfs_filesystem(directory, mount_options=("nobarrier", "noatime")) as disk:
         home = disk.subvolume("home")
