@@ -339,6 +339,7 @@ class Target:
             created=self._job.naming.time_of(transfer.target) or snapshot.created,
             uuid=uuid.uuid4(),
             received_uuid=snapshot.origin,
+            otime=self._context.now,
         )
         self.listing = replace(
             self.listing,

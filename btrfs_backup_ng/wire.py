@@ -1,5 +1,6 @@
 """Own the closed set of verbs that a place understands; ``grammar`` has their form."""
 
+from btrfs_backup_ng.appraisal import SPACE, TIMES
 from btrfs_backup_ng.grammar import KEEPER, Verb
 
 #: ``each DIRECTORY`` prints every name in it.
@@ -344,6 +345,8 @@ VERBS = (
     LOCK,
     HELD,
     LIST,
+    TIMES,
+    SPACE,
     ITEMS,
     PUT,
     ASIDE,

@@ -33,18 +33,20 @@ def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parse
     return parser
 
 
-def read_words(parser: Parser, words: Sequence[str]) -> argparse.Namespace | None:
+def read_words(
+    parser: Parser, words: Sequence[str], *, needs_place: bool = True
+) -> argparse.Namespace | None:
     """Read the words behind a verb, and set up the log.
 
     :returns: the options; ``None`` if only the version was wanted, which is told.
-    :raises UsageError: if they do not make sense, or no place is among them.
+    :raises UsageError: if they do not make sense, or a place is needed and missing.
     """
     options = parse_places(parser, expand(words))
     set_up_logging(display_level([options]))
     if options.version:
         print_line(version_text(detailed=bool(options.verbose)))
         return None
-    if not options.places:
+    if needs_place and not options.places:
         raise UsageError("a place is missing", hint=f"See:  {parser.prog} --help")
     return options
 

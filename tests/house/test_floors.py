@@ -20,12 +20,14 @@ FLOORS = {
     "7 door": "__main__",
     "6 desk": """
         cli/__init__ cli/words cli/values cli/parser cli/sshopts cli/classic cli/output
-        cli/version cli/root cli/layout cli/verb cli/tell cli/commands/__init__
+        cli/version cli/root cli/layout cli/verb cli/tell cli/asking cli/dropping
+        cli/thinner cli/timeline cli/commands/__init__
         cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
         cli/commands/prune cli/commands/diff
     """,
     "5 verbs": """
-        context backup target delivery prune doctor listing status leftovers compare
+        context backup target delivery prune thinning doctor listing status leftovers
+        compare
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
@@ -36,11 +38,11 @@ FLOORS = {
         sshutil/login sshutil/passwords sshutil/refusal sshutil/host
     """,
     "2 words": """
-        command codecs grammar wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
-        btrfs/extents btrfs/parse
+        command codecs grammar wire appraisal btrfs/__init__ btrfs/facts btrfs/ioctl
+        btrfs/listing btrfs/extents btrfs/parse
     """,
     "1 mind": """
-        location model naming staging retention plan report diagnosis
+        location model naming staging policy retention simulation plan report diagnosis
         sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
         sendstream/reader sendstream/size sendstream/tree sendstream/changes
     """,
