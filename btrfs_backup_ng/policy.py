@@ -7,7 +7,7 @@ the seven days before. Periods without a snapshot count, too.
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 
 from btrfs_backup_ng.__util__ import visible
@@ -101,13 +101,8 @@ class Policy:
         local = _in_zone(moment, self.zone)
         if unit is Unit.HOUR:
             # Of an hour that comes twice on the clock, both are counted.
-            begin = local - timedelta(
-                minutes=local.minute,
-                seconds=local.second,
-                microseconds=local.microsecond,
-            )
-            offset = local.utcoffset() or timedelta()
-            return (begin.replace(tzinfo=timezone.utc) - offset - _EPOCH) // _HOUR
+            since = timedelta(minutes=local.minute, seconds=local.second)
+            return (moment - _EPOCH - since) // _HOUR
         ordinal = local.toordinal()
         week = (ordinal - 1) // 7  # 1 January 1 was a Monday
         if unit is Unit.DAY:
@@ -117,6 +112,15 @@ class Policy:
         if self.whole_weeks:
             local = datetime.fromordinal(week * 7 + 1)
         return local.year * 12 + local.month - 1 if unit is Unit.MONTH else local.year
+
+    def oldest(self, unit: Unit, now: datetime, count: int) -> int:
+        """Number the period that is so many back from now.
+
+        From the month of the calendar, also where snapshots belong to that of Monday.
+
+        :param now: aware.
+        """
+        return replace(self, whole_weeks=False).period(unit, now) - count
 
     def period_name(self, unit: Unit, moment: datetime) -> str:
         """Name the period that a moment is in: ``2026-W48``."""

@@ -128,19 +128,19 @@ def keep_dated(
         claim(snapshot, "latest" if policy.latest == 1 else f"latest {policy.latest}")
     if policy.minimum:
         count, unit = policy.minimum
-        oldest = policy.period(unit, now) - count
+        oldest = policy.oldest(unit, now, count)
         for moment, snapshot in ordered:
             if policy.period(unit, moment) >= oldest:
                 claim(snapshot, f"min {count}{unit.value}")
     for unit, limit in policy.counts:
-        here = policy.period(unit, now)
+        first = None if limit is None else policy.oldest(unit, now, limit)
         seen = set()
         for moment, snapshot in ordered:
             period = policy.period(unit, moment)
             if period in seen:
                 continue
             seen.add(period)
-            if limit is None or period >= here - limit:
+            if first is None or period >= first:
                 claim(snapshot, f"{unit.adjective} {policy.period_name(unit, moment)}")
     return {uuid: tuple(reasons) for uuid, reasons in kept.items()}
 

@@ -83,7 +83,7 @@ def test_a_source_is_thinned_out_and_nothing_else_is_touched(scene: Scene):
         read_only(folder / foreign)
     subprocess.run(["btrfs", "-q", "sub", "create", folder / "x-20200101-000000"])
     make_named(folder, None, other := named(40 * DAY, DAY / 9, prefix="y-"))
-    words = ["--yes", "--keep", "4d", "-p", "x-", scene.source]
+    words: list[Argument] = ["--yes", "--keep", "4d", "-p", "x-", scene.source]
     complaint(prune(*words), 4, "more than half", "--force", "Nothing was deleted")
     assert len(os.listdir(folder)) == 26
     done = must(prune("--force", *words))
@@ -102,7 +102,7 @@ def test_a_source_is_thinned_out_and_nothing_else_is_touched(scene: Scene):
         rf"  delete  {re.escape(NAMES[0])} +\d+ \w+ +space unk", done.stdout
     )
     for name in ("by hand", *other):
-        assert re.search(rf"  keep +{name} .* not named by us", done.stdout)
+        assert re.search(rf"  keep +{re.escape(name)} .* not named by us", done.stdout)
     # Again there is nothing to do, also with another prefix among what is ours.
     again = must(prune("-y", "--keep", "4d", "--force", "--snapshot-prefix=x-",
                        scene.source))  # fmt: skip
@@ -182,7 +182,8 @@ def test_what_two_places_have_last_in_common_stays_at_both(scene: Scene, sshd: S
                                    *ssh_way(sshd)(scene.destination)))  # fmt: skip
     for place, kind in ((here, "snapshot"), (there, "backup")):
         reason = str(verdicts(place)[common])
-        assert f"last common: {scene.source}, ssh://" in reason
+        to = f"{scene.source}, ssh://" if kind == "backup" else str(scene.destination)
+        assert f"last common: {to}" in reason
         assert {one["kind"] for one in place["snapshots"]} == {kind}
     assert len(scene.snapshots) == 2 and common in scene.backups
     assert must(scene.back_up("-S")).stdout.count(f"since {common}") == 1
@@ -195,8 +196,8 @@ def test_what_an_absent_destination_needs_stays(scene: Scene):
     away.rename(away.with_name("gone"))
     for _ in range(2):
         must(scene.back_up())
-    words = ["--yes", "--force", "--keep", "latest", "--json", scene.source]
-    (place,) = document(prune(*words))
+    words: list[Argument] = ["--yes", "--force", "--keep", "latest", "--json"]
+    (place,) = document(prune(*words, scene.source))
     assert verdicts(place)[base] == [f"last common: {away}"]
     assert [one["outcome"] for one in place["snapshots"]] == [
         "kept",
@@ -225,23 +226,20 @@ def test_where_backups_of_two_sources_look_alike_nothing_is_deleted(scene: Scene
 def test_what_looks_dangerous_is_refused(scene: Scene, sshd: Sshd):
     folder = folder_of(scene)
     make_named(folder, scene.destination, NAMES)
+    make_named(folder, None, future := named(-DAY))
     before = scene.fingerprint()
-    for policy in ("latest", "latest=1"):
-        done = prune("-n", f"--keep={policy}", scene.source)
-        complaint(done, 4, "only the newest", "--force")
+    done = prune("-n", "--keep=latest=1", scene.source)
+    complaint(done, 4, "only the newest", "--force")
     for way in both_ways(sshd):
         done = prune("-y", "-p", "x-", "--keep-at=latest=9", *way(scene.destination))
         complaint(done, 4, "11 of 20 backups", "more than half")
         assert "11 to delete" in done.stdout, "the plan is not shown"
-    make_named(folder, None, future := named(-DAY))
     done = prune("--yes", "--keep=latest=15", scene.source)
-    complaint(done, 4, future[0], "later than the clock", "--force")
+    complaint(done, 4, f"{future[0]} at", "later than the clock", "--force")
     done = prune("-n", "--force", "--keep=latest=15", "--json", scene.source)
     (place,) = document(done)
     assert verdicts(place)[future[0]][0] == "dated in the future"
     assert sum(not why for why in verdicts(place).values()) == 5, "the future counts"
-    (folder / future[0]).rename(folder / "later")
-    subprocess.run(["btrfs", "-q", "subvolume", "delete", folder / "later"])
     assert scene.fingerprint() == before
 
 
@@ -284,9 +282,9 @@ def test_what_comes_back_is_told(scene: Scene, tmp_path: Path):
     wrappers.mkdir()
     lie = script(wrappers / "btrfs", f'[ "$2" = delete ] || exec {real} "$@"')
     env = {"PATH": f"{wrappers}:{os.environ['PATH']}"}
-    words = ["--yes", "--keep=latest=18", scene.source]
+    words: list[Argument] = ["--yes", "--keep=latest=18", scene.source]
     done = prune(*words, env=env)
-    complaint(done, 1, NAMES[0], "is there again, and 1 more")
+    complaint(done, 1, f"{NAMES[0]} was deleted and is there again, and 1 more")
     assert "deleted" not in done.stdout
     half = f'[ "$2" = delete ] || exec {real} "$@"; shift 4; {real} subvolume delete'
     script(lie, f'{half} "$1"; echo no such luck >&2; exit 1')
@@ -339,11 +337,11 @@ def test_one_command_deletes_all_and_one_lists_them(scene: Scene, tmp_path: Path
     names = [f"x-20200101-000000_{n}" for n in range(600)] + NAMES
     make_named(folder_of(scene), None, names)
     path, log = logging_path(tmp_path, "btrfs")
-    words = ["-y", "-q", "--force", "--keep=9d", scene.source]
+    words: list[Argument] = ["-y", "-q", "--force", "--keep=9d", scene.source]
     must(prune(*words, env={"PATH": path}))
     commands = [line for line in log.read_text().splitlines() if "delete" in line]
     assert len(commands) == 1
-    assert "-c -- ./x-20200101-000000_1 ./" in commands[0]
+    assert "-c -- ./x-20200101-000000_0 ./x-20200101-000000_1 ./" in commands[0]
     assert all(name in NAMES for name in scene.snapshots)
 
 
@@ -354,7 +352,7 @@ def test_names_that_could_do_harm_are_deleted_and_shown_safely(
     names = named(*AGES, prefix=prefix)
     for way in both_ways(sshd):
         folder = folder_of(scene)
-        make_named(folder, None, [n.encode(errors="surrogateescape") for n in names])
+        make_named(folder, None, names)
         done = must(prune("-y", "--keep=latest=15", *way(scene.source)))
         assert by_age(folder) == names[-15:]
         assert "\x1b" not in done.stdout and "\\x1b[31m\\xff $(id)" in done.stdout

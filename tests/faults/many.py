@@ -71,7 +71,7 @@ def _open(path: Path | str, directory: int | None = None) -> int:
 
 def _make(directory: int, name: str, received: uuid.UUID | None) -> uuid.UUID:
     """Make a read-only subvolume, and give its UUID."""
-    arguments = bytearray(struct.pack("=q4088s", 0, name.encode()))
+    arguments = bytearray(struct.pack("=q4088s", 0, os.fsencode(name)))
     fcntl.ioctl(directory, _SUBVOL_CREATE, arguments)
     subvolume = _open(name, directory)
     try:
