@@ -97,6 +97,13 @@ class Judged:
         """Give what is to be deleted, the oldest first."""
         return [v.snapshot for v in self.verdicts if not v.kept]
 
+    @property
+    def passed_over(self) -> list[str]:
+        """Give the prefixes of names that have our form and are not known as ours."""
+        foreign = (v.snapshot for v in self.verdicts if v.reasons == (NOT_OURS,))
+        found = (split_name(snapshot.name) for snapshot in foreign)
+        return sorted({split[0] for split in found if split})
+
 
 def _records_of(kind: Kind) -> str:
     return HOLDS if kind is Kind.SNAPSHOT else ORIGINS

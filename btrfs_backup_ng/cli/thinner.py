@@ -146,6 +146,12 @@ class Thinner:
             rows.append((word, visible(snapshot.name), age, visible(why)))
         if rows:
             print_line("\n".join(table(rows, 2)))
+        if judged.passed_over and self._wish.prefix is None:
+            prefixes = ", ".join(f"'{visible(p)}'" for p in judged.passed_over)
+            self._say(
+                f"nothing here tells that names that begin with {prefixes} are ours; to"
+                " include them, give each:  -p PREFIX"
+            )
         if doomed:
             self._say(f"to delete: {len(doomed)}, {self._freed(doomed)}")
 

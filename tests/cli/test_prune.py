@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.cli.commands import prune as verb
 from tests.cli.scenes import (
     Done,
     Scene,
@@ -359,26 +361,38 @@ def test_names_that_could_do_harm_are_deleted_and_shown_safely(
         subprocess.run(["btrfs", "-q", "subvolume", "delete", "--", *folder.iterdir()])
 
 
-def test_what_makes_no_sense_is_a_usage_error():
-    for words in (
-        ["-n", "--keep=1d"],
-        ["-n", "--keep=", "/x"],
-        ["-n", "--keep=1d 2d", "/x"],
-        ["-n", "--keep=0d", "/x"],
-        ["-n", "--keep-at=10", "/x"],
-        ["-n", "--keep=1d", "--staging", "/x"],
-        ["-n", "--keep=1d", "--id=1", "/x"],
-        ["-n", "--keep=1d", "--every=1h", "/x"],
-        ["--keep=1d", "/x"],
-        ["-n", "--keep=1d", "shell://cat"],
-        ["--simulate=1d", "--keep=1d", "/x"],
-        ["--simulate=1d"],
-        ["--simulate=1d", "--keep=1d", "--keep-at=1d"],
-        ["--simulate=1h", "--every=1d", "--keep=1d"],
-        ["--simulate=999999w", "--every=1s", "--keep=1d"],
-        ["--simulate=999999w", "--every=10w", "--keep=1d"],
-    ):
-        assert complaint(prune(*words), 2), words
+@pytest.mark.parametrize(
+    "words",
+    """
+    -n --keep=1d
+    -n --keep= /x
+    -n --keep=0d /x
+    -n --keep-at=10 /x
+    -n --keep=1d --staging /x
+    -n --force --staging /x
+    -n -p=x- --staging /x
+    -n --keep=1d --id=1 /x
+    -n --keep=1d --every=1h /x
+    -n --staging --every=1h /x
+    -n --keep=1d shell://cat
+    --simulate=1d --keep=1d /x
+    --simulate=1d --keep=1d --force
+    --simulate=1d --keep=1d --staging
+    --simulate=1d
+    --simulate=1d --keep=1d --keep-at=1d
+    --simulate=1h --every=1d --keep=1d
+    --simulate=1 --keep=1d
+    --simulate=999999w --every=1s --keep=1d
+    --simulate=999999w --every=10w --keep=1d
+    """.strip().splitlines(),
+)
+def test_what_makes_no_sense_is_a_usage_error(words: str):
+    with pytest.raises(UsageError):
+        verb.main(words.split())
+
+
+def test_nobody_to_ask_is_a_usage_error():
+    complaint(prune("--keep=1d", "/x"), 2, "--dry-run", "--yes", "deleted")
 
 
 def test_a_place_without_a_policy_of_its_own_is_refused(scene: Scene):
@@ -387,6 +401,10 @@ def test_a_place_without_a_policy_of_its_own_is_refused(scene: Scene):
     complaint(done, 4, "keeps snapshots", "--keep")
     done = prune("-n", "--keep=1d", scene.destination)
     complaint(done, 4, "keeps backups", "--keep-at")
+    # Of what is there nobody knows that it is ours: no backup ever signed in.
+    done = must(prune("-n", "--keep-at=1d", scene.destination))
+    assert "20 backups, 0 to delete" in done.stdout
+    assert "that begin with 'x-' are ours; to include them" in done.stdout
 
 
 @covers("--simulate", "--every", "-v")

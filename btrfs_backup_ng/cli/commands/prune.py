@@ -43,6 +43,13 @@ exit status:
   3 another run is at work there   4 refused   10 done in part
 """
 
+#: Options that mean nothing to a part of this verb.
+_OF_NO_USE = {
+    "policy": ("--id",),
+    "staging": ("--keep", "--keep-at", "--snapshot-prefix", "--force"),
+    "simulate": ("--staging", "--id", "--snapshot-prefix", "--force"),
+}
+
 
 def main(words: Sequence[str]) -> int:
     """Prune places, one after the other.
@@ -77,20 +84,25 @@ def _check(
     :raises Refused: if a policy keeps only the newest.
     """
     policies = [policy for policy in (keep, keep_at) if policy]
-    if options.simulate is None and not options.places:
-        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} prune --help")
+    what = "policy"
     if options.simulate is not None:
-        if options.places or options.staging:
+        what = "simulate"
+    elif options.staging:
+        what = "staging"
+    for option in _OF_NO_USE[what]:
+        if getattr(options, option.strip("-").replace("-", "_")):
+            alone = "without --staging" if what == "policy" else f"with --{what}"
+            raise UsageError(f"{option} is of no use {alone}")
+    if options.simulate is not None:
+        if options.places:
             raise UsageError("--simulate is about no place, only about a policy")
         if len(policies) != 1:
             raise UsageError("--simulate needs one policy:  --keep POLICY")
         return
     if options.every is not None:
         raise UsageError("--every is of use with --simulate only")
-    if options.staging and policies:
-        raise UsageError("--staging has nothing to do with --keep and --keep-at")
-    if options.id and not options.staging:
-        raise UsageError("--id is of use with --staging only")
+    if not options.places:
+        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} prune --help")
     if not options.staging and not policies:
         raise UsageError(
             "a policy is missing that says which snapshots and backups stay",
@@ -98,9 +110,9 @@ def _check(
             "\nTo drop transfers that wait to go on:  --staging",
         )
     if not (options.yes or options.dry_run or has_terminal() and not options.json):
-        what = "dropped" if options.staging else "deleted"
+        done = "dropped" if options.staging else "deleted"
         raise UsageError(
-            f"nobody is here to be asked, so nothing is {what}",
+            f"nobody is here to be asked, so nothing is {done}",
             hint="Look first:  --dry-run     Without a question:  --yes",
         )
     if any(policy.keeps_only_newest for policy in policies) and not options.force:
