@@ -12,6 +12,7 @@ from btrfs_backup_ng.command import ContactLost
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.history import Record
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.model import Job
@@ -89,6 +90,24 @@ class Delivery:
             was lost.
         :raises BackupError: if it failed.
         """
+        try:
+            sent = self._send(
+                transfer, size_bytes, holder, before_publishing, when_regained
+            )
+        except BackupError as error:
+            self._remember(transfer, error=error.message)
+            raise
+        self._remember(transfer, sent)
+        return sent
+
+    def _send(
+        self,
+        transfer: Transfer,
+        size_bytes: int | None,
+        holder: Holder,
+        before_publishing: Callable[[], None],
+        when_regained: Callable[[], None],
+    ) -> Sent:
         retries, pause_s, was_cut = self._job.options.retries, _FIRST_PAUSE_S, False
         while True:
             try:
@@ -106,6 +125,29 @@ class Delivery:
             _sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             retries, was_cut = retries - 1, True
+
+    def _remember(
+        self, transfer: Transfer, sent: Sent | None = None, error: str = ""
+    ) -> None:
+        """Put on record what came of a transfer; no command: it may hold a secret."""
+        name = self._name if self._keeper else "shell://"
+        error = error if self._keeper else error.replace(visible(self._name), name)
+        resumed = sent.resumed_bytes if sent else 0
+        record = Record(
+            time=self._context.now,
+            source=str(self._source.location),
+            folder=self._job.snapshot_folder,
+            destination=name,
+            name=transfer.snapshot.name,
+            target=transfer.target,
+            origin=transfer.snapshot.origin,
+            parent=transfer.parent.name if transfer.parent else "",
+            size_bytes=((sent.size_bytes or 0) + resumed or None) if sent else None,
+            resumed_bytes=resumed,
+            elapsed_s=sent.elapsed_s if sent else 0.0,
+            error=error,
+        )
+        self._context.remember(record)
 
     def _reach_again(self, holder: Holder, when_regained: Callable[[], None]) -> None:
         """Look at the places once more, and lock them if their locks are lost."""

@@ -9,6 +9,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import GIB
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.policy import Policy
 
 
 class Seal(enum.Enum):
@@ -28,6 +29,8 @@ class Snapshot:
         btrfs ``otime``; ``None`` where neither is known (other machines).
     :ivar generation: transaction in which it was made, on its own filesystem.
     :ivar tree_id: its id on its own filesystem.
+    :ivar otime: aware UTC: when its filesystem made it; ``None`` where that is not
+        known (other machines, before they are asked).
     """
 
     name: str
@@ -38,6 +41,7 @@ class Snapshot:
     generation: int
     seal: Seal = Seal.INTACT
     tree_id: int = 0
+    otime: datetime | None = None
 
     @property
     def origin(self) -> UUID:
@@ -205,7 +209,7 @@ class TransferOptions:
 class Job:
     """One task, as both front doors produce it.
 
-    :ivar keep_source: how many of the latest snapshots stay, ``None`` for all.
+    :ivar keep_source: which snapshots stay, ``None`` for all.
     :ivar keep_destination: the same for each destination.
     :ivar snapshot_folder: absolute, or relative to the source.
     """
@@ -214,8 +218,8 @@ class Job:
     destinations: tuple[Location, ...]
     naming: Naming
     snapshot_folder: str
-    keep_source: int | None = None
-    keep_destination: int | None = None
+    keep_source: Policy | None = None
+    keep_destination: Policy | None = None
     take_snapshot: bool = True
     transfer: bool = True
     sync: bool = False

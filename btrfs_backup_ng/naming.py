@@ -72,6 +72,16 @@ def time_in(name: str) -> datetime | None:
     return _parse_time(match) if match else None
 
 
+def split_name(name: str) -> tuple[str, datetime] | None:
+    """Give what stands before the time at the end of a name, and that time.
+
+    :returns: ``None`` if nobody with our kind of names made it.
+    """
+    match = _ENDING.search(name)
+    moment = _parse_time(match) if match else None
+    return (name[: match.start()], moment) if match and moment else None
+
+
 def _parse_time(match: re.Match[str]) -> datetime | None:
     try:
         if match[2]:

@@ -7,10 +7,15 @@ from uuid import UUID
 
 from btrfs_backup_ng.model import Snapshot
 from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.policy import Policy
 
 #: What is dated later than this after the start of the run is no "newest". More
 #: than the run itself needs to make a snapshot, less than a clock jump that hurts.
 _TOLERANCE = timedelta(minutes=10)
+
+#: Reasons for what is kept and does not count.
+NOT_OURS = "not named by us"
+FUTURE, CAME_IN_FUTURE = "dated in the future", "arrived in the future"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +34,8 @@ class Verdict:
         return bool(self.reasons)
 
 
-#: A rule gives a reason to keep for each snapshot (by UUID) that it claims.
-Rule = Callable[[Sequence[Snapshot]], Mapping[UUID, str]]
+#: A rule gives reasons to keep for each snapshot (by UUID) that it claims.
+Rule = Callable[[Sequence[Snapshot]], Mapping[UUID, tuple[str, ...]]]
 
 
 def in_order(snapshots: Collection[Snapshot]) -> list[Snapshot]:
@@ -46,39 +51,105 @@ def _age_key(snapshot: Snapshot) -> tuple[float, int, str]:
 def keep_latest(count: int, naming: Naming, now: datetime) -> Rule:
     """Keep the ``count`` newest of our own names, and all that are not ours.
 
-    A name that is not ours, or that is dated in the future, is kept and does not
-    count, so that a clock that jumped never makes a snapshot look superseded.
-
     :param count: at least 1: the newest is always kept.
     :param now: aware UTC.
     :raises ValueError: if ``count`` is below 1.
     """
-    if count < 1:
-        raise ValueError("the newest snapshot is always kept")
+    return keep_by_name(Policy(latest=count), naming, now)
 
-    def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, str]:
-        kept: dict[UUID, str] = {}
-        ours: list[Snapshot] = []
-        for snapshot in snapshots:
-            named = naming.time_of(snapshot.name)
-            if named is None:
-                kept[snapshot.uuid] = "not named by us"
-            elif named > now + _TOLERANCE:
-                kept[snapshot.uuid] = "dated in the future"
-            else:
-                ours.append(snapshot)
-        for snapshot in in_order(ours)[-count:]:
-            kept[snapshot.uuid] = f"latest {count}"
-        return kept
+
+def keep_by_name(policy: Policy, naming: Naming, now: datetime) -> Rule:
+    """Keep what a policy wants by the times in our names, and all that are not ours.
+
+    A name that is not ours, or that is dated in the future, is kept and does not
+    count, so that a clock that jumped never makes a snapshot look superseded.
+
+    :param now: aware UTC.
+    """
+
+    def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
+        dated = [(naming.time_of(s.name), s) for s in snapshots]
+        foreign = {s.uuid: (NOT_OURS,) for moment, s in dated if moment is None}
+        ours = [(moment, s) for moment, s in dated if moment is not None]
+        return foreign | keep_dated(policy, ours, now, FUTURE)
 
     return claims
+
+
+def keep_by_arrival(policy: Policy, naming: Naming, now: datetime) -> Rule:
+    """Keep what a policy wants by the times at which backups came to their place.
+
+    Nobody who sends there can change those, so no name that he invents makes an older
+    backup look superseded. Where such a time is not known, nothing is claimed.
+
+    :param now: aware UTC.
+    """
+
+    def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
+        ours = [
+            (s.otime, s)
+            for s in snapshots
+            if s.otime is not None and naming.time_of(s.name) is not None
+        ]
+        return keep_dated(policy, ours, now, CAME_IN_FUTURE, " by arrival")
+
+    return claims
+
+
+def keep_dated(
+    policy: Policy,
+    dated: Collection[tuple[datetime, Snapshot]],
+    now: datetime,
+    future: str = FUTURE,
+    suffix: str = "",
+) -> dict[UUID, tuple[str, ...]]:
+    """Give the reasons of a policy to keep snapshots with these times.
+
+    The first snapshot of a period stands for it, so that another one that comes later
+    or goes away changes nothing.
+
+    :param now: aware UTC, like all the times.
+    :param future: the reason for what is later than now.
+    :param suffix: behind each other reason.
+    """
+    ordered = sorted(
+        (item for item in dated if item[0] <= now + _TOLERANCE),
+        key=lambda item: (item[0], item[1].generation, item[1].name),
+    )
+    kept = {s.uuid: [future] for moment, s in dated if moment > now + _TOLERANCE}
+
+    def claim(snapshot: Snapshot, reason: str) -> None:
+        kept.setdefault(snapshot.uuid, []).append(reason + suffix)
+
+    if policy.everything:
+        for _, snapshot in ordered:
+            claim(snapshot, "all")
+    for _, snapshot in ordered[-policy.latest :]:
+        claim(snapshot, "latest" if policy.latest == 1 else f"latest {policy.latest}")
+    if policy.minimum:
+        count, unit = policy.minimum
+        oldest = policy.oldest(unit, now, count)
+        for moment, snapshot in ordered:
+            if policy.period(unit, moment) >= oldest:
+                claim(snapshot, f"min {count}{unit.value}")
+    for unit, limit in policy.counts:
+        first = None if limit is None else policy.oldest(unit, now, limit)
+        seen = set()
+        for moment, snapshot in ordered:
+            period = policy.period(unit, moment)
+            if period in seen:
+                continue
+            seen.add(period)
+            if first is None or period >= first:
+                claim(snapshot, f"{unit.adjective} {policy.period_name(unit, moment)}")
+    return {uuid: tuple(reasons) for uuid, reasons in kept.items()}
 
 
 def keep_origins(reasons: Mapping[UUID, str]) -> Rule:
     """Keep the snapshots with these origins: held, or common with some place."""
 
-    def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, str]:
-        return {s.uuid: reasons[s.origin] for s in snapshots if s.origin in reasons}
+    def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
+        return {s.uuid: (reasons[s.origin],) for s in snapshots if s.origin in reasons}
 
     return claims
 
@@ -97,7 +168,7 @@ def judge(snapshots: Collection[Snapshot], rules: Sequence[Rule]) -> list[Verdic
         Verdict(
             snapshot,
             (
-                tuple(c[snapshot.uuid] for c in claims if snapshot.uuid in c)
+                tuple(r for found in claims for r in found.get(snapshot.uuid, ()))
                 if rules
                 else ("no limit set",)
             ),

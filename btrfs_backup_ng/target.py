@@ -19,7 +19,6 @@ from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.history import Record
 from btrfs_backup_ng.holds import Hold, Holds, Place, base_hold, sending_hold
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.model import Incremental, Job, Listing, Seal, Snapshot
@@ -40,7 +39,7 @@ from btrfs_backup_ng.plan import (
     plan_transfers,
     plan_whole_stream,
 )
-from btrfs_backup_ng.report import Level, Noted, Sent, UpToDate
+from btrfs_backup_ng.report import Level, Noted, UpToDate
 from btrfs_backup_ng.retention import in_order
 
 log = logging.getLogger(__name__)
@@ -302,42 +301,14 @@ class Target:
                 holder.tell(doing, self._source, self.keeper)
                 log.info("sending %s to %s", transfer.snapshot.name, self)
                 size = self._sizes.get(_key(transfer))
-                try:
-                    sent = self._delivery.send(
-                        transfer, size, holder, signed_in, holds.read_again
-                    )
-                except BackupError as error:
-                    self._remember(transfer, error=error.message)
-                    raise
+                sent = self._delivery.send(
+                    transfer, size, holder, signed_in, holds.read_again
+                )
                 self._context.tell(sent)
                 self._arrived(transfer)
-                self._remember(transfer, sent)
             signed_in()
         self._clear_staging()
         self._settle(holds)
-
-    def _remember(
-        self, transfer: Transfer, sent: Sent | None = None, error: str = ""
-    ) -> None:
-        """Put on record what came of a transfer; no command: it may hold a secret."""
-        name = self.name if self.keeper else "shell://"
-        error = error if self.keeper else error.replace(str(self), name)
-        resumed = sent.resumed_bytes if sent else 0
-        record = Record(
-            time=self._context.now,
-            source=str(self._source.location),
-            folder=self._job.snapshot_folder,
-            destination=name,
-            name=transfer.snapshot.name,
-            target=transfer.target,
-            origin=transfer.snapshot.origin,
-            parent=transfer.parent.name if transfer.parent else "",
-            size_bytes=((sent.size_bytes or 0) + resumed or None) if sent else None,
-            resumed_bytes=resumed,
-            elapsed_s=sent.elapsed_s if sent else 0.0,
-            error=error,
-        )
-        self._context.remember(record)
 
     def _clear_staging(self) -> None:
         """Drop attempts at what is there now."""
@@ -380,6 +351,7 @@ class Target:
             created=self._job.naming.time_of(transfer.target) or snapshot.created,
             uuid=uuid.uuid4(),
             received_uuid=snapshot.origin,
+            otime=self._context.now,
         )
         self.listing = replace(
             self.listing,

@@ -25,6 +25,12 @@ _FULL = re.compile(
 _RECEIVED = re.compile(
     rb"^ID (\d+) gen \d+ top level \d+ received_uuid (\S+) +path ", re.MULTILINE
 )
+#: A line of ``list -su``.
+_DATED = re.compile(
+    rb"^ID \d+ gen \d+ cgen \d+ top level \d+ otime (\d[\d-]{9} [\d:]{8})"
+    rb" uuid (\S+) +path ",
+    re.MULTILINE,
+)
 _SHORT = re.compile(rb"^ID \d+ gen \d+ top level \d+ path ", re.MULTILINE)
 
 
@@ -97,6 +103,7 @@ def _read_snapshot(directory: int, name: str) -> Snapshot | None:
             info.rtransid if info.received_uuid else 0,
         ),
         tree_id=info.tree_id,
+        otime=info.created,
     )
 
 
@@ -131,6 +138,16 @@ def parse_listing(answer: bytes) -> tuple[Listing, bytes | None]:
             carriers[uuid] = (*carriers.get(uuid, ()), int(match[1]))
     listing = Listing(tuple(snapshots), frozenset(map(os.fsdecode, names)), carriers)
     return listing, file[1:] if file else None
+
+
+def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]:
+    """Read ``btrfs subvolume list -su``: of each snapshot its UUID and its time.
+
+    :param reversed_text: the same list, sorted the other way round.
+    :raises OutputNotUnderstood: if it is not what the known versions print.
+    """
+    for match, _ in _records(_DATED, text, reversed_text):
+        yield UUID(match[2].decode()), match[1].decode()
 
 
 def _snapshot(match: re.Match[bytes], name: str) -> Snapshot:

@@ -11,6 +11,7 @@ from datetime import datetime
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.backup import back_up
+from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.output import Output, print_line
 from btrfs_backup_ng.cli.parser import display_level, parse_task
 from btrfs_backup_ng.cli.root import become_root, sudo_line
@@ -29,6 +30,7 @@ from btrfs_backup_ng.model import (
     TransferOptions,
 )
 from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.policy import Policy
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import Tally, exit_status
 
@@ -116,8 +118,8 @@ def _job(options: argparse.Namespace) -> Job:
         destinations=tuple(destinations),
         naming=Naming(prefix),
         snapshot_folder=options.snapshot_folder,
-        keep_source=options.num_snapshots,
-        keep_destination=options.num_backups,
+        keep_source=_policy(options, "-N", "--keep"),
+        keep_destination=_policy(options, "-n", "--keep-at"),
         take_snapshot=not options.no_snapshot,
         transfer=not options.no_transfer,
         sync=options.sync,
@@ -130,6 +132,24 @@ def _job(options: argparse.Namespace) -> Job:
         ssh=replace(ssh_options(options), reopenings=None if options.retries else 1),
         options=_transfer_options(options),
     )
+
+
+def _policy(options: argparse.Namespace, number: str, option: str) -> Policy | None:
+    """Give what is kept, by a number or by a policy.
+
+    :raises UsageError: if both are given.
+    """
+    at_source = option == "--keep"
+    count = options.num_snapshots if at_source else options.num_backups
+    text = options.keep if at_source else options.keep_at
+    if count is None:
+        return values.policy(text, option, options.keep_zone)
+    if text is not None:
+        raise UsageError(
+            f"{number} and {option} both say what is kept",
+            hint=f"As one policy:  {option} 'latest={count} ...'",
+        )
+    return Policy(latest=count)
 
 
 def _location(text: str) -> Location:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import timedelta, timezone
 from typing import NoReturn
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -30,7 +30,7 @@ verbs, as the first word; each has a --help:
   list [PLACE ...]  snapshots, backups, and transfers that wait to go on
   status [PLACE ...]
                     one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
-  prune PLACE ...   drop transfers that wait to go on (--staging)
+  prune PLACE ...   delete what a policy does not keep; drop transfers that wait
   diff A B          what changed between two snapshots of one place
   versions FILE     what a file was, in all snapshots and backups of it
   doctor PLACE ...  can backups be made from or to these places?
@@ -102,6 +102,7 @@ def _add_keeping(parser: Parser) -> None:
         metavar="N",
         help="keep the latest N backups at each destination (default: keep all)",
     )
+    add_policies(group)
     add(
         "-S",
         "--no-snapshot",
@@ -139,6 +140,31 @@ def _add_keeping(parser: Parser) -> None:
         "--convert-rw",
         action="store_true",
         help="make snapshots writable before deleting them, for old kernels",
+    )
+
+
+def add_policies(group: argparse._ActionsContainer) -> None:
+    """Add the options that say which snapshots and backups stay."""
+    add = group.add_argument
+    add(
+        "--keep",
+        metavar="POLICY",
+        help="keep at the source what a policy like '24h 7d 4w 12m 5y min=2d' wants:"
+        " the first of each hour, day, ISO week, month, year, so many periods back, and"
+        " all of the last 2 days; always the newest; also latest=N, *d for all days,"
+        " all, whole-weeks (months of whole weeks, as in btrbk)",
+    )
+    add(
+        "--keep-at",
+        metavar="POLICY",
+        help="the same for backups at each destination",
+    )
+    add(
+        "--keep-zone",
+        type=values.zone,
+        metavar="ZONE",
+        default=timezone.utc,
+        help="the time zone of these periods, like Europe/Berlin (default: UTC)",
     )
 
 

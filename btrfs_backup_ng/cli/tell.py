@@ -61,7 +61,7 @@ def kept_fields(kept: Kept, now: datetime) -> Json:
     return {
         "name": snapshot.name,
         "kind": kept.kind.value,
-        **_time_fields("created", snapshot.created, now),
+        **time_fields("created", snapshot.created, now),
         "state": kept.state.value,
         "complete": kept.state is State.COMPLETE,
         "why": kept.why,
@@ -76,7 +76,7 @@ def broken_fields(broken: Broken, now: datetime) -> Json:
     return {
         "name": broken.name,
         "kind": broken.kind.value,
-        **_time_fields("created", broken.created, now),
+        **time_fields("created", broken.created, now),
         "state": State.DAMAGED.value,
         "complete": False,
         "why": broken.why,
@@ -115,7 +115,7 @@ def waiting_fields(waiting: Waiting, now: datetime) -> Json:
     return {
         "id": waiting.transfer_id,
         "name": waiting.name,
-        **_time_fields("started", waiting.started, now),
+        **time_fields("started", waiting.started, now),
         "size_bytes": waiting.size_bytes,
         "running": waiting.running,
     }
@@ -126,7 +126,8 @@ def error_fields(error: BackupError) -> Json:
     return {"message": error.message, "hint": error.hint.splitlines()}
 
 
-def _time_fields(key: str, moment: datetime | None, now: datetime) -> Json:
+def time_fields(key: str, moment: datetime | None, now: datetime) -> Json:
+    """Give the fields of a time."""
     if moment is None:
         return {key: None, "age_s": None}
     text = moment.astimezone(timezone.utc).isoformat(timespec="seconds")

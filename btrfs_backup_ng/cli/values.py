@@ -1,9 +1,11 @@
 """Own what the values of options may be: words -> values, or a usage error."""
 
-from datetime import timedelta
+from datetime import timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from btrfs_backup_ng.__util__ import MIB, UsageError, parse_size, parse_span, visible
 from btrfs_backup_ng.codecs import parse_codec
+from btrfs_backup_ng.policy import Policy, parse_policy
 
 
 def count(text: str) -> int:
@@ -82,6 +84,14 @@ def span(text: str) -> timedelta:
         raise UsageError(f"--staging-max-age: {visible(str(error))}") from error
 
 
+def simulated_span(text: str) -> timedelta:
+    """Read how long to go on with a simulation, or how far its snapshots are apart."""
+    try:
+        return parse_span(text)
+    except ValueError as error:
+        raise UsageError(f"--simulate, --every: {visible(str(error))}") from error
+
+
 def codec(text: str) -> str:
     """Read a way to compress."""
     try:
@@ -95,3 +105,32 @@ def version_number(text: str) -> int:
     if not _is_count(text):
         raise UsageError(f"'{visible(text)}' is not the number of a version")
     return int(text)
+
+
+def zone(text: str) -> tzinfo:
+    """Read the name of a time zone."""
+    if text.upper() == "UTC":
+        return timezone.utc
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise UsageError(
+            f"--keep-zone: '{visible(text)}' is no time zone that this machine knows",
+            hint="Write it like Europe/Berlin; Debian has them in the package tzdata.",
+        ) from error
+
+
+def policy(text: str | None, option: str, where: tzinfo) -> Policy | None:
+    """Read which snapshots to keep.
+
+    :param where: the zone in which days begin.
+    """
+    if text is None:
+        return None
+    try:
+        return parse_policy(text, where)
+    except ValueError as error:
+        raise UsageError(
+            f"{option}: {error}",
+            hint="For example:  --keep 'latest 24h 7d 4w 12m 5y min=2d'",
+        ) from error

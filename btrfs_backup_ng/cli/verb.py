@@ -40,20 +40,20 @@ def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parse
 
 
 def read_words(
-    parser: Parser, words: Sequence[str], *, may_be_none: bool = False
+    parser: Parser, words: Sequence[str], *, needs_place: bool = True
 ) -> argparse.Namespace | None:
     """Read the words behind a verb, and set up the log.
 
-    :param may_be_none: places need not be named.
+    :param needs_place: whether places have to be named.
     :returns: the options; ``None`` if only the version was wanted, which is told.
-    :raises UsageError: if they do not make sense, or no place is among them.
+    :raises UsageError: if they do not make sense, or a place is needed and missing.
     """
     options = parse_places(parser, expand(words))
     set_up_logging(display_level([options]))
     if options.version:
         print_line(version_text(detailed=bool(options.verbose)))
         return None
-    if not options.places and not may_be_none:
+    if needs_place and not options.places:
         raise UsageError("a place is missing", hint=f"See:  {parser.prog} --help")
     return options
 

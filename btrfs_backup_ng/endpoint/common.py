@@ -319,12 +319,11 @@ class BtrfsEndpoint:
 
         :param convert_rw: make them writable first, for kernels that want it.
         """
-        for batch in _batches(names):
-            if convert_rw:
-                self._call(wire.UNSEAL, self.directory, *batch)
-            listed = "".join(f"./{name}\0" for name in batch)
-            raw = listed.encode(errors="surrogateescape")
-            self._call(wire.DELETE, self.directory, stdin=raw)
+        for batch in _batches(names) if convert_rw else ():
+            self._call(wire.UNSEAL, self.directory, *batch)
+        listed = "".join(f"./{name}\0" for name in names)
+        raw = listed.encode(errors="surrogateescape")
+        self._call(wire.DELETE, self.directory, stdin=raw)
 
     def sync(self) -> None:
         """Wait until the space of deleted snapshots is free."""

@@ -198,7 +198,7 @@ def test_names_that_could_do_harm_are_shown_safely(scene: Scene):
 def test_prune_without_staging_says_what_there_is(cut: Scene):
     done = run_program("prune", "--yes", cut.destination)
     text = complaint(done, 2, "--staging")
-    assert "-N" in text and "-n" in text
+    assert "--keep " in text and "--keep-at " in text
     assert staged(cut) == [ID, OLD_ID] and len(cut.backups) == 1
 
 
@@ -206,5 +206,5 @@ def test_what_makes_no_sense_is_a_usage_error(tmp_path: Path):
     for words in (["-y"], ["-y", "shell://cat"], ["-y", "--id"]):
         assert complaint(prune(*words), 2)
     shown = must(prune("--help")).stdout
-    for word in ("--staging", "--id", "exit status", "-N", "-n"):
+    for word in ("--staging", "--id", "exit status", "--keep", "--force"):
         assert word in shown

@@ -34,6 +34,20 @@ def make_pairs(snapshots: Path, backups: Path, prefix: str, numbers: range) -> N
         os.close(there)
 
 
+def make_named(snapshots: Path | None, backups: Path | None, names: list[str]) -> None:
+    """Make snapshots of these names, and copies that were "received" from them."""
+    for name in names:
+        identity = None
+        if snapshots:
+            here = _open(snapshots)
+            identity = _make(here, name, None)
+            os.close(here)
+        if backups:
+            there = _open(backups)
+            _make(there, name, identity or uuid.uuid4())
+            os.close(there)
+
+
 def make_snapshots(folder: Path, prefix: str, numbers: range) -> None:
     """Make only the one side, which is quicker: "receiving" ends with a commit."""
     here = _open(folder)
@@ -57,7 +71,7 @@ def _open(path: Path | str, directory: int | None = None) -> int:
 
 def _make(directory: int, name: str, received: uuid.UUID | None) -> uuid.UUID:
     """Make a read-only subvolume, and give its UUID."""
-    arguments = bytearray(struct.pack("=q4088s", 0, name.encode()))
+    arguments = bytearray(struct.pack("=q4088s", 0, os.fsencode(name)))
     fcntl.ioctl(directory, _SUBVOL_CREATE, arguments)
     subvolume = _open(name, directory)
     try:

@@ -22,11 +22,12 @@ FLOORS = {
         cli/__init__ cli/words cli/values cli/parser cli/sshopts cli/classic cli/output
         cli/version cli/root cli/layout cli/verb cli/tell cli/commands/__init__
         cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
-        cli/commands/prune cli/commands/diff cli/commands/versions
+        cli/commands/prune cli/commands/diff cli/commands/versions cli/asking
+        cli/dropping cli/thinner cli/timeline
     """,
     "5 verbs": """
         context backup target delivery prune doctor listing status leftovers compare
-        versions lookup versiondiff
+        versions lookup versiondiff thinning
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
@@ -38,15 +39,17 @@ FLOORS = {
     """,
     "2 words": """
         command codecs grammar wire wire_versions btrfs/__init__ btrfs/facts btrfs/ioctl
-        btrfs/listing btrfs/extents btrfs/parse
+        btrfs/listing btrfs/extents btrfs/parse appraisal
     """,
     "1 mind": """
-        location model naming staging retention plan report diagnosis
-        timeline
+        location model naming staging retention plan report diagnosis timeline
         sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
-        sendstream/reader sendstream/size sendstream/tree sendstream/changes
+        sendstream/reader sendstream/size sendstream/tree sendstream/changes policy
+        simulation
     """,
-    "0 ground": "__init__ __util__ __logger__",
+    "0 ground": """
+        __init__ __util__ __logger__
+    """,
 }
 FLOOR_OF = {
     module: floor for floor, modules in FLOORS.items() for module in modules.split()

@@ -11,6 +11,7 @@ from btrfs_backup_ng.cli.commands import VERBS, doctor
 from btrfs_backup_ng.cli.parser import parse_places, parse_task
 from btrfs_backup_ng.cli.words import expand, split_tasks
 from btrfs_backup_ng.location import parse_location
+from btrfs_backup_ng.policy import Policy
 from tests.support.program import CHECKOUT
 
 README = (CHECKOUT / "README.md").read_text()
@@ -47,7 +48,11 @@ def test_the_example_file_is_understood(tmp_path):
     file.write_text("".join(line[4:] + "\n" for line in EXAMPLE[2].splitlines()))
     (task,) = split_tasks(expand([f"@{file}"]))
     job = classic._job(parse_task(task))
-    assert (job.keep_source, job.keep_destination, job.wait_s) == (24, 60, 3600)
+    assert (job.keep_source, job.keep_destination) == (
+        Policy(latest=24),
+        Policy(latest=60),
+    )
+    assert job.wait_s == 3600
     assert len(job.destinations) == 2
 
 

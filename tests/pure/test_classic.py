@@ -3,6 +3,7 @@
 import itertools
 import socket
 from datetime import timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from btrfs_backup_ng.model import (
     TransferOptions,
 )
 from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.policy import Policy, Unit
 
 
 def job(*words: str) -> Job:
@@ -39,10 +41,19 @@ DEFAULT = Job(
 
 #: words -> the fields of the job, of its ssh or transfer options, that they set
 OPTIONS = [
-    ("-N 3", {"keep_source": 3}),
-    ("--num-snapshots=3", {"keep_source": 3}),
-    ("-n 4", {"keep_destination": 4}),
-    ("--num-backups 4", {"keep_destination": 4}),
+    ("-N 3", {"keep_source": Policy(latest=3)}),
+    ("--num-snapshots=3", {"keep_source": Policy(latest=3)}),
+    ("-n 4", {"keep_destination": Policy(latest=4)}),
+    ("--num-backups 4", {"keep_destination": Policy(latest=4)}),
+    ("--keep=2d --keep-zone UTC", {"keep_source": Policy(counts=((Unit.DAY, 2),))}),
+    (
+        "--keep=2d -n 4 --keep-zone Asia/Tokyo",
+        {
+            "keep_source": Policy(counts=((Unit.DAY, 2),), zone=ZoneInfo("Asia/Tokyo")),
+            "keep_destination": Policy(latest=4),
+        },
+    ),
+    ("--keep-at=all", {"keep_destination": Policy(everything=True)}),
     ("-S", {"take_snapshot": False}),
     ("--no-snapshot", {"take_snapshot": False}),
     ("-T", {"transfer": False}),
@@ -151,7 +162,11 @@ def test_every_option_of_the_help_is_in_the_table_of_these_tests(capsys):
 
 @given(st.permutations(["/a", "/b", "-S", "--num-snapshots=5", "-n4", "--rate=1M"]))
 def test_the_order_of_options_and_places_is_irrelevant(words):
-    expected = {"keep_source": 5, "keep_destination": 4, "rate": MIB}
+    expected = {
+        "keep_source": Policy(latest=5),
+        "keep_destination": Policy(latest=4),
+        "rate": MIB,
+    }
     made = fields(job(*words))
     source, (destination,) = made["source"], made["destinations"]
     assert [source.path, destination.path] == [w for w in words if w[0] == "/"]

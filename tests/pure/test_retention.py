@@ -122,5 +122,5 @@ def test_each_verdict_says_why():
     assert [v.reasons for v in verdicts] == [
         ("last common: /mnt/usb",),
         (),
-        ("latest 1",),
+        ("latest",),
     ]

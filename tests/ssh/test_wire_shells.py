@@ -183,6 +183,8 @@ LONGEST = {
     "lock": [LONG_PATH, "86400", "x" * 1000, "subvolume", LONG_PATH],
     "held": [LONG_PATH],
     "list": [LONG_PATH, LONG_PATH, "holds.json"],
+    "times": [LONG_PATH, LONG_NAME],
+    "space": [LONG_PATH, "10"],
     "items": [LONG_PATH, *["123456"] * 500],
     "put": [LONG_PATH, "holds.json"],
     "aside": [LONG_PATH, "holds.json", "holds.json.unreadable-20261123T101500Z"],

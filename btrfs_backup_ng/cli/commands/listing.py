@@ -67,7 +67,7 @@ def main(words: Sequence[str]) -> int:
 
     :raises UsageError: if the words do not make sense.
     """
-    options = read_words(_parser(), words, may_be_none=True)
+    options = read_words(_parser(), words, needs_place=False)
     if options is None:
         return 0
     records = remembered(needed=not options.places)

@@ -1,83 +1,175 @@
-"""Own the ``prune`` verb, which so far drops transfers that wait to go on."""
+"""Own the ``prune`` verb: old snapshots and backups go, or what cut transfers left."""
 
 import argparse
 import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from select import select
+from typing import Protocol
 
-from btrfs_backup_ng import leftovers
-from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
-from btrfs_backup_ng.cli import tell
+from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
+from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
-from btrfs_backup_ng.cli.layout import wrapped
-from btrfs_backup_ng.cli.output import print_line, tell_failure
-from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.values import seconds
+from btrfs_backup_ng.cli.dropping import Dropping
+from btrfs_backup_ng.cli.output import tell_failure
+from btrfs_backup_ng.cli.parser import Parser, add_display, add_policies
 from btrfs_backup_ng.cli.sshopts import add_ssh
+from btrfs_backup_ng.cli.thinner import Thinner
+from btrfs_backup_ng.cli.timeline import show_outlook
 from btrfs_backup_ng.cli.verb import (
     access,
+    add_folder,
     new_parser,
     print_document,
     read_keepers,
     read_words,
 )
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Waiting
-from btrfs_backup_ng.process import check_interrupted
+from btrfs_backup_ng.policy import Policy
 from btrfs_backup_ng.report import Failed, Tally, exit_status
 from btrfs_backup_ng.sshutil.passwords import has_terminal
+from btrfs_backup_ng.thinning import Wish, common
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
-Snapshots and backups are never deleted by this. A run of a backup does that, by
-its options -N (snapshots at the source) and -n (backups at each destination).
+Of each snapshot and backup is told whether it stays, and why; then it asks. What
+always stays: what we did not name, what a destination needs for its next backup, what
+source and destination of the call have last in common, the newest of each prefix.
+
+Refused without --force: a policy that keeps only the newest; to delete more than half
+of what there is of a prefix; to delete anything where one is later than the clock.
 
 exit status:
-  0 all that was asked for is dropped   1 failed, or the answer was no   2 usage
+  0 all that was asked for is gone   1 failed, or the answer was no   2 usage
   3 another run is at work there   4 refused   10 done in part
 """
 
-
-class Declined(BackupError):
-    """The answer was no."""
+#: Options that mean nothing to a part of this verb.
+_OF_NO_USE = {
+    "policy": ("--id",),
+    "staging": ("--keep", "--keep-at", "--snapshot-prefix", "--force"),
+    "simulate": ("--staging", "--id", "--snapshot-prefix", "--force"),
+}
 
 
 def main(words: Sequence[str]) -> int:
-    """Drop what cut transfers left at places, one place after the other.
+    """Prune places, one after the other.
 
     :raises UsageError: if the words do not make sense.
     """
-    parser = _parser()
-    options = read_words(parser, words)
+    options = read_words(_parser(), words, needs_place=False)
     if options is None:
         return 0
-    if not options.staging:
+    keep = values.policy(options.keep, "--keep", options.keep_zone)
+    keep_at = values.policy(options.keep_at, "--keep-at", options.keep_zone)
+    _check(options, keep, keep_at)
+    now = datetime.now().astimezone()
+    if options.simulate is not None:
+        policy = keep or keep_at
+        assert policy
+        show_outlook(policy, now, options)
+        return 0
+    if options.staging:
+        return _drop(options, words, now)
+    usual = f"{os.uname().nodename}-"
+    wish = Wish(keep, keep_at, options.snapshot_prefix, usual, now)
+    return _thin(options, words, wish)
+
+
+def _check(
+    options: argparse.Namespace, keep: Policy | None, keep_at: Policy | None
+) -> None:
+    """Go on only if the options make sense together.
+
+    :raises UsageError: if they do not.
+    :raises Refused: if a policy keeps only the newest.
+    """
+    policies = [policy for policy in (keep, keep_at) if policy]
+    what = "policy"
+    if options.simulate is not None:
+        what = "simulate"
+    elif options.staging:
+        what = "staging"
+    for option in _OF_NO_USE[what]:
+        if getattr(options, option.strip("-").replace("-", "_")):
+            alone = "without --staging" if what == "policy" else f"with --{what}"
+            raise UsageError(f"{option} is of no use {alone}")
+    if options.simulate is not None:
+        if options.places:
+            raise UsageError("--simulate is about no place, only about a policy")
+        if len(policies) != 1:
+            raise UsageError("--simulate needs one policy:  --keep POLICY")
+        return
+    if options.every is not None:
+        raise UsageError("--every is of use with --simulate only")
+    if not options.places:
+        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} prune --help")
+    if not options.staging and not policies:
         raise UsageError(
-            "prune can only drop transfers that wait to go on, so far: --staging",
-            hint="To delete old snapshots and backups, give a backup its limits:\n"
-            "  btrfs-backup-ng -S -N 24 -n 60 SOURCE DESTINATION",
+            "a policy is missing that says which snapshots and backups stay",
+            hint="For a source:  --keep '24h 7d 4w 12m'     For backups:  --keep-at ..."
+            "\nTo drop transfers that wait to go on:  --staging",
         )
     if not (options.yes or options.dry_run or has_terminal() and not options.json):
+        done = "dropped" if options.staging else "deleted"
         raise UsageError(
-            "nobody is here to be asked, so nothing is dropped",
+            f"nobody is here to be asked, so nothing is {done}",
             hint="Look first:  --dry-run     Without a question:  --yes",
         )
-    places, now = read_keepers(options), datetime.now().astimezone()
-    tally, found = Tally(), []
+    if any(policy.keeps_only_newest for policy in policies) and not options.force:
+        raise Refused(
+            "this policy keeps only the newest, so nothing of the past would be left",
+            hint="If that is what you want:  --force",
+        )
+
+
+def _drop(options: argparse.Namespace, words: Sequence[str], now: datetime) -> int:
+    """Drop what cut transfers left at places."""
+    places = read_keepers(options)
     with access(options, "", "prune", words) as way:
-        for place in places:
-            pruning = _Pruning(place, way, options, now)
-            error = attempt(pruning.run)
-            if isinstance(error, BackupError):
-                status = error.exit_status
-                tell_failure(Failed(str(place), error.message, error.hint, status))
-                tally.add(Tally(failures=(status,)))
-            tally.add(pruning.tally)
-            found.append(pruning.fields(error))
+        return _do(options, [Dropping(place, way, options, now) for place in places])
+
+
+def _thin(options: argparse.Namespace, words: Sequence[str], wish: Wish) -> int:
+    """Delete at places what their policies do not keep."""
+    places = read_keepers(options)
+    with access(options, options.snapshot_folder, "prune", words) as way:
+        thinners = [Thinner(place, way, options, wish) for place in places]
+        for thinner in thinners:
+            thinner.look()
+        needed = common([part for thinner in thinners for part in thinner.parts])
+        for thinner in thinners:
+            thinner.needed = needed
+        return _do(options, thinners)
+
+
+class _Work(Protocol):
+    """What is done at one place."""
+
+    location: Location
+    tally: Tally
+
+    def run(self) -> None:
+        """Do it, and say so."""
+
+    def fields(self, error: BackupError | None) -> dict[str, object]:
+        """Give the place for the document."""
+
+
+def _do(options: argparse.Namespace, works: Sequence[_Work]) -> int:
+    """Work on places one after the other; a failure ends the work on that one only.
+
+    :returns: the exit status.
+    """
+    tally, found = Tally(), []
+    for work in works:
+        error = attempt(work.run)
+        if isinstance(error, BackupError):
+            place, status = str(work.location), error.exit_status
+            tell_failure(Failed(place, error.message, error.hint, status))
+            tally.add(Tally(failures=(status,)))
+        tally.add(work.tally)
+        found.append(work.fields(error))
     status = exit_status([tally])
     if options.json:
         print_document(status, found)
@@ -87,12 +179,35 @@ def main(words: Sequence[str]) -> int:
 def _parser() -> Parser:
     parser = new_parser(
         "prune",
-        usage="--staging [options] PLACE ...",
-        description="Drop what transfers that were cut left at places. What is dropped"
-        " is sent\nagain by the next backup.",
+        usage="--keep POLICY [--keep-at POLICY] [options] PLACE ...\n"
+        "       %(prog)s --staging [options] PLACE ...\n"
+        "       %(prog)s --simulate SPAN [--every SPAN] --keep POLICY",
+        description="Delete the snapshots and backups at places that a policy does not"
+        " keep, or drop\nwhat transfers that were cut left there; that is sent again by"
+        " the next backup.",
         epilog=_EPILOG,
     )
+    add_policies(parser.add_argument_group("policies"))
     add = parser.add_argument
+    add_folder(parser)
+    add(
+        "-p",
+        "--snapshot-prefix",
+        metavar="P",
+        help="only names that start with P (default: all that are known as ours)",
+    )
+    add(
+        "--simulate",
+        type=values.simulated_span,
+        metavar="SPAN",
+        help="show what a policy will have kept after SPAN, like 400d; change nothing",
+    )
+    add(
+        "--every",
+        type=values.simulated_span,
+        metavar="SPAN",
+        help="with a snapshot each SPAN (default: 1h)",
+    )
     add("--staging", action="store_true", help="drop transfers that wait to go on")
     add(
         "--id",
@@ -105,12 +220,13 @@ def _parser() -> Parser:
         "-n",
         "--dry-run",
         action="store_true",
-        help="say what would be dropped; change nothing",
+        help="say what would be deleted or dropped; change nothing",
     )
     add("-y", "--yes", action="store_true", help="do not ask")
+    add("--force", action="store_true", help="go on where a plan looks dangerous")
     add(
         "--wait",
-        type=seconds,
+        type=values.seconds,
         metavar="S",
         default=0.0,
         help="wait up to S seconds for another run to end (default: 0)",
@@ -118,111 +234,3 @@ def _parser() -> Parser:
     add_ssh(parser)
     add_display(parser)
     return parser
-
-
-class _Pruning:
-    """One place, from the look to the last word about it."""
-
-    def __init__(
-        self,
-        location: Location,
-        way: Access,
-        options: argparse.Namespace,
-        now: datetime,
-    ) -> None:
-        self._location = location
-        self._way = way
-        self._options = options
-        self._now = now
-        self._waiting: tuple[Waiting, ...] = ()
-        self._outcomes: dict[str, str] = {}
-        self.tally = Tally()
-
-    def run(self) -> None:
-        """Look, show, ask, and drop.
-
-        :raises Busy: if another run works there.
-        :raises Declined: if the answer was no.
-        """
-        options = self._options
-        place = leftovers.open_staging(self._location, self._way)
-        self._waiting = leftovers.find(place, options.id)
-        if not self._waiting:
-            self._say("no transfer waits there")
-            self.tally.add(Tally(done=1))
-            return
-        if options.dry_run:
-            self._tell_all({one.transfer_id for one in self._waiting if one.running})
-            return
-        if not options.wait:
-            leftovers.check_free(place)
-        if not options.yes:
-            self._ask(place)
-        running = leftovers.drop(
-            place, self._waiting, wait_s=options.wait, now=self._now
-        )
-        self._tell_all(running)
-
-    def _ask(self, place: BtrfsEndpoint) -> None:
-        for one in self._waiting:
-            self._say(self._described(one))
-        them = "it" if len(self._waiting) == 1 else f"these {len(self._waiting)}"
-        if not _confirmed(f"Drop {them}? [y/N]: "):
-            raise Declined(f"nothing was dropped at {place}")
-
-    def _tell_all(self, running: frozenset[str] | set[str]) -> None:
-        """Say of each what became of it, and count it.
-
-        :param running: ids of those that stay, as somebody works on them.
-        """
-        dry = self._options.dry_run
-        done, stays = ("would drop", "would stay") if dry else ("dropped", "stays")
-        for one in self._waiting:
-            if one.transfer_id in running:
-                word = stays
-                self._say(f"{stays}, as it still runs: {self._described(one)}")
-                self.tally.add(Tally(failures=(3,)))
-            else:
-                word = done
-                self._say(f"{done} {self._described(one)}")
-                self.tally.add(Tally(done=1))
-            self._outcomes[one.transfer_id] = word
-
-    def _described(self, one: Waiting) -> str:
-        words = [tell.name(one), tell.safe(one)]
-        words += [
-            f"since {tell.exact(one.started)} ({tell.age(one.started, self._now)})"
-        ]
-        return ", ".join([*words, f"id {one.transfer_id}"])
-
-    def _say(self, text: str) -> None:
-        if not self._options.json and not self._options.quiet:
-            for line in wrapped(f"{visible(str(self._location))}: {text}", 2):
-                print_line(line)
-
-    def fields(self, error: BackupError | None) -> dict[str, object]:
-        """Give the place for the document."""
-        return {
-            "place": str(self._location),
-            "dry_run": self._options.dry_run,
-            "transfers": list(self._transfer_fields()),
-            "error": tell.error_fields(error) if error else None,
-        }
-
-    def _transfer_fields(self) -> Iterator[dict[str, object]]:
-        for one in self._waiting:
-            outcome = self._outcomes.get(one.transfer_id, "stays")
-            yield {**tell.waiting_fields(one, self._now), "outcome": outcome}
-
-
-def _confirmed(question: str) -> bool:
-    """Ask at the terminal; only a yes is a yes.
-
-    :raises Interrupted: if a signal told us to end meanwhile.
-    """
-    print(question, end="", file=sys.stderr, flush=True)
-    while not select([0], [], [], 0.1)[0]:
-        check_interrupted()
-    answer = os.read(0, 1024).decode(errors="replace").strip().lower()
-    check_interrupted()
-    return answer in ("y", "yes")

@@ -1,0 +1,92 @@
+"""Own what is asked of a place about snapshots that may go: their age, their space."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from uuid import UUID
+
+from btrfs_backup_ng.btrfs.listing import parse_dated
+from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
+from btrfs_backup_ng.grammar import Verb
+
+#: DIRECTORY, NAME -> the snapshots in it with the times at which they were made, in two
+#: orders; what btrfs shows of NAME, which is one of them: with the time zone. The list
+#: has none, and a sudo or doas that drops TZ makes it local time.
+TIMES = Verb(
+    "times",
+    'cd -P -- "$1" || e 1; TZ=UTC0; export TZ; for o in rootid -rootid; do'
+    ' $b subvolume list -o -s -u --sort=$o . || e 1; printf "\\0"; done;'
+    ' $b subvolume show -- "./$2"; e $?',
+)
+
+#: DIRECTORY, SECONDS (``0``: do not; ``all``: however long it takes); names on stdin,
+#: each as ``./NAME`` NUL: q and the quota groups, if those are kept and right; else d
+#: and what ``du`` finds in that time.
+SPACE = Verb(
+    "space",
+    'cd -P -- "$1" || e 1; q=$($b qgroup show --raw . 2>&1) && case $q in'
+    ' *inconsistent*) ;; *) cat >/dev/null; printf %s "q$q"; e 0;; esac; printf d;'
+    " t=; case $2 in 0) cat >/dev/null; e 0;; all) ;;"
+    " *) command -v timeout >/dev/null || { cat >/dev/null; e 0; };"
+    ' t="timeout $2";; esac;'
+    " $t xargs -0 $b filesystem du -s --raw -- 2>/dev/null; e 0",
+)
+
+_CREATED = re.compile(
+    rb"^\tCreation time: *\t+(\d[\d-]{9} [\d:]{8}) ([+-]\d{4})$", re.MULTILINE
+)
+_GROUP = re.compile(rb"^0/(\d+) +\d+ +(\d+)\b", re.MULTILINE)
+_DU_HEADER = re.compile(rb" +Total +Exclusive +Set shared +Filename\n")
+_DU_LINE = re.compile(rb" *\d+ +(\d+) +\S+  ")
+_FORMAT = "%Y-%m-%d %H:%M:%S"
+
+
+def parse_times(answer: bytes) -> dict[UUID, datetime]:
+    """Read what :data:`TIMES` answered: UUID -> aware UTC, to the second.
+
+    :raises OutputNotUnderstood: if it is not what the known versions print.
+    """
+    try:
+        listed, listed_reversed, shown = answer.split(b"\0", 2)
+        ((moment, offset),) = _CREATED.findall(shown)
+        reference = datetime.strptime(f"{moment.decode()}", _FORMAT)
+        zone = datetime.strptime(offset.decode(), "%z").utcoffset()
+        times = {
+            uuid: datetime.strptime(text, _FORMAT)
+            for uuid, text in parse_dated(listed, listed_reversed)
+        }
+    except ValueError as error:
+        raise OutputNotUnderstood(f"times of snapshots: {error}") from error
+    if reference not in times.values():
+        raise OutputNotUnderstood("btrfs lists and shows different times")
+    shift = zone or timedelta()
+    return {uuid: (m - shift).replace(tzinfo=timezone.utc) for uuid, m in times.items()}
+
+
+def parse_space(
+    answer: bytes, names: Sequence[str], tree_ids: Sequence[int]
+) -> list[int | None]:
+    """Read what :data:`SPACE` answered: bytes that are each one's alone.
+
+    :param names: of the snapshots that were asked for, in that order.
+    :param tree_ids: their ids.
+    :returns: ``None`` where it is not known.
+    """
+    if answer.startswith(b"q"):
+        groups: dict[int, list[int]] = {}
+        for tree_id, size in _GROUP.findall(answer[1:]):
+            groups.setdefault(int(tree_id), []).append(int(size))
+        found = [groups.get(tree_id, []) for tree_id in tree_ids]
+        return [sizes[0] if len(sizes) == 1 else None for sizes in found]
+    sizes: list[int | None] = []
+    at = 1
+    for name in names:  # a name may look like any line, but each is known
+        if header := _DU_HEADER.match(answer, at):
+            at = header.end()
+        line = _DU_LINE.match(answer, at)
+        end = f"./{name}\n".encode(errors="surrogateescape")
+        if line is None or not answer.startswith(end, line.end()):
+            break
+        sizes.append(int(line[1]))
+        at = line.end() + len(end)
+    return sizes + [None] * (len(names) - len(sizes))

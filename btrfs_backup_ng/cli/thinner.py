@@ -1,0 +1,212 @@
+"""Own what ``prune`` shows and asks about one place before its old snapshots go."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from uuid import UUID
+
+from btrfs_backup_ng.__util__ import (
+    BackupError,
+    Refused,
+    attempt,
+    format_size,
+    visible,
+)
+from btrfs_backup_ng.cli import tell
+from btrfs_backup_ng.cli.asking import Declined, confirmed
+from btrfs_backup_ng.cli.layout import table, wrapped
+from btrfs_backup_ng.cli.output import print_line
+from btrfs_backup_ng.leftovers import check_free
+from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.location import Location
+from btrfs_backup_ng.model import Snapshot
+from btrfs_backup_ng.report import Tally
+from btrfs_backup_ng.thinning import (
+    Judged,
+    Part,
+    Wish,
+    carry_out,
+    judge_part,
+    look,
+    weigh,
+)
+
+#: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
+#: so many seconds, only if somebody wants to know more (-v).
+_WEIGHED_AT_MOST, _WEIGHING_S = 100, "10"
+
+
+class Thinner:
+    """One place, from the look to the last word about it.
+
+    :ivar parts: what was seen there.
+    :ivar needed: origins that must stay, and why; known when all places were seen.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        way: Access,
+        options: argparse.Namespace,
+        wish: Wish,
+    ) -> None:
+        self.location = location
+        self._way = way
+        self._options = options
+        self._wish = wish
+        self.parts: list[Part] = []
+        self.needed: Mapping[UUID, str] = {}
+        self.tally = Tally()
+        self._unseen: BackupError | None = None
+        self._judged: list[Judged] = []
+        self._space: dict[UUID, int | None] = {}
+        self._gone: frozenset[UUID] = frozenset()
+
+    def look(self) -> None:
+        """See what is there; if that fails, :meth:`run` says so."""
+        seen = attempt(lambda: look(self.location, self._way, self._wish))
+        if isinstance(seen, BackupError):
+            self._unseen = seen
+        else:
+            self.parts = seen
+
+    def run(self) -> None:
+        """Judge, show, ask, and delete.
+
+        :raises Refused: if the plan looks dangerous, and is not forced.
+        :raises Busy: if another run works there.
+        :raises Declined: if the answer was no.
+        """
+        if self._unseen:
+            raise self._unseen
+        options = self._options
+        self._judged = [judge_part(p, self._wish, self.needed) for p in self.parts]
+        doomed = [s for judged in self._judged for s in judged.doomed]
+        self._weigh()
+        for judged in self._judged:
+            self._show(judged)
+        self._check_refusals()
+        if not doomed or options.dry_run:
+            self.tally.add(Tally(done=1))
+            return
+        if not options.wait:
+            check_free(self.parts[0].place)
+        them = "it" if len(doomed) == 1 else f"these {len(doomed)}"
+        if not (options.yes or confirmed(f"Delete {them}? [y/N]: ")):
+            raise Declined(f"nothing was deleted at {self.parts[0].place}")
+        outcome = carry_out(self._judged, self._wish, self.needed, options.wait)
+        self._gone = outcome.gone
+        if self._gone:
+            self.tally.add(Tally(done=1))
+            freed = self._freed([s for s in doomed if s.uuid in self._gone])
+            self._say(f"deleted {len(self._gone)} of {len(doomed)}, {freed}")
+        if outcome.error:
+            raise outcome.error
+
+    def _check_refusals(self) -> None:
+        """Go on only if nothing looks dangerous.
+
+        :raises Refused: if something does, and is not forced.
+        """
+        refusals = [why for judged in self._judged for why in judged.refusals]
+        if refusals and not self._options.force:
+            raise Refused(
+                ".\n  ".join(refusals) + ". Nothing was deleted",
+                hint="If that is right:  --force",
+            )
+
+    def _weigh(self) -> None:
+        """Ask what is each doomed snapshot's alone, if somebody is going to see it."""
+        options = self._options
+        for judged in self._judged:
+            doomed = judged.doomed
+            if options.verbose:
+                limit = "all"
+            elif options.yes or len(doomed) > _WEIGHED_AT_MOST:
+                limit = "0"
+            else:
+                limit = _WEIGHING_S
+            if not options.quiet or options.json:
+                sizes = weigh(judged.part, doomed, limit)
+                uuids = (snapshot.uuid for snapshot in doomed)
+                self._space.update(zip(uuids, sizes, strict=True))
+
+    def _show(self, judged: Judged) -> None:
+        part, doomed = judged.part, judged.doomed
+        if self._options.json or self._options.quiet:
+            return
+        counts = tell.count(part.kind, len(judged.verdicts))
+        policy = f"{part.policy}, {part.policy.zone}"
+        self._say(f"{counts}, {len(doomed)} to delete, by {policy}")
+        rows = []
+        for verdict in judged.verdicts:
+            snapshot = verdict.snapshot
+            word = "keep" if verdict.kept else "delete"
+            age = tell.age(snapshot.created, self._wish.now)
+            why = ", ".join(verdict.reasons) or self._size(snapshot)
+            rows.append((word, visible(snapshot.name), age, visible(why)))
+        if rows:
+            print_line("\n".join(table(rows, 2)))
+        if judged.passed_over and self._wish.prefix is None:
+            prefixes = ", ".join(f"'{visible(p)}'" for p in judged.passed_over)
+            self._say(
+                f"nothing here tells that names that begin with {prefixes} are ours; to"
+                " include them, give each:  -p PREFIX"
+            )
+        if doomed:
+            self._say(f"to delete: {len(doomed)}, {self._freed(doomed)}")
+
+    def _size(self, snapshot: Snapshot) -> str:
+        size = self._space.get(snapshot.uuid)
+        return "space unknown" if size is None else f"{format_size(size)} its own"
+
+    def _freed(self, snapshots: Sequence[Snapshot]) -> str:
+        """Say what their deletion frees: what they share with one another is more."""
+        sizes = [self._space.get(snapshot.uuid) for snapshot in snapshots]
+        known = [size for size in sizes if size is not None]
+        if not known:
+            return "which frees an unknown space"
+        return f"which frees at least {format_size(sum(known))}"
+
+    def _say(self, text: str) -> None:
+        if not self._options.json and not self._options.quiet:
+            for line in wrapped(f"{visible(str(self.location))}: {text}", 2):
+                print_line(line)
+
+    def fields(self, error: BackupError | None) -> dict[str, object]:
+        """Give the place for the document."""
+        return {
+            "place": str(self.location),
+            "dry_run": self._options.dry_run,
+            "policies": [
+                {
+                    "kind": part.kind.value,
+                    "policy": str(part.policy),
+                    "zone": str(part.policy.zone),
+                }
+                for part in self.parts
+            ],
+            "snapshots": list(self._snapshot_fields()),
+            "error": tell.error_fields(error) if error else None,
+        }
+
+    def _snapshot_fields(self) -> Iterator[dict[str, object]]:
+        for judged in self._judged:
+            for verdict in judged.verdicts:
+                snapshot = verdict.snapshot
+                yield {
+                    "name": snapshot.name,
+                    "kind": judged.part.kind.value,
+                    **tell.time_fields("created", snapshot.created, self._wish.now),
+                    "uuid": str(snapshot.uuid),
+                    "verdict": "keep" if verdict.kept else "delete",
+                    "reasons": list(verdict.reasons),
+                    "space_bytes": self._space.get(snapshot.uuid),
+                    "outcome": self._outcome(verdict.kept, snapshot.uuid),
+                }
+
+    def _outcome(self, kept: bool, uuid: UUID) -> str:
+        if kept:
+            return "kept"
+        if self._options.dry_run:
+            return "would delete"
+        return "deleted" if uuid in self._gone else "stays"

@@ -1,0 +1,192 @@
+"""Own what a retention policy says: ``latest 24h 7d 4w 12m 5y min=2d``, and periods.
+
+A period is an hour, a day, an ISO week, a month or a year of a time zone. They are
+counted back from now, and the one that now is in comes on top: ``7d`` means today and
+the seven days before. Periods without a snapshot count, too.
+"""
+
+import enum
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone, tzinfo
+
+from btrfs_backup_ng.__util__ import visible
+
+_WORD = re.compile(r"(\*|\d{1,6})([hdwmy])", re.ASCII)
+_LATEST = re.compile(r"latest(?:=(\d{1,6}))?", re.ASCII)
+_MINIMUM = re.compile(r"min=(\d{1,6})([hdwmy])", re.ASCII)
+_HOUR = timedelta(hours=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class Unit(enum.Enum):
+    """A kind of period, from short to long."""
+
+    HOUR = "h"
+    DAY = "d"
+    WEEK = "w"
+    MONTH = "m"
+    YEAR = "y"
+
+    @property
+    def adjective(self) -> str:
+        """Give the word for what represents a period of this kind."""
+        return _ADJECTIVES[self]
+
+
+_ADJECTIVES = {
+    Unit.HOUR: "hourly",
+    Unit.DAY: "daily",
+    Unit.WEEK: "weekly",
+    Unit.MONTH: "monthly",
+    Unit.YEAR: "yearly",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What is to be kept. Each part only adds to it.
+
+    :ivar latest: this many of the newest; the newest is always kept.
+    :ivar counts: of each kind, the first of each of so many periods back; ``None``
+        for all of them.
+    :ivar minimum: everything that is no more than so many periods old.
+    :ivar everything: all of it.
+    :ivar whole_weeks: a week belongs to the month, and the year, that its Monday is
+        in, so that what is monthly is weekly, too.
+    :ivar zone: in which a day begins.
+    """
+
+    latest: int = 1
+    counts: tuple[tuple[Unit, int | None], ...] = ()
+    minimum: tuple[int, Unit] | None = None
+    everything: bool = False
+    whole_weeks: bool = False
+    zone: tzinfo = timezone.utc
+
+    def __post_init__(self) -> None:
+        """Refuse what keeps nothing.
+
+        :raises ValueError: if the newest would not be kept.
+        """
+        if self.latest < 1:
+            raise ValueError("the newest snapshot is always kept")
+
+    def __str__(self) -> str:
+        """Write it so that :func:`parse_policy` reads the same."""
+        if self.everything:
+            return "all"
+        words = ["latest" if self.latest == 1 else f"latest={self.latest}"]
+        for unit, count in self.counts:
+            words.append(f"{'*' if count is None else count}{unit.value}")
+        if self.minimum:
+            words.append(f"min={self.minimum[0]}{self.minimum[1].value}")
+        return " ".join(words + ["whole-weeks"] * self.whole_weeks)
+
+    @property
+    def looks_at_time(self) -> bool:
+        """Whether it keeps by time, and not only by number."""
+        return bool(self.counts or self.minimum)
+
+    @property
+    def keeps_only_newest(self) -> bool:
+        """Whether nothing but the very newest is kept."""
+        return self.latest == 1 and not self.looks_at_time and not self.everything
+
+    def period(self, unit: Unit, moment: datetime) -> int:
+        """Number the period that a moment is in; the next one has the next number.
+
+        :param moment: aware.
+        """
+        local = _in_zone(moment, self.zone)
+        if unit is Unit.HOUR:
+            # Of an hour that comes twice on the clock, both are counted.
+            since = timedelta(minutes=local.minute, seconds=local.second)
+            return (moment - _EPOCH - since) // _HOUR
+        ordinal = local.toordinal()
+        week = (ordinal - 1) // 7  # 1 January 1 was a Monday
+        if unit is Unit.DAY:
+            return ordinal
+        if unit is Unit.WEEK:
+            return week
+        if self.whole_weeks:
+            local = datetime.fromordinal(week * 7 + 1)
+        return local.year * 12 + local.month - 1 if unit is Unit.MONTH else local.year
+
+    def oldest(self, unit: Unit, now: datetime, count: int) -> int:
+        """Number the period that is so many back from now.
+
+        From the month of the calendar, also where snapshots belong to that of Monday.
+
+        :param now: aware.
+        """
+        return replace(self, whole_weeks=False).period(unit, now) - count
+
+    def period_name(self, unit: Unit, moment: datetime) -> str:
+        """Name the period that a moment is in: ``2026-W48``."""
+        local = _in_zone(moment, self.zone)
+        if unit is Unit.WEEK:
+            year, week, _ = local.isocalendar()
+            return f"{year:04}-W{week:02}"
+        if self.whole_weeks and unit in (Unit.MONTH, Unit.YEAR):
+            local = datetime.fromordinal((local.toordinal() - 1) // 7 * 7 + 1)
+        day = f"{local.year:04}-{local.month:02}-{local.day:02}"
+        if unit is Unit.HOUR:
+            return f"{day} {local.hour:02}h"
+        return {Unit.DAY: day, Unit.MONTH: day[:7], Unit.YEAR: day[:4]}[unit]
+
+
+def _in_zone(moment: datetime, zone: tzinfo) -> datetime:
+    try:
+        return moment.astimezone(zone)
+    except OverflowError:  # within a day of the first or the last year
+        return moment
+
+
+def parse_policy(text: str, zone: tzinfo) -> Policy:
+    """Read a policy: words with spaces between them, in any order.
+
+    ``latest`` or ``latest=N``; ``24h 7d 4w 12m 5y``, with ``*`` for all periods;
+    ``min=2d``; ``all``; ``whole-weeks``.
+
+    :raises ValueError: if it says nothing, or something else.
+    """
+    latest, minimum = 0, None
+    counts: dict[Unit, int | None] = {}
+    words = text.split()
+    if not words:
+        raise ValueError("it says nothing; write it like 'latest 24h 7d 4w 12m'")
+    for word in words:
+        if found := _LATEST.fullmatch(word):
+            value: int | None = int(found[1] or 1)
+            twice, latest = latest > 0, int(found[1] or 1)
+        elif found := _MINIMUM.fullmatch(word):
+            value = int(found[1])
+            twice, minimum = minimum is not None, (int(found[1]), Unit(found[2]))
+        elif found := _WORD.fullmatch(word):
+            unit = Unit(found[2])
+            value = None if found[1] == "*" else int(found[1])
+            twice, counts[unit] = unit in counts, value
+        elif word in ("all", "whole-weeks"):
+            value, twice = None, words.count(word) > 1
+        else:
+            raise ValueError(
+                f"'{visible(word)}' is none of latest, latest=N, 24h, 7d, 4w, 12m, 5y,"
+                " *d, min=2d, all, whole-weeks"
+            )
+        if value == 0:
+            raise ValueError(f"'{word}' keeps nothing; leave it out")
+        if twice:
+            raise ValueError(f"'{visible(word)}' is there, and another of its kind")
+    if "all" in words and len(words) > 1:
+        raise ValueError("'all' keeps everything, so nothing else makes sense with it")
+    if words == ["whole-weeks"]:
+        raise ValueError("'whole-weeks' alone keeps nothing")
+    return Policy(
+        latest=latest or 1,
+        counts=tuple((unit, counts[unit]) for unit in Unit if unit in counts),
+        minimum=minimum,
+        everything="all" in words,
+        whole_weeks="whole-weeks" in words,
+        zone=zone,
+    )

@@ -1,0 +1,126 @@
+"""What a policy says, and which periods a moment is in."""
+
+from datetime import date, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btrfs_backup_ng.policy import Policy, Unit, parse_policy
+
+UTC = timezone.utc
+BERLIN, LORD_HOWE, NEW_YORK = map(
+    ZoneInfo, ("Europe/Berlin", "Australia/Lord_Howe", "America/New_York")
+)
+ZONES = [UTC, BERLIN, LORD_HOWE, NEW_YORK, ZoneInfo("Asia/Kathmandu")]
+MOMENTS = st.datetimes(
+    datetime(1980, 1, 1), datetime(2060, 1, 1), timezones=st.just(UTC)
+)
+COUNTS = st.integers(1, 40)
+POLICIES = st.builds(
+    Policy,
+    latest=st.integers(1, 5),
+    counts=st.dictionaries(st.sampled_from(Unit), COUNTS | st.none()).map(
+        lambda counts: tuple((unit, counts[unit]) for unit in Unit if unit in counts)
+    ),
+    minimum=st.none() | st.tuples(COUNTS, st.sampled_from(Unit)),
+    whole_weeks=st.booleans(),
+    zone=st.sampled_from(ZONES),
+)
+
+
+@given(POLICIES)
+def test_what_is_written_is_read_again(policy):
+    assert parse_policy(str(policy), policy.zone) == policy
+
+
+def test_the_words_of_a_policy():
+    policy = parse_policy(" 24h\tlatest 7d 4w  12m *y min=2d", UTC)
+    assert str(policy) == "latest 24h 7d 4w 12m *y min=2d"
+    assert policy.counts[-1] == (Unit.YEAR, None)
+    assert policy == parse_policy("*y min=2d 12m 4w 7d 24h", UTC)
+    assert parse_policy("all", UTC) == Policy(everything=True)
+    assert str(Policy(everything=True)) == "all"
+    assert parse_policy("latest", UTC).keeps_only_newest
+    for text in ("latest=2", "1h", "min=1h", "all"):
+        assert not parse_policy(text, UTC).keeps_only_newest
+    with pytest.raises(ValueError):
+        Policy(latest=0)
+
+
+NO_POLICIES = """
+    / /7/d/7D/7 d/-7d/0d/latest=0/min=0d/min=*d/7d 8d/latest latest=2/min=1d min=2h
+    /all 7d/all all/whole-weeks/whole-weeks whole-weeks 1d/1.5d/7d,4w/1234567d/latest=
+    /min=2/*/1d 1x/\u0667d"""
+
+
+@pytest.mark.parametrize("text", NO_POLICIES.replace("\n", "").split("/"))
+def test_what_is_no_policy(text):
+    with pytest.raises(ValueError):
+        parse_policy(text, UTC)
+
+
+@given(MOMENTS, st.sampled_from(ZONES), st.booleans())
+def test_a_period_is_what_the_calendar_says(moment, zone, whole_weeks):
+    policy = Policy(zone=zone, whole_weeks=whole_weeks)
+    local = moment.astimezone(zone)
+    day = local.date()
+    assert date.fromordinal(policy.period(Unit.DAY, moment)) == day
+    year, week, weekday = day.isocalendar()
+    monday = date.fromordinal(policy.period(Unit.WEEK, moment) * 7 + 1)
+    assert monday == day - timedelta(days=weekday - 1)
+    assert policy.period_name(Unit.WEEK, moment) == f"{year}-W{week:02}"
+    counted = monday if whole_weeks else day
+    month = policy.period(Unit.MONTH, moment)
+    assert (month // 12, month % 12 + 1) == (counted.year, counted.month)
+    assert policy.period(Unit.YEAR, moment) == counted.year
+    assert policy.period_name(Unit.MONTH, moment) == f"{counted:%Y-%m}"
+    assert policy.period_name(Unit.YEAR, moment) == f"{counted.year}"
+    assert policy.period_name(Unit.DAY, moment) == f"{day}"
+    assert policy.period_name(Unit.HOUR, moment) == f"{day} {local.hour:02}h"
+
+
+@given(MOMENTS, st.sampled_from(ZONES), st.sampled_from(Unit), st.booleans())
+def test_time_goes_on_and_so_do_periods(moment, zone, unit, whole_weeks):
+    """Each is later than, or the same as, the one of any earlier moment."""
+    policy = Policy(zone=zone, whole_weeks=whole_weeks)
+    steps = [timedelta(minutes=7 * n) for n in range(30)]
+    periods = [policy.period(unit, moment + step) for step in steps]
+    assert periods == sorted(periods)
+    gaps = [later - sooner for sooner, later in zip(periods, periods[1:], strict=False)]
+    assert set(gaps) <= {0, 1}, "a period was left out"
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        (BERLIN, (2026, 10, 25), 25),
+        (BERLIN, (2026, 3, 29), 23),
+        (NEW_YORK, (2026, 11, 1), 25),
+        (NEW_YORK, (2026, 3, 8), 23),
+        (LORD_HOWE, (2026, 4, 5), 24),  # half an hour more, within the hour of 1
+        (LORD_HOWE, (2026, 10, 4), 24),
+        (UTC, (2026, 10, 25), 24),
+    ],
+)
+def test_an_hour_that_comes_twice_is_two_and_one_that_is_left_out_is_none(
+    zone, day, hours
+):
+    policy = Policy(zone=zone)
+    midnight = datetime(day[0], day[1], day[2], tzinfo=zone).astimezone(UTC)
+    minutes = [midnight + timedelta(minutes=n) for n in range(26 * 60)]
+    today = [m for m in minutes if m.astimezone(zone).date() == date(*day)]
+    assert len({policy.period(Unit.HOUR, m) for m in today}) == hours
+    assert len({policy.period(Unit.DAY, m) for m in today}) == 1
+    following = policy.period(Unit.DAY, today[-1] + timedelta(minutes=1))
+    assert following == policy.period(Unit.DAY, today[0]) + 1
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("unit", Unit)
+def test_the_ends_of_all_time_are_in_some_period(zone, unit):
+    policy = Policy(whole_weeks=True, zone=zone)
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, tzinfo=UTC)
+    assert policy.period(unit, first) < policy.period(unit, last)
+    assert policy.period_name(unit, first) < policy.period_name(unit, last)
