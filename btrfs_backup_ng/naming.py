@@ -72,6 +72,12 @@ def time_in(name: str) -> datetime | None:
     return _parse_time(match) if match else None
 
 
+def prefix_in(name: str) -> str:
+    """Give what stands before the time in a name; all of it if there is none."""
+    match = _ENDING.search(name)
+    return name[: match.start()] if match else name
+
+
 def _parse_time(match: re.Match[str]) -> datetime | None:
     try:
         if match[2]:

@@ -1,5 +1,6 @@
 """Own the closed set of verbs that a place understands; ``grammar`` has their form."""
 
+from btrfs_backup_ng import wire_files
 from btrfs_backup_ng.grammar import KEEPER, Verb
 
 #: ``each DIRECTORY`` prints every name in it.
@@ -361,4 +362,5 @@ VERBS = (
     SIZE,
     SINK,
     WAIT,
+    *wire_files.VERBS,
 )

@@ -22,10 +22,11 @@ FLOORS = {
         cli/__init__ cli/words cli/values cli/parser cli/sshopts cli/classic cli/output
         cli/version cli/root cli/layout cli/verb cli/tell cli/commands/__init__
         cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
-        cli/commands/prune cli/commands/diff
+        cli/commands/prune cli/commands/diff cli/commands/restore
     """,
     "5 verbs": """
         context backup target delivery prune doctor listing status leftovers compare
+        finding restore files
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
@@ -36,11 +37,11 @@ FLOORS = {
         sshutil/login sshutil/passwords sshutil/refusal sshutil/host
     """,
     "2 words": """
-        command codecs grammar wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
+        command codecs grammar wire wire_files btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
         btrfs/extents btrfs/parse
     """,
     "1 mind": """
-        location model naming staging retention plan report diagnosis
+        location model naming choose swap staging retention plan report diagnosis
         sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
         sendstream/reader sendstream/size sendstream/tree sendstream/changes
     """,
