@@ -49,7 +49,7 @@ def choose(
         return _only(named, word, place)
     end = _end(word, now)
     if end:
-        return _newest(word, dated, end, place)
+        return _newest(word, dated or snapshots, end, place, complete=bool(dated))
     digits = word.replace("-", "").lower()
     if _UUID_PART.fullmatch(word) and len(digits) >= _DIGITS:
         found = [s for s in snapshots if any(_starts(s, digits))]
@@ -79,8 +79,15 @@ def _only(found: Sequence[Snapshot], word: str, place: str) -> Snapshot:
 
 
 def _newest(
-    word: str, dated: Sequence[Snapshot], end: datetime, place: str
+    word: str,
+    dated: Sequence[Snapshot],
+    end: datetime,
+    place: str,
+    *,
+    complete: bool,
 ) -> Snapshot:
+    if not complete:
+        raise NotChosen(f"{place} has no complete snapshot", hint=_told(dated))
     prefixes = sorted({prefix_in(s.name) for s in dated})
     if len(prefixes) > 1:
         raise NotChosen(
@@ -91,8 +98,10 @@ def _newest(
         )
     found = [s for s in dated if s.created and s.created < end]
     if not found:
-        old = f" as old as {visible(repr(word))}" if dated else ""
-        raise NotChosen(f"{place} has no complete snapshot{old}", hint=_told(dated))
+        raise NotChosen(
+            f"{place} has no complete snapshot as old as {visible(repr(word))}",
+            hint=_told(dated),
+        )
     return in_order(found)[-1]
 
 

@@ -23,7 +23,7 @@ from btrfs_backup_ng.listing import (
     read_contents,
 )
 from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Snapshot
+from btrfs_backup_ng.model import Seal, Snapshot
 from btrfs_backup_ng.naming import prefix_in
 
 
@@ -65,7 +65,10 @@ def find_snapshot(
             location, ANY_NAME, "", connections=access.connections, ssh=access.ssh
         )
         preflight.look(place, access.sudo_line)
-    if kept.state is State.CHANGED:
+    seal = snapshot.seal
+    if seal is Seal.UNKNOWN:
+        seal = place.look_closely([snapshot.tree_id])
+    if kept.state is State.CHANGED or seal is Seal.BROKEN:
         raise Refused(
             f"{visible(snapshot.name)} at {place} was written to after it was made, so"
             " it is not what was backed up",

@@ -87,10 +87,10 @@ class Restoration:
         self._access = access
         self._context = context
         self.target, self.name = self._find_target()
+        self._check_target()
         there, _ = self.target.listing(ORIGINS)
         if self.name in there.names:
             self._refuse_taken()
-        self._check_target()
         snapshot, parent = chosen.kept.snapshot, self._find_parent(there)
         why = None if parent else _why_full(there)
         self.transfer = Transfer(snapshot, parent, self.name, why)
@@ -291,8 +291,8 @@ class Restoration:
         _, content = chosen.keeper.listing(ORIGINS)
         prefix = prefix_in(chosen.kept.snapshot.name)
         places = [o.place for o in parse_origins(content).get(prefix, ())]
-        found = {path for place in places if (path := _path_on(place, target))}
-        return found.pop() if len(found) == 1 else ""
+        found = [path for place in places if (path := _path_on(place, target))]
+        return found[-1] if found else ""  # who backed up last signed in last
 
 
 def _real(text: str, instead: str) -> str:

@@ -1,7 +1,6 @@
 """Own the commands that put a restored subvolume in the place of what was there."""
 
 import enum
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -185,7 +184,7 @@ def _after_move(path: str, old: str, aside: str) -> str:
 def _in_top(path: str, mount: _Mount) -> str:
     """Give the path of something from the top level of its filesystem on."""
     below = path[len(mount.point.rstrip("/")) :]
-    return os.path.normpath(f"{mount.root.rstrip('/')}{below}") or "/"
+    return "/" + f"{mount.root.rstrip('/')}{below}".strip("/")
 
 
 def _options(mount: _Mount) -> list[str]:

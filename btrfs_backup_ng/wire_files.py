@@ -17,6 +17,7 @@ WRITABLE = Verb(
     ' $b subvolume create -- "$s" >/dev/null || e 1;'
     ' x rmdir -- "$s/$n" 2>/dev/null;'
     ' $b subvolume snapshot -r -- "$f" "$s/$n" >/dev/null || e 1;'
+    ' x touch -r "$f" -- "$t" 2>/dev/null;'
     ' if [ "$6" = 1 ]; then $b subvolume show -- "$s/$n" || e 1; fi; d=$1/incoming/$2;'
     ' shift 6; for i; do shift; set -- "$@" "$d/$i"; done;'
     ' $b subvolume delete -c -- "$f" "$@" >/dev/null; r=$?;'
@@ -41,7 +42,7 @@ AROUND = Verb(
     ' k "$(readlink -f -- "$2"; printf x)"; if [ -e "$2" ] || [ -L "$2" ]; then k 1;'
     ' else k ""; fi; k "$(cat /proc/self/mountinfo)";'
     ' k "$(cat /proc/cmdline 2>/dev/null)"; k "$(cat /etc/fstab 2>/dev/null)";'
-    ' k "$($b subvolume get-default -- "$2" 2>/dev/null)"; e 0',
+    ' k "$($b subvolume get-default "$2" 2>/dev/null)"; e 0',
 )
 
 #: ``q`` in front of a command gives it root's rights, where they go beyond btrfs.

@@ -29,7 +29,7 @@ from btrfs_backup_ng.cli.verb import access, new_parser, read_words
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.files import FileRestoration, read_paths
 from btrfs_backup_ng.finding import Chosen, find_snapshot
-from btrfs_backup_ng.listing import Access, Kind
+from btrfs_backup_ng.listing import Access, Kind, State
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.locks import Turns
 from btrfs_backup_ng.model import TransferOptions
@@ -73,8 +73,6 @@ def main(words: Sequence[str]) -> int:
     if options is None:
         return 0
     location, word, to = _places(options)
-    if options.writable and (options.file or options.files_from):
-        raise UsageError("--writable makes a subvolume, and --file brings files")
     paths = _paths(options)
     with ExitStack() as stack:
         folder = options.snapshot_folder
@@ -204,6 +202,8 @@ def _places(options: argparse.Namespace) -> tuple[Location, str, Location]:
         raise UsageError("nothing can be restored from or to a command (shell://)")
     if options.replaces and not options.replaces.startswith("/"):
         raise UsageError("--replaces needs an absolute path, on the machine of --to")
+    if options.writable and (options.file or options.files_from):
+        raise UsageError("--writable makes a subvolume, and --file brings files")
     if options.replaces and not options.writable:
         raise UsageError("--replaces needs --writable")
     return location, word[0] if word else LATEST, to
@@ -302,7 +302,7 @@ class _Desk:
     def _tell_swap(self, restoration: Restoration, swap: Swap | None) -> None:
         self._fields["swap"] = None
         if swap is None:
-            if not self._options.writable and not self._options.dry_run:
+            if not (self._options.dry_run or self._options.writable):
                 self._tell_writable(restoration)
             return
         self._fields["swap"] = {
@@ -354,6 +354,8 @@ class _Desk:
             "to": place,
         }
         kind = "a backup" if kept.kind is Kind.BACKUP else "a snapshot"
+        if kept.state is not State.COMPLETE:
+            kind = tell.state(kept)
         self._say(
             f"snapshot  {visible(kept.snapshot.name)}, {tell.exact(created)}"
             f" ({tell.ago(created, now)})"
