@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,11 @@ from tests.cli.scenes import (
     complaint,
     covers,
     fingerprint,
-    is_subvolume,
     must,
 )
 from tests.cli.staged import STATE, Way, both_ways, fill, local_way, locked, ssh_way
 from tests.conftest import MakesFilesystems
 from tests.support import trees, variety
-from tests.support.filesystems import read_mounts
 from tests.support.program import Argument, run_program
 from tests.support.sshd import Sshd
 
@@ -114,6 +113,7 @@ def test_words_choose_and_a_rehearsal_changes_nothing(scene: Scene, sshd: Sshd):
     uuid = shown(scene.destination / names[1])["UUID"]
     for way in both_ways(sshd):
         for word, name in (("latest", names[2]), (uuid[:13], names[1])):
+            words: Sequence[Argument]
             words = (*way(scene.destination), word, "--to", other)
             document = told(restored(*words, "--json", "--dry-run"))
             assert document["snapshot"]["name"] == name
@@ -250,13 +250,11 @@ def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):
     must(scene.back_up())
     name = scene.backups[0]
     places.tamper(scene.destination / name)
+    backup = scene.destination / name
     words = (scene.destination, name, "--to", scene.source / "new")
     complaint(restored(*words), 4, "was written to after it was made", "--file")
     complaint(restored(*words[:1], *words[2:]), 4, "no complete snapshot", name)
-    subprocess.run(
-        ["btrfs", "property", "set", "-f", "-ts", scene.destination / name, "ro"]
-        + ["false"],
-        check=True,
-    )
+    flip = ["btrfs", "property", "set", "-f", "-ts", str(backup), "ro", "false"]
+    subprocess.run(flip, check=True)
     complaint(restored(*words), 4, "keeps no snapshot")
     assert not (scene.source / "new").exists()

@@ -13,7 +13,7 @@ from tests.cli.test_restore import told
 from tests.cli.staged import ssh_way
 from tests.conftest import MakesFilesystems
 from tests.support.filesystems import read_mounts
-from tests.support.program import run_program
+from tests.support.program import Argument, run_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -57,8 +57,8 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
         done = must(run_program("-p", "home-", source, backups))
         assert (" since " in done.stdout) == parent, done.stdout
 
-    def restored(*words: object) -> Any:
-        done = run_program("restore", *map(str, words), "--writable", "--json")
+    def restored(*words: Argument) -> Any:
+        done = run_program("restore", *words, "--writable", "--json")
         return told(done)["swap"]
 
     def check(place: Path) -> None:
@@ -82,8 +82,8 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
     _run("mount", "-o", "noatime,compress=zstd,subvol=home", disk.device, point)
     try:
         before = _options(point)
-        words = [*ssh_way(sshd)(backups)[:-1], ssh_way(sshd)(point / "new")[-1]]
-        words = [backups, "-p", "home-", "--to", words[-1], *words[:-1]]
+        *login, place = ssh_way(sshd)(point / "new")
+        words: list[Argument] = [backups, "-p", "home-", "--to", place, *login]
         _run("btrfs", "-q", "subvolume", "snapshot", "-r", home, top / "keep")
         swap = restored(*words, "--replaces", point)
         _swapped(swap, "rename in the top level")

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from btrfs_backup_ng.swap import Around, Swap, Way, parse_default, plan_swap
 
+_HOME = "subvolid=257,subvol=/@home"
 _OPTIONS = "rw,compress=zstd:3,ssd,space_cache=v2"
 #: A laptop with @ and @home, a second disk, and memory.
 LAPTOP = f"""\
 22 1 0:20 /@ / rw,relatime shared:1 - btrfs /dev/sda2 {_OPTIONS},subvolid=256,subvol=/@
-23 22 0:20 /@home /home rw,noatime - btrfs /dev/sda2 {_OPTIONS},subvolid=257,subvol=/@home
+23 22 0:20 /@home /home rw,noatime - btrfs /dev/sda2 {_OPTIONS},{_HOME}
 24 22 0:30 / /mnt/my\\040disk rw,relatime - btrfs /dev/sdb rw,subvolid=5,subvol=/
 25 22 0:40 / /tmp rw - tmpfs tmpfs rw
 26 22 8:1 / /srv rw - ext4 /dev/sdc1 rw
 """
 
 
-def planned(new: str, old: str, *, mounts: str = LAPTOP, **facts: object) -> Swap:
+def planned(new: str, old: str, *, mounts: str = LAPTOP, **facts: Any) -> Swap:
     around = Around(new=new, old=old, old_exists=True, mounts=mounts)
-    fields = {name: getattr(around, name) for name in Around.__slots__}
-    return plan_swap(Around(**{**fields, **facts}), "T")  # type: ignore[arg-type]
+    return plan_swap(replace(around, **facts), "T")
 
 
 def test_what_lies_on_one_mount_is_renamed():
@@ -97,7 +99,7 @@ def test_a_part_of_a_mounted_subvolume_is_renamed_without_unmounting_it():
     ],
 )
 def test_a_default_subvolume_is_set_where_nothing_else_is_asked_for(
-    old: str, facts: dict[str, object], way: Way
+    old: str, facts: dict[str, Any], way: Way
 ):
     swap = planned("/new", old, **facts)
     assert swap.way is way
