@@ -33,6 +33,7 @@ from btrfs_backup_ng.listing import Access, Kind, State
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.locks import Turns
 from btrfs_backup_ng.model import TransferOptions
+from btrfs_backup_ng.naming import prefix_in
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import Failed, Sent
 from btrfs_backup_ng.restore import Request, Restoration
@@ -287,10 +288,20 @@ class _Desk:
         self._fields |= {"writable": self._options.writable}
         if not dry:
             self._done(restoration.run(), str(restoration.place))
+            if self._options.writable:
+                self._tell_prefix()
         self._tell_swap(restoration, restoration.swap())
 
     def _kind(self) -> str:
         return "writable" if self._options.writable else "a read-only snapshot"
+
+    def _tell_prefix(self) -> None:
+        """Say how the next backup finds what it builds upon."""
+        assert self.chosen
+        prefix = prefix_in(self.chosen.kept.snapshot.name)
+        default = prefix == f"{os.uname().nodename}-"
+        option = "" if default else f", with:  -p {visible(shlex.quote(prefix))}"
+        self._say(f"The next backup of it can be incremental{option}")
 
     def _done(self, sent: Sent, place: str) -> None:
         size, took = format_size(sent.size_bytes or 0), format_span(sent.elapsed_s)
