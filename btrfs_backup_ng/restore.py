@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Snapshots that are looked at closely, at most, to find one to build upon.
 _CLOSE_LOOKS = 4
+#: Where a source has its snapshots, and a writable restored one its first.
+_SNAPSHOTS = f"{STATE}/snapshots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Restoration:
         to, name = self._request.to, self.chosen.kept.snapshot.name
         target = look_at_target(to, self._access)
         if target.facts.is_directory:
+            self._check_not_done(target)
             return target, name
         if target.facts.exists:
             self._refuse_taken(to)
@@ -121,6 +124,25 @@ class Restoration:
             words = visible(shlex.join(["mkdir", "-p", directory]))
             raise Refused(f"{target} does not exist", hint=f"Make it:  {words}")
         return target, name
+
+    def _check_not_done(self, target: BtrfsEndpoint) -> None:
+        """Refuse to make a second one in what this very snapshot was made of it.
+
+        :raises Refused: if the same command ran before.
+        """
+        if not (self._request.writable and target.facts.is_subvolume):
+            return
+        path = target.location.join(_SNAPSHOTS)
+        inside = look_at_target(path, self._access)
+        if inside.facts.is_directory:
+            there, _ = inside.listing(ORIGINS)
+            origin = self.chosen.kept.snapshot.origin
+            if origin in {snapshot.origin for snapshot in there.snapshots}:
+                raise Refused(
+                    f"{target} has that very snapshot already, as its source or since"
+                    " it was restored",
+                    hint="Choose another path:  --to PATH",
+                )
 
     def _refuse_taken(self, place: Location | None = None) -> None:
         raise Refused(
@@ -220,8 +242,7 @@ class Restoration:
                 try:
                     return self._deliver(holder)
                 finally:
-                    if not target.facts.has_state:
-                        self._tidy()
+                    self._tidy()
 
     def _deliver(self, holder: Holder) -> Sent:
         target, name = self.target, self.transfer.snapshot.name
@@ -242,7 +263,7 @@ class Restoration:
         return way.send(whole, None, holder, lambda: None)
 
     def _tidy(self) -> None:
-        """Leave no bookkeeping where there was none; what waits to go on stays."""
+        """Leave no bookkeeping where nothing is kept; what waits to go on stays."""
         target = self.target
         with last_steps():
             done = attempt(lambda: target.host.call(wire_files.TIDY, target.state))

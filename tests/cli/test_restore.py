@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ from tests.cli.scenes import (
 from tests.cli.staged import STATE, Way, both_ways, fill, local_way, locked, ssh_way
 from tests.conftest import MakesFilesystems
 from tests.support import trees, variety
-from tests.support.program import Argument, run_program
+from tests.support.accounts import SUDO_BTRFS, Account
+from tests.support.processes import wait_until
+from tests.support.program import Argument, run_program, start_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -258,3 +260,59 @@ def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):
     subprocess.run(flip, check=True)
     complaint(restored(*words), 4, "keeps no snapshot")
     assert not (scene.source / "new").exists()
+
+
+@covers("--rate", "--checkpoint-interval")
+def test_a_cut_restore_goes_on_where_it_was_sealed(scene: Scene, sshd: Sshd):
+    scene.more("large", 6 << 20)
+    must(scene.back_up())
+    target = scene.source.parent / "target"
+    target.mkdir()
+    words = [*ssh_way(sshd)(scene.destination), "--to", str(target / "new")]
+    words += ["--writable", "--checkpoint-interval", "1M"]
+    with start_program("restore", *words, "--rate", "3M") as program:
+        wait_until(lambda: len(list(target.glob(f"{STATE}/*/*/.seal*"))) > 1, 60)
+        program.kill()
+    assert not (target / "new").exists()
+    document = told(restored(*words, "--json"))
+    assert document["resumed_bytes"] >= 1 << 20
+    assert document["sent_bytes"] < 6 << 20
+    there = trees.describe(target / "new")
+    assert trees.differences(trees.describe(scene.source), there) == []
+    assert os.listdir(target) == ["new"]
+    # The same again would be a second one in the first.
+    complaint(restored(*words), 4, "has that very snapshot already")
+
+
+def test_who_may_do_nothing_but_btrfs_as_root_there_can_restore(
+    scene: Scene, sshd: Sshd, account: Callable[..., Account]
+):
+    must(scene.back_up())
+    user = account(sudoers=SUDO_BTRFS)
+    target = scene.source.parent / "target"
+    target.mkdir()
+    os.chown(target, user.uid, user.gid)
+    *login, to = ssh_way(sshd)(target / "new")
+    there = to.replace("ssh://", f"ssh://{user.name}@")
+    must(restored(*login, scene.destination, "--to", there, "--writable"))
+    assert os.listdir(target) == ["new"]
+    name = scene.backups[0]
+    kept = shown(target / "new" / STATE / "snapshots" / name)
+    backup = shown(scene.destination / name)
+    assert kept["Received UUID"] == backup["Received UUID"]
+    assert (target / "new/first").read_bytes() == (scene.source / "first").read_bytes()
+    done = must(run_program("-p", "x-", target / "new", scene.destination))
+    assert f"since {name}" in done.stdout
+    # Files of others are not theirs to read.
+    (scene.destination / "out").mkdir()
+    scene.destination.chmod(0o755)
+    (scene.source / "secret").mkdir(mode=0o700)
+    (scene.source / "secret/file").write_text("x")
+    must(scene.back_up())
+    place = ssh_way(sshd)(scene.destination)[-1].replace(
+        "ssh://", f"ssh://{user.name}@"
+    )
+    words = [*login, place, "-p", "x-", "--to", str(scene.destination / "out")]
+    done = restored(*words, "--file", "secret/file")
+    complaint(done, 1, "not all can be looked at", "without --file")
+    assert os.listdir(scene.destination / "out") == []

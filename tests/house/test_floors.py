@@ -22,7 +22,7 @@ FLOORS = {
         cli/__init__ cli/words cli/values cli/parser cli/sshopts cli/classic cli/output
         cli/version cli/root cli/layout cli/verb cli/tell cli/commands/__init__
         cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
-        cli/commands/prune cli/commands/diff cli/commands/restore
+        cli/commands/prune cli/commands/diff cli/restoring cli/commands/restore
     """,
     "5 verbs": """
         context backup target delivery prune doctor listing status leftovers compare

@@ -1,9 +1,7 @@
 """Own the ``restore`` verb: words -> a snapshot or files of it, back at a new path."""
 
 import argparse
-import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,33 +9,29 @@ from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
+    GIB,
     BackupError,
     Interrupted,
     UsageError,
-    format_size,
-    format_span,
     visible,
 )
 from btrfs_backup_ng.choose import LATEST
-from btrfs_backup_ng.cli import tell, values
+from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES, add_folder
-from btrfs_backup_ng.cli.layout import wrapped
-from btrfs_backup_ng.cli.output import Output, print_line, tell_failure
+from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, display_level
+from btrfs_backup_ng.cli.restoring import Desk
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.verb import access, new_parser, read_words
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.files import FileRestoration, read_paths
-from btrfs_backup_ng.finding import Chosen, find_snapshot
-from btrfs_backup_ng.listing import Access, Kind, State
+from btrfs_backup_ng.finding import find_snapshot
+from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.locks import Turns
 from btrfs_backup_ng.model import TransferOptions
-from btrfs_backup_ng.naming import prefix_in
 from btrfs_backup_ng.progress import Progress
-from btrfs_backup_ng.report import Failed, Sent
 from btrfs_backup_ng.restore import Request, Restoration
-from btrfs_backup_ng.swap import Swap
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -83,7 +77,7 @@ def main(words: Sequence[str]) -> int:
             watched = sys.stderr.isatty() and not options.quiet
         progress = stack.enter_context(Progress(watched, silent=options.quiet))
         context = _context(options, way, progress, watched)
-        desk = _Desk(options, context)
+        desk = Desk(options, context)
         try:
             chosen = find_snapshot(
                 location,
@@ -172,6 +166,20 @@ def _parser() -> Parser:
         " or auto (default: none)",
     )
     add(
+        "--rate",
+        type=values.size,
+        metavar="SIZE",
+        help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
+    )
+    add(
+        "--checkpoint-interval",
+        type=values.interval,
+        metavar="SIZE",
+        default=GIB,
+        help="how much of a snapshot a cut may cost: what has arrived is sealed each"
+        " SIZE bytes, and not sent again (default: 1G)",
+    )
+    add(
         "--no-check-space",
         action="store_false",
         dest="check_space",
@@ -238,7 +246,12 @@ def _request(options: argparse.Namespace, to: Location) -> Request:
 
 
 def _transfer(options: argparse.Namespace) -> TransferOptions:
-    return TransferOptions(compress=options.compress, check_space=options.check_space)
+    return TransferOptions(
+        compress=options.compress,
+        rate=options.rate,
+        check_space=options.check_space,
+        checkpoint_interval=options.checkpoint_interval,
+    )
 
 
 def _context(
@@ -257,147 +270,3 @@ def _context(
         watched=watched,
         sudo_line=way.sudo_line,
     )
-
-
-class _Desk:
-    """What is said about one restore, before and after."""
-
-    def __init__(self, options: argparse.Namespace, context: Context) -> None:
-        self._options = options
-        self._context = context
-        self._status = 0
-        self._fields: dict[str, object] = {}
-        self.chosen: Chosen | None = None
-
-    def snapshot(self, restoration: Restoration) -> None:
-        """Say what is going to be restored, do that, and say how to go on."""
-        dry = self._options.dry_run
-        if dry:
-            restoration.measure()
-        transfer, size = restoration.transfer, restoration.size_bytes
-        self._introduce(str(restoration.place), self._kind())
-        parent = transfer.parent.name if transfer.parent else None
-        if transfer.parent == transfer.snapshot:
-            how = "nothing to send: that filesystem has all of it"
-        else:
-            since = f", since {visible(parent)}" if parent else ", in full"
-            how = f"about {format_size(size)}{since}"
-        free = format_size(restoration.target.facts.size_free)
-        self._say(f"size      {how}; {free} free there")
-        self._fields |= {"parent": parent, "size_bytes": size}
-        self._fields |= {"writable": self._options.writable}
-        if not dry:
-            self._done(restoration.run(), str(restoration.place))
-            if self._options.writable:
-                self._tell_prefix()
-        self._tell_swap(restoration, restoration.swap())
-
-    def _kind(self) -> str:
-        return "writable" if self._options.writable else "a read-only snapshot"
-
-    def _tell_prefix(self) -> None:
-        """Say how the next backup finds what it builds upon."""
-        assert self.chosen
-        prefix = prefix_in(self.chosen.kept.snapshot.name)
-        default = prefix == f"{os.uname().nodename}-"
-        option = "" if default else f", with:  -p {visible(shlex.quote(prefix))}"
-        self._say(f"The next backup of it can be incremental{option}")
-
-    def _done(self, sent: Sent, place: str) -> None:
-        size, took = format_size(sent.size_bytes or 0), format_span(sent.elapsed_s)
-        resumed = sent.resumed_bytes
-        again = f", resumed at {format_size(resumed)}" if resumed else ""
-        self._say(f"restored  {visible(place)}: {size}{again} in {took}")
-        self._fields |= {"sent_bytes": sent.size_bytes, "resumed_bytes": resumed}
-
-    def _tell_swap(self, restoration: Restoration, swap: Swap | None) -> None:
-        self._fields["swap"] = None
-        if swap is None:
-            if not (self._options.dry_run or self._options.writable):
-                self._tell_writable(restoration)
-            return
-        self._fields["swap"] = {
-            "way": swap.way.value,
-            "commands": list(swap.commands),
-            "notes": list(swap.notes),
-        }
-        host = restoration.target.host.name
-        where = f" on {visible(host)}" if host else ""
-        self._say("")
-        self._say(f"To put it in place, in a root shell{where}:")
-        for command in swap.commands:
-            self._say_whole(f"  {visible(command)}")
-        for note in swap.notes:
-            self._say(f"# {visible(note)}")
-
-    def _tell_writable(self, restoration: Restoration) -> None:
-        """Tell how to get a writable one of it, for which no data moves any more."""
-        assert self.chosen
-        words = [PROGRAM, "restore", str(self.chosen.keeper.location)]
-        words += [self.chosen.kept.snapshot.name, "--writable", "--to"]
-        line = shlex.join([*words, f"{restoration.place}.rw"])
-        self._say_whole(f"To write to it:  {visible(line)}")
-
-    def files(self, restoration: FileRestoration) -> None:
-        """Say which files are going to be restored, do that, and say so."""
-        count, size = len(restoration.paths), restoration.size_bytes
-        what = "1 file or folder" if count == 1 else f"{count} files or folders"
-        self._introduce(str(restoration.to), what)
-        text = "not known" if size is None else f"about {format_size(size)}"
-        self._say(f"size      {text}")
-        self._fields |= {"size_bytes": size, "files": list(restoration.paths)}
-        if self._options.dry_run:
-            return
-        elapsed_s = restoration.run()
-        self._say(
-            f"restored  {what} below {visible(str(restoration.to))}"
-            f" in {format_span(elapsed_s)}"
-        )
-
-    def _introduce(self, place: str, what: str) -> None:
-        assert self.chosen
-        kept, now = self.chosen.kept, self._context.now
-        created = kept.snapshot.created
-        place_from = str(self.chosen.keeper.location)
-        self._fields |= {
-            "snapshot": tell.kept_fields(kept, now),
-            "from": place_from,
-            "to": place,
-        }
-        kind = "a backup" if kept.kind is Kind.BACKUP else "a snapshot"
-        if kept.state is not State.COMPLETE:
-            kind = tell.state(kept)
-        self._say(
-            f"snapshot  {visible(kept.snapshot.name)}, {tell.exact(created)}"
-            f" ({tell.ago(created, now)})"
-        )
-        self._say(f"from      {visible(place_from)}, {kind}")
-        self._say(f"to        {visible(place)}, {what}")
-
-    def _say(self, text: str) -> None:
-        for line in wrapped(text, 10) or [""]:
-            self._say_whole(line)
-
-    def _say_whole(self, line: str) -> None:
-        if not (self._options.json or self._options.quiet):
-            self._context.progress.clear()
-            print_line(line)
-
-    def fail(self, place: str, error: BackupError) -> None:
-        """Tell a failure, also in the document."""
-        self._status = error.exit_status
-        self._fields["error"] = tell.error_fields(error)
-        tell_failure(Failed(place, error.message, error.hint, error.exit_status))
-
-    def finish(self) -> int:
-        """Print the document, if one is wanted, and give the exit status."""
-        if self._options.json:
-            document = {
-                "version": 1,
-                "exit_status": self._status,
-                "dry_run": self._options.dry_run,
-                "error": None,
-                **self._fields,
-            }
-            print_line(json.dumps(document, indent=1))
-        return self._status
