@@ -71,12 +71,12 @@ def test_a_destroyed_source_comes_back_and_its_chain_goes_on(
     old, disk, new = btrfs(), btrfs(), btrfs()
     source, backups = old.subvolume("home"), disk.path / "backups"
     backups.mkdir()
-    there = way(backups)
+    there, local = way(backups), local_way(backups)
     variety.fill(source, 1)
     for generation in range(5):
         if generation:
             variety.change(source, generation)
-        must(run_program("-p", "home-", source, *there))
+        must(run_program("-p", "home-", source, *(there if generation < 2 else local)))
     names = sorted(set(os.listdir(backups)) - {STATE})
     wanted = trees.describe(source)
     before = {name: shown(backups / name) for name in names}
@@ -124,10 +124,10 @@ def test_words_choose_and_a_rehearsal_changes_nothing(scene: Scene, sshd: Sshd):
         document = told(restored(*way(scene.source), "--to", other, "-n", "--json"))
         assert document["snapshot"]["kind"] == "snapshot"
         assert (document["snapshot"]["name"], document["to"]) == (names[2], str(other))
-        done = restored(*way(scene.destination), "1999-01-01", "--to", other)
-        complaint(done, 4, "as old as '1999-01-01'", names[2])
-        done = restored(*way(scene.destination), "nonsense", "--to", other)
-        complaint(done, 4, "no snapshot", "'nonsense'", names[2])
+    done = restored(*way(scene.destination), "1999-01-01", "--to", other)
+    complaint(done, 4, "as old as '1999-01-01'", names[2])
+    done = restored(scene.destination, "nonsense", "--to", other)
+    complaint(done, 4, "no snapshot", "'nonsense'", names[2])
     text = must(restored(scene.destination, "--to", other, "-n")).stdout
     assert re.search(rf"^snapshot  {names[2]}, 2020", text)
     assert re.search(r"^size      about \d.* B, in full; \S+ \wiB free", text, re.M)
@@ -200,11 +200,13 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
     before = fingerprint(target)
     for way in both_ways(sshd):
         there = way(scene.destination)
-        for to in (taken, link, target):
-            done = restored(*there, "--to", way(to)[-1])
+        for to in (link, target):
+            done = restored(scene.destination, "--to", *reversed(way(to)))
             complaint(done, 4, "exists already, and nothing is overwritten")
-        done = restored(*there, "--to", way(target / "no/where")[-1])
-        complaint(done, 4, "does not exist", "mkdir -p")
+    done = restored(*there, "--to", taken)
+    complaint(done, 4, "exists already, and nothing is overwritten")
+    done = restored(*there, "--to", way(target / "no/where")[-1])
+    complaint(done, 4, "does not exist", "mkdir -p")
     done = restored(*there, "--to", scene.destination / names[0])
     complaint(done, 4, "is a read-only snapshot")
     done = restored(*there, "--to", way(Path("/proc"))[-1])

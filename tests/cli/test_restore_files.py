@@ -153,10 +153,10 @@ def test_what_is_in_the_way_is_told_before_any_byte_moves(
 
         refused("a/other", "a/b", because="there is already a/b, and nothing is over")
         refused("first", "nope", "a/b/nope/x", because="not hold nope, a/b/nope/x")
-        refused("link/b/c", because="these are no directories: link")
-        done = restored(*words, "-n", "--file", "first", "a/b/c", "--json")
-        assert json.loads(must(done).stdout)["files"] == ["first", "a/b/c"]
-        assert fingerprint(to) == before
+    refused("link/b/c", because="these are no directories: link")
+    done = restored(*words, "-n", "--file", "first", "a/b/c", "--json")
+    assert json.loads(must(done).stdout)["files"] == ["first", "a/b/c"]
+    assert fingerprint(to) == before
     (to / "a/b").rmdir()
     (to / "a").rmdir()
     (to / "a").symlink_to(tmp_path)

@@ -43,9 +43,7 @@ def _streams(name: bytes, uuid: bytes) -> dict[str, bytes]:
         return streams.stream(*commands, end)
 
     return {
-        "another name": made(streams.subvolume(b"other", uuid), streams.file(b"f")),
         "a name that steers": made(streams.subvolume(b"-rf\n\x1b[31m", uuid)),
-        "up and out": made(streams.subvolume(b"../../../" + name, uuid)),
         "a file up and out": made(start, streams.file(b"../../../../evil")),
         "through a link": made(
             start, streams.symlink(b"out", b"../../../.."), streams.file(b"out/evil")
@@ -55,7 +53,6 @@ def _streams(name: bytes, uuid: bytes) -> dict[str, bytes]:
         ),
         "two subvolumes": made(start) + made(streams.subvolume(b"more")),
         "another identity": made(streams.subvolume(name)),
-        "nothing": b"",
     }
 
 
@@ -111,24 +108,14 @@ def test_no_archive_writes_outside_its_staging(scene: Scene, liar: tuple[Sshd, P
     link, hard, directory = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
     d, f = _member("./d", directory), _member("./d/f")
     archives: dict[str, Sequence[tarfile.TarInfo]] = {
-        "nothing": (),
         "another file": (_member("./evil"),),
-        "more than was asked for": (d, f, _member("./evil")),
-        "more beside it": (d, f, _member("./d/evil")),
+        "more beside it": (d, f, _member("./d/-rf\n\x1b[31m")),
         "up": (d, f, _member("./d/../../victim/precious")),
         "absolute": (d, f, _member(f"{outside}/evil")),
-        "a link to a directory": (_member("./d", link, outside), f),
-        "a link, and through it": (
-            _member("./d", link, outside),
-            _member("./d/precious"),
-        ),
-        "a link above": (_member("./d", link, ".."), _member("./d/victim/evil"), f),
+        "a link, and through it": (_member("./d", link, outside), _member("./d/f")),
         "a link instead of a file": (d, _member("./d/f", link, "/etc/passwd")),
         "a hard link": (d, _member("./d/f", hard, f"{outside}/precious")),
-        "a hard link up": (d, _member("./d/f", hard, "../victim/precious")),
         "a device": (d, _member("./d/f", tarfile.CHRTYPE)),
-        "a directory": (d, _member("./d/f", directory)),
-        "names that steer": (d, f, _member("./d/-rf\n\x1b[31m")),
     }
     words: Sequence[Argument] = (*ssh_way(server)(scene.destination), "--to", to)
     before = fingerprint(victim)
@@ -139,8 +126,6 @@ def test_no_archive_writes_outside_its_staging(scene: Scene, liar: tuple[Sshd, P
         assert "\x1b" not in done.stderr and "Traceback" not in done.stderr
         assert os.listdir(to) == ["victim"], (what, done.stderr)
         assert fingerprint(victim) == before, what
-    said.write_bytes(b"garbage")
-    complaint(run_program("restore", *words, "--file", "d/f"), 1)
     said.write_bytes(_archive(d, f))
     must(run_program("restore", *words, "--file", "d/f"))
     assert (to / "d/f").read_text() == "evil"

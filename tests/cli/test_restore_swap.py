@@ -12,7 +12,8 @@ from tests.cli.scenes import covers, must
 from tests.cli.test_restore import told
 from tests.cli.staged import ssh_way
 from tests.conftest import MakesFilesystems
-from tests.support.filesystems import read_mounts
+from tests.support.filesystems import _users_of, read_mounts
+from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program
 from tests.support.sshd import Sshd
 
@@ -86,6 +87,8 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
         words: list[Argument] = [backups, "-p", "home-", "--to", place, *login]
         _run("btrfs", "-q", "subvolume", "snapshot", "-r", home, top / "keep")
         swap = restored(*words, "--replaces", point)
+        # Sessions of ssh end late.
+        wait_until(lambda: "no process" in _users_of(point)[0], 10)
         _swapped(swap, "rename in the top level")
         assert _options(point) == before >= {"noatime"}
         check(point)
