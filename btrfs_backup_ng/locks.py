@@ -66,8 +66,8 @@ class Holder:
         :returns: whether it was: others may have worked there meanwhile.
         :raises Busy: if another run has it for longer than ``wait_s``.
         """
-        said = attempt(lambda: self._says[endpoint](self.line()))
-        if not isinstance(said, BackupError):
+        say = self._says.get(endpoint)
+        if not (say and isinstance(attempt(lambda: say(self.line())), BackupError)):
             return False
         self._regained.enter_context(self.holding(endpoint, wait_s))
         return True

@@ -82,6 +82,12 @@ def split_name(name: str) -> tuple[str, datetime] | None:
     return (name[: match.start()], moment) if match and moment else None
 
 
+def prefix_in(name: str) -> str:
+    """Give what stands before the time in a name; all of it if there is none."""
+    split = split_name(name)
+    return split[0] if split else name
+
+
 def _parse_time(match: re.Match[str]) -> datetime | None:
     try:
         if match[2]:

@@ -23,7 +23,7 @@ def check_source(source: BtrfsEndpoint, job: Job, sudo_line: str) -> list[Noted]
     :returns: what the user should know.
     :raises Refused: if no snapshot of it could be made, or none kept.
     """
-    facts = _look(source, sudo_line)
+    facts = look(source, sudo_line)
     path = visible(source.location.path)
     _check_directory(source, facts)
     if not facts.is_btrfs:
@@ -32,7 +32,7 @@ def check_source(source: BtrfsEndpoint, job: Job, sudo_line: str) -> list[Noted]
             " can be snapshotted"
         )
     check_tools(source.host, facts)
-    _check_privilege(source, facts, sudo_line)
+    check_privilege(source, facts, sudo_line)
     if not facts.is_subvolume:
         raise Refused(
             f"{path} is a directory inside the subvolume {visible(facts.containing)},"
@@ -65,7 +65,11 @@ def _stream_hint(source: BtrfsEndpoint, destination: BtrfsEndpoint) -> str:
     return visible(f"btrfs-backup-ng {shlex.quote(str(source.location))} {sink}")
 
 
-def _look(endpoint: BtrfsEndpoint, sudo_line: str) -> Facts:
+def look(endpoint: BtrfsEndpoint, sudo_line: str) -> Facts:
+    """Look at a place; if only root may, say how.
+
+    :raises Refused: if it cannot be looked at.
+    """
     try:
         return endpoint.look()
     except NeedsRoot as error:
@@ -97,7 +101,7 @@ def check_destination(
     :returns: what the user should know.
     :raises Refused: if no backup could be kept there, or not where it seems to.
     """
-    facts = _look(destination, sudo_line)
+    facts = look(destination, sudo_line)
     _check_directory(destination, facts)
     if job.checks is not Checks.SKIP:
         _check_mounted(destination, facts)
@@ -109,7 +113,7 @@ def check_destination(
             + _stream_hint(source, destination),
         )
     check_tools(destination.host, facts)
-    _check_privilege(destination, facts, sudo_line)
+    check_privilege(destination, facts, sudo_line)
     if job.checks is Checks.SKIP:
         return []
     if not facts.is_writable:
@@ -122,7 +126,7 @@ def check_readable(place: BtrfsEndpoint, sudo_line: str) -> None:
 
     :raises Refused: if what it keeps cannot be seen, or may be somewhere else.
     """
-    facts = _look(place, sudo_line)
+    facts = look(place, sudo_line)
     if not facts.exists:
         raise Refused(f"{place} does not exist")
     if not facts.is_directory:
@@ -136,7 +140,7 @@ def check_readable(place: BtrfsEndpoint, sudo_line: str) -> None:
         kind = visible(facts.filesystem_type)
         raise Refused(f"{place} is {kind}, and snapshots are only on btrfs")
     check_tools(place.host, facts)
-    _check_privilege(place, facts, sudo_line)
+    check_privilege(place, facts, sudo_line)
 
 
 def _check_directory(endpoint: BtrfsEndpoint, facts: Facts) -> None:
@@ -179,7 +183,11 @@ def check_tools(host: Host, facts: Facts) -> None:
         )
 
 
-def _check_privilege(endpoint: BtrfsEndpoint, facts: Facts, sudo_line: str) -> None:
+def check_privilege(endpoint: BtrfsEndpoint, facts: Facts, sudo_line: str) -> None:
+    """Go on only with the rights that btrfs needs.
+
+    :raises Refused: without them.
+    """
     if facts.privilege is not Privilege.NONE:
         return
     raise Refused(

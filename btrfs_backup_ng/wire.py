@@ -1,5 +1,6 @@
 """Own the closed set of verbs that a place understands; ``grammar`` has their form."""
 
+from btrfs_backup_ng import wire_files
 from btrfs_backup_ng.appraisal import SPACE, TIMES
 from btrfs_backup_ng.grammar import KEEPER, Verb
 from btrfs_backup_ng.wire_versions import CONTENT, DIGESTS, LINKS, STATS
@@ -369,4 +370,5 @@ VERBS = (
     DIGESTS,
     LINKS,
     CONTENT,
+    *wire_files.VERBS,
 )

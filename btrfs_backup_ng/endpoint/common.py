@@ -101,6 +101,7 @@ class BtrfsEndpoint:
     :ivar directory: where they are.
     :ivar state: where our bookkeeping about them is.
     :ivar facts: what :meth:`look` found.
+    :ivar publishing: the verb that gives what arrived its final name.
     """
 
     facts: Facts
@@ -118,6 +119,7 @@ class BtrfsEndpoint:
         self.is_source = folder is not None
         self.directory = location.join(folder or "").path.rstrip("/") or "/"
         self.state = location.join(STATE).path
+        self.publishing = wire.PUBLISH
         self._naming = naming
         self._is_prepared = False
 
@@ -255,7 +257,7 @@ class BtrfsEndpoint:
         _check_identity(_parse_show(text), snapshot, f"what arrived at {self}")
         batch = next(_batches(others), [])
         done = self._call(
-            *(wire.PUBLISH, self.state, transfer_id, snapshot.name),
+            *(self.publishing, self.state, transfer_id, snapshot.name),
             *(self.directory, target, "1" if verify else "0", *batch),
         )
         if len(batch) < len(others):

@@ -72,6 +72,7 @@ def test_the_demo_shows_everything_and_leaves_nothing(place: Path):
     assert full and second
     assert second[3] == full[1]
     assert _bytes(second[2]) < _bytes(full[2]) / 5
+    assert shown.count("no difference") == 2
     for line in (
         r"\$ mkfs\.btrfs .*",
         r"\$ mount .*",
@@ -80,6 +81,11 @@ def test_the_demo_shows_everything_and_leaves_nothing(place: Path):
         rf".*{second[1]}",
         r"\$ diff .*",
         "no difference",
+        rf"\$ btrfs-backup-ng restore {place}/.* --file documents/holiday\.jpg",
+        r"restored  1 file or folder below .*",
+        rf"\$ btrfs-backup-ng restore {place}/.* --writable",
+        r"restored  \S+/computer/home: \S+ MiB in .*",
+        rf"\S+ -> \S+: sent \S+, \S+ \S+ since {second[1]} in .*",
         "# Everything is removed again.",
     ):
         assert re.search(f"^{line}$", shown, re.MULTILINE), line

@@ -23,11 +23,11 @@ FLOORS = {
         cli/version cli/root cli/layout cli/verb cli/tell cli/commands/__init__
         cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
         cli/commands/prune cli/commands/diff cli/commands/versions cli/asking
-        cli/dropping cli/thinner cli/timeline
+        cli/dropping cli/thinner cli/timeline cli/restoring cli/commands/restore
     """,
     "5 verbs": """
         context backup target delivery prune doctor listing status leftovers compare
-        versions lookup versiondiff thinning
+        versions lookup versiondiff thinning finding restore files
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
@@ -39,13 +39,13 @@ FLOORS = {
     """,
     "2 words": """
         command codecs grammar wire wire_versions btrfs/__init__ btrfs/facts btrfs/ioctl
-        btrfs/listing btrfs/extents btrfs/parse appraisal
+        btrfs/listing btrfs/extents btrfs/parse appraisal wire_files
     """,
     "1 mind": """
         location model naming staging retention plan report diagnosis timeline
         sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
         sendstream/reader sendstream/size sendstream/tree sendstream/changes policy
-        simulation
+        simulation choose swap
     """,
     "0 ground": """
         __init__ __util__ __logger__

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btrfs_backup_ng import wire, wire_versions
+from btrfs_backup_ng import wire, wire_files, wire_versions
 from btrfs_backup_ng.__util__ import MIB, BackupError
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
@@ -168,7 +168,8 @@ def test_a_script_is_good_shell(verb, shell):
 def test_every_verb_has_a_name_of_its_own_and_the_list_is_complete():
     names = [verb.name for verb in VERBS]
     assert len(set(names)) == len(names)
-    assert {v for v in vars(wire).values() if isinstance(v, Verb)} == set(VERBS)
+    made = [*vars(wire).values(), *vars(wire_files).values()]
+    assert {v for v in made if isinstance(v, Verb)} == set(VERBS)
 
 
 LONG_PATH = "/srv/" + "Größe und Länge/" * 60  # 1,145 bytes

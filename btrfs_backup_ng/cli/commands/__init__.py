@@ -10,6 +10,7 @@ VERBS = {
     "doctor": "btrfs_backup_ng.cli.commands.doctor",
     "list": "btrfs_backup_ng.cli.commands.listing",
     "prune": "btrfs_backup_ng.cli.commands.prune",
+    "restore": "btrfs_backup_ng.cli.commands.restore",
     "status": "btrfs_backup_ng.cli.commands.status",
     "versions": "btrfs_backup_ng.cli.commands.versions",
 }

@@ -1,4 +1,4 @@
-"""Own the ``demo`` verb: a backup on two throw-away filesystems, to watch."""
+"""Own the ``demo`` verb: backups and restores on throw-away filesystems, to watch."""
 
 import os
 import shlex
@@ -13,6 +13,7 @@ from btrfs_backup_ng import history
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
 from btrfs_backup_ng.cli import classic
+from btrfs_backup_ng.cli.commands import VERBS, run_verb
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.cli.root import sudo_line
@@ -32,7 +33,7 @@ _PHOTOS, _PHOTO_BYTES = 16, 2 * MIB
 
 
 def main(words: Sequence[str]) -> int:
-    """Show a backup, a change, an incremental backup, and that both are right."""
+    """Show backups, that they are right, and how files and all of it come back."""
     options = _parser().parse_args(words)
     set_up_logging("warning")
     if os.geteuid() != 0:
@@ -50,7 +51,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog=f"{PROGRAM} demo",
         description="Make two btrfs filesystems in files, back one up to the other"
-        " twice, compare, and remove everything again.",
+        " twice, compare, restore from it, and remove everything again.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -112,8 +113,22 @@ def _show(top: Path, stack: ExitStack, *, keep: bool) -> None:
         _do("ls", "-l", str(backups))
         newest = sorted(backups.iterdir())[-1]
         _tell("The newest one and the source, byte by byte:")
-        _do("diff", "-r", "--exclude=.btrfs-backup-ng", str(source), str(newest))
-        print_line("no difference")
+        _compare(source, newest)
+
+        _tell("A file is lost, and comes back:")
+        _do("rm", str(source / "documents" / "holiday.jpg"))
+        lost = "documents/holiday.jpg"
+        _do_ours("restore", str(backups), "--to", str(source), "--file", lost)
+        _tell("The whole disk is lost, and a new one put in:")
+        _do("umount", str(home))
+        _format(home)
+        _tell("Everything comes back, ready to be used:")
+        _do_ours("restore", str(backups), "--to", str(source), "--writable")
+        _compare(source, newest)
+        time.sleep(1.1)
+        _tell("And the next backup of it brings the difference only:")
+        _do_ours(str(source), str(backups))
+        _do_ours("list", str(backups))
     finally:
         if keep:
             stack.pop_all()
@@ -126,9 +141,14 @@ def _make_filesystem(place: Path, stack: ExitStack) -> None:
     place.mkdir()
     with open(image, "wb") as file:
         file.truncate(_IMAGE_BYTES)
-    _do("mkfs.btrfs", "-q", str(image), quietly=True)
-    _do("mount", "-o", "loop", str(image), str(place))
+    _format(place)
     stack.callback(_unmount, place)
+
+
+def _format(place: Path) -> None:
+    image = str(place.with_suffix(".img"))
+    _do("mkfs.btrfs", "-q", "-f", image, quietly=True)
+    _do("mount", "-o", "loop", image, str(place))
 
 
 def _unmount(place: Path) -> None:
@@ -171,8 +191,15 @@ def _do(*argv: str, quietly: bool = False) -> None:
 
 def _do_ours(*words: str) -> None:
     print_line(f"$ {PROGRAM} {shlex.join(words)}")
-    if classic.main(words) != 0:
-        raise BackupError("the backup failed")
+    verb, *rest = words
+    status = run_verb(verb, rest) if verb in VERBS else classic.main(words)
+    if status != 0:
+        raise BackupError(f"{PROGRAM} ended with status {status}")
+
+
+def _compare(one: Path, other: Path) -> None:
+    _do("diff", "-r", "--exclude=.btrfs-backup-ng", str(one), str(other))
+    print_line("no difference")
 
 
 def _tell(text: str) -> None:

@@ -1,0 +1,138 @@
+"""Own the words that choose a snapshot: ``latest``, a date, a name, part of a UUID."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from btrfs_backup_ng.__util__ import Refused, UsageError, visible
+from btrfs_backup_ng.model import Snapshot
+from btrfs_backup_ng.naming import prefix_in
+from btrfs_backup_ng.retention import in_order
+
+LATEST, YESTERDAY = "latest", "yesterday"
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d)(:\d\d)?(Z|[+-]\d\d:?\d\d)?)?")
+_UUID_PART = re.compile(r"[0-9a-fA-F-]+")
+#: So many digits of a UUID are no accident.
+_DIGITS = 4
+#: So many names an error shows.
+_SHOWN = 5
+#: Clocks differ a little; what is dated later than that from now on is no "latest".
+_TOLERANCE = timedelta(minutes=10)
+
+
+class NotChosen(Refused):
+    """No snapshot, or more than one, is what the word says."""
+
+
+def choose(
+    word: str,
+    snapshots: Sequence[Snapshot],
+    *,
+    dated: Sequence[Snapshot],
+    place: str,
+    now: datetime,
+) -> Snapshot:
+    """Find the snapshot that a word means.
+
+    :param word: ``latest``; ``yesterday``, the newest before today's midnight; a date
+        or a time, the newest of that day (minute, second) or before; a name; or the
+        first digits of a UUID. Times without an offset are local.
+    :param snapshots: all that a name or a UUID may mean.
+    :param dated: those of them that a time may mean.
+    :param place: how messages call the place.
+    :param now: aware.
+    :raises NotChosen: if none is meant, or more than one.
+    :raises UsageError: if the word is a time that does not exist.
+    """
+    named = [s for s in snapshots if s.name == word]
+    if named:
+        return _only(named, word, place)
+    end = _end(word, now)
+    if end:
+        return _newest(word, dated or snapshots, end, place, complete=bool(dated))
+    digits = word.replace("-", "").lower()
+    if _UUID_PART.fullmatch(word) and len(digits) >= _DIGITS:
+        found = [s for s in snapshots if any(_starts(s, digits))]
+        if found:
+            return _only(found, word, place)
+    raise NotChosen(
+        f"{place} has no snapshot {visible(repr(word))}",
+        hint=f"{_told(snapshots)}\n" + "A name, the first 4 or more digits of a UUID,"
+        " latest, yesterday, or a time like 2026-11-20 or '2026-11-20 10:30' chooses.",
+    )
+
+
+def _starts(snapshot: Snapshot, digits: str) -> list[bool]:
+    uuids = (snapshot.uuid, snapshot.received_uuid)
+    return [uuid.hex.startswith(digits) for uuid in uuids if uuid]
+
+
+def _only(found: Sequence[Snapshot], word: str, place: str) -> Snapshot:
+    """Give the one that was found; copies of one snapshot count as one."""
+    if len({s.origin for s in found}) == 1:
+        return found[0]
+    lines = [f"{visible(s.name)}  {s.uuid}" for s in found]
+    raise NotChosen(
+        f"{len(found)} snapshots at {place} are meant by {visible(repr(word))}",
+        hint="\n".join(lines),
+    )
+
+
+def _newest(
+    word: str,
+    dated: Sequence[Snapshot],
+    end: datetime,
+    place: str,
+    *,
+    complete: bool,
+) -> Snapshot:
+    if not complete:
+        raise NotChosen(f"{place} has no complete snapshot", hint=_told(dated))
+    prefixes = sorted({prefix_in(s.name) for s in dated})
+    if len(prefixes) > 1:
+        raise NotChosen(
+            f"{place} has snapshots of several subvolumes, and"
+            f" {visible(repr(word))} does not say of which",
+            hint="Say it:  "
+            + "   or  ".join(f"-p {visible(prefix)!r}" for prefix in prefixes[:_SHOWN]),
+        )
+    found = [s for s in dated if s.created and s.created < end]
+    if not found:
+        raise NotChosen(
+            f"{place} has no complete snapshot as old as {visible(repr(word))}",
+            hint=_told(dated),
+        )
+    return in_order(found)[-1]
+
+
+def _end(word: str, now: datetime) -> datetime | None:
+    """Give the first moment that a word about time does not mean any more."""
+    if word == LATEST:
+        return now + _TOLERANCE
+    if word == YESTERDAY:
+        return datetime.combine(
+            now.astimezone().date(), datetime.min.time()
+        ).astimezone()
+    match = _DATE.fullmatch(word)
+    if match is None:
+        return None
+    date, minute, second, zone = match.groups()
+    try:
+        given = datetime.fromisoformat(
+            f"{date} {minute or '00:00'}{second or ':00'}{zone or ''}"
+        )
+        if not minute:
+            return (given + timedelta(days=1)).astimezone()
+        unit = timedelta(seconds=1) if second else timedelta(minutes=1)
+        return given.astimezone() + unit
+    except (ValueError, OverflowError) as error:
+        raise UsageError(f"there is no such time: {visible(repr(word))}") from error
+
+
+def _told(snapshots: Sequence[Snapshot]) -> str:
+    """Say what there is instead, the newest first."""
+    if not snapshots:
+        return "There is none."
+    newest = [visible(s.name) for s in in_order(snapshots)[: -_SHOWN - 1 : -1]]
+    more = len(snapshots) - len(newest)
+    return "There is " + ", ".join(newest) + (f", and {more} more." if more else ".")

@@ -1,0 +1,272 @@
+"""Own the ``restore`` verb: words -> a snapshot or files of it, back at a new path."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
+
+from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng.__util__ import (
+    GIB,
+    BackupError,
+    Interrupted,
+    UsageError,
+    visible,
+)
+from btrfs_backup_ng.choose import LATEST
+from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import Parser, add_display, display_level
+from btrfs_backup_ng.cli.restoring import Desk
+from btrfs_backup_ng.cli.sshopts import add_ssh
+from btrfs_backup_ng.cli.verb import access, add_folder, new_parser, read_words
+from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.files import FileRestoration, read_paths
+from btrfs_backup_ng.finding import find_snapshot
+from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.location import Location, Scheme, parse_location
+from btrfs_backup_ng.locks import Turns
+from btrfs_backup_ng.model import TransferOptions
+from btrfs_backup_ng.progress import Progress
+from btrfs_backup_ng.restore import Request, Restoration
+
+_EPILOG = f"""\
+{EPILOG_PLACES}
+SNAPSHOT is one of
+  latest                       the newest (the default)
+  yesterday                    the newest before today's midnight
+  2026-11-20, '2026-11-20 10:30'  the newest of that day (minute) or before, local time
+  a name, or the first digits of a UUID (4 or more)
+
+what is made:
+  PATH is a directory      PATH/NAME, a read-only snapshot
+  PATH does not exist      PATH itself
+  with --writable          the same as a writable subvolume, which has the read-only
+                           snapshot where a backup looks for it, so that the next
+                           backup is incremental; with the commands that put it in
+                           place of the old one
+  with --file              the files under their paths in the snapshot, below PATH,
+                           with owners, modes, times, xattrs, ACLs and hard links
+Nothing is ever overwritten, and nothing at PLACE is changed. Of what the filesystem
+of PATH has already, nothing is sent. A cut restore goes on when it is run again.
+
+exit status:
+  0 restored   1 failed   2 usage   3 another run is at work there
+  4 refused before any change: no such snapshot, something exists at PATH, no room ...
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Bring a snapshot or files of it back.
+
+    :raises UsageError: if the words do not make sense.
+    """
+    options = read_words(_parser(), words)
+    if options is None:
+        return 0
+    location, word, to = _places(options)
+    paths = _paths(options)
+    with ExitStack() as stack:
+        folder = options.snapshot_folder
+        way = stack.enter_context(access(options, folder, "restore", words))
+        watched = options.progress
+        if watched is None:
+            watched = sys.stderr.isatty() and not options.quiet
+        progress = stack.enter_context(Progress(watched, silent=options.quiet))
+        context = _context(options, way, progress, watched)
+        desk = Desk(options, context)
+        try:
+            chosen = find_snapshot(
+                location,
+                word,
+                prefix=options.snapshot_prefix,
+                access=way,
+                now=context.now,
+            )
+            desk.chosen = chosen
+            if paths:
+                desk.files(
+                    FileRestoration(chosen, paths, to, way, context, _transfer(options))
+                )
+            else:
+                desk.snapshot(Restoration(chosen, _request(options, to), way, context))
+        except Interrupted:
+            raise
+        except BackupError as error:
+            if not options.json:
+                raise
+            desk.fail(str(location), error)
+        return desk.finish()
+
+
+def _parser() -> Parser:
+    parser = new_parser(
+        "restore",
+        usage="[options] PLACE [SNAPSHOT] --to PATH [--file FILE ...]",
+        description="Bring a snapshot, or files of it, back from where it is kept.",
+        epilog=_EPILOG,
+    )
+    add = parser.add_argument
+    add("--to", metavar="PATH", help="where to, here or ssh://...; see below")
+    add(
+        "--writable",
+        action="store_true",
+        help="make a writable subvolume, ready to be used and to be backed up",
+    )
+    add(
+        "--replaces",
+        metavar="DIR",
+        default="",
+        help="with --writable: tell the commands that put it in place of DIR (default:"
+        " where the source was, if that is known)",
+    )
+    add(
+        "--file",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FILE",
+        help="only these files and folders, by their paths in the snapshot",
+    )
+    add(
+        "--files-from",
+        metavar="LIST",
+        default="",
+        help="the same, with the paths in the file LIST, one a line; - for stdin",
+    )
+    add("-0", "--null", action="store_true", help="a NUL ends each path in LIST")
+    add(
+        "-p",
+        "--snapshot-prefix",
+        metavar="P",
+        help="latest, yesterday and dates mean snapshots whose name is P and a time",
+    )
+    add(
+        "-n",
+        "--dry-run",
+        action="store_true",
+        help="say what would be done, and how large it is; change nothing",
+    )
+    add(
+        "--wait",
+        type=values.seconds,
+        metavar="S",
+        default=0.0,
+        help="wait up to S seconds for another run to end (default: 0)",
+    )
+    add(
+        "--compress",
+        type=values.codec,
+        metavar="HOW",
+        default="none",
+        help="compress a snapshot on the way through ssh: zstd, zstd:LEVEL, lz4, none,"
+        " or auto (default: none)",
+    )
+    add(
+        "--rate",
+        type=values.size,
+        metavar="SIZE",
+        help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
+    )
+    add(
+        "--checkpoint-interval",
+        type=values.interval,
+        metavar="SIZE",
+        default=GIB,
+        help="how much of a snapshot a cut may cost: what has arrived is sealed each"
+        " SIZE bytes, and not sent again (default: 1G)",
+    )
+    add(
+        "--no-check-space",
+        action="store_false",
+        dest="check_space",
+        help="do not compare what is needed with what is free",
+    )
+    add_folder(parser)
+    add_ssh(parser)
+    add_display(parser)
+    return parser
+
+
+def _places(options: argparse.Namespace) -> tuple[Location, str, Location]:
+    """Give the place, the word for the snapshot, and where to."""
+    if not options.to:
+        raise UsageError(
+            "restore needs a path to restore to; nothing is overwritten",
+            hint=f"Write:  {PROGRAM} restore PLACE [SNAPSHOT] --to PATH",
+        )
+    if len(options.places) > 2:
+        raise UsageError(
+            f"restore takes a place and a snapshot, and {len(options.places)} words are"
+            " given"
+        )
+    directory = os.getcwd()
+    place, *word = options.places
+    location = parse_location(place, working_directory=directory)
+    to = parse_location(options.to, working_directory=directory)
+    if Scheme.SHELL in (location.scheme, to.scheme):
+        raise UsageError("nothing can be restored from or to a command (shell://)")
+    if options.replaces and not options.replaces.startswith("/"):
+        raise UsageError("--replaces needs an absolute path, on the machine of --to")
+    if options.writable and (options.file or options.files_from):
+        raise UsageError("--writable makes a subvolume, and --file brings files")
+    if options.replaces and not options.writable:
+        raise UsageError("--replaces needs --writable")
+    return location, word[0] if word else LATEST, to
+
+
+def _paths(options: argparse.Namespace) -> tuple[str, ...]:
+    """Give the paths of the files that are wanted."""
+    if not options.files_from:
+        if options.null:
+            raise UsageError("-0 says how the paths in --files-from LIST end")
+        return read_paths(options.file)
+    try:
+        if options.files_from == "-":
+            raw = sys.stdin.buffer.read()
+        else:
+            with open(options.files_from, "rb") as file:
+                raw = file.read()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read {visible(options.files_from)}: {error.strerror}"
+        ) from error
+    listed = [os.fsdecode(p) for p in raw.split(b"\0" if options.null else b"\n") if p]
+    if not (listed or options.file):
+        raise UsageError(f"{visible(options.files_from)} names no file")
+    return read_paths([*options.file, *listed])
+
+
+def _request(options: argparse.Namespace, to: Location) -> Request:
+    replaces = options.replaces.rstrip("/") or options.replaces
+    return Request(to, options.writable, replaces, _transfer(options), options.wait)
+
+
+def _transfer(options: argparse.Namespace) -> TransferOptions:
+    return TransferOptions(
+        compress=options.compress,
+        rate=options.rate,
+        check_space=options.check_space,
+        checkpoint_interval=options.checkpoint_interval,
+    )
+
+
+def _context(
+    options: argparse.Namespace, way: Access, progress: Progress, watched: bool
+) -> Context:
+    notes = display_level([options]) != "error"
+    output = Output(
+        progress=progress, quiet=options.quiet, notes=notes, as_json=options.json
+    )
+    return Context(
+        now=datetime.now().astimezone(),
+        connections=way.connections,
+        turns=Turns(),
+        progress=progress,
+        tell=output.tell,
+        watched=watched,
+        sudo_line=way.sudo_line,
+    )

@@ -1,0 +1,352 @@
+"""Own the way back of single files and folders of a snapshot, under their own paths."""
+
+import logging
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from btrfs_backup_ng import codecs, preflight, wire_files
+from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.command import Command
+from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.endpoint.common import new_transfer_id
+from btrfs_backup_ng.finding import Chosen
+from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.location import Location, Scheme
+from btrfs_backup_ng.model import TransferOptions
+from btrfs_backup_ng.pipeline import Meter, run_pipeline
+from btrfs_backup_ng.process import last_steps
+from btrfs_backup_ng.restore import look_at_target
+from btrfs_backup_ng.route import stages_between
+
+log = logging.getLogger(__name__)
+
+#: What the arguments of one local command may take in bytes; Linux gives 2 MiB in all
+#: to them and the environment, and 128 KiB to each.
+_ARGUMENTS_BYTES = 1_000_000
+#: So many names an error shows.
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is at a path: its type and mode, and the device it is on."""
+
+    mode: int
+    device: int
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+
+def read_paths(words: Iterable[str]) -> tuple[str, ...]:
+    """Read paths in a snapshot: without those that lie in another one of them.
+
+    :raises UsageError: for one that leads out of the snapshot, or is all of it.
+    """
+    wanted: dict[str, None] = {}
+    for word in words:
+        parts = [part for part in word.split("/") if part not in ("", ".")]
+        if ".." in parts or "\0" in word:
+            raise UsageError(f"{visible(word)} leads out of the snapshot")
+        if not parts:
+            raise UsageError(
+                f"'{visible(word)}' is the whole snapshot",
+                hint="Without --file all of it is restored.",
+            )
+        wanted["/".join(parts)] = None
+    return tuple(p for p in wanted if not any(above in wanted for above in _above(p)))
+
+
+def _above(path: str) -> Iterator[str]:
+    """Give the directories above a path, the topmost first."""
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
+
+
+class FileRestoration:
+    """Files and folders on their way back.
+
+    :ivar paths: what is wanted, relative to the snapshot and, then, to the target.
+    :ivar to: the directory below which it appears.
+    :ivar size_bytes: what it takes on the disk; ``None`` if nobody tells.
+    """
+
+    def __init__(
+        self,
+        chosen: Chosen,
+        paths: Sequence[str],
+        to: Location,
+        access: Access,
+        context: Context,
+        options: TransferOptions,
+    ) -> None:
+        """Look at both ends; changes nothing.
+
+        :raises Refused: if something is missing there, or in the way here.
+        """
+        self.paths = tuple(paths)
+        self.to = to
+        self._chosen = chosen
+        self._context = context
+        self._options = options
+        self._directories = sorted({above for p in paths for above in _above(p)})
+        self._from: Host = chosen.keeper.host
+        target = look_at_target(to, access)
+        self._host: Host = target.host
+        if not target.facts.is_directory:
+            raise Refused(
+                f"{target} is not a directory; files are restored below one",
+                hint=f"Make one:  mkdir -p {visible(to.path)}",
+            )
+        preflight.check_privilege(target, target.facts, access.sudo_line)
+        self._kinds = self._look_there()
+        self._moves = self._look_here()
+        if not self._is_copy:
+            self._check_tar(chosen.keeper.location, self._from)
+            self._check_tar(to, self._host)
+        self.size_bytes = self._measure()
+        if options.check_space and self.size_bytes is not None:
+            what, free = f"{len(paths)} files or folders", target.facts.size_free
+            for note in preflight.check_space(
+                str(to), what, self.size_bytes, free, options
+            ):
+                context.tell(note)
+
+    @property
+    def _is_copy(self) -> bool:
+        """Tell whether one command here can do it, without an archive in between."""
+        places = (self._chosen.keeper.location, self.to)
+        size = sum(len(os.fsencode(path)) + 16 for path in self.paths)
+        is_here = all(place.scheme is Scheme.LOCAL for place in places)
+        return is_here and size < _ARGUMENTS_BYTES
+
+    def _look_there(self) -> Mapping[str, _Seen]:
+        """Look at what is wanted in the snapshot."""
+        name = visible(self._chosen.kept.snapshot.name)
+        seen = _look(self._from, self._chosen.path, [*self._directories, *self.paths])
+        links = [d for d in self._directories if d in seen and not seen[d].is_directory]
+        if links:
+            raise Refused(f"in {name} these are no directories: {_listed(links)}")
+        missing = [path for path in self.paths if path not in seen]
+        if missing:
+            raise Refused(
+                f"{name} does not hold {_listed(missing)}",
+                hint="Paths are relative to the snapshot, as in the subvolume that was"
+                " backed up.",
+            )
+        return seen
+
+    def _look_here(self) -> Mapping[str, Sequence[str]]:
+        """Look for what is in the way; give what is to appear below which directory.
+
+        That is, of each path the topmost part that does not exist.
+        """
+        there = [".", *self._directories, *self.paths]
+        seen = _look(self._host, self.to.path, there)
+        taken = [path for path in self.paths if path in seen]
+        if taken:
+            raise Refused(
+                f"below {visible(str(self.to))} there is already {_listed(taken)}, and"
+                " nothing is overwritten",
+                hint="Restore to an empty directory:  --to DIR",
+            )
+        top = seen["."].device
+        for path in self._directories:
+            if path in seen and not seen[path].is_directory:
+                raise Refused(
+                    f"{visible(path)} below {visible(str(self.to))} is no directory"
+                )
+            if path in seen and seen[path].device != top:
+                raise Refused(
+                    f"{visible(path)} below {visible(str(self.to))} is a subvolume or"
+                    " filesystem of its own",
+                    hint="Restore to an empty directory:  --to DIR",
+                )
+        moves: dict[str, dict[str, None]] = {}
+        for path in self.paths:
+            unit = next((a for a in _above(path) if a not in seen), path)
+            moves.setdefault(os.path.dirname(unit), {})[os.path.basename(unit)] = None
+        return {directory: tuple(names) for directory, names in moves.items()}
+
+    def _check_tar(self, place: Location, host: Host) -> None:
+        if b"GNU tar" not in host.call(wire_files.TAR).stdout:
+            where = visible(host.name) or "this machine"
+            raise Refused(
+                f"{where} has no GNU tar, and others lose xattrs, ACLs and the exact"
+                " times of files",
+                hint="Install it there, or restore all of the snapshot, which needs"
+                " none:  without --file",
+            )
+
+    def _measure(self) -> int | None:
+        listed = _list(self.paths)
+        action = wire_files.SIZES, self._chosen.path
+        done = attempt(lambda: self._from.call(*action, stdin=listed))
+        if isinstance(done, BackupError):
+            log.info("the size is not known: %s", done)
+            return None
+        total = done.stdout.rstrip(b"\0").rpartition(b"\0")[2].partition(b"\t")[0]
+        return int(total) if total.isdigit() else None
+
+    def run(self) -> float:
+        """Bring them; they are complete and on the disk when this returns.
+
+        Everything comes into a private directory first. On failure, what has not its
+        final name yet is removed.
+
+        :returns: how long it took, in seconds.
+        :raises BackupError: if it failed.
+        """
+        started = time.monotonic()
+        name = f".restoring-{new_transfer_id(self._context.now)}"
+        stage = os.path.join(self.to.path, name)
+        self._call(wire_files.STAGE, self.to.path, name)
+        try:
+            self._bring(stage)
+            self._check(stage)
+            self._place(stage)
+        finally:
+            with last_steps():
+                cleared = attempt(
+                    lambda: self._call(wire_files.CLEAR, stage, self.to.path)
+                )
+        if isinstance(cleared, BackupError):
+            raise cleared
+        return time.monotonic() - started
+
+    def _call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> None:
+        self._host.call(verb, *arguments, stdin=stdin)
+
+    def _bring(self, stage: str) -> None:
+        snapshot = self._chosen.path
+        if self._is_copy:
+            paths = (f"./{path}" for path in self.paths)
+            self._call(wire_files.COPY, snapshot, stage, *paths)
+            for directory in self._directories:  # cp leaves theirs out
+                _copy_xattrs(
+                    *(os.path.join(top, directory) for top in (snapshot, stage))
+                )
+            return
+        above, wanted = _list(self._directories), _list(self.paths)
+        source, there = self._from, str(len(above))
+        with tempfile.NamedTemporaryFile(prefix="bbng-") as listed:
+            listed.write(above + wanted)
+            listed.flush()
+            stages = (
+                Command(("cat", "--", listed.name), label="the list of files"),
+                source.command(
+                    wire_files.PACK, snapshot, there, label="reading the files"
+                ),
+                *stages_between(
+                    self._chosen.keeper.location, self.to, self._options, codecs.NONE
+                ),
+                self._host.command(wire_files.UNPACK, stage, label="writing the files"),
+            )
+            meter = Meter()
+            meter.expected_bytes = self.size_bytes
+            label = f"files of {self._chosen.kept.snapshot.name} -> {self.to}"
+            with self._context.progress.add(meter, label):
+                run_pipeline(
+                    stages, meter=meter, stall_timeout_s=self._options.stall_timeout_s
+                )
+
+    def _check(self, stage: str) -> None:
+        """Go on only if what came is what was asked for, as far as that can be seen.
+
+        :raises BackupError: if it is something else.
+        """
+        came = _look(self._host, stage, [*self._directories, *self.paths])
+        for path, seen in self._kinds.items():
+            kind = came[path].mode if path in came else 0
+            if stat.S_IFMT(kind) != stat.S_IFMT(seen.mode):
+                raise BackupError(
+                    f"{visible(path)} did not come from {self._chosen.keeper}, or as"
+                    " something else"
+                )
+        if self.to.scheme is Scheme.LOCAL:
+            self._check_nothing_else(stage)
+
+    def _check_nothing_else(self, stage: str) -> None:
+        wanted: dict[str, set[str]] = {}
+        for path in (*self._directories, *self.paths):
+            directory, name = os.path.split(path)
+            wanted.setdefault(directory, set()).add(name)
+        for directory, names in wanted.items():
+            others = set(os.listdir(os.path.join(stage, directory))) - names
+            if others:
+                raise BackupError(
+                    f"{self._chosen.keeper} sent what nobody asked for:"
+                    f" {_listed(sorted(others))}"
+                )
+
+    def _place(self, stage: str) -> None:
+        """Give everything its final name; what appeared there meanwhile stays."""
+        for directory, names in self._moves.items():
+            paths = [os.path.join(stage, directory, name) for name in names]
+            raw = b"".join(os.fsencode(path) + b"\0" for path in paths)
+            there = os.path.join(self.to.path, directory)
+            self._call(wire_files.PLACE, there, stdin=raw)
+        moved = [
+            os.path.join(directory, name)
+            for directory, names in self._moves.items()
+            for name in names
+        ]
+        if left := _look(self._host, stage, moved):
+            raise BackupError(
+                f"{_listed(sorted(left))} appeared below {visible(str(self.to))}"
+                " meanwhile, and was not overwritten"
+            )
+
+
+def _list(paths: Iterable[str]) -> bytes:
+    return b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
+
+
+def _look(host: Host, directory: str, paths: Collection[str]) -> Mapping[str, _Seen]:
+    """Look at paths below a directory, without following a link at their end.
+
+    :returns: those that are there.
+    :raises BackupError: if not all can be looked at.
+    """
+    done = host.call(wire_files.STAT, directory, stdin=_list(paths))
+    if said := done.stderr.strip():
+        raise BackupError(
+            f"not all can be looked at below {visible(directory)}"
+            f"{visible(f' on {host.name}' if host.name else '')}:"
+            f" {visible(said.splitlines()[0])}",
+            hint="Where sudo allows btrfs only, whole snapshots can be restored:"
+            "  without --file",
+        )
+    seen = {}
+    for record in done.stdout.split(b"\0")[:-1]:
+        mode, device, path = record.split(b" ", 2)
+        name = os.fsdecode(path.removeprefix(b"./"))
+        seen[name] = _Seen(int(mode, 16), int(device))
+    return seen
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = len(paths) - _SHOWN
+    text = ", ".join(map(visible, paths[:_SHOWN]))
+    return f"{text} and {more} more" if more > 0 else text
+
+
+def _copy_xattrs(source: str, target: str) -> None:
+    try:
+        for name in os.listxattr(source, follow_symlinks=False):
+            value = os.getxattr(source, name, follow_symlinks=False)
+            os.setxattr(target, name, value, follow_symlinks=False)
+    except OSError as error:
+        raise BackupError(
+            f"extended attributes of {visible(source)} cannot be kept:"
+            f" {error.strerror}"
+        ) from error

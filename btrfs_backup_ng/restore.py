@@ -1,0 +1,356 @@
+"""Own the way back of a whole snapshot: find it, plan, receive it under a new name."""
+
+import logging
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from btrfs_backup_ng import measure, preflight, staging, wire_files
+from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.btrfs.facts import STATE, is_same_filesystem
+from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.delivery import Delivery
+from btrfs_backup_ng.endpoint import Destination, open_destination
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.finding import Chosen
+from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
+from btrfs_backup_ng.location import Location, Scheme, parse_location
+from btrfs_backup_ng.locks import Holder
+from btrfs_backup_ng.model import Job, Listing, Seal, Snapshot, TransferOptions
+from btrfs_backup_ng.naming import prefix_in
+from btrfs_backup_ng.origins import ORIGINS, parse_origins
+from btrfs_backup_ng.pipeline import PipelineFailed
+from btrfs_backup_ng.plan import Transfer, WhyFull
+from btrfs_backup_ng.process import last_steps
+from btrfs_backup_ng.report import Sent
+from btrfs_backup_ng.swap import Around, Swap, parse_default, plan_swap
+
+log = logging.getLogger(__name__)
+
+#: Snapshots that are looked at closely, at most, to find one to build upon.
+_CLOSE_LOOKS = 4
+#: Where a source has its snapshots, and a writable restored one its first.
+_SNAPSHOTS = f"{STATE}/snapshots"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted.
+
+    :ivar to: a directory that exists, or the path of what is made.
+    :ivar writable: make a writable subvolume of it, ready to be backed up.
+    :ivar replaces: path, on the host of ``to``, of what it is to take the place of; ""
+        for where the source was, if that is known.
+    :ivar wait_s: for a lock.
+    """
+
+    to: Location
+    writable: bool
+    replaces: str
+    options: TransferOptions
+    wait_s: float
+
+
+def look_at_target(location: Location, access: Access) -> BtrfsEndpoint:
+    """Look at a path that something is to be made at.
+
+    :raises UsageError: if it is a command.
+    """
+    if location.scheme is Scheme.SHELL:
+        raise UsageError("a command (shell://) cannot take a restored snapshot")
+    keeper = open_destination(
+        location, ANY_NAME, connections=access.connections, ssh=access.ssh
+    ).keeper
+    assert keeper
+    preflight.look(keeper, access.sudo_line)
+    return keeper
+
+
+class Restoration:
+    """One snapshot on its way back.
+
+    :ivar chosen: what is restored.
+    :ivar target: the directory in which it appears, as a place for snapshots.
+    :ivar name: under which it appears there.
+    :ivar transfer: how it goes.
+    :ivar size_bytes: of its stream: an estimate, for a rehearsal exact.
+    """
+
+    def __init__(
+        self, chosen: Chosen, request: Request, access: Access, context: Context
+    ) -> None:
+        """Look at the target and plan; changes nothing.
+
+        :raises Refused: if it must not or cannot be restored there.
+        """
+        self.chosen = chosen
+        self._request = request
+        self._access = access
+        self._context = context
+        self.target, self.name = self._find_target()
+        self._check_target()
+        there, _ = self.target.listing(ORIGINS)
+        if self.name in there.names:
+            self._refuse_taken()
+        snapshot, parent = chosen.kept.snapshot, self._find_parent(there)
+        why = None if parent else _why_full(there)
+        self.transfer = Transfer(snapshot, parent, self.name, why)
+        self.size_bytes = self._estimate()
+        if request.options.check_space:
+            free, needed = self.target.facts.size_free, self.size_bytes
+            name = str(self.target.location)
+            for note in preflight.check_space(
+                name, snapshot.name, needed, free, request.options
+            ):
+                context.tell(note)
+
+    @property
+    def place(self) -> Location:
+        """Give what is made."""
+        return self.target.location.join(self.name)
+
+    def _find_target(self) -> tuple[BtrfsEndpoint, str]:
+        to, name = self._request.to, self.chosen.kept.snapshot.name
+        target = look_at_target(to, self._access)
+        if target.facts.is_directory:
+            self._check_not_done(target)
+            return target, name
+        if target.facts.exists:
+            self._refuse_taken(to)
+        directory, name = os.path.split(to.path)
+        target = look_at_target(to.join(directory), self._access)
+        if not target.facts.is_directory:
+            words = visible(shlex.join(["mkdir", "-p", directory]))
+            raise Refused(f"{target} does not exist", hint=f"Make it:  {words}")
+        return target, name
+
+    def _check_not_done(self, target: BtrfsEndpoint) -> None:
+        """Refuse to make a second one in what this very snapshot was made of it.
+
+        :raises Refused: if the same command ran before.
+        """
+        if not (self._request.writable and target.facts.is_subvolume):
+            return
+        path = target.location.join(_SNAPSHOTS)
+        inside = look_at_target(path, self._access)
+        if inside.facts.is_directory:
+            there, _ = inside.listing(ORIGINS)
+            origin = self.chosen.kept.snapshot.origin
+            if origin in {snapshot.origin for snapshot in there.snapshots}:
+                raise Refused(
+                    f"{target} has that very snapshot already, as its source or since"
+                    " it was restored",
+                    hint="Choose another path:  --to PATH",
+                )
+
+    def _refuse_taken(self, place: Location | None = None) -> None:
+        raise Refused(
+            f"{visible(str(place or self.place))} exists already, and nothing is"
+            " overwritten",
+            hint="Choose another path:  --to PATH",
+        )
+
+    def _check_target(self) -> None:
+        target, facts = self.target, self.target.facts
+        if self.name == STATE:
+            raise Refused(f"{visible(str(self.place))} is for the bookkeeping")
+        if not facts.is_btrfs:
+            raise Refused(
+                f"{target} is {visible(facts.filesystem_type)}, and a snapshot can be"
+                " restored to btrfs only",
+                hint="Files and folders can be restored anywhere:  --file PATH",
+            )
+        preflight.check_tools(target.host, facts)
+        preflight.check_privilege(target, facts, self._access.sudo_line)
+        if facts.is_subvolume and not (facts.is_writable or facts.is_mounted_read_only):
+            raise Refused(
+                f"{target} is a read-only snapshot, and nothing can be made in it",
+                hint="Choose another path:  --to PATH",
+            )
+        if not facts.is_writable:
+            raise Refused(f"{target} is mounted read-only or not ours to write")
+
+    def _is_same_filesystem(self) -> bool:
+        one, other = self.chosen.keeper, self.target
+        same_host = replace(one.location, path="") == replace(other.location, path="")
+        return same_host and is_same_filesystem(
+            one.facts.filesystem, other.facts.filesystem
+        )
+
+    def _find_parent(self, there: Listing) -> Snapshot | None:
+        """Find what the target's filesystem has in common with the place.
+
+        The best is the snapshot itself: then no data moves at all.
+        """
+        same = self._is_same_filesystem()
+        looks = 0
+        for snapshot in (self.chosen.kept.snapshot, *self.chosen.others):
+            ids = set(there.carriers.get(snapshot.origin, ()))
+            ids |= {s.tree_id for s in there.snapshots if s.origin == snapshot.origin}
+            ids |= {snapshot.tree_id} if same else set()
+            if not ids or snapshot.seal is Seal.BROKEN:
+                continue
+            if looks == _CLOSE_LOOKS:
+                return None
+            looks += 1
+            keeper = self.chosen.keeper
+            if snapshot.seal is Seal.UNKNOWN:
+                if keeper.look_closely([snapshot.tree_id]) is not Seal.INTACT:
+                    continue
+            if self.target.look_closely(sorted(ids)) is Seal.INTACT:
+                return snapshot
+        return None
+
+    def _estimate(self) -> int:
+        keeper, transfer = self.chosen.keeper, self.transfer
+        if transfer.parent == transfer.snapshot:
+            return 0
+        return measure.written_since(keeper, transfer.snapshot, transfer.parent)
+
+    def measure(self) -> None:
+        """Find out exactly how large it is going to be."""
+        transfer = self.transfer
+        self.size_bytes = measure.stream_size(
+            self.chosen.keeper, transfer.snapshot, transfer.parent, self._way().protocol
+        )
+
+    def _way(self) -> Delivery:
+        request, source = self._request, self.chosen.keeper
+        job = Job(
+            source=source.location,
+            destinations=(self.target.location,),
+            naming=ANY_NAME,
+            snapshot_folder="",
+            ssh=self._access.ssh,
+            options=request.options,
+        )
+        if request.writable:
+            self.target.publishing = wire_files.WRITABLE
+        destination = Destination(self.target, self.target)
+        return Delivery(source, destination, job, self._context)
+
+    def run(self) -> Sent:
+        """Bring it; what is made is complete and on the disk when this returns.
+
+        :raises Busy: if another run works on the target.
+        :raises BackupError: if it failed; then nothing is under the final name.
+        """
+        target, request = self.target, self._request
+        with Holder(self._context.now) as holder:
+            with holder.holding(target, request.wait_s):
+                try:
+                    return self._deliver(holder)
+                finally:
+                    self._tidy()
+
+    def _deliver(self, holder: Holder) -> Sent:
+        target, name = self.target, self.transfer.snapshot.name
+        way, transfer = self._way(), self.transfer
+        left, age = target.facts.leftovers, self._request.options.staging_max_age
+        going_on = way.attempts(transfer)
+        expired = staging.expired(left, self._context.now, age)
+        target.discard([one for one in expired if one not in going_on])
+        target.discard(left, keep_sealed=True)
+        holder.tell(f"restoring {name} to {self.place.path}", target)
+        try:
+            return self._send(way, self.size_bytes, holder)
+        except PipelineFailed as error:
+            if not transfer.parent or not _is_about_parent(error):
+                raise
+            text = f"{visible(transfer.parent.name)} cannot be built upon there"
+            self._context.warn(str(target.location), f"{text}; sending in full")
+        whole = replace(transfer, parent=None, why_full=WhyFull.NOTHING_COMMON)
+        self.transfer = whole
+        return self._send(way, None, holder)
+
+    def _send(self, way: Delivery, size_bytes: int | None, holder: Holder) -> Sent:
+        """Send it; there is nothing to record meanwhile, and the source has no lock."""
+        return way.send(self.transfer, size_bytes, holder, _nothing, _nothing)
+
+    def _tidy(self) -> None:
+        """Leave no bookkeeping where nothing is kept; what waits to go on stays."""
+        target = self.target
+        with last_steps():
+            done = attempt(lambda: target.host.call(wire_files.TIDY, target.state))
+        if isinstance(done, BackupError):
+            log.warning("%s stays: %s", visible(target.state), done)
+
+    def swap(self) -> Swap | None:
+        """Find the commands that put it in the place of the old one.
+
+        :returns: ``None`` if nobody knows where that is, or it is the same place.
+        """
+        old = self._request.replaces or self._old_place()
+        if not old or not self._request.writable:
+            return None
+        around = self._look_around(old)
+        if around.new == around.old:
+            return None
+        stamp = self._context.now.strftime("%Y%m%d-%H%M%S")
+        try:
+            return plan_swap(around, stamp)
+        except ValueError as error:
+            log.warning("no commands to swap it in: %s", visible(str(error)))
+            return None
+
+    def _look_around(self, old: str) -> Around:
+        said = self.target.host.call(wire_files.AROUND, self.place.path, old).stdout
+        fields = [os.fsdecode(field) for field in said.split(b"\0")]
+        new, old, exists, mounts, kernel, fstab, default, *_ = fields
+        return Around(
+            new=_real(new, self.place.path),
+            old=_real(old, old),
+            old_exists=exists == "1",
+            mounts=mounts,
+            kernel=kernel,
+            fstab=fstab,
+            default=parse_default(default),
+        )
+
+    def _old_place(self) -> str:
+        """Find where the source was, if that is on the target's machine."""
+        chosen, target = self.chosen, self.target.location
+        if chosen.kept.kind is Kind.SNAPSHOT:
+            here = chosen.keeper.location
+            same = replace(here, path="") == replace(target, path="")
+            return here.path if same else ""
+        _, content = chosen.keeper.listing(ORIGINS)
+        prefix = prefix_in(chosen.kept.snapshot.name)
+        places = [o.place for o in parse_origins(content).get(prefix, ())]
+        found = [path for place in places if (path := _path_on(place, target))]
+        return found[-1] if found else ""  # who backed up last signed in last
+
+
+def _real(text: str, instead: str) -> str:
+    """Read a path that ``readlink`` printed, with an x behind it."""
+    path = text.removesuffix("x").removesuffix("\n")
+    return path or instead
+
+
+def _path_on(place: str, target: Location) -> str:
+    """Give the path of a source that signed in, if it is on the target's machine."""
+    if place.startswith("ssh://"):
+        found = attempt(lambda: parse_location(place, working_directory="/"))
+        if isinstance(found, BackupError):
+            return ""
+        same = replace(found, path="") == replace(target, path="")
+        return found.path if same else ""
+    host, _, path = place.partition(":")
+    is_here = target.scheme is Scheme.LOCAL and host == os.uname().nodename
+    return path if is_here else ""
+
+
+def _why_full(there: Listing) -> WhyFull:
+    received: Sequence[Snapshot] = [s for s in there.snapshots if s.received_uuid]
+    return WhyFull.NOTHING_COMMON if received else WhyFull.FIRST
+
+
+def _is_about_parent(error: PipelineFailed) -> bool:
+    """Tell whether an end did not get along with the parent; then in full it may."""
+    said = [error.blamed.stderr, *(stage.stderr for stage in error.others)]
+    return any("parent" in text for text in said)
+
+
+def _nothing() -> None:
+    """Do nothing."""

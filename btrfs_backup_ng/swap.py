@@ -1,0 +1,254 @@
+"""Own the commands that put a restored subvolume in the place of what was there."""
+
+import enum
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+#: Subvolume id of the top level of every btrfs.
+_TOP = 5
+#: The directory under which the commands mount the top level.
+_TOP_DIRECTORY = '"$top"'
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What lies around a restored subvolume on its machine.
+
+    :ivar new: where it is, without symbolic links.
+    :ivar old: where it is to go, likewise.
+    :ivar old_exists: something is there.
+    :ivar mounts: as ``/proc/self/mountinfo`` has them.
+    :ivar kernel: the command line of the kernel.
+    :ivar fstab: ``/etc/fstab``.
+    :ivar default: id of the default subvolume where ``old`` is; 0 if not known.
+    """
+
+    new: str
+    old: str
+    old_exists: bool
+    mounts: str
+    kernel: str = ""
+    fstab: str = ""
+    default: int = 0
+
+
+class Way(enum.Enum):
+    """How a restored subvolume gets to its place."""
+
+    RENAME = "rename"
+    TOP_LEVEL = "rename in the top level"
+    DEFAULT = "default subvolume"
+    MOUNT = "mount"
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Commands for a root shell, one a line, and what a person has to know of them.
+
+    :ivar notes: what no command does.
+    """
+
+    way: Way
+    commands: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    device: str
+    root: str
+    point: str
+    options: tuple[str, ...]
+    kind: str
+    source: str
+
+
+def parse_default(text: str) -> int:
+    """Read ``btrfs subvolume get-default``: ``ID 256 gen 9 ...``; 0 if it is none."""
+    match = re.match(r"ID (\d+)", text)
+    return int(match[1]) if match else 0
+
+
+def plan_swap(around: Around, stamp: str) -> Swap:
+    """Decide how the restored subvolume takes the place of the old one.
+
+    What was there is renamed or not mounted any more, never deleted.
+
+    :param stamp: goes behind the name of what was there, to make a new one.
+    :raises ValueError: if a path is on no mount of the list.
+    """
+    mounts = _parse_mounts(around.mounts)
+    new_mount = _mount_of(around.new, mounts)
+    old_mount = _mount_of(around.old, mounts)
+    is_point = old_mount.point == around.old
+    aside = f"{around.old}.before-{stamp}"
+    same = old_mount.device == new_mount.device
+    if not is_point and new_mount == old_mount:
+        return _renamed(around.new, around.old, aside, around.old_exists)
+    if is_point and same and _is_default(around, old_mount):
+        return _by_default(around, old_mount)
+    old_path = _in_top(around.old, old_mount)
+    if same and old_path != "/":
+        return _in_top_level(around, old_mount, is_point, stamp, new_mount)
+    return _mounted(around, old_mount if is_point else None, new_mount, aside)
+
+
+def _renamed(new: str, old: str, aside: str, old_exists: bool) -> Swap:
+    if not old_exists:
+        return Swap(Way.RENAME, (_line("mv", "--", new, old),))
+    moved = _after_move(new, old, aside)
+    lines = _line("mv", "--", old, aside), _line("mv", "--", moved, old)
+    return Swap(Way.RENAME, lines, (f"What was there is then in {aside}.",))
+
+
+def _by_default(around: Around, mount: _Mount) -> Swap:
+    lines = [_line("btrfs", "subvolume", "set-default", around.new)]
+    if around.old == "/":
+        note = "The machine starts with it the next time:  reboot"
+        return Swap(Way.DEFAULT, tuple(lines), (note,))
+    options = ",".join(_options(mount))
+    lines += [_line("umount", around.old)]
+    lines += [_line("mount", "-o", options, mount.source, around.old)]
+    return Swap(Way.DEFAULT, tuple(lines))
+
+
+def _in_top_level(
+    around: Around, mount: _Mount, is_point: bool, stamp: str, new_mount: _Mount
+) -> Swap:
+    """Rename within the top level, which need not be mounted; then mount again."""
+    old = _in_top(around.old, mount)
+    aside = f"{old}.before-{stamp}"
+    new = _in_top(around.new, new_mount)
+    notes = []
+    lines = [_line("umount", around.old)] if is_point and around.old != "/" else []
+    lines += ["top=$(mktemp -d)"]
+    lines += [_line("mount", "-o", f"subvolid={_TOP}", mount.source) + ' "$top"']
+    if around.old_exists:
+        lines += [f"mv -- {_top(old)} {_top(aside)}"]
+        new = _after_move(new, old, aside)
+        notes += [f"What was there is then the subvolume {aside} of the top level."]
+    lines += [f"mv -- {_top(new)} {_top(old)}"]
+    lines += ['umount "$top" && rmdir "$top"']
+    if is_point and around.old == "/":
+        notes += ["The machine starts with it the next time:  reboot"]
+    elif is_point:
+        options = ",".join([*_options(mount), f"subvol={old}"])
+        lines += [_line("mount", "-o", options, mount.source, around.old)]
+    if is_point and "subvolid=" in _fstab_options(around):
+        notes += ["/etc/fstab names it by subvolid=, which is another one now."]
+    return Swap(Way.TOP_LEVEL, tuple(lines), tuple(notes))
+
+
+def _mounted(
+    around: Around, old_mount: _Mount | None, new_mount: _Mount, aside: str
+) -> Swap:
+    """Mount it where the old one was: that is the top level, or elsewhere."""
+    subvolume, source = _in_top(around.new, new_mount), new_mount.source
+    notes = [f"For every start: the line of {around.old} in /etc/fstab needs"]
+    notes[0] += f" the device {source} and subvol={subvolume}."
+    lines = []
+    options = _options(old_mount if old_mount else new_mount)
+    if old_mount and old_mount.kind != "btrfs":
+        options = _options(new_mount)
+    if old_mount and around.old == "/":
+        notes += ["The machine has to start with it; then:  reboot"]
+        return Swap(Way.MOUNT, (), tuple(notes))
+    if old_mount:
+        lines += [_line("umount", around.old)]
+    else:
+        if around.old_exists:
+            lines += [_line("mv", "--", around.old, aside)]
+            notes += [f"What was there is then in {aside}."]
+        lines += [_line("mkdir", "--", around.old)]
+    words = ",".join([*options, f"subvol={subvolume}"])
+    lines += [_line("mount", "-o", words, source, around.old)]
+    return Swap(Way.MOUNT, tuple(lines), tuple(notes))
+
+
+def _line(*words: str) -> str:
+    return shlex.join(words)
+
+
+def _top(path: str) -> str:
+    return _TOP_DIRECTORY + shlex.quote(path)
+
+
+def _after_move(path: str, old: str, aside: str) -> str:
+    """Give where a path is once what it may lie in was moved aside."""
+    return aside + path[len(old) :] if path.startswith(f"{old}/") else path
+
+
+def _in_top(path: str, mount: _Mount) -> str:
+    """Give the path of something from the top level of its filesystem on."""
+    below = path[len(mount.point.rstrip("/")) :]
+    return "/" + f"{mount.root.rstrip('/')}{below}".strip("/")
+
+
+def _options(mount: _Mount) -> list[str]:
+    """Give the options to mount another subvolume in the same way."""
+    return [o for o in mount.options if not o.startswith(("subvol=", "subvolid="))]
+
+
+def _is_default(around: Around, mount: _Mount) -> bool:
+    """Tell whether the default subvolume is mounted there, for want of another word."""
+    if f"subvolid={around.default}" not in mount.options:
+        return False
+    asked = _fstab_options(around)
+    if around.old == "/":
+        asked += " ".join(
+            word for word in around.kernel.split() if word.startswith("rootflags=")
+        )
+    return "subvol=" not in asked and "subvolid=" not in asked
+
+
+def _fstab_options(around: Around) -> str:
+    """Give the options that fstab(5) has for the old place."""
+    for line in around.fstab.splitlines():
+        fields = line.split()
+        if len(fields) >= 4 and not fields[0].startswith("#"):
+            if _plain(fields[1]) == around.old:
+                return fields[3]
+    return ""
+
+
+def _mount_of(path: str, mounts: Sequence[_Mount]) -> _Mount:
+    """Give the mount that a path lies on; of several at one point the last counts."""
+    found = None
+    for mount in mounts:
+        below = mount.point.rstrip("/") + "/"
+        if f"{path}/".startswith(below):
+            if found is None or len(mount.point) >= len(found.point):
+                found = mount
+    if found is None:
+        raise ValueError(f"{path} is on no mount")
+    return found
+
+
+def _parse_mounts(text: str) -> list[_Mount]:
+    """Read the form of proc_pid_mountinfo(5)."""
+    mounts = []
+    for line in text.split("\n"):
+        before, separator, after = line.partition(" - ")
+        if not separator:
+            continue
+        fields, behind = before.split(" "), after.split(" ")
+        own, common = fields[5].split(","), behind[2].split(",")
+        options = [*own, *(o for o in common if o not in ("rw", "ro", *own))]
+        mounts.append(
+            _Mount(
+                device=fields[2],
+                root=_plain(fields[3]),
+                point=_plain(fields[4]),
+                options=tuple(map(_plain, options)),
+                kind=behind[0],
+                source=_plain(behind[1]),
+            )
+        )
+    return mounts
+
+
+def _plain(text: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

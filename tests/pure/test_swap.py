@@ -1,0 +1,136 @@
+"""The commands that swap a restored subvolume in fit what is mounted, and how."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from btrfs_backup_ng.swap import Around, Swap, Way, parse_default, plan_swap
+
+_HOME = "subvolid=257,subvol=/@home"
+_OPTIONS = "rw,compress=zstd:3,ssd,space_cache=v2"
+#: A laptop with @ and @home, a second disk, and memory.
+LAPTOP = f"""\
+22 1 0:20 /@ / rw,relatime shared:1 - btrfs /dev/sda2 {_OPTIONS},subvolid=256,subvol=/@
+23 22 0:20 /@home /home rw,noatime - btrfs /dev/sda2 {_OPTIONS},{_HOME}
+24 22 0:30 / /mnt/my\\040disk rw,relatime - btrfs /dev/sdb rw,subvolid=5,subvol=/
+25 22 0:40 / /tmp rw - tmpfs tmpfs rw
+26 22 8:1 / /srv rw - ext4 /dev/sdc1 rw
+"""
+
+
+def planned(new: str, old: str, *, mounts: str = LAPTOP, **facts: Any) -> Swap:
+    around = Around(new=new, old=old, old_exists=True, mounts=mounts)
+    return plan_swap(replace(around, **facts), "T")
+
+
+def test_what_lies_on_one_mount_is_renamed():
+    swap = planned("/mnt/my disk/new", "/mnt/my disk/it's")
+    assert swap.way is Way.RENAME
+    assert [shlex.split(line) for line in swap.commands] == [
+        ["mv", "--", "/mnt/my disk/it's", "/mnt/my disk/it's.before-T"],
+        ["mv", "--", "/mnt/my disk/new", "/mnt/my disk/it's"],
+    ]
+    gone = planned("/mnt/my disk/new", "/mnt/my disk/old", old_exists=False)
+    assert gone.commands == ("mv -- '/mnt/my disk/new' '/mnt/my disk/old'",)
+
+
+def test_what_was_restored_into_the_old_one_is_found_in_it():
+    swap = planned("/mnt/my disk/old/new", "/mnt/my disk/old")
+    assert shlex.split(swap.commands[1])[2] == "/mnt/my disk/old.before-T/new"
+
+
+def test_a_mounted_subvolume_is_renamed_in_the_top_level_and_mounted_as_it_was():
+    swap = planned("/home/new", "/home")
+    assert swap.way is Way.TOP_LEVEL
+    assert swap.commands == (
+        "umount /home",
+        "top=$(mktemp -d)",
+        'mount -o subvolid=5 /dev/sda2 "$top"',
+        'mv -- "$top"/@home "$top"/@home.before-T',
+        'mv -- "$top"/@home.before-T/new "$top"/@home',
+        'umount "$top" && rmdir "$top"',
+        "mount -o rw,noatime,compress=zstd:3,ssd,space_cache=v2,subvol=/@home"
+        " /dev/sda2 /home",
+    )
+    assert not any("subvolid" in note for note in swap.notes)
+    fstab = "# <file system>\nUUID=1-2 /home btrfs subvolid=257 0 0\n"
+    swap = planned("/home/new", "/home", fstab=fstab)
+    assert any("/etc/fstab names it by subvolid=" in note for note in swap.notes)
+
+
+def test_the_running_root_is_not_unmounted():
+    swap = planned("/new", "/")
+    assert swap.way is Way.TOP_LEVEL
+    assert 'mv -- "$top"/@.before-T/new "$top"/@' in swap.commands
+    assert not any(line.startswith("umount /") for line in swap.commands)
+    assert not any("subvol=" in line for line in swap.commands)
+    assert any("reboot" in note for note in swap.notes)
+
+
+def test_a_part_of_a_mounted_subvolume_is_renamed_without_unmounting_it():
+    swap = planned("/root.new", "/home/me")
+    assert swap.way is Way.TOP_LEVEL
+    assert swap.commands[1:5] == (
+        'mount -o subvolid=5 /dev/sda2 "$top"',
+        'mv -- "$top"/@home/me "$top"/@home/me.before-T',
+        'mv -- "$top"/@/root.new "$top"/@home/me',
+        'umount "$top" && rmdir "$top"',
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "facts", "way"),
+    [
+        ("/", {"default": 256}, Way.DEFAULT),
+        ("/", {"default": 5}, Way.TOP_LEVEL),
+        ("/", {"default": 0}, Way.TOP_LEVEL),
+        ("/", {"default": 256, "kernel": "ro rootflags=subvol=@"}, Way.TOP_LEVEL),
+        ("/", {"default": 256, "kernel": "rootflags=compress=zstd"}, Way.DEFAULT),
+        ("/", {"default": 256, "fstab": "x / btrfs subvol=/@ 0 0"}, Way.TOP_LEVEL),
+        ("/", {"default": 256, "fstab": "#x / btrfs subvol=/@ 0 0"}, Way.DEFAULT),
+        ("/", {"default": 256, "fstab": "x / btrfs defaults 0 0"}, Way.DEFAULT),
+        ("/home", {"default": 256}, Way.TOP_LEVEL),
+        ("/home", {"default": 257}, Way.DEFAULT),
+        ("/home", {"default": 257, "kernel": "rootflags=subvol=@"}, Way.DEFAULT),
+    ],
+)
+def test_a_default_subvolume_is_set_where_nothing_else_is_asked_for(
+    old: str, facts: dict[str, Any], way: Way
+):
+    swap = planned("/new", old, **facts)
+    assert swap.way is way
+    if way is Way.DEFAULT:
+        assert swap.commands[0] == "btrfs subvolume set-default /new"
+        assert (swap.commands[1:] == ()) == (old == "/")
+        assert not any("subvol=" in line for line in swap.commands)
+
+
+def test_what_is_on_another_filesystem_is_mounted_there():
+    swap = planned("/mnt/my disk/a/new", "/home")
+    assert swap.way is Way.MOUNT
+    assert swap.commands == (
+        "umount /home",
+        "mount -o rw,noatime,compress=zstd:3,ssd,space_cache=v2,subvol=/a/new /dev/sdb"
+        " /home",
+    )
+    assert "/dev/sdb and subvol=/a/new" in swap.notes[0]
+    swap = planned("/mnt/my disk/new", "/srv")
+    assert swap.commands[1] == "mount -o rw,relatime,subvol=/new /dev/sdb /srv"
+    swap = planned("/mnt/my disk/new", "/srv/www")
+    assert swap.commands[:2] == (
+        "mv -- /srv/www /srv/www.before-T",
+        "mkdir -- /srv/www",
+    )
+    assert planned("/mnt/my disk/new", "/").commands == ()
+    top = planned("/mnt/my disk/new", "/mnt/my disk")
+    assert top.way is Way.MOUNT  # a top level cannot be renamed
+
+
+def test_the_default_subvolume_is_read():
+    assert parse_default("ID 256 gen 9 top level 5 path @\n") == 256
+    assert parse_default("ID 5 (FS_TREE)\n") == 5
+    assert parse_default("") == 0
