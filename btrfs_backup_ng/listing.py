@@ -356,8 +356,9 @@ def _judge(
         state, why = State.CHANGED, "written to after it was made"
     elif snapshot.received_uuid and carriers > 1:
         why = f"{carriers} subvolumes carry its received UUID"
-    dated = replace(snapshot, created=time or snapshot.created)
-    return Kept(dated, kind, state, why)
+    if time and time != snapshot.created:
+        snapshot = replace(snapshot, created=time)
+    return Kept(snapshot, kind, state, why)
 
 
 def _broken(seen: Listing, kind: Kind, is_ours: Callable[[str], bool]) -> list[Broken]:

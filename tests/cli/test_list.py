@@ -230,9 +230,10 @@ def test_sizes_relations_and_the_places_on_record(
     folder, away = scene.source.parent / "kept", scene.other_destination("away")
     there = scene.other_destination("there")
     words, over_ssh = ssh_words(sshd), ssh_place(sshd, there)
-    options = [*words, "-f", folder]
+    options: list[Argument] = [*words, "-f", folder]
     sent = []
-    for also in ([over_ssh, away], [over_ssh], []):
+    others: list[list[Argument]] = [[over_ssh, away], [over_ssh], []]
+    for also in others:
         done = must(scene.back_up(*options, "--json", also=also, env=env))
         events = json.loads(done.stdout)["events"]
         sent.append({e["destination"]: e["size_bytes"] for e in events if "codec" in e})
@@ -416,17 +417,10 @@ def test_what_is_dated_in_the_future_is_said_to_be(scene: Scene):
 # What it costs.
 
 
-def test_1000_snapshots_cost_little_cpu(scene: Scene):
-    make_snapshots(scene.destination, "x-", range(1000))
-    words = [*PROGRAM, "list", "--json", scene.destination]
-    costs = [measure(*words, env=environment()) for _ in range(2)]
-    assert min(cost.cpu_s for cost in costs) < 0.4, costs  # 10,000: less than 1 s
-
-
-def test_500_snapshots_cost_what_few_do(scene: Scene, sshd: Sshd):
+def test_1000_snapshots_cost_what_few_do(scene: Scene, sshd: Sshd):
     few = scene.other_destination("few")
     here, there = [], []
-    for folder, numbers in ((few, range(3)), (scene.destination, range(500))):
+    for folder, numbers in ((few, range(3)), (scene.destination, range(1000))):
         make_snapshots(folder, "x-", numbers)
         traced = trace(*PROGRAM, "list", folder, env=environment())
         assert len(traced.stdout.splitlines()) == 1 + len(numbers)
@@ -435,6 +429,9 @@ def test_500_snapshots_cost_what_few_do(scene: Scene, sshd: Sshd):
         (place,) = document(listed("--json", *ssh_way(sshd)(folder)))
         assert len(place["snapshots"]) == len(numbers)
         there.append((sshd.connections(), sshd.sessions()))
+    words = [*PROGRAM, "list", "--json", str(scene.destination)]
+    costs = [measure(*words, env=environment()).cpu_s for _ in range(2)]
+    assert min(costs) < 0.5  # 10,000, by benchmarks/list.py: less than 1 s
     assert here == [1, 1]  # the version of btrfs-progs
     assert there == [(1, 2), (1, 2)]  # what is there, and the list
     cut_transfer(scene)

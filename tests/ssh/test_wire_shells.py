@@ -722,8 +722,8 @@ def test_what_a_path_is_and_holds_is_told_whatever_its_name(there, tmp_path):
     asked = [*files[:3], f"{tmp_path}/gone", *files[3:]]
     digests = wire_versions.parse_digests(ask(wire_versions.DIGESTS, asked), asked)
     assert digests.pop(3) is None
-    real = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files]
-    assert digests == real
+    contents = [Path(path).read_bytes() for path in files]
+    assert digests == [hashlib.sha256(content).hexdigest() for content in contents]
     links = [path for path in there_are if path.endswith("link\n")]
     sizes = [os.lstat(link).st_size for link in links]
     targets = wire_versions.parse_links(ask(wire_versions.LINKS, links), sizes)
