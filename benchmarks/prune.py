@@ -46,7 +46,8 @@ def main() -> int:
         ):
             source = one.subvolume("source")
             (source / FOLDER).mkdir(parents=True)
-            make_named(source / FOLDER, other.path, names)
+            template = other.subvolume("template")
+            make_named(source / FOLDER, other.path, names, template=template)
             words = [f"--ssh-opt={option}" for option in server.ssh_options]
             there = f"ssh://{server.host}:{server.port}{other.path}"
             times = [

@@ -13,6 +13,8 @@ from btrfs_backup_ng.policy import Policy
 #: than the run itself needs to make a snapshot, less than a clock jump that hurts.
 _TOLERANCE = timedelta(minutes=10)
 
+#: Behind the reasons that rest on the time at which a backup came to its place.
+BY_ARRIVAL = " by arrival"
 #: Reasons for what is kept and does not count.
 NOT_OURS = "not named by us"
 FUTURE, CAME_IN_FUTURE = "dated in the future", "arrived in the future"
@@ -91,7 +93,7 @@ def keep_by_arrival(policy: Policy, naming: Naming, now: datetime) -> Rule:
             for s in snapshots
             if s.otime is not None and naming.time_of(s.name) is not None
         ]
-        return keep_dated(policy, ours, now, CAME_IN_FUTURE, " by arrival")
+        return keep_dated(policy, ours, now, CAME_IN_FUTURE, BY_ARRIVAL)
 
     return claims
 

@@ -20,6 +20,7 @@ from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import Snapshot
 from btrfs_backup_ng.report import Tally
+from btrfs_backup_ng.retention import BY_ARRIVAL
 from btrfs_backup_ng.thinning import (
     Judged,
     Part,
@@ -142,7 +143,7 @@ class Thinner:
             snapshot = verdict.snapshot
             word = "keep" if verdict.kept else "delete"
             age = tell.age(snapshot.created, self._wish.now)
-            why = ", ".join(verdict.reasons) or self._size(snapshot)
+            why = _in_short(verdict.reasons) or self._size(snapshot)
             rows.append((word, visible(snapshot.name), age, visible(why)))
         if rows:
             print_line("\n".join(table(rows, 2)))
@@ -210,3 +211,13 @@ class Thinner:
         if self._options.dry_run:
             return "would delete"
         return "deleted" if uuid in self._gone else "stays"
+
+
+def _in_short(reasons: Sequence[str]) -> str:
+    """Write reasons; one that both times of a backup give is there once."""
+    return ", ".join(
+        reason
+        for reason in reasons
+        if not reason.endswith(BY_ARRIVAL)
+        or reason.removesuffix(BY_ARRIVAL) not in reasons
+    )

@@ -132,5 +132,5 @@ def policy(text: str | None, option: str, where: tzinfo) -> Policy | None:
     except ValueError as error:
         raise UsageError(
             f"{option}: {error}",
-            hint="For example:  --keep 'latest 24h 7d 4w 12m 5y min=2d'",
+            hint=f"For example:  {option} 'latest 24h 7d 4w 12m 5y min=2d'",
         ) from error

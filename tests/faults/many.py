@@ -11,6 +11,7 @@ from pathlib import Path
 
 # linux/btrfs.h
 _SUBVOL_CREATE = 0x5000940E
+_SNAP_CREATE = 0x50009417
 _SUBVOL_SETFLAGS = 0x4008941A
 _SET_RECEIVED_SUBVOL = 0xC0C89425
 _GET_SUBVOL_INFO = 0x81F8943C
@@ -34,18 +35,29 @@ def make_pairs(snapshots: Path, backups: Path, prefix: str, numbers: range) -> N
         os.close(there)
 
 
-def make_named(snapshots: Path | None, backups: Path | None, names: list[str]) -> None:
-    """Make snapshots of these names, and copies that were "received" from them."""
-    for name in names:
-        identity = None
-        if snapshots:
-            here = _open(snapshots)
-            identity = _make(here, name, None)
-            os.close(here)
-        if backups:
-            there = _open(backups)
-            _make(there, name, identity or uuid.uuid4())
-            os.close(there)
+def make_named(
+    snapshots: Path | None,
+    backups: Path | None,
+    names: list[str],
+    *,
+    template: Path | None = None,
+) -> None:
+    """Make snapshots of these names, and copies that were "received" from them.
+
+    :param template: a subvolume; the copies are snapshots of it, as published ones are.
+    """
+    here = _open(snapshots) if snapshots else None
+    there = _open(backups) if backups else None
+    of = _open(template) if template else None
+    try:
+        for name in names:
+            identity = uuid.uuid4() if here is None else _make(here, name, None)
+            if there is not None:
+                _make(there, name, identity, of)
+    finally:
+        for descriptor in (here, there, of):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def make_snapshots(folder: Path, prefix: str, numbers: range) -> None:
@@ -69,10 +81,16 @@ def _open(path: Path | str, directory: int | None = None) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
 
 
-def _make(directory: int, name: str, received: uuid.UUID | None) -> uuid.UUID:
+def _make(
+    directory: int, name: str, received: uuid.UUID | None, of: int | None = None
+) -> uuid.UUID:
     """Make a read-only subvolume, and give its UUID."""
-    arguments = bytearray(struct.pack("=q4088s", 0, os.fsencode(name)))
-    fcntl.ioctl(directory, _SUBVOL_CREATE, arguments)
+    if of is None:
+        arguments = bytearray(struct.pack("=q4088s", 0, os.fsencode(name)))
+        fcntl.ioctl(directory, _SUBVOL_CREATE, arguments)
+    else:
+        arguments = bytearray(struct.pack("=q48x4040s", of, os.fsencode(name)))
+        fcntl.ioctl(directory, _SNAP_CREATE, arguments)
     subvolume = _open(name, directory)
     try:
         if received:
