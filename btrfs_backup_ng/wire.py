@@ -1,6 +1,7 @@
 """Own the closed set of verbs that a place understands; ``grammar`` has their form."""
 
 from btrfs_backup_ng.grammar import KEEPER, Verb
+from btrfs_backup_ng.wire_hash import HASH, RECALL
 
 #: ``each DIRECTORY`` prints every name in it.
 _EACH = (
@@ -361,4 +362,6 @@ VERBS = (
     SIZE,
     SINK,
     WAIT,
+    HASH,
+    RECALL,
 )

@@ -31,6 +31,7 @@ verbs, as the first word; each has a --help:
   status PLACE ...  one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
   prune PLACE ...   drop transfers that wait to go on (--staging)
   diff A B          what changed between two snapshots of one place
+  verify PLACE ...  is what a place keeps good? identity, contents, a test of restoring
   doctor PLACE ...  can backups be made from or to these places?
   demo              try it without risk:  sudo btrfs-backup-ng demo
 """

@@ -22,27 +22,30 @@ FLOORS = {
         cli/__init__ cli/words cli/values cli/parser cli/sshopts cli/classic cli/output
         cli/version cli/root cli/layout cli/verb cli/tell cli/commands/__init__
         cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
-        cli/commands/prune cli/commands/diff
+        cli/commands/prune cli/commands/diff cli/commands/verify
     """,
     "5 verbs": """
         context backup target delivery prune doctor listing status leftovers compare
+        shelves seals scratch verify
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
-        locks holds origins route probe measure transfer progress preflight
+        locks holds origins route probe measure transfer progress preflight trees
+        contents verified
     """,
     "3 hands": """
         process loop hop pipeline checkpoints host sshutil/__init__ sshutil/master
-        sshutil/login sshutil/passwords sshutil/refusal sshutil/host
+        sshutil/login sshutil/passwords sshutil/refusal sshutil/host walk
     """,
     "2 words": """
-        command codecs grammar wire btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
-        btrfs/extents btrfs/parse
+        command codecs grammar wire wire_hash btrfs/__init__ btrfs/facts btrfs/ioctl
+        btrfs/listing btrfs/extents btrfs/parse
     """,
     "1 mind": """
         location model naming staging retention plan report diagnosis
         sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
-        sendstream/reader sendstream/size sendstream/tree sendstream/changes
+        sendstream/reader sendstream/size sendstream/tree sendstream/changes manifest
+        identity picking
     """,
     "0 ground": "__init__ __util__ __logger__",
 }

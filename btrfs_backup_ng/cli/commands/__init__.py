@@ -11,6 +11,7 @@ VERBS = {
     "list": "btrfs_backup_ng.cli.commands.listing",
     "prune": "btrfs_backup_ng.cli.commands.prune",
     "status": "btrfs_backup_ng.cli.commands.status",
+    "verify": "btrfs_backup_ng.cli.commands.verify",
 }
 
 
