@@ -161,8 +161,13 @@ def original_of(
 ) -> list[Snapshot]:
     """Give what a copy may be a copy of; more than one if only the names could tell.
 
+    What lost its received UUID has nothing but its name.
+
     :param groups: the reference's, by origin.
     """
+    if copy.received_uuid is None:
+        everything = (s for same in groups.values() for s in same)
+        return [snapshot for snapshot in everything if snapshot.name == copy.name]
     same = groups.get(copy.origin, [])
     if len(same) < 2:
         return same
@@ -181,6 +186,8 @@ def judge_against(
     :param groups: the reference's snapshots, by origin.
     :param there: origins of all copies at the place.
     """
+    if copy.received_uuid is None:
+        return
     originals = original_of(copy, groups)
     if len(originals) > 1:
         names = _listed([s.name for s in originals])

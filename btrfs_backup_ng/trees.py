@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import KIB, visible
@@ -51,7 +51,8 @@ def reading(host: Host, path: str) -> Iterator[Tree]:
     :raises CannotRead: if it cannot be read.
     """
     if not host.name:
-        yield Tree(walk(path))
+        with closing(walk(path)) as entries:
+            yield Tree(entries)
         return
     with answering(host, path) as tree:
         yield tree

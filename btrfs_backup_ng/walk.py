@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible
@@ -20,7 +20,7 @@ class CannotRead(BackupError):
     """A tree, or a part of it, cannot be read."""
 
 
-def walk(top: str) -> Iterator[Entry]:
+def walk(top: str) -> Generator[Entry, None, None]:
     """Give all entries of a tree here; what is mounted in it is left out.
 
     Directories are held open down to where the walk is, and nothing is followed, so
