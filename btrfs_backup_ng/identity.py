@@ -226,7 +226,7 @@ def judge_common(
         if origin not in there:
             text = f"the parent of the next backup, {name}, is missing"
             yield Finding(Result.BAD, Check.PARENT, text)
-    if copies and groups and not there & groups.keys():
+    if copies and not there & groups.keys():
         text = f"no snapshot is common with {reference.name}; the next backup is full"
         yield Finding(Result.BAD, Check.PARENT, text)
 
