@@ -57,17 +57,26 @@ class Reference:
     """What copies are compared with: the snapshots of one place, by what they are.
 
     :ivar name: of the place, for people.
+    :ivar groups: the snapshots by origin, each group oldest first.
+    :ivar named: the snapshots by name.
     """
 
     name: str
-    snapshots: tuple[Snapshot, ...]
+    groups: Mapping[UUID, Sequence[Snapshot]]
+    named: Mapping[str, Snapshot]
 
-    def by_origin(self) -> dict[UUID, list[Snapshot]]:
-        """Group the snapshots by origin."""
-        groups: dict[UUID, list[Snapshot]] = defaultdict(list)
-        for snapshot in in_order(self.snapshots):
-            groups[snapshot.origin].append(snapshot)
-        return dict(groups)
+    @classmethod
+    def of(cls, name: str, snapshots: Collection[Snapshot]) -> "Reference":
+        """Make one of all snapshots of a place."""
+        named = {snapshot.name: snapshot for snapshot in snapshots}
+        return cls(name, _by_origin(snapshots), named)
+
+
+def _by_origin(snapshots: Collection[Snapshot]) -> dict[UUID, list[Snapshot]]:
+    groups: dict[UUID, list[Snapshot]] = defaultdict(list)
+    for snapshot in in_order(snapshots):
+        groups[snapshot.origin].append(snapshot)
+    return dict(groups)
 
 
 def of_ours(listing: Listing) -> list[Snapshot]:
@@ -92,10 +101,17 @@ def judge_writable(received_uuid: UUID | None) -> Finding:
     return Finding(Result.BAD, Check.READ_ONLY, text)
 
 
+def find_twins(listing: Listing) -> dict[UUID, list[str]]:
+    """Give the names of snapshots of a place that have one received UUID."""
+    received = [snapshot for snapshot in listing.snapshots if snapshot.received_uuid]
+    groups = _by_origin(received)
+    return {uuid: [s.name for s in same] for uuid, same in groups.items() if same[1:]}
+
+
 def judge_alone(
     snapshot: Snapshot,
-    listing: Listing,
     seal: Seal,
+    twins: Mapping[UUID, Sequence[str]],
     others: Mapping[UUID, Seal],
     *,
     is_backup: bool,
@@ -103,6 +119,7 @@ def judge_alone(
     """Judge a snapshot by what its own place says.
 
     :param seal: what the closest look at it found.
+    :param twins: of its place, from :func:`find_twins`.
     :param others: received UUID -> the worst seal of the subvolumes elsewhere on that
         filesystem which carry it, too.
     """
@@ -121,13 +138,9 @@ def judge_alone(
         yield Finding(Result.UNCHECKED, Check.SEAL, text)
     if received is None:
         return
-    twins = [
-        other.name
-        for other in in_order(listing.snapshots)
-        if other.received_uuid == received and other.uuid != snapshot.uuid
-    ]
-    if twins:
-        text = f"it has the same received UUID as {_listed(twins)}"
+    same = [name for name in twins.get(received, ()) if name != snapshot.name]
+    if same:
+        text = f"it has the same received UUID as {_listed(same)}"
         yield Finding(Result.BAD, Check.DUPLICATE, text)
     if received in others:
         yield _judge_others(others[received])
@@ -156,19 +169,15 @@ def carried_elsewhere(listing: Listing) -> dict[UUID, tuple[int, ...]]:
     return {uuid: ids for uuid, ids in strangers.items() if ids}
 
 
-def original_of(
-    copy: Snapshot, groups: Mapping[UUID, list[Snapshot]]
-) -> list[Snapshot]:
+def original_of(copy: Snapshot, reference: Reference) -> Sequence[Snapshot]:
     """Give what a copy may be a copy of; more than one if only the names could tell.
 
     What lost its received UUID has nothing but its name.
-
-    :param groups: the reference's, by origin.
     """
     if copy.received_uuid is None:
-        everything = (s for same in groups.values() for s in same)
-        return [snapshot for snapshot in everything if snapshot.name == copy.name]
-    same = groups.get(copy.origin, [])
+        namesake = reference.named.get(copy.name)
+        return [namesake] if namesake else []
+    same = reference.groups.get(copy.origin, [])
     if len(same) < 2:
         return same
     exact = [s for s in same if s.name == copy.name]
@@ -176,25 +185,19 @@ def original_of(
 
 
 def judge_against(
-    copy: Snapshot,
-    reference: Reference,
-    groups: Mapping[UUID, list[Snapshot]],
-    there: Collection[UUID],
+    copy: Snapshot, reference: Reference, there: Collection[UUID]
 ) -> Iterator[Finding]:
     """Judge a copy by what it was copied from.
 
-    :param groups: the reference's snapshots, by origin.
     :param there: origins of all copies at the place.
     """
-    if copy.received_uuid is None:
+    originals = original_of(copy, reference)
+    if copy.received_uuid is None or len(originals) == 1:
         return
-    originals = original_of(copy, groups)
-    if len(originals) > 1:
+    if originals:
         names = _listed([s.name for s in originals])
         text = f"its received UUID is that of {names} at {reference.name}"
         yield Finding(Result.UNCHECKED, Check.SOURCE, text)
-    elif originals:
-        return
     else:
         yield _judge_orphan(copy, reference, there)
 
@@ -202,7 +205,7 @@ def judge_against(
 def _judge_orphan(
     copy: Snapshot, reference: Reference, there: Collection[UUID]
 ) -> Finding:
-    named = next((s for s in reference.snapshots if s.name == copy.name), None)
+    named = reference.named.get(copy.name)
     if named is None:
         text = f"{reference.name} has no such snapshot any more"
         return Finding(Result.GOOD, Check.SOURCE, text)
@@ -220,20 +223,19 @@ def judge_common(
 
     :param bases: origin -> name of what the reference holds as parent of the next.
     """
-    groups = reference.by_origin()
     there = {copy.origin for copy in copies}
     for origin, name in bases.items():
         if origin not in there:
             text = f"the parent of the next backup, {name}, is missing"
             yield Finding(Result.BAD, Check.PARENT, text)
-    if copies and not there & groups.keys():
+    if copies and not there & reference.groups.keys():
         text = f"no snapshot is common with {reference.name}; the next backup is full"
         yield Finding(Result.BAD, Check.PARENT, text)
 
 
 def judge_reference(reference: Reference) -> Iterator[Finding]:
     """Judge whether the originals can be told apart."""
-    for origin, same in reference.by_origin().items():
+    for origin, same in reference.groups.items():
         if len(same) > 1:
             names = _listed([snapshot.name for snapshot in same])
             text = f"{names} at {reference.name} share the UUID {origin}, so their"

@@ -1,7 +1,7 @@
 """Own the whole look at what a place keeps: its snapshots, and the records of them."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from btrfs_backup_ng.btrfs.facts import STATE, is_same_filesystem
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.holds import HOLDS, Unreadable, Why, parse_holds
-from btrfs_backup_ng.identity import Check, Finding, Result
+from btrfs_backup_ng.identity import Check, Finding, Result, find_twins
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
 from btrfs_backup_ng.model import Listing
 from btrfs_backup_ng.origins import ORIGINS, parse_origins
@@ -21,12 +21,24 @@ class Shelf:
 
     :ivar kind: what they are to their place.
     :ivar record: the file of our bookkeeping about them, ``None`` if there is none.
+    :ivar twins: received UUID -> names of those here that share it.
     """
 
     endpoint: BtrfsEndpoint
     kind: Kind
     listing: Listing
     record: bytes | None
+    twins: Mapping[UUID, Sequence[str]]
+
+    @classmethod
+    def read(cls, endpoint: BtrfsEndpoint, kind: Kind) -> "Shelf":
+        """Look at one.
+
+        :raises ListingFailed: if it cannot be listed.
+        """
+        name = HOLDS if kind is Kind.SNAPSHOT else ORIGINS
+        seen, record = endpoint.listing(name)
+        return cls(endpoint, kind, seen, record, find_twins(seen))
 
 
 def read_shelves(place: BtrfsEndpoint, access: Access) -> tuple[Shelf, ...]:
@@ -39,8 +51,7 @@ def read_shelves(place: BtrfsEndpoint, access: Access) -> tuple[Shelf, ...]:
     facts = place.facts
     is_source = facts.is_subvolume and facts.has_folder
     if is_source:
-        seen, record = place.listing(HOLDS)
-        shelves.append(Shelf(place, Kind.SNAPSHOT, seen, record))
+        shelves.append(Shelf.read(place, Kind.SNAPSHOT))
     nested = any("/" not in path and path != STATE for path in facts.nested)
     if not is_source or nested:
         keeper = open_destination(
@@ -51,8 +62,7 @@ def read_shelves(place: BtrfsEndpoint, access: Access) -> tuple[Shelf, ...]:
         ).keeper
         if keeper and (keeper.directory != place.directory or not is_source):
             keeper.facts = facts
-            seen, record = keeper.listing(ORIGINS)
-            shelves.append(Shelf(keeper, Kind.BACKUP, seen, record))
+            shelves.append(Shelf.read(keeper, Kind.BACKUP))
     return tuple(shelves)
 
 

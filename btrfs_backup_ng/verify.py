@@ -109,7 +109,6 @@ class _Source:
     """
 
     reference: Reference
-    groups: Mapping[UUID, list[Snapshot]]
     homes: Mapping[UUID, Shelf]
     shelves: Sequence[Shelf]
 
@@ -211,9 +210,9 @@ class Verification:
             return
         homes = _homes(seen)
         snapshots = tuple(snapshot for _, snapshot in homes.values())
-        reference = Reference(str(location), snapshots)
+        reference = Reference.of(str(location), snapshots)
         shelf_of = {uuid: shelf for uuid, (shelf, _) in homes.items()}
-        self._source = _Source(reference, reference.by_origin(), shelf_of, seen)
+        self._source = _Source(reference, shelf_of, seen)
         yield from check_records(seen)
         yield from judge_reference(reference)
 
@@ -227,7 +226,7 @@ class Verification:
             originals = [
                 (self._source.homes[original.uuid], original)
                 for _, copy in chosen
-                for original in original_of(copy, self._source.groups)
+                for original in original_of(copy, self._source.reference)
             ]
         return look_closely(chosen, originals)
 
@@ -248,12 +247,10 @@ class Verification:
         is_backup = shelf.kind is Kind.BACKUP
         seal, others = self._known.seal(snapshot), self._known.others
         findings = list(
-            judge_alone(snapshot, shelf.listing, seal, others, is_backup=is_backup)
+            judge_alone(snapshot, seal, shelf.twins, others, is_backup=is_backup)
         )
         if self._source and is_backup:
-            findings += judge_against(
-                snapshot, self._source.reference, self._source.groups, self._there
-            )
+            findings += judge_against(snapshot, self._source.reference, self._there)
         compared = Compared([])
         if self._request.level is not Level.IDENTITY:
             findings += self._read_all(shelf, snapshot, compared)
@@ -308,7 +305,7 @@ class Verification:
         if self._source is None:
             asked = self._request.source
             return "the source cannot be looked at" if asked else "no source was named"
-        found = original_of(copy, self._source.groups)
+        found = original_of(copy, self._source.reference)
         if len(found) != 1:
             count = "several snapshots" if found else "no snapshot"
             return f"{self._source.reference.name} has {count} that it is a copy of"

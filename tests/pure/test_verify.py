@@ -15,6 +15,7 @@ from btrfs_backup_ng.identity import (
     Reference,
     Result,
     carried_elsewhere,
+    find_twins,
     judge_against,
     judge_alone,
     judge_common,
@@ -60,8 +61,8 @@ def pairs(count: int) -> tuple[list[Snapshot], list[Snapshot]]:
 def alone(
     one: Snapshot, *others: Snapshot, **changes: Seal
 ) -> set[tuple[Check, Result]]:
-    listing = Listing((one, *others))
-    found = judge_alone(one, listing, one.seal, {}, is_backup=True)
+    twins = find_twins(Listing((one, *others)))
+    found = judge_alone(one, one.seal, twins, {}, is_backup=True)
     return {(finding.check, finding.result) for finding in found}
 
 
@@ -96,16 +97,16 @@ def test_who_else_carries_the_received_uuid_counts(seal: Seal, result: Result):
     listing = Listing((one,), carriers={one.received_uuid: (one.tree_id, 999)})
     assert carried_elsewhere(listing) == {one.received_uuid: (999,)}
     others = {one.received_uuid: seal}
-    (found,) = judge_alone(one, listing, Seal.INTACT, others, is_backup=True)
+    (found,) = judge_alone(one, Seal.INTACT, {}, others, is_backup=True)
     assert (found.check, found.result) == (Check.DUPLICATE, result)
 
 
 def against(
     copy: Snapshot, here: list[Snapshot], there: list[Snapshot]
 ) -> list[Result]:
-    reference = Reference("/home", tuple(here))
+    reference = Reference.of("/home", here)
     origins = {one.origin for one in there}
-    found = judge_against(copy, reference, reference.by_origin(), origins)
+    found = judge_against(copy, reference, origins)
     return [finding.result for finding in found]
 
 
@@ -123,13 +124,12 @@ def test_copies_of_what_shares_a_uuid_are_told_apart_by_name():
     shared = uuid4()
     here = [snapshot(number, shared) for number in range(3)]
     there = [snapshot(number, shared) for number in range(3)]
-    reference = Reference("/home", tuple(here))
-    groups = reference.by_origin()
-    assert original_of(there[1], groups) == [here[1]]
+    reference = Reference.of("/home", here)
+    assert original_of(there[1], reference) == [here[1]]
     renamed = dataclasses.replace(there[1], name=f"{here[1].name}_1")
-    assert original_of(renamed, groups) == [here[1]]
+    assert original_of(renamed, reference) == [here[1]]
     stranger = dataclasses.replace(there[1], name="x-20250101-000000")
-    assert original_of(stranger, groups) == here
+    assert original_of(stranger, reference) == here
     assert against(stranger, here, there) == [Result.UNCHECKED]
     (finding,) = judge_reference(reference)
     assert finding.result is Result.BAD and str(shared) in finding.text
@@ -138,14 +138,14 @@ def test_copies_of_what_shares_a_uuid_are_told_apart_by_name():
 def test_what_lost_its_received_uuid_is_compared_with_its_namesake():
     here, there = pairs(2)
     lost = dataclasses.replace(there[1], received_uuid=None)
-    groups = Reference("/home", tuple(here)).by_origin()
-    assert original_of(lost, groups) == [here[1]]
+    reference = Reference.of("/home", here)
+    assert original_of(lost, reference) == [here[1]]
     assert against(lost, here, there) == []  # that it lost it is said already
 
 
 def test_a_parent_that_is_missing_is_found():
     here, there = pairs(3)
-    reference = Reference("/home", tuple(here))
+    reference = Reference.of("/home", here)
     base = {here[2].uuid: here[2].name}
     assert list(judge_common(there, reference, base)) == []
     (found,) = judge_common(there[:2], reference, base)
