@@ -1,20 +1,20 @@
 """Own the look at what a place keeps: snapshots, backups, transfers that wait."""
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import UUID
 
 from btrfs_backup_ng import preflight
 from btrfs_backup_ng.btrfs.facts import STATE
 from btrfs_backup_ng.endpoint import open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.holds import HOLDS
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import Facts, Seal, Snapshot, SshOptions, Waiting
 from btrfs_backup_ng.naming import Naming, time_in
-from btrfs_backup_ng.origins import ORIGINS
 from btrfs_backup_ng.retention import in_order
+from btrfs_backup_ng.verified import VERIFIED, Verified, read_verified
 
 #: Whoever looks does not know the prefixes; a time at the end of a name must do.
 ANY_NAME = Naming("")
@@ -56,10 +56,12 @@ class Contents:
 
     :ivar kept: oldest first.
     :ivar waiting: transfers that were cut, or that run; in the order they began.
+    :ivar verified: UUID of a snapshot -> how it was verified last.
     """
 
     kept: tuple[Kept, ...] = ()
     waiting: tuple[Waiting, ...] = ()
+    verified: Mapping[UUID, Verified] = field(default_factory=dict)
 
     @property
     def newest(self) -> Kept | None:
@@ -107,9 +109,10 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
     :raises ListingFailed: if it cannot be listed.
     """
     kept: list[Kept] = []
+    record: bytes | None = None
     is_source = place.facts.is_subvolume and place.facts.has_folder
     if is_source:
-        seen, _ = place.listing(HOLDS)
+        seen, record = place.listing(VERIFIED)
         kept += [_judged(s, Kind.SNAPSHOT) for s in seen.snapshots]
     if not is_source or _may_have_backups(place.facts):
         keeper = open_destination(
@@ -119,10 +122,14 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
             ssh=access.ssh,
         ).keeper
         if keeper and (keeper.directory != place.directory or not is_source):
-            seen, _ = keeper.listing(ORIGINS)
+            seen, record = keeper.listing(VERIFIED)
             kept += [_judged(s, Kind.BACKUP) for s in seen.snapshots]
     waiting = place.waiting(place.facts.leftovers)
-    return Contents(_oldest_first(kept), tuple(sorted(waiting, key=_began)))
+    return Contents(
+        _oldest_first(kept),
+        tuple(sorted(waiting, key=_began)),
+        read_verified(record),
+    )
 
 
 def _may_have_backups(source: Facts) -> bool:

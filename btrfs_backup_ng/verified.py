@@ -104,15 +104,17 @@ def last_verified(record: Record, uuid: UUID) -> Verified | None:
     return max(bad or seen, key=lambda one: order.index(one.level), default=None)
 
 
-def read_verified(place: BtrfsEndpoint) -> Record:
-    """Read the record of a place, for who only shows it; unreadable tells nothing.
+def read_verified(content: bytes | None) -> Mapping[UUID, Verified]:
+    """Give what counts for each snapshot of a record; a damaged one tells nothing.
 
-    :raises CommandFailed: if the place cannot be asked.
+    :param content: of the file :data:`VERIFIED`, ``None`` if there is none.
     """
     try:
-        return parse_verified(place.host.recall(place.state, VERIFIED))
+        record = parse_verified(content)
     except Unreadable:
         return {}
+    counting = {uuid: last_verified(record, uuid) for uuid in record}
+    return {uuid: seen for uuid, seen in counting.items() if seen}
 
 
 class Memory:

@@ -456,6 +456,15 @@ def test_a_restore_is_tested_and_removed(scene: Scene, sshd: Sshd):
         words = [str(scene.destination), "--restore-test", f"--scratch={scratch}"]
         place = looked(*words, status=10)
         assert "another run is working" in place["snapshots"][0]["findings"][0]["text"]
+    told = must(run_program("list", scene.destination)).stdout.splitlines()
+    assert re.search(rf"{damaged} .*, found BAD \d+ s ago \(restore-test\)$", told[1])
+    assert re.search(rf"{good} .*, verified \d+ s ago \(restore-test\)$", told[2])
+    for way in both_ways(sshd):
+        (there,) = document(run_program("list", "--json", *way(scene.destination)))
+        one, other = (snapshot["verified"] for snapshot in there["snapshots"])
+        assert (one["level"], one["result"]) == ("restore-test", "bad")
+        assert (other["level"], other["result"]) == ("restore-test", "good")
+        assert 0 <= other["age_s"] < 300
     record = json.loads((scene.destination / RECORD).read_text())["snapshots"]
     levels = record[show(scene.destination / good).uuid]
     assert {seen["result"] for seen in levels.values()} == {"good"}

@@ -41,6 +41,7 @@ each line, oldest first:
   changed    somebody wrote to it after it was made
   waiting    a transfer that was cut, and how much of it need not be sent again
   running    a transfer that somebody works on
+  and how it was verified last, and when
 
 exit status:
   0 all places were listed   10 some were   1 none was   2 usage
@@ -118,6 +119,8 @@ def _lines(place: str, contents: Contents, now: datetime) -> Iterator[str]:
     for kept in contents.kept:
         made, kind = kept.snapshot.created, f"{kept.kind.value}, " if both else ""
         words = kind + tell.state(kept)
+        seen = tell.verified(contents.verified.get(kept.snapshot.uuid), now)
+        words += f", {seen}" if seen else ""
         row = (visible(kept.snapshot.name), tell.age(made, now), tell.exact(made))
         rows.append((*row, words))
     rows += [_waiting_row(transfer, now) for transfer in contents.waiting]
@@ -139,7 +142,11 @@ def _fields(
         return {"place": place, "snapshots": [], "waiting": [], "error": error}
     return {
         "place": place,
-        "snapshots": [tell.kept_fields(kept, now) for kept in contents.kept],
+        "snapshots": [
+            tell.kept_fields(kept, now)
+            | tell.verified_fields(contents.verified.get(kept.snapshot.uuid), now)
+            for kept in contents.kept
+        ],
         "waiting": [tell.waiting_fields(one, now) for one in contents.waiting],
         "error": None,
     }
