@@ -18,7 +18,7 @@ _VERSION = 1
 
 
 class Level(enum.Enum):
-    """How thoroughly; each holds what the ones before it do."""
+    """How thoroughly, the least first."""
 
     IDENTITY = "identity"
     DATA = "data"
@@ -162,12 +162,7 @@ class Memory:
         """Note how a snapshot was found; what could not be checked leaves no mark."""
         if result is Result.UNCHECKED:
             return
-        levels = list(Level)[: list(Level).index(level) + 1]
-        if result is Result.BAD:
-            levels = [level]
-        for each in levels:
-            seen = Verified(each, self._now, result)
-            self._record.setdefault(uuid, {})[each] = seen
+        self._record.setdefault(uuid, {})[level] = Verified(level, self._now, result)
         self._changed = True
 
     def write(self) -> None:

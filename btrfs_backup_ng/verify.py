@@ -163,7 +163,8 @@ class Verification:
         self._known = self._look_closely(chosen)
         for shelf, snapshot in chosen:
             verdict = self._judge(shelf, snapshot)
-            memory.note(snapshot.uuid, _level(verdict, request.level), verdict.result)
+            for level, result in _reached(verdict, request.level):
+                memory.note(snapshot.uuid, level, result)
             if request.level is not Level.IDENTITY:
                 memory.write()  # it took long, and the next one may be interrupted
             self._conclude(verdict)
@@ -347,10 +348,20 @@ def _homes(shelves: Sequence[Shelf]) -> dict[UUID, Item]:
     return {s.uuid: (shelf, s) for shelf in shelves for s in of_ours(shelf.listing)}
 
 
-def _level(verdict: Verdict, level: Level) -> Level:
-    """Give the level at which a verdict was reached: the identity alone may be bad."""
-    bad = {f.check for f in verdict.findings if f.result is Result.BAD}
-    return level if not bad or bad & {Check.CONTENTS, Check.RESTORE} else Level.IDENTITY
+def _reached(verdict: Verdict, level: Level) -> Iterator[tuple[Level, Result]]:
+    """Give what a verdict says of each level.
+
+    What was restored and is the same as at the source has the same contents.
+    """
+    deep = {Check.CONTENTS, Check.RESTORE}
+    alone = [f.result for f in verdict.findings if f.check not in deep]
+    yield Level.IDENTITY, worst(alone)
+    if level is Level.IDENTITY:
+        return
+    results = [f.result for f in verdict.findings if f.check in deep]
+    yield level, worst(results)
+    if level is Level.RESTORE and not results:
+        yield Level.DATA, Result.GOOD
 
 
 def _cut(place: BtrfsEndpoint) -> Iterator[str]:

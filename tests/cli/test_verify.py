@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from tests.cli.scenes import (
     covers,
     must,
     script,
+    ssh_place,
+    ssh_words,
     sudo_line,
 )
 from tests.cli.staged import (
@@ -42,6 +45,7 @@ from tests.cli.staged import (
     ssh_way,
 )
 from tests.conftest import MakesFilesystems
+from tests.support.accounts import SUDO_ALL, SUDO_BTRFS, Account
 from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program, start_program
 from tests.support.sshd import Sshd
@@ -592,6 +596,30 @@ def test_what_cannot_be_looked_at_could_not_be_checked(scene: Scene, sshd: Sshd)
     for options in ([], ["-q"]):
         done = must(verify(*options, empty), 10)
         assert done.stdout == f"{empty}: nothing to verify (identity)\n"
+
+
+def test_what_the_user_there_may_do_decides_what_can_be_checked(
+    scene: Scene, sshd: Sshd, account: Callable[..., Account]
+):
+    secret = scene.source / "secret"
+    secret.mkdir(mode=0o700)
+    (secret / "file").write_text("of root")
+    secret.chmod(0o700)
+    must(scene.back_up())
+    (name,) = scene.backups
+    may_all, may_btrfs = account(sudoers=SUDO_ALL), account(sudoers=SUDO_BTRFS)
+    for user, status in ((may_all, 0), (may_btrfs, 10)):
+        place = ssh_place(sshd, scene.destination, user=user.name)
+        words = [*ssh_words(sshd), place, f"--source={scene.source}", "--data"]
+        (told,) = document(verify("--json", *words), status)
+        if status:
+            assert found(told, name) == {("contents", "unchecked")}
+            (finding,) = told["snapshots"][0]["findings"]
+            assert "sudo" in finding["text"] and "root there" in finding["hint"][0]
+            (note,) = told["notes"]
+            assert "cannot be remembered" in note
+        else:
+            assert told["snapshots"][0]["compared"] == 4
 
 
 def test_a_place_that_cannot_be_written_keeps_no_record_and_is_no_failure(
