@@ -45,7 +45,7 @@ def compare_trees(
 ) -> None:
     """Compare all of two trees.
 
-    :param meter: counts the bytes of the files of the original.
+    :param meter: counts what is read of files, on both sides.
     :param compared: takes what is found, also before a failure.
     :raises CannotRead: if one of them cannot be read.
     :raises Interrupted: if a signal told us to end.
@@ -54,12 +54,10 @@ def compare_trees(
 
     def count(entry: Entry) -> None:
         compared.entries += 1
-        if entry.link in (None, entry.path):  # a file with several names is read once
-            meter.add(entry.size)
 
     with (
-        reading(original.host, original.path) as one,
-        reading(copy.host, copy.path) as other,
+        reading(original.host, original.path, meter.add) as one,
+        reading(copy.host, copy.path, meter.add) as other,
     ):
         compared.no_xattrs = one.no_xattrs or other.no_xattrs
         differences = compare(one.entries, other.entries, count)

@@ -43,7 +43,7 @@ def open_scratch(location: Location, access: Access) -> BtrfsEndpoint:
         location, ANY_NAME, connections=access.connections, ssh=access.ssh
     ).keeper
     assert scratch
-    preflight.check_readable(scratch, access.sudo_line)
+    preflight.check_readable(scratch, access.sudo_line, may_be_empty=True)
     if not scratch.facts.is_writable:
         raise Refused(f"{scratch} is mounted read-only or not ours to write")
     return scratch

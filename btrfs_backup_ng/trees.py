@@ -2,9 +2,9 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import KIB, visible
 from btrfs_backup_ng.command import (
@@ -45,17 +45,27 @@ class Tree:
 
 
 @contextmanager
-def reading(host: Host, path: str) -> Iterator[Tree]:
+def reading(
+    host: Host, path: str, count: Callable[[int], None] = lambda size: None
+) -> Iterator[Tree]:
     """Read a tree where it lies, each file once; nothing of it is kept.
 
+    :param count: told how many bytes of files were read since it was told last.
     :raises CannotRead: if it cannot be read.
     """
     if not host.name:
-        with closing(walk(path)) as entries:
+        with closing(walk(path, count)) as entries:
             yield Tree(entries)
         return
     with answering(host, path) as tree:
-        yield tree
+        yield replace(tree, entries=_counted(tree.entries, count))
+
+
+def _counted(entries: Iterator[Entry], count: Callable[[int], None]) -> Iterator[Entry]:
+    for entry in entries:
+        if entry.link in (None, entry.path):  # what has several names is read once
+            count(entry.size)
+        yield entry
 
 
 @contextmanager
@@ -68,7 +78,7 @@ def answering(host: Host, path: str) -> Iterator[Tree]:
         answers = {}
         for what in ("tree", "data", "xattrs"):
             command = host.command(HASH, path, what, label="reading files")
-            child = stack.enter_context(Child.start(command, stdout=PIPE))
+            child = stack.enter_context(Child.start(command, stdin=PIPE, stdout=PIPE))
             answers[what] = _answer(child, command, what == "data")
         pairs = read_xattrs(split(answers["xattrs"], b"\n"))
         why = ""

@@ -96,8 +96,8 @@ def format_verified(record: Record) -> bytes:
 def last_verified(record: Record, uuid: UUID) -> Verified | None:
     """Give what counts of the times that a snapshot was verified.
 
-    The most thorough one; but what was found bad stays bad until a check that is as
-    thorough finds it good (then :class:`Memory` has put that in its place).
+    The most thorough one; but what was found bad stays bad until a check of the same
+    level finds it good (then :class:`Memory` has put that in its place).
     """
     seen, order = record.get(uuid, {}).values(), list(Level)
     bad = [one for one in seen if one.result is Result.BAD]

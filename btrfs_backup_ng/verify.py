@@ -1,13 +1,13 @@
 """Own the verifying of what a place keeps: look, choose, judge, compare, restore."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
-from btrfs_backup_ng.contents import Compared, Place, compare_trees
+from btrfs_backup_ng.contents import KEPT, Compared, Place, compare_trees
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.identity import (
     Check,
@@ -36,6 +36,9 @@ from btrfs_backup_ng.seals import Item, Known, look_closely
 from btrfs_backup_ng.shelves import Shelf, check_records, parents_for, read_shelves
 from btrfs_backup_ng.verified import Level, Memory
 
+#: Differences that are kept until the end, of all snapshots together.
+_KEPT_IN_ALL = 10 * KEPT
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -60,7 +63,7 @@ class Verdict:
     """What is known of one snapshot now.
 
     :ivar snapshot: ``None`` for what should be one and can be written to.
-    :ivar differences: the first ``contents.KEPT`` of them.
+    :ivar differences: the first of them, ``contents.KEPT`` at most.
     :ivar count: of all differences.
     :ivar compared: how many entries of a tree were.
     """
@@ -134,6 +137,7 @@ class Verification:
         self._now = now
         self._tell = tell
         self._verdicts: list[Verdict] = []
+        self._room = _KEPT_IN_ALL
         self._known = Known()
         self._source: _Source | None = None
         self._scratch: BtrfsEndpoint | None = None
@@ -196,8 +200,11 @@ class Verification:
         return [homes[snapshot.uuid] for snapshot in picked]
 
     def _conclude(self, verdict: Verdict) -> None:
-        self._verdicts.append(verdict)
+        """Tell a verdict, and keep it with as many differences as there is room for."""
         self._tell(verdict)
+        kept = verdict.differences[: self._room]
+        self._room -= len(kept)
+        self._verdicts.append(replace(verdict, differences=kept))
 
     def _open_source(self) -> Iterator[Finding]:
         """Look at what the snapshots are copies of."""

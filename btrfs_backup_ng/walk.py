@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible
@@ -20,19 +20,22 @@ class CannotRead(BackupError):
     """A tree, or a part of it, cannot be read."""
 
 
-def walk(top: str) -> Generator[Entry, None, None]:
+def walk(
+    top: str, count: Callable[[int], None] = lambda size: None
+) -> Generator[Entry, None, None]:
     """Give all entries of a tree here; what is mounted in it is left out.
 
     Directories are held open down to where the walk is, and nothing is followed, so
     it stays in the tree whatever happens there meanwhile.
 
+    :param count: told how many bytes of files were read since it was told last.
     :raises CannotRead: if anything but the contents of a file cannot be read.
     :raises Interrupted: if a signal told us to end.
     """
     try:
         with opened_directory(top) as descriptor:
             status = os.fstat(descriptor)
-            walker = _Walker(status.st_dev)
+            walker = _Walker(status.st_dev, count)
             yield walker.entry(descriptor, b".", TOP, status)
             yield from walker.below(os.dup(descriptor))
     except OSError as error:
@@ -53,6 +56,7 @@ class _Level:
 @dataclass(slots=True)
 class _Walker:
     device: int
+    count: Callable[[int], None]
     names: Names = field(default_factory=Names)
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(MIB)))
 
@@ -130,6 +134,7 @@ class _Walker:
             try:
                 while size := os.readv(descriptor, [self.buffer]):
                     digest.update(self.buffer[:size])
+                    self.count(size)
                     check_interrupted()
             finally:
                 os.close(descriptor)

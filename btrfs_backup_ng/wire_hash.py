@@ -20,10 +20,13 @@ UNREADABLE, UNAVAILABLE = 66, 69
 #: is read once; ``xattrs``: what ``getfattr`` says. It takes GNU coreutils (8.28) and
 #: findutils. What stands for a nested subvolume (inode 2) is left out, and so is what
 #: is mounted in there. As no status of a pipe tells of all its parts, each says its
-#: own on descriptor 3; all of them have to come.
+#: own on descriptor 3; all of them have to come. Once stdin ends nobody listens any
+#: more: all of it is ended, in the middle of a file, if the session is ours alone.
 HASH = Verb(
     "hash",
-    'd=$1; w=$2; g() { $p env -C "$d" LC_ALL=C QUOTING_STYLE=literal "$@"; };'
+    "exec 6<&0 </dev/null; { cat <&6; s=$(cat /proc/$$/stat); set -- ${s##*) };"
+    ' [ "$3" = $$ ] && $p kill -s TERM -- "-$$"; } >/dev/null 2>&1 &'
+    ' d=$1; w=$2; g() { $p env -C "$d" LC_ALL=C QUOTING_STYLE=literal "$@"; };'
     " for q in sha256sum sort cut; do $q --version >/dev/null 2>&1 ||"
     f' {{ echo "no GNU $q" >&2; e {UNAVAILABLE}; }}; done; g true || e 1;'
     " s() { echo $? >&3; };"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -46,7 +47,7 @@ from tests.cli.staged import (
 )
 from tests.conftest import MakesFilesystems
 from tests.support.accounts import SUDO_ALL, SUDO_BTRFS, Account
-from tests.support.processes import wait_until
+from tests.support.processes import everything, wait_until
 from tests.support.program import Argument, run_program, start_program
 from tests.support.sshd import Sshd
 
@@ -420,6 +421,32 @@ def test_what_the_disk_has_lost_is_found(scene: Scene, btrfs: MakesFilesystems, 
         assert (difference["path"], difference["aspect"]) == ("rotten", "contents")
         assert difference["copy"].startswith("cannot be read: ")
     assert looked(destination)["result"] == "good"  # it reads no file
+
+
+def test_nothing_is_read_any_more_once_nobody_listens(scene: Scene, sshd: Sshd):
+    """Not even on the other machine, and not even if we were killed."""
+    with open(scene.source / "large", "wb") as file:
+        file.truncate(1 << 40)  # one hole, which takes long to hash
+    must(scene.back_up())
+    words = [*ssh_way(sshd)(scene.destination), f"--source={scene.source}"]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with start_program("verify", "--data", *words) as program:
+            wait_until(lambda: readers(scene.destination))
+            program.send_signal(number)
+            program.communicate()
+        assert program.returncode == (143 if number == signal.SIGTERM else -9)
+        wait_until(lambda: not readers(scene.destination))
+
+
+def readers(below: Path) -> list[int]:
+    """Give the processes that hash files in a directory."""
+    found = []
+    for process in everything():
+        if process.argv[:1] == ("sha256sum",):
+            with contextlib.suppress(OSError):
+                where = os.readlink(f"/proc/{process.pid}/cwd")
+                found += [process.pid] if where.startswith(str(below)) else []
+    return found
 
 
 # A test of restoring.

@@ -110,7 +110,8 @@ def _parser() -> Parser:
     add(
         "--scratch",
         metavar="DIR",
-        help="a directory on btrfs with room for a restored snapshot",
+        help="a directory on btrfs with room for a restored snapshot; backups to it"
+        " have to wait meanwhile",
     )
     add(
         "--subset",
