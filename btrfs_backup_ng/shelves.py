@@ -8,7 +8,7 @@ from uuid import UUID
 from btrfs_backup_ng.btrfs.facts import STATE, is_same_filesystem
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.holds import HOLDS, Unreadable, Why, parse_holds
+from btrfs_backup_ng.holds import HOLDS, Place, Unreadable, Why, parse_holds
 from btrfs_backup_ng.identity import Check, Finding, Result, find_twins
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
 from btrfs_backup_ng.model import Listing
@@ -103,11 +103,16 @@ def parents_for(place: BtrfsEndpoint, sources: Iterable[Shelf]) -> Mapping[UUID,
         if shelf.kind is not Kind.SNAPSHOT or shelf.record is None or _damage(shelf):
             continue
         for held_for, holds in parse_holds(shelf.record).items():
-            if held_for.location != str(place.location):
-                continue
-            if held_for.filesystem and not is_same_filesystem(
-                held_for.filesystem, place.facts.filesystem
-            ):
+            if not _is_same(held_for, place):
                 continue
             found |= {hold.origin: hold.name for hold in holds if hold.why is Why.BASE}
     return found
+
+
+def _is_same(held_for: Place, place: BtrfsEndpoint) -> bool:
+    """Tell whether a place that is held for is this one, whoever reaches it and how."""
+    here, filesystem = place.location, place.facts.filesystem
+    if held_for.location == str(here):
+        known = held_for.filesystem
+        return not known or is_same_filesystem(known, filesystem)
+    return held_for.filesystem == filesystem and held_for.location.endswith(here.path)

@@ -143,16 +143,14 @@ def test_a_parent_that_is_missing(scene: Scene, sshd: Sshd):
     (base,) = scene.backups[-1:]
     btrfs("subvolume", "delete", scene.destination / base)
     for way in both_ways(sshd):
-        held_for_here = way is local_way
-        place = looked(*with_source(scene, way), status=int(held_for_here))
-        if held_for_here:  # the source knows this place by this name only
-            assert found(place) == {("parent", "bad")}
-            assert base in place["findings"][0]["text"]
+        place = looked(*with_source(scene, way), status=1)
+        assert found(place) == {("parent", "bad")}
+        assert base in place["findings"][0]["text"]
     btrfs("subvolume", "delete", scene.destination / scene.backups[0])
     other = read_only(scene.source.parent / "x-20200101-000000")
     send_and_receive(other, scene.destination)
-    place = looked(*with_source(scene, ssh_way(sshd)), status=1)
-    assert "no snapshot is common" in place["findings"][0]["text"]
+    place = looked(*with_source(scene, local_way), status=1)
+    assert "no snapshot is common" in place["findings"][-1]["text"]
 
 
 def test_a_snapshot_made_anew_under_an_old_name(scene: Scene, sshd: Sshd):
@@ -396,9 +394,9 @@ def test_a_changed_original_proves_nothing(scene: Scene, sshd: Sshd):
         place = looked("--data", *with_source(scene, way), status=10)
         assert found(place, name) == {("contents", "unchecked")}
         assert place["snapshots"][0]["difference_count"] == 2
-        here = looked(*way(scene.source), status=1)  # a source is verified, too
-        assert here["snapshots"][0]["kind"] == "snapshot"
-        assert found(here, name) == {("seal", "bad")}
+    here = looked(*way(scene.source), status=1)  # a source is verified, too
+    assert here["snapshots"][0]["kind"] == "snapshot"
+    assert found(here, name) == {("seal", "bad")}
 
 
 def test_what_the_disk_has_lost_is_found(scene: Scene, btrfs: MakesFilesystems, sshd):
@@ -468,19 +466,19 @@ def test_a_restore_is_tested_and_removed(scene: Scene, sshd: Sshd):
     set_read_only(scene.destination / damaged, False)
     quietly(scene.destination / damaged / "1/file 21", flip)
     set_read_only(scene.destination / damaged, True)
-    for way in both_ways(sshd):
-        words = [*with_source(scene, way), "--restore-test"]
-        words.append(f"--scratch={way(scratch)[-1]}")
-        place = looked(*words)
-        assert results(place) == {good: "good"}, "the latest, if none is named"
-        assert place["snapshots"][0]["compared"] == 50 + 1 + 23
-        place = looked(*words, damaged, status=1)
-        assert ("restore", "bad") in found(place, damaged)
-        assert [d["path"] for d in place["snapshots"][0]["differences"]] == [
-            "1/file 21"
-        ]
-        assert left_at(scratch) == []
-        assert set(os.listdir(scratch)) == {STATE}
+    words = [*with_source(scene, local_way), "--restore-test"]
+    place = looked(*words, f"--scratch={scratch}")
+    assert results(place) == {good: "good"}, "the latest, if none is named"
+    assert place["snapshots"][0]["compared"] == 50 + 1 + 23
+    there = ssh_way(sshd)
+    words = [*with_source(scene, there), "--restore-test", "all"]
+    place = looked(*words, f"--scratch={there(scratch)[-1]}", status=1)
+    assert results(place) == {damaged: "bad", good: "good"}
+    assert ("restore", "bad") in found(place, damaged)
+    (difference,) = place["snapshots"][0]["differences"]
+    assert (difference["path"], difference["aspect"]) == ("1/file 21", "contents")
+    assert left_at(scratch) == []
+    assert set(os.listdir(scratch)) == {STATE}
     done = must(verify(scene.destination, "--restore-test", "--scratch", scratch))
     assert "compared with itself, as no source was named" in done.stdout
     with locked(scratch / STATE):
@@ -490,12 +488,11 @@ def test_a_restore_is_tested_and_removed(scene: Scene, sshd: Sshd):
     told = must(run_program("list", scene.destination)).stdout.splitlines()
     assert re.search(rf"{damaged} .*, found BAD \d+ s ago \(restore-test\)$", told[1])
     assert re.search(rf"{good} .*, verified \d+ s ago \(restore-test\)$", told[2])
-    for way in both_ways(sshd):
-        (there,) = document(run_program("list", "--json", *way(scene.destination)))
-        one, other = (snapshot["verified"] for snapshot in there["snapshots"])
-        assert (one["level"], one["result"]) == ("restore-test", "bad")
-        assert (other["level"], other["result"]) == ("restore-test", "good")
-        assert 0 <= other["age_s"] < 300
+    (listed,) = document(run_program("list", "--json", *there(scene.destination)))
+    one, other = (snapshot["verified"] for snapshot in listed["snapshots"])
+    assert (one["level"], one["result"]) == ("restore-test", "bad")
+    assert (other["level"], other["result"]) == ("restore-test", "good")
+    assert 0 <= other["age_s"] < 300
     record = json.loads((scene.destination / RECORD).read_text())["snapshots"]
     levels = record[show(scene.destination / good).uuid]
     assert {seen["result"] for seen in levels.values()} == {"good"}
