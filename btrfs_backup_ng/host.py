@@ -61,11 +61,11 @@ class Host(Protocol):
         """
 
     def listing(
-        self, directory: str, state: str, name: str
-    ) -> tuple[Listing, bytes | None]:
-        """Look at all snapshots of a directory, and read a file of our bookkeeping.
+        self, directory: str, state: str, *names: str
+    ) -> tuple[Listing, tuple[bytes | None, ...]]:
+        """Look at all snapshots of a directory, and read files of our bookkeeping.
 
-        :returns: the snapshots, and the file's content (``None``: no such file).
+        :returns: the snapshots, and the files' contents (``None``: no such file).
         :raises ListingFailed: if it cannot; nothing is known then.
         """
 
@@ -96,6 +96,9 @@ class Host(Protocol):
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping, atomically and durably."""
 
+    def recall(self, state: str, name: str) -> bytes | None:
+        """Read a small file of our bookkeeping; ``None``: no such file."""
+
 
 class LocalHost:
     """This machine. What needs no process is done without one."""
@@ -123,12 +126,13 @@ class LocalHost:
             ) from error
 
     def listing(
-        self, directory: str, state: str, name: str
-    ) -> tuple[Listing, bytes | None]:
+        self, directory: str, state: str, *names: str
+    ) -> tuple[Listing, tuple[bytes | None, ...]]:
         """Look at a directory of this machine, one ioctl a snapshot."""
         try:
             directory = os.path.realpath(directory)
-            return read_listing(directory), _read_if_there(f"{state}/{name}")
+            paths = (f"{state}/{name}" for name in names)
+            return read_listing(directory), tuple(map(_read_if_there, paths))
         except OSError as error:
             raise ListingFailed(
                 f"the snapshots in {visible(directory)} cannot be listed:"
@@ -197,6 +201,10 @@ class LocalHost:
                 f"{visible(os.path.join(state, name))} cannot be written:"
                 f" {error.strerror}"
             ) from error
+
+    def recall(self, state: str, name: str) -> bytes | None:
+        """Read a small file of our bookkeeping."""
+        return _read_if_there(os.path.join(state, name))
 
 
 @functools.cache

@@ -27,6 +27,7 @@ from btrfs_backup_ng.model import (
 from btrfs_backup_ng.naming import Naming, time_in
 from btrfs_backup_ng.origins import ORIGINS, Origins, parse_origins
 from btrfs_backup_ng.retention import in_order
+from btrfs_backup_ng.verified import VERIFIED, Verified, read_verified
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Contents:
     :ivar broken: what is damaged beyond being a snapshot; by name.
     :ivar holds: what is recorded there of what destinations need, if it is a source.
     :ivar origins: what is recorded there of whose backups it has.
+    :ivar verified: UUID of a snapshot -> how it was verified last.
     """
 
     kept: tuple[Kept, ...] = ()
@@ -96,6 +98,7 @@ class Contents:
     broken: tuple[Broken, ...] = ()
     holds: Records = field(default_factory=dict)
     origins: Origins = field(default_factory=dict)
+    verified: Mapping[UUID, Verified] = field(default_factory=dict)
 
     @property
     def newest(self) -> Kept | None:
@@ -273,9 +276,10 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
     broken: list[Broken] = []
     holds: Records = {}
     origins: Origins = {}
+    record: bytes | None = None
     is_source = place.facts.is_subvolume and place.facts.has_folder
     if is_source:
-        seen, content = place.listing(HOLDS)
+        seen, (content, record) = place.listing_with(HOLDS, VERIFIED)
         holds = _recorded(place, content)
         kept += _judged(seen, Kind.SNAPSHOT, _is_dated)
         broken += _broken(seen, Kind.SNAPSHOT, _is_dated)
@@ -287,7 +291,7 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
             ssh=access.ssh,
         ).keeper
         if keeper and (keeper.directory != place.directory or not is_source):
-            seen, content = keeper.listing(ORIGINS)
+            seen, (content, record) = keeper.listing_with(ORIGINS, VERIFIED)
             origins = parse_origins(content)
             is_ours = _namer(origins)
             kept += _judged(seen, Kind.BACKUP, is_ours)
@@ -299,6 +303,7 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
         tuple(sorted(broken, key=lambda one: (one.created, one.name))),
         holds,
         origins,
+        read_verified(record),
     )
 
 

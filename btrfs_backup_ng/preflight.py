@@ -121,9 +121,12 @@ def check_destination(
     return _check_distance(destination, source, job)
 
 
-def check_readable(place: BtrfsEndpoint, sudo_line: str) -> None:
+def check_readable(
+    place: BtrfsEndpoint, sudo_line: str, *, may_be_empty: bool = False
+) -> None:
     """Look at a place that nothing is going to be changed at.
 
+    :param may_be_empty: an empty directory on the system disk is what is meant.
     :raises Refused: if what it keeps cannot be seen, or may be somewhere else.
     """
     facts = look(place, sudo_line)
@@ -131,7 +134,7 @@ def check_readable(place: BtrfsEndpoint, sudo_line: str) -> None:
         raise Refused(f"{place} does not exist")
     if not facts.is_directory:
         raise Refused(f"{place} is not a directory that can be entered")
-    if facts.on_system_disk and facts.is_empty:
+    if facts.on_system_disk and facts.is_empty and not may_be_empty:
         raise Refused(
             f"{place} is an empty directory on the system disk; is the backup disk"
             " mounted?"

@@ -115,6 +115,12 @@ def of_snapshots(names: Iterable[str], snapshots: Iterable[Snapshot]) -> list[st
     return [match[0] for match in matches if match and match[2] in wanted]
 
 
+def of_protocol(names: Iterable[str], protocol: str) -> list[str]:
+    """Pick the ids of transfers that were full and went by this protocol."""
+    end = f"-{_how(None, protocol)}"
+    return [name for name in ours(names) if name.endswith(end)]
+
+
 def of_transfer(
     names: Iterable[str], snapshot: Snapshot, parent: Snapshot | None, protocol: str
 ) -> list[str]:

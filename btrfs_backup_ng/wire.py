@@ -3,6 +3,7 @@
 from btrfs_backup_ng import wire_files
 from btrfs_backup_ng.appraisal import SPACE, TIMES
 from btrfs_backup_ng.grammar import KEEPER, Verb
+from btrfs_backup_ng.wire_hash import HASH, RECALL
 from btrfs_backup_ng.wire_versions import CONTENT, DIGESTS, LINKS, STATS
 
 #: ``each DIRECTORY`` prints every name in it.
@@ -115,7 +116,7 @@ HELD = Verb(
     ' case $r in 0) e 0;; 1) printf 1; x cat "$1/holder" 2>/dev/null; e 0;; esac; e 1',
 )
 
-#: DIRECTORY, STATE, FILE NAME -> names, an empty name, then: id and path of the
+#: DIRECTORY, STATE, FILE NAMES -> names, an empty name, then: id and path of the
 #: containing subvolume, the directory in it, its read-only subvolumes, the received
 #: UUIDs of the whole filesystem (both lists in two orders), that file of our
 #: bookkeeping (``1`` and its content, if it is there).
@@ -129,9 +130,8 @@ LIST = Verb(
     ' $b subvolume list -o -r -uqRcg --sort=$o . || e 1; printf "\\0"; done;'
     " for o in rootid -rootid; do"
     ' $b subvolume list -R --sort=$o . || e 1; printf "\\0"; done;'
-    ' if [ -e "$2/$3" ] || [ -L "$2/$3" ]; then printf 1;'
-    ' [ -f "$2/$3" ] && x cat "$2/$3"; fi;'
-    " e 0",
+    ' d=$2; shift 2; for f; do f=$d/$f; if [ -e "$f" ] || [ -L "$f" ]; then printf 1;'
+    ' [ -f "$f" ] && x cat "$f"; fi; printf "\\0"; done; e 0',
 )
 
 #: DIRECTORY, SUBVOLUME ID ... -> their entries in the root tree, the only place from
@@ -366,6 +366,8 @@ VERBS = (
     SIZE,
     SINK,
     WAIT,
+    HASH,
+    RECALL,
     STATS,
     DIGESTS,
     LINKS,

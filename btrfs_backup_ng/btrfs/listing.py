@@ -107,17 +107,20 @@ def _read_snapshot(directory: int, name: str) -> Snapshot | None:
     )
 
 
-def parse_listing(answer: bytes) -> tuple[Listing, bytes | None]:
-    """Read what the ``list`` verb answered, and the file that came with it.
+def parse_listing(
+    answer: bytes, files: int
+) -> tuple[Listing, tuple[bytes | None, ...]]:
+    """Read what the ``list`` verb answered, and the files that came with it.
 
-    :returns: the listing, and the content of the file (``None``: no file).
+    :param files: how many were asked for.
+    :returns: the listing, and the contents of the files (``None``: no file).
     :raises OutputNotUnderstood: if it is not what the known versions print.
     """
     names_raw, _, rest = answer.partition(b"\0\0")
     if answer.startswith(b"\0"):  # an empty directory
         names_raw, rest = b"", answer[1:]
     try:
-        tree_id, path, relative, *lists, file = rest.split(b"\0", 7)
+        tree_id, path, relative, *lists, behind = rest.split(b"\0", 7)
         full, full_reversed, received, received_reversed = lists
     except ValueError as error:
         raise OutputNotUnderstood("the list is cut short") from error
@@ -137,7 +140,10 @@ def parse_listing(answer: bytes) -> tuple[Listing, bytes | None]:
         if uuid:
             carriers[uuid] = (*carriers.get(uuid, ()), int(match[1]))
     listing = Listing(tuple(snapshots), frozenset(map(os.fsdecode, names)), carriers)
-    return listing, file[1:] if file else None
+    *contents, end = behind.rsplit(b"\0", 1) if files == 1 else behind.split(b"\0")
+    if end or len(contents) != files:
+        raise OutputNotUnderstood("the files that come with the list are not clear")
+    return listing, tuple(raw[1:] if raw else None for raw in contents)
 
 
 def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]:

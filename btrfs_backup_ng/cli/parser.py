@@ -34,6 +34,7 @@ verbs, as the first word; each has a --help:
   prune PLACE ...   delete what a policy does not keep; drop transfers that wait
   diff A B          what changed between two snapshots of one place
   versions FILE     what a file was, in all snapshots and backups of it
+  verify PLACE ...  is what a place keeps good? identity, contents, a test of restoring
   doctor PLACE ...  can backups be made from or to these places?
   demo              try it without risk:  sudo btrfs-backup-ng demo
 """

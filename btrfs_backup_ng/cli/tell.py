@@ -3,8 +3,10 @@
 from datetime import datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import BackupError, format_age, format_size, visible
+from btrfs_backup_ng.identity import Result
 from btrfs_backup_ng.listing import Broken, Kept, Kind, Relation, State
 from btrfs_backup_ng.model import Waiting
+from btrfs_backup_ng.verified import Verified
 
 #: Clocks differ a little; what is dated later than that is not "now".
 _TOLERANCE = timedelta(minutes=10)
@@ -119,6 +121,22 @@ def waiting_fields(waiting: Waiting, now: datetime) -> Json:
         "size_bytes": waiting.size_bytes,
         "running": waiting.running,
     }
+
+
+def verified(seen: Verified | None, now: datetime) -> str:
+    """Write how a snapshot was verified last; nothing if it never was."""
+    if seen is None:
+        return ""
+    word = "verified" if seen.result is Result.GOOD else "found BAD"
+    return f"{word} {ago(seen.when, now)} ({seen.level.value})"
+
+
+def verified_fields(seen: Verified | None, now: datetime) -> Json:
+    """Give the same as fields."""
+    if seen is None:
+        return {"verified": None}
+    words = {"level": seen.level.value, "result": seen.result.value}
+    return {"verified": {**words, **time_fields("when", seen.when, now)}}
 
 
 def error_fields(error: BackupError) -> Json:

@@ -157,22 +157,23 @@ class BtrfsEndpoint:
         :returns: the snapshots, and the file's content (``None``: no such file).
         :raises ListingFailed: if it cannot; nothing is known then.
         """
+        seen, (content,) = self.listing_with(name)
+        return seen, content
+
+    def listing_with(self, *names: str) -> tuple[Listing, tuple[bytes | None, ...]]:
+        """Do the same with several files."""
         if self.is_source and not (self.facts.has_folder or self._is_prepared):
-            return Listing(), None  # a rehearsal of the first run
-        seen, content = self.host.listing(self.directory, self.state, name)
+            return Listing(), (None,) * len(names)  # a rehearsal of the first run
+        seen, contents = self.host.listing(self.directory, self.state, *names)
         dated = tuple(
             replace(s, created=self._naming.time_of(s.name) or s.created)
             for s in seen.snapshots
         )
-        return replace(seen, snapshots=dated), content
+        return replace(seen, snapshots=dated), contents
 
-    def look_closely(
-        self, tree_ids: Sequence[int], *, are_checkpoints: bool = False
-    ) -> Seal:
+    def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Seal:
         """Find out whether all of some subvolumes of the filesystem are unchanged."""
-        return self.host.look_closely(
-            self.directory, tree_ids, are_checkpoints=are_checkpoints
-        )
+        return self.host.look_closely(self.directory, tree_ids, **how)
 
     def take_snapshot(self, name: str, now: datetime) -> Snapshot:
         """Make a read-only snapshot of the source, with an identity of its own.

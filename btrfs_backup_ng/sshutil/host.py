@@ -30,6 +30,7 @@ from btrfs_backup_ng.sshutil.passwords import (
 )
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.wire_hash import RECALL
 
 log = logging.getLogger(__name__)
 
@@ -201,11 +202,12 @@ class SshHost:
         self._keeper = token
 
     def listing(
-        self, directory: str, state: str, name: str
-    ) -> tuple[Listing, bytes | None]:
+        self, directory: str, state: str, *names: str
+    ) -> tuple[Listing, tuple[bytes | None, ...]]:
         """Look at a directory there: one session, however many snapshots."""
         try:
-            return parse_listing(self.call(wire.LIST, directory, state, name).stdout)
+            answer = self.call(wire.LIST, directory, state, *names).stdout
+            return parse_listing(answer, len(names))
         except (CommandFailed, OutputNotUnderstood, ValueError) as error:
             raise ListingFailed(
                 f"the snapshots in {visible(directory)} on {visible(self.name)} cannot"
@@ -292,6 +294,11 @@ class SshHost:
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping there."""
         self.call(wire.PUT, state, name, stdin=content)
+
+    def recall(self, state: str, name: str) -> bytes | None:
+        """Read a small file of our bookkeeping there."""
+        answer = self.call(RECALL, state, name).stdout
+        return answer[1:] if answer else None
 
 
 @contextmanager

@@ -24,28 +24,31 @@ FLOORS = {
         cli/commands/demo cli/commands/doctor cli/commands/listing cli/commands/status
         cli/commands/prune cli/commands/diff cli/commands/versions cli/asking
         cli/dropping cli/thinner cli/timeline cli/restoring cli/commands/restore
+        cli/commands/verify
     """,
     "5 verbs": """
         context backup target delivery prune doctor listing status leftovers compare
-        versions lookup versiondiff thinning finding restore files
+        versions lookup versiondiff thinning finding restore files shelves seals scratch
+        verify
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
         locks holds origins history route probe measure transfer progress preflight
+        trees contents verified
     """,
     "3 hands": """
         process loop hop pipeline checkpoints host sshutil/__init__ sshutil/master
-        sshutil/login sshutil/passwords sshutil/refusal sshutil/host
+        sshutil/login sshutil/passwords sshutil/refusal sshutil/host walk
     """,
     "2 words": """
         command codecs grammar wire wire_versions btrfs/__init__ btrfs/facts btrfs/ioctl
-        btrfs/listing btrfs/extents btrfs/parse appraisal wire_files
+        btrfs/listing btrfs/extents btrfs/parse appraisal wire_files wire_hash
     """,
     "1 mind": """
         location model naming staging retention plan report diagnosis timeline
         sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
         sendstream/reader sendstream/size sendstream/tree sendstream/changes policy
-        simulation choose swap
+        simulation choose swap manifest identity picking
     """,
     "0 ground": """
         __init__ __util__ __logger__

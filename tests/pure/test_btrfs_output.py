@@ -222,16 +222,16 @@ def answer(
     listed = "".join(f"{name}\0" for name in names) + "\0"
     words = [f"{tree}", f"{path}\n", f"{relative}\n", *texts]
     raw = listed + "\0".join(words) + "\0"
-    return raw.encode(errors="surrogateescape") + holds
+    return raw.encode(errors="surrogateescape") + holds + b"\0"
 
 
 def found(raw):
-    return {s.name: s for s in parse_listing(raw)[0].snapshots}
+    return {s.name: s for s in parse_listing(raw, 1)[0].snapshots}
 
 
 @pytest.mark.parametrize("record", [RECORD, OLD_RECORD], ids=["6.2", "unpadded"])
 def test_a_listing_is_read(record):
-    listing, holds = parse_listing(answer(record=record))
+    listing, (holds,) = parse_listing(answer(record=record), 1)
     assert listing.names == {"a b", "s1", "file"} and holds is None
     snapshots = {s.name: s for s in listing.snapshots}
     assert set(snapshots) == {"a b", "s1"}
@@ -245,11 +245,19 @@ def test_a_listing_is_read(record):
 
 def test_holds_come_with_the_listing_whatever_is_in_them():
     for holds in (b"", b"{}", b"\0\0\n", b"x" * 9999):
-        assert parse_listing(answer(holds=b"1" + holds))[1] == holds
+        assert parse_listing(answer(holds=b"1" + holds), 1)[1] == (holds,)
+
+
+def test_several_files_come_with_the_listing():
+    for contents in ((b"{}", b"x"), (None, b""), (b"", None), (None, None)):
+        raw = b"\0".join(b"" if c is None else b"1" + c for c in contents)
+        assert parse_listing(answer(holds=raw), 2)[1] == contents
+    with pytest.raises(OutputNotUnderstood):
+        parse_listing(answer(holds=b"1a\0b\0001c"), 2)
 
 
 def test_an_empty_directory_is_read():
-    listing, holds = parse_listing(answer([], names=()))
+    listing, (holds,) = parse_listing(answer([], names=()), 1)
     assert (listing.snapshots, listing.names, holds) == ((), frozenset(), None)
 
 
@@ -333,9 +341,9 @@ def test_paths_are_taken_from_the_top_of_the_filesystem(path, relative, full):
 
 def test_another_subvolumes_records_are_not_understood():
     with pytest.raises(OutputNotUnderstood):
-        parse_listing(answer(tree=256))
+        parse_listing(answer(tree=256), 1)
     with pytest.raises(OutputNotUnderstood):
-        parse_listing(answer(path="@data"))
+        parse_listing(answer(path="@data"), 1)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +357,7 @@ def test_another_subvolumes_records_are_not_understood():
 )
 def test_another_form_of_the_list_is_not_understood(record):
     with pytest.raises((OutputNotUnderstood, ValueError)):
-        parse_listing(answer(record=record))
+        parse_listing(answer(record=record), 1)
 
 
 @given(st.data())
@@ -357,13 +365,13 @@ def test_a_listing_that_was_cut_is_not_understood(data):
     raw = answer()
     cut = raw[: data.draw(st.integers(0, raw.rindex(b"\0") - 1))]
     with pytest.raises((OutputNotUnderstood, ValueError)):
-        parse_listing(cut)
+        parse_listing(cut, 1)
 
 
 @given(st.binary())
 def test_any_bytes_are_a_listing_or_not_understood(raw):
     try:
-        parse_listing(raw)
+        parse_listing(raw, 1)
     except ValueError:  # OutputNotUnderstood is one
         pass
 

@@ -12,6 +12,7 @@ VERBS = {
     "prune": "btrfs_backup_ng.cli.commands.prune",
     "restore": "btrfs_backup_ng.cli.commands.restore",
     "status": "btrfs_backup_ng.cli.commands.status",
+    "verify": "btrfs_backup_ng.cli.commands.verify",
     "versions": "btrfs_backup_ng.cli.commands.versions",
 }
 

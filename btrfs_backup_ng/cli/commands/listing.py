@@ -53,7 +53,8 @@ each line, oldest first:
   damaged    has a name of ours, and is not what stands under such a name; and why
   waiting    a transfer that was cut, and how much of it need not be sent again
   running    a transfer that somebody works on
-  and what it is to other places: to those of this call, and as recorded at sources
+  and how it was verified last, and when; and what it is to other places: to those of
+  this call, and as recorded at sources
 
 exit status:
   0 all places were listed   10 some were   1 none was   2 usage
@@ -123,7 +124,7 @@ class _Told:
         told = ", ".join(_counts(contents)) or "nothing yet"
         yield from wrapped(f"{visible(place)}: {told}", 2)
         both = len({kept.kind for kept in contents.kept}) > 1
-        rows = [self._row(place, kept, both) for kept in contents.kept]
+        rows = [self._row(place, contents, kept, both) for kept in contents.kept]
         rows += [self._broken_row(broken, both) for broken in contents.broken]
         rows.sort(key=lambda row: row[0])
         cells = [row for _, row in rows]
@@ -133,13 +134,14 @@ class _Told:
         yield from table(cells, 2)
 
     def _row(
-        self, place: str, kept: Kept, both: bool
+        self, place: str, contents: Contents, kept: Kept, both: bool
     ) -> tuple[datetime, tuple[str, ...]]:
         snapshot = kept.snapshot
         size = self._size(place, kept)
         relation = tell.relation(self._relation(place, snapshot), kept.kind)
         words = [f"{kept.kind.value}"] if both else []
-        words += [tell.state(kept)] + ([relation] if relation else [])
+        seen = tell.verified(contents.verified.get(snapshot.uuid), self._now)
+        words += [word for word in (tell.state(kept), seen, relation) if word]
         shown = "" if size is None else format_size(size)
         row = self._dated(visible(snapshot.name), snapshot.created)
         return snapshot.created or _LONG_AGO, (*row, shown, ", ".join(words))
@@ -168,11 +170,16 @@ class _Told:
         if isinstance(contents, BackupError):
             error = tell.error_fields(contents)
             return {"place": place, "snapshots": [], "waiting": [], "error": error}
-        snapshots = [self._kept_fields(place, kept) for kept in contents.kept]
+        snapshots = [
+            self._kept_fields(place, kept)
+            | tell.verified_fields(contents.verified.get(kept.snapshot.uuid), self._now)
+            for kept in contents.kept
+        ]
         for broken in contents.broken:
             unrelated = tell.relation_fields(Relation())
             fields = tell.broken_fields(broken, self._now)
-            snapshots.append({**fields, "size_bytes": None, **unrelated})
+            more = {"size_bytes": None, "verified": None}
+            snapshots.append({**fields, **unrelated, **more})
         return {
             "place": place,
             "snapshots": snapshots,

@@ -1,0 +1,248 @@
+"""Own the judgement whether a snapshot is what it says it is: from listings alone."""
+
+import enum
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from btrfs_backup_ng.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.naming import stem_of, time_in
+from btrfs_backup_ng.retention import in_order
+
+
+class Result(enum.Enum):
+    """How a check went; a check that could not be made is no good one."""
+
+    GOOD = "good"
+    BAD = "bad"
+    UNCHECKED = "unchecked"
+
+
+class Check(enum.Enum):
+    """What was looked at."""
+
+    READ_ONLY = "read-only"
+    RECEIVED_UUID = "received-uuid"
+    SEAL = "seal"
+    DUPLICATE = "duplicate"
+    SOURCE = "source"
+    PARENT = "parent"
+    RECORDS = "records"
+    CONTENTS = "contents"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check has to say; good ones say what a person may want to know.
+
+    :ivar hint: what to do.
+    """
+
+    result: Result
+    check: Check
+    text: str
+    hint: str = ""
+
+
+def worst(results: Iterable[Result]) -> Result:
+    """Give what counts of several results; good if there is none."""
+    rank = (Result.GOOD, Result.UNCHECKED, Result.BAD)
+    return max(results, key=rank.index, default=Result.GOOD)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What copies are compared with: the snapshots of one place, by what they are.
+
+    :ivar name: of the place, for people.
+    :ivar groups: the snapshots by origin, each group oldest first.
+    :ivar named: the snapshots by name.
+    """
+
+    name: str
+    groups: Mapping[UUID, Sequence[Snapshot]]
+    named: Mapping[str, Snapshot]
+
+    @classmethod
+    def of(cls, name: str, snapshots: Collection[Snapshot]) -> "Reference":
+        """Make one of all snapshots of a place."""
+        named = {snapshot.name: snapshot for snapshot in snapshots}
+        return cls(name, _by_origin(snapshots), named)
+
+
+def _by_origin(snapshots: Collection[Snapshot]) -> dict[UUID, list[Snapshot]]:
+    groups: dict[UUID, list[Snapshot]] = defaultdict(list)
+    for snapshot in in_order(snapshots):
+        groups[snapshot.origin].append(snapshot)
+    return dict(groups)
+
+
+def of_ours(listing: Listing) -> list[Snapshot]:
+    """Pick the snapshots that can be judged, oldest first: received, or named by us."""
+    return in_order(
+        [s for s in listing.snapshots if s.received_uuid or time_in(s.name)]
+    )
+
+
+def suspects(listing: Listing) -> list[str]:
+    """Give the names that look like a snapshot's, and are no read-only one."""
+    seen = {snapshot.name for snapshot in listing.snapshots}
+    return sorted(n for n in listing.names if n not in seen and time_in(n))
+
+
+def judge_writable(received_uuid: UUID | None) -> Finding:
+    """Judge a writable subvolume where a snapshot belongs."""
+    if received_uuid:
+        text = "it can be written to, though it carries a received UUID"
+        return Finding(Result.BAD, Check.READ_ONLY, text)
+    text = "it can be written to: a receive was cut, or it was made writable"
+    return Finding(Result.BAD, Check.READ_ONLY, text)
+
+
+def find_twins(listing: Listing) -> dict[UUID, list[str]]:
+    """Give the names of snapshots of a place that have one received UUID."""
+    received = [snapshot for snapshot in listing.snapshots if snapshot.received_uuid]
+    groups = _by_origin(received)
+    return {uuid: [s.name for s in same] for uuid, same in groups.items() if same[1:]}
+
+
+def judge_alone(
+    snapshot: Snapshot,
+    seal: Seal,
+    twins: Mapping[UUID, Sequence[str]],
+    others: Mapping[UUID, Seal],
+    *,
+    is_backup: bool,
+) -> Iterator[Finding]:
+    """Judge a snapshot by what its own place says.
+
+    :param seal: what the closest look at it found.
+    :param twins: of its place, from :func:`find_twins`.
+    :param others: received UUID -> the worst seal of the subvolumes elsewhere on that
+        filesystem which carry it, too.
+    """
+    received = snapshot.received_uuid
+    if is_backup and received is None:
+        yield Finding(
+            Result.BAD,
+            Check.RECEIVED_UUID,
+            "it has no received UUID: it was writable for a time, or never received",
+        )
+    if seal is Seal.BROKEN:
+        text = "it was written to after it was made"
+        yield Finding(Result.BAD, Check.SEAL, text)
+    elif seal is Seal.UNKNOWN:
+        text = "nobody can tell whether it was written to after it was made"
+        yield Finding(Result.UNCHECKED, Check.SEAL, text)
+    if received is None:
+        return
+    same = [name for name in twins.get(received, ()) if name != snapshot.name]
+    if same:
+        text = f"it has the same received UUID as {_listed(same)}"
+        yield Finding(Result.BAD, Check.DUPLICATE, text)
+    if received in others:
+        yield _judge_others(others[received])
+
+
+def _judge_others(seal: Seal) -> Finding:
+    text = "a subvolume elsewhere on that filesystem has the same received UUID"
+    if seal is Seal.BROKEN:
+        text += ", and can be written to or was changed"
+        return Finding(Result.BAD, Check.DUPLICATE, text)
+    if seal is Seal.UNKNOWN:
+        text += ", and nobody can tell whether it was changed"
+        return Finding(Result.UNCHECKED, Check.DUPLICATE, text)
+    return Finding(Result.GOOD, Check.DUPLICATE, f"{text}, unchanged")
+
+
+def carried_elsewhere(listing: Listing) -> dict[UUID, tuple[int, ...]]:
+    """Give for each received UUID here the ids that carry it and are not listed."""
+    known = {snapshot.tree_id for snapshot in listing.snapshots}
+    wanted = {s.received_uuid for s in listing.snapshots if s.received_uuid}
+    strangers = {
+        uuid: tuple(tree_id for tree_id in ids if tree_id not in known)
+        for uuid, ids in listing.carriers.items()
+        if uuid in wanted
+    }
+    return {uuid: ids for uuid, ids in strangers.items() if ids}
+
+
+def original_of(copy: Snapshot, reference: Reference) -> Sequence[Snapshot]:
+    """Give what a copy may be a copy of; more than one if only the names could tell.
+
+    What lost its received UUID has nothing but its name.
+    """
+    if copy.received_uuid is None:
+        namesake = reference.named.get(copy.name)
+        return [namesake] if namesake else []
+    same = reference.groups.get(copy.origin, [])
+    if len(same) < 2:
+        return same
+    exact = [s for s in same if s.name == copy.name]
+    return exact or [s for s in same if stem_of(s.name) == stem_of(copy.name)] or same
+
+
+def judge_against(
+    copy: Snapshot, reference: Reference, there: Collection[UUID]
+) -> Iterator[Finding]:
+    """Judge a copy by what it was copied from.
+
+    :param there: origins of all copies at the place.
+    """
+    originals = original_of(copy, reference)
+    if copy.received_uuid is None or len(originals) == 1:
+        return
+    if originals:
+        names = _listed([s.name for s in originals])
+        text = f"its received UUID is that of {names} at {reference.name}"
+        yield Finding(Result.UNCHECKED, Check.SOURCE, text)
+    else:
+        yield _judge_orphan(copy, reference, there)
+
+
+def _judge_orphan(
+    copy: Snapshot, reference: Reference, there: Collection[UUID]
+) -> Finding:
+    named = reference.named.get(copy.name)
+    if named is None:
+        text = f"{reference.name} has no such snapshot any more"
+        return Finding(Result.GOOD, Check.SOURCE, text)
+    text = f"{copy.name} at {reference.name} is another snapshot"
+    if named.origin in there:
+        return Finding(Result.GOOD, Check.SOURCE, f"{text}, with a copy of its own")
+    text += f": UUID {named.origin} there, {copy.origin} here"
+    return Finding(Result.BAD, Check.SOURCE, text)
+
+
+def judge_common(
+    copies: Sequence[Snapshot], reference: Reference, bases: Mapping[UUID, str]
+) -> Iterator[Finding]:
+    """Judge whether the next backup finds its parent on both sides.
+
+    :param bases: origin -> name of what the reference holds as parent of the next.
+    """
+    there = {copy.origin for copy in copies}
+    for origin, name in bases.items():
+        if origin not in there:
+            text = f"the parent of the next backup, {name}, is missing"
+            yield Finding(Result.BAD, Check.PARENT, text)
+    if copies and not there & reference.groups.keys():
+        text = f"no snapshot is common with {reference.name}; the next backup is full"
+        yield Finding(Result.BAD, Check.PARENT, text)
+
+
+def judge_reference(reference: Reference) -> Iterator[Finding]:
+    """Judge whether the originals can be told apart."""
+    for origin, same in reference.groups.items():
+        if len(same) > 1:
+            names = _listed([snapshot.name for snapshot in same])
+            text = f"{names} at {reference.name} share the UUID {origin}, so their"
+            text += " copies cannot be told apart, and are no parents"
+            yield Finding(Result.BAD, Check.DUPLICATE, text)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown

@@ -1,0 +1,253 @@
+"""Own what a tree holds, entry by entry, and in what two trees differ.
+
+Entries come sorted by the bytes of their paths, so two trees of any size are compared
+in one pass, and a few entries are in memory. What receive does not bring is no entry:
+the empty directories that stand for nested subvolumes in a snapshot.
+"""
+
+import enum
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+Xattrs = Mapping[bytes, bytes]
+
+#: Inode of what stands for a nested subvolume in a snapshot of what it is nested in:
+#: ``BTRFS_EMPTY_SUBVOL_DIR_OBJECTID``, linux/btrfs_tree.h. Other inodes are above 255.
+STUB_INODE = 2
+#: Path of the tree's own root; all others begin with it and a slash.
+TOP = b"."
+
+_TYPES = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFBLK: "block device",
+    stat.S_IFCHR: "character device",
+}
+_MISSING = "missing"
+
+
+class Garbled(ValueError):
+    """What tells of a tree breaks its own form: it is cut short, or not in order."""
+
+
+class Aspect(enum.Enum):
+    """In what an entry may differ."""
+
+    PRESENCE = "presence"
+    TYPE = "type"
+    MODE = "mode"
+    OWNER = "owner"
+    GROUP = "group"
+    SIZE = "size"
+    MTIME = "mtime"
+    TARGET = "target"
+    DEVICE = "device"
+    LINK = "hard link"
+    CONTENTS = "contents"
+    XATTR = "xattr"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a tree, and all of it that a backup has to bring back.
+
+    :ivar path: ``.`` or ``./a/b``, any bytes.
+    :ivar mode: with the type, as ``st_mode``.
+    :ivar size: bytes of a file, 0 for anything else.
+    :ivar mtime_ns: since the epoch.
+    :ivar device: major and minor number of a device.
+    :ivar target: of a symlink.
+    :ivar link: of what has several names the first of them.
+    :ivar digest: SHA-256 of a file; ``None`` for anything else, or if unreadable.
+    :ivar unreadable: why a file cannot be read, or "".
+    :ivar xattrs: ACLs are among them; ``None`` if nobody can tell.
+    """
+
+    path: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    device: tuple[int, int] | None = None
+    target: bytes | None = None
+    link: bytes | None = None
+    digest: bytes | None = None
+    unreadable: str = ""
+    xattrs: Xattrs | None = None
+
+    @property
+    def type(self) -> str:
+        """Name what it is."""
+        return _TYPES.get(stat.S_IFMT(self.mode), "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing in which a copy is not what it was copied from.
+
+    :ivar path: relative to the top, ``.`` for the top itself; any bytes.
+    :ivar name: of the xattr, else "".
+    :ivar original: the value there, for people, any bytes escaped by who prints it.
+    :ivar unclear: the original cannot be read, so the copy may well be good.
+    """
+
+    path: bytes
+    aspect: Aspect
+    original: str
+    copy: str
+    name: str = ""
+    unclear: bool = False
+
+
+def compare(
+    originals: Iterable[Entry],
+    copies: Iterable[Entry],
+    compared: Callable[[Entry], None] = lambda entry: None,
+) -> Iterator[Difference]:
+    """Tell in what a tree differs from the one it is a copy of, in one pass.
+
+    :param compared: told each entry of the original that was looked at.
+    :raises Garbled: if one of them does not come in order.
+    """
+    one_by_one, other_by_one = _ordered(originals), _ordered(copies)
+    one, other = next(one_by_one, None), next(other_by_one, None)
+    while one or other:
+        if other is None or one and one.path < other.path:
+            assert one
+            yield _presence(one.path, one.type, _MISSING)
+            compared(one)
+            one = next(one_by_one, None)
+        elif one is None or other.path < one.path:
+            yield _presence(other.path, _MISSING, other.type)
+            other = next(other_by_one, None)
+        else:
+            yield from _between(one, other)
+            compared(one)
+            one, other = next(one_by_one, None), next(other_by_one, None)
+
+
+def _ordered(entries: Iterable[Entry]) -> Iterator[Entry]:
+    last = b""
+    for entry in entries:
+        if entry.path <= last:
+            raise Garbled(f"{entry.path!r:.200} comes after {last!r:.200}")
+        last = entry.path
+        yield entry
+
+
+def shown_path(path: bytes) -> bytes:
+    """Give a path as people write it."""
+    return path[2:] or TOP
+
+
+def _presence(path: bytes, original: str, copy: str) -> Difference:
+    return Difference(shown_path(path), Aspect.PRESENCE, original, copy)
+
+
+def _between(one: Entry, other: Entry) -> Iterator[Difference]:
+    path = shown_path(one.path)
+    if one.type != other.type:
+        yield Difference(path, Aspect.TYPE, one.type, other.type)
+        return
+    for aspect, show in _SHOWN.items():
+        values = show(one), show(other)
+        if values[0] != values[1]:
+            yield Difference(path, aspect, *values)
+    if one.digest != other.digest:
+        values = _contents(one), _contents(other)
+        unclear = one.digest is None
+        yield Difference(path, Aspect.CONTENTS, *values, unclear=unclear)
+    elif one.unreadable:
+        reasons = _contents(one), _contents(other)
+        yield Difference(path, Aspect.CONTENTS, *reasons, unclear=True)
+    if one.xattrs is None or other.xattrs is None or one.xattrs == other.xattrs:
+        return
+    for name in sorted(one.xattrs.keys() | other.xattrs.keys()):
+        before, after = one.xattrs.get(name), other.xattrs.get(name)
+        if before != after:
+            words = _xattr(before), _xattr(after)
+            yield Difference(path, Aspect.XATTR, *words, name=_text(name))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _target(entry: Entry) -> str:
+    return "" if entry.target is None else _text(entry.target)
+
+
+def _device(entry: Entry) -> str:
+    return "" if entry.device is None else "{}:{}".format(*entry.device)
+
+
+def _link(entry: Entry) -> str:
+    if entry.link is None:
+        return "the only name"
+    if entry.link == entry.path:
+        return "first of several names"
+    return f"same as {_text(shown_path(entry.link))}"
+
+
+def _mtime(entry: Entry) -> str:
+    seconds, nanoseconds = divmod(entry.mtime_ns, 10**9)
+    return f"{seconds}.{nanoseconds:09}"
+
+
+_SHOWN: Mapping[Aspect, Callable[[Entry], str]] = {
+    Aspect.MODE: lambda entry: f"{stat.S_IMODE(entry.mode):04o}",
+    Aspect.OWNER: lambda entry: str(entry.uid),
+    Aspect.GROUP: lambda entry: str(entry.gid),
+    Aspect.SIZE: lambda entry: str(entry.size),
+    Aspect.MTIME: _mtime,
+    Aspect.TARGET: _target,
+    Aspect.DEVICE: _device,
+    Aspect.LINK: _link,
+}
+
+
+def _contents(entry: Entry) -> str:
+    if entry.digest is None:
+        return f"cannot be read: {entry.unreadable or 'no reason given'}"
+    return f"sha256 {entry.digest.hex()}"
+
+
+def _xattr(value: bytes | None) -> str:
+    if value is None:
+        return _MISSING
+    return f"{value.hex()[:64]} ({len(value)} bytes)" if value else "empty"
+
+
+@dataclass(slots=True)
+class Names:
+    """The names of what has several, while a tree is walked in order.
+
+    What is known of an inode is forgotten once all of its names have come.
+    """
+
+    _known: dict[int, tuple[bytes, bytes | None, str, int]] = field(
+        default_factory=dict
+    )
+
+    def first(self, inode: int) -> tuple[bytes, bytes | None, str] | None:
+        """Give the first name of an inode, its digest and why it has none.
+
+        :returns: ``None`` if this name is the first.
+        """
+        if inode not in self._known:
+            return None
+        path, digest, unreadable, left = self._known.pop(inode)
+        if left > 1:
+            self._known[inode] = path, digest, unreadable, left - 1
+        return path, digest, unreadable
+
+    def remember(
+        self, inode: int, path: bytes, digest: bytes | None, why: str, count: int
+    ) -> None:
+        """Note the first of several names."""
+        self._known[inode] = path, digest, why, count - 1

@@ -1,0 +1,118 @@
+"""Own the whole look at what a place keeps: its snapshots, and the records of them."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from btrfs_backup_ng.btrfs.facts import STATE, is_same_filesystem
+from btrfs_backup_ng.endpoint import open_destination
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.holds import HOLDS, Place, Unreadable, Why, parse_holds
+from btrfs_backup_ng.identity import Check, Finding, Result, find_twins
+from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
+from btrfs_backup_ng.model import Listing
+from btrfs_backup_ng.origins import ORIGINS, parse_origins
+
+
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """A directory of snapshots.
+
+    :ivar kind: what they are to their place.
+    :ivar record: the file of our bookkeeping about them, ``None`` if there is none.
+    :ivar twins: received UUID -> names of those here that share it.
+    """
+
+    endpoint: BtrfsEndpoint
+    kind: Kind
+    listing: Listing
+    record: bytes | None
+    twins: Mapping[UUID, Sequence[str]]
+
+    @classmethod
+    def read(cls, endpoint: BtrfsEndpoint, kind: Kind) -> "Shelf":
+        """Look at one.
+
+        :raises ListingFailed: if it cannot be listed.
+        """
+        name = HOLDS if kind is Kind.SNAPSHOT else ORIGINS
+        seen, record = endpoint.listing(name)
+        return cls(endpoint, kind, seen, record, find_twins(seen))
+
+
+def read_shelves(place: BtrfsEndpoint, access: Access) -> tuple[Shelf, ...]:
+    """Look at what a place keeps, by one listing, or two where it is both.
+
+    :param place: from ``listing.open_place``.
+    :raises ListingFailed: if it cannot be listed.
+    """
+    shelves: list[Shelf] = []
+    facts = place.facts
+    is_source = facts.is_subvolume and facts.has_folder
+    if is_source:
+        shelves.append(Shelf.read(place, Kind.SNAPSHOT))
+    nested = any("/" not in path and path != STATE for path in facts.nested)
+    if not is_source or nested:
+        keeper = open_destination(
+            place.location,
+            ANY_NAME,
+            connections=access.connections,
+            ssh=access.ssh,
+        ).keeper
+        if keeper and (keeper.directory != place.directory or not is_source):
+            keeper.facts = facts
+            shelves.append(Shelf.read(keeper, Kind.BACKUP))
+    return tuple(shelves)
+
+
+def check_records(shelves: Iterable[Shelf]) -> Iterator[Finding]:
+    """Judge whether the records of backups are what they should be."""
+    for shelf in shelves:
+        name = HOLDS if shelf.kind is Kind.SNAPSHOT else ORIGINS
+        why = _damage(shelf)
+        if why:
+            text = f"{shelf.endpoint.state}/{name} cannot be read ({why})"
+            hint = "The next backup moves it aside and makes it anew."
+            yield Finding(Result.BAD, Check.RECORDS, text, hint)
+
+
+def _damage(shelf: Shelf) -> str:
+    if shelf.record is None:
+        return ""
+    try:
+        if shelf.kind is Kind.SNAPSHOT:
+            parse_holds(shelf.record)
+        elif not parse_origins(shelf.record):
+            json.loads(shelf.record)
+            return "it names no source"
+    except (Unreadable, ValueError, RecursionError) as error:
+        return str(error)
+    return ""
+
+
+def parents_for(place: BtrfsEndpoint, sources: Iterable[Shelf]) -> Mapping[UUID, str]:
+    """Give what sources hold as parents of the next backups to a place.
+
+    What is held for another disk at the same path says nothing of this one.
+
+    :returns: origin -> name.
+    """
+    found: dict[UUID, str] = {}
+    for shelf in sources:
+        if shelf.kind is not Kind.SNAPSHOT or shelf.record is None or _damage(shelf):
+            continue
+        for held_for, holds in parse_holds(shelf.record).items():
+            if not _is_same(held_for, place):
+                continue
+            found |= {hold.origin: hold.name for hold in holds if hold.why is Why.BASE}
+    return found
+
+
+def _is_same(held_for: Place, place: BtrfsEndpoint) -> bool:
+    """Tell whether a place that is held for is this one, whoever reaches it and how."""
+    here, filesystem = place.location, place.facts.filesystem
+    if held_for.location == str(here):
+        known = held_for.filesystem
+        return not known or is_same_filesystem(known, filesystem)
+    return held_for.filesystem == filesystem and held_for.location.endswith(here.path)

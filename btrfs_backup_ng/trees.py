@@ -1,0 +1,154 @@
+"""Own the way to the entries of a tree, on whatever host it lies."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+
+from btrfs_backup_ng.__util__ import KIB, visible
+from btrfs_backup_ng.command import (
+    Command,
+    CommandFailed,
+    Completed,
+    ContactLost,
+    settle,
+)
+from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.manifest import Entry, Garbled
+from btrfs_backup_ng.process import PIPE, Child, check_interrupted
+from btrfs_backup_ng.sshutil.refusal import explain_session
+from btrfs_backup_ng.walk import CannotRead, walk
+from btrfs_backup_ng.wire_hash import (
+    HASH,
+    UNAVAILABLE,
+    UNREADABLE,
+    join,
+    read_digests,
+    read_xattrs,
+    split,
+)
+
+_BLOCK = 64 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A tree that is being read.
+
+    :ivar entries: in order; each raises what :func:`reading` does.
+    :ivar no_xattrs: why nobody can tell the extended attributes, or "".
+    """
+
+    entries: Iterator[Entry]
+    no_xattrs: str = ""
+
+
+@contextmanager
+def reading(
+    host: Host, path: str, count: Callable[[int], None] = lambda size: None
+) -> Iterator[Tree]:
+    """Read a tree where it lies, each file once; nothing of it is kept.
+
+    :param count: told how many bytes of files were read since it was told last.
+    :raises CannotRead: if it cannot be read.
+    """
+    if not host.name:
+        with closing(walk(path, count)) as entries:
+            yield Tree(entries)
+        return
+    with answering(host, path) as tree:
+        yield replace(tree, entries=_counted(tree.entries, count))
+
+
+def _counted(entries: Iterator[Entry], count: Callable[[int], None]) -> Iterator[Entry]:
+    for entry in entries:
+        if entry.link in (None, entry.path):  # what has several names is read once
+            count(entry.size)
+        yield entry
+
+
+@contextmanager
+def answering(host: Host, path: str) -> Iterator[Tree]:
+    """Let the verb ``hash`` read a tree: three sessions, which take turns by need.
+
+    :raises CannotRead: if it cannot be read.
+    """
+    with ExitStack() as stack:
+        answers = {}
+        for what in ("tree", "data", "xattrs"):
+            command = host.command(HASH, path, what, label="reading files")
+            child = stack.enter_context(Child.start(command, stdin=PIPE, stdout=PIPE))
+            answers[what] = _answer(child, command, what == "data")
+        pairs = read_xattrs(split(answers["xattrs"], b"\n"))
+        why = ""
+        try:
+            head = list(itertools.islice(pairs, 1))
+        except _Unavailable as error:
+            why = f"{visible(host.name) or 'this machine'} has {error.words}"
+        except Garbled as error:
+            raise _not_understood(host, error) from error
+        entries = functools.partial(
+            join,
+            split(answers["tree"], b"\0"),
+            read_digests(split(answers["data"], b"\0")),
+            None if why else itertools.chain(head, pairs),
+        )
+        yield Tree(_understood(host, entries()), why)
+
+
+class _Unavailable(CannotRead):
+    """A program is not installed there.
+
+    :ivar words: which.
+    """
+
+    def __init__(self, completed: Completed) -> None:
+        self.words = visible(completed.stderr.strip().splitlines()[-1])
+        where = completed.command.label
+        super().__init__(
+            f"{where}: {self.words}, which it takes",
+            hint="Install coreutils (8.28) and findutils there; attr for xattrs.",
+        )
+
+
+def _answer(child: Child, command: Command, may_lack: bool) -> Iterator[bytes]:
+    """Give what a command says, in blocks, until it has ended well.
+
+    :param may_lack: it is no failure that some files cannot be read.
+    """
+    assert child.stdout
+    while block := child.stdout.read(_BLOCK):
+        yield block
+    status, stderr = settle(command, child.wait() or 0, bytes(child.words))
+    completed = Completed(command, status, b"", stderr)
+    check_interrupted()
+    if status == UNAVAILABLE and stderr.strip():
+        raise _Unavailable(completed)
+    if status is None:
+        raise _explained(ContactLost(completed))
+    if status and not (may_lack and status == UNREADABLE):
+        raise _explained(CommandFailed(completed))
+
+
+def _explained(error: CommandFailed) -> CannotRead:
+    """Say what it means that files cannot be read there."""
+    stderr = error.completed.stderr
+    hint = explain_session(stderr)
+    if "sudo" in stderr or "doas" in stderr:
+        hint = "Reading all files takes root there: log in as root, or let sudo run env"
+    failed = CannotRead(error.message, hint=error.hint or hint)
+    failed.__cause__ = error
+    return failed
+
+
+def _understood(host: Host, entries: Iterator[Entry]) -> Iterator[Entry]:
+    try:
+        yield from entries
+    except Garbled as error:
+        raise _not_understood(host, error) from error
+
+
+def _not_understood(host: Host, error: Garbled) -> CannotRead:
+    where = visible(host.name) or "this machine"
+    return CannotRead(f"what {where} says of the files is not understood: {error}")

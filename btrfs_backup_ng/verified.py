@@ -1,0 +1,177 @@
+"""Own the record at a place of what was verified there, when, and how thoroughly."""
+
+import enum
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from uuid import UUID
+
+from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.identity import Result
+
+#: File of our bookkeeping at a place.
+VERIFIED = "verified.json"
+_VERSION = 1
+
+
+class Level(enum.Enum):
+    """How thoroughly, the least first."""
+
+    IDENTITY = "identity"
+    DATA = "data"
+    RESTORE = "restore-test"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How a snapshot was verified the last time at a level.
+
+    :ivar when: aware UTC.
+    """
+
+    level: Level
+    when: datetime
+    result: Result
+
+
+#: UUID of a snapshot at its place -> the last time for each level.
+Record = Mapping[UUID, Mapping[Level, Verified]]
+
+
+class Unreadable(ValueError):
+    """The record is damaged, or of a newer version."""
+
+
+def parse_verified(content: bytes | None) -> Record:
+    """Read a record.
+
+    :param content: ``None`` if there is none.
+    :raises Unreadable: if it is not fully understood.
+    """
+    if content is None:
+        return {}
+    try:
+        document = json.loads(content)
+        if document["version"] != _VERSION or document["version"] is True:
+            raise Unreadable(f"version {document['version']!r}")
+        return {
+            UUID(uuid): {
+                level: Verified(level, _time(seen["when"]), Result(seen["result"]))
+                for level, seen in (
+                    (Level(key), value) for key, value in levels.items()
+                )
+            }
+            for uuid, levels in document["snapshots"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Unreadable(str(error)) from error
+
+
+def _time(text: Any) -> datetime:
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise Unreadable(f"{text!r:.40} has no zone")
+    return when.astimezone(timezone.utc)
+
+
+def format_verified(record: Record) -> bytes:
+    """Write a record so that :func:`parse_verified` reads the same."""
+    snapshots = {
+        str(uuid): {
+            level.value: {
+                "when": seen.when.isoformat(timespec="seconds"),
+                "result": seen.result.value,
+            }
+            for level, seen in sorted(levels.items(), key=lambda item: item[0].value)
+        }
+        for uuid, levels in sorted(record.items())
+    }
+    document = {"version": _VERSION, "snapshots": snapshots}
+    return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def last_verified(record: Record, uuid: UUID) -> Verified | None:
+    """Give what counts of the times that a snapshot was verified.
+
+    The most thorough one; but what was found bad stays bad until a check of the same
+    level finds it good (then :class:`Memory` has put that in its place).
+    """
+    seen, order = record.get(uuid, {}).values(), list(Level)
+    bad = [one for one in seen if one.result is Result.BAD]
+    return max(bad or seen, key=lambda one: order.index(one.level), default=None)
+
+
+def read_verified(content: bytes | None) -> Mapping[UUID, Verified]:
+    """Give what counts for each snapshot of a record; a damaged one tells nothing.
+
+    :param content: of the file :data:`VERIFIED`, ``None`` if there is none.
+    """
+    try:
+        record = parse_verified(content)
+    except Unreadable:
+        return {}
+    counting = {uuid: last_verified(record, uuid) for uuid in record}
+    return {uuid: seen for uuid, seen in counting.items() if seen}
+
+
+class Memory:
+    """The record of a place while it is verified.
+
+    :ivar notes: what did not go well with it, for people; no error.
+    """
+
+    def __init__(self, place: BtrfsEndpoint, now: datetime) -> None:
+        """Prepare.
+
+        :param now: aware.
+        """
+        self._place = place
+        self._now = now.astimezone(timezone.utc).replace(microsecond=0)
+        self._record: dict[UUID, dict[Level, Verified]] = {}
+        self._changed = False
+        self.notes: list[str] = []
+
+    def read(self, existing: Collection[UUID]) -> None:
+        """Read what is recorded; what is damaged is moved aside.
+
+        :param existing: UUIDs of what is there; the rest is forgotten.
+        :raises CommandFailed: if the place cannot be asked.
+        """
+        content = self._place.host.recall(self._place.state, VERIFIED)
+        try:
+            record = parse_verified(content)
+        except Unreadable as error:
+            self._set_aside(error)
+            return
+        self._record = {u: dict(seen) for u, seen in record.items() if u in existing}
+
+    def _set_aside(self, error: Unreadable) -> None:
+        aside = f"{VERIFIED}.unreadable-{self._now:%Y%m%dT%H%M%SZ}"
+        path = visible(f"{self._place.state}/{VERIFIED}")
+        text = f"{path} cannot be read ({visible(str(error))})"
+        try:
+            self._place.set_aside(VERIFIED, aside)
+            self.notes.append(f"{text}; moved to {aside}")
+        except BackupError as failed:
+            self.notes.append(f"{text}, and not be moved: {failed.message}")
+
+    def note(self, uuid: UUID, level: Level, result: Result) -> None:
+        """Note how a snapshot was found; what could not be checked leaves no mark."""
+        if result is Result.UNCHECKED:
+            return
+        self._record.setdefault(uuid, {})[level] = Verified(level, self._now, result)
+        self._changed = True
+
+    def write(self) -> None:
+        """Bring what is new to the disk; where nobody may write, that is a note."""
+        if not self._changed:
+            return
+        self._changed = False
+        try:
+            self._place.write_note(VERIFIED, format_verified(self._record))
+        except BackupError as error:
+            text = f"what was verified at {self._place} cannot be remembered there: "
+            self.notes.append(text + error.message)

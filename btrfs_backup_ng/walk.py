@@ -1,0 +1,178 @@
+"""Own the reading of a tree on this machine: each file once, in the order of paths."""
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+
+from btrfs_backup_ng.__util__ import MIB, BackupError, visible
+from btrfs_backup_ng.btrfs.ioctl import opened_directory
+from btrfs_backup_ng.manifest import STUB_INODE, TOP, Entry, Names, Xattrs
+from btrfs_backup_ng.process import check_interrupted
+
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class CannotRead(BackupError):
+    """A tree, or a part of it, cannot be read."""
+
+
+def walk(
+    top: str, count: Callable[[int], None] = lambda size: None
+) -> Generator[Entry, None, None]:
+    """Give all entries of a tree here; what is mounted in it is left out.
+
+    Directories are held open down to where the walk is, and nothing is followed, so
+    it stays in the tree whatever happens there meanwhile.
+
+    :param count: told how many bytes of files were read since it was told last.
+    :raises CannotRead: if anything but the contents of a file cannot be read.
+    :raises Interrupted: if a signal told us to end.
+    """
+    try:
+        with opened_directory(top) as descriptor:
+            status = os.fstat(descriptor)
+            walker = _Walker(status.st_dev, count)
+            yield walker.entry(descriptor, b".", TOP, status)
+            yield from walker.below(os.dup(descriptor))
+    except OSError as error:
+        where = os.fsdecode(error.filename) if error.filename else ""
+        reason = visible(f"{error.strerror}: {where}" if where else f"{error.strerror}")
+        raise CannotRead(f"{visible(top)} cannot be read: {reason}") from error
+
+
+@dataclass(slots=True)
+class _Level:
+    """A directory on the way down: what is left of it, the last one first."""
+
+    descriptor: int
+    path: bytes
+    left: list[bytes]
+
+
+@dataclass(slots=True)
+class _Walker:
+    device: int
+    count: Callable[[int], None]
+    names: Names = field(default_factory=Names)
+    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(MIB)))
+
+    def below(self, descriptor: int) -> Iterator[Entry]:
+        """Give what is below a directory, and close it."""
+        levels = [_Level(descriptor, TOP, _sorted_names(descriptor))]
+        try:
+            while levels:
+                check_interrupted()
+                level = levels[-1]
+                if not level.left:
+                    os.close(levels.pop().descriptor)
+                    continue
+                name = level.left.pop()
+                if name.endswith(b"/"):
+                    levels += self._entered(level, name[:-1])
+                    continue
+                status = os.lstat(name, dir_fd=level.descriptor)
+                if not _is_stub(status):
+                    path = level.path + b"/" + name
+                    yield self.entry(level.descriptor, name, path, status)
+        finally:
+            for level in levels:
+                os.close(level.descriptor)
+
+    def _entered(self, level: _Level, name: bytes) -> list[_Level]:
+        descriptor = os.open(name, _DIRECTORY, dir_fd=level.descriptor)
+        try:
+            status = os.fstat(descriptor)
+            if _is_stub(status) or status.st_dev != self.device:
+                os.close(descriptor)
+                return []
+            left = _sorted_names(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return [_Level(descriptor, level.path + b"/" + name, left)]
+
+    def entry(
+        self, directory: int, name: bytes, path: bytes, status: os.stat_result
+    ) -> Entry:
+        """Describe what has this name in a directory that is open."""
+        mode, inode = status.st_mode, status.st_ino
+        has_names = status.st_nlink > 1 and not stat.S_ISDIR(mode)
+        known = self.names.first(inode) if has_names else None
+        link, digest, why = known or (None, None, "")
+        if stat.S_ISREG(mode) and not known:
+            digest, why = self._digest(directory, name)
+        if has_names and not known:
+            self.names.remember(inode, path, digest, why, status.st_nlink)
+            link = path
+        number = status.st_rdev
+        is_device = stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
+        is_link = stat.S_ISLNK(mode)
+        return Entry(
+            path=path,
+            mode=mode,
+            uid=status.st_uid,
+            gid=status.st_gid,
+            size=status.st_size if stat.S_ISREG(mode) else 0,
+            mtime_ns=status.st_mtime_ns,
+            device=(os.major(number), os.minor(number)) if is_device else None,
+            target=os.readlink(name, dir_fd=directory) if is_link else None,
+            link=link,
+            digest=digest,
+            unreadable=why,
+            xattrs=_xattrs(directory, name),
+        )
+
+    def _digest(self, directory: int, name: bytes) -> tuple[bytes | None, str]:
+        """Hash a file; if it cannot be read, say why."""
+        digest = hashlib.sha256()
+        try:
+            descriptor = os.open(name, _FILE, dir_fd=directory)
+            try:
+                while size := os.readv(descriptor, [self.buffer]):
+                    digest.update(self.buffer[:size])
+                    self.count(size)
+                    check_interrupted()
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return None, str(error.strerror)
+        return digest.digest(), ""
+
+
+def _is_stub(status: os.stat_result) -> bool:
+    return status.st_ino == STUB_INODE and stat.S_ISDIR(status.st_mode)
+
+
+def _sorted_names(descriptor: int) -> list[bytes]:
+    """Give the names in a directory, the last one first.
+
+    A directory is there twice: as it is, and with a slash where what is below it
+    belongs in the order of paths (``a``, ``a-b``, ``a/c``).
+    """
+    names: list[bytes] = []
+    with os.scandir(descriptor) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            names.append(name)
+            if entry.is_dir(follow_symlinks=False):
+                names.append(name + b"/")
+    names.sort(reverse=True)
+    return names
+
+
+def _xattrs(directory: int, name: bytes) -> Xattrs:
+    """Read all extended attributes; no file is opened for that."""
+    path = b"/proc/self/fd/%d/%s" % (directory, name)
+    try:
+        return {
+            os.fsencode(key): os.getxattr(path, key, follow_symlinks=False)
+            for key in os.listxattr(path, follow_symlinks=False)
+        }
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return {}
+        raise

@@ -1,0 +1,208 @@
+"""Own the verb that hashes the files of a snapshot where they lie, and its answer."""
+
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.manifest import Entry, Garbled, Names, Xattrs
+
+T = TypeVar("T")
+
+#: Exit statuses of ours, from sysexits.h: some files cannot be read; a program that it
+#: takes is not installed.
+UNREADABLE, UNAVAILABLE = 66, 69
+
+#: SUBVOLUME, WHAT -> about each name in it, in the order of the bytes of their paths:
+#: ``tree``: path, facts, and path with the target of a symlink, each with a NUL;
+#: ``data``: what ``sha256sum -z`` says, of each file by its first name, so that each
+#: is read once; ``xattrs``: what ``getfattr`` says. It takes GNU coreutils (8.28) and
+#: findutils. What stands for a nested subvolume (inode 2) is left out, and so is what
+#: is mounted in there. As no status of a pipe tells of all its parts, each says its
+#: own on descriptor 3; all of them have to come. Once stdin ends nobody listens any
+#: more: all of it is ended, in the middle of a file, if the session is ours alone.
+HASH = Verb(
+    "hash",
+    "exec 6<&0 </dev/null; { cat <&6; s=$(cat /proc/$$/stat); set -- ${s##*) };"
+    ' [ "$3" = $$ ] && $p kill -s TERM -- "-$$"; } >/dev/null 2>&1 &'
+    ' d=$1; w=$2; g() { $p env -C "$d" LC_ALL=C QUOTING_STYLE=literal "$@"; };'
+    " for q in sha256sum sort cut; do $q --version >/dev/null 2>&1 ||"
+    f' {{ echo "no GNU $q" >&2; e {UNAVAILABLE}; }}; done; g true || e 1;'
+    " s() { echo $? >&3; };"
+    ' f() { g find . -xdev -type d -inum 2 -prune -o "$@"; s; };'
+    " o() { sort -z; s; }; n=3; exec 4>&1;"
+    " case $w in"
+    ' tree) a() { f -print0; }; k() { g xargs -0 -r stat --printf "%n\\0%f %u %g %s'
+    ' %.9Y %i %h %t %T\\0%N\\0" --; s; };;'
+    " data) n=7; a() { f -type f -links 1 -print0;"
+    ' f -type f -links +1 -printf "%i/%p\\0" | o | { sort -z -s -u -t / -k 1,1; s; } |'
+    " { cut -z -d / -f 2-; s; }; }; k() { g xargs -0 -r sha256sum -z --; s; };;"
+    " *) command -v getfattr >/dev/null ||"
+    f' {{ echo "no getfattr" >&2; e {UNAVAILABLE}; }};'
+    " a() { f -print0; };"
+    " k() { g xargs -0 -r getfattr -h -d -m - -e hex --absolute-names --; s; };; esac;"
+    " r=$( { a | o | k >&4; } 3>&1 ); exec 4>&-;"
+    " set -- $r; z=0; [ $# = $n ] || z=1; for q; do case $q in 0) ;;"
+    f" 123) [ $z = 0 ] && z={UNREADABLE};; *) z=1;; esac; done; e $z",
+)
+
+#: STATE, FILE NAME -> ``1`` and the content of that file of our bookkeeping; nothing
+#: if it is not there.
+RECALL = Verb(
+    "recall",
+    'f=$1/$2; if [ -e "$f" ] || [ -L "$f" ]; then printf 1;'
+    ' [ -f "$f" ] && x cat "$f"; fi; e 0',
+)
+
+_FACTS = re.compile(
+    rb"([0-9a-f]+) (\d+) (\d+) (\d+) (-?\d+)\.(\d{9}) (\d+) (\d+)"
+    rb" ([0-9a-f]+) ([0-9a-f]+)"
+)
+_DIGEST = re.compile(rb"(?s)([0-9a-f]{64})[ *]{2}(.*)")
+_QUOTED = re.compile(rb"\\([0-7]{3})")
+_FILE = b"# file: "
+
+
+def split(blocks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
+    """Cut what comes in blocks into records.
+
+    :raises Garbled: if the last one has no end.
+    """
+    rest = b""
+    for block in blocks:
+        *whole, rest = (rest + block).split(end)
+        yield from whole
+    if rest:
+        raise Garbled("the last record is cut short")
+
+
+def read_digests(records: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Read what ``sha256sum -z`` prints: paths and digests.
+
+    :raises Garbled: if it is something else.
+    """
+    for record in records:
+        match = _DIGEST.fullmatch(record)
+        if match is None:
+            raise Garbled(f"sha256sum says {record!r:.200}")
+        yield match[2], bytes.fromhex(match[1].decode())
+
+
+def read_xattrs(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Xattrs]]:
+    """Read what ``getfattr -d -e hex`` prints: paths and their xattrs.
+
+    :raises Garbled: if it is something else.
+    """
+    path: bytes | None = None
+    found: dict[bytes, bytes] = {}
+    for line in lines:
+        if line.startswith(_FILE) and path is None:
+            path, found = _unquoted(line.removeprefix(_FILE)), {}
+        elif path is None:
+            raise Garbled(f"getfattr says {line!r:.200}")
+        elif line:
+            name, separator, value = line.partition(b"=0x")
+            try:
+                found[_unquoted(name)] = bytes.fromhex(value.decode())
+            except ValueError as error:
+                raise Garbled(f"getfattr says {line!r:.200}") from error
+            if not separator:
+                raise Garbled(f"getfattr says {line!r:.200}")
+        else:
+            yield path, found
+            path = None
+    if path is not None:
+        raise Garbled("what getfattr says is cut short")
+
+
+def _unquoted(text: bytes) -> bytes:
+    return _QUOTED.sub(lambda match: bytes((int(match[1], 8),)), text)
+
+
+def join(
+    fields: Iterator[bytes],
+    digests: Iterable[tuple[bytes, bytes]],
+    xattrs: Iterable[tuple[bytes, Xattrs]] | None,
+) -> Iterator[Entry]:
+    """Make entries of what another machine answers, in three streams of one order.
+
+    :param fields: of each name: the path; the facts; and for a symlink the path,
+        `` -> `` and its target.
+    :param digests: of each file by its first name; none of what cannot be read.
+    :param xattrs: of each name that has any; ``None``: nobody can tell.
+    :raises Garbled: if they do not fit together.
+    """
+    names, hashes = Names(), _Cursor(digests)
+    attributes = None if xattrs is None else _Cursor(xattrs)
+    for path in fields:
+        facts, shown = next(fields, b""), next(fields, None)
+        match = _FACTS.fullmatch(facts)
+        if match is None or shown is None:
+            raise Garbled(f"stat says {facts!r:.200} of {path!r:.200}")
+        mode, inode, count = int(match[1], 16), int(match[7]), int(match[8])
+        known = None
+        if count > 1 and not stat.S_ISDIR(mode):
+            known = names.first(inode)
+        digest, why = known[1:] if known else (None, "")
+        if stat.S_ISREG(mode) and not known:
+            digest = hashes.take(path)
+            why = "" if digest else "an error there"
+        link = known[0] if known else None
+        if count > 1 and not stat.S_ISDIR(mode) and not known:
+            names.remember(inode, path, digest, why, count)
+            link = path
+        yield Entry(
+            path=path,
+            mode=mode,
+            uid=int(match[2]),
+            gid=int(match[3]),
+            size=int(match[4]) if stat.S_ISREG(mode) else 0,
+            mtime_ns=_nanoseconds(match[5], match[6]),
+            device=_numbers(mode, match[9], match[10]),
+            target=_target_in(path, shown) if stat.S_ISLNK(mode) else None,
+            link=link,
+            digest=digest,
+            unreadable=why,
+            xattrs=None if attributes is None else attributes.take(path) or {},
+        )
+    hashes.finish()
+    if attributes:
+        attributes.finish()
+
+
+def _nanoseconds(seconds: bytes, fraction: bytes) -> int:
+    """Add up what ``stat`` prints: a sign counts for all of it."""
+    value = abs(int(seconds)) * 10**9 + int(fraction)
+    return -value if seconds.startswith(b"-") else value
+
+
+def _numbers(mode: int, major: bytes, minor: bytes) -> tuple[int, int] | None:
+    is_device = stat.S_ISBLK(mode) or stat.S_ISCHR(mode)
+    return (int(major, 16), int(minor, 16)) if is_device else None
+
+
+def _target_in(path: bytes, shown: bytes) -> bytes:
+    before = path + b" -> "
+    if not shown.startswith(before):
+        raise Garbled(f"stat says {shown!r:.200} of the symlink {path!r:.200}")
+    return shown[len(before) :]
+
+
+class _Cursor(Generic[T]):
+    """What comes for some paths of a tree, in the order of the tree."""
+
+    def __init__(self, items: Iterable[tuple[bytes, T]]) -> None:
+        self._items = iter(items)
+        self._next = next(self._items, None)
+
+    def take(self, path: bytes) -> T | None:
+        if self._next is None or self._next[0] != path:
+            return None
+        value = self._next[1]
+        self._next = next(self._items, None)
+        return value
+
+    def finish(self) -> None:
+        if self._next is not None:
+            raise Garbled(f"{self._next[0]!r:.200} is in no place of the tree")

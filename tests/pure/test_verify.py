@@ -1,0 +1,293 @@
+"""Owns what verifying decides without looking anywhere: identity, parts, the record."""
+
+import dataclasses
+import json
+from datetime import datetime, timedelta, timezone
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.identity import (
+    Check,
+    Reference,
+    Result,
+    carried_elsewhere,
+    find_twins,
+    judge_against,
+    judge_alone,
+    judge_common,
+    judge_reference,
+    of_ours,
+    original_of,
+    suspects,
+    worst,
+)
+from btrfs_backup_ng.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.picking import is_in_part, pick
+from btrfs_backup_ng.seals import settle
+from btrfs_backup_ng.verified import (
+    Level,
+    Unreadable,
+    Verified,
+    format_verified,
+    last_verified,
+    parse_verified,
+)
+
+NOW = datetime(2026, 11, 26, 12, 0, tzinfo=timezone.utc)
+
+
+def snapshot(number: int, received: UUID | None = None, **changes: object) -> Snapshot:
+    made = Snapshot(
+        name=f"x-20260101-{number:06}",
+        created=NOW + timedelta(seconds=number),
+        uuid=uuid4(),
+        parent_uuid=None,
+        received_uuid=received,
+        generation=number,
+        tree_id=256 + number,
+    )
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def pairs(count: int) -> tuple[list[Snapshot], list[Snapshot]]:
+    here = [snapshot(number) for number in range(count)]
+    return here, [snapshot(n, one.uuid) for n, one in enumerate(here)]
+
+
+def alone(
+    one: Snapshot, *others: Snapshot, **changes: Seal
+) -> set[tuple[Check, Result]]:
+    twins = find_twins(Listing((one, *others)))
+    found = judge_alone(one, one.seal, twins, {}, is_backup=True)
+    return {(finding.check, finding.result) for finding in found}
+
+
+def test_a_good_backup_gives_no_finding():
+    _, (one, other) = pairs(2)
+    assert alone(one, other) == set()
+
+
+def test_each_damage_of_a_backup_alone_is_found():
+    _, (one, other) = pairs(2)
+    lost = dataclasses.replace(one, received_uuid=None)
+    assert alone(lost, other) == {(Check.RECEIVED_UUID, Result.BAD)}
+    broken = dataclasses.replace(one, seal=Seal.BROKEN)
+    assert alone(broken, other) == {(Check.SEAL, Result.BAD)}
+    doubtful = dataclasses.replace(one, seal=Seal.UNKNOWN)
+    assert alone(doubtful, other) == {(Check.SEAL, Result.UNCHECKED)}
+    twin = dataclasses.replace(other, received_uuid=one.received_uuid)
+    assert alone(one, twin) == {(Check.DUPLICATE, Result.BAD)}
+
+
+@pytest.mark.parametrize(
+    ("seal", "result"),
+    [
+        (Seal.INTACT, Result.GOOD),
+        (Seal.BROKEN, Result.BAD),
+        (Seal.UNKNOWN, Result.UNCHECKED),
+    ],
+)
+def test_who_else_carries_the_received_uuid_counts(seal: Seal, result: Result):
+    _, (one,) = pairs(1)
+    assert one.received_uuid
+    listing = Listing((one,), carriers={one.received_uuid: (one.tree_id, 999)})
+    assert carried_elsewhere(listing) == {one.received_uuid: (999,)}
+    others = {one.received_uuid: seal}
+    (found,) = judge_alone(one, Seal.INTACT, {}, others, is_backup=True)
+    assert (found.check, found.result) == (Check.DUPLICATE, result)
+
+
+def against(
+    copy: Snapshot, here: list[Snapshot], there: list[Snapshot]
+) -> list[Result]:
+    reference = Reference.of("/home", here)
+    origins = {one.origin for one in there}
+    found = judge_against(copy, reference, origins)
+    return [finding.result for finding in found]
+
+
+def test_a_copy_of_something_else_under_the_same_name_is_bad():
+    here, there = pairs(2)
+    assert against(there[0], here, there) == []
+    anew = [snapshot(0), here[1]]
+    assert against(there[0], anew, there) == [Result.BAD]
+    beside = snapshot(0, anew[0].uuid, name="x-20260101-000000_1")
+    assert against(there[0], anew, [*there, beside]) == [Result.GOOD]
+    assert against(there[0], here[1:], there) == [Result.GOOD]  # deleted at the source
+
+
+def test_copies_of_what_shares_a_uuid_are_told_apart_by_name():
+    shared = uuid4()
+    here = [snapshot(number, shared) for number in range(3)]
+    there = [snapshot(number, shared) for number in range(3)]
+    reference = Reference.of("/home", here)
+    assert original_of(there[1], reference) == [here[1]]
+    renamed = dataclasses.replace(there[1], name=f"{here[1].name}_1")
+    assert original_of(renamed, reference) == [here[1]]
+    stranger = dataclasses.replace(there[1], name="x-20250101-000000")
+    assert original_of(stranger, reference) == here
+    assert against(stranger, here, there) == [Result.UNCHECKED]
+    (finding,) = judge_reference(reference)
+    assert finding.result is Result.BAD and str(shared) in finding.text
+
+
+def test_what_lost_its_received_uuid_is_compared_with_its_namesake():
+    here, there = pairs(2)
+    lost = dataclasses.replace(there[1], received_uuid=None)
+    reference = Reference.of("/home", here)
+    assert original_of(lost, reference) == [here[1]]
+    assert against(lost, here, there) == []  # that it lost it is said already
+
+
+def test_a_parent_that_is_missing_is_found():
+    here, there = pairs(3)
+    reference = Reference.of("/home", here)
+    base = {here[2].uuid: here[2].name}
+    assert list(judge_common(there, reference, base)) == []
+    (found,) = judge_common(there[:2], reference, base)
+    assert found.result is Result.BAD and here[2].name in found.text
+    (found,) = judge_common([snapshot(9, uuid4())], reference, {})
+    assert "no snapshot is common" in found.text and found.result is Result.BAD
+    assert list(judge_common([], reference, {})) == []  # nothing was sent yet
+
+
+def test_what_is_ours_and_what_only_looks_like_it():
+    received = snapshot(0, uuid4(), name="by-me")
+    foreign = snapshot(1, name="their own")
+    names = frozenset({"by-me", "their own", "x-20260101-000009", "file"})
+    listing = Listing((received, foreign), names)
+    assert of_ours(listing) == [received]
+    assert suspects(listing) == ["x-20260101-000009"]
+
+
+def test_the_worst_counts_and_nothing_is_good():
+    good, bad, unchecked = Result.GOOD, Result.BAD, Result.UNCHECKED
+    assert worst([]) is good
+    assert worst([good, unchecked]) is unchecked
+    assert worst([unchecked, bad, good]) is bad
+
+
+@given(st.sets(st.integers(0, 40)), st.integers(0, 40))
+def test_seals_are_settled_with_few_looks(broken: set[int], count: int):
+    looks = 0
+
+    def look(some: object) -> Seal:
+        nonlocal looks
+        looks += 1
+        assert isinstance(some, list | range)
+        return Seal.BROKEN if broken & set(some) else Seal.INTACT
+
+    seals = settle(look, range(count))
+    assert {i for i, seal in seals.items() if seal is Seal.BROKEN} == {
+        i for i in broken if i < count
+    }
+    assert set(seals) == set(range(count))
+    assert looks <= 1 + 2 * 7 * len(broken)
+
+
+# Which ones.
+
+
+def test_words_mean_snapshots():
+    _, there = pairs(3)
+    assert pick([], there, "/b") == pick(["all"], there, "/b") == there
+    assert pick(["latest"], there, "/b") == [there[2]]
+    assert pick([there[1].name, there[0].name], there, "/b") == there[:2]
+    for uuid in (there[1].uuid, there[1].received_uuid):
+        assert pick([str(uuid)[:9]], there, "/b") == [there[1]]
+        assert pick([str(uuid).upper()], there, "/b") == [there[1]]
+    for word in ("x-2026", "", str(there[1].uuid)[:7]):
+        with pytest.raises(UsageError):
+            pick([word], there, "/b")
+    with pytest.raises(UsageError):
+        pick(["latest"], [], "/b")
+
+
+@given(st.lists(st.uuids(), min_size=1, max_size=30, unique=True), st.integers(1, 40))
+def test_each_snapshot_is_in_exactly_one_part_wherever_it_is(
+    origins: list[UUID], parts: int
+):
+    for origin in origins:
+        here, there = snapshot(0, uuid=origin), snapshot(7, origin)
+        numbers = [n for n in range(1, parts + 1) if is_in_part(here, n, parts)]
+        assert len(numbers) == 1
+        assert is_in_part(there, numbers[0], parts)
+
+
+def test_parts_are_of_about_one_size():
+    sizes = [0] * 10
+    for number in range(2000):
+        one = snapshot(0, uuid=UUID(int=number))
+        sizes[next(n for n in range(10) if is_in_part(one, n + 1, 10))] += 1
+    assert 140 < min(sizes) and max(sizes) < 260
+
+
+# The record.
+
+VERIFIED = st.builds(
+    Verified,
+    st.sampled_from(Level),
+    st.datetimes(timezones=st.just(timezone.utc)).map(
+        lambda time: time.replace(microsecond=0)
+    ),
+    st.sampled_from([Result.GOOD, Result.BAD]),
+)
+RECORDS = st.dictionaries(
+    st.uuids(),
+    st.lists(VERIFIED, min_size=1, max_size=3).map(
+        lambda seen: {one.level: one for one in seen}
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=30)
+@given(RECORDS)
+def test_a_record_is_read_as_it_was_written(record: dict[UUID, dict[Level, Verified]]):
+    assert parse_verified(format_verified(record)) == record
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version": 2, "snapshots": {}}',
+        b'{"version": true, "snapshots": {}}',
+        b'{"version": 1}',
+        b'{"version": 1, "snapshots": {"x": {}}}',
+        b'{"version": 1, "snapshots": []}',
+        json.dumps(
+            {
+                "version": 1,
+                "snapshots": {
+                    str(uuid4()): {"data": {"when": "2026-01-01", "result": "good"}}
+                },
+            }
+        ).encode(),
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_record_is_not_understood(content: bytes):
+    with pytest.raises(Unreadable):
+        parse_verified(content)
+
+
+def test_no_record_says_nothing():
+    assert parse_verified(None) == {}
+    assert last_verified({}, uuid4()) is None
+
+
+def test_the_most_thorough_counts_and_bad_stays_bad():
+    uuid, later = uuid4(), NOW + timedelta(days=3)
+    data = Verified(Level.DATA, NOW, Result.GOOD)
+    identity = Verified(Level.IDENTITY, later, Result.GOOD)
+    record = {uuid: {Level.DATA: data, Level.IDENTITY: identity}}
+    assert last_verified(record, uuid) == data
+    bad = dataclasses.replace(data, result=Result.BAD)
+    assert last_verified({uuid: {**record[uuid], Level.DATA: bad}}, uuid) == bad
