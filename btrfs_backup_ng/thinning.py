@@ -7,7 +7,8 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
+from btrfs_backup_ng import preflight
+from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.appraisal import SPACE, parse_space
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
@@ -115,18 +116,20 @@ def look(location: Location, access: Access, wish: Wish) -> list[Part]:
     :raises Refused: if it cannot be looked at, or there is no policy for what it keeps.
     :raises ListingFailed: if it cannot be listed.
     """
+    if wish.keep is None:  # quicker: nothing of a source is looked for
+        keeper = _open_keeper(location, access)
+        preflight.check_readable(keeper, access.sudo_line)
+        backups = _backups(keeper, wish)
+        if any(s.received_uuid for part in backups for s in part.snapshots):
+            return backups
     place = open_place(location, access)
     is_source = place.facts.is_subvolume and place.facts.has_folder
     parts = []
     if is_source and wish.keep:
         parts.append(Part(place, Kind.SNAPSHOT, wish.keep, (), None).looked_again())
-    if wish.keep_at:
-        keeper = open_destination(
-            location, ANY_NAME, connections=access.connections, ssh=access.ssh
-        ).keeper
-        assert keeper  # open_place refuses what keeps nothing
-        keeper.facts = place.facts
-        part = Part(keeper, Kind.BACKUP, wish.keep_at, (), None).looked_again()
+    keeper = _open_keeper(location, access)
+    keeper.facts = place.facts
+    for part in _backups(keeper, wish):
         received = any(s.received_uuid for s in part.snapshots)
         parts += [part] if received or not is_source else []
     if not parts:
@@ -138,6 +141,22 @@ def look(location: Location, access: Access, wish: Wish) -> list[Part]:
             hint=f"For these:  {option} 'latest 24h 7d 4w 12m'",
         )
     return parts
+
+
+def _open_keeper(location: Location, access: Access) -> BtrfsEndpoint:
+    keeper = open_destination(
+        location, ANY_NAME, connections=access.connections, ssh=access.ssh
+    ).keeper
+    if keeper is None:
+        raise UsageError(f"{location} keeps nothing that could be seen")
+    return keeper
+
+
+def _backups(keeper: BtrfsEndpoint, wish: Wish) -> list[Part]:
+    """Look at backups, if they are meant."""
+    if wish.keep_at is None:
+        return []
+    return [Part(keeper, Kind.BACKUP, wish.keep_at, (), None).looked_again()]
 
 
 def common(parts: Sequence[Part]) -> dict[UUID, str]:
