@@ -131,7 +131,7 @@ class Memory:
         self._place = place
         self._now = now.astimezone(timezone.utc).replace(microsecond=0)
         self._record: dict[UUID, dict[Level, Verified]] = {}
-        self._changed = False
+        self._changed = self._failed = False
         self.notes: list[str] = []
 
     def read(self, existing: Collection[UUID]) -> None:
@@ -166,12 +166,13 @@ class Memory:
         self._changed = True
 
     def write(self) -> None:
-        """Bring what is new to the disk; where nobody may write, that is a note."""
-        if not self._changed:
+        """Bring what is new to the disk; where nobody may write, that is one note."""
+        if not self._changed or self._failed:
             return
         self._changed = False
         try:
             self._place.write_note(VERIFIED, format_verified(self._record))
         except BackupError as error:
+            self._failed = True
             text = f"what was verified at {self._place} cannot be remembered there: "
             self.notes.append(text + error.message)

@@ -11,8 +11,10 @@ from btrfs_backup_ng.manifest import Aspect, Difference, Entry, Garbled, Names, 
 from btrfs_backup_ng.wire_hash import join, read_digests, read_xattrs, split
 
 #: Bytes that come before and after a slash, and what is no text.
-NAMES = st.binary(min_size=1, max_size=3).map(
-    lambda raw: raw.replace(b"\0", b"!").replace(b"/", b"-")
+NAMES = (
+    st.binary(min_size=1, max_size=3)
+    .map(lambda raw: raw.replace(b"\0", b"!").replace(b"/", b"-"))
+    .filter(lambda name: name not in (b".", b".."))
 )
 PATHS = st.lists(NAMES, max_size=3).map(lambda names: b"/".join([b".", *names]))
 FILE = Entry(

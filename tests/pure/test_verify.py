@@ -291,3 +291,7 @@ def test_the_most_thorough_counts_and_bad_stays_bad():
     assert last_verified(record, uuid) == data
     bad = dataclasses.replace(data, result=Result.BAD)
     assert last_verified({uuid: {**record[uuid], Level.DATA: bad}}, uuid) == bad
+    spoilt = dataclasses.replace(identity, result=Result.BAD)
+    assert last_verified({uuid: {**record[uuid], Level.IDENTITY: spoilt}}, uuid) == (
+        spoilt
+    )

@@ -205,9 +205,6 @@ def _finish(
             status = status or _STATUS[Result.UNCHECKED]
         if not options.json:
             _show_outcome(request, outcome, options)
-        elif not options.quiet:
-            for note in outcome.notes:
-                log_message(f"note: {note}", "")
     if options.json:
         print_document(status, [_fields(request, outcome, status, now)])
     return status
