@@ -29,7 +29,7 @@ exit status:
 verbs, as the first word; each has a --help:
   list PLACE ...    snapshots, backups, and transfers that wait to go on
   status PLACE ...  one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
-  restore PLACE [SNAPSHOT] --to PATH  a snapshot, or files of it, at a new path
+  restore PLACE ... a snapshot, or files of it, back at a new path
   prune PLACE ...   drop transfers that wait to go on (--staging)
   diff A B          what changed between two snapshots of one place
   doctor PLACE ...  can backups be made from or to these places?

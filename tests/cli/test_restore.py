@@ -230,6 +230,7 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
         ["/b"],
         ["/b", "latest", "more", "--to", "/x"],
         ["/b", "--to", "/x", "--writable", "--file", "x"],
+        ["/b", "--to", "/x", "--compress", "lz4", "--file", "x"],
         ["/b", "--to", "/x", "--replaces", "/home"],
         ["/b", "--to", "/x", "--writable", "--replaces", "home"],
         ["/b", "--to", "shell://cat"],

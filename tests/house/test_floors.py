@@ -37,8 +37,8 @@ FLOORS = {
         sshutil/login sshutil/passwords sshutil/refusal sshutil/host
     """,
     "2 words": """
-        command codecs grammar wire wire_files btrfs/__init__ btrfs/facts btrfs/ioctl btrfs/listing
-        btrfs/extents btrfs/parse
+        command codecs grammar wire wire_files btrfs/__init__ btrfs/facts btrfs/ioctl
+        btrfs/listing btrfs/extents btrfs/parse
     """,
     "1 mind": """
         location model naming choose swap staging retention plan report diagnosis
