@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 #: Snapshots that are looked at closely, at most, to find one to build upon.
 _CLOSE_LOOKS = 4
+#: CPU time for finding out exactly how large it is going to be, where that is near.
+_MEASURING_S = 1.0
 #: Where a source has its snapshots, and a writable restored one its first.
 _SNAPSHOTS = f"{STATE}/snapshots"
 
@@ -206,6 +209,12 @@ class Restoration:
         keeper, transfer = self.chosen.keeper, self.transfer
         if transfer.parent == transfer.snapshot:
             return 0
+        if keeper.location.scheme is Scheme.LOCAL:
+            over = threading.Event()
+            what = transfer.snapshot, transfer.parent, self._way().protocol
+            size = measure.stream_size(keeper, *what, over, _MEASURING_S)
+            if not over.is_set():
+                return size
         return measure.written_since(keeper, transfer.snapshot, transfer.parent)
 
     def measure(self) -> None:

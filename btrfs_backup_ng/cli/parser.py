@@ -30,7 +30,7 @@ verbs, as the first word; each has a --help:
   list [PLACE ...]  snapshots, backups, and transfers that wait to go on
   status [PLACE ...]
                     one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
-  restore PLACE [SNAPSHOT] --to PATH  a snapshot, or files of it, at a new path
+  restore PLACE ... a snapshot, or files of it, back at a new path
   prune PLACE ...   delete what a policy does not keep; drop transfers that wait
   diff A B          what changed between two snapshots of one place
   versions FILE     what a file was, in all snapshots and backups of it

@@ -170,6 +170,13 @@ def test_what_the_target_has_already_is_not_sent_again(scene: Scene, sshd: Sshd)
         assert (copy / "later").read_bytes() == (scene.source / "later").read_bytes()
         subprocess.run(["btrfs", "-q", "subvolume", "delete", copy], check=True)
 
+    places.tamper(target / first)  # and is none any more
+    assert told(restored(*words, target, second))["parent"] is None
+    there = trees.describe(target / second)
+    assert trees.differences(trees.describe(scene.destination / second), there) == []
+
+    subprocess.run(["btrfs", "-q", "subvolume", "delete", target / second], check=True)
+
     # Pushed, and of the snapshot itself: it is on that very filesystem.
     place, name = way(target / "new")[-1], second
     done = restored(*way(scene.source), name, "--writable", *words[1:], place)
@@ -230,6 +237,7 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
         ["/b"],
         ["/b", "latest", "more", "--to", "/x"],
         ["/b", "--to", "/x", "--writable", "--file", "x"],
+        ["/b", "--to", "/x", "--compress", "lz4", "--file", "x"],
         ["/b", "--to", "/x", "--replaces", "/home"],
         ["/b", "--to", "/x", "--writable", "--replaces", "home"],
         ["/b", "--to", "shell://cat"],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 
+from btrfs_backup_ng import codecs
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
     GIB,
@@ -211,8 +212,11 @@ def _places(options: argparse.Namespace) -> tuple[Location, str, Location]:
         raise UsageError("nothing can be restored from or to a command (shell://)")
     if options.replaces and not options.replaces.startswith("/"):
         raise UsageError("--replaces needs an absolute path, on the machine of --to")
-    if options.writable and (options.file or options.files_from):
+    wants_files = options.file or options.files_from
+    if options.writable and wants_files:
         raise UsageError("--writable makes a subvolume, and --file brings files")
+    if options.compress != codecs.NONE and wants_files:
+        raise UsageError("--compress is for whole snapshots, not for --file")
     if options.replaces and not options.writable:
         raise UsageError("--replaces needs --writable")
     return location, word[0] if word else LATEST, to
