@@ -194,7 +194,7 @@ class Verification:
         if words and not left:
             return []
         everything = [snapshot for _, snapshot in homes.values()]
-        picked = pick(left, everything, str(self._request.location))
+        picked = pick(left, everything, str(self._request.location), self._now)
         if self._request.part:
             picked = [s for s in picked if is_in_part(s, *self._request.part)]
         return [homes[snapshot.uuid] for snapshot in picked]

@@ -95,7 +95,7 @@ def told(scene: Scene, sshd: Sshd) -> Iterator[tuple[Scene, Path, list[str], str
     yield scene, file, words, place
 
 
-@covers("--diff", "--at")
+@covers("--diff", "--at", "--number")
 def test_a_files_whole_story(told: tuple[Scene, Path, list[str], str], sshd: Sshd):
     scene, file, words, place = told
     path = "me/deep/thesis.txt"
@@ -143,6 +143,15 @@ def test_a_files_whole_story(told: tuple[Scene, Path, list[str], str], sshd: Ssh
         f"Bring version 1 back:  btrfs-backup-ng restore {here[0]} {newest}"
         f" --file {path} --to DIR"
     )
+    # By its number, from the nearest place and from another machine.
+    for number, content, at in ((1, "a\nb\n", ()), (2, "a\nc\n", (place,))):
+        back = scene.other_destination(f"back {number}")
+        by_number = ("--file", file, "--number", str(number), "--to", back)
+        must(run_program("restore", *words, *at, *by_number))
+        assert (back / path).read_text() == content
+    complaint(run_program("restore", *words, *by_number), 4, "there is already")
+    by_number = ("--file", file, "--number", "9", "--to", back)
+    complaint(run_program("restore", *words, *by_number), 2, "no version 9")
     # The difference; a version from another machine; what is there now.
     text = must(versions("--diff", "1", "2", *words, file)).stdout
     assert text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.identity import (
     Check,
     Reference,
@@ -26,6 +25,7 @@ from btrfs_backup_ng.identity import (
     worst,
 )
 from btrfs_backup_ng.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.choose import NotChosen
 from btrfs_backup_ng.picking import is_in_part, pick
 from btrfs_backup_ng.seals import settle
 from btrfs_backup_ng.verified import (
@@ -194,17 +194,17 @@ def test_seals_are_settled_with_few_looks(broken: set[int], count: int):
 
 def test_words_mean_snapshots():
     _, there = pairs(3)
-    assert pick([], there, "/b") == pick(["all"], there, "/b") == there
-    assert pick(["latest"], there, "/b") == [there[2]]
-    assert pick([there[1].name, there[0].name], there, "/b") == there[:2]
+    assert pick([], there, "/b", NOW) == pick(["all"], there, "/b", NOW) == there
+    assert pick(["latest"], there, "/b", NOW) == [there[2]]
+    assert pick([there[1].name, there[0].name], there, "/b", NOW) == there[:2]
     for uuid in (there[1].uuid, there[1].received_uuid):
-        assert pick([str(uuid)[:9]], there, "/b") == [there[1]]
-        assert pick([str(uuid).upper()], there, "/b") == [there[1]]
-    for word in ("x-2026", "", str(there[1].uuid)[:7]):
-        with pytest.raises(UsageError):
-            pick([word], there, "/b")
-    with pytest.raises(UsageError):
-        pick(["latest"], [], "/b")
+        assert pick([str(uuid)[:9]], there, "/b", NOW) == [there[1]]
+        assert pick([str(uuid).upper()], there, "/b", NOW) == [there[1]]
+    for word in ("x-2026", "", str(there[1].uuid)[:3], "yesterday"):
+        with pytest.raises(NotChosen):
+            pick([word], there, "/b", NOW)
+    with pytest.raises(NotChosen):
+        pick(["latest"], [], "/b", NOW)
 
 
 @given(st.lists(st.uuids(), min_size=1, max_size=30, unique=True), st.integers(1, 40))

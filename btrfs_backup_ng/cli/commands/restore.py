@@ -22,8 +22,16 @@ from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, display_level
 from btrfs_backup_ng.cli.restoring import Desk
+from btrfs_backup_ng.cli.root import sudo_line
 from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import access, add_folder, new_parser, read_words
+from btrfs_backup_ng.cli.verb import (
+    access,
+    add_folder,
+    new_parser,
+    read_words,
+    recorded_folder,
+    remembered,
+)
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.files import FileRestoration, read_paths
 from btrfs_backup_ng.finding import find_snapshot
@@ -33,6 +41,7 @@ from btrfs_backup_ng.locks import Turns
 from btrfs_backup_ng.model import TransferOptions
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.restore import Request, Restoration
+from btrfs_backup_ng.versions import find_file, find_versions, pick, records_of
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -49,6 +58,7 @@ what is made:
                            snapshot where a backup looks for it, so that the next
                            backup is incremental; with the commands that put it in
                            place of the old one
+  with --file FILE --number N  version N of FILE, as the verb versions numbers them
   with --file              the files under their paths in the snapshot, below PATH,
                            with owners, modes, times, xattrs, ACLs and hard links
 Nothing is ever overwritten, and nothing at PLACE is changed. Of what the filesystem
@@ -65,13 +75,14 @@ def main(words: Sequence[str]) -> int:
 
     :raises UsageError: if the words do not make sense.
     """
-    options = read_words(_parser(), words)
+    options = read_words(_parser(), words, needs_place=False)
     if options is None:
         return 0
     location, word, to = _places(options)
     paths = _paths(options)
+    versioned = _Versioned(options, location, words) if options.number else None
     with ExitStack() as stack:
-        folder = options.snapshot_folder
+        folder = versioned.folder if versioned else options.snapshot_folder
         way = stack.enter_context(access(options, folder, "restore", words))
         watched = options.progress
         if watched is None:
@@ -80,6 +91,9 @@ def main(words: Sequence[str]) -> int:
         context = _context(options, way, progress, watched)
         desk = Desk(options, context)
         try:
+            if versioned:
+                location, word, paths = versioned.find(way, context.now)
+            assert location
             chosen = find_snapshot(
                 location,
                 word,
@@ -99,14 +113,15 @@ def main(words: Sequence[str]) -> int:
         except BackupError as error:
             if not options.json:
                 raise
-            desk.fail(str(location), error)
+            desk.fail(str(location or options.file[0]), error)
         return desk.finish()
 
 
 def _parser() -> Parser:
     parser = new_parser(
         "restore",
-        usage="[options] PLACE [SNAPSHOT] --to PATH [--file FILE ...]",
+        usage="[options] PLACE [SNAPSHOT] --to PATH [--file FILE ...]\n"
+        "       %(prog)s [options] --file FILE --number N --to PATH",
         description="Bring a snapshot, or files of it, back from where it is kept.",
         epilog=_EPILOG,
     )
@@ -137,6 +152,13 @@ def _parser() -> Parser:
         metavar="LIST",
         default="",
         help="the same, with the paths in the file LIST, one a line; - for stdin",
+    )
+    add(
+        "--number",
+        type=values.version_number,
+        metavar="N",
+        help="with --file FILE, as it is called in use: its version N, as versions"
+        " numbers them; then PLACE may be left out",
     )
     add("-0", "--null", action="store_true", help="a NUL ends each path in LIST")
     add(
@@ -192,23 +214,59 @@ def _parser() -> Parser:
     return parser
 
 
-def _places(options: argparse.Namespace) -> tuple[Location, str, Location]:
+class _Versioned:
+    """A file of which one version is wanted, as ``versions`` tells them.
+
+    :ivar folder: where the snapshots of its subvolume are.
+    """
+
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        place: Location | None,
+        words: Sequence[str],
+    ) -> None:
+        line = sudo_line(["restore", *words])
+        (text,) = options.file
+        self._file = find_file(text, line, working_directory=os.getcwd())
+        self._records = records_of(remembered(), self._file.subvolume)
+        self._places = [place] if place else []
+        self._number = options.number
+        self.folder = recorded_folder(options, self._records)
+
+    def find(self, way: Access, now: datetime) -> tuple[Location, str, tuple[str, ...]]:
+        """Give place, snapshot and path from which the version is best taken."""
+        found = find_versions(self._file, self._places, way, self._records, now)
+        taken = pick(found, self._number)
+        place = parse_location(taken.place, working_directory="/")
+        return place, taken.snapshot, read_paths([taken.path])
+
+
+def _places(
+    options: argparse.Namespace,
+) -> tuple[Location | None, str, Location]:
     """Give the place, the word for the snapshot, and where to."""
     if not options.to:
         raise UsageError(
             "restore needs a path to restore to; nothing is overwritten",
             hint=f"Write:  {PROGRAM} restore PLACE [SNAPSHOT] --to PATH",
         )
+    if options.number and (len(options.file) != 1 or options.files_from):
+        raise UsageError("--number needs one --file FILE, whose version it is")
+    if options.number and len(options.places) > 1:
+        raise UsageError("--number chooses the snapshot, so none can be named")
+    if not options.places and not options.number:
+        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} restore --help")
     if len(options.places) > 2:
         raise UsageError(
             f"restore takes a place and a snapshot, and {len(options.places)} words are"
             " given"
         )
     directory = os.getcwd()
-    place, *word = options.places
-    location = parse_location(place, working_directory=directory)
+    place, *word = options.places or [None]
+    location = parse_location(place, working_directory=directory) if place else None
     to = parse_location(options.to, working_directory=directory)
-    if Scheme.SHELL in (location.scheme, to.scheme):
+    if Scheme.SHELL in (to.scheme, location and location.scheme):
         raise UsageError("nothing can be restored from or to a command (shell://)")
     if options.replaces and not options.replaces.startswith("/"):
         raise UsageError("--replaces needs an absolute path, on the machine of --to")
@@ -224,6 +282,8 @@ def _places(options: argparse.Namespace) -> tuple[Location, str, Location]:
 
 def _paths(options: argparse.Namespace) -> tuple[str, ...]:
     """Give the paths of the files that are wanted."""
+    if options.number:
+        return ()
     if not options.files_from:
         if options.null:
             raise UsageError("-0 says how the paths in --files-from LIST end")

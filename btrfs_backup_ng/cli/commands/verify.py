@@ -27,7 +27,7 @@ from btrfs_backup_ng.cli.verb import (
 from btrfs_backup_ng.identity import Finding, Result
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.manifest import Difference
-from btrfs_backup_ng.picking import LATEST
+from btrfs_backup_ng.choose import LATEST
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import Failed
 from btrfs_backup_ng.verified import Level
@@ -36,7 +36,7 @@ from btrfs_backup_ng.verify import Outcome, Request, Verdict, Verification
 _EPILOG = f"""\
 {EPILOG_PLACES}
 snapshots:
-  all (the default), latest, a name, or the beginning of a UUID (8 digits or more)
+  all (the default), latest, yesterday, a date, a name, or the first digits of a UUID
 
 levels:
   identity (the default): read-only, received UUID, unchanged since it was made, alone
