@@ -207,11 +207,11 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
     before = fingerprint(target)
     for way in both_ways(sshd):
         there = way(scene.destination)
-        for to in (link, target):
-            done = restored(scene.destination, "--to", *reversed(way(to)))
-            complaint(done, 4, "exists already, and nothing is overwritten")
-    done = restored(*there, "--to", taken)
-    complaint(done, 4, "exists already, and nothing is overwritten")
+        done = restored(scene.destination, "--to", *reversed(way(link)))
+        complaint(done, 4, "exists already, and nothing is overwritten")
+    for to in (taken, target):
+        done = restored(scene.destination, "--to", to)
+        complaint(done, 4, "exists already, and nothing is overwritten")
     done = restored(*there, "--to", way(target / "no/where")[-1])
     complaint(done, 4, "does not exist", "mkdir -p")
     done = restored(*there, "--to", scene.destination / names[0])
