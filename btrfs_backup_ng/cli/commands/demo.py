@@ -121,7 +121,8 @@ def _show(top: Path, stack: ExitStack, *, keep: bool) -> None:
         _do_ours("restore", str(backups), "--to", str(source), "--file", lost)
         _tell("The whole disk is lost, and a new one put in:")
         _do("umount", str(home))
-        _format(home)
+        _do("rm", str(home.with_suffix(".img")))
+        _mount_new(home.with_name("new-computer.img"), home)
         _tell("Everything comes back, ready to be used:")
         _do_ours("restore", str(backups), "--to", str(source), "--writable")
         _compare(source, newest)
@@ -137,18 +138,17 @@ def _show(top: Path, stack: ExitStack, *, keep: bool) -> None:
 
 
 def _make_filesystem(place: Path, stack: ExitStack) -> None:
-    image = place.with_suffix(".img")
     place.mkdir()
-    with open(image, "wb") as file:
-        file.truncate(_IMAGE_BYTES)
-    _format(place)
+    _mount_new(place.with_suffix(".img"), place)
     stack.callback(_unmount, place)
 
 
-def _format(place: Path) -> None:
-    image = str(place.with_suffix(".img"))
-    _do("mkfs.btrfs", "-q", "-f", image, quietly=True)
-    _do("mount", "-o", "loop", image, str(place))
+def _mount_new(image: Path, place: Path) -> None:
+    """Make a filesystem in a file of its own, and mount it."""
+    with open(image, "wb") as file:
+        file.truncate(_IMAGE_BYTES)
+    _do("mkfs.btrfs", "-q", "-f", str(image), quietly=True)
+    _do("mount", "-o", "loop", str(image), str(place))
 
 
 def _unmount(place: Path) -> None:
