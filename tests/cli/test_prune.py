@@ -355,10 +355,10 @@ def test_what_is_needed_since_it_was_judged_stays(scene: Scene):
         hold = base_hold(judged.doomed[2])
         needed = {Place("/away", "1"): frozenset({hold})}
         (scene.source / STATE / HOLDS).write_bytes(format_holds(needed))
-        make_named(folder, None, [f"{NAMES[0]}_1"])
+        make_named(folder, None, [f"{NAMES[0]}_1", f"{NAMES[0]}_2"])
         outcome = carry_out([judged], wish, {}, 0)
     assert outcome.error is None and len(outcome.gone) == 4
-    assert by_age(folder)[0] == f"{NAMES[0]}_1", "nobody was shown that this goes"
+    assert (folder / f"{NAMES[0]}_1").exists(), "nobody was shown that this goes"
     assert set(NAMES) - set(os.listdir(folder)) == {*NAMES[:2], *NAMES[3:5]}
 
 

@@ -173,6 +173,8 @@ def test_no_name_that_somebody_invents_makes_a_backup_go(policy, now, ages, data
         for verdict in judge(honest, rules)
         if any(r.endswith(" by arrival") and "latest" not in r for r in verdict.reasons)
     }
+    by_name = {s for s in honest if s in kept(honest, replace(policy, latest=1), now)}
+    assert by_name - {honest[-1]} <= before
     forged = [
         replace(copy_of(s, number=s.uuid.int + 5 * 10**6), otime=now)
         for s in snapshots_of(now, data.draw(HISTORIES))
