@@ -144,11 +144,11 @@ def test_a_files_whole_story(told: tuple[Scene, Path, list[str], str], sshd: Ssh
         f" --file {path} --to DIR"
     )
     # By its number, from the nearest place and from another machine.
-    for number, content, at in ((1, "a\nb\n", ()), (2, "a\nc\n", (place,))):
+    for number, text, at in ((1, "a\nb\n", ()), (2, "a\nc\n", (place,))):
         back = scene.other_destination(f"back {number}")
         by_number = ("--file", file, "--number", str(number), "--to", back)
         must(run_program("restore", *words, *at, *by_number))
-        assert (back / path).read_text() == content
+        assert (back / path).read_text() == text
     complaint(run_program("restore", *words, *by_number), 4, "there is already")
     by_number = ("--file", file, "--number", "9", "--to", back)
     complaint(run_program("restore", *words, *by_number), 2, "no version 9")
