@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
 from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
@@ -129,7 +128,7 @@ def _job(options: argparse.Namespace) -> Job:
         checks=Checks(options.fs_checks),
         wait_s=options.wait,
         dry_run=options.dry_run,
-        ssh=replace(ssh_options(options), reopenings=None if options.retries else 1),
+        ssh=ssh_options(options),
         options=_transfer_options(options),
     )
 

@@ -59,7 +59,11 @@ def add_ssh(parser: argparse.ArgumentParser) -> None:
 
 
 def ssh_options(options: argparse.Namespace) -> SshOptions:
-    """Read what :func:`add_ssh` added."""
+    """Read what :func:`add_ssh` added.
+
+    Whoever tries again after a cut opens a lost connection as often as it takes.
+    """
+    retries = getattr(options, "retries", 0)
     return SshOptions(
         options=tuple(options.ssh_opt),
         sudo=options.ssh_sudo,
@@ -70,6 +74,7 @@ def ssh_options(options: argparse.Namespace) -> SshOptions:
         strict_host_keys=options.ssh_host_key_policy == "strict",
         password_file=options.ssh_password_file,
         sudo_password_file=options.sudo_password_file,
+        reopenings=None if retries else 1,
     )
 
 

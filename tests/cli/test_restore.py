@@ -28,7 +28,7 @@ from tests.cli.staged import STATE, Way, both_ways, fill, local_way, locked, ssh
 from tests.conftest import MakesFilesystems
 from tests.support import trees, variety
 from tests.support.accounts import SUDO_BTRFS, Account
-from tests.support.processes import wait_until
+from tests.support.processes import descendants, kill, wait_until
 from tests.support.program import Argument, run_program, start_program
 from tests.support.sshd import Sshd
 
@@ -277,7 +277,7 @@ def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):
     assert not (scene.source / "new").exists()
 
 
-@covers("--rate", "--checkpoint-interval")
+@covers("--rate", "--checkpoint-interval", "--retries")
 def test_a_cut_restore_goes_on_where_it_was_sealed(scene: Scene, sshd: Sshd):
     scene.more("large", 6 << 20)
     must(scene.back_up())
@@ -289,14 +289,29 @@ def test_a_cut_restore_goes_on_where_it_was_sealed(scene: Scene, sshd: Sshd):
         wait_until(lambda: len(list(target.glob(f"{STATE}/*/*/.seal*"))) > 1, 60)
         program.kill()
     assert not (target / "new").exists()
-    document = told(restored(*words, "--json"))
-    assert document["resumed_bytes"] >= 1 << 20
+    # The next run is cut, too, and goes on by itself.
+    with start_program(
+        "restore", *words, "--rate", "2M", "--retries", "1", "--json"
+    ) as program:
+        before = _offset(target)
+        wait_until(lambda: _offset(target) > before, 60)
+        kill([p for p in descendants(program.pid) if "-M" in p.argv])
+        stdout, stderr = program.communicate(timeout=60)
+    assert (program.returncode, "Trying again" in stderr) == (0, True), stderr
+    document = json.loads(stdout)
+    assert document["resumed_bytes"] >= 2 << 20
     assert document["sent_bytes"] < 6 << 20
     there = trees.describe(target / "new")
     assert trees.differences(trees.describe(scene.source), there) == []
     assert os.listdir(target) == ["new"]
     # The same again would be a second one in the first.
     complaint(restored(*words), 4, "has that very snapshot already")
+
+
+def _offset(target: Path) -> str:
+    """Tell how far what is received to a directory has got."""
+    bodies = target.glob(f"{STATE}/*/*/.body*")
+    return max((body.name.split("-")[1] for body in bodies), default="")
 
 
 def test_who_may_do_nothing_but_btrfs_as_root_there_can_restore(

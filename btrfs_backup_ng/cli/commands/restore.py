@@ -195,6 +195,13 @@ def _parser() -> Parser:
         help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
     )
     add(
+        "--retries",
+        type=values.retries,
+        metavar="N",
+        default=0,
+        help="after a cut, wait and go on with a snapshot, up to N times (default: 0)",
+    )
+    add(
         "--checkpoint-interval",
         type=values.interval,
         metavar="SIZE",
@@ -315,6 +322,7 @@ def _transfer(options: argparse.Namespace) -> TransferOptions:
         rate=options.rate,
         check_space=options.check_space,
         checkpoint_interval=options.checkpoint_interval,
+        retries=options.retries,
     )
 
 
