@@ -28,7 +28,7 @@ from tests.cli.staged import STATE, Way, both_ways, fill, local_way, locked, ssh
 from tests.conftest import MakesFilesystems
 from tests.support import trees, variety
 from tests.support.accounts import SUDO_BTRFS, Account
-from tests.support.processes import descendants, kill, wait_until
+from tests.support.processes import descendants, everything, kill, wait_until
 from tests.support.program import Argument, run_program, start_program
 from tests.support.sshd import Sshd
 
@@ -289,6 +289,7 @@ def test_a_cut_restore_goes_on_where_it_was_sealed(scene: Scene, sshd: Sshd):
         wait_until(lambda: len(list(target.glob(f"{STATE}/*/*/.seal*"))) > 1, 60)
         program.kill()
     assert not (target / "new").exists()
+    wait_until(lambda: not any(str(target) in " ".join(p.argv) for p in everything()))
     # The next run is cut, too, and goes on by itself.
     with start_program(
         "restore", *words, "--rate", "2M", "--retries", "1", "--json"
