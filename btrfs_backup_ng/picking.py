@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
-from btrfs_backup_ng.__util__ import visible
-from btrfs_backup_ng.choose import choose
+from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.choose import NotChosen, choose
 from btrfs_backup_ng.model import Snapshot
 
 ALL = "all"
@@ -20,16 +20,24 @@ def pick(
         knows; none for all.
     :param place: for people.
     :param now: aware.
-    :raises NotChosen: if a word means none, or more than one.
+    :raises UsageError: if a word means none, or more than one.
     """
     wanted = set()
     for word in words or (ALL,):
         found = [s for s in snapshots if word in (ALL, s.name)]
-        found = found or [
-            choose(word, snapshots, dated=snapshots, place=visible(place), now=now)
-        ]
+        if not found and word != ALL:
+            found = [_chosen(word, snapshots, visible(place), now)]
         wanted |= {snapshot.uuid for snapshot in found}
     return [snapshot for snapshot in snapshots if snapshot.uuid in wanted]
+
+
+def _chosen(
+    word: str, snapshots: Sequence[Snapshot], place: str, now: datetime
+) -> Snapshot:
+    try:
+        return choose(word, snapshots, dated=snapshots, place=place, now=now)
+    except NotChosen as error:
+        raise UsageError(error.message, hint=error.hint) from error
 
 
 def is_in_part(snapshot: Snapshot, number: int, parts: int) -> bool:

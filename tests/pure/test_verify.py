@@ -25,7 +25,7 @@ from btrfs_backup_ng.identity import (
     worst,
 )
 from btrfs_backup_ng.model import Listing, Seal, Snapshot
-from btrfs_backup_ng.choose import NotChosen
+from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.picking import is_in_part, pick
 from btrfs_backup_ng.seals import settle
 from btrfs_backup_ng.verified import (
@@ -201,9 +201,9 @@ def test_words_mean_snapshots():
         assert pick([str(uuid)[:9]], there, "/b", NOW) == [there[1]]
         assert pick([str(uuid).upper()], there, "/b", NOW) == [there[1]]
     for word in ("x-2026", "", str(there[1].uuid)[:3], "yesterday"):
-        with pytest.raises(NotChosen):
+        with pytest.raises(UsageError):
             pick([word], there, "/b", NOW)
-    with pytest.raises(NotChosen):
+    with pytest.raises(UsageError):
         pick(["latest"], [], "/b", NOW)
 
 

@@ -397,7 +397,7 @@ def carriers(seen: Listing) -> dict[str, list[int]]:
 
 def facts_of(seen: Listing) -> dict[str, Snapshot]:
     """Tell all of each snapshot that a listing tells here and there."""
-    apart: Any = {"seal": Seal.UNKNOWN, "created": None}
+    apart: Any = {"seal": Seal.UNKNOWN, "created": None, "otime": None}
     return {s.name: replace(s, **apart) for s in seen.snapshots}
 
 
