@@ -595,7 +595,7 @@ def test_words_that_make_no_sense_are_refused(scene: Scene):
             command._request(options, datetime.now(timezone.utc))
         assert part in f"{raised.value.message} {raised.value.hint}"
     complaint(verify(), 2, "a place is missing")
-    complaint(verify(place, "x-1"), 2, "no snapshot 'x-1'", f"list {place}")
+    complaint(verify(place, "x-1"), 2, "no snapshot 'x-1'", "There is x-2")
     assert results(looked(place, show(scene.destination / name).uuid[:8]))
 
 
