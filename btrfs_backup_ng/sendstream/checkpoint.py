@@ -50,6 +50,10 @@ BUFFER_SIZE = 1 << 20
 _HEAD = 512
 
 
+#: What needs a look at more than its header.
+_SPECIAL = frozenset((Kind.SUBVOL, Kind.SNAPSHOT, Kind.CLONE, Kind.END))
+
+
 class StreamDiffers(ValueError):
     """The stream is not the one that a checkpoint was made of."""
 
@@ -159,8 +163,7 @@ class Checkpoints:
                 return
             if self._known:
                 self._note(self._base)
-            size = _HEAD if self._at else BUFFER_SIZE
-            if not (self._pass_on() and self._fill(size)):
+            if not (self._pass_on() if self._at else self._fill()):
                 raise StreamDamaged(self._base, "it ends before its END command")
 
     def _fill(self, size: int = BUFFER_SIZE) -> bool:
@@ -169,14 +172,41 @@ class Checkpoints:
         return taken > 0
 
     def _pass_on(self) -> bool:
-        """Move the rest of a long command on; false if the stream ends in it."""
-        while self._at > 0:
-            moved = self._move(self._at, self._known is None)
-            if not moved:
-                return False
-            self._at -= moved
-            self._base += moved
-        return True
+        """Move the rest of a long command on, and those right behind it; read the next.
+
+        What :meth:`_walk` does, in the form that costs least: a large file is nothing
+        but long commands.
+
+        :returns: false if the stream ends here.
+        """
+        buffer, view, header = self._buffer, self._view, COMMAND.size
+        read, move, write = self._read_into, self._move, self._write
+        head, update = view[:_HEAD], self._digest.update
+        wanted, base, left = self._known is None, self._base, self._at
+        taken = 0
+        while True:
+            while left:
+                moved = move(left, wanted)
+                if not moved:
+                    self._base, self._at = base, left
+                    return False
+                left -= moved
+                base += moved
+            taken = read(head)
+            if taken < header or base >= self._boundary:
+                break
+            size, kind, _ = COMMAND.unpack_from(buffer)
+            left = header + size - taken
+            if size <= _LONG or kind in _SPECIAL or left < 0:
+                break
+            update(view[:header])
+            if wanted:
+                write(view[:taken])
+            else:
+                self._note(base)
+            base += taken
+        self._base, self._at, self._end = base, 0, taken
+        return taken > 0
 
     def _begin(self) -> None:
         """Read the preamble and the command that makes the subvolume."""
