@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from btrfs_backup_ng.__util__ import KIB, MIB
-from btrfs_backup_ng.loop import Loop
+from btrfs_backup_ng.__util__ import KIB
+from btrfs_backup_ng.loop import PIPE_SIZE, Loop
 
-#: Pipe size; also /proc/sys/fs/pipe-max-size, what a user may ask for: pipe(7).
-PIPE_SIZE = MIB
 _COPY_SIZE = 256 * KIB
 #: The hop moves at most so many pieces before the other descriptors have a turn.
 _BURST = 16

@@ -1,14 +1,17 @@
 """Own the waiting for several descriptors at once, in the calling thread."""
 
 import contextlib
+import fcntl
 import os
 import select
 import time
 from collections.abc import Callable
 from typing import IO
 
-from btrfs_backup_ng.__util__ import KIB
+from btrfs_backup_ng.__util__ import KIB, MIB
 
+#: Pipe size; also /proc/sys/fs/pipe-max-size, what a user may ask for: pipe(7).
+PIPE_SIZE = MIB
 #: Longest sleep while waiting, so that an interrupt is noticed in any thread.
 TICK_S = 0.1
 #: After a process ended, what something it left behind still writes to its
@@ -19,6 +22,12 @@ LINGER_AT_MOST_S = 10.0
 #: How much of a stderr is kept: its end, where the reason stands.
 _TAIL_KEPT = 64 * KIB
 _READ_SIZE = 256 * KIB
+
+
+def widen(pipe: int) -> None:
+    """Let a pipe hold 1 MiB, as far as we may, so that its writer waits less often."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
 
 class Tail:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import functools
 import logging
 import os
@@ -21,8 +20,8 @@ from btrfs_backup_ng.command import (
     settle,
     skipped_bytes,
 )
-from btrfs_backup_ng.hop import PIPE_SIZE, Hop, Meter, Watch
-from btrfs_backup_ng.loop import TICK_S, Loop
+from btrfs_backup_ng.hop import Hop, Meter, Watch
+from btrfs_backup_ng.loop import TICK_S, Loop, widen
 from btrfs_backup_ng.command import Command, Completed
 from btrfs_backup_ng.process import DEVNULL, Child
 
@@ -331,6 +330,5 @@ def _pipe(closing: contextlib.ExitStack) -> tuple[int, int]:
     ends = os.pipe()
     for end in ends:
         closing.callback(os.close, end)
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+    widen(ends[1])
     return ends

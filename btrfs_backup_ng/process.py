@@ -26,7 +26,7 @@ from btrfs_backup_ng.command import (
     last_words,
     settle,
 )
-from btrfs_backup_ng.loop import TICK_S, Loop, Tail
+from btrfs_backup_ng.loop import TICK_S, Loop, Tail, widen
 
 log = logging.getLogger(__name__)
 
@@ -381,6 +381,7 @@ def run(
         if child.stdin:
             loop.feed(child.stdin, stdin)
         assert child.stdout
+        widen(child.stdout.fileno())
         loop.drain(child.stdout, keep)
         child.attend(loop)
         while child.peek() is None:
