@@ -479,3 +479,30 @@ def test_an_orphan_does_not_run(monkeypatch):
     tied_to = process._tied_to
     monkeypatch.setattr(process, "_tied_to", lambda parent: tied_to(parent + 1))
     assert run(shell("exit 0"), check=False).status == 137
+
+
+#: Holds the end of a process back for a second, as strace does for a moment.
+TRACER = """
+import ctypes, os, sys, time
+ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+PTRACE_SEIZE = 0x4206  # linux/ptrace.h
+assert ptrace(PTRACE_SEIZE, int(sys.argv[1]), None, None) == 0
+print("traced", flush=True)
+time.sleep(1)
+os.waitpid(int(sys.argv[1]), 0x40000000)  # __WALL
+"""
+
+
+@pytest.mark.root
+def test_the_status_of_a_child_that_is_traced_is_waited_for():
+    with Child(shell("read line; exit 3"), stdin=PIPE) as child:
+        argv = (sys.executable, "-I", "-S", "-c", TRACER, str(child.pid))
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as tracer:
+            assert tracer.stdout and tracer.stdout.readline() == b"traced\n"
+            assert child.stdin
+            child.stdin.close()
+            child.sleep(5)
+            assert child.peek() is None  # it has ended, and only its tracer knows how
+            assert child.peek(ended=True) == 3
+            assert child.reap() == 3
