@@ -17,7 +17,7 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.btrfs.parse import explain
 from btrfs_backup_ng.checkpoints import DIFFERS, filter_argv, filter_words
-from btrfs_backup_ng.command import Command, CommandFailed, Completed
+from btrfs_backup_ng.command import Command, CommandFailed
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
     Sink,
@@ -212,7 +212,7 @@ def run_transfer(
                 f"the stream of {visible(snapshot.name)} is not the one whose beginning"
                 f" ({format_size(checkpoint.offset)}) is at {sink}"
             ) from error
-        hints = [error.hint or _meaning(error.blamed), _clear(sink, transfer_id, way)]
+        hints = [error.hint or _meaning(error), _clear(sink, transfer_id, way)]
         error.hint = "\n".join(filter(None, hints))
         raise
     except WrongArrival:
@@ -271,9 +271,12 @@ def _clear(sink: Sink, transfer_id: str, way: Way) -> str:
     return f"{format_size(safe)} are safe there; the next run goes on from that."
 
 
-def _meaning(blamed: Completed) -> str:
-    """Say what the failure of a stage means, or nothing."""
-    if blamed.command.reports and blamed.status == grammar.CODEC_FAILED:
+def _meaning(error: PipelineFailed) -> str:
+    """Say what a failure means, or nothing."""
+    blamed = error.blamed
+    # What a failed compressor wrote may fail the other one first.
+    ends = [end for end in (blamed, *error.others) if end.command.reports]
+    if any(end.status == grammar.CODEC_FAILED for end in ends):
         return "The (de)compressor there failed. Without one:  --compress none"
     if meaning := explain(blamed.stderr) or explain_session(blamed.stderr):
         return f"{blamed.command.label}: {meaning}."

@@ -29,6 +29,7 @@ def test_a_lock_whose_holder_fell_silent_is_free_after_half_a_minute(
     with scene.start("--rate", "4M", "-N1", "-n1") as program:
         scene.wait_for_data(100)
         program.send_signal(signal.SIGSTOP)
+        time.sleep(1)  # its last sign of life may still be on its way
         try:
             began = time.monotonic()
             done = other.run()
