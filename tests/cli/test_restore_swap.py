@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,7 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
         *login, place = ssh_way(sshd)(point / "new")
         words: list[Argument] = [backups, "-p", "home-", "--to", place, *login]
         _run("btrfs", "-q", "subvolume", "snapshot", "-r", home, top / "keep")
+        time.sleep(1.1)  # what is moved aside is called by the second
         swap = restored(*words, "--replaces", point)
         # Sessions of ssh end late.
         wait_until(lambda: "no process" in _users_of(point)[0], 10)
