@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib import import_module
 
 import pytest
 
@@ -17,6 +18,10 @@ from tests.support.program import CHECKOUT
 README = (CHECKOUT / "README.md").read_text()
 COMMANDS = re.findall(r"[`$ ]btrfs-backup-ng (-[^`\n]*|[/s][^`\n]*)", README)
 DOCTOR = re.findall(r"[`$ ]btrfs-backup-ng doctor ([^`\n]*)", README)
+#: Of verbs: in a table, in a sentence, or behind a prompt.
+CALLS = re.findall(
+    rf"[`$ ]btrfs-backup-ng ((?:{'|'.join(VERBS)})(?: [^`\n]*)?)(?=[`\n])", README
+)
 EXAMPLE = re.search(r"    # (/etc/\S+)\n((?:    .*\n)+)", README)
 
 
@@ -32,6 +37,16 @@ def test_each_command_is_understood(command):
     for task in split_tasks(words):
         if "--help" not in task:
             classic._job(parse_task(task))
+
+
+@pytest.mark.parametrize("command", CALLS)
+def test_each_call_of_a_verb_is_understood(command):
+    verb, *words = shlex.split(command)
+    parse_places(import_module(VERBS[verb])._parser(), words)
+
+
+def test_the_calls_are_of_nearly_all_verbs():
+    assert {shlex.split(command)[0] for command in CALLS} >= set(VERBS) - {"demo"}
 
 
 def test_each_call_of_the_doctor_is_understood():
