@@ -90,41 +90,29 @@ class Delivery:
             was lost.
         :raises BackupError: if it failed.
         """
-        try:
-            sent = self._send(
-                transfer, size_bytes, holder, before_publishing, when_regained
-            )
-        except BackupError as error:
-            self._remember(transfer, error=error.message)
-            raise
-        self._remember(transfer, sent)
-        return sent
-
-    def _send(
-        self,
-        transfer: Transfer,
-        size_bytes: int | None,
-        holder: Holder,
-        before_publishing: Callable[[], None],
-        when_regained: Callable[[], None],
-    ) -> Sent:
-        retries, pause_s, was_cut = self._job.options.retries, _FIRST_PAUSE_S, False
+        retries, pause_s = self._job.options.retries, 0.0
+        name = visible(transfer.snapshot.name)
         while True:
             try:
-                if was_cut:
+                _sleep(pause_s)
+                if pause_s:
                     self._reach_again(holder, when_regained)
-                    if self._has_arrived(transfer):
-                        return self.sent(transfer, Moved(0, 0.0, b""))
-                return self._attempt(transfer, size_bytes, before_publishing)
+                if pause_s and self._has_arrived(transfer):
+                    sent = self.sent(transfer, Moved(0, 0.0, b""))
+                else:
+                    sent = self._attempt(transfer, size_bytes, before_publishing)
             except BackupError as error:
                 if not retries or not _may_pass(error):
+                    self._remember(transfer, error=error.message)
                     raise
-                name, message = visible(transfer.snapshot.name), error.message
-            text = f"sending {name} to {visible(self._name)} was cut: {message}"
-            self._context.warn(self._name, f"{text}. Trying again in {pause_s:g} s")
-            _sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            retries, was_cut = retries - 1, True
+                retries -= 1
+                pause_s = min(2 * pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+                text = f"sending {name} to {visible(self._name)} was cut: "
+                text += f"{error.message}. Trying again in {pause_s:g} s"
+                self._context.warn(self._name, text)
+            else:
+                self._remember(transfer, sent)
+                return sent
 
     def _remember(
         self, transfer: Transfer, sent: Sent | None = None, error: str = ""
