@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from btrfs_backup_ng import leftovers
-from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.__util__ import BackupError
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.asking import Declined, confirmed
-from btrfs_backup_ng.cli.layout import wrapped
-from btrfs_backup_ng.cli.output import print_line
+from btrfs_backup_ng.cli.output import print_about
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location
@@ -93,9 +92,7 @@ class Dropping:
         return ", ".join([*words, f"id {one.transfer_id}"])
 
     def _say(self, text: str) -> None:
-        if not self._options.json and not self._options.quiet:
-            for line in wrapped(f"{visible(str(self.location))}: {text}", 2):
-                print_line(line)
+        print_about(self.location, text, self._options)
 
     def fields(self, error: BackupError | None) -> dict[str, object]:
         """Give the place for the document."""

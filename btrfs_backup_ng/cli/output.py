@@ -1,5 +1,6 @@
 """Own how events look: lines on stdout, a JSON document, errors on stderr."""
 
+import argparse
 import contextlib
 import dataclasses
 import enum
@@ -12,6 +13,8 @@ from typing import Any
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
+from btrfs_backup_ng.cli.layout import wrapped
+from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import (
     Deleted,
@@ -73,6 +76,13 @@ class Output:
             events = [_as_json(event) for event in self._events]
             document = {"version": 1, "exit_status": status, "events": events}
             print_line(json.dumps(document, indent=1))
+
+
+def print_about(place: Location, text: str, options: argparse.Namespace) -> None:
+    """Print something about a place, unless that is not wanted, or as JSON."""
+    if not options.json and not options.quiet:
+        for line in wrapped(f"{visible(str(place))}: {text}", 2):
+            print_line(line)
 
 
 def print_line(text: str) -> None:

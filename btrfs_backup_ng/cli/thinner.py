@@ -13,8 +13,8 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.asking import Declined, confirmed
-from btrfs_backup_ng.cli.layout import table, wrapped
-from btrfs_backup_ng.cli.output import print_line
+from btrfs_backup_ng.cli.layout import table
+from btrfs_backup_ng.cli.output import print_about, print_line
 from btrfs_backup_ng.leftovers import check_free
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location
@@ -169,9 +169,7 @@ class Thinner:
         return f"which frees at least {format_size(sum(known))}"
 
     def _say(self, text: str) -> None:
-        if not self._options.json and not self._options.quiet:
-            for line in wrapped(f"{visible(str(self.location))}: {text}", 2):
-                print_line(line)
+        print_about(self.location, text, self._options)
 
     def fields(self, error: BackupError | None) -> dict[str, object]:
         """Give the place for the document."""
