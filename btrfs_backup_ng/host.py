@@ -96,9 +96,6 @@ class Host(Protocol):
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping, atomically and durably."""
 
-    def recall(self, state: str, name: str) -> bytes | None:
-        """Read a small file of our bookkeeping; ``None``: no such file."""
-
 
 class LocalHost:
     """This machine. What needs no process is done without one."""
@@ -201,10 +198,6 @@ class LocalHost:
                 f"{visible(os.path.join(state, name))} cannot be written:"
                 f" {error.strerror}"
             ) from error
-
-    def recall(self, state: str, name: str) -> bytes | None:
-        """Read a small file of our bookkeeping."""
-        return _read_if_there(os.path.join(state, name))
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import enum
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
@@ -40,6 +40,11 @@ class Kind(enum.Enum):
 
     SNAPSHOT = "snapshot"
     BACKUP = "backup"
+
+    @property
+    def record(self) -> str:
+        """Name the file of our bookkeeping about them."""
+        return HOLDS if self is Kind.SNAPSHOT else ORIGINS
 
 
 class State(enum.Enum):
@@ -277,25 +282,16 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
     holds: Records = {}
     origins: Origins = {}
     record: bytes | None = None
-    is_source = place.facts.is_subvolume and place.facts.has_folder
-    if is_source:
-        seen, (content, record) = place.listing_with(HOLDS, VERIFIED)
-        holds = _recorded(place, content)
-        kept += _judged(seen, Kind.SNAPSHOT, _is_dated)
-        broken += _broken(seen, Kind.SNAPSHOT, _is_dated)
-    if not is_source or _may_have_backups(place.facts):
-        keeper = open_destination(
-            place.location,
-            ANY_NAME,
-            connections=access.connections,
-            ssh=access.ssh,
-        ).keeper
-        if keeper and (keeper.directory != place.directory or not is_source):
-            seen, (content, record) = keeper.listing_with(ORIGINS, VERIFIED)
+    for keeper, kind in keepers(place, access):
+        seen, (content, record) = keeper.listing_with(kind.record, VERIFIED)
+        is_ours: Callable[[str], bool] = _is_dated
+        if kind is Kind.SNAPSHOT:
+            holds = _recorded(place, content)
+        else:
             origins = parse_origins(content)
             is_ours = _namer(origins)
-            kept += _judged(seen, Kind.BACKUP, is_ours)
-            broken += _broken(seen, Kind.BACKUP, is_ours)
+        kept += _judged(seen, kind, is_ours)
+        broken += _broken(seen, kind, is_ours)
     waiting = place.waiting(place.facts.leftovers)
     return Contents(
         _oldest_first(kept),
@@ -305,6 +301,28 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
         origins,
         read_verified(record),
     )
+
+
+def keepers(
+    place: BtrfsEndpoint, access: Access
+) -> Iterator[tuple[BtrfsEndpoint, Kind]]:
+    """Give what keeps something at a place, and what that is: two where it is both.
+
+    :param place: from :func:`open_place`.
+    """
+    is_source = place.facts.is_subvolume and place.facts.has_folder
+    if is_source:
+        yield place, Kind.SNAPSHOT
+    if not is_source or _may_have_backups(place.facts):
+        keeper = open_destination(
+            place.location,
+            ANY_NAME,
+            connections=access.connections,
+            ssh=access.ssh,
+        ).keeper
+        if keeper and (keeper.directory != place.directory or not is_source):
+            keeper.facts = place.facts
+            yield keeper, Kind.BACKUP
 
 
 def _recorded(place: BtrfsEndpoint, content: bytes | None) -> Records:

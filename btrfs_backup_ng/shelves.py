@@ -5,14 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from btrfs_backup_ng.btrfs.facts import STATE, is_same_filesystem
-from btrfs_backup_ng.endpoint import open_destination
+from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.holds import HOLDS, Place, Unreadable, Why, parse_holds
+from btrfs_backup_ng.holds import Place, Unreadable, Why, parse_holds
 from btrfs_backup_ng.identity import Check, Finding, Result, find_twins
-from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
+from btrfs_backup_ng.listing import Access, Kind, keepers
 from btrfs_backup_ng.model import Listing
-from btrfs_backup_ng.origins import ORIGINS, parse_origins
+from btrfs_backup_ng.origins import parse_origins
+from btrfs_backup_ng.verified import VERIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Shelf:
 
     :ivar kind: what they are to their place.
     :ivar record: the file of our bookkeeping about them, ``None`` if there is none.
+    :ivar verified: that of what was verified at its place, likewise.
     :ivar twins: received UUID -> names of those here that share it.
     """
 
@@ -28,6 +29,7 @@ class Shelf:
     kind: Kind
     listing: Listing
     record: bytes | None
+    verified: bytes | None
     twins: Mapping[UUID, Sequence[str]]
 
     @classmethod
@@ -36,9 +38,8 @@ class Shelf:
 
         :raises ListingFailed: if it cannot be listed.
         """
-        name = HOLDS if kind is Kind.SNAPSHOT else ORIGINS
-        seen, record = endpoint.listing(name)
-        return cls(endpoint, kind, seen, record, find_twins(seen))
+        seen, (record, verified) = endpoint.listing_with(kind.record, VERIFIED)
+        return cls(endpoint, kind, seen, record, verified, find_twins(seen))
 
 
 def read_shelves(place: BtrfsEndpoint, access: Access) -> tuple[Shelf, ...]:
@@ -47,32 +48,15 @@ def read_shelves(place: BtrfsEndpoint, access: Access) -> tuple[Shelf, ...]:
     :param place: from ``listing.open_place``.
     :raises ListingFailed: if it cannot be listed.
     """
-    shelves: list[Shelf] = []
-    facts = place.facts
-    is_source = facts.is_subvolume and facts.has_folder
-    if is_source:
-        shelves.append(Shelf.read(place, Kind.SNAPSHOT))
-    nested = any("/" not in path and path != STATE for path in facts.nested)
-    if not is_source or nested:
-        keeper = open_destination(
-            place.location,
-            ANY_NAME,
-            connections=access.connections,
-            ssh=access.ssh,
-        ).keeper
-        if keeper and (keeper.directory != place.directory or not is_source):
-            keeper.facts = facts
-            shelves.append(Shelf.read(keeper, Kind.BACKUP))
-    return tuple(shelves)
+    return tuple(Shelf.read(*keeper) for keeper in keepers(place, access))
 
 
 def check_records(shelves: Iterable[Shelf]) -> Iterator[Finding]:
     """Judge whether the records of backups are what they should be."""
     for shelf in shelves:
-        name = HOLDS if shelf.kind is Kind.SNAPSHOT else ORIGINS
         why = _damage(shelf)
         if why:
-            text = f"{shelf.endpoint.state}/{name} cannot be read ({why})"
+            text = f"{shelf.endpoint.state}/{shelf.kind.record} cannot be read ({why})"
             hint = "The next backup moves it aside and makes it anew."
             yield Finding(Result.BAD, Check.RECORDS, text, hint)
 

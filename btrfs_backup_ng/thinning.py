@@ -12,13 +12,13 @@ from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, 
 from btrfs_backup_ng.appraisal import SPACE, parse_space
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.holds import HOLDS, Holds, Unreadable, parse_holds
+from btrfs_backup_ng.holds import Holds, Unreadable, parse_holds
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind, open_place
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.model import Snapshot
 from btrfs_backup_ng.naming import Naming, split_name
-from btrfs_backup_ng.origins import ORIGINS, parse_origins
+from btrfs_backup_ng.origins import parse_origins
 from btrfs_backup_ng.policy import Policy
 from btrfs_backup_ng.prune import backup_rules, with_arrivals
 from btrfs_backup_ng.retention import (
@@ -77,7 +77,7 @@ class Part:
 
         :raises ListingFailed: if that is not possible.
         """
-        seen, records = self.place.listing(_records_of(self.kind))
+        seen, records = self.place.listing(self.kind.record)
         return replace(self, snapshots=seen.snapshots, records=records)
 
 
@@ -104,10 +104,6 @@ class Judged:
         foreign = (v.snapshot for v in self.verdicts if v.reasons == (NOT_OURS,))
         found = (split_name(snapshot.name) for snapshot in foreign)
         return sorted({split[0] for split in found if split})
-
-
-def _records_of(kind: Kind) -> str:
-    return HOLDS if kind is Kind.SNAPSHOT else ORIGINS
 
 
 def look(location: Location, access: Access, wish: Wish) -> list[Part]:

@@ -134,13 +134,12 @@ class Memory:
         self._changed = self._failed = False
         self.notes: list[str] = []
 
-    def read(self, existing: Collection[UUID]) -> None:
+    def read(self, content: bytes | None, existing: Collection[UUID]) -> None:
         """Read what is recorded; what is damaged is moved aside.
 
+        :param content: of the file :data:`VERIFIED` there, ``None`` if there is none.
         :param existing: UUIDs of what is there; the rest is forgotten.
-        :raises CommandFailed: if the place cannot be asked.
         """
-        content = self._place.host.recall(self._place.state, VERIFIED)
         try:
             record = parse_verified(content)
         except Unreadable as error:

@@ -163,7 +163,8 @@ class Verification:
         if request.scratch:
             self._scratch = open_scratch(request.scratch, access)
         memory = Memory(place, self._now)
-        memory.read(homes.keys())
+        record = shelves[-1].verified if shelves else None  # all have the same
+        memory.read(record, homes.keys())
         self._known = self._look_closely(chosen)
         for shelf, snapshot in chosen:
             verdict = self._judge(shelf, snapshot)

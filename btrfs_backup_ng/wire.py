@@ -3,7 +3,7 @@
 from btrfs_backup_ng import wire_files
 from btrfs_backup_ng.appraisal import SPACE, TIMES
 from btrfs_backup_ng.grammar import KEEPER, Verb
-from btrfs_backup_ng.wire_hash import HASH, RECALL
+from btrfs_backup_ng.wire_hash import HASH
 from btrfs_backup_ng.wire_versions import CONTENT, DIGESTS, LINKS, STATS
 
 #: ``each DIRECTORY`` prints every name in it.
@@ -367,7 +367,6 @@ VERBS = (
     SINK,
     WAIT,
     HASH,
-    RECALL,
     STATS,
     DIGESTS,
     LINKS,

@@ -47,14 +47,6 @@ HASH = Verb(
     f" 123) [ $z = 0 ] && z={UNREADABLE};; *) z=1;; esac; done; e $z",
 )
 
-#: STATE, FILE NAME -> ``1`` and the content of that file of our bookkeeping; nothing
-#: if it is not there.
-RECALL = Verb(
-    "recall",
-    'f=$1/$2; if [ -e "$f" ] || [ -L "$f" ]; then printf 1;'
-    ' [ -f "$f" ] && x cat "$f"; fi; e 0',
-)
-
 _FACTS = re.compile(
     rb"([0-9a-f]+) (\d+) (\d+) (\d+) (-?\d+)\.(\d{9}) (\d+) (\d+)"
     rb" ([0-9a-f]+) ([0-9a-f]+)"

@@ -30,7 +30,6 @@ from btrfs_backup_ng.sshutil.passwords import (
 )
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.grammar import Verb
-from btrfs_backup_ng.wire_hash import RECALL
 
 log = logging.getLogger(__name__)
 
@@ -294,11 +293,6 @@ class SshHost:
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping there."""
         self.call(wire.PUT, state, name, stdin=content)
-
-    def recall(self, state: str, name: str) -> bytes | None:
-        """Read a small file of our bookkeeping there."""
-        answer = self.call(RECALL, state, name).stdout
-        return answer[1:] if answer else None
 
 
 @contextmanager

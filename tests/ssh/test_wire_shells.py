@@ -220,7 +220,6 @@ LONGEST = {
     "place": [LONG_PATH],
     "clear": [LONG_PATH, LONG_PATH],
     "hash": [LONG_PATH + LONG_NAME, "xattrs"],
-    "recall": [LONG_PATH, "verified.json"],
 }
 
 
@@ -266,7 +265,7 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
     done = spoken(shells, "bash", command, inner=inner)
     *_, last = done.stderr.split(b"\n")[:-1]
     assert done.stderr.endswith(b"\n") and last == b"bbng1 %d" % done.returncode
-    lenient = {"hello", "held", "discard", "reap", "waiting", "sink", "wait", "recall"}
+    lenient = {"hello", "held", "discard", "reap", "waiting", "sink", "wait"}
     lenient |= {"versions", "digests", "links", "tidy", "around", "tar"}
     if verb.name not in lenient:
         assert done.returncode != 0
