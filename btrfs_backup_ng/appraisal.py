@@ -7,30 +7,6 @@ from uuid import UUID
 
 from btrfs_backup_ng.btrfs.listing import parse_dated
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
-from btrfs_backup_ng.grammar import Verb
-
-#: DIRECTORY, NAME -> the snapshots in it with the times at which they were made, in two
-#: orders; what btrfs shows of NAME, which is one of them: with the time zone. The list
-#: has none, and a sudo or doas that drops TZ makes it local time.
-TIMES = Verb(
-    "times",
-    'cd -P -- "$1" || e 1; TZ=UTC0; export TZ; for o in rootid -rootid; do'
-    ' $b subvolume list -o -s -u --sort=$o . || e 1; printf "\\0"; done;'
-    ' $b subvolume show -- "./$2"; e $?',
-)
-
-#: DIRECTORY, SECONDS (``0``: do not; ``all``: however long it takes); names on stdin,
-#: each as ``./NAME`` NUL: q and the quota groups, if those are kept and right; else d
-#: and what ``du`` finds in that time.
-SPACE = Verb(
-    "space",
-    'cd -P -- "$1" || e 1; q=$($b qgroup show --raw . 2>&1) && case $q in'
-    ' *inconsistent*) ;; *) cat >/dev/null; printf %s "q$q"; e 0;; esac; printf d;'
-    " t=; case $2 in 0) cat >/dev/null; e 0;; all) ;;"
-    " *) command -v timeout >/dev/null || { cat >/dev/null; e 0; };"
-    ' t="timeout $2";; esac;'
-    " $t xargs -0 $b filesystem du -s --raw -- 2>/dev/null; e 0",
-)
 
 _CREATED = re.compile(
     rb"^\tCreation time: *\t+(\d[\d-]{9} [\d:]{8}) ([+-]\d{4})$", re.MULTILINE
@@ -42,7 +18,7 @@ _FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 def parse_times(answer: bytes) -> dict[UUID, datetime]:
-    """Read what :data:`TIMES` answered: UUID -> aware UTC, to the second.
+    """Read what the verb ``times`` answered: UUID -> aware UTC, to the second.
 
     :raises OutputNotUnderstood: if it is not what the known versions print.
     """
@@ -66,7 +42,7 @@ def parse_times(answer: bytes) -> dict[UUID, datetime]:
 def parse_space(
     answer: bytes, names: Sequence[str], tree_ids: Sequence[int]
 ) -> list[int | None]:
-    """Read what :data:`SPACE` answered: bytes that are each one's alone.
+    """Read what the verb ``space`` answered: bytes that are each one's alone.
 
     :param names: of the snapshots that were asked for, in that order.
     :param tree_ids: their ids.

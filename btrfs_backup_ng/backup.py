@@ -1,22 +1,32 @@
 """Own a backup run: look, plan, snapshot, send, prune; each destination for itself."""
 
 import logging
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 from btrfs_backup_ng import measure, preflight, prune, staging
-from btrfs_backup_ng.__util__ import BackupError, Interrupted
+from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint import open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.holds import HOLDS, Holds, open_holds, recorded_locations
+from btrfs_backup_ng.history import last_arrived_from
+from btrfs_backup_ng.holds import (
+    HOLDS,
+    Holds,
+    open_holds,
+    path_of,
+    recorded_locations,
+)
+from btrfs_backup_ng.judgement import Clock, Course, follow, later
 from btrfs_backup_ng.location import Location, parse_location
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.model import Job, Listing, Snapshot
+from btrfs_backup_ng.forecast import next_snapshot
+from btrfs_backup_ng.naming import time_in
+from btrfs_backup_ng.record import Unreadable
 from btrfs_backup_ng.report import Failed, Released, Snapshotted, Tally
-from btrfs_backup_ng.target import NOT_MADE_YET, Target
+from btrfs_backup_ng.target import Target
 from btrfs_backup_ng.route import middle_stages
 
 log = logging.getLogger(__name__)
@@ -48,6 +58,7 @@ class _Run:
         self._context = context
         self._holder = Holder(context.now)
         self._here = Listing()
+        self._course = Course(context.now)
         self.tally = Tally()
 
     def fail(self, place: str, error: BackupError) -> None:
@@ -70,10 +81,13 @@ class _Run:
             stack.enter_context(self._holder)
             targets = self._lock(stack, source, targets)
         holds = self._look(source)
-        targets = self._each(targets, lambda target: target.look())
+        targets = self._each(targets, lambda target: target.look(self._here))
         planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
-        targets = self._each(targets, lambda target: target.plan(self._here))
-        targets = self._each(targets, lambda target: target.drop_expired())
+        self._course = self._follow(source, targets)
+        targets = self._each(
+            targets, lambda target: target.plan(self._here, self._course)
+        )
+        targets = self._each(targets, lambda target: target.drop_expired(self._course))
         targets = self._each(targets, lambda target: target.check(self._here))
         if self._nobody_is_left(targets):
             return
@@ -87,6 +101,7 @@ class _Run:
             targets, lambda target: self._transfer(target, holds, standin)
         )
         self.tally.add(Tally(done=len(done) + (not targets)))
+        holds.keep_record()
         self._prune(source, done, holds)
 
     def _nobody_is_left(self, targets: Sequence[Target]) -> bool:
@@ -130,7 +145,7 @@ class _Run:
         job = self._job
         wanted = list(job.destinations)
         if job.locked_destinations:
-            recorded = recorded_locations(source.listing(HOLDS)[1])
+            recorded = self._recorded_destinations(source)
             held = [parse_location(text, working_directory="/") for text in recorded]
             wanted += [location for location in held if location not in wanted]
         if job.transfer:
@@ -138,6 +153,16 @@ class _Run:
         elif job.keep_destination is None:
             return []
         return wanted
+
+    def _recorded_destinations(self, source: BtrfsEndpoint) -> list[str]:
+        try:
+            return recorded_locations(source.listing(HOLDS)[1])
+        except Unreadable as error:
+            text = f"{path_of(source)} cannot be read ({visible(str(error))}), so the"
+            text += " destinations that are recorded there are not known"
+            hint = "Name them on the command line; then the record is made anew."
+            self.fail(str(source.location), BackupError(text, hint=hint))
+            return []
 
     def _open_targets(
         self, source: BtrfsEndpoint, locations: Sequence[Location]
@@ -192,9 +217,13 @@ class _Run:
         """Look at the source's snapshots and holds."""
         self._here, recorded = source.listing(HOLDS)
         log.info("%s has %d snapshots", source, len(self._here.snapshots))
-        ours = [s for s in self._here.snapshots if self._job.naming.time_of(s.name)]
+        time_of = self._job.naming.time_of
+        if source.directory.startswith(f"{source.state}/"):
+            time_of = time_in  # of any prefix: nothing else writes there
+        ours = [s for s in self._here.snapshots if time_of(s.name)]
         needing = self._job.destinations if self._job.transfer else ()
         locations = [str(location) for location in needing]
+        name = str(source.location)
         return open_holds(
             source,
             recorded,
@@ -203,6 +232,23 @@ class _Run:
             now=self._context.now,
             dry_run=self._job.dry_run,
             warn=self._context.warn,
+            last_arrived=lambda: last_arrived_from(self._context.recall(), name),
+        )
+
+    def _follow(self, source: BtrfsEndpoint, targets: Sequence[Target]) -> Course:
+        """Find out what time it may be, by all clocks and all that was made."""
+        now, naming = self._context.now, self._job.naming
+        keepers = [target.keeper for target in targets if target.keeper]
+        found = (place.facts.clock_ahead_s for place in (source, *keepers))
+        others = tuple(later(now, ahead) for ahead in found if ahead is not None)
+        clock = Clock(now, self._context.is_synchronised, others)
+        listings = [self._here, *(target.listing for target in targets)]
+        return follow(
+            clock,
+            [
+                [s for s in seen.snapshots if naming.time_of(s.name) is not None]
+                for seen in listings
+            ],
         )
 
     def _plan_snapshot(
@@ -214,15 +260,7 @@ class _Run:
         """
         naming, now = self._job.naming, self._context.now
         taken = self._here.names.union(*(target.listing.names for target in targets))
-        name = naming.name_at(now, taken)
-        planned = Snapshot(
-            name=name,
-            created=naming.time_of(name) or now,
-            uuid=uuid.uuid4(),
-            parent_uuid=source.facts.uuid,
-            received_uuid=None,
-            generation=NOT_MADE_YET,
-        )
+        planned = next_snapshot(source, naming, now, taken)
         self._add_here(planned)
         return planned
 
@@ -240,7 +278,7 @@ class _Run:
             self._holder.tell(f"making {planned.name}", source)
             self._add_here(source.take_snapshot(planned.name, self._context.now))
             for target in targets:
-                target.plan(self._here)
+                target.plan(self._here, self._course)
         event = Snapshotted(str(source.location), planned.name, job.dry_run)
         self._context.tell(event)
 
@@ -259,17 +297,19 @@ class _Run:
         doing = "deleting old snapshots"
 
         def prune_target(target: Target) -> None:
-            if target.keeper and job.keep_destination:
+            if target.keeper and job.keep_destination and not target.withheld:
                 self._holder.tell(doing, target.keeper)
                 target.check_alone()
                 prune.prune_destination(
-                    target.keeper, target.listing, target.base, job, context
+                    *(target.keeper, target.known, target.base),
+                    *(job, context, self._course),
                 )
 
         self._each(done, prune_target)
         self._holder.tell(doing, source)
-        if holds.trusted:
-            prune.prune_source(source, self._here, holds.reasons(), job, context)
+        if not holds.withheld:
+            needed = holds.reasons()
+            prune.prune_source(source, self._here, needed, job, context, self._course)
 
     def _remove_locks(self, source: BtrfsEndpoint, stack: ExitStack) -> None:
         """Forget what is held for the given destinations, and do nothing else."""

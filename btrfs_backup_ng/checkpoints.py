@@ -24,9 +24,9 @@ from btrfs_backup_ng.sendstream.format import StreamDamaged
 #: EX_DATAERR of sysexits.h.
 DIFFERS = 65
 #: What it says on stderr while it reads what is there already.
-SKIPPED = b"bbng1 skipped %d\n"
+SKIPPED = b"bbng2 skipped %d\n"
 #: What it says of the bytes it has written, if it is to count them.
-MOVED = b"bbng1 moved %d\n"
+MOVED = b"bbng2 moved %d\n"
 _SAY_EACH_S = 0.25
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"

@@ -11,14 +11,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.wire.grammar import MAGIC
 
-_STATUS_LINE = re.compile(rb"bbng1 (\d{1,3})\r?\n")
+_STATUS_LINE = re.compile(rb"bbng2 (\d{1,3})\r?\n")
 #: What a receiver says on stderr once it has taken all of the stream (``wire``).
-_TAKEN = b"bbng1 received\n"
+_TAKEN = b"bbng2 received\n"
+#: What a verb says on stderr every few seconds while it works long.
+WORKING = f"{MAGIC} working\n".encode()
+#: However often it says so, an answer has to be complete after so long. Deleting, and
+#: waiting for the space of what was deleted, take hours at worst.
+LONGEST_S = 86400.0
+#: A limit on silence is never shorter: between two lines that say that a verb works,
+#: and while a busy disk takes what was written, an honest one is silent.
+LEAST_S = 15.0
 #: What the checkpoint filter says while it reads what is there already.
-_SKIPPED = re.compile(rb"bbng1 skipped (\d+)\n")
+_SKIPPED = re.compile(rb"bbng2 skipped (\d+)\n")
 #: What it says of the bytes that it has written, if it counts them.
-_MOVED = re.compile(rb"bbng1 moved (\d+)\n")
+_MOVED = re.compile(rb"bbng2 moved (\d+)\n")
 _KEPT_VARIABLES = re.compile(
     "HOME|USER|LOGNAME|TERM|DISPLAY|WAYLAND_DISPLAY|TMPDIR|XDG_RUNTIME_DIR"
     "|XDG_CONFIG_HOME|SSH_AUTH_SOCK|SSH_ASKPASS.*|SUDO_.*|GNUPGHOME|KRB5CCNAME"
@@ -27,11 +36,35 @@ _KEPT_VARIABLES = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a command may take, if it is no stage of a pipeline.
+
+    :ivar silence_s: it is ended if no byte comes from it for so long; 0: never.
+    :ivar longest_s: it is ended if its answer is not complete after so long; 0: never.
+    :ivar hint: what to do about a command that was ended for its silence.
+    """
+
+    silence_s: float = 0.0
+    longest_s: float = 0.0
+    hint: str = ""
+
+
+def patience(limit_s: float, hint: str) -> Patience:
+    """Give the patience with a verb.
+
+    :param limit_s: as the user wishes it; 0 for no limit.
+    """
+    if not limit_s:
+        return Patience()
+    return Patience(max(limit_s, LEAST_S), LONGEST_S, hint)
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """What to run, and how to speak of it.
 
     :ivar label: who is blamed, for people: ``btrfs receive on nas``.
-    :ivar reports: its stderr carries a last status line ``bbng1 <number>``, which
+    :ivar reports: its stderr carries a last status line ``bbng2 <number>``, which
         counts instead of the status of, say, an ssh client: see :func:`settle`.
     :ivar counts: it says on stderr how much it has written so far:
         :func:`moved_bytes`.
@@ -40,6 +73,7 @@ class Command:
     :ivar user: name of the user it runs as, if we are root; else and by default ours.
     :ivar variables: ``NAME, value`` beyond :func:`environment`; never a secret.
     :ivar room: entered while it runs: waits where only so many may run at once.
+    :ivar patience: how long it may be silent, as the only stage.
     """
 
     argv: tuple[str, ...]
@@ -50,6 +84,7 @@ class Command:
     user: str = ""
     variables: tuple[tuple[str, str], ...] = ()
     room: AbstractContextManager[object] = nullcontext()
+    patience: Patience = Patience()
 
     def __str__(self) -> str:
         """Give a line that can be pasted into a shell."""
@@ -99,7 +134,7 @@ class ContactLost(CommandFailed):
 
 
 class TimedOut(CommandFailed):
-    """We ended a command since it took too long."""
+    """We ended a command since it was silent for too long, or took too long."""
 
 
 #: What a shell adds to the number of the signal that ended a command.
@@ -161,12 +196,9 @@ def settle(command: Command, status: int, stderr: bytes) -> tuple[int | None, st
     return (int(line[1]) or status) if line else None, text
 
 
-def may_be_slow_now(command: Command, stderr: bytes) -> bool:
-    """Tell whether nobody knows how long a reader takes that has got everything.
-
-    That is so for a program that is not ours, and for ours once it says so.
-    """
-    return not command.reports or _TAKEN in stderr
+def has_taken_all(stderr: bytes) -> bool:
+    """Tell whether a receiver of ours says that it has got all of a stream."""
+    return _TAKEN in stderr
 
 
 def skipped_bytes(stderr: bytes) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from btrfs_backup_ng import codecs, wire
+from btrfs_backup_ng import codecs
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.command import (
@@ -28,6 +28,7 @@ from btrfs_backup_ng.sendstream.changes import Change, read_changes
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.reader import read_commands
 from btrfs_backup_ng.sshutil.refusal import explain_session
+from btrfs_backup_ng.wire import verbs
 
 #: btrfs-progs send protocol 2 from this version on.
 _PROTOCOL_2_SINCE = (6, 0)
@@ -65,7 +66,7 @@ def compare(
             hint="A second place without a host is beside the first:  A NAME",
         )
     with Connections() as connections:
-        host: Host = LocalHost()
+        host: Host = LocalHost(options.silence_s)
         if first.scheme is Scheme.SSH:
             host = connections.host(first, options)
         facts = _check(host, first, sudo_line)
@@ -76,8 +77,8 @@ def compare(
                 " filesystems, and btrfs compares only within one",
                 hint=_compare_by_hand(first, second),
             )
-        words = (_protocol(facts), first.path, second.path, codecs.NONE)
-        command = host.command(wire.SEND, *words, label="btrfs send")
+        words = (_protocol(facts), first.path, second.path, codecs.NONE, "")
+        command = host.command(verbs.SEND, *words, label="btrfs send")
         meter = Meter(started=time.monotonic())
         with progress.add(meter, f"{first} -> {second.path}"):
             return _read(command, meter)
@@ -144,11 +145,9 @@ def _read(command: Command, meter: Meter) -> Iterator[Change]:
     changes: Iterator[Change] = iter(())
     damage: StreamDamaged | None = None
     with Child.start(command, stdout=PIPE) as child:
-        assert child.stdout
-        stdout = child.stdout
 
         def read(size: int) -> bytes:
-            block = stdout.read(size)
+            block = child.read(size)
             meter.add(len(block))
             return block
 
@@ -157,7 +156,7 @@ def _read(command: Command, meter: Meter) -> Iterator[Change]:
         except StreamDamaged as error:
             damage = error
         child.close_pipes()
-        status, stderr = settle(command, child.wait() or 0, bytes(child.words))
+        status, stderr = settle(command, child.finish(), bytes(child.words))
     completed = Completed(command, status, b"", stderr)
     check_interrupted()
     if status is None:

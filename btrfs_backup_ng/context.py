@@ -1,6 +1,6 @@
 """Own what all tasks of a run share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +12,12 @@ from btrfs_backup_ng.report import Event, Level, Noted
 
 
 def _forget(record: Record) -> None:
-    """Take a record that nobody wants."""
+    """Take a record that is of no use."""
+
+
+def _remember_nothing() -> Sequence[Record]:
+    """Give no record."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,9 @@ class Context:
     :ivar tell: takes every event as it happens, from any thread.
     :ivar watched: somebody looks at the progress, so percent and ETA are of use.
     :ivar sudo_line: runs the same as root, for hints.
+    :ivar is_synchronised: the clock of this machine follows another one.
     :ivar remember: takes a record of each transfer, from any thread.
+    :ivar recall: gives what was remembered before, oldest first.
     """
 
     now: datetime
@@ -33,7 +40,9 @@ class Context:
     tell: Callable[[Event], None]
     watched: bool
     sudo_line: str
+    is_synchronised: bool = False
     remember: Callable[[Record], None] = _forget
+    recall: Callable[[], Sequence[Record]] = _remember_nothing
 
     def warn(self, place: str, text: str) -> None:
         """Tell something that a person should know."""

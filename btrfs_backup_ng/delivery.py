@@ -2,13 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from btrfs_backup_ng import measure, staging
-from btrfs_backup_ng.__util__ import BackupError, Busy, format_size, visible
-from btrfs_backup_ng.btrfs.parse import stays
-from btrfs_backup_ng.command import ContactLost
+from btrfs_backup_ng import measure, preflight, staging
+from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, format_size, visible
+from btrfs_backup_ng.btrfs.parse import is_full, stays
+from btrfs_backup_ng.command import CommandFailed, ContactLost, TimedOut
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
@@ -17,7 +17,7 @@ from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.model import Job
 from btrfs_backup_ng.origins import ORIGINS
-from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed
+from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, TooLarge
 from btrfs_backup_ng.plan import Transfer
 from btrfs_backup_ng.process import check_interrupted
 from btrfs_backup_ng.report import Sent
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: Before the first further attempt; twice as long before each one after that.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
+#: How often it is tried to delete something on a full disk.
+_DROPPING = 5
 #: A lock that was lost with its connection is free at the latest after 30 s (``LOCK``).
 _RELOCK_S = 60.0
 
@@ -102,6 +104,7 @@ class Delivery:
                 else:
                     sent = self._attempt(transfer, size_bytes, before_publishing)
             except BackupError as error:
+                self._spare_full_disk(transfer, size_bytes, error)
                 if not retries or not _may_pass(error):
                     self._remember(transfer, error=error.message)
                     raise
@@ -113,6 +116,46 @@ class Delivery:
             else:
                 self._remember(transfer, sent)
                 return sent
+
+    def _spare_full_disk(
+        self, transfer: Transfer, size_bytes: int | None, error: BackupError
+    ) -> None:
+        """Drop what a transfer left that filled the disk, unless the rest of it fits.
+
+        What becomes of it is added to what the user is told to do.
+
+        :param size_bytes: of its stream, if it is known.
+        """
+        if self._keeper and _met_full_disk(error):
+            kept = attempt(lambda: self._keep_or_drop(transfer, size_bytes))
+            if isinstance(kept, BackupError):
+                kept = f"What is complete there stays: {kept.message}."
+            error.hint = "\n".join(filter(None, [error.hint, kept]))
+
+    def _keep_or_drop(self, transfer: Transfer, size_bytes: int | None) -> str:
+        keeper, options = self._keeper, self._job.options
+        assert keeper
+        free = keeper.look().size_free
+        ids = self._attempts_by(keeper, transfer, self.protocol)
+        safe = max((one.size_bytes for one in keeper.waiting(ids)), default=0)
+        if not safe:
+            return ""
+        if size_bytes is None:
+            what = transfer.snapshot, transfer.parent
+            size_bytes = measure.written_since(self._source, *what)
+        rest = size_bytes - safe  # nothing: it is longer than was thought
+        if rest > 0 and preflight.fits(rest, free, options):
+            return (
+                f"{format_size(safe)} are safe there; the next run goes on from that."
+            )
+        _drop_from_full_disk(keeper, ids)
+        why = f"the rest, about {format_size(rest)}, does not fit"
+        if rest <= 0:
+            why = "nobody knows whether the rest fits"
+        return (
+            f"{format_size(safe)} that were safe there are dropped, as {why}, so that"
+            " the disk can be used again."
+        )
 
     def _remember(
         self, transfer: Transfer, sent: Sent | None = None, error: str = ""
@@ -265,11 +308,35 @@ class Delivery:
         )
 
 
+def _drop_from_full_disk(keeper: BtrfsEndpoint, ids: Sequence[str]) -> None:
+    """Drop transfers where even for deleting there may be no room at first.
+
+    A transaction that ends gives back what btrfs has set aside for it.
+    """
+    for _ in range(_DROPPING):
+        dropped = attempt(lambda: keeper.discard(ids))
+        if not isinstance(dropped, BackupError):
+            return
+        if not _met_full_disk(dropped):
+            raise dropped
+        keeper.sync()
+    keeper.discard(ids)
+
+
+def _met_full_disk(error: BackupError) -> bool:
+    """Tell whether a transfer failed since the destination's filesystem is full."""
+    if isinstance(error, PipelineFailed):
+        return is_full(error.blamed.stderr)
+    return isinstance(error, CommandFailed) and is_full(error.completed.stderr)
+
+
 def _may_pass(error: BackupError) -> bool:
     """Tell whether a failure is one that may be over in a while."""
+    if isinstance(error, TooLarge):
+        return False
     if isinstance(error, PipelineFailed):
         return not stays(error.blamed.stderr)
-    return isinstance(error, ConnectionFailed | ContactLost | Busy)
+    return isinstance(error, ConnectionFailed | ContactLost | TimedOut | Busy)
 
 
 def _sleep(seconds: float) -> None:

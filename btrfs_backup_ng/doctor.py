@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
-from btrfs_backup_ng import diagnosis, wire
+from btrfs_backup_ng import diagnosis
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.btrfs.facts import parse_facts
 from btrfs_backup_ng.codecs import PROGRAMS
@@ -29,6 +29,7 @@ from btrfs_backup_ng.sshutil.host import (
 from btrfs_backup_ng.sshutil.login import Login
 from btrfs_backup_ng.sshutil.master import LoginRefused
 from btrfs_backup_ng.sshutil.passwords import find_password_file
+from btrfs_backup_ng.wire import verbs
 
 #: Seconds since the epoch, of this machine.
 Clock = Callable[[], float]
@@ -48,7 +49,7 @@ def examine(
     if location.scheme is Scheme.SHELL:
         raise UsageError("a command (shell://) cannot be examined; only it knows")
     if location.scheme is Scheme.LOCAL:
-        findings = _look_here(location.path, command_line)
+        findings = _look_here(location.path, command_line, options.silence_s)
         return diagnosis.completed(diagnosis.HERE, findings, "that needs root")
     findings = []
     with Connections() as connections:
@@ -78,8 +79,9 @@ def rule_for(location: Location, options: SshOptions) -> str:
     return visible(privilege_rule(said)[1])
 
 
-def _look_here(path: str, command_line: str) -> list[Finding]:
-    host, privilege = LocalHost(), Finding("privilege", Grade.OK, "root")
+def _look_here(path: str, command_line: str, silence_s: float) -> list[Finding]:
+    host = LocalHost(silence_s)
+    privilege = Finding("privilege", Grade.OK, "root")
     sudo = f"Run:  sudo {command_line}"
     try:
         facts, is_seen = host.look(path), True
@@ -251,7 +253,7 @@ def _sessions(host: SshHost, *, is_one_kept: bool) -> Finding:
 
     :param is_one_kept: there is one already.
     """
-    command = host.command(wire.WAIT, label="a session")
+    command = host.command(verbs.WAIT, label="a session")
     command = replace(command, room=nullcontext())  # to see where the room ends
     opened, words = int(is_one_kept), ""
     with ExitStack() as stack:
@@ -260,9 +262,11 @@ def _sessions(host: SshHost, *, is_one_kept: bool) -> Finding:
             for _ in range(diagnosis.SESSIONS - opened)
         ]
         for child in children:
-            assert child.stdout
-            if child.stdout.readline() == b"ready\n":
+            said = attempt(child.read_line)
+            if said == b"ready":
                 opened += 1
+            elif isinstance(said, BackupError):
+                return diagnosis.judge_sessions(opened, said.message)
             elif not words:
                 child.wait(10)
                 words = visible(last_words(child.stderr_tail()))

@@ -8,13 +8,14 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from btrfs_backup_ng import codecs, preflight, wire_files
+from btrfs_backup_ng import codecs, preflight
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint.common import new_transfer_id
+from btrfs_backup_ng.entry import below, entered, plain
 from btrfs_backup_ng.finding import Chosen
-from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.wire.grammar import Verb
 from btrfs_backup_ng.host import Host
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location, Scheme
@@ -23,6 +24,7 @@ from btrfs_backup_ng.pipeline import Meter, run_pipeline
 from btrfs_backup_ng.process import last_steps
 from btrfs_backup_ng.restore import look_at_target
 from btrfs_backup_ng.route import stages_between
+from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +180,7 @@ class FileRestoration:
         return {directory: tuple(names) for directory, names in moves.items()}
 
     def _check_tar(self, place: Location, host: Host) -> None:
-        if b"GNU tar" not in host.call(wire_files.TAR).stdout:
+        if b"GNU tar" not in host.call(verbs.TAR).stdout:
             where = visible(host.name) or "this machine"
             raise Refused(
                 f"{where} has no GNU tar, and others lose xattrs, ACLs and the exact"
@@ -189,7 +191,7 @@ class FileRestoration:
 
     def _measure(self) -> int | None:
         listed = _list(self.paths)
-        action = wire_files.SIZES, self._chosen.path
+        action = verbs.SIZES, self._chosen.path
         done = attempt(lambda: self._from.call(*action, stdin=listed))
         if isinstance(done, BackupError):
             log.info("the size is not known: %s", done)
@@ -208,17 +210,15 @@ class FileRestoration:
         """
         started = time.monotonic()
         name = f".restoring-{new_transfer_id(self._context.now)}"
-        stage = os.path.join(self.to.path, name)
-        self._call(wire_files.STAGE, self.to.path, name)
+        stage = below(self.to.path, name)
+        self._call(verbs.STAGE, self.to.path, name)
         try:
             self._bring(stage)
             self._check(stage)
             self._place(stage)
         finally:
             with last_steps():
-                cleared = attempt(
-                    lambda: self._call(wire_files.CLEAR, stage, self.to.path)
-                )
+                cleared = attempt(lambda: self._call(verbs.CLEAR, self.to.path, name))
         if isinstance(cleared, BackupError):
             raise cleared
         return time.monotonic() - started
@@ -230,11 +230,10 @@ class FileRestoration:
         snapshot = self._chosen.path
         if self._is_copy:
             paths = (f"./{path}" for path in self.paths)
-            self._call(wire_files.COPY, snapshot, stage, *paths)
-            for directory in self._directories:  # cp leaves theirs out
-                _copy_xattrs(
-                    *(os.path.join(top, directory) for top in (snapshot, stage))
-                )
+            self._call(verbs.COPY, snapshot, stage, *paths)
+            with entered(snapshot) as tree, entered(stage) as copy:
+                for directory in self._directories:  # cp leaves theirs out
+                    _copy_xattrs(tree, copy, directory)
             return
         above, wanted = _list(self._directories), _list(self.paths)
         source, there = self._from, str(len(above))
@@ -243,20 +242,21 @@ class FileRestoration:
             listed.flush()
             stages = (
                 Command(("cat", "--", listed.name), label="the list of files"),
-                source.command(
-                    wire_files.PACK, snapshot, there, label="reading the files"
-                ),
+                source.command(verbs.PACK, snapshot, there, label="reading the files"),
                 *stages_between(
                     self._chosen.keeper.location, self.to, self._options, codecs.NONE
                 ),
-                self._host.command(wire_files.UNPACK, stage, label="writing the files"),
+                self._host.command(verbs.UNPACK, stage, label="writing the files"),
             )
             meter = Meter()
             meter.expected_bytes = self.size_bytes
             label = f"files of {self._chosen.kept.snapshot.name} -> {self.to}"
             with self._context.progress.add(meter, label):
                 run_pipeline(
-                    stages, meter=meter, stall_timeout_s=self._options.stall_timeout_s
+                    stages,
+                    meter=meter,
+                    stall_timeout_s=self._options.stall_timeout_s,
+                    max_size=self._options.max_size,
                 )
 
     def _check(self, stage: str) -> None:
@@ -281,7 +281,8 @@ class FileRestoration:
             directory, name = os.path.split(path)
             wanted.setdefault(directory, set()).add(name)
         for directory, names in wanted.items():
-            others = set(os.listdir(os.path.join(stage, directory))) - names
+            with entered(f"{stage}/{directory}") as descriptor:
+                others = set(os.listdir(descriptor)) - names
             if others:
                 raise BackupError(
                     f"{self._chosen.keeper} sent what nobody asked for:"
@@ -291,10 +292,8 @@ class FileRestoration:
     def _place(self, stage: str) -> None:
         """Give everything its final name; what appeared there meanwhile stays."""
         for directory, names in self._moves.items():
-            paths = [os.path.join(stage, directory, name) for name in names]
-            raw = b"".join(os.fsencode(path) + b"\0" for path in paths)
-            there = os.path.join(self.to.path, directory)
-            self._call(wire_files.PLACE, there, stdin=raw)
+            there = below(self.to.path, directory)
+            self._call(verbs.PLACE, stage, directory, there, stdin=_list(names))
         moved = [
             os.path.join(directory, name)
             for directory, names in self._moves.items()
@@ -317,10 +316,10 @@ def _look(host: Host, directory: str, paths: Collection[str]) -> Mapping[str, _S
     :returns: those that are there.
     :raises BackupError: if not all can be looked at.
     """
-    done = host.call(wire_files.STAT, directory, stdin=_list(paths))
+    done = host.call(verbs.STAT, directory, stdin=_list(paths))
     if said := done.stderr.strip():
         raise BackupError(
-            f"not all can be looked at below {visible(directory)}"
+            f"not all can be looked at below {visible(plain(directory))}"
             f"{visible(f' on {host.name}' if host.name else '')}:"
             f" {visible(said.splitlines()[0])}",
             hint="Where sudo allows btrfs only, whole snapshots can be restored:"
@@ -340,13 +339,19 @@ def _listed(paths: Sequence[str]) -> str:
     return f"{text} and {more} more" if more > 0 else text
 
 
-def _copy_xattrs(source: str, target: str) -> None:
+def _copy_xattrs(source: int, target: int, directory: str) -> None:
+    """Copy the extended attributes of a directory.
+
+    :param source: descriptor of the tree that it is in.
+    :param target: of the one that has a copy of it; both are ours to walk.
+    """
+    paths = [f"/proc/self/fd/{top}/{directory}" for top in (source, target)]
     try:
-        for name in os.listxattr(source, follow_symlinks=False):
-            value = os.getxattr(source, name, follow_symlinks=False)
-            os.setxattr(target, name, value, follow_symlinks=False)
+        for name in os.listxattr(paths[0], follow_symlinks=False):
+            value = os.getxattr(paths[0], name, follow_symlinks=False)
+            os.setxattr(paths[1], name, value, follow_symlinks=False)
     except OSError as error:
         raise BackupError(
-            f"extended attributes of {visible(source)} cannot be kept:"
+            f"extended attributes of {visible(directory)} cannot be kept:"
             f" {error.strerror}"
         ) from error

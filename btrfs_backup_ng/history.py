@@ -6,7 +6,6 @@ it (sizes, known places) is then not told.
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import stat
@@ -19,6 +18,15 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible, write_atomically
+from btrfs_backup_ng.record import (
+    Unread,
+    Unreadable,
+    as_int,
+    as_text,
+    format_document,
+    parse_document,
+    read_file,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +37,6 @@ HISTORY = "history.jsonl"
 _VERSION = 1
 #: Some 10,000 records; beyond that the older half is dropped.
 _LIMIT_BYTES = 4 * MIB
-#: What is larger than this is not what we wrote.
-_SANE_BYTES = 4 * _LIMIT_BYTES
 _MESSAGE_LENGTH = 500
 #: How long another run may take to write its line.
 _WAIT_S = 5.0
@@ -72,10 +78,6 @@ class HistoryUnreadable(BackupError):
     """There is a history, and it cannot be read."""
 
 
-class _Damaged(ValueError):
-    """A line is no record."""
-
-
 def state_directory() -> str:
     """Give the directory in which this user keeps what happened on this machine."""
     if named := os.environ.get(VARIABLE):
@@ -91,7 +93,6 @@ def state_directory() -> str:
 def format_record(record: Record) -> bytes:
     """Write a record as a line, so that :func:`parse_record` reads the same."""
     fields = {
-        "version": _VERSION,
         "time": record.time.astimezone(timezone.utc).isoformat(timespec="seconds"),
         "source": record.source,
         "folder": record.folder,
@@ -105,37 +106,34 @@ def format_record(record: Record) -> bytes:
         "elapsed_s": round(record.elapsed_s, 3),
         "error": record.error[:_MESSAGE_LENGTH],
     }
-    return json.dumps(fields).encode("ascii") + b"\n"
+    return format_document(_VERSION, fields)
 
 
 def parse_record(line: bytes) -> Record | None:
     """Read a line.
 
     :returns: ``None`` if a newer version wrote it, which says nothing to us.
-    :raises ValueError: if it is damaged.
+    :raises Unreadable: if it is damaged.
     """
     try:
-        fields: dict[str, Any] = json.loads(line)
-        if _of(int, fields["version"]) != _VERSION:
+        return parse_document(line, _VERSION, _built)
+    except Unreadable as error:
+        if error.newer:
             return None
-        size, origin = fields["size_bytes"], fields["origin"]
-        texts = ("source", "folder", "destination", "name", "target", "parent", "error")
-        return Record(
-            time=datetime.fromisoformat(fields["time"]).astimezone(timezone.utc),
-            origin=None if origin is None else UUID(origin),
-            size_bytes=None if size is None else _of(int, size),
-            resumed_bytes=_of(int, fields["resumed_bytes"]),
-            elapsed_s=float(fields["elapsed_s"]),
-            **{key: _of(str, fields[key]) for key in texts},
-        )
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise _Damaged(str(error)) from error
+        raise
 
 
-def _of(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise _Damaged(f"{value!r:.40} where {kind.__name__} belongs")
-    return value
+def _built(fields: Any) -> Record:
+    size, origin = fields["size_bytes"], fields["origin"]
+    texts = ("source", "folder", "destination", "name", "target", "parent", "error")
+    return Record(
+        time=datetime.fromisoformat(fields["time"]).astimezone(timezone.utc),
+        origin=None if origin is None else UUID(origin),
+        size_bytes=None if size is None else as_int(size),
+        resumed_bytes=as_int(fields["resumed_bytes"]),
+        elapsed_s=float(fields["elapsed_s"]),
+        **{key: as_text(fields[key]) for key in texts},
+    )
 
 
 def read_history(directory: str) -> list[Record]:
@@ -155,7 +153,7 @@ def read_history(directory: str) -> list[Record]:
     for line in lines:
         try:
             record = parse_record(line)
-        except _Damaged:
+        except Unreadable:
             damaged += 1
         else:
             records += [record] if record else []
@@ -245,7 +243,7 @@ class History:
 def _is_damaged(line: bytes) -> bool:
     try:
         parse_record(line)
-    except _Damaged:
+    except Unreadable:
         return True
     return False
 
@@ -260,15 +258,10 @@ def _read(path: str) -> bytes:
 
     :raises OSError: if it cannot be read, or is not what we write.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        return b""
-    with open(descriptor, "rb") as file:
-        if _regular_size(descriptor) > _SANE_BYTES:
-            raise OSError("far larger than what this program writes")
-        return file.read(_SANE_BYTES)
+    content = read_file(path)
+    if isinstance(content, Unread):
+        raise OSError(content.reason)
+    return content or b""
 
 
 def _regular_size(descriptor: int) -> int:
@@ -334,6 +327,26 @@ def sizes_sent(records: Iterable[Record]) -> Mapping[tuple[str, UUID], int]:
         (record.destination, record.origin): record.size_bytes
         for record in records
         if record.origin and record.size_bytes is not None and not record.error
+    }
+
+
+def origins_of(records: Iterable[Record], source: str) -> frozenset[UUID]:
+    """Give the origins of all snapshots that are remembered of a source."""
+    return frozenset(r.origin for r in records if r.source == source and r.origin)
+
+
+def last_arrived_from(records: Iterable[Record], source: str) -> dict[str, UUID]:
+    """Give for each destination of a source which origin arrived there last.
+
+    :param records: oldest first.
+    """
+    return {
+        record.destination: record.origin
+        for record in records
+        if record.source == source
+        and record.origin
+        and not record.error
+        and not record.destination.startswith("shell://")
     }
 
 

@@ -5,17 +5,26 @@ absent destination keeps the base of its next incremental backup, and nothing el
 """
 
 import enum
-import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.entry import plain
 from btrfs_backup_ng.model import Snapshot
+from btrfs_backup_ng.record import (
+    Content,
+    Unread,
+    Unreadable,
+    as_list,
+    as_text,
+    format_document,
+    parse_document,
+)
 
 log = logging.getLogger(__name__)
 
@@ -53,45 +62,27 @@ class Place:
     filesystem: str = ""
 
 
-class Unreadable(ValueError):
-    """The recorded holds are damaged, or of a newer version."""
-
-
 Records = Mapping[Place, frozenset[Hold]]
 
 
-def parse_holds(content: bytes) -> Records:
+def parse_holds(content: bytes | Unread) -> Records:
     """Read recorded holds.
 
     :raises Unreadable: if they are not fully understood; then nothing is known.
     """
+    return parse_document(content, _VERSION, _built)
+
+
+def _built(document: Any) -> Records:
     records: dict[Place, frozenset[Hold]] = {}
-    try:
-        document = json.loads(content)
-        if document["version"] != _VERSION or document["version"] is True:
-            raise Unreadable(f"version {document['version']!r}")
-        for entry in _list(document["destinations"]):
-            place = Place(_text(entry["location"]), _text(entry["filesystem"]))
-            holds = {
-                Hold(UUID(_text(h["origin"])), _text(h["name"]), Why(h["why"]))
-                for h in _list(entry["holds"])
-            }
-            records[place] = records.get(place, frozenset()) | holds
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Unreadable(str(error)) from error
+    for entry in as_list(document["destinations"]):
+        place = Place(as_text(entry["location"]), as_text(entry["filesystem"]))
+        holds = {
+            Hold(UUID(as_text(h["origin"])), as_text(h["name"]), Why(h["why"]))
+            for h in as_list(entry["holds"])
+        }
+        records[place] = records.get(place, frozenset()) | holds
     return records
-
-
-def _list(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise Unreadable(f"{value!r:.40} where a list belongs")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise Unreadable(f"{value!r:.40} where a text belongs")
-    return value
 
 
 def format_holds(records: Records) -> bytes:
@@ -110,24 +101,35 @@ def format_holds(records: Records) -> bytes:
         )
         if holds
     ]
-    document = {"version": _VERSION, "destinations": destinations}
-    return json.dumps(document, indent=1).encode() + b"\n"
+    return format_document(_VERSION, {"destinations": destinations}, indent=1)
 
 
 class Holds:
     """The holds of one source during a run; every change is on its disk at once.
 
-    :ivar trusted: nothing may be deleted at the source in this run if not.
+    :ivar withheld: why nothing may be deleted at the source in this run, each a
+        sentence without its end; empty if it may.
     """
 
     def __init__(
-        self, source: BtrfsEndpoint, records: Records, *, trusted: bool, dry_run: bool
+        self,
+        source: BtrfsEndpoint,
+        records: Records,
+        *,
+        dry_run: bool,
+        withheld: tuple[str, ...] = (),
+        is_on_disk: bool = True,
     ) -> None:
+        """Prepare.
+
+        :param is_on_disk: a file with these records is at the source.
+        """
         self._source = source
         self._records = dict(records)
         self._dry_run = dry_run
         self._settled: set[Place] = set()
-        self.trusted = trusted
+        self._is_on_disk = is_on_disk
+        self.withheld = withheld
 
     def reasons(self) -> dict[UUID, str]:
         """Give for each origin that must stay a reason for people."""
@@ -156,13 +158,15 @@ class Holds:
         :raises BackupError: if the source cannot be looked at.
         """
         _, recorded = self._source.listing(HOLDS)
-        try:
-            found = dict(parse_holds(recorded)) if recorded else {}
-        except Unreadable as error:
-            self.trusted = False
-            text = "%s: the holds cannot be read (%s), so nothing is deleted there"
-            log.warning(text, self._source, visible(str(error)))
+        path = path_of(self._source)
+        doubts = why_unknown(recorded, path, ())
+        if recorded is None and self._is_on_disk:
+            doubts = (f"{path} is gone",)
+        if doubts:
+            self.withheld += doubts
+            log.warning("%s. Nothing is deleted at %s now", doubts[0], self._source)
             return
+        found = dict(parse_holds(recorded)) if recorded is not None else {}
         mine = {p: h for p, h in self._records.items() if p in self._settled}
         others = {p: h for p, h in found.items() if p not in self._settled}
         self._records = {**others, **mine}
@@ -176,10 +180,16 @@ class Holds:
         self._store({p: h for p, h in self._records.items() if p not in gone})
         return [(place.location, hold) for place in gone for hold in gone[place]]
 
+    def keep_record(self) -> None:
+        """Write the record if there is none, so that a lost one is noticed."""
+        self._store(self._records)
+
     def _store(self, records: dict[Place, frozenset[Hold]]) -> None:
         kept = {place: holds for place, holds in records.items() if holds}
-        if kept != self._records and not self._dry_run:
+        is_new = kept != self._records or not self._is_on_disk
+        if is_new and not self._dry_run:
             self._source.write_note(HOLDS, format_holds(kept))
+            self._is_on_disk = True
         self._records = kept
 
 
@@ -193,50 +203,98 @@ def sending_hold(snapshot: Snapshot) -> Hold:
     return Hold(snapshot.origin, snapshot.name, Why.SENDING)
 
 
+def path_of(source: BtrfsEndpoint) -> str:
+    """Return the path of the record of a source, for people."""
+    return visible(plain(f"{source.state}/{HOLDS}"))
+
+
+def is_expected(snapshots: Collection[Snapshot]) -> bool:
+    """Tell whether a source with these snapshots should have a record.
+
+    One that was received, and no other, is what a restore leaves there.
+    """
+    made_here = any(snapshot.received_uuid is None for snapshot in snapshots)
+    return made_here or len(snapshots) > 1
+
+
+def why_unknown(
+    recorded: Content, path: str, snapshots: Collection[Snapshot]
+) -> tuple[str, ...]:
+    """Return why it is not known what destinations need of a source.
+
+    :param path: of the record, for people.
+    :param snapshots: those of ours at the source.
+    :returns: sentences without their end; empty if it is known.
+    """
+    if recorded is None:
+        text = f"{path} is missing, which says what destinations need"
+        return (text,) if is_expected(snapshots) else ()
+    try:
+        parse_holds(recorded)
+    except Unreadable as error:
+        return (f"{path} cannot be read ({visible(str(error))})",)
+    return ()
+
+
 def open_holds(
     source: BtrfsEndpoint,
-    recorded: bytes | None,
+    recorded: Content,
     existing: Collection[Snapshot],
     locations: Collection[str],
     *,
     now: datetime,
     dry_run: bool,
     warn: Callable[[str, str], None],
+    last_arrived: Callable[[], Mapping[str, UUID]] = dict,
 ) -> Holds:
     """Give the holds of a source, made anew from what is there if they are lost.
 
     Then all existing snapshots are held for each destination of this run until it is
-    seen again. Records that cannot be read are moved aside, and nothing is deleted
-    in this run.
+    seen again; for each other one that is remembered, what arrived there last. Records
+    that cannot be read are moved aside, and nothing is deleted in this run.
 
-    :param recorded: content of the file, ``None`` if there is none.
+    :param recorded: what lies under the name of the record.
     :param existing: the snapshots that were made for backups.
     :param now: aware UTC.
+    :param last_arrived: tells from the history of this machine which origin arrived
+        last at each destination; asked only if the record is lost.
     """
-    held = frozenset(Hold(s.origin, s.name, Why.UNKNOWN) for s in existing)
-    anew = {Place(location): held for location in locations if held}
-    if recorded is None:
-        return Holds(source, anew, trusted=True, dry_run=dry_run)
+    path = path_of(source)
+    doubts = why_unknown(recorded, path, existing)
+    done = "it is made anew"
     try:
-        records = parse_holds(recorded)
+        if recorded is not None:
+            return Holds(source, parse_holds(recorded), dry_run=dry_run)
     except Unreadable as error:
-        stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        aside = f"{HOLDS}.unreadable-{stamp}"
+        aside = error.name_aside(HOLDS, now)
+        done = f"it is moved to {aside} and made anew"
         if not dry_run:
             source.set_aside(HOLDS, aside)
-        warn(
-            str(source.location),
-            f"{visible(source.state)}/{HOLDS} cannot be read ({visible(str(error))});"
-            f" moved to {aside} and made anew. Nothing is deleted at {source} now",
-        )
-        return Holds(source, anew, trusted=False, dry_run=dry_run)
-    return Holds(source, records, trusted=True, dry_run=dry_run)
+    if doubts:
+        text = f"{doubts[0]}; {done}. Nothing is deleted at {source} now"
+        warn(str(source.location), text)
+    anew = _made_anew(existing, locations, last_arrived() if doubts else {})
+    return Holds(source, anew, dry_run=dry_run, withheld=doubts, is_on_disk=False)
 
 
-def recorded_locations(recorded: bytes | None) -> list[str]:
-    """Give every destination for which there is a hold; none if unreadable."""
-    try:
-        records = parse_holds(recorded) if recorded else {}
-    except Unreadable:
-        return []
+def _made_anew(
+    existing: Collection[Snapshot],
+    locations: Collection[str],
+    last_arrived: Mapping[str, UUID],
+) -> Records:
+    held = frozenset(Hold(s.origin, s.name, Why.UNKNOWN) for s in existing)
+    records = {
+        Place(location): frozenset(hold for hold in held if hold.origin == origin)
+        for location, origin in last_arrived.items()
+    }
+    records |= {Place(location): held for location in locations}
+    return {place: holds for place, holds in records.items() if holds}
+
+
+def recorded_locations(recorded: Content) -> list[str]:
+    """Give every destination for which there is a hold.
+
+    :raises Unreadable: if the record is not fully understood.
+    """
+    records = parse_holds(recorded) if recorded is not None else {}
     return sorted({place.location for place in records})

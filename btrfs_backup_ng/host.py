@@ -5,22 +5,37 @@ import errno
 import fcntl
 import functools
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import IO, Protocol
 
-from btrfs_backup_ng import wire
-from btrfs_backup_ng.__util__ import BackupError, Refused, visible, write_atomically
+from btrfs_backup_ng import record
+from btrfs_backup_ng.__util__ import BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.facts import read_facts
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.btrfs.parse import parse_version
-from btrfs_backup_ng.model import Facts, Listing, Privilege, Seal
-from btrfs_backup_ng.command import Command, CommandNotStarted, Completed
+from btrfs_backup_ng.model import (
+    STALL_TIMEOUT_S,
+    Facts,
+    Listing,
+    Privilege,
+    Seal,
+)
+from btrfs_backup_ng.command import Command, CommandNotStarted, Completed, patience
+from btrfs_backup_ng.entry import (
+    NotOurs,
+    entered,
+    fresh_file,
+    plain,
+    replace_file,
+)
 from btrfs_backup_ng.process import check_interrupted, run
-from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.wire import verbs
+from btrfs_backup_ng.wire.grammar import Verb
 
+#: What to do about a verb that was ended for its silence.
+IF_SLOW = "One that is only slow:  --stall-timeout 3600"
 #: Tells the lock's holder what it is doing, for who meets the lock.
 Say = Callable[[str], None]
 
@@ -41,9 +56,12 @@ class Host(Protocol):
     """Where commands run. Every method raises :class:`BackupError`.
 
     :ivar name: for people: ``backup@nas``, or nothing for this machine.
+    :ivar silence_s: how long it may say nothing when it is asked something; 0 for no
+        limit.
     """
 
     name: str
+    silence_s: float
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
         """Give the command that does a verb there."""
@@ -62,10 +80,10 @@ class Host(Protocol):
 
     def listing(
         self, directory: str, state: str, *names: str
-    ) -> tuple[Listing, tuple[bytes | None, ...]]:
+    ) -> tuple[Listing, tuple[record.Content, ...]]:
         """Look at all snapshots of a directory, and read files of our bookkeeping.
 
-        :returns: the snapshots, and the files' contents (``None``: no such file).
+        :returns: the snapshots, and what lies under the names of the files.
         :raises ListingFailed: if it cannot; nothing is known then.
         """
 
@@ -98,14 +116,22 @@ class Host(Protocol):
 
 
 class LocalHost:
-    """This machine. What needs no process is done without one."""
+    """This machine. What needs no process is done without one.
+
+    :param silence_s: how long a verb here may say nothing; 0 for no limit.
+    """
 
     name = ""
+
+    def __init__(self, silence_s: float = STALL_TIMEOUT_S) -> None:
+        self.silence_s = silence_s
+        hint = f"See what the kernel says of its disk:  dmesg | tail\n{IF_SLOW}"
+        self._patience = patience(silence_s, hint)
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
         """Give the command that does a verb here."""
         argv = verb.local_argv((Privilege.ROOT.value, *arguments))
-        return Command(argv, label=label, reports=True)
+        return Command(argv, label=label, reports=True, patience=self._patience)
 
     def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
         """Do a verb here."""
@@ -124,15 +150,15 @@ class LocalHost:
 
     def listing(
         self, directory: str, state: str, *names: str
-    ) -> tuple[Listing, tuple[bytes | None, ...]]:
+    ) -> tuple[Listing, tuple[record.Content, ...]]:
         """Look at a directory of this machine, one ioctl a snapshot."""
         try:
-            directory = os.path.realpath(directory)
-            paths = (f"{state}/{name}" for name in names)
-            return read_listing(directory), tuple(map(_read_if_there, paths))
+            with entered(directory) as descriptor:
+                seen = read_listing(descriptor)
+            return seen, _read_records(state, names)
         except OSError as error:
             raise ListingFailed(
-                f"the snapshots in {visible(directory)} cannot be listed:"
+                f"the snapshots in {visible(plain(directory))} cannot be listed:"
                 f" {error.strerror}"
             ) from error
 
@@ -141,12 +167,13 @@ class LocalHost:
     ) -> Seal:
         """Look at subvolumes of a filesystem here."""
         try:
-            return look_closely(
-                os.path.realpath(directory), tree_ids, are_checkpoints=are_checkpoints
-            )
+            with entered(directory) as descriptor:
+                return look_closely(
+                    descriptor, tree_ids, are_checkpoints=are_checkpoints
+                )
         except OSError as error:
             raise ListingFailed(
-                f"{visible(directory)} cannot be looked at: {error.strerror}"
+                f"{visible(plain(directory))} cannot be looked at: {error.strerror}"
             ) from error
 
     @contextmanager
@@ -155,47 +182,52 @@ class LocalHost:
     ) -> Iterator[Say]:
         """Hold a ``flock`` on the directory of our bookkeeping."""
         if preparation:
-            self.call(wire.PREPARE, state, *preparation)
+            self.call(verbs.PREPARE, state, *preparation)
         deadline = time.monotonic() + wait_s
-        holder = os.path.join(state, "holder")
-        descriptor = _open_state(state)
-        try:
-            while not _flocked(descriptor, fcntl.LOCK_EX):
+        with _entered_state(state) as directory:
+            while not _flocked(directory, fcntl.LOCK_EX):
                 check_interrupted()
                 if time.monotonic() >= deadline:
-                    raise LockHeld(os.fsdecode(_read_if_there(holder) or b""))
+                    raise LockHeld(_note_of_holder(directory))
                 time.sleep(0.2)
-
-            def say(text: str) -> None:
-                with contextlib.suppress(OSError):
-                    _write_plainly(holder, text.encode(errors="surrogateescape"))
-
             with contextlib.suppress(OSError):  # a beat is of a lock from elsewhere
-                os.unlink(os.path.join(state, "beat"))
-            say(who)
-            yield say
-        finally:
-            os.close(descriptor)
+                os.unlink("beat", dir_fd=directory)
+            with contextlib.ExitStack() as stack:
+                note: IO[bytes] | None = None
+                with contextlib.suppress(OSError):
+                    descriptor = fresh_file(directory, "holder")
+                    note = stack.enter_context(open(descriptor, "wb", buffering=0))
+
+                def say(text: str) -> None:
+                    if note:
+                        with contextlib.suppress(OSError):
+                            note.seek(0)
+                            note.truncate()
+                            note.write(text.encode(errors="surrogateescape"))
+
+                say(who)
+                yield say
 
     def held(self, state: str) -> str | None:
         """Try for a shared lock, which ends at once."""
-        if not os.path.lexists(state):
-            return None
-        descriptor = _open_state(state)
         try:
-            if _flocked(descriptor, fcntl.LOCK_SH):
-                return None
-        finally:
-            os.close(descriptor)
-        return os.fsdecode(_read_if_there(os.path.join(state, "holder")) or b"")
+            with entered(state, to_look=True) as directory:
+                if _flocked(directory, fcntl.LOCK_SH):
+                    return None
+                return _note_of_holder(directory)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _cannot_enter(state, error) from error
 
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping."""
         try:
-            write_atomically(os.path.join(state, name), content)
+            with entered(state) as directory:
+                replace_file(directory, name, content)
         except OSError as error:
             raise BackupError(
-                f"{visible(os.path.join(state, name))} cannot be written:"
+                f"{visible(plain(f'{state}/{name}'))} cannot be written:"
                 f" {error.strerror}"
             ) from error
 
@@ -209,40 +241,42 @@ def _local_version() -> tuple[int, int] | None:
         return None
 
 
-def _read_if_there(path: str) -> bytes | None:
-    """Read a small file; nothing (which no record is) if it cannot be read."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+def _read_records(state: str, names: Sequence[str]) -> tuple[record.Content, ...]:
+    """Read records of a state directory."""
     try:
-        descriptor = os.open(path, flags)
+        with entered(state) as directory:
+            return tuple(record.read_file(name, dir_fd=directory) for name in names)
     except FileNotFoundError:
-        return None
-    except OSError:
-        return b""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        return b""
-    with open(descriptor, "rb") as file:
-        try:
-            return file.read()
-        except OSError:
-            return b""
+        return (None,) * len(names)
+    except (OSError, NotOurs):
+        return (record.FAILED,) * len(names)
 
 
-def _write_plainly(path: str, content: bytes) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
+def _note_of_holder(directory: int) -> str:
+    """Return the note that the holder of a lock left, if it can be read."""
+    content = record.read_file("holder", dir_fd=directory)
+    return os.fsdecode(content) if isinstance(content, bytes) else ""
 
 
-def _open_state(state: str) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+@contextmanager
+def _entered_state(state: str) -> Iterator[int]:
+    """Enter a state directory.
+
+    :raises BackupError: if that is not possible.
+    """
     try:
-        return os.open(state, flags)
+        context = entered(state)
+        directory = context.__enter__()
     except OSError as error:
-        raise BackupError(
-            f"{visible(state)} must be a directory of ours: {error.strerror}"
-        ) from error
+        raise _cannot_enter(state, error) from error
+    try:
+        yield directory
+    finally:
+        context.__exit__(None, None, None)
+
+
+def _cannot_enter(state: str, error: OSError) -> BackupError:
+    return BackupError(f"{visible(plain(state))} cannot be entered: {error.strerror}")
 
 
 def _flocked(descriptor: int, how: int) -> bool:

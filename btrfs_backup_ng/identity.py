@@ -216,20 +216,43 @@ def _judge_orphan(
     return Finding(Result.BAD, Check.SOURCE, text)
 
 
-def judge_common(
-    copies: Sequence[Snapshot], reference: Reference, bases: Mapping[UUID, str]
+def judge_bases(
+    copies: Sequence[Snapshot], bases: Mapping[UUID, str]
 ) -> Iterator[Finding]:
-    """Judge whether the next backup finds its parent on both sides.
+    """Judge whether what is recorded as parent of the next backup is there.
 
-    :param bases: origin -> name of what the reference holds as parent of the next.
+    :param bases: origin -> name of what the source holds as parent of the next.
     """
     there = {copy.origin for copy in copies}
     for origin, name in bases.items():
         if origin not in there:
-            text = f"the parent of the next backup, {name}, is missing"
+            text = f"{name} is missing, which is recorded as parent of the next backup"
             yield Finding(Result.BAD, Check.PARENT, text)
+
+
+def judge_common(copies: Sequence[Snapshot], reference: Reference) -> Iterator[Finding]:
+    """Judge whether copies are of a place at all from which no backup is made."""
+    there = {copy.origin for copy in copies}
     if copies and not there & reference.groups.keys():
-        text = f"no snapshot is common with {reference.name}; the next backup is full"
+        text = f"no snapshot is common with {reference.name}"
+        yield Finding(Result.BAD, Check.PARENT, text)
+
+
+def judge_next(
+    is_incremental: bool | None, source: str, told: str, *, has_copies: bool
+) -> Iterator[Finding]:
+    """Judge what is foretold of the next backup; the first one must be full.
+
+    :param is_incremental: ``None``: that depends on how it is made.
+    :param told: what it is.
+    """
+    if is_incremental or not has_copies:
+        return
+    text = f"the next backup from {source} is {told}"
+    if is_incremental is None:
+        hint = "Say which prefix its name has:  -p PREFIX"
+        yield Finding(Result.UNCHECKED, Check.PARENT, text, hint)
+    else:
         yield Finding(Result.BAD, Check.PARENT, text)
 
 

@@ -28,6 +28,7 @@ def open_staging(location: Location, access: Access) -> BtrfsEndpoint:
     if keeper is None:
         raise UsageError(f"{location} keeps nothing")
     preflight.check_readable(keeper, access.sudo_line)
+    preflight.check_ours(keeper)
     return keeper
 
 

@@ -5,16 +5,17 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 from btrfs_backup_ng import preflight
-from btrfs_backup_ng.__util__ import BackupError, attempt
-from btrfs_backup_ng.btrfs.facts import STATE
+from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.endpoint import open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.entry import STATE, plain
 from btrfs_backup_ng.history import Record, known_places
-from btrfs_backup_ng.holds import HOLDS, Records, Unreadable, Why, parse_holds
+from btrfs_backup_ng.holds import HOLDS, Records, parse_holds
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.model import (
     Facts,
@@ -26,10 +27,13 @@ from btrfs_backup_ng.model import (
 )
 from btrfs_backup_ng.naming import Naming, time_in
 from btrfs_backup_ng.origins import ORIGINS, Origins, parse_origins
+from btrfs_backup_ng.record import Content, Unread, Unreadable
 from btrfs_backup_ng.retention import in_order
 from btrfs_backup_ng.verified import VERIFIED, Verified, read_verified
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Whoever looks does not know the prefixes; a time at the end of a name must do.
 ANY_NAME = Naming("")
@@ -87,6 +91,19 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """What one listing of a place saw.
+
+    :ivar record: our bookkeeping there of that kind, ``None`` if there is none.
+    """
+
+    endpoint: BtrfsEndpoint
+    kind: Kind
+    listing: Listing
+    record: Content
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """All that one look at a place found.
 
@@ -96,6 +113,8 @@ class Contents:
     :ivar holds: what is recorded there of what destinations need, if it is a source.
     :ivar origins: what is recorded there of whose backups it has.
     :ivar verified: UUID of a snapshot -> how it was verified last.
+    :ivar sides: what was seen of it, as a source and as a destination.
+    :ivar unread: what of that is not known, as a record cannot be read; sentences.
     """
 
     kept: tuple[Kept, ...] = ()
@@ -104,6 +123,17 @@ class Contents:
     holds: Records = field(default_factory=dict)
     origins: Origins = field(default_factory=dict)
     verified: Mapping[UUID, Verified] = field(default_factory=dict)
+    sides: tuple[Side, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    def warn(self) -> "Contents":
+        """Say what is not known, for a look that somebody asked for.
+
+        :returns: itself.
+        """
+        for text in self.unread:
+            log.warning("%s", text)
+        return self
 
     @property
     def newest(self) -> Kept | None:
@@ -124,79 +154,6 @@ class Access:
     ssh: SshOptions
     folder: str
     sudo_line: str
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """What a snapshot or backup is to other places.
-
-    :ivar common: places that have it, too.
-    :ivar parent: at a source: destinations, the next transfer to which starts from it;
-        at a destination: sources, the next transfer from which does.
-    :ivar sending: destinations that it is recorded to be on its way to.
-    :ivar needed: destinations that may need it; nobody knows.
-    """
-
-    common: tuple[str, ...] = ()
-    parent: tuple[str, ...] = ()
-    sending: tuple[str, ...] = ()
-    needed: tuple[str, ...] = ()
-
-
-def relate(seen: Mapping[str, Contents]) -> Callable[[str, Snapshot], Relation]:
-    """Find out what snapshots at places that were looked at are to each other.
-
-    What is common is told by origin, and where several at one place share an origin,
-    by name, too. What destinations need is as recorded at the sources.
-
-    :returns: gives the relation of a snapshot at one of these places.
-    """
-    names = {place: _complete_names(contents) for place, contents in seen.items()}
-    held: dict[tuple[str, UUID, Why], list[str]] = {}
-    based: dict[tuple[str, UUID], list[str]] = {}
-    for source, contents in seen.items():
-        for place, holds in contents.holds.items():
-            for hold in holds:
-                held.setdefault((source, hold.origin, hold.why), []).append(
-                    place.location
-                )
-                if hold.why is Why.BASE:
-                    based.setdefault((place.location, hold.origin), []).append(source)
-
-    def relation(place: str, snapshot: Snapshot) -> Relation:
-        origin = snapshot.origin
-        here = names[place].get(origin, ())
-        shared = [
-            other
-            for other, there in names.items()
-            if other != place
-            and (found := there.get(origin))
-            and (len(here) == len(found) == 1 or snapshot.name in found)
-            and snapshot.name in here
-        ]
-        bases = held.get((place, origin, Why.BASE), ())
-        parent = _once([*bases, *based.get((place, origin), ())])
-        return Relation(
-            common=_once([*shared, *parent]),
-            parent=parent,
-            sending=_once(held.get((place, origin, Why.SENDING), ())),
-            needed=_once(held.get((place, origin, Why.UNKNOWN), ())),
-        )
-
-    return relation
-
-
-def _complete_names(contents: Contents) -> Mapping[UUID, Sequence[str]]:
-    """Give the names of what is complete at a place, by origin."""
-    found: dict[UUID, list[str]] = {}
-    for kept in contents.kept:
-        if kept.state is State.COMPLETE:
-            found.setdefault(kept.snapshot.origin, []).append(kept.snapshot.name)
-    return found
-
-
-def _once(places: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(places))
 
 
 def open_place(location: Location, access: Access) -> BtrfsEndpoint:
@@ -235,7 +192,7 @@ def look_at(
         way = replace(access, folder=folder) if folder else access
 
         def look() -> Contents:
-            return read_contents(open_place(location, way), way)
+            return read_contents(open_place(location, way), way).warn()
 
         found = seen[str(location)] = attempt(look)
         if follow and not isinstance(found, BackupError):
@@ -281,14 +238,17 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
     broken: list[Broken] = []
     holds: Records = {}
     origins: Origins = {}
-    record: bytes | None = None
+    record: Content = None
+    reader = _Reader(place)
+    sides: list[Side] = []
     for keeper, kind in keepers(place, access):
         seen, (content, record) = keeper.listing_with(kind.record, VERIFIED)
+        sides.append(Side(keeper, kind, seen, content))
         is_ours: Callable[[str], bool] = _is_dated
         if kind is Kind.SNAPSHOT:
-            holds = _recorded(place, content)
+            holds = reader.read(HOLDS, parse_holds, content) or {}
         else:
-            origins = parse_origins(content)
+            origins = reader.read(ORIGINS, parse_origins, content) or {}
             is_ours = _namer(origins)
         kept += _judged(seen, kind, is_ours)
         broken += _broken(seen, kind, is_ours)
@@ -299,7 +259,9 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
         tuple(sorted(broken, key=lambda one: (one.created, one.name))),
         holds,
         origins,
-        read_verified(record),
+        reader.read(VERIFIED, read_verified, record) or {},
+        tuple(sides),
+        tuple(reader.unread),
     )
 
 
@@ -325,13 +287,37 @@ def keepers(
             yield keeper, Kind.BACKUP
 
 
-def _recorded(place: BtrfsEndpoint, content: bytes | None) -> Records:
-    try:
-        return parse_holds(content) if content is not None else {}
-    except Unreadable as error:
-        path = f"{place.state}/{HOLDS}"
-        log.warning("%s cannot be read, so holds are not told: %s", path, error)
-        return {}
+#: What is not told if a record cannot be read.
+_UNTOLD = {
+    HOLDS: "what destinations need is not told",
+    ORIGINS: "whose backups are there is not known",
+    VERIFIED: "what was verified there is not told",
+}
+
+
+class _Reader:
+    """Reads the records of a place for a look.
+
+    :ivar unread: of each that cannot be read: why, and what is not known now.
+    """
+
+    def __init__(self, place: BtrfsEndpoint) -> None:
+        self._place = place
+        self.unread: list[str] = []
+
+    def read(
+        self, name: str, parse: Callable[[bytes | Unread], T], content: Content
+    ) -> T | None:
+        """Return what a record says; nothing if there is none, or it cannot be read."""
+        if content is None:
+            return None
+        try:
+            return parse(content)
+        except Unreadable as error:
+            path = plain(f"{self._place.state}/{name}")
+            text = f"{path} cannot be read ({error}), so {_UNTOLD[name]}"
+            self.unread.append(visible(text))
+            return None
 
 
 def _may_have_backups(source: Facts) -> bool:

@@ -22,6 +22,10 @@ from btrfs_backup_ng.sshutil.host import PLACES_AT_ONCE
 log = logging.getLogger(__name__)
 
 
+#: So much of what a holder says of itself is shown: two names of 255 signs fit.
+_SHOWN = 600
+
+
 class Holder:
     """Tell whoever meets our lock what this run is doing.
 
@@ -117,7 +121,8 @@ def parse_holder(text: str) -> Worker | None:
     try:
         facts = json.loads(text)
         since = datetime.fromisoformat(facts["since"]).astimezone()
-        pid, host, doing = int(facts["pid"]), str(facts["host"]), str(facts["doing"])
+        pid, host = int(facts["pid"]), str(facts["host"])[:_SHOWN]
+        doing = str(facts["doing"])[:_SHOWN]
         return Worker(pid, host, since, doing)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -18,7 +18,8 @@ from uuid import UUID
 from btrfs_backup_ng import wire_versions
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.wire import verbs
+from btrfs_backup_ng.wire.grammar import Verb
 from btrfs_backup_ng.timeline import KINDS, Content
 from btrfs_backup_ng.wire_versions import Status
 
@@ -55,7 +56,7 @@ def take_stats(place: BtrfsEndpoint, looks: Sequence[Look], path: str) -> None:
         paths += ["/".join(parts[: 2 + n]) for n in range(depth)]
     if not paths:
         return
-    answer = _ask(place, wire_versions.STATS, paths)
+    answer = _ask(place, verbs.STATS, paths)
     with _understanding(place):
         found = wire_versions.parse_stats(answer, paths)
     for number, look in enumerate(looks):
@@ -167,13 +168,13 @@ def _key(look: Look) -> _Key | None:
 
 def _digests(place: BtrfsEndpoint, looks: Sequence[Look]) -> Sequence[str | None]:
     paths = [look.path for look in looks]
-    answer = _ask(place, wire_versions.DIGESTS, paths)
+    answer = _ask(place, verbs.DIGESTS, paths)
     with _understanding(place):
         return wire_versions.parse_digests(answer, paths)
 
 
 def _links(place: BtrfsEndpoint, looks: Sequence[Look]) -> Sequence[str | None]:
-    answer = _ask(place, wire_versions.LINKS, [look.path for look in looks])
+    answer = _ask(place, verbs.LINKS, [look.path for look in looks])
     with _understanding(place):
         sizes = [look.status.size for look in looks if look.status]
         return wire_versions.parse_links(answer, sizes)

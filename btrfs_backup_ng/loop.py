@@ -31,14 +31,26 @@ def widen(pipe: int) -> None:
 
 
 class Tail:
-    """Keep the end of what is added, up to 64 KiB."""
+    """Keep the end of what is added, up to 64 KiB.
 
-    def __init__(self) -> None:
+    :ivar added: bytes that were added so far.
+    """
+
+    def __init__(self, noise: bytes) -> None:
+        """Begin with nothing.
+
+        :param noise: what is counted and not kept.
+        """
+        self.added = 0
+        self._noise = noise
         self._kept = bytearray()
 
     def add(self, data: bytes) -> None:
         """Append, and forget what is too old."""
+        self.added += len(data)
         self._kept += data
+        if self._noise in self._kept:
+            self._kept[:] = self._kept.replace(self._noise, b"")
         del self._kept[:-_TAIL_KEPT]
 
     def __bytes__(self) -> bytes:
@@ -46,9 +58,13 @@ class Tail:
 
 
 class Loop:
-    """Callbacks for descriptors; what it drains it closes at the end of it."""
+    """Callbacks for descriptors; what it drains it closes at the end of it.
+
+    :ivar moved_bytes: what was read from and written to what it drains and feeds.
+    """
 
     def __init__(self) -> None:
+        self.moved_bytes = 0
         self._poll = select.poll()
         self._calls: dict[int, Callable[[], None]] = {}
         self._reading: set[int] = set()
@@ -71,6 +87,7 @@ class Loop:
         def read() -> None:
             with contextlib.suppress(BlockingIOError):
                 data = os.read(descriptor, _READ_SIZE)
+                self.moved_bytes += len(data)
                 keep(data)
                 if not data:
                     self._reading.discard(descriptor)
@@ -89,7 +106,9 @@ class Loop:
         def write() -> None:
             nonlocal left
             try:
-                left = left[os.write(descriptor, left) :]
+                written = os.write(descriptor, left)
+                self.moved_bytes += written
+                left = left[written:]
             except BlockingIOError:
                 return
             except BrokenPipeError:

@@ -1,9 +1,7 @@
 """Own how large a transfer is going to be: quickly and roughly, or exactly."""
 
-import io
 import math
 import os
-import select
 import threading
 import time
 from collections.abc import Iterator
@@ -11,27 +9,26 @@ from contextlib import contextmanager
 from datetime import datetime
 from uuid import uuid4
 
-from btrfs_backup_ng import wire
-from btrfs_backup_ng.__util__ import MIB, BackupError
-from btrfs_backup_ng.btrfs.facts import INCOMING
+from btrfs_backup_ng.__util__ import KIB, MIB, BackupError
 from btrfs_backup_ng.btrfs.extents import Extents
-from btrfs_backup_ng.btrfs.ioctl import opened_directory
 from btrfs_backup_ng.btrfs.parse import extent_size
 from btrfs_backup_ng.command import CommandFailed, Completed, settle
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, new_transfer_id
+from btrfs_backup_ng.entry import INCOMING, entered
 from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.model import Snapshot
 from btrfs_backup_ng.process import PIPE, Child
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
+from btrfs_backup_ng.wire import verbs
 
 #: What a stream says of a file beside its data, in bytes: mkfile, rename, chown, chmod,
 #: utimes and the head of a write, with paths of some length (measured: 261).
 _BESIDE = 256
-#: How often it is looked whether anybody still wants to know.
-_LOOK_S = 0.2
 #: How much of a dry stream is taken at once.
 _BLOCK = MIB
+#: No line about an extent is longer: two numbers of a file, and its path.
+_LINE = 64 * KIB
 
 
 def written_since(
@@ -53,19 +50,36 @@ def written_since(
     """
     path = source.path(snapshot.name) if snapshot else source.location.path
     since = str(parent.generation) if parent else "0"
-    command = source.host.command(wire.SIZE, path, since, label="btrfs find-new")
+    command = source.host.command(verbs.SIZE, path, since, label="btrfs find-new")
     size, inode = 0, b""
     with Child.start(command, stdout=PIPE) as child:
-        assert isinstance(child.stdout, io.RawIOBase)  # a line at a time it is slow
-        for line in io.BufferedReader(child.stdout, _BLOCK):
+        for line in _lines(child, over):
             size += extent_size(line)
             number = line[: line.find(b" ", 6)]  # ``inode 257 file offset ...``
             if number != inode:
                 inode, size = number, size + _BESIDE
             if (limit is not None and size > limit) or (over and over.is_set()):
                 return size
-        _check(child)
+        if not (over and over.is_set()):
+            _check(child)
     return size
+
+
+def _lines(child: Child, over: threading.Event | None) -> Iterator[bytes]:
+    """Give the lines that a child prints; until nobody wants to know any more.
+
+    :raises CommandFailed: if one is so long that it is none.
+    """
+    rest = b""
+    while block := child.read(_BLOCK, over):
+        *whole, rest = (rest + block).split(b"\n")
+        yield from whole
+        if len(rest) > _LINE:
+            raise child.failure(
+                CommandFailed, "prints something that is not understood"
+            )
+    if rest:
+        yield rest
 
 
 def stream_size(
@@ -90,16 +104,13 @@ def stream_size(
     dry = source.source(snapshot, parent, "n" + protocol.removesuffix("c"), "none")
     end = time.thread_time() + budget_s
     with Child.start(dry, stdout=PIPE) as child:
-        stdout = child.stdout
-        assert stdout
 
         def read(size: int) -> bytes:
-            while over and not over.is_set():  # a sender may be silent for long
-                if time.thread_time() > end:
-                    over.set()
-                elif select.select([stdout], [], [], _LOOK_S)[0]:
-                    break
-            return b"" if over and over.is_set() else stdout.read(min(size, _BLOCK))
+            if over and time.thread_time() > end:
+                over.set()
+            if over and over.is_set():
+                return b""
+            return child.read(min(size, _BLOCK), over)
 
         size = 0
         try:
@@ -132,10 +143,10 @@ def rehearsed(
         return
     transfer_id = new_transfer_id(now)
     words = (source.location.path, source.state, transfer_id, name)
-    command = source.host.command(wire.REHEARSE, *words, label="a rehearsal")
+    command = source.host.command(verbs.REHEARSE, *words, label="a rehearsal")
     with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
-        assert child.stdin and child.stdout
-        if child.stdout.readline() != b"ready\n":
+        assert child.stdin
+        if child.read_line() != b"ready":
             _check(child)
         yield Snapshot(
             name=f"{source.state}/{INCOMING}/{transfer_id}/{name}",
@@ -157,7 +168,7 @@ def _compressed(
     if not protocol.endswith("c") or source.location.scheme is not Scheme.LOCAL:
         yield protocol.endswith("c")
         return
-    with opened_directory(source.path(snapshot.name)) as top:
+    with entered(source.path(snapshot.name)) as top:
         extents = Extents(top)
         last: tuple[bytes, int | None] = b"", None
 
@@ -180,7 +191,6 @@ def _inode(path: bytes, top: int) -> int | None:
 
 
 def _check(child: Child) -> None:
-    status = child.wait()
-    status, words = settle(child.command, status or 0, bytes(child.words))
+    status, words = settle(child.command, child.finish(), bytes(child.words))
     if status != 0:
         raise CommandFailed(Completed(child.command, status, b"", words))

@@ -11,6 +11,10 @@ from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.naming import Naming
 from btrfs_backup_ng.policy import Policy
 
+#: How long nothing may move in a transfer, and how long a place may say nothing, if
+#: nothing else is wished: seconds.
+STALL_TIMEOUT_S = 300.0
+
 
 class Seal(enum.Enum):
     """Whether a snapshot still is what it was when it became read-only."""
@@ -100,15 +104,20 @@ class Facts:
     :ivar send_protocol: highest send stream version of that kernel.
     :ivar containing: the path of the subvolume it lies in.
     :ivar uuid: of the subvolume at this very path, if it is one.
+    :ivar parent_uuid: of what that subvolume was made of.
     :ivar folder_filesystem: the same of the folder for its snapshots.
     :ivar nested: subvolumes directly below it, relative to it.
     :ivar has_state: our bookkeeping is there already, and we may write there.
     :ivar has_folder: the folder for its snapshots is there already.
+    :ivar trouble: why our bookkeeping there must not be used, or "": a part of it (the
+        first word) is a link, or belongs to another user.
     :ivar leftovers: names in its staging directory.
     :ivar is_mounted_read_only: nobody can write there.
     :ivar codecs: names of the stream compressors installed there.
     :ivar has_python: at a source: there is a Python, so checkpoints can be made there.
     :ivar is_compressed: its filesystem is mounted with a compression.
+    :ivar clock_ahead_s: of the clock there, compared with the one here; ``None`` where
+        both are the same, or it is not known.
     """
 
     privilege: Privilege
@@ -133,10 +142,13 @@ class Facts:
     nested: tuple[str, ...] = ()
     has_state: bool = False
     has_folder: bool = False
+    trouble: str = ""
     leftovers: tuple[str, ...] = ()
     codecs: frozenset[str] = frozenset()
     has_python: bool = False
     is_compressed: bool = False
+    parent_uuid: UUID | None = None
+    clock_ahead_s: float | None = None
 
 
 class Checks(enum.Enum):
@@ -157,7 +169,7 @@ class Incremental(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class SshOptions:
-    """How ssh is told to connect.
+    """How places are reached, most of it for ssh.
 
     :ivar options: ``KEY=VALUE`` as for ``ssh -o``; they win over ours.
     :ivar auth_sock: socket of the agent; "" for ``SSH_AUTH_SOCK``.
@@ -165,6 +177,8 @@ class SshOptions:
     :ivar password_file: path of the file with the password or passphrase for logins.
     :ivar sudo_password_file: path of the file with the password that sudo wants there.
     :ivar reopenings: how often a lost connection is opened again; ``None``: always.
+    :ivar silence_s: how long a place, also one of this machine, may say nothing when it
+        is asked something; 0 for no limit.
     """
 
     options: tuple[str, ...] = ()
@@ -177,6 +191,7 @@ class SshOptions:
     password_file: str = ""
     sudo_password_file: str = ""
     reopenings: int | None = 1
+    silence_s: float = STALL_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,13 +204,14 @@ class TransferOptions:
     :ivar checkpoint_interval: bytes between two checkpoints, 0 for none.
     :ivar retries: how often a cut transfer is taken up again within the run.
     :ivar staging_max_age: how long what a cut transfer left is kept.
+    :ivar max_size: bytes that a stream may have, ``None`` for no limit.
     """
 
     incremental: Incremental = Incremental.AUTO
     mbuffer: bool | None = None
     compress: str = "none"
     rate: int | None = None
-    stall_timeout_s: float = 300.0
+    stall_timeout_s: float = STALL_TIMEOUT_S
     verify: bool = True
     check_space: bool = True
     safety_margin_percent: float = 10.0
@@ -203,6 +219,7 @@ class TransferOptions:
     checkpoint_interval: int = GIB
     retries: int = 0
     staging_max_age: timedelta = timedelta(days=14)
+    max_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from btrfs_backup_ng import process
-from btrfs_backup_ng.__util__ import MIB, BackupError, visible
+from btrfs_backup_ng.__util__ import MIB, BackupError, format_size, visible
 from btrfs_backup_ng.command import (
     describe,
+    has_taken_all,
     last_words,
-    may_be_slow_now,
     moved_bytes,
+    patience,
     settle,
     skipped_bytes,
 )
@@ -24,13 +25,16 @@ from btrfs_backup_ng.hop import Hop, Meter, Watch
 from btrfs_backup_ng.loop import TICK_S, Loop, widen
 from btrfs_backup_ng.command import Command, Completed
 from btrfs_backup_ng.process import DEVNULL, Child
+from btrfs_backup_ng.silence import Silence
 
-__all__ = ["Meter", "Moved", "PipelineFailed", "Stalled", "run_pipeline"]
+__all__ = ["Meter", "Moved", "PipelineFailed", "Stalled", "TooLarge", "run_pipeline"]
 
 log = logging.getLogger(__name__)
 
 #: How much of the last stage's stdout is kept.
 _OUTPUT_KEPT = MIB
+#: So much it may say; who says more does not come to an end.
+_OUTPUT_AT_MOST = 64 * MIB
 # Once a stage has ended, what the others still do is of little use. So long they
 # get to end by themselves (by SIGPIPE, or at the end of their input).
 #: Those before a stage that failed.
@@ -81,24 +85,36 @@ class Stalled(PipelineFailed):
     """Nothing moved for too long, so we ended it."""
 
 
+class TooLarge(PipelineFailed):
+    """The stream was longer than it may be."""
+
+
 def run_pipeline(
-    stages: Sequence[Command], *, meter: Meter, stall_timeout_s: float
+    stages: Sequence[Command],
+    *,
+    meter: Meter,
+    stall_timeout_s: float,
+    max_size: int | None = None,
 ) -> Moved:
     """Run commands, each reading what the one before it writes.
 
     The first reads ``/dev/null``. Success is status 0 of every stage, with every
     byte of the first one delivered. There is no limit on the time it takes, only
-    on the time in which nothing moves while the first stage has more to give.
+    on the time in which nothing moves while the first stage has more to give, and on
+    that in which a receiver of ours that has got everything says nothing.
     Python's SIGPIPE setting (ignored) must stay as it is.
 
     :param stall_timeout_s: 0 for no limit.
+    :param max_size: bytes that may move, with what the meter says was there before;
+        ``None`` for no limit. What moves is counted in front of the last stage.
     :raises PipelineFailed: if a stage failed.
     :raises Stalled: if nothing moved for ``stall_timeout_s``.
+    :raises TooLarge: if more moves than ``max_size``.
     :raises CommandNotStarted: if a program is missing; what ran already is ended.
     :raises Interrupted: if it failed after a signal told us to end.
     """
     with contextlib.ExitStack() as stack:
-        running = _Pipeline(meter, stall_timeout_s)
+        running = _Pipeline(meter, stall_timeout_s, max_size)
         stack.callback(running.close)
         running.start(stages)
         running.attend()
@@ -131,20 +147,34 @@ class _Stage:
             self.child.send(signal.SIGKILL)
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Why we end a pipeline: the stage that is to blame, and what is said of it."""
+
+    stage: _Stage
+    kind: type[PipelineFailed]
+    text: str
+
+
 class _Pipeline:
     """The stages while they run."""
 
-    def __init__(self, meter: Meter, stall_timeout_s: float) -> None:
+    def __init__(
+        self, meter: Meter, stall_timeout_s: float, max_size: int | None
+    ) -> None:
         self._loop = Loop()
         self._meter = meter
         self._stall_timeout_s = stall_timeout_s
+        self._max_size = max_size
         self._stages: list[_Stage] = []
         self._hop: Hop | Watch | None = None
         self._output = bytearray()
         self._ended = 0
         self._quiet_s = 0.0
         self._seen = (0, 0, 0)
-        self._stalled: _Stage | None = None
+        self._said_bytes = 0
+        self._end: Silence | None = None  # once the last stage has got everything
+        self._verdict: _Verdict | None = None
 
     def start(self, commands: Sequence[Command]) -> None:
         """Start the stages, first to last, and connect them.
@@ -174,6 +204,7 @@ class _Pipeline:
         self._loop.drain(stdout_file, self._keep)
 
     def _keep(self, data: bytes) -> None:
+        self._said_bytes += len(data)
         self._output += data[: _OUTPUT_KEPT - len(self._output)]
 
     def _note(self, stage: _Stage) -> None:
@@ -196,13 +227,14 @@ class _Pipeline:
         looked = time.monotonic()
         while self._ended < len(self._stages):
             self._loop.step(TICK_S)
+            self._check_sizes()
             now = time.monotonic()
             if now - looked < TICK_S:
                 continue
             self._watch_stall(min(now - looked, 2 * TICK_S))
             looked = now
             for stage in self._stages:
-                if process.interrupted() or self._stalled:
+                if process.interrupted() or self._verdict:
                     stage.must_end_by(now)
                 stage.press(now)
             if self._hop:
@@ -211,6 +243,7 @@ class _Pipeline:
             self._hop.close()
         self._loop.linger()
         self._count()
+        self._check_sizes()
         self._meter.ended = time.monotonic()
 
     def _watch_stall(self, elapsed_s: float) -> None:
@@ -219,21 +252,63 @@ class _Pipeline:
         Time in which we ourselves did not run (Ctrl-Z, a suspended machine) does
         not count. A slow reader frees a page of the pipe once in a while only,
         so what it has left unread is looked at, too. Once it was given everything,
-        it is to say that it took it.
+        it is to say that it took it. From then on it may work as long as it says that
+        it does. A program that is not ours says nothing, and may work for ever.
         """
         hop = self._hop
         if not hop:
             return
         seen = self._moved(hop)
-        if not self._stall_timeout_s:
+        if not self._stall_timeout_s or self._verdict:
             return
-        last = self._stages[-1].child
-        if not hop.is_open and may_be_slow_now(last.command, bytes(last.words)):
+        last = self._stages[-1]
+        if not hop.is_open and not last.child.command.reports:
+            return
+        if not hop.is_open and has_taken_all(bytes(last.child.words)):
+            self._end = self._end or Silence(patience(self._stall_timeout_s, ""))
+        if self._end:
+            self._watch_end(last, self._end)
             return
         self._quiet_s = 0.0 if seen != self._seen else self._quiet_s + elapsed_s
         self._seen = seen
-        if self._quiet_s >= self._stall_timeout_s and not self._stalled:
-            self._stalled = self._stages[0 if hop.is_starved else -1]
+        if self._quiet_s >= self._stall_timeout_s:
+            stalled = self._stages[0 if hop.is_starved else -1]
+            did = "took nothing more" if stalled is last else "gave nothing"
+            text = f"nothing moved for {self._stall_timeout_s:g} s (--stall-timeout)"
+            self._condemn(stalled, Stalled, text, did)
+
+    def _watch_end(self, last: _Stage, silence: Silence) -> None:
+        """Let a receiver that has got everything work as long as it says so."""
+        heard = self._said_bytes + last.child.words.added
+        if did := silence.too_long(heard):
+            text = "all of the stream was taken, and it was not finished"
+            self._condemn(last, Stalled, text, f"{did} (--stall-timeout)")
+
+    def _check_sizes(self) -> None:
+        """Let no stage give more than it may."""
+        if self._verdict:
+            return
+        moved = self._meter.resumed_bytes + self._meter.size_bytes
+        if self._max_size is not None and moved > self._max_size:
+            size = format_size(self._max_size)
+            text = f"the stream is longer than {size} (--max-size)"
+            self._condemn(self._stages[0], TooLarge, text, "gave more")
+        text = "an answer had no end"
+        if self._said_bytes > _OUTPUT_AT_MOST:
+            did = f"wrote more than {_OUTPUT_AT_MOST} bytes"
+            self._condemn(self._stages[-1], PipelineFailed, text, did)
+        for stage in self._stages:
+            if stage.child.words.added > process.WORDS_AT_MOST:
+                did = f"wrote more than {process.WORDS_AT_MOST} bytes to stderr"
+                self._condemn(stage, PipelineFailed, text, did)
+
+    def _condemn(
+        self, stage: _Stage, kind: type[PipelineFailed], text: str, did: str
+    ) -> None:
+        """End all of it, for what a stage did."""
+        label = visible(stage.child.command.label)
+        text = f"{text}, so the transfer was ended: {label} {did}"
+        self._verdict = _Verdict(stage, kind, text)
 
     def _moved(self, hop: Hop | Watch) -> tuple[int, int, int]:
         """Give what changes as long as something moves."""
@@ -264,7 +339,8 @@ class _Pipeline:
         ends = [_settle(stage) for stage in self._stages]
         lost = self._hop is not None and self._hop.lost
         failed = [number for number, end in enumerate(ends) if end.status != 0]
-        if not failed and not lost:
+        forgiven = self._verdict is None or self._verdict.kind is Stalled
+        if not failed and not lost and forgiven:
             elapsed_s = (self._meter.ended or 0.0) - (self._meter.started or 0.0)
             return Moved(self._meter.size_bytes, elapsed_s, bytes(self._output))
         process.check_interrupted()
@@ -273,7 +349,7 @@ class _Pipeline:
         text = self._accuse(ends[blamed], self._stages[blamed])
         for number in others:
             text += f"\n  then {_describe(ends[number], self._stages[number])}"
-        kind = Stalled if self._stalled else PipelineFailed
+        kind = self._verdict.kind if self._verdict else PipelineFailed
         raise kind(text, ends[blamed], tuple(ends[number] for number in others))
 
     def _find_blamed(self, ends: list[Completed], failed: list[int]) -> int:
@@ -281,8 +357,8 @@ class _Pipeline:
 
         Where all failed for want of a reader, it is whoever stopped reading.
         """
-        if self._stalled:
-            return self._stages.index(self._stalled)
+        if self._verdict:
+            return self._stages.index(self._verdict.stage)
         causes = [number for number in failed if not self._is_victim(number, ends)]
         if causes:
             return min(causes, key=lambda number: self._stages[number].order)
@@ -299,13 +375,7 @@ class _Pipeline:
         return ends[number].status == errno.EPIPE and reader_was_gone
 
     def _accuse(self, end: Completed, stage: _Stage) -> str:
-        if self._stalled:
-            did = "took nothing more" if stage is self._stages[-1] else "gave nothing"
-            return (
-                f"nothing moved for {self._stall_timeout_s:g} s (--stall-timeout), so "
-                f"the transfer was ended: {visible(end.command.label)} {did}"
-            )
-        return _describe(end, stage)
+        return self._verdict.text if self._verdict else _describe(end, stage)
 
 
 def _settle(stage: _Stage) -> Completed:

@@ -68,14 +68,15 @@ def plan_transfers(
     seals: Mapping[UUID, Seal],
     incremental: Incremental = Incremental.AUTO,
 ) -> TransferPlan:
-    """Decide what to send: all that is missing, oldest first.
+    """Decide what to send: all that is missing, in the order in which it was made.
 
-    Each goes from the nearest older snapshot that both places have by then, else
-    the nearest newer one. Both are matched by origin, never by name: a snapshot
-    re-created under an old name is new. Where several snapshots share one origin
-    (a source that was made writable while it carried a received UUID) nothing can
-    tell them apart but their names, so they are matched by both and are no
-    parents.
+    That is the order of the filesystem and not of the names, as clocks jump: what was
+    begun under a wrong clock is resumed before anything newer. Each goes from the
+    nearest older snapshot that both places have by then, else the nearest newer one.
+    Both are matched by origin, never by name: a snapshot re-created under an old name
+    is new. Where several snapshots share one origin (a source that was made writable
+    while it carried a received UUID) nothing can tell them apart but their names, so
+    they are matched by both and are no parents.
 
     :param wanted: the snapshots of ``here`` to have there.
     :param related: UUIDs of the snapshots of ``here`` that may serve as parents:
@@ -84,7 +85,7 @@ def plan_transfers(
     """
     repeated = _repeated(here)
     present = _present(wanted, here, there, repeated)
-    missing = [s for s in in_order(wanted) if s.uuid not in present]
+    missing = [s for s in _in_order_of_making(wanted) if s.uuid not in present]
     common, refusals = _common(here, there, repeated, related, seals)
     bases = [] if incremental is Incremental.NEVER else common
     why_full = _why_full(there, incremental)
@@ -204,6 +205,11 @@ def _position(snapshot: Snapshot) -> int:
     return snapshot.generation
 
 
+def _in_order_of_making(snapshots: Collection[Snapshot]) -> list[Snapshot]:
+    """Sort oldest first, by the filesystem's own time."""
+    return sorted(in_order(snapshots), key=_position)
+
+
 def _nearest(snapshot: Snapshot, chain: list[Snapshot]) -> Snapshot | None:
     """Give the nearest older of a chain sorted by position, else the nearest newer."""
     index = bisect.bisect_left(chain, snapshot.generation, key=_position)
@@ -242,6 +248,6 @@ def _doubtful(
 
 def plan_whole_stream(wanted: Collection[Snapshot]) -> TransferPlan:
     """Decide what a place gets that keeps no listing: the newest one, in full."""
-    newest = in_order(wanted)[-1:]
+    newest = _in_order_of_making(wanted)[-1:]
     transfers = tuple(Transfer(s, None, s.name, WhyFull.STREAM) for s in newest)
     return TransferPlan(transfers, 0, None, (), None, None)

@@ -6,6 +6,7 @@ import shlex
 from btrfs_backup_ng.__util__ import MIB, Refused, format_size, visible
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.entry import plain, refusal
 from btrfs_backup_ng.host import Host, NeedsRoot
 from btrfs_backup_ng.model import Checks, Facts, Job, Privilege, TransferOptions
 from btrfs_backup_ng.report import Level, Noted
@@ -14,6 +15,15 @@ from btrfs_backup_ng.report import Level, Noted
 _SPACE_AT_LEAST = 100 * MIB
 #: What is used on the disk may be so many times as much in a stream.
 _COMPRESSION_AT_MOST = 10
+
+
+def check_ours(place: BtrfsEndpoint) -> None:
+    """Go on only where our bookkeeping is ours.
+
+    :raises Refused: if a part of it is a link, or belongs to another user.
+    """
+    if place.facts.trouble:
+        raise refusal(place.state, place.facts.trouble)
 
 
 def check_source(source: BtrfsEndpoint, job: Job, sudo_line: str) -> list[Noted]:
@@ -40,12 +50,13 @@ def check_source(source: BtrfsEndpoint, job: Job, sudo_line: str) -> list[Noted]
             hint=f"Back up {visible(facts.containing)}, or make a subvolume of it:  "
             + _conversion(source.location.path),
         )
+    check_ours(source)
     if job.take_snapshot and not facts.is_writable:
         raise Refused(f"{source} is mounted read-only, so no snapshot can be made")
     if not is_same_filesystem(facts.folder_filesystem, facts.filesystem):
         raise Refused(
-            f"the snapshot folder {visible(source.directory)} is on another filesystem"
-            f" than {source}",
+            f"the snapshot folder {visible(plain(source.directory))} is on another"
+            f" filesystem than {source}",
             hint="Choose one on the same filesystem:  --snapshot-folder DIR",
         )
     return _nested_note(source, facts)
@@ -79,7 +90,7 @@ def look(endpoint: BtrfsEndpoint, sudo_line: str) -> Facts:
 
 def _nested_note(source: BtrfsEndpoint, facts: Facts) -> list[Noted]:
     """Name the subvolumes that a snapshot leaves out; ours are no loss."""
-    ours = (source.state, source.directory)
+    ours = (plain(source.state), plain(source.directory))
     paths = (os.path.join(source.location.path, nested) for nested in facts.nested)
     foreign = [
         visible(path)
@@ -114,6 +125,7 @@ def check_destination(
         )
     check_tools(destination.host, facts)
     check_privilege(destination, facts, sudo_line)
+    check_ours(destination)
     if job.checks is Checks.SKIP:
         return []
     if not facts.is_writable:

@@ -8,12 +8,13 @@ import threading
 import time
 from dataclasses import dataclass
 
-from btrfs_backup_ng import codecs, wire
+from btrfs_backup_ng import codecs
 from btrfs_backup_ng.__util__ import KIB, MIB, format_size
 from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.process import PIPE, Child
+from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def probe_codec(
     else:
         others.append(sample.read_rate)
     if sink.location.scheme is Scheme.SSH:
-        lines.append(line_rate(sink.host.command(wire.SINK, label="a trial")))
+        lines.append(line_rate(sink.host.command(verbs.SINK, label="a trial")))
     plain = max(1 / rate for rate in [*lines, *others[1:]])
     compressed = max(*(sample.ratio / rate for rate in lines), *(1 / r for r in others))
     pays = compressed < _GAIN * plain and min(lines) < _FAST_LINE
@@ -88,7 +89,7 @@ def take_sample(send: Command, codec: str) -> Sample:
         Child.start(send, stdout=PIPE) as sender,
         Child.start(packer, stdin=PIPE, stdout=PIPE) as compressor,
     ):
-        assert sender.stdout and compressor.stdin and compressor.stdout
+        assert compressor.stdin and compressor.stdout
         output = compressor.stdout
 
         def count() -> None:
@@ -98,7 +99,7 @@ def take_sample(send: Command, codec: str) -> Sample:
 
         counter = threading.Thread(target=count, daemon=True)
         counter.start()
-        block = os.read(sender.stdout.fileno(), _BLOCK)
+        block = sender.read(_BLOCK)
         start = mark = time.monotonic()  # the first block is waited for, not read
         while block and size < _SAMPLE and mark - start < _SAMPLE_S:
             view = memoryview(block)
@@ -107,7 +108,7 @@ def take_sample(send: Command, codec: str) -> Sample:
             size += len(block)
             now = time.monotonic()
             packing_s += now - mark
-            block = os.read(sender.stdout.fileno(), _BLOCK)
+            block = sender.read(_BLOCK)
             mark = time.monotonic()
             reading_s += mark - now
         compressor.stdin.close()

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Self
 
-from btrfs_backup_ng.__util__ import MIB, Interrupted, visible
+from btrfs_backup_ng.__util__ import GIB, KIB, MIB, Interrupted, visible
 from btrfs_backup_ng.command import (
+    WORKING,
     Command,
     CommandFailed,
     CommandNotFound,
@@ -27,12 +28,17 @@ from btrfs_backup_ng.command import (
     settle,
 )
 from btrfs_backup_ng.loop import TICK_S, Loop, Tail, widen
+from btrfs_backup_ng.silence import Silence
 
 log = logging.getLogger(__name__)
 
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
 
+#: Longest line that is waited for.
+_LINE = 4 * KIB
+#: So much a command may say on stderr, of which only the end is kept.
+WORDS_AT_MOST = GIB
 #: A process told to end (SIGTERM) gets this long before SIGKILL.
 END_GRACE_S = 2.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -115,7 +121,8 @@ class Child:
         check_interrupted()
         log.debug("+ %s", command)
         self.command = command
-        self.words = Tail()
+        self.words = Tail(WORKING)
+        self._silence = Silence(command.patience)
         self._guard = threading.RLock()  # a signal's handler may come in between
         self._reaped = False
         self._drainer: threading.Thread | None = None
@@ -206,6 +213,84 @@ class Child:
             self.sleep(min(left, TICK_S))
         if status := self.reap():
             check_interrupted()
+        return status
+
+    def read(self, size: int, over: threading.Event | None = None) -> bytes:
+        """Give what comes next on its stdout, once something does; none at its end.
+
+        :param over: nobody wants to know any more: none, then.
+        :raises TimedOut: if it tries the patience that its command has.
+        :raises Interrupted: if a signal told us to end.
+        """
+        assert self.stdout
+        waiter = select.poll()
+        waiter.register(self.stdout, select.POLLIN)
+        self._silence.begin()
+        while not waiter.poll(TICK_S * 1000):
+            check_interrupted()
+            if over and over.is_set():
+                return b""
+            self.be_patient()
+        return os.read(self.stdout.fileno(), size)
+
+    def read_line(self) -> bytes:
+        """Give the next line without its end; what follows stays in the pipe.
+
+        Of a line that is too long, the beginning is given; of one that is cut, what
+        there is. Raises what :meth:`read` does.
+        """
+        line = b""
+        while len(line) < _LINE and (byte := self.read(1)) not in (b"", b"\n"):
+            line += byte
+        return line
+
+    def read_rest(self, size: int) -> bytes:
+        """Give what still comes, of more than this size the beginning.
+
+        Raises what :meth:`read` does.
+        """
+        said = b""
+        while len(said) < size and (block := self.read(size - len(said))):
+            said += block
+        return said
+
+    def be_patient(self, heard: int = 0) -> None:
+        """Go on only if it does not try the patience that its command has.
+
+        :param heard: a number that is another one once something came, beside what it
+            says on stderr.
+        :raises TimedOut: if it does.
+        """
+        tried = self._silence.too_long(heard + self.words.added)
+        if self.words.added > WORDS_AT_MOST:
+            tried = f"wrote more than {WORDS_AT_MOST} bytes to stderr"
+        if tried:
+            hint = self.command.patience.hint
+            raise self.failure(TimedOut, f"{tried}, so it was ended", hint)
+
+    def failure(
+        self, kind: type[CommandFailed], what: str, hint: str = ""
+    ) -> CommandFailed:
+        """Say what it did, and what it said last.
+
+        :param what: words that go on behind its name.
+        """
+        said = Completed(self.command, None, b"", self.stderr_tail())
+        words = last_words(said.stderr)
+        text = f"{visible(self.command.label)} {what}" + (f": {words}" if words else "")
+        error = kind(said, text)
+        error.hint = hint
+        return error
+
+    def finish(self) -> int:
+        """Wait for its end, and give its status.
+
+        :raises TimedOut: if it tries the patience that its command has.
+        :raises Interrupted: if a signal told us to end, unless it ended well.
+        """
+        self._silence.begin()
+        while (status := self.wait(TICK_S)) is None:
+            self.be_patient()
         return status
 
     def sleep(self, seconds: float) -> None:
@@ -343,7 +428,6 @@ def run(
     command: Command,
     *,
     stdin: bytes = b"",
-    timeout_s: float | None = None,
     check: bool = True,
     output_limit: int = 64 * MIB,
 ) -> Completed:
@@ -353,28 +437,16 @@ def run(
     :param check: raise if the status is not 0. Without it the result tells.
     :raises CommandFailed: if it failed, or wrote more than ``output_limit`` bytes.
     :raises ContactLost: if its status line did not come.
-    :raises TimedOut: if it was ended for running longer than ``timeout_s``.
+    :raises TimedOut: if it was ended since it tried the patience that it has.
     :raises Interrupted: if it failed after a signal told us to end.
     """
     child = Child(command, stdin=PIPE if stdin else DEVNULL, stdout=PIPE)
     output = bytearray()
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    label = visible(command.label)
-
-    def fail(kind: type[CommandFailed], message: str) -> None:
-        said = Completed(command, None, b"", child.stderr_tail())
-        words = last_words(said.stderr)
-        raise kind(said, message + (f": {words}" if words else ""))
-
-    def look() -> None:
-        check_interrupted()
-        if deadline is not None and time.monotonic() > deadline:
-            fail(TimedOut, f"{label} was ended: it ran for more than {timeout_s:g} s")
 
     def keep(data: bytes) -> None:
         output.extend(data)
         if len(output) > output_limit:
-            fail(CommandFailed, f"{label} wrote more than {output_limit} bytes")
+            raise child.failure(CommandFailed, f"wrote more than {output_limit} bytes")
 
     with child:
         loop = Loop()
@@ -385,10 +457,12 @@ def run(
         loop.drain(child.stdout, keep)
         child.attend(loop)
         while child.peek() is None:
-            look()
+            check_interrupted()
+            child.be_patient(loop.moved_bytes)
             loop.step(TICK_S)
         if not loop.linger():
-            fail(CommandFailed, f"{label} left something behind that writes on and on")
+            what = "left something behind that writes on and on"
+            raise child.failure(CommandFailed, what)
         status, stderr = settle(command, child.reap(), bytes(child.words))
     completed = Completed(command, status, bytes(output), stderr)
     if status != 0:

@@ -7,25 +7,37 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from btrfs_backup_ng import measure, preflight, staging, wire_files
+from btrfs_backup_ng import measure, preflight, room, staging
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
-from btrfs_backup_ng.btrfs.facts import STATE, is_same_filesystem
+from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.delivery import Delivery
-from btrfs_backup_ng.endpoint import Destination, open_destination
+from btrfs_backup_ng.endpoint import Destination, open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.entry import STATE, plain
 from btrfs_backup_ng.finding import Chosen
+from btrfs_backup_ng.forecast import Forecast, Unchanged, foresee, place_with
+from btrfs_backup_ng.holds import HOLDS
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.model import Job, Listing, Seal, Snapshot, TransferOptions
+from btrfs_backup_ng.model import (
+    Job,
+    Listing,
+    Seal,
+    Snapshot,
+    TransferOptions,
+    Waiting,
+)
 from btrfs_backup_ng.naming import prefix_in
-from btrfs_backup_ng.origins import ORIGINS, parse_origins
+from btrfs_backup_ng.origins import ORIGINS, Series, parse_origins, path_of
 from btrfs_backup_ng.pipeline import PipelineFailed
 from btrfs_backup_ng.plan import Transfer, WhyFull
 from btrfs_backup_ng.process import last_steps
+from btrfs_backup_ng.record import Unreadable
 from btrfs_backup_ng.report import Sent
 from btrfs_backup_ng.swap import Around, Swap, parse_default, plan_swap
+from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
@@ -100,13 +112,10 @@ class Restoration:
         why = None if parent else _why_full(there)
         self.transfer = Transfer(snapshot, parent, self.name, why)
         self.size_bytes = self._estimate()
+        self._needed = self.size_bytes
+        self._gives_way: tuple[Waiting, ...] = ()
         if request.options.check_space:
-            free, needed = self.target.facts.size_free, self.size_bytes
-            name = str(self.target.location)
-            for note in preflight.check_space(
-                name, snapshot.name, needed, free, request.options
-            ):
-                context.tell(note)
+            self._check_space()
 
     @property
     def place(self) -> Location:
@@ -166,6 +175,7 @@ class Restoration:
             )
         preflight.check_tools(target.host, facts)
         preflight.check_privilege(target, facts, self._access.sudo_line)
+        preflight.check_ours(target)
         if facts.is_subvolume and not (facts.is_writable or facts.is_mounted_read_only):
             raise Refused(
                 f"{target} is a read-only snapshot, and nothing can be made in it",
@@ -217,6 +227,45 @@ class Restoration:
                 return size
         return measure.written_since(keeper, transfer.snapshot, transfer.parent)
 
+    def _fits(self, free: int) -> bool:
+        return preflight.fits(self._needed, free, self._request.options)
+
+    def _check_space(self) -> None:
+        """Refuse what does not fit, also if interrupted transfers there give way.
+
+        :raises Refused: then.
+        """
+        target, options = self.target, self._request.options
+        free = target.facts.size_free
+        if not self._fits(free):
+            going_on = self._way().attempts(self.transfer)
+            there = [one.size_bytes for one in target.waiting(going_on)]
+            self._needed = max(0, self._needed - max(there, default=0))
+        if not self._fits(free):
+            beside = options.checkpoint_interval
+            found = room.find_what_gives_way(target, going_on, self._fits, beside)
+            self._gives_way, free = room.needed_of(found, free, self._fits)
+        for one in self._gives_way:
+            text = f"{target}: {room.about(one)} gives way: the room is needed"
+            self._context.warn(str(target.location), text)
+        name = self.chosen.kept.snapshot.name
+        for note in preflight.check_space(
+            str(target.location), name, self._needed, free, options
+        ):
+            self._context.tell(note)
+
+    def _make_room(self) -> None:
+        """Drop what gives way.
+
+        :raises Refused: if that was not enough.
+        """
+        if not self._gives_way:
+            return
+        target, name = self.target, self.chosen.kept.snapshot.name
+        room.make_room(target, self._gives_way, self._fits, _dropped)
+        free, place = target.facts.size_free, str(target.location)
+        preflight.check_space(place, name, self._needed, free, self._request.options)
+
     def measure(self) -> None:
         """Find out exactly how large it is going to be."""
         transfer = self.transfer
@@ -235,7 +284,7 @@ class Restoration:
             options=request.options,
         )
         if request.writable:
-            self.target.publishing = wire_files.WRITABLE
+            self.target.publishing = verbs.WRITABLE
         destination = Destination(self.target, self.target)
         return Delivery(source, destination, job, self._context)
 
@@ -258,10 +307,12 @@ class Restoration:
         way, transfer = self._way(), self.transfer
         left, age = target.facts.leftovers, self._request.options.staging_max_age
         going_on = way.attempts(transfer)
-        expired = staging.expired(left, self._context.now, age)
+        sure = self._context.is_synchronised
+        expired = staging.expired(left, self._context.now, age, is_sure=sure)
         target.discard([one for one in expired if one not in going_on])
         target.discard(left, keep_sealed=True)
         holder.tell(f"restoring {name} to {self.place.path}", target)
+        self._make_room()
         try:
             return self._send(way, self.size_bytes, holder)
         except PipelineFailed as error:
@@ -281,9 +332,46 @@ class Restoration:
         """Leave no bookkeeping where nothing is kept; what waits to go on stays."""
         target = self.target
         with last_steps():
-            done = attempt(lambda: target.host.call(wire_files.TIDY, target.state))
+            done = attempt(lambda: target.host.call(verbs.TIDY, target.state))
         if isinstance(done, BackupError):
-            log.warning("%s stays: %s", visible(target.state), done)
+            log.warning("%s stays: %s", visible(plain(target.state)), done)
+
+    def foresee_next(self) -> Forecast:
+        """Foretell the next backup of the writable subvolume that was made.
+
+        That is to the place it came from. If that is a source, it is to any place that
+        has the same snapshot, unchanged.
+
+        :raises BackupError: if one of the two cannot be looked at.
+        """
+        chosen, access = self.chosen, self._access
+        made = open_source(
+            self.place,
+            ANY_NAME,
+            _SNAPSHOTS,
+            connections=access.connections,
+            ssh=access.ssh,
+        )
+        made.look()
+        here, holds = made.listing(HOLDS)
+        now = self._context.now
+        if chosen.kept.kind is Kind.SNAPSHOT:
+            snapshot = chosen.kept.snapshot
+            name = f"any place that has {snapshot.name}"
+            return foresee(
+                made, here, Unchanged(), place_with(snapshot), name=name, now=now
+            )
+        there, origins = chosen.keeper.listing(ORIGINS)
+        return foresee(
+            made,
+            here,
+            chosen.keeper,
+            there,
+            name=str(chosen.keeper.location),
+            now=now,
+            holds=holds,
+            origins=origins,
+        )
 
     def swap(self) -> Swap | None:
         """Find the commands that put it in the place of the old one.
@@ -304,7 +392,7 @@ class Restoration:
             return None
 
     def _look_around(self, old: str) -> Around:
-        said = self.target.host.call(wire_files.AROUND, self.place.path, old).stdout
+        said = self.target.host.call(verbs.AROUND, self.place.path, old).stdout
         fields = [os.fsdecode(field) for field in said.split(b"\0")]
         new, old, exists, mounts, kernel, fstab, default, *_ = fields
         return Around(
@@ -326,7 +414,13 @@ class Restoration:
             return here.path if same else ""
         _, content = chosen.keeper.listing(ORIGINS)
         prefix = prefix_in(chosen.kept.snapshot.name)
-        places = [o.place for o in parse_origins(content).get(prefix, ())]
+        try:
+            sources = parse_origins(content).get(prefix, Series()).sources
+        except Unreadable as error:
+            text = "%s cannot be read (%s), so where the source was is not known"
+            log.warning(text, path_of(chosen.keeper), visible(str(error)))
+            return ""
+        places = [origin.place for origin in sources]
         found = [path for place in places if (path := _path_on(place, target))]
         return found[-1] if found else ""  # who backed up last signed in last
 
@@ -359,6 +453,11 @@ def _is_about_parent(error: PipelineFailed) -> bool:
     """Tell whether an end did not get along with the parent; then in full it may."""
     said = [error.blamed.stderr, *(stage.stderr for stage in error.others)]
     return any("parent" in text for text in said)
+
+
+def _dropped(waiting: Waiting) -> None:
+    """Log what was told before."""
+    log.info("dropped %s", room.about(waiting))
 
 
 def _nothing() -> None:

@@ -11,13 +11,15 @@ from btrfs_backup_ng.policy import Policy
 
 #: What is dated later than this after the start of the run is no "newest". More
 #: than the run itself needs to make a snapshot, less than a clock jump that hurts.
-_TOLERANCE = timedelta(minutes=10)
+TOLERANCE = timedelta(minutes=10)
 
 #: Behind the reasons that rest on the time at which a backup came to its place.
 BY_ARRIVAL = " by arrival"
 #: Reasons for what is kept and does not count.
 NOT_OURS = "not named by us"
 FUTURE, CAME_IN_FUTURE = "dated in the future", "arrived in the future"
+#: The reason for what another time would keep that it may be.
+UNCONFIRMED = "until the clock is confirmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +80,6 @@ def keep_by_name(policy: Policy, naming: Naming, now: datetime) -> Rule:
     return claims
 
 
-def keep_by_arrival(policy: Policy, naming: Naming, now: datetime) -> Rule:
-    """Keep what a policy wants by the times at which backups came to their place.
-
-    Nobody who sends there can change those, so no name that he invents makes an older
-    backup look superseded. Where such a time is not known, nothing is claimed.
-
-    :param now: aware UTC.
-    """
-
-    def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
-        ours = [
-            (s.otime, s)
-            for s in snapshots
-            if s.otime is not None and naming.time_of(s.name) is not None
-        ]
-        return keep_dated(policy, ours, now, CAME_IN_FUTURE, BY_ARRIVAL)
-
-    return claims
-
-
 def keep_dated(
     policy: Policy,
     dated: Collection[tuple[datetime, Snapshot]],
@@ -115,10 +97,10 @@ def keep_dated(
     :param suffix: behind each other reason.
     """
     ordered = sorted(
-        (item for item in dated if item[0] <= now + _TOLERANCE),
+        (item for item in dated if item[0] <= now + TOLERANCE),
         key=lambda item: (item[0], item[1].generation, item[1].name),
     )
-    kept = {s.uuid: [future] for moment, s in dated if moment > now + _TOLERANCE}
+    kept = {s.uuid: [future] for moment, s in dated if moment > now + TOLERANCE}
 
     def claim(snapshot: Snapshot, reason: str) -> None:
         kept.setdefault(snapshot.uuid, []).append(reason + suffix)

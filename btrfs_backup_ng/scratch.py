@@ -1,14 +1,13 @@
 """Own the restore test: a real restore to a place where it is gone afterwards."""
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 
 from btrfs_backup_ng import measure, preflight, staging
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
-from btrfs_backup_ng.btrfs.facts import INCOMING
 from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import (
@@ -16,6 +15,7 @@ from btrfs_backup_ng.endpoint.common import (
     WrongArrival,
     new_transfer_id,
 )
+from btrfs_backup_ng.entry import INCOMING, plain
 from btrfs_backup_ng.listing import ANY_NAME, Access
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.locks import Holder
@@ -44,6 +44,7 @@ def open_scratch(location: Location, access: Access) -> BtrfsEndpoint:
     ).keeper
     assert scratch
     preflight.check_readable(scratch, access.sudo_line, may_be_empty=True)
+    preflight.check_ours(scratch)
     if not scratch.facts.is_writable:
         raise Refused(f"{scratch} is mounted read-only or not ours to write")
     return scratch
@@ -102,7 +103,7 @@ class _Staging:
     @property
     def directory(self) -> str:
         """Give the path of what it takes."""
-        return os.path.join(self._scratch.state, INCOMING, self.transfer_id)
+        return f"{self._scratch.state}/{INCOMING}/{self.transfer_id}"
 
     def discard(
         self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
@@ -136,17 +137,18 @@ def restored(
         _check_room(keeper, snapshot, scratch, meter)
         transfer_id = staging.full_id(new_transfer_id(now), snapshot, None, _PROTOCOL)
         sink = _Staging(scratch, transfer_id)
-        route = choose_route(keeper, sink, _OPTIONS)
+        options = replace(_OPTIONS, stall_timeout_s=scratch.host.silence_s)
+        route = choose_route(keeper, sink, options)
         try:
             run_transfer(
                 Transfer(snapshot, None, snapshot.name, WhyFull.ASKED),
                 keeper,
                 sink,
-                way=Way(route, _OPTIONS),
+                way=Way(route, options),
                 meter=meter,
                 now=now,
             )
-            yield os.path.join(sink.directory, snapshot.name)
+            yield f"{sink.directory}/{snapshot.name}"
         finally:
             _remove(sink)
 
@@ -180,4 +182,4 @@ def _remove(sink: _Staging) -> None:
     if left:
         why = left.message if isinstance(left, BackupError) else "it is in use"
         text = "%s: what a restore test left in %s stays until the next one: %s"
-        log.warning(text, sink, visible(sink.directory), why)
+        log.warning(text, sink, visible(plain(sink.directory)), why)

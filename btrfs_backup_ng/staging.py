@@ -100,12 +100,17 @@ def started(transfer_id: str) -> datetime:
     return stamp.replace(tzinfo=timezone.utc)
 
 
-def expired(names: Iterable[str], now: datetime, age: timedelta) -> list[str]:
+def expired(
+    names: Iterable[str], now: datetime, age: timedelta, *, is_sure: bool
+) -> list[str]:
     """Pick the ids of transfers that began too long ago.
 
-    Or that far in the future: a clock was wrong, and nobody knows when.
+    Or that far in the future, if the time is sure: a clock was wrong then.
+
+    :param now: the first of all times that it may be.
     """
-    return [name for name in ours(names) if abs(now - started(name)) > age]
+    ages = {name: now - started(name) for name in ours(names)}
+    return [n for n, old in ages.items() if old > age or is_sure and -old > age]
 
 
 def of_snapshots(names: Iterable[str], snapshots: Iterable[Snapshot]) -> list[str]:

@@ -52,7 +52,7 @@ def examine(location: Location, access: Access) -> Standing:
 
 def _look(location: Location, access: Access) -> Standing:
     place = open_place(location, access)
-    contents = read_contents(place, access)
+    contents = read_contents(place, access).warn()
     return judge(contents, place.held())
 
 

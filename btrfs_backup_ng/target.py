@@ -1,13 +1,16 @@
 """Own one destination during a run: look, plan, check, deliver."""
 
 import logging
+import shlex
 import uuid
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng import measure, preflight, prune, staging
+from btrfs_backup_ng import measure, preflight, prune, room, staging
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
     BackupError,
     Refused,
@@ -19,33 +22,25 @@ from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.history import origins_of
 from btrfs_backup_ng.holds import Hold, Holds, Place, base_hold, sending_hold
+from btrfs_backup_ng.judgement import Course
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.model import Incremental, Job, Listing, Seal, Snapshot
-from btrfs_backup_ng.origins import (
-    ORIGINS,
-    Origins,
-    format_origins,
-    origin_of,
-    others,
-    parse_origins,
-    signed_in,
-)
+from btrfs_backup_ng.model import Incremental, Job, Listing, Snapshot, Waiting
+from btrfs_backup_ng.origins import ORIGINS, Ownership, origin_of
+from btrfs_backup_ng.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.pipeline import Moved
 from btrfs_backup_ng.plan import (
     Transfer,
     TransferPlan,
     WhyFull,
-    plan_transfers,
     plan_whole_stream,
 )
+from btrfs_backup_ng.record import Content
 from btrfs_backup_ng.report import Level, Noted, UpToDate
 from btrfs_backup_ng.retention import in_order
 
 log = logging.getLogger(__name__)
-
-#: Generation of a snapshot that is planned and not made yet: later than all.
-NOT_MADE_YET = 2**63
 
 
 class Target:
@@ -73,11 +68,10 @@ class Target:
         self._plan: TransferPlan
         self._sizes: dict[tuple[str, str], int] = {}
         self._here: tuple[Snapshot, ...] = ()
-        self._seals: dict[UUID, Seal] = {}
-        self._own = origin_of(source)
-        self._origins: Origins = {}
-        self._others: list[str] = []
+        self._planner = Planner(source, self.keeper) if self.keeper else None
+        self._ownership: Ownership | None = None
         self.base: Snapshot | None = None
+        self._begun: list[str] | None = None
         self._delivery = Delivery(source, destination, job, context)
 
     def __str__(self) -> str:
@@ -89,85 +83,122 @@ class Target:
         sink = self.destination.sink
         return Place(self.name, sink.facts.filesystem)
 
-    def look(self) -> None:
-        """See what is there.
+    @property
+    def withheld(self) -> tuple[str, ...]:
+        """Return why nothing may be deleted there in this run; nothing if it may."""
+        return self._ownership.withheld if self._ownership else ()
 
+    @property
+    def known(self) -> Listing:
+        """Return what is there without backups of which the owner is not known."""
+        return self._ownership.known_in(self.listing) if self._ownership else Listing()
+
+    def look(self, here: Listing) -> None:
+        """See what is there, and whose it is.
+
+        :param here: what the source has.
         :raises ListingFailed: if that is not possible.
         """
         if self.keeper:
             self.listing, content = self.keeper.listing(ORIGINS)
-            self._origins = parse_origins(content)
-            self._others = others(self._origins, self._job.naming.prefix, self._own)
             log.info("%s has %d snapshots", self, len(self.listing.snapshots))
+            self._find_owner(self.keeper, content, here)
 
-    def plan(self, here: Listing) -> None:
+    def _find_owner(
+        self, keeper: BtrfsEndpoint, content: Content, here: Listing
+    ) -> None:
+        source, context, prefix = self._source, self._context, self._job.naming.prefix
+        is_inside = source.directory.startswith(f"{source.location.path.rstrip('/')}/")
+        own_uuid = source.facts.uuid
+        ownership = Ownership(keeper, origin_of(source), prefix)
+        done = ownership.read(
+            content,
+            self.listing,
+            {
+                s.origin
+                for s in here.snapshots
+                if is_inside or s.parent_uuid == own_uuid
+            },
+            lambda: origins_of(context.recall(), str(source.location)),
+            now=context.now,
+            dry_run=self._job.dry_run,
+        )
+        self._ownership = ownership
+        if not ownership.withheld:
+            return
+        text = f"{ownership.withheld[0]}; {done}. Nothing is deleted at {self} now"
+        hint = ""
+        if ownership.unknown:
+            text += (
+                f". Whose {len(ownership.unknown)} of the backups are that begin with"
+                f" {visible(prefix)!r} is not known, so these stay"
+            )
+            words = [PROGRAM, "prune", "--one-source", "-p", prefix, self.name]
+            line = visible(shlex.join(words))
+            hint = f"If they are all of one source:  {line}"
+        context.tell(Noted(self.name, Level.WARNING, text, hint))
+
+    def plan(self, here: Listing, course: Course) -> None:
         """Decide what to send, with a close look at a parent that needs one.
 
         :param here: what the source has.
+        :param course: what time it may be.
         """
         job, naming = self._job, self._job.naming
         self._here = here.snapshots
         ours = [s for s in here.snapshots if naming.time_of(s.name) is not None]
-        if self.keeper is None:
+        if self._planner is None:
             self._plan = plan_whole_stream(ours if job.transfer else [])
             return
-        limit = None if self._others else job.keep_destination
+        others = self._ownership and self._ownership.others
+        limit = None if others else job.keep_destination
+        begun = self._begun_of(ours) if limit else set()
         worth_sending = prune.worth_sending(
-            ours, self.listing, limit, naming, self._context.now
+            ours, self.known, limit, naming, course, begun
         )
         wanted = {s.uuid for s in worth_sending} if job.transfer else set()
-        own_uuid = self._source.facts.uuid
-        related = {s.uuid for s in here.snapshots if s.parent_uuid == own_uuid}
-        related |= {s.uuid for s in ours}
-        while True:
-            plan = plan_transfers(
-                [s for s in here.snapshots if s.uuid in wanted],
-                here,
-                self.listing,
-                related=related,
-                seals=self._seals,
-                incremental=job.options.incremental,
-            )
-            self._plan, self.base = plan, plan.base
-            if plan.doubtful_here:
-                here = self._settled(here, plan.doubtful_here)
-            elif plan.doubtful:
-                carriers = self.listing.carriers.get(plan.doubtful, ())
-                self._seals[plan.doubtful] = self.keeper.look_closely(carriers)
-            else:
-                return
-
-    def _settled(self, here: Listing, doubtful: Snapshot) -> Listing:
-        """Look closely at a snapshot of the source; what is not sure is broken."""
-        found = self._source.look_closely([doubtful.tree_id])
-        seal = Seal.INTACT if found is Seal.INTACT else Seal.BROKEN
-        seen = replace(doubtful, seal=seal)
-        return replace(
-            here, snapshots=tuple(seen if s == doubtful else s for s in here.snapshots)
+        self._plan = self._planner.plan(
+            here, self.listing, wanted, naming, job.options.incremental
         )
+        self.base = self._plan.base
+
+    def _begun_of(self, ours: Collection[Snapshot]) -> set[UUID]:
+        """Return the UUIDs of snapshots of which a part is safe there."""
+        if self.keeper and self._begun is None:
+            ids = staging.of_snapshots(self.keeper.facts.leftovers, ours)
+            waiting = self.keeper.waiting(ids)
+            self._begun = [one.transfer_id for one in waiting if one.size_bytes]
+        begun = self._begun or []
+        return {s.uuid for s in ours if staging.of_snapshots(begun, [s])}
 
     def check_alone(self) -> None:
         """Refuse to delete where backups of other sources look like ours.
 
         :raises Refused: if there are any.
         """
-        if self._others:
+        if self._ownership and self._ownership.others:
             prefix = visible(self._job.naming.prefix)
+            others = visible(", ".join(self._ownership.others))
             raise Refused(
-                f"{self} also keeps backups of {visible(', '.join(self._others))} that"
-                f" begin with {prefix!r}, so nothing is deleted there",
+                f"{self} also keeps backups of {others} that begin with {prefix!r}, so"
+                " nothing is deleted there",
                 hint="Give each source a directory of its own, or a prefix:  -p PREFIX",
             )
 
-    def drop_expired(self) -> None:
+    def drop_expired(self, course: Course) -> None:
         """Drop cut transfers that are too old, but none that is going on now."""
         if not self.keeper or self._job.dry_run:
             return
         left, age = self.keeper.facts.leftovers, self._job.options.staging_max_age
-        attempts = map(self._delivery.attempts, self._plan.transfers)
-        going_on = {name for names in attempts for name in names}
-        expired = staging.expired(left, self._context.now, age)
+        going_on = self._going_on()
+        sure = course.is_confirmed
+        expired = staging.expired(left, course.earliest, age, is_sure=sure)
         self.keeper.discard([name for name in expired if name not in going_on])
+
+    def _going_on(self) -> set[str]:
+        """Give the ids of interrupted transfers that this run may go on with."""
+        attempts = map(self._delivery.attempts, self._plan.transfers)
+        return {name for names in attempts for name in names}
 
     def check(self, here: Listing) -> None:
         """Say what is odd about the plan; refuse what must not or cannot be done.
@@ -216,15 +247,51 @@ class Target:
         options, free = self._job.options, keeper.facts.size_free
         if preflight.certainly_fits(self._source.facts, free, options):
             return
+        taken = 0  # by the transfers before
         for transfer in self._plan.transfers:
             there = self._waiting(transfer)
             needed = max(0, self._size(transfer) - there)
             name = transfer.snapshot.name
-            if not preflight.fits(needed, free, options):  # clones are counted twice
+            if not preflight.fits(needed, free - taken, options):
+                # clones are counted twice
                 needed = max(0, min(needed, self._measured(transfer) - there))
-            for note in preflight.check_space(self.name, name, needed, free, options):
+            if not preflight.fits(needed, free - taken, options):
+                free = self._make_room(keeper, name, taken, needed)
+            for note in preflight.check_space(
+                self.name, name, needed, free - taken, options
+            ):
                 self._context.tell(note)
-            free -= needed
+            taken += needed
+
+    def _make_room(
+        self, keeper: BtrfsEndpoint, name: str, taken: int, needed: int
+    ) -> int:
+        """Let interrupted transfers give way to one that lacks room.
+
+        Those that this run goes on with stay; and all, if they would not do.
+
+        :param taken: by the transfers before it.
+        :returns: how many bytes are free then, or would be, in a rehearsal.
+        """
+        options = self._job.options
+
+        def fits(free: int) -> bool:
+            return preflight.fits(needed, free - taken, options)
+
+        def tell(one: Waiting) -> None:
+            word = "would drop" if self._job.dry_run else "dropped"
+            text = f"{self}: {word} {room.about(one)}: {visible(name)} needs the room"
+            self._context.warn(self.name, text)
+
+        interval = options.checkpoint_interval
+        found = room.find_what_gives_way(keeper, self._going_on(), fits, interval)
+        if not self._job.dry_run:
+            room.make_room(keeper, found, fits, tell)
+            return keeper.facts.size_free
+        dropped, free = room.needed_of(found, keeper.facts.size_free, fits)
+        for one in dropped:
+            tell(one)
+        return free
 
     def _measured(self, transfer: Transfer) -> int:
         """Measure a stream, also before its snapshot is made if there is a place."""
@@ -253,11 +320,20 @@ class Target:
         """
         for transfer in self._plan.transfers:
             size = self._exact_size(transfer, standin)
+            self._warn_of_size(transfer, size)
             there = self._waiting(transfer)
             moved = Moved(max(0, size - there), 0.0, b"")
             self._context.tell(self._delivery.sent(transfer, moved, "", there))
             self._arrived(transfer)
         self._settle(holds)
+
+    def _warn_of_size(self, transfer: Transfer, size: int) -> None:
+        most = self._job.options.max_size
+        if most is not None and size > most:
+            name = visible(transfer.snapshot.name)
+            text = f"sending {name} to {self} would be ended: it is longer than"
+            text += f" {format_size(most)} (--max-size)"
+            self._context.warn(self.name, text)
 
     def _waiting(self, transfer: Transfer) -> int:
         """Give how much of a stream an earlier attempt has brought."""
@@ -322,11 +398,8 @@ class Target:
 
     def _sign_in(self) -> None:
         """Record at the destination whose backups it gets."""
-        if self.keeper and self._plan.transfers:
-            origins = signed_in(self._origins, self._job.naming.prefix, self._own)
-            if origins != self._origins:
-                self.keeper.write_note(ORIGINS, format_origins(origins))
-                self._origins = origins
+        if self._ownership:
+            self._ownership.sign_in(sends=bool(self._plan.transfers))
 
     def _bases(self) -> list[Hold]:
         return [base_hold(self.base)] if self.base else []
@@ -344,13 +417,16 @@ class Target:
 
     def _arrived(self, transfer: Transfer) -> None:
         """Note in the listing what is there now."""
-        snapshot = transfer.snapshot
+        snapshot, there = transfer.snapshot, self.listing.snapshots
         copy = replace(
             snapshot,
             name=transfer.target,
             created=self._job.naming.time_of(transfer.target) or snapshot.created,
             uuid=uuid.uuid4(),
             received_uuid=snapshot.origin,
+            # Later than all that is there, by the generations of that filesystem.
+            generation=1 + max((one.generation for one in there), default=0),
+            tree_id=0,
             otime=self._context.now,
         )
         self.listing = replace(

@@ -1,44 +1,48 @@
-"""Own the thinning out of a place: look, judge by policy, delete, look again."""
+"""Own the thinning out of a place by a person: look, judge, delete, look again."""
 
 import logging
+import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from btrfs_backup_ng import preflight
+from btrfs_backup_ng import holds, origins, preflight
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
-from btrfs_backup_ng.appraisal import SPACE, parse_space
+from btrfs_backup_ng.appraisal import parse_space
+from btrfs_backup_ng.deletion import Outcome, delete
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.holds import Holds, Unreadable, parse_holds
+from btrfs_backup_ng.forecast import Forecast, foresee
+from btrfs_backup_ng.holds import Holds, parse_holds
+from btrfs_backup_ng.judgement import (
+    Clock,
+    Course,
+    Judgement,
+    Question,
+    follow,
+    judge_series,
+    later,
+)
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind, open_place
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.naming import Naming, split_name
-from btrfs_backup_ng.origins import parse_origins
+from btrfs_backup_ng.model import Listing, Snapshot
+from btrfs_backup_ng.naming import split_name
+from btrfs_backup_ng.origins import Series, parse_origins
 from btrfs_backup_ng.policy import Policy
-from btrfs_backup_ng.prune import backup_rules, with_arrivals
-from btrfs_backup_ng.retention import (
-    CAME_IN_FUTURE,
-    FUTURE,
-    NOT_OURS,
-    Verdict,
-    in_order,
-    judge,
-    keep_by_name,
-    keep_origins,
-)
+from btrfs_backup_ng.prune import with_arrivals
+from btrfs_backup_ng.record import Content
+from btrfs_backup_ng.retention import NOT_OURS, Verdict, in_order
+from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
 _NOT_RECEIVED = "not received"
-
-
-class CameBack(BackupError):
-    """What was deleted is still there."""
+#: Reason for what stays as long as nobody settled whose it is.
+OWNER_UNKNOWN = "of an unknown source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +53,41 @@ class Wish:
     :ivar keep_at: of backups, likewise.
     :ivar prefix: of the names that are meant; ``None`` for all that are ours.
     :ivar usual_prefix: of names that are ours without any record.
-    :ivar now: aware.
+    :ivar clock: of this machine.
+    :ivar is_forced: a person says that the plan, and the clock, are right.
     """
 
     keep: Policy | None
     keep_at: Policy | None
     prefix: str | None
     usual_prefix: str
-    now: datetime
+    clock: Clock
+    is_forced: bool = False
+
+    @property
+    def now(self) -> datetime:
+        """Give the time by this machine; aware."""
+        return self.clock.now
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """The snapshots of a source, or the backups of a destination, as one look saw them.
 
+    :ivar listing: all that the look saw.
     :ivar records: our bookkeeping there about them.
     """
 
     place: BtrfsEndpoint
     kind: Kind
     policy: Policy
-    snapshots: tuple[Snapshot, ...]
-    records: bytes | None
+    listing: Listing = field(default_factory=Listing)
+    records: Content = None
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Give all snapshots that the look saw."""
+        return self.listing.snapshots
 
     def looked_again(self) -> "Part":
         """See what is there now.
@@ -78,7 +95,19 @@ class Part:
         :raises ListingFailed: if that is not possible.
         """
         seen, records = self.place.listing(self.kind.record)
-        return replace(self, snapshots=seen.snapshots, records=records)
+        return replace(self, listing=seen, records=records)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What the judgement of one part has to know of all places.
+
+    :ivar origins: what must stay, and why.
+    :ivar course: what time it may be.
+    """
+
+    origins: Mapping[UUID, str]
+    course: Course
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +116,13 @@ class Judged:
 
     :ivar verdicts: oldest first.
     :ivar refusals: why that should not be done unless it is forced.
+    :ivar waiting: why some of it stays for now, unless it is forced.
     """
 
     part: Part
     verdicts: tuple[Verdict, ...]
     refusals: tuple[str, ...]
+    waiting: tuple[str, ...]
 
     @property
     def doomed(self) -> list[Snapshot]:
@@ -115,14 +146,16 @@ def look(location: Location, access: Access, wish: Wish) -> list[Part]:
     if wish.keep is None:  # quicker: nothing of a source is looked for
         keeper = _open_keeper(location, access)
         preflight.check_readable(keeper, access.sudo_line)
+        preflight.check_ours(keeper)
         backups = _backups(keeper, wish)
         if any(s.received_uuid for part in backups for s in part.snapshots):
             return backups
     place = open_place(location, access)
+    preflight.check_ours(place)
     is_source = place.facts.is_subvolume and place.facts.has_folder
     parts = []
     if is_source and wish.keep:
-        parts.append(Part(place, Kind.SNAPSHOT, wish.keep, (), None).looked_again())
+        parts.append(Part(place, Kind.SNAPSHOT, wish.keep).looked_again())
     keeper = _open_keeper(location, access)
     keeper.facts = place.facts
     for part in _backups(keeper, wish):
@@ -152,11 +185,17 @@ def _backups(keeper: BtrfsEndpoint, wish: Wish) -> list[Part]:
     """Look at backups, if they are meant."""
     if wish.keep_at is None:
         return []
-    return [Part(keeper, Kind.BACKUP, wish.keep_at, (), None).looked_again()]
+    return [Part(keeper, Kind.BACKUP, wish.keep_at).looked_again()]
 
 
-def common(parts: Sequence[Part]) -> dict[UUID, str]:
-    """Give the origins that the next transfer between these places starts from."""
+def common(parts: Sequence[Part], now: datetime) -> dict[UUID, str]:
+    """Give the origins that the next transfer between these places may start from.
+
+    The newest that two of them have stays in any case, whether or not it is trusted as
+    a parent now.
+
+    :param now: aware.
+    """
     needed: dict[UUID, str] = {}
     for source in (part for part in parts if part.kind is Kind.SNAPSHOT):
         for keeper in (part for part in parts if part.kind is Kind.BACKUP):
@@ -164,55 +203,110 @@ def common(parts: Sequence[Part]) -> dict[UUID, str]:
             both = [s for s in source.snapshots if s.origin in there]
             if both:
                 newest = max(both, key=lambda s: s.generation)
-                needed[newest.origin] = f"last common: {source.place}, {keeper.place}"
+                parents = {newest.origin, *_foreseen(source, keeper, now).parents}
+                reason = f"last common: {source.place}, {keeper.place}"
+                needed |= dict.fromkeys(parents, reason)
     return needed
 
 
-def judge_part(part: Part, wish: Wish, needed: Mapping[UUID, str]) -> Judged:
+def _foreseen(source: Part, keeper: Part, now: datetime) -> Forecast:
+    return foresee(
+        source.place,
+        source.listing,
+        keeper.place,
+        keeper.listing,
+        name=str(keeper.place.location),
+        now=now,
+        holds=source.records,
+        origins=keeper.records,
+    )
+
+
+def course_of(parts: Sequence[Part], wish: Wish) -> Course:
+    """Find out what time it may be, by all clocks and all that was made at places."""
+    clock = wish.clock
+    if wish.is_forced:
+        return follow(replace(clock, is_synchronised=True), _members(parts))
+    found = (part.place.facts.clock_ahead_s for part in parts)
+    others = tuple(later(clock.now, ahead) for ahead in found if ahead is not None)
+    return follow(replace(clock, others=others), _members(parts))
+
+
+def _members(parts: Sequence[Part]) -> list[list[Snapshot]]:
+    """Give what has a time of ours in its name, the snapshots of sources first."""
+    ordered = sorted(parts, key=lambda part: part.kind is not Kind.SNAPSHOT)
+    return [
+        [
+            replace(snapshot, created=split[1])
+            for snapshot in part.snapshots
+            if (split := split_name(snapshot.name))
+        ]
+        for part in ordered
+    ]
+
+
+def judge_part(part: Part, wish: Wish, needs: Needs) -> Judged:
     """Decide what is to go. Snapshots of different prefixes count for themselves.
 
-    :param needed: origins that must stay, and why.
     :raises Refused: if nobody can tell what must stay there.
     """
-    needed = {**needed, **_held(part)}
+    _check_known(part, None, (), wish.prefix)
+    needed = {**needs.origins, **_held(part)}
     series, foreign = _series(part, wish)
     verdicts = [Verdict(s, (why,)) for s, why in foreign]
-    refusals = []
+    judgements: list[Judgement] = []
     for prefix, members in series.items():
+        _check_known(part, prefix, members)
         _check_alone(part, prefix)
-        naming = Naming(prefix)
-        last = max(members, key=lambda s: s.generation)
-        word = "made last" if part.kind is Kind.SNAPSHOT else "arrived last"
-        reasons = {**needed, last.origin: needed.get(last.origin, word)}
-        if part.kind is Kind.SNAPSHOT:
-            rules = [keep_by_name(part.policy, naming, wish.now)]
-        else:
-            rules = backup_rules(part.policy, naming, wish.now)
-        judged = judge(members, [*rules, keep_origins(reasons)])
-        refusals += _refusals(part, prefix, judged)
-        verdicts += judged
+        question = Question(
+            place=str(part.place),
+            noun=part.kind.value,
+            prefix=prefix,
+            policy=part.policy,
+            needed=needed,
+            of_source=part.kind is Kind.SNAPSHOT,
+            is_forced=wish.is_forced,
+        )
+        judgement = judge_series(question, members, needs.course)
+        judgements.append(judgement)
+        verdicts += judgement.verdicts
     ordered = in_order([verdict.snapshot for verdict in verdicts])
     position = {snapshot.uuid: number for number, snapshot in enumerate(ordered)}
     verdicts.sort(key=lambda verdict: position[verdict.snapshot.uuid])
-    return Judged(part, tuple(verdicts), tuple(refusals))
+    refusals = [why for judgement in judgements for why in judgement.withheld]
+    waiting = [why for judgement in judgements for why in judgement.waiting]
+    return Judged(part, tuple(verdicts), tuple(refusals), tuple(waiting))
 
 
 def _held(part: Part) -> Mapping[UUID, str]:
-    """Give what is recorded at a source as needed by destinations.
-
-    :raises Refused: if the record is damaged; nobody knows then.
-    """
+    """Give what is recorded at a source as needed by destinations."""
     if part.kind is not Kind.SNAPSHOT or part.records is None:
         return {}
-    try:
-        records = parse_holds(part.records)
-    except Unreadable as error:
-        raise Refused(
-            f"what destinations need of {part.place} cannot be read"
-            f" ({visible(str(error))}), so nothing is deleted there",
-            hint="The next backup makes these records anew.",
-        ) from error
-    return Holds(part.place, records, trusted=True, dry_run=True).reasons()
+    return Holds(part.place, parse_holds(part.records), dry_run=True).reasons()
+
+
+def _check_known(
+    part: Part,
+    prefix: str | None,
+    members: Sequence[Snapshot],
+    wanted: str | None = None,
+) -> None:
+    """Refuse to delete where the records do not tell what must stay.
+
+    :param prefix: of the members; ``None`` to look only at what is recorded.
+    :param wanted: the prefix that a person named, for the command that settles it.
+    :raises Refused: if that is so.
+    """
+    hint = "The next backup makes this record anew."
+    if part.kind is Kind.SNAPSHOT:
+        why = holds.why_unknown(part.records, holds.path_of(part.place), members)
+    else:
+        why = origins.why_unknown(part.records, origins.path_of(part.place), prefix)
+        words = [PROGRAM, "prune", "--one-source", "-p", prefix or wanted or "PREFIX"]
+        line = visible(shlex.join([*words, str(part.place.location)]))
+        hint += f" Or if all backups there are of one source:  {line}"
+    if why:
+        raise Refused(f"{why[0]}, so nothing is deleted at {part.place}", hint=hint)
 
 
 def _series(
@@ -224,6 +318,8 @@ def _series(
     elsewhere only what has a prefix that is recorded, or that was named.
     """
     known = _known_prefixes(part, wish)
+    recorded = parse_origins(part.records) if part.kind is Kind.BACKUP else {}
+    unknown = {uuid for series in recorded.values() for uuid in series.unknown}
     members: list[Snapshot] = []
     foreign = []
     for snapshot in part.snapshots:
@@ -232,6 +328,8 @@ def _series(
             foreign.append((snapshot, NOT_OURS))
         elif part.kind is Kind.BACKUP and snapshot.received_uuid is None:
             foreign.append((snapshot, _NOT_RECEIVED))
+        elif part.kind is Kind.BACKUP and snapshot.origin in unknown:
+            foreign.append((snapshot, OWNER_UNKNOWN))
         else:
             members.append(replace(snapshot, created=moment))
     dated: Sequence[Snapshot] = members
@@ -267,33 +365,14 @@ def _check_alone(part: Part, prefix: str) -> None:
     """
     if part.kind is not Kind.BACKUP:
         return
-    sources = [origin.place for origin in parse_origins(part.records).get(prefix, ())]
+    series = parse_origins(part.records).get(prefix, Series())
+    sources = [origin.place for origin in series.sources]
     if len(sources) > 1:
         raise Refused(
             f"{part.place} keeps backups of {visible(', '.join(sources))} that all"
             f" begin with {visible(prefix)!r}, so nothing is deleted there",
             hint="Give each source a directory of its own, or a prefix.",
         )
-
-
-def _refusals(part: Part, prefix: str, verdicts: Sequence[Verdict]) -> list[str]:
-    """Say what is dangerous about a plan for one series."""
-    found = []
-    late = [v for v in verdicts if {FUTURE, CAME_IN_FUTURE} & set(v.reasons)]
-    if late:
-        name = visible(late[-1].snapshot.name)
-        found.append(
-            f"{name} at {part.place} is later than the clock of this machine, so one"
-            " of two clocks is wrong, or was"
-        )
-    doomed = sum(not verdict.kept for verdict in verdicts)
-    if 2 * doomed > len(verdicts):
-        which = f" that begin with {visible(prefix)!r}" if prefix else ""
-        found.append(
-            f"{doomed} of {len(verdicts)} {part.kind.value}s at {part.place}{which}"
-            " would go, more than half"
-        )
-    return found
 
 
 def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | None]:
@@ -307,27 +386,17 @@ def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | N
     names = [s.name for s in snapshots]
     raw = "".join(f"./{name}\0" for name in names).encode(errors="surrogateescape")
     place = part.place
-    answer = attempt(lambda: place.host.call(SPACE, place.directory, limit, stdin=raw))
+    answer = attempt(
+        lambda: place.host.call(verbs.SPACE, place.directory, limit, stdin=raw)
+    )
     if isinstance(answer, BackupError):
         log.debug("%s: %s", place, answer.message)
         return [None] * len(names)
     return parse_space(answer.stdout, names, [s.tree_id for s in snapshots])
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a deletion.
-
-    :ivar gone: what is no longer there, as a look afterwards saw.
-    :ivar error: why that is not all that was to go.
-    """
-
-    gone: frozenset[UUID]
-    error: BackupError | None
-
-
 def carry_out(
-    judged: Sequence[Judged], wish: Wish, needed: Mapping[UUID, str], wait_s: float
+    judged: Sequence[Judged], wish: Wish, needs: Needs, wait_s: float
 ) -> Outcome:
     """Delete what is doomed at one place, under its lock, and look whether it is gone.
 
@@ -337,35 +406,22 @@ def carry_out(
     :raises Busy: if another run works there for longer than ``wait_s``.
     """
     place, holder = judged[0].part.place, Holder(wish.now)
-    gone: set[UUID] = set()
+    gone: list[Snapshot] = []
     errors: list[BackupError] = []
     with holder.holding(place, wait_s):
         holder.tell("deleting old snapshots", place)
         for one in judged:
-            outcome = attempt(partial(_delete, one, wish, needed))
+            outcome = attempt(partial(_delete, one, wish, needs))
             if isinstance(outcome, BackupError):
                 errors.append(outcome)
             else:
-                gone |= outcome.gone
+                gone += outcome.gone
                 errors += [outcome.error] if outcome.error else []
-    return Outcome(frozenset(gone), errors[0] if errors else None)
+    return Outcome(tuple(gone), errors[0] if errors else None)
 
 
-def _delete(judged: Judged, wish: Wish, needed: Mapping[UUID, str]) -> Outcome:
+def _delete(judged: Judged, wish: Wish, needs: Needs) -> Outcome:
     planned = {s.uuid for s in judged.doomed}
     part = judged.part.looked_again()
-    doomed = [s for s in judge_part(part, wish, needed).doomed if s.uuid in planned]
-    if not doomed:
-        return Outcome(frozenset(), None)
-    place, names = part.place, [s.name for s in doomed]
-    error = attempt(lambda: place.delete(names, convert_rw=False))
-    there = {s.uuid for s in part.looked_again().snapshots}
-    left = [s for s in doomed if s.uuid in there]
-    if left and not isinstance(error, BackupError):
-        error = CameBack(
-            f"{place}: {visible(left[0].name)} was deleted and is there again"
-            + (f", and {len(left) - 1} more" if left[1:] else ""),
-            hint="Look for an error of the filesystem:  dmesg",
-        )
-    failed = error if isinstance(error, BackupError) else None
-    return Outcome(frozenset({s.uuid for s in doomed} - there), failed)
+    doomed = [s for s in judge_part(part, wish, needs).doomed if s.uuid in planned]
+    return delete(part.place, doomed)

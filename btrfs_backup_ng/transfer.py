@@ -2,12 +2,13 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from btrfs_backup_ng import codecs, grammar, staging
+from btrfs_backup_ng import codecs, staging
 from btrfs_backup_ng.__util__ import (
     BackupError,
     Interrupted,
@@ -15,28 +16,39 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.btrfs.parse import explain
+from btrfs_backup_ng.btrfs.parse import explain, is_full
 from btrfs_backup_ng.checkpoints import DIFFERS, filter_argv, filter_words
-from btrfs_backup_ng.command import Command, CommandFailed
+from btrfs_backup_ng.command import Command, CommandFailed, TimedOut, last_words
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
     Sink,
     WrongArrival,
     new_transfer_id,
 )
+from btrfs_backup_ng.entry import refusal
 from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.measure import stream_size, written_since
 from btrfs_backup_ng.model import Seal, Snapshot, TransferOptions
-from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, run_pipeline
+from btrfs_backup_ng.pipeline import (
+    Meter,
+    Moved,
+    PipelineFailed,
+    TooLarge,
+    run_pipeline,
+)
 from btrfs_backup_ng.plan import Transfer
 from btrfs_backup_ng.probe import probe_codec
+from btrfs_backup_ng.process import check_interrupted
 from btrfs_backup_ng.route import Route, stages_between
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.staging import Checkpoint
+from btrfs_backup_ng.wire import grammar
 
 log = logging.getLogger(__name__)
 
 _FILTER = "the checkpoint filter"
+#: How long a receiver behind a wire may take to see that its stream is over.
+_ENDING_S = 10.0
 #: CPU time for finding out how long a stream is going to be, while it moves.
 _MEASURING_S = 2.0
 
@@ -177,7 +189,7 @@ def run_transfer(
 
     On failure nothing stands under the final name. What can go on from a checkpoint
     stays in staging; else what was received is dropped, if the place can still be
-    reached, or else by the next run.
+    reached, or else by the next run. A place that fell silent is not asked again.
 
     :param before_publishing: what must have been done by then.
     :raises StreamChanged: if ``way.checkpoint`` is of no use; it was dropped.
@@ -193,7 +205,10 @@ def run_transfer(
     stages = _stages(transfer, transfer_id, source, sink, way)
     try:
         moved = run_pipeline(
-            stages, meter=meter, stall_timeout_s=way.options.stall_timeout_s
+            stages,
+            meter=meter,
+            stall_timeout_s=way.options.stall_timeout_s,
+            max_size=way.options.max_size,
         )
         before_publishing()
         sink.accept(
@@ -203,7 +218,10 @@ def run_transfer(
             output=moved.output,
             verify=way.options.verify,
         )
-    except Interrupted:
+    except (Interrupted, TimedOut):
+        raise
+    except TooLarge as error:
+        error.hint = _drop_all(sink, transfer_id)
         raise
     except PipelineFailed as error:
         if checkpoint and _differs(error):
@@ -212,7 +230,13 @@ def run_transfer(
                 f"the stream of {visible(snapshot.name)} is not the one whose beginning"
                 f" ({format_size(checkpoint.offset)}) is at {sink}"
             ) from error
-        hints = [error.hint or _meaning(error), _clear(sink, transfer_id, way)]
+        if isinstance(sink, BtrfsEndpoint) and error.blamed.status == grammar.NOT_OURS:
+            words = last_words(error.blamed.stderr).removeprefix("ERROR: ")
+            raise refusal(sink.state, words) from error
+        left = _clear(sink, transfer_id, way)
+        if is_full(error.blamed.stderr):
+            left = ""  # what comes of it, ``delivery`` decides
+        hints = [error.hint or _meaning(error), left]
         error.hint = "\n".join(filter(None, hints))
         raise
     except WrongArrival:
@@ -259,12 +283,33 @@ def _differs(error: PipelineFailed) -> bool:
     return any(stage.status == DIFFERS for stage in (error.blamed, *error.others))
 
 
+def _drop_all(sink: Sink, transfer_id: str) -> str:
+    """Drop what came of a stream that is longer than it may be, and say so."""
+    deadline = time.monotonic() + _ENDING_S
+    while True:  # a receiver behind a wire may not have noticed yet that it is over
+        left = attempt(lambda: sink.discard([transfer_id]))
+        if not left or isinstance(left, BackupError) or time.monotonic() > deadline:
+            break
+        check_interrupted()
+        time.sleep(0.2)
+    kept = "Nothing of it is kept."
+    if left:
+        why = left.message if isinstance(left, BackupError) else "it is in use"
+        kept = f"What came of it ({transfer_id}) could not be dropped: {why}."
+    return f"{kept}\nIf it is to be so long, allow more:  --max-size SIZE"
+
+
 def _clear(sink: Sink, transfer_id: str, way: Way) -> str:
     """Drop what is of no use any more, and say what is."""
-    attempt(lambda: sink.discard([transfer_id], keep_sealed=way.interval > 0))
-    left = attempt(lambda: sink.waiting([transfer_id])) if way.interval else ()
+    dropped = attempt(lambda: sink.discard([transfer_id], keep_sealed=way.interval > 0))
+    if not way.interval:
+        return ""
+    unknown = "What is complete there stays; the next run goes on from it."
+    if isinstance(dropped, TimedOut):
+        return unknown
+    left = attempt(lambda: sink.waiting([transfer_id]))
     if isinstance(left, BackupError):
-        return "What is complete there stays; the next run goes on from it."
+        return unknown
     safe = max((waiting.size_bytes for waiting in left), default=0)
     if not safe:
         return ""

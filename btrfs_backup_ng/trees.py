@@ -12,6 +12,7 @@ from btrfs_backup_ng.command import (
     CommandFailed,
     Completed,
     ContactLost,
+    TimedOut,
     settle,
 )
 from btrfs_backup_ng.host import Host
@@ -20,14 +21,13 @@ from btrfs_backup_ng.process import PIPE, Child, check_interrupted
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.walk import CannotRead, walk
 from btrfs_backup_ng.wire_hash import (
-    HASH,
-    UNAVAILABLE,
-    UNREADABLE,
     join,
     read_digests,
     read_xattrs,
     split,
 )
+from btrfs_backup_ng.wire import verbs
+from btrfs_backup_ng.wire.grammar import UNAVAILABLE, UNREADABLE
 
 _BLOCK = 64 * KIB
 
@@ -77,7 +77,9 @@ def answering(host: Host, path: str) -> Iterator[Tree]:
     with ExitStack() as stack:
         answers = {}
         for what in ("tree", "data", "xattrs"):
-            command = host.command(HASH, path, what, label="reading files")
+            command = host.command(verbs.HASH, path, what, label="reading files")
+            patience = replace(command.patience, longest_s=0.0)  # so large a tree is
+            command = replace(command, patience=patience)
             child = stack.enter_context(Child.start(command, stdin=PIPE, stdout=PIPE))
             answers[what] = _answer(child, command, what == "data")
         pairs = read_xattrs(split(answers["xattrs"], b"\n"))
@@ -117,10 +119,13 @@ def _answer(child: Child, command: Command, may_lack: bool) -> Iterator[bytes]:
 
     :param may_lack: it is no failure that some files cannot be read.
     """
-    assert child.stdout
-    while block := child.stdout.read(_BLOCK):
-        yield block
-    status, stderr = settle(command, child.wait() or 0, bytes(child.words))
+    try:
+        while block := child.read(_BLOCK):
+            yield block
+        ended = child.finish()
+    except TimedOut as error:
+        raise _explained(error) from error
+    status, stderr = settle(command, ended, bytes(child.words))
     completed = Completed(command, status, b"", stderr)
     check_interrupted()
     if status == UNAVAILABLE and stderr.strip():

@@ -1,7 +1,6 @@
 """Own the record at a place of what was verified there, when, and how thoroughly."""
 
 import enum
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -10,7 +9,14 @@ from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.entry import plain
 from btrfs_backup_ng.identity import Result
+from btrfs_backup_ng.record import (
+    Content,
+    Unreadable,
+    format_document,
+    parse_document,
+)
 
 #: File of our bookkeeping at a place.
 VERIFIED = "verified.json"
@@ -41,33 +47,22 @@ class Verified:
 Record = Mapping[UUID, Mapping[Level, Verified]]
 
 
-class Unreadable(ValueError):
-    """The record is damaged, or of a newer version."""
-
-
-def parse_verified(content: bytes | None) -> Record:
+def parse_verified(content: Content) -> Record:
     """Read a record.
 
-    :param content: ``None`` if there is none.
     :raises Unreadable: if it is not fully understood.
     """
-    if content is None:
-        return {}
-    try:
-        document = json.loads(content)
-        if document["version"] != _VERSION or document["version"] is True:
-            raise Unreadable(f"version {document['version']!r}")
-        return {
-            UUID(uuid): {
-                level: Verified(level, _time(seen["when"]), Result(seen["result"]))
-                for level, seen in (
-                    (Level(key), value) for key, value in levels.items()
-                )
-            }
-            for uuid, levels in document["snapshots"].items()
+    return {} if content is None else parse_document(content, _VERSION, _built)
+
+
+def _built(document: Any) -> Record:
+    return {
+        UUID(uuid): {
+            level: Verified(level, _time(seen["when"]), Result(seen["result"]))
+            for level, seen in ((Level(key), value) for key, value in levels.items())
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Unreadable(str(error)) from error
+        for uuid, levels in document["snapshots"].items()
+    }
 
 
 def _time(text: Any) -> datetime:
@@ -89,8 +84,7 @@ def format_verified(record: Record) -> bytes:
         }
         for uuid, levels in sorted(record.items())
     }
-    document = {"version": _VERSION, "snapshots": snapshots}
-    return json.dumps(document, indent=1).encode() + b"\n"
+    return format_document(_VERSION, {"snapshots": snapshots}, indent=1)
 
 
 def last_verified(record: Record, uuid: UUID) -> Verified | None:
@@ -104,16 +98,14 @@ def last_verified(record: Record, uuid: UUID) -> Verified | None:
     return max(bad or seen, key=lambda one: order.index(one.level), default=None)
 
 
-def read_verified(content: bytes | None) -> Mapping[UUID, Verified]:
-    """Give what counts for each snapshot of a record; a damaged one tells nothing.
+def read_verified(content: Content) -> Mapping[UUID, Verified]:
+    """Give what counts for each snapshot of a record.
 
-    :param content: of the file :data:`VERIFIED`, ``None`` if there is none.
+    :param content: of the file :data:`VERIFIED`.
+    :raises Unreadable: if it is not fully understood.
     """
-    try:
-        record = parse_verified(content)
-    except Unreadable:
-        return {}
-    counting = {uuid: last_verified(record, uuid) for uuid in record}
+    found = parse_verified(content)
+    counting = {uuid: last_verified(found, uuid) for uuid in found}
     return {uuid: seen for uuid, seen in counting.items() if seen}
 
 
@@ -134,28 +126,32 @@ class Memory:
         self._changed = self._failed = False
         self.notes: list[str] = []
 
-    def read(self, content: bytes | None, existing: Collection[UUID]) -> None:
+    def read(self, content: Content, existing: Collection[UUID]) -> None:
         """Read what is recorded; what is damaged is moved aside.
 
-        :param content: of the file :data:`VERIFIED` there, ``None`` if there is none.
+        :param content: of the file :data:`VERIFIED` there.
         :param existing: UUIDs of what is there; the rest is forgotten.
         """
         try:
-            record = parse_verified(content)
+            found = parse_verified(content)
         except Unreadable as error:
             self._set_aside(error)
             return
-        self._record = {u: dict(seen) for u, seen in record.items() if u in existing}
+        self._record = {u: dict(seen) for u, seen in found.items() if u in existing}
 
     def _set_aside(self, error: Unreadable) -> None:
-        aside = f"{VERIFIED}.unreadable-{self._now:%Y%m%dT%H%M%SZ}"
-        path = visible(f"{self._place.state}/{VERIFIED}")
+        aside = error.name_aside(VERIFIED, self._now)
+        path = visible(plain(f"{self._place.state}/{VERIFIED}"))
         text = f"{path} cannot be read ({visible(str(error))})"
         try:
             self._place.set_aside(VERIFIED, aside)
             self.notes.append(f"{text}; moved to {aside}")
         except BackupError as failed:
-            self.notes.append(f"{text}, and not be moved: {failed.message}")
+            self._failed = True  # what may be whole is not overwritten
+            self.notes.append(
+                f"{text} and not be moved aside, so what was verified cannot be"
+                f" remembered there: {failed.message}"
+            )
 
     def note(self, uuid: UUID, level: Level, result: Result) -> None:
         """Note how a snapshot was found; what could not be checked leaves no mark."""

@@ -9,6 +9,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.contents import KEPT, Compared, Place, compare_trees
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.forecast import Forecast, foresee
 from btrfs_backup_ng.identity import (
     Check,
     Finding,
@@ -16,7 +17,9 @@ from btrfs_backup_ng.identity import (
     Result,
     judge_against,
     judge_alone,
+    judge_bases,
     judge_common,
+    judge_next,
     judge_reference,
     judge_writable,
     of_ours,
@@ -27,10 +30,11 @@ from btrfs_backup_ng.identity import (
 from btrfs_backup_ng.listing import Access, Kind, open_place
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.manifest import Difference
-from btrfs_backup_ng.model import Seal, Snapshot
+from btrfs_backup_ng.model import Listing, Seal, Snapshot
 from btrfs_backup_ng.picking import is_in_part, pick
 from btrfs_backup_ng.pipeline import Meter
 from btrfs_backup_ng.progress import Progress
+from btrfs_backup_ng.record import Content
 from btrfs_backup_ng.scratch import open_scratch, restored
 from btrfs_backup_ng.seals import Item, Known, look_closely
 from btrfs_backup_ng.shelves import Shelf, check_records, parents_for, read_shelves
@@ -48,6 +52,7 @@ class Request:
     :ivar words: which snapshots; nothing for all.
     :ivar part: K and N: only the K-th of N parts, from 1.
     :ivar scratch: where restores are tested.
+    :ivar prefix: of the name of the next backup, ``None`` if that is not known.
     """
 
     location: Location
@@ -56,6 +61,7 @@ class Request:
     level: Level = Level.IDENTITY
     part: tuple[int, int] | None = None
     scratch: Location | None = None
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +96,14 @@ class Outcome:
     :ivar foreign: how many snapshots are there that are neither received nor named
         by us.
     :ivar notes: what a person should know that makes nothing better or worse.
+    :ivar next_backup: what is foretold of it, if the source was looked at.
     """
 
     findings: tuple[Finding, ...]
     verdicts: tuple[Verdict, ...]
     foreign: int = 0
     notes: tuple[str, ...] = ()
+    next_backup: Forecast | None = None
 
     @property
     def result(self) -> Result:
@@ -111,6 +119,7 @@ class _Source:
     :ivar homes: UUID of a snapshot -> where it is.
     """
 
+    place: BtrfsEndpoint
     reference: Reference
     homes: Mapping[UUID, Shelf]
     shelves: Sequence[Shelf]
@@ -142,6 +151,7 @@ class Verification:
         self._source: _Source | None = None
         self._scratch: BtrfsEndpoint | None = None
         self._there: frozenset[UUID] = frozenset()
+        self._next: Forecast | None = None
 
     def run(self) -> Outcome:
         """Verify; nothing but our own record of it is changed at the place.
@@ -158,7 +168,8 @@ class Verification:
         self._there = frozenset(snapshot.origin for snapshot in backups)
         if self._source:
             parents = parents_for(place, self._source.shelves)
-            findings += judge_common(backups, self._source.reference, parents)
+            findings += judge_bases(backups, parents)
+            findings += self._judge_next(self._source, shelves, backups)
         chosen = self._choose(shelves, homes)
         if request.scratch:
             self._scratch = open_scratch(request.scratch, access)
@@ -177,7 +188,11 @@ class Verification:
         total = sum(len(shelf.listing.snapshots) for shelf in shelves)
         notes = (*memory.notes, *_cut(place))
         return Outcome(
-            tuple(findings), tuple(self._verdicts), total - len(homes), notes
+            tuple(findings),
+            tuple(self._verdicts),
+            total - len(homes),
+            notes,
+            self._next,
         )
 
     def _choose(
@@ -217,16 +232,58 @@ class Verification:
             text = f"the source cannot be looked at: {seen.message}"
             yield Finding(Result.UNCHECKED, Check.SOURCE, text, seen.hint)
             return
-        homes = _homes(seen)
-        snapshots = tuple(snapshot for _, snapshot in homes.values())
-        reference = Reference.of(str(location), snapshots)
-        shelf_of = {uuid: shelf for uuid, (shelf, _) in homes.items()}
-        self._source = _Source(reference, shelf_of, seen)
-        yield from check_records(seen)
+        place, shelves = seen
+        # All of them: other tools make snapshots, too, with other names.
+        every = [(shelf, s) for shelf in shelves for s in shelf.listing.snapshots]
+        reference = Reference.of(str(location), [snapshot for _, snapshot in every])
+        shelf_of = {snapshot.uuid: shelf for shelf, snapshot in every}
+        self._source = _Source(place, reference, shelf_of, shelves)
+        yield from check_records(shelves)
         yield from judge_reference(reference)
 
-    def _read_source(self, location: Location) -> tuple[Shelf, ...]:
-        return read_shelves(open_place(location, self._access), self._access)
+    def _read_source(
+        self, location: Location
+    ) -> tuple[BtrfsEndpoint, tuple[Shelf, ...]]:
+        place = open_place(location, self._access)
+        return place, read_shelves(place, self._access)
+
+    def _judge_next(
+        self, source: _Source, shelves: Sequence[Shelf], backups: Sequence[Snapshot]
+    ) -> Iterator[Finding]:
+        """Foretell the next backup, and judge that."""
+        keepers = [shelf for shelf in shelves if shelf.kind is Kind.BACKUP]
+        here = _as_source(source)
+        if here is None or not keepers:
+            yield from judge_common(backups, source.reference)
+            return
+        (keeper,) = keepers
+        listing, holds = here
+        foretold = attempt(
+            lambda: foresee(
+                source.place,
+                listing,
+                keeper.endpoint,
+                keeper.listing,
+                name=str(keeper.endpoint.location),
+                now=self._now,
+                holds=holds,
+                origins=keeper.record,
+                prefix=self._request.prefix,
+            )
+        )
+        name = source.reference.name
+        if isinstance(foretold, BackupError):
+            text = f"the parent of the next backup from {name} is not known:"
+            text += f" {foretold.message}"
+            yield Finding(Result.UNCHECKED, Check.PARENT, text, foretold.hint)
+            return
+        self._next = foretold
+        yield from judge_next(
+            foretold.is_incremental,
+            name,
+            foretold.describe(),
+            has_copies=bool(backups),
+        )
 
     def _look_closely(self, chosen: Sequence[Item]) -> Known:
         """Find out what listings leave open: seals, and who has the same UUID."""
@@ -349,6 +406,24 @@ class Verification:
         meter = Meter()
         with self._progress.add(meter, f"comparing {name}"):
             compare_trees(original, copy, meter, compared)
+
+
+def _as_source(source: _Source) -> tuple[Listing, Content] | None:
+    """Give what a backup from a place would see, and the record of what is needed.
+
+    :returns: ``None`` for a place from which no backup is made: it has backups itself,
+        or is no subvolume that can be written to.
+    """
+    for shelf in source.shelves:
+        if shelf.kind is Kind.SNAPSHOT:
+            return shelf.listing, shelf.record
+    facts = source.place.facts
+    snapshots = (s for shelf in source.shelves for s in shelf.listing.snapshots)
+    if not (facts.is_subvolume and facts.is_writable):
+        return None
+    if any(snapshot.received_uuid for snapshot in snapshots):
+        return None
+    return Listing(), None
 
 
 def _homes(shelves: Sequence[Shelf]) -> dict[UUID, Item]:

@@ -4,7 +4,6 @@ import os
 import tempfile
 from datetime import timezone
 
-from btrfs_backup_ng import wire_versions
 from btrfs_backup_ng.__util__ import (
     MIB,
     Refused,
@@ -20,10 +19,11 @@ from btrfs_backup_ng.command import (
     settle,
 )
 from btrfs_backup_ng.host import Host
-from btrfs_backup_ng.process import Child, check_interrupted, run
+from btrfs_backup_ng.process import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.timeline import Sighting
 from btrfs_backup_ng.versions import Found, sighting_of
+from btrfs_backup_ng.wire import verbs
 
 #: Nobody reads more, and diff holds both in memory.
 _LIMIT_BYTES = 256 * MIB
@@ -85,10 +85,16 @@ def _fetch(host: Host, path: str, target: str) -> None:
 
     :raises BackupError: if it cannot be read.
     """
-    command = host.command(wire_versions.CONTENT, path, label="cat")
+    command = host.command(verbs.CONTENT, path, label="cat")
     with open(target, "wb") as file:
-        with Child.start(command, stdout=file.fileno()) as child:
-            status, stderr = settle(command, child.wait() or 0, bytes(child.words))
+        with Child.start(command, stdout=PIPE) as child:
+            size = 0
+            while block := child.read(MIB):
+                size += len(block)
+                if size > _LIMIT_BYTES:
+                    raise child.failure(CommandFailed, "gave more than there was")
+                file.write(block)
+            status, stderr = settle(command, child.finish(), bytes(child.words))
     completed = Completed(command, status, b"", stderr)
     if status != 0:
         check_interrupted()

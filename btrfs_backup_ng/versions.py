@@ -170,7 +170,7 @@ def find_versions(
     """
     source = Location(Scheme.LOCAL, file.subvolume)
     at_source = open_place(source, access)
-    contents = read_contents(at_source, access)
+    contents = read_contents(at_source, access).warn()
     wanted = [p for p in places or _on_record(contents, records) if p != source]
     origins = {kept.snapshot.origin for kept in contents.kept}
     origins |= {record.origin for record in records if record.origin}
@@ -243,15 +243,16 @@ class _Belonging:
         if kept.kind is Kind.SNAPSHOT or not recorded:
             return kept.kind is Kind.BACKUP
         return any(
-            all(origin.is_same(self.own) for origin in origins)
+            all(origin.is_same(self.own) for origin in series.sources)
+            and kept.snapshot.origin not in series.unknown
             and Naming(prefix).time_of(kept.snapshot.name) is not None
-            for prefix, origins in recorded.items()
+            for prefix, series in recorded.items()
         )
 
 
 def _look_at(location: Location, access: Access, is_ours: _Belonging) -> _Place:
     endpoint = open_place(location, access)
-    contents = read_contents(endpoint, access)
+    contents = read_contents(endpoint, access).warn()
     folder = {Kind.SNAPSHOT: endpoint.directory, Kind.BACKUP: location.path}
     kept = [
         (one, folder[one.kind])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible
-from btrfs_backup_ng.btrfs.ioctl import opened_directory
+from btrfs_backup_ng.entry import entered
 from btrfs_backup_ng.manifest import STUB_INODE, TOP, Entry, Names, Xattrs
 from btrfs_backup_ng.process import check_interrupted
 
@@ -33,7 +33,7 @@ def walk(
     :raises Interrupted: if a signal told us to end.
     """
     try:
-        with opened_directory(top) as descriptor:
+        with entered(top) as descriptor:
             status = os.fstat(descriptor)
             walker = _Walker(status.st_dev, count)
             yield walker.entry(descriptor, b".", TOP, status)

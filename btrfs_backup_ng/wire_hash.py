@@ -1,51 +1,14 @@
-"""Own the verb that hashes the files of a snapshot where they lie, and its answer."""
+"""Own the answer of the verb ``hash``: the files of a snapshot where they lie."""
 
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.__util__ import MIB
 from btrfs_backup_ng.manifest import Entry, Garbled, Names, Xattrs
 
 T = TypeVar("T")
-
-#: Exit statuses of ours, from sysexits.h: some files cannot be read; a program that it
-#: takes is not installed.
-UNREADABLE, UNAVAILABLE = 66, 69
-
-#: SUBVOLUME, WHAT -> about each name in it, in the order of the bytes of their paths:
-#: ``tree``: path, facts, and path with the target of a symlink, each with a NUL;
-#: ``data``: what ``sha256sum -z`` says, of each file by its first name, so that each
-#: is read once; ``xattrs``: what ``getfattr`` says. It takes GNU coreutils (8.28) and
-#: findutils. What stands for a nested subvolume (inode 2) is left out, and so is what
-#: is mounted in there. As no status of a pipe tells of all its parts, each says its
-#: own on descriptor 3; all of them have to come. Once stdin ends nobody listens any
-#: more: all of it is ended, in the middle of a file, if the session is ours alone.
-HASH = Verb(
-    "hash",
-    "exec 6<&0 </dev/null; { cat <&6; s=$(cat /proc/$$/stat); set -- ${s##*) };"
-    ' [ "$3" = $$ ] && $p kill -s TERM -- "-$$"; } >/dev/null 2>&1 &'
-    ' d=$1; w=$2; g() { $p env -C "$d" LC_ALL=C QUOTING_STYLE=literal "$@"; };'
-    " for q in sha256sum sort cut; do $q --version >/dev/null 2>&1 ||"
-    f' {{ echo "no GNU $q" >&2; e {UNAVAILABLE}; }}; done; g true || e 1;'
-    " s() { echo $? >&3; };"
-    ' f() { g find . -xdev -type d -inum 2 -prune -o "$@"; s; };'
-    " o() { sort -z; s; }; n=3; exec 4>&1;"
-    " case $w in"
-    ' tree) a() { f -print0; }; k() { g xargs -0 -r stat --printf "%n\\0%f %u %g %s'
-    ' %.9Y %i %h %t %T\\0%N\\0" --; s; };;'
-    " data) n=7; a() { f -type f -links 1 -print0;"
-    ' f -type f -links +1 -printf "%i/%p\\0" | o | { sort -z -s -u -t / -k 1,1; s; } |'
-    " { cut -z -d / -f 2-; s; }; }; k() { g xargs -0 -r sha256sum -z --; s; };;"
-    " *) command -v getfattr >/dev/null ||"
-    f' {{ echo "no getfattr" >&2; e {UNAVAILABLE}; }};'
-    " a() { f -print0; };"
-    " k() { g xargs -0 -r getfattr -h -d -m - -e hex --absolute-names --; s; };; esac;"
-    " r=$( { a | o | k >&4; } 3>&1 ); exec 4>&-;"
-    " set -- $r; z=0; [ $# = $n ] || z=1; for q; do case $q in 0) ;;"
-    f" 123) [ $z = 0 ] && z={UNREADABLE};; *) z=1;; esac; done; e $z",
-)
 
 _FACTS = re.compile(
     rb"([0-9a-f]+) (\d+) (\d+) (\d+) (-?\d+)\.(\d{9}) (\d+) (\d+)"
@@ -53,18 +16,25 @@ _FACTS = re.compile(
 )
 _DIGEST = re.compile(rb"(?s)([0-9a-f]{64})[ *]{2}(.*)")
 _QUOTED = re.compile(rb"\\([0-7]{3})")
+#: No record is longer: Linux has paths of 4 KiB and values of xattrs of 64 KiB, which
+#: are written with two signs a byte, or four.
+_RECORD = MIB
+#: All extended attributes of a file, written so, are less.
+_XATTRS = 64 * MIB
 _FILE = b"# file: "
 
 
 def split(blocks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
     """Cut what comes in blocks into records.
 
-    :raises Garbled: if the last one has no end.
+    :raises Garbled: if the last one has no end, or one is too long.
     """
     rest = b""
     for block in blocks:
         *whole, rest = (rest + block).split(end)
         yield from whole
+        if len(rest) > _RECORD:
+            raise Garbled(f"a record is longer than {_RECORD} bytes")
     if rest:
         raise Garbled("the last record is cut short")
 
@@ -88,12 +58,16 @@ def read_xattrs(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Xattrs]]:
     """
     path: bytes | None = None
     found: dict[bytes, bytes] = {}
+    size = 0
     for line in lines:
         if line.startswith(_FILE) and path is None:
-            path, found = _unquoted(line.removeprefix(_FILE)), {}
+            path, found, size = _unquoted(line.removeprefix(_FILE)), {}, 0
         elif path is None:
             raise Garbled(f"getfattr says {line!r:.200}")
         elif line:
+            size += len(line)
+            if size > _XATTRS:
+                raise Garbled(f"getfattr says too much of {path!r:.200}")
             name, separator, value = line.partition(b"=0x")
             try:
                 found[_unquoted(name)] = bytes.fromhex(value.decode())

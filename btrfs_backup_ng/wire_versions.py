@@ -1,4 +1,4 @@
-"""Own the verbs that look for one file in many snapshots, and what they answer.
+"""Own what the verbs answer that look for one file in many snapshots.
 
 Paths are absolute, NUL-separated on stdin. They and what they are stay as bytes that
 ``surrogateescape`` stands for. Needed there: ``xargs``, ``stat``, ``sha256sum``,
@@ -12,41 +12,12 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from btrfs_backup_ng.grammar import Verb
-
 #: What is said of paths that are not there: strerror(3) of ENOENT, ENOTDIR and ELOOP.
 _ABSENT = re.compile(
     rb": (No such file or directory|Not a directory"
     rb"|(Too many levels of symbolic links|Symbolic link loop))$",
     re.MULTILINE,
 )
-#: ``q`` becomes the words that give us root's rights for a program, if any do.
-_RIGHTS = 'q=; [ -z "$p" ] || {{ $p {} >/dev/null 2>&1 </dev/null && q=$p; }}; '
-
-#: Paths on stdin -> of each that is there: what it is, and its path, a line; behind a
-#: NUL what was said of the others.
-STATS = Verb(
-    "versions",
-    _RIGHTS.format("stat -c %i /")
-    + 'exec 4>&1; w=$(xargs -0 -r $q stat -c "%f %i %s %Y %Z %y %z %n" -- 2>&1 >&4);'
-    ' exec 4>&-; printf "\\0%s" "$w"; e 0',
-)
-
-#: Regular files on stdin -> the digest and path of each that can be read, a line.
-DIGESTS = Verb(
-    "digests",
-    _RIGHTS.format("sha256sum /dev/null")
-    + "xargs -0 -r $q sha256sum --; r=$?; case $r in 0|123) e 0;; esac; e $r",
-)
-
-#: Symbolic links on stdin -> where each leads, and a line break.
-LINKS = Verb(
-    "links",
-    _RIGHTS.format("readlink /proc/self/exe") + "xargs -0 -r -n 1 $q readlink --; e $?",
-)
-
-#: FILE -> its content.
-CONTENT = Verb("content", _RIGHTS.format("cat /dev/null") + '$q cat -- "$1"; e $?')
 
 
 class Unclear(ValueError):
@@ -84,7 +55,7 @@ def listed(paths: Sequence[str]) -> bytes:
 
 
 def parse_stats(answer: bytes, paths: Sequence[str]) -> list[Status | None]:
-    """Read the answer of :data:`STATS`.
+    """Read the answer of the verb ``versions``.
 
     It comes in the order of the paths, so that no name, however it looks, can be taken
     for another one.
@@ -120,7 +91,7 @@ _ESCAPES = {b"n": b"\n", b"r": b"\r", b"\\": b"\\"}
 
 
 def parse_digests(answer: bytes, paths: Sequence[str]) -> list[str | None]:
-    """Read the answer of :data:`DIGESTS`.
+    """Read the answer of the verb ``digests``.
 
     :returns: the SHA-256 of each file, in hexadecimal; ``None`` if it cannot be read.
     :raises Unclear: if the answer is not understood.
@@ -151,7 +122,7 @@ def _unescaped(text: bytes) -> bytes:
 
 
 def parse_links(answer: bytes, sizes: Sequence[int]) -> list[str]:
-    """Read the answer of :data:`LINKS`: where each link leads.
+    """Read the answer of the verb ``links``: where each link leads.
 
     :param sizes: of the links in bytes, which is how long their targets are.
     :raises Unclear: if the answer is not understood.

@@ -13,14 +13,13 @@ from btrfs_backup_ng.btrfs.listing import parse_nested
 from btrfs_backup_ng.btrfs.parse import parse_show, parse_version
 from btrfs_backup_ng.codecs import PROGRAMS
 from btrfs_backup_ng.command import find_program
+from btrfs_backup_ng.entry import INCOMING, STATE, below, entered, trouble_with
 from btrfs_backup_ng.model import Facts, Privilege
-
-#: Directory of our bookkeeping at every place, and of unfinished transfers in it.
-STATE = ".btrfs-backup-ng"
-INCOMING = "incoming"
 
 _PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"
 _MOUNTS = "/proc/self/mountinfo"
+#: Since 1970, up to the year 9999.
+_SECONDS = re.compile(r"[0-9]{1,12}")
 #: Keys of the answer to ``hello`` with nested subvolumes, in two orders.
 _NESTED = ("nested", "nestedback")
 
@@ -71,9 +70,11 @@ def read_facts(
         has_state=STATE in names,
         folder_filesystem=_filesystem_id(_existing(folder)) if folder else "",
         has_folder=os.path.isdir(folder),
-        leftovers=_leftovers(directory) if STATE in names and root else (),
+        trouble=trouble_with(directory) if STATE in names and root else "",
     )
     facts = replace(facts, containing=_containing(directory))
+    if facts.has_state and root and not facts.trouble:
+        facts = replace(facts, leftovers=_leftovers(directory))
     if facts.is_btrfs and facts.containing == directory:
         facts = _with_subvolume(facts, directory, with_nested=bool(folder) and root)
     return facts
@@ -87,6 +88,7 @@ def _with_subvolume(facts: Facts, directory: str, *, with_nested: bool) -> Facts
         facts,
         is_subvolume=True,
         uuid=info.uuid,
+        parent_uuid=info.parent_uuid,
         received_uuid=info.received_uuid,
         nested=tuple(sorted(os.fsdecode(path) for path in nested)),
     )
@@ -115,7 +117,8 @@ def _containing(path: str) -> str:
 
 def _leftovers(directory: str) -> tuple[str, ...]:
     try:
-        return tuple(sorted(os.listdir(f"{directory}/{STATE}/{INCOMING}")))
+        with entered(below(directory, f"{STATE}/{INCOMING}")) as descriptor:
+            return tuple(sorted(os.listdir(descriptor)))
     except FileNotFoundError:
         return ()
 
@@ -133,6 +136,13 @@ def _read_text(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def _ahead(clock: str, asked_at: float | None) -> float | None:
+    """Compare another clock with ours, to the length of a question."""
+    if asked_at is None or not _SECONDS.fullmatch(clock):
+        return None
+    return int(clock) - asked_at
 
 
 def _protocol(text: str) -> int:
@@ -169,9 +179,10 @@ def _unescaped(match: re.Match[str]) -> str:
     return chr(int(match[1], 8))
 
 
-def parse_facts(answer: Mapping[str, str]) -> Facts:
+def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Facts:
     """Read what ``hello`` answered, as keys and values.
 
+    :param asked_at: our clock when it was asked.
     :raises ValueError: if it is not understood.
     """
     facts = Facts(
@@ -182,6 +193,7 @@ def parse_facts(answer: Mapping[str, str]) -> Facts:
         exists="exists" in answer,
         codecs=frozenset(name for name in PROGRAMS if answer.get(name)),
         has_python=bool(answer.get("python")),
+        clock_ahead_s=_ahead(answer.get("clock", ""), asked_at),
     )
     if not facts.is_directory:
         return facts
@@ -206,7 +218,8 @@ def parse_facts(answer: Mapping[str, str]) -> Facts:
         containing=answer["containing"],
         folder_filesystem=folder.zfill(16) if folder else "",
         has_folder="hasfolder" in answer,
-        leftovers=tuple(answer["leftovers"].split()),
+        leftovers=tuple(answer.get("leftovers", "").split()),
+        trouble=answer.get("trouble", ""),
     )
     if not answer.get("show"):
         return facts
@@ -220,6 +233,7 @@ def parse_facts(answer: Mapping[str, str]) -> Facts:
         is_subvolume=True,
         is_writable=facts.is_writable and not shown.read_only,
         uuid=shown.uuid,
+        parent_uuid=shown.parent_uuid,
         received_uuid=shown.received_uuid,
         nested=tuple(sorted(parse_nested(nested, back, path))),
     )

@@ -9,11 +9,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from uuid import UUID
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, judge_seal, parse_uuid
 from btrfs_backup_ng.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.record import Content, parse_answer
 
 #: A line of ``btrfs subvolume list -uqRcg``, up to the path.
 _FULL = re.compile(
@@ -31,39 +33,43 @@ _DATED = re.compile(
     rb" uuid (\S+) +path ",
     re.MULTILINE,
 )
+#: The same of ``list -qu``.
+_PARENTS = re.compile(
+    rb"^ID (\d+) gen \d+ top level \d+ parent_uuid (\S+) +uuid \S+ path ", re.MULTILINE
+)
 _SHORT = re.compile(rb"^ID \d+ gen \d+ top level \d+ path ", re.MULTILINE)
 
 
-def read_listing(directory: str) -> Listing:
+def read_listing(directory: int) -> Listing:
     """Look at a directory of this machine; needs root for the crowded origins.
 
+    :param directory: its descriptor.
     :raises OSError: if the directory cannot be read.
     """
     snapshots, names = [], []
-    with ioctl.opened_directory(directory) as descriptor:
-        with os.scandir(descriptor) as entries:
-            for entry in entries:
-                names.append(entry.name)
-                snapshot = _read_snapshot(descriptor, entry.name)
-                if snapshot is not None:
-                    snapshots.append(snapshot)
-        carriers = ioctl.received_carriers(descriptor)
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            names.append(entry.name)
+            snapshot = _read_snapshot(directory, entry.name)
+            if snapshot is not None:
+                snapshots.append(snapshot)
+    carriers = ioctl.received_carriers(directory)
     return Listing(tuple(snapshots), frozenset(names), carriers)
 
 
 def look_closely(
-    directory: str, tree_ids: Iterable[int], *, are_checkpoints: bool = False
+    directory: int, tree_ids: Iterable[int], *, are_checkpoints: bool = False
 ) -> Seal:
     """Tell whether all of some subvolumes of a filesystem here are unchanged.
 
+    :param directory: descriptor of one on that filesystem.
     :raises OSError: if they cannot be looked at.
     """
-    with ioctl.opened_directory(directory) as descriptor:
-        for tree_id in tree_ids:
-            found = ioctl.root_seal(descriptor, tree_id)
-            seal = found and judge_seal(*found, is_checkpoint=are_checkpoints)
-            if seal is Seal.BROKEN:
-                return Seal.BROKEN
+    for tree_id in tree_ids:
+        found = ioctl.root_seal(directory, tree_id)
+        seal = found and judge_seal(*found, is_checkpoint=are_checkpoints)
+        if seal is Seal.BROKEN:
+            return Seal.BROKEN
     return Seal.INTACT
 
 
@@ -107,13 +113,14 @@ def _read_snapshot(directory: int, name: str) -> Snapshot | None:
     )
 
 
-def parse_listing(
-    answer: bytes, files: int
-) -> tuple[Listing, tuple[bytes | None, ...]]:
+def parse_listing(answer: bytes, files: int) -> tuple[Listing, tuple[Content, ...]]:
     """Read what the ``list`` verb answered, and the files that came with it.
 
+    Each file is answered as :func:`record.parse_answer` reads it, and ends with NUL.
+    Its own NUL bytes, which no record has, the verb replaces.
+
     :param files: how many were asked for.
-    :returns: the listing, and the contents of the files (``None``: no file).
+    :returns: the listing, and what lies under the names of the files.
     :raises OutputNotUnderstood: if it is not what the known versions print.
     """
     names_raw, _, rest = answer.partition(b"\0\0")
@@ -140,10 +147,13 @@ def parse_listing(
         if uuid:
             carriers[uuid] = (*carriers.get(uuid, ()), int(match[1]))
     listing = Listing(tuple(snapshots), frozenset(map(os.fsdecode, names)), carriers)
-    *contents, end = behind.rsplit(b"\0", 1) if files == 1 else behind.split(b"\0")
+    *contents, end = behind.split(b"\0")
     if end or len(contents) != files:
         raise OutputNotUnderstood("the files that come with the list are not clear")
-    return listing, tuple(raw[1:] if raw else None for raw in contents)
+    try:
+        return listing, tuple(map(parse_answer, contents))
+    except ValueError as error:
+        raise OutputNotUnderstood(str(error)) from error
 
 
 def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]:
@@ -154,6 +164,35 @@ def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]
     """
     for match, _ in _records(_DATED, text, reversed_text):
         yield UUID(match[2].decode()), match[1].decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A subvolume of the filesystem that is a snapshot.
+
+    :ivar path: from the top of the filesystem, or of what the mount shows of it.
+    :ivar parent: UUID of the subvolume that it is a snapshot of.
+    """
+
+    tree_id: int
+    path: str
+    parent: UUID
+
+
+def parse_children(answer: bytes) -> list[Child]:
+    """Read the answer of the verb ``children``.
+
+    :raises OutputNotUnderstood: if it is not what the known versions print.
+    """
+    try:
+        text, reversed_text, _ = answer.split(b"\0")
+    except ValueError as error:
+        raise OutputNotUnderstood("the list is cut short") from error
+    return [
+        Child(int(match[1]), os.fsdecode(path), parent)
+        for match, path in _records(_PARENTS, text, reversed_text)
+        if (parent := parse_uuid(match[2].decode()))
+    ]
 
 
 def _snapshot(match: re.Match[bytes], name: str) -> Snapshot:

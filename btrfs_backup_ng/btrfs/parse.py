@@ -10,7 +10,7 @@ _VERSION = re.compile(r"btrfs-progs v(\d+)\.(\d+)")
 #: The fields of ``btrfs subvolume show`` as they follow one another; between these
 #: stand others, which differ from version to version.
 _SHOWN = re.compile(
-    r"^\tUUID: *\t+(?P<uuid>\S+)\n\tParent UUID: *\t+\S+\n"
+    r"^\tUUID: *\t+(?P<uuid>\S+)\n\tParent UUID: *\t+(?P<parent_uuid>\S+)\n"
     r"\tReceived UUID: *\t+(?P<received_uuid>\S+)\n(?:\t[^\n]*\n){,2}?"
     r"\t(?:Subvolume|Object) ID: *\t+(?P<tree_id>\d+)\n"
     r"\tGeneration: *\t+(?P<generation>\d+)\n\tGen at creation: *\t+(?P<made>\d+)\n"
@@ -39,9 +39,11 @@ class Shown:
     :ivar tree_id: the number of the subvolume.
     :ivar made: transaction that made it ("Gen at creation").
     :ivar received: transaction that finished its receive, 0 if none did.
+    :ivar parent_uuid: of what it was made of.
     """
 
     uuid: UUID
+    parent_uuid: UUID | None
     received_uuid: UUID | None
     read_only: bool
     tree_id: int
@@ -70,6 +72,7 @@ def parse_show(text: str) -> Shown:
     try:
         return Shown(
             uuid=UUID(fields["uuid"]),
+            parent_uuid=parse_uuid(fields["parent_uuid"]),
             received_uuid=parse_uuid(fields["received_uuid"]),
             read_only="readonly" in fields["flags"].split(),
             tree_id=int(fields["tree_id"]),
@@ -163,6 +166,11 @@ _LASTING = {
     "Operation not permitted",
     "a password is required",
 }
+
+
+def is_full(stderr: str) -> bool:
+    """Tell whether a failed btrfs command met a full filesystem."""
+    return "No space left on device" in stderr
 
 
 def stays(stderr: str) -> bool:

@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import UsageError
@@ -15,10 +14,13 @@ from btrfs_backup_ng.cli.output import Output, print_line
 from btrfs_backup_ng.cli.parser import display_level, parse_task
 from btrfs_backup_ng.cli.root import become_root, sudo_line
 from btrfs_backup_ng.cli.sshopts import ssh_options
+from btrfs_backup_ng.cli.verb import remembered
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand, split_tasks
+from btrfs_backup_ng.clock import read_clock
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.forecast import usual_prefix
 from btrfs_backup_ng.history import History, state_directory
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.locks import Turns
@@ -63,8 +65,10 @@ def main(words: Sequence[str]) -> int:
         output = Output(
             progress=progress, quiet=quiet, notes=level != "error", as_json=as_json
         )
+        clock = read_clock()
         context = Context(
-            now=datetime.now().astimezone(),
+            now=clock.now,
+            is_synchronised=clock.is_synchronised,
             connections=connections,
             turns=Turns(),
             progress=progress,
@@ -72,6 +76,7 @@ def main(words: Sequence[str]) -> int:
             watched=line,
             sudo_line=sudo_line(words),
             remember=History(state_directory()).add,
+            recall=remembered,
         )
         status = exit_status(_run_side_by_side(jobs, context))
     output.finish(status)
@@ -111,7 +116,7 @@ def _job(options: argparse.Namespace) -> Job:
         raise UsageError("--remove-locks needs the destinations to forget")
     prefix = options.snapshot_prefix
     if prefix is None:
-        prefix = f"{os.uname().nodename}-"
+        prefix = usual_prefix()
     return Job(
         source=source,
         destinations=tuple(destinations),
@@ -172,4 +177,5 @@ def _transfer_options(options: argparse.Namespace) -> TransferOptions:
         checkpoint_interval=options.checkpoint_interval,
         retries=options.retries,
         staging_max_age=options.staging_max_age,
+        max_size=options.max_size,
     )

@@ -240,13 +240,17 @@ def _add_transfer(parser: Parser) -> None:
         help="look at a backup once more under its final name (default: yes; what"
         " arrived is checked before in any case)",
     )
-    add(
-        "--stall-timeout",
-        type=values.seconds,
-        metavar="S",
-        default=300.0,
-        help="end a transfer in which nothing moves for S seconds, 0 for never"
-        " (default: 300)",
+    add_max_size(group)
+
+
+def add_max_size(group: argparse._ActionsContainer) -> None:
+    """Add the option that says how long a stream may be."""
+    group.add_argument(
+        "--max-size",
+        type=values.max_size,
+        metavar="SIZE",
+        help="end a transfer that is longer than SIZE, like 500G, and keep nothing of"
+        " it: for a source that is not trusted (default: no limit)",
     )
 
 

@@ -2,19 +2,25 @@
 
 import argparse
 import json
-import os
 import shlex
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import BackupError, format_size, format_span, visible
+from btrfs_backup_ng.__util__ import (
+    BackupError,
+    attempt,
+    format_size,
+    format_span,
+    visible,
+)
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.layout import wrapped
 from btrfs_backup_ng.cli.output import print_line, tell_failure
+from btrfs_backup_ng.cli.verb import FOLDER
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.files import FileRestoration
 from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.listing import Kind, State
-from btrfs_backup_ng.naming import prefix_in
+from btrfs_backup_ng.naming import split_name
 from btrfs_backup_ng.report import Failed, Sent
 from btrfs_backup_ng.restore import Restoration
 from btrfs_backup_ng.swap import Swap
@@ -50,19 +56,33 @@ class Desk:
         if not dry:
             self._done(restoration.run(), str(restoration.place))
             if self._options.writable:
-                self._tell_prefix()
+                self._tell_next(restoration)
         self._tell_swap(restoration, restoration.swap())
 
     def _kind(self) -> str:
         return "writable" if self._options.writable else "a read-only snapshot"
 
-    def _tell_prefix(self) -> None:
-        """Say how the next backup finds what it builds upon."""
+    def _tell_next(self, restoration: Restoration) -> None:
+        """Say what the next backup of what was made is, and how to name it."""
         assert self.chosen
-        prefix = prefix_in(self.chosen.kept.snapshot.name)
-        default = prefix == f"{os.uname().nodename}-"
-        option = "" if default else f", with:  -p {visible(shlex.quote(prefix))}"
-        self._say(f"The next backup of it can be incremental{option}")
+        forecast = attempt(restoration.foresee_next)
+        if isinstance(forecast, BackupError):
+            self._fields["next_backup"] = None
+            text = f"Its next backup may be full: {forecast.message}"
+            self._say(visible(text))
+            return
+        self._fields["next_backup"] = tell.forecast_fields(forecast)
+        told = f"to {forecast.place} is {forecast.describe()}"
+        self._say(visible(f"The next backup of it {told}"))
+        split = split_name(self.chosen.kept.snapshot.name)
+        if split and split[0] not in {one.prefix for one in forecast.outcomes}:
+            option = visible(shlex.quote(split[0]))
+            self._say(f"To go on with names of that series:  -p {option}")
+        if self._options.snapshot_folder != FOLDER:
+            self._say(
+                "That is without -f: the first snapshot of it is in its own"
+                f" {FOLDER}"
+            )
 
     def _done(self, sent: Sent, place: str) -> None:
         size, took = format_size(sent.size_bytes or 0), format_span(sent.elapsed_s)

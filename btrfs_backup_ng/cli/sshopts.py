@@ -3,7 +3,8 @@
 import argparse
 
 from btrfs_backup_ng.__util__ import UsageError, visible
-from btrfs_backup_ng.model import SshOptions
+from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.model import STALL_TIMEOUT_S, SshOptions
 
 
 def add_ssh(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +57,14 @@ def add_ssh(parser: argparse.ArgumentParser) -> None:
         default="",
         help="the first line of F is the password that sudo asks for there",
     )
+    add(
+        "--stall-timeout",
+        type=values.seconds,
+        metavar="S",
+        default=STALL_TIMEOUT_S,
+        help="end a transfer in which nothing moves, and give up a place, also of this"
+        " machine, that says nothing, for S seconds, 0 for never (default: 300)",
+    )
 
 
 def ssh_options(options: argparse.Namespace) -> SshOptions:
@@ -75,6 +84,7 @@ def ssh_options(options: argparse.Namespace) -> SshOptions:
         password_file=options.ssh_password_file,
         sudo_password_file=options.sudo_password_file,
         reopenings=None if retries else 1,
+        silence_s=options.stall_timeout,
     )
 
 

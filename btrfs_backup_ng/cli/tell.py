@@ -3,9 +3,11 @@
 from datetime import datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import BackupError, format_age, format_size, visible
+from btrfs_backup_ng.forecast import Forecast
 from btrfs_backup_ng.identity import Result
-from btrfs_backup_ng.listing import Broken, Kept, Kind, Relation, State
+from btrfs_backup_ng.listing import Broken, Kept, Kind, State
 from btrfs_backup_ng.model import Waiting
+from btrfs_backup_ng.relations import Relation
 from btrfs_backup_ng.verified import Verified
 
 #: Clocks differ a little; what is dated later than that is not "now".
@@ -91,10 +93,13 @@ def broken_fields(broken: Broken, now: datetime) -> Json:
 def relation(relation: Relation, kind: Kind) -> str:
     """Write what a snapshot or backup is to other places; nothing if it is alone."""
     way = "to" if kind is Kind.SNAPSHOT else "from"
-    others = [place for place in relation.common if place not in relation.parent]
+    parents = (relation.parent, relation.perhaps_parent, relation.parent_on_record)
+    others = [p for p in relation.common if not any(p in some for some in parents)]
     parts = (
         ("also at", others),
         (f"parent of the next transfer {way}", relation.parent),
+        (f"perhaps parent of the next transfer {way}", relation.perhaps_parent),
+        (f"on record as parent of the next transfer {way}", relation.parent_on_record),
         ("being sent to", relation.sending),
         ("perhaps needed by", relation.needed),
     )
@@ -107,8 +112,33 @@ def relation_fields(relation: Relation) -> Json:
     return {
         "common_with": list(relation.common),
         "next_parent": list(relation.parent),
+        "perhaps_next_parent": list(relation.perhaps_parent),
+        "next_parent_on_record": list(relation.parent_on_record),
         "being_sent_to": list(relation.sending),
         "perhaps_needed_by": list(relation.needed),
+    }
+
+
+def forecast_fields(forecast: Forecast | None) -> Json | None:
+    """Give the fields of what is foretold of the next backup."""
+    if forecast is None:
+        return None
+    cases = forecast.cases
+    parents = {one.parent.name if one.parent else None for one in cases}
+    return {
+        "incremental": forecast.is_incremental,
+        "certain": forecast.is_certain,
+        "parent": parents.pop() if len(parents) == 1 else None,
+        "cases": [
+            {
+                "prefix": one.prefix,
+                "parent": one.parent.name if one.parent else None,
+                "why_full": one.why_full.value if one.why_full else None,
+                "refusals": list(one.refusals),
+            }
+            for one in cases
+        ],
+        "coming": list(forecast.coming),
     }
 
 

@@ -1,9 +1,10 @@
 """Own what ``prune`` shows and asks about one place before its old snapshots go."""
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
+from btrfs_backup_ng.__logger__ import PROGRAM, log_message
 from btrfs_backup_ng.__util__ import (
     BackupError,
     Refused,
@@ -15,6 +16,7 @@ from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.asking import Declined, confirmed
 from btrfs_backup_ng.cli.layout import table
 from btrfs_backup_ng.cli.output import print_about, print_line
+from btrfs_backup_ng.judgement import Course
 from btrfs_backup_ng.leftovers import check_free
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location
@@ -22,7 +24,9 @@ from btrfs_backup_ng.model import Snapshot
 from btrfs_backup_ng.report import Tally
 from btrfs_backup_ng.retention import BY_ARRIVAL
 from btrfs_backup_ng.thinning import (
+    OWNER_UNKNOWN,
     Judged,
+    Needs,
     Part,
     Wish,
     carry_out,
@@ -40,7 +44,7 @@ class Thinner:
     """One place, from the look to the last word about it.
 
     :ivar parts: what was seen there.
-    :ivar needed: origins that must stay, and why; known when all places were seen.
+    :ivar needs: what is known when all places were seen.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Thinner:
         self._options = options
         self._wish = wish
         self.parts: list[Part] = []
-        self.needed: Mapping[UUID, str] = {}
+        self.needs = Needs({}, Course(wish.now))
         self.tally = Tally()
         self._unseen: BackupError | None = None
         self._judged: list[Judged] = []
@@ -80,11 +84,12 @@ class Thinner:
         if self._unseen:
             raise self._unseen
         options = self._options
-        self._judged = [judge_part(p, self._wish, self.needed) for p in self.parts]
+        self._judged = [judge_part(p, self._wish, self.needs) for p in self.parts]
         doomed = [s for judged in self._judged for s in judged.doomed]
         self._weigh()
         for judged in self._judged:
             self._show(judged)
+        self._tell_waiting()
         self._check_refusals()
         if not doomed or options.dry_run:
             self.tally.add(Tally(done=1))
@@ -94,14 +99,21 @@ class Thinner:
         them = "it" if len(doomed) == 1 else f"these {len(doomed)}"
         if not (options.yes or confirmed(f"Delete {them}? [y/N]: ")):
             raise Declined(f"nothing was deleted at {self.parts[0].place}")
-        outcome = carry_out(self._judged, self._wish, self.needed, options.wait)
-        self._gone = outcome.gone
+        outcome = carry_out(self._judged, self._wish, self.needs, options.wait)
+        self._gone = frozenset(snapshot.uuid for snapshot in outcome.gone)
         if self._gone:
             self.tally.add(Tally(done=1))
             freed = self._freed([s for s in doomed if s.uuid in self._gone])
             self._say(f"deleted {len(self._gone)} of {len(doomed)}, {freed}")
         if outcome.error:
             raise outcome.error
+
+    def _tell_waiting(self) -> None:
+        """Warn of what stays for now, because of a clock."""
+        for judged in self._judged:
+            for why in judged.waiting:
+                hint = "If the clock of this machine is right:  --force"
+                log_message(f"warning: {visible(why)}", hint)
 
     def _check_refusals(self) -> None:
         """Go on only if nothing looks dangerous.
@@ -111,7 +123,7 @@ class Thinner:
         refusals = [why for judged in self._judged for why in judged.refusals]
         if refusals and not self._options.force:
             raise Refused(
-                ".\n  ".join(refusals) + ". Nothing was deleted",
+                ".\n  ".join(map(visible, refusals)) + ". Nothing was deleted",
                 hint="If that is right:  --force",
             )
 
@@ -152,6 +164,11 @@ class Thinner:
             self._say(
                 f"nothing here tells that names that begin with {prefixes} are ours; to"
                 " include them, give each:  -p PREFIX"
+            )
+        if any(v.reasons == (OWNER_UNKNOWN,) for v in judged.verdicts):
+            self._say(
+                "of some backups it is not known whose they are; if they are all of one"
+                f" source:  {PROGRAM} prune --one-source -p PREFIX PLACE"
             )
         if doomed:
             self._say(f"to delete: {len(doomed)}, {self._freed(doomed)}")

@@ -60,6 +60,11 @@ def size(text: str, option: str = "--rate") -> int:
         raise UsageError(f"{option}: {visible(str(error))}") from error
 
 
+def max_size(text: str) -> int:
+    """Read how long a stream may be, in bytes."""
+    return size(text, "--max-size")
+
+
 def interval(text: str) -> int:
     """Read how far checkpoints are apart, in bytes."""
     wanted = size(text, "--checkpoint-interval")

@@ -22,7 +22,8 @@ from btrfs_backup_ng.location import Location, Scheme, parse_location
 
 log = logging.getLogger(__name__)
 
-_FOLDER = ".btrfs-backup-ng/snapshots"
+#: Where the snapshots of a source are, unless it is said.
+FOLDER = ".btrfs-backup-ng/snapshots"
 
 
 def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parser:
@@ -70,7 +71,7 @@ def add_folder(parser: Parser) -> None:
         "-f",
         "--snapshot-folder",
         metavar="DIR",
-        default=_FOLDER,
+        default=FOLDER,
         help="where snapshots are kept, relative to the source or absolute"
         " (default: %(default)s)",
     )
@@ -102,7 +103,7 @@ def wanted_places(
     if options.places:
         return [(place, "") for place in read_keepers(options)]
     folder = options.snapshot_folder
-    known = places_in(records, "" if folder == _FOLDER else folder)
+    known = places_in(records, "" if folder == FOLDER else folder)
     if not known:
         raise UsageError(
             "a place is missing, and no backup of this machine is on record yet",
@@ -117,7 +118,7 @@ def recorded_folder(options: argparse.Namespace, records: Sequence[Record]) -> s
     :param records: of that source.
     """
     folder: str = options.snapshot_folder
-    return records[-1].folder if records and folder == _FOLDER else folder
+    return records[-1].folder if records and folder == FOLDER else folder
 
 
 def read_keepers(options: argparse.Namespace) -> list[Location]:

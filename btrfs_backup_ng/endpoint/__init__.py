@@ -66,5 +66,5 @@ def _open_btrfs(
     ssh: SshOptions,
 ) -> BtrfsEndpoint:
     if location.scheme is Scheme.LOCAL:
-        return local_endpoint(location, naming, folder)
+        return local_endpoint(location, naming, folder, ssh.silence_s)
     return ssh_endpoint(location, naming, folder, connections=connections, options=ssh)

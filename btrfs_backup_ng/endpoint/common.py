@@ -8,27 +8,35 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from btrfs_backup_ng import codecs, grammar, staging, wire
+from btrfs_backup_ng import codecs, staging
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.btrfs.facts import STATE
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
     Shown,
     explain,
     parse_show,
 )
+from btrfs_backup_ng.btrfs.listing import parse_children
 from btrfs_backup_ng.checkpoints import portable
+from btrfs_backup_ng.entry import STATE, NotOurs, below, plain, refusal
 from btrfs_backup_ng.host import Host, Say
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot, Waiting
 from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.command import Command, CommandFailed, Completed
+from btrfs_backup_ng.command import Command, CommandFailed, Completed, last_words
+from btrfs_backup_ng.record import Content
 from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
 from btrfs_backup_ng.staging import Checkpoint
+from btrfs_backup_ng.wire import grammar, verbs
 
 #: What names may take in one command: 64 KiB are safe with ssh (transfer limit of one
 #: argument in Linux: 128 KiB, MAX_ARG_STRLEN), and the script needs some of it.
 _BATCH_BYTES = 48 * 1024
+
+
+#: The name that btrfs gives a snapshot of ``/proc/PID/fd/5`` (verb ``snapshot``) in a
+#: directory.
+_UNNAMED = "5"
 
 
 class WrongArrival(BackupError):
@@ -37,6 +45,10 @@ class WrongArrival(BackupError):
 
 class NameTaken(BackupError):
     """Something of that name appeared at the destination meanwhile."""
+
+
+class WentAstray(BackupError):
+    """A snapshot did not appear in the directory in which it was made."""
 
 
 class Sink(Protocol):
@@ -98,8 +110,8 @@ def new_transfer_id(now: datetime) -> str:
 class BtrfsEndpoint:
     """Snapshots as subvolumes in one directory, on whatever host.
 
-    :ivar directory: where they are.
-    :ivar state: where our bookkeeping about them is.
+    :ivar directory: where they are, as ``entry`` enters it.
+    :ivar state: where our bookkeeping about them is, likewise.
     :ivar facts: what :meth:`look` found.
     :ivar publishing: the verb that gives what arrived its final name.
     """
@@ -117,9 +129,9 @@ class BtrfsEndpoint:
         self.location = location
         self.host = host
         self.is_source = folder is not None
-        self.directory = location.join(folder or "").path.rstrip("/") or "/"
-        self.state = location.join(STATE).path
-        self.publishing = wire.PUBLISH
+        self.directory = _folder_in(location.path, folder or "")
+        self.state = below(location.path, STATE)
+        self.publishing = verbs.PUBLISH
         self._naming = naming
         self._is_prepared = False
 
@@ -151,16 +163,16 @@ class BtrfsEndpoint:
             self._is_prepared = True
             yield say
 
-    def listing(self, name: str) -> tuple[Listing, bytes | None]:
+    def listing(self, name: str) -> tuple[Listing, Content]:
         """Look at all snapshots, and read a file of our bookkeeping.
 
-        :returns: the snapshots, and the file's content (``None``: no such file).
+        :returns: the snapshots, and what lies under the name of the file.
         :raises ListingFailed: if it cannot; nothing is known then.
         """
         seen, (content,) = self.listing_with(name)
         return seen, content
 
-    def listing_with(self, *names: str) -> tuple[Listing, tuple[bytes | None, ...]]:
+    def listing_with(self, *names: str) -> tuple[Listing, tuple[Content, ...]]:
         """Do the same with several files."""
         if self.is_source and not (self.facts.has_folder or self._is_prepared):
             return Listing(), (None,) * len(names)  # a rehearsal of the first run
@@ -182,16 +194,19 @@ class BtrfsEndpoint:
         """
         identity = "fresh" if self.facts.received_uuid else "keep"
         place, transfer_id = self.location.path, new_transfer_id(now)
-        done = self._call(
-            wire.SNAPSHOT,
-            place,
-            self.directory,
-            name,
-            self.state,
-            identity,
-            transfer_id,
-        )
-        shown = _parse_show(done.stdout)
+        words = (place, self.directory, name, self.state, identity, transfer_id)
+        parent = self.facts.uuid
+        try:
+            answer = self._call(verbs.SNAPSHOT, *words).stdout
+        except CommandFailed as error:
+            if error.completed.status != grammar.ASTRAY or not parent:
+                raise
+            raise self._recover_stray(parent, name, _UNNAMED) from error
+        made_of, _, text = answer.partition(b"\0")
+        shown = _parse_show(text)
+        parent = _parse_show(made_of).uuid if made_of else parent
+        if parent and shown.parent_uuid != parent:
+            raise self._recover_stray(parent, name, _UNNAMED)
         return Snapshot(
             name=name,
             created=self._naming.time_of(name) or now,
@@ -218,10 +233,10 @@ class BtrfsEndpoint:
         base = self.path(parent.name) if parent else ""
         path = self.path(snapshot.name)
         words = (protocol, base, path, self._applied(codec))
-        if not (checkpoints and self.host.name):
-            return self.host.command(wire.SEND, *words, label="btrfs send")
-        verb = wire.send_with_checkpoints(portable())
-        return self.host.command(verb, *words, *checkpoints, label="btrfs send")
+        extra: tuple[str, ...] = ("",)
+        if checkpoints and self.host.name:
+            extra = (portable(), *checkpoints)
+        return self.host.command(verbs.SEND, *words, *extra, label="btrfs send")
 
     def sink(
         self,
@@ -233,7 +248,7 @@ class BtrfsEndpoint:
         """Give the command that receives into a staging directory of its own."""
         words = (self.state, transfer_id, snapshot.name, self._applied(codec))
         batch = next(_batches(useless), [])
-        return self.host.command(wire.RECEIVE, *words, *batch, label="btrfs receive")
+        return self.host.command(verbs.RECEIVE, *words, *batch, label="btrfs receive")
 
     def _applied(self, codec: str) -> str:
         """Give what the host itself does of a codec: on this one a stage does it."""
@@ -255,17 +270,49 @@ class BtrfsEndpoint:
         if sorted(names) != sorted([*others, snapshot.name]):
             found = ", ".join(map(visible, names))
             raise WrongArrival(f"the stream brought {found or 'nothing'} to {self}")
-        _check_identity(_parse_show(text), snapshot, f"what arrived at {self}")
+        arrived = _parse_show(text)
+        _check_identity(arrived, snapshot, f"what arrived at {self}")
         batch = next(_batches(others), [])
-        done = self._call(
-            *(self.publishing, self.state, transfer_id, snapshot.name),
-            *(self.directory, target, "1" if verify else "0", *batch),
-        )
+        words = (self.state, transfer_id, snapshot.name, self.directory, target)
+        try:
+            done = self._call(self.publishing, *words, "1" if verify else "0", *batch)
+        except CommandFailed as error:
+            if error.completed.status != grammar.ASTRAY:
+                raise
+            raise self._recover_stray(arrived.uuid, target, snapshot.name) from error
         if len(batch) < len(others):
             self.discard([transfer_id])
-        if verify:
-            what = f"{visible(target)} at {self}"
-            _check_identity(_parse_show(done.stdout), snapshot, what)
+        if done.stdout:
+            published = _parse_show(done.stdout)
+            if published.parent_uuid != arrived.uuid:
+                raise self._recover_stray(arrived.uuid, target, snapshot.name)
+            _check_identity(published, snapshot, f"{visible(target)} at {self}")
+
+    def _recover_stray(self, parent: UUID, target: str, base: str) -> WentAstray:
+        """Delete the snapshot that appeared somewhere else than it was made.
+
+        A link had appeared at its name, and btrfs followed that.
+
+        :param parent: UUID of the subvolume that it is a snapshot of.
+        :param base: the name that btrfs gives it in a directory.
+        """
+        answer = self._call(verbs.CHILDREN, self.location.path).stdout
+        children = [
+            child
+            for child in parse_children(answer)
+            if child.parent == parent and os.path.basename(child.path) == base
+        ]
+        stray = max(children, key=lambda child: child.tree_id, default=None)
+        where = "somewhere else"
+        if stray:
+            self._call(verbs.REMOVE, self.location.path, str(stray.tree_id))
+            where = f"at {visible(stray.path)}, and was deleted there"
+        return WentAstray(
+            f"{visible(target)} did not appear in {visible(plain(self.directory))} but"
+            f" {where}: the name was taken by then",
+            hint="See which user may write there and took it, and run the command"
+            " again.",
+        )
 
     def discard(
         self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
@@ -275,7 +322,7 @@ class BtrfsEndpoint:
         if not ids:
             return ()
         which = "unsealed" if keep_sealed else "all"
-        running = self._call(wire.DISCARD, self.state, which, *ids).stdout
+        running = self._call(verbs.DISCARD, self.state, which, *ids).stdout
         return tuple(name.decode() for name in running.split(b"\0") if name)
 
     def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
@@ -283,7 +330,7 @@ class BtrfsEndpoint:
         ids = staging.ours(transfer_ids)
         if not ids:
             return ()
-        answer = self._call(wire.WAITING, self.state, *ids).stdout
+        answer = self._call(verbs.WAITING, self.state, *ids).stdout
         fields = iter(answer.decode(errors="surrogateescape").split("\0"))
         found = []
         for transfer_id in iter(lambda: next(fields, ""), ""):
@@ -297,7 +344,7 @@ class BtrfsEndpoint:
 
         :raises CommandFailed: if something works on it that cannot be ended.
         """
-        answer = self._call(wire.REAP, self.state, transfer_id, snapshot.name).stdout
+        answer = self._call(verbs.REAP, self.state, transfer_id, snapshot.name).stdout
         raw, _, rest = answer.partition(b"\0\0")
         fields = rest.split(b"\0")
         shown = {
@@ -317,32 +364,35 @@ class BtrfsEndpoint:
         with self._explaining():
             return self.host.held(self.state)
 
-    def delete(self, names: Sequence[str], *, convert_rw: bool) -> None:
-        """Delete snapshots, durably.
+    def delete(self, snapshots: Sequence[Snapshot], *, convert_rw: bool) -> None:
+        """Delete snapshots, durably; ``deletion`` looks whether they are gone.
 
         :param convert_rw: make them writable first, for kernels that want it.
         """
+        names = [snapshot.name for snapshot in snapshots]
         for batch in _batches(names) if convert_rw else ():
-            self._call(wire.UNSEAL, self.directory, *batch)
-        listed = "".join(f"./{name}\0" for name in names)
+            self._call(verbs.UNSEAL, self.directory, *batch)
+        ids = " ".join(str(snapshot.tree_id) for snapshot in snapshots)
+        listed = ids + "\n" + "".join(f"./{name}\0" for name in names)
         raw = listed.encode(errors="surrogateescape")
-        self._call(wire.DELETE, self.directory, stdin=raw)
+        self._call(verbs.DELETE, self.directory, stdin=raw)
 
     def sync(self) -> None:
         """Wait until the space of deleted snapshots is free."""
-        self._call(wire.SYNC, self.location.path)
+        self._call(verbs.SYNC, self.location.path)
 
     def write_note(self, name: str, content: bytes) -> None:
         """Replace a file of our bookkeeping, next to the snapshots it is about."""
-        self.host.put(self.state, name, content)
+        with self._explaining():
+            self.host.put(self.state, name, content)
 
     def set_aside(self, name: str, new_name: str) -> None:
         """Move a file of our bookkeeping out of the way."""
-        self._call(wire.ASIDE, self.state, name, new_name)
+        self._call(verbs.ASIDE, self.state, name, new_name)
 
     def path(self, name: str) -> str:
-        """Give the path of a snapshot of that name."""
-        return os.path.join(self.directory, name)
+        """Return the path of a snapshot of that name, as ``entry`` enters it."""
+        return name if name.startswith("/") else below(self.directory, name)
 
     def _call(
         self, verb: grammar.Verb, *arguments: str, stdin: bytes = b""
@@ -361,10 +411,23 @@ class BtrfsEndpoint:
                     f"a name that was free at {self} a moment ago is taken now",
                     hint="Run the command again.",
                 ) from error
+            if error.completed.status == grammar.NOT_OURS:
+                words = last_words(error.completed.stderr).removeprefix("ERROR: ")
+                raise refusal(self.state, words) from error
             meaning = explain(error.completed.stderr)
             if meaning:
                 error.hint = error.hint or f"At {self}: {meaning}."
             raise
+        except NotOurs as error:
+            raise refusal(self.state, error.message) from error
+
+
+def _folder_in(place: str, folder: str) -> str:
+    """Return the directory that a folder for snapshots means."""
+    if folder.startswith("/"):
+        return folder.rstrip("/") or "/"
+    parts = [part for part in folder.split("/") if part not in ("", ".")]
+    return below(place, "/".join(parts)) if parts else place
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[str]]:

@@ -3,11 +3,18 @@
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host import LocalHost
 from btrfs_backup_ng.location import Location
+from btrfs_backup_ng.model import STALL_TIMEOUT_S
 from btrfs_backup_ng.naming import Naming
 
 
 def local_endpoint(
-    location: Location, naming: Naming, folder: str | None
+    location: Location,
+    naming: Naming,
+    folder: str | None,
+    silence_s: float = STALL_TIMEOUT_S,
 ) -> BtrfsEndpoint:
-    """Give the endpoint for a path of this machine."""
-    return BtrfsEndpoint(location, LocalHost(), naming, folder)
+    """Give the endpoint for a path of this machine.
+
+    :param silence_s: how long a verb may say nothing; 0 for no limit.
+    """
+    return BtrfsEndpoint(location, LocalHost(silence_s), naming, folder)

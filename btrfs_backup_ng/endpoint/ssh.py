@@ -34,6 +34,7 @@ class Connections(ExitStack):
                     master,
                     forced_sudo=options.sudo,
                     sudo_password_file=options.sudo_password_file,
+                    silence_s=options.silence_s,
                 )
                 self.callback(self._hosts[key].close)
             return self._hosts[key]

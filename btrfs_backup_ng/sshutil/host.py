@@ -7,9 +7,9 @@ import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
-from btrfs_backup_ng import grammar, wire
-from btrfs_backup_ng.__util__ import BackupError, Refused, visible
+from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.facts import parse_facts
 from btrfs_backup_ng.btrfs.listing import parse_listing
 from btrfs_backup_ng.btrfs.parse import (
@@ -17,10 +17,20 @@ from btrfs_backup_ng.btrfs.parse import (
     judge_seal,
     parse_root_items,
 )
-from btrfs_backup_ng.command import Command, CommandFailed, Completed, last_words
-from btrfs_backup_ng.host import ListingFailed, LockHeld, Say
-from btrfs_backup_ng.model import Facts, Listing, Seal
+from btrfs_backup_ng.clock import seconds
+from btrfs_backup_ng.command import (
+    Command,
+    CommandFailed,
+    Completed,
+    last_words,
+    patience,
+    settle,
+)
+from btrfs_backup_ng.entry import plain
+from btrfs_backup_ng.host import IF_SLOW, ListingFailed, LockHeld, Say
+from btrfs_backup_ng.model import STALL_TIMEOUT_S, Facts, Listing, Seal
 from btrfs_backup_ng.process import PIPE, Child, check_interrupted, run
+from btrfs_backup_ng.record import Content
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from btrfs_backup_ng.sshutil.passwords import (
     ask,
@@ -29,7 +39,8 @@ from btrfs_backup_ng.sshutil.passwords import (
     read_password,
 )
 from btrfs_backup_ng.sshutil.refusal import explain_session
-from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.wire import grammar, verbs
+from btrfs_backup_ng.wire.grammar import Verb
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +51,11 @@ CREDENTIAL = "sudo-password"
 PLACES_AT_ONCE = 5
 #: How often the holder of a lock says that it is alive; it must within 30 s (LOCK).
 _BEAT_S = 5.0
+#: How long who finds a lock taken waits beyond its time for a holder that does not beat
+#: (LOCK), with something to spare.
+_BEATLESS_S = 60.0
+#: What the holder of a lock says of itself is no longer.
+_HOLDER = 64 * KIB
 
 
 class SshHost:
@@ -47,6 +63,7 @@ class SshHost:
 
     :param forced_sudo: use sudo there without finding out.
     :param sudo_password_file: what sudo wants there, if it wants a password.
+    :param silence_s: how long a verb there may say nothing; 0 for no limit.
     """
 
     def __init__(
@@ -55,9 +72,13 @@ class SshHost:
         *,
         forced_sudo: bool = False,
         sudo_password_file: str = "",
+        silence_s: float = STALL_TIMEOUT_S,
     ) -> None:
         self._master = master
         self.name = master.name
+        self.silence_s = silence_s
+        hint = f"See whether it answers:  ssh {master.by_hand} true\n{IF_SLOW}"
+        self._patience = patience(silence_s, hint)
         self._wanted = self._privilege = "sudo" if forced_sudo else "auto"
         self._password_file = find_password_file(sudo_password_file, CREDENTIAL)
         self._keeper = ""
@@ -86,12 +107,20 @@ class SshHost:
             reports=True,
             user=self._master.user,
             room=self._master.sessions,
+            patience=self._patience,
         )
 
-    def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
+    def call(
+        self,
+        verb: Verb,
+        *arguments: str,
+        stdin: bytes = b"",
+        output_limit: int = 64 * MIB,
+    ) -> Completed:
         """Do a verb there."""
+        command = self.command(verb, *arguments, label=verb.name)
         try:
-            return run(self.command(verb, *arguments, label=verb.name), stdin=stdin)
+            return run(command, stdin=stdin, output_limit=output_limit)
         except CommandFailed as error:
             error.hint = error.hint or explain_session(error.completed.stderr)
             raise
@@ -101,6 +130,7 @@ class SshHost:
         with self._guard:  # nobody is to be asked for the same password twice
             if self._master.ensure():  # what was told in the lost connection is gone
                 self._forget()
+            asked_at = seconds()
             said = self.ask_about(directory, folder)
             if not said.get("flock"):
                 raise Refused(
@@ -116,7 +146,7 @@ class SshHost:
             if self._privilege == "none" and said.get("program"):
                 raise privilege_error(self.name, said)
         try:
-            return parse_facts(said)
+            return parse_facts(said, asked_at)
         except (ValueError, KeyError) as error:
             raise BackupError(
                 f"{visible(self.name)} answers in a way not understood: {error}"
@@ -160,7 +190,7 @@ class SshHost:
         :raises Refused: if a login shell there prints text of its own.
         """
         nonce = os.urandom(8).hex()
-        answer = self.call(wire.HELLO, nonce, directory, folder).stdout
+        answer = self.call(verbs.HELLO, nonce, directory, folder).stdout
         noise, found, rest = answer.partition(nonce.encode() + b"\0")
         if noise or not found:
             words = visible(noise[:80].decode(errors="surrogateescape").strip())
@@ -184,17 +214,17 @@ class SshHost:
     def _keep(self, password: bytes) -> None:
         """Tell the other side the password, to be kept as long as we are connected."""
         token = os.urandom(8).hex()
-        remote = wire.KEEP.remote_command(("none", token))
+        remote = verbs.KEEP.remote_command(("none", token))
         command = self._command(remote, "a session for sudo's password")
         child = self._closing.enter_context(
             Child.start(command, stdin=PIPE, stdout=PIPE)
         )
-        assert child.stdin and child.stdout
+        assert child.stdin
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(password + b"\n")
             child.stdin.flush()
         self._closing.callback(child.stdin.close)
-        if _read_line(child.stdout.fileno()) != b"kept":
+        if child.read_line() != b"kept":
             child.wait(10)
             words = visible(last_words(child.stderr_tail()))
             raise BackupError(f"sudo cannot be used on {visible(self.name)}: {words}")
@@ -202,15 +232,15 @@ class SshHost:
 
     def listing(
         self, directory: str, state: str, *names: str
-    ) -> tuple[Listing, tuple[bytes | None, ...]]:
+    ) -> tuple[Listing, tuple[Content, ...]]:
         """Look at a directory there: one session, however many snapshots."""
         try:
-            answer = self.call(wire.LIST, directory, state, *names).stdout
+            answer = self.call(verbs.LIST, directory, state, *names).stdout
             return parse_listing(answer, len(names))
         except (CommandFailed, OutputNotUnderstood, ValueError) as error:
             raise ListingFailed(
-                f"the snapshots in {visible(directory)} on {visible(self.name)} cannot"
-                f" be listed: {error}",
+                f"the snapshots in {visible(plain(directory))} on {visible(self.name)}"
+                f" cannot be listed: {error}",
                 hint=error.hint if isinstance(error, BackupError) else "",
             ) from error
 
@@ -222,7 +252,7 @@ class SshHost:
         ``UNKNOWN`` where the root tree there cannot be read.
         """
         numbers = [str(tree_id) for tree_id in tree_ids]
-        text = self.call(wire.ITEMS, directory, *numbers).stdout.decode()
+        text = self.call(verbs.ITEMS, directory, *numbers).stdout.decode()
         items = parse_root_items(text)
         if not set(tree_ids) <= set(items):
             return Seal.UNKNOWN
@@ -249,24 +279,31 @@ class SshHost:
             )
         try:
             words = (state, str(int(wait_s)), who, *preparation)
-            with self._locked(state, words) as say:
+            with self._locked(state, wait_s, words) as say:
                 yield say
         finally:
             self._locks.release()
 
     @contextmanager
-    def _locked(self, state: str, words: Sequence[str]) -> Iterator[Say]:
-        command = self.command(wire.LOCK, *words, label="lock")
+    def _locked(self, state: str, wait_s: float, words: Sequence[str]) -> Iterator[Say]:
+        command = self.command(verbs.LOCK, *words, label="lock")
+        if self.silence_s:
+            longest_s = wait_s + _BEATLESS_S + self._patience.silence_s
+            patient = replace(self._patience, longest_s=longest_s)
+            command = replace(command, patience=patient)
         with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
-            assert child.stdout
-            word = _read_line(child.stdout.fileno())
+            word = child.read_line()
             if word == b"busy":
-                raise LockHeld(os.fsdecode(child.stdout.read()))
+                raise LockHeld(os.fsdecode(child.read_rest(_HOLDER)))
             if word != b"locked":
-                child.wait(10)
-                words = visible(last_words(child.stderr_tail()))
+                ended = child.wait(10) or 0
+                status, said = settle(command, ended, bytes(child.words))
+                if status == grammar.NOT_OURS:
+                    raise CommandFailed(Completed(command, status, b"", said))
+                words = visible(last_words(said))
+                place = visible(plain(state))
                 raise BackupError(
-                    f"{visible(self.name)} gives no lock on {visible(state)}: {words}",
+                    f"{visible(self.name)} gives no lock on {place}: {words}",
                     hint=explain_session(child.stderr_tail())
                     or "The user there must own that directory, or be allowed more"
                     " than btrfs.",
@@ -277,8 +314,8 @@ class SshHost:
                     check_interrupted()
                     if child.peek() is not None:
                         raise BackupError(
-                            f"the lock on {visible(state)} on {visible(self.name)} is"
-                            " lost, as the connection is"
+                            f"the lock on {visible(plain(state))} on"
+                            f" {visible(self.name)} is lost, as the connection is"
                         )
                     tell(text)
 
@@ -287,18 +324,23 @@ class SshHost:
 
     def held(self, state: str) -> str | None:
         """Try for a shared lock there, which ends at once."""
-        answer = self.call(wire.HELD, state).stdout
+        answer = self.call(verbs.HELD, state, output_limit=_HOLDER).stdout
         return os.fsdecode(answer[1:]) if answer else None
 
     def put(self, state: str, name: str, content: bytes) -> None:
         """Replace a small file of our bookkeeping there."""
-        self.call(wire.PUT, state, name, stdin=content)
+        self.call(verbs.PUT, state, name, stdin=content)
 
 
 @contextmanager
 def _beating(child: Child, text: str) -> Iterator[Say]:
-    """Write a line to a child every few seconds; what is told replaces it."""
+    """Write a line to a child every few seconds; what is told replaces it.
+
+    What a child does not take is lost: it may be frozen, and nobody waits for it.
+    """
     guard, over, last = threading.Lock(), threading.Event(), text
+    assert child.stdin
+    os.set_blocking(child.stdin.fileno(), False)
 
     def tell(text: str) -> None:
         nonlocal last
@@ -306,7 +348,6 @@ def _beating(child: Child, text: str) -> Iterator[Say]:
             last = text
             assert child.stdin
             child.stdin.write(text.encode(errors="surrogateescape") + b"\n")
-            child.stdin.flush()
 
     def beat() -> None:
         while not over.wait(_BEAT_S):
@@ -367,11 +408,3 @@ def sudoers_rule(said: Mapping[str, str]) -> str:
 
 def _escaped(word: str) -> str:
     return re.sub(r"[^\w./-]", r"\\\g<0>", word)
-
-
-def _read_line(descriptor: int) -> bytes:
-    """Read a line, byte by byte, so that what follows stays in the pipe."""
-    line = b""
-    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
-        line += byte
-    return line

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 _SOCKET_PATH_MAX = 90
 #: Sessions of one connection at once; sshd refuses the 11th (MaxSessions).
 _SESSIONS = 8
+#: However short the user's patience is, so long may a login take: connecting alone may
+#: (ConnectTimeout); and if somebody may be typing a password.
+_LOGIN_S, _ASKING_S = 45.0, 600.0
 #: How often a master that is logging in is looked at.
 _POLL_S = 0.02
 #: What ssh runs to ask. It answers what ssh itself asks, never a question of its
@@ -108,6 +111,11 @@ class SSHMasterManager:
         with self._guard:
             if self._connection:
                 self._connection.close()
+
+    @property
+    def by_hand(self) -> str:
+        """Give the words after ``ssh`` that a person would type."""
+        return self._login.by_hand()
 
     @property
     def is_alive(self) -> bool:
@@ -224,6 +232,9 @@ class _Connection:
             self._opened.set()
 
     def _wait_for_login(self, child: Child) -> None:
+        limit_s, waited_s = self._login.options.silence_s, 0.0
+        if limit_s:
+            limit_s = max(limit_s, _ASKING_S if self._attempt.asks else _LOGIN_S)
         while not os.path.exists(self.socket):
             check_interrupted()
             if self._closing.is_set():
@@ -231,8 +242,15 @@ class _Connection:
             if child.peek() is not None:
                 child.reap()
                 raise explained(child.stderr_tail(), self._login)
+            if limit_s and waited_s > limit_s:
+                raise ConnectionFailed(
+                    f"{visible(self._login.location.host)} did not log us in within"
+                    f" {limit_s:g} s",
+                    hint=f"Try it by hand:  ssh {self._login.by_hand()} true",
+                )
             self._answer()
             time.sleep(_POLL_S)
+            waited_s += _POLL_S
 
     def _command(self, ciphers: list[str]) -> Command:
         variables = self._login.variables()

@@ -105,11 +105,11 @@ def test_root_seals_tell_who_was_changed(room):
     source = room.source()
     make_snapshots(source, room.here, 2)
     ids = [places.show(room.here / f"p-{number}").tree_id for number in (1, 2)]
-    assert look_closely(str(room.here), ids) is Seal.INTACT
-    places.tamper(room.here / "p-2")
-    assert look_closely(str(room.here), ids[:1]) is Seal.INTACT
-    assert look_closely(str(room.here), ids) is Seal.BROKEN
     with ioctl.opened_directory(str(room.here)) as descriptor:
+        assert look_closely(descriptor, ids) is Seal.INTACT
+        places.tamper(room.here / "p-2")
+        assert look_closely(descriptor, ids[:1]) is Seal.INTACT
+        assert look_closely(descriptor, ids) is Seal.BROKEN
         assert ioctl.root_seal(descriptor, 2**40) is None
         found = ioctl.root_seal(descriptor, ids[0])
     shown = places.show(room.here / "p-1")
@@ -168,6 +168,7 @@ def test_a_listing_of_many_is_what_btrfs_lists_here_and_behind_ssh(btrfs, sshd):
                     [ids["received/p-7"], ids["p-7"]]
                 )
                 assert len(listing.carriers) == 2
-    assert len(read_listing(str(directory)).snapshots) == COUNT
+    with ioctl.opened_directory(str(directory)) as descriptor:
+        assert len(read_listing(descriptor).snapshots) == COUNT
     assert places.show(twin).received_uuid == str(origin)
     assert places.show(copy).parent_uuid == places.show(twin).uuid

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from btrfs_backup_ng.holds import HOLDS, format_holds
 from tests.btrfs import places, streams
 from tests.btrfs.conftest import Room
 from tests.btrfs.places import FOLDER
@@ -29,6 +30,7 @@ def existing(source: Path, name: str = NAME) -> Path:
     if not folder.exists():
         places.output("btrfs", "-q", "subvolume", "create", folder.parent)
         folder.mkdir()
+        (folder.parent / HOLDS).write_bytes(format_holds({}))
     places.output("btrfs", "-q", "subvolume", "snapshot", "-r", source, folder / name)
     return folder / name
 

@@ -262,8 +262,9 @@ def test_sizes_relations_and_the_places_on_record(
         assert all(b["being_sent_to"] == b["perhaps_needed_by"] == [] for b in backups)
     # For people; the source alone knows by its holds what is where.
     lines = must(listed("-f", folder, scene.source, env=env)).stdout.splitlines()
-    assert lines[1].endswith(f"complete, parent of the next transfer to {away}")
-    assert lines[3].endswith(f"complete, parent of the next transfer to {usb}")
+    on_record = "on record as parent of the next transfer to"
+    assert lines[1].endswith(f"complete, {on_record} {away}")
+    assert lines[3].endswith(f"complete, {on_record} {usb}")
     lines = must(listed(away, scene.destination, env=env)).stdout.splitlines()
     size = format_size(sent[0][str(away)])
     shared = "complete (3 subvolumes carry its received UUID)"  # all on one disk
@@ -388,7 +389,7 @@ def test_quiet_says_nothing_and_verbose_shows_commands(scene: Scene, sshd: Sshd)
     done = must(listed("-q", scene.destination))
     assert (done.stdout, done.stderr) == ("", "")
     done = must(listed("-vv", *ssh_way(sshd)(scene.destination)))
-    assert " bbng1 list " in done.stderr
+    assert " bbng2 list " in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
@@ -16,11 +17,20 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.commands import prune as verb
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.holds import HOLDS, Place, base_hold, format_holds
+from btrfs_backup_ng.judgement import Clock
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import parse_location
 from btrfs_backup_ng.model import SshOptions
+from btrfs_backup_ng.origins import ORIGINS, Series, format_origins
 from btrfs_backup_ng.policy import parse_policy
-from btrfs_backup_ng.thinning import Wish, carry_out, judge_part, look
+from btrfs_backup_ng.thinning import (
+    Needs,
+    Wish,
+    carry_out,
+    course_of,
+    judge_part,
+    look,
+)
 from tests.cli.scenes import (
     Done,
     Scene,
@@ -60,9 +70,13 @@ NAMES = named(*AGES)
 
 
 def folder_of(scene: Scene) -> Path:
-    """Make the folder for the snapshots of a source that was never backed up."""
+    """Make the folder for the snapshots of a source, and the records of both places."""
     folder = scene.source / STATE / "snapshots"
     folder.mkdir(parents=True, exist_ok=True)
+    (folder.parent / HOLDS).write_bytes(format_holds({}))
+    state = scene.destination / STATE
+    state.mkdir(exist_ok=True)
+    (state / ORIGINS).write_bytes(format_origins({"x-": Series()}))
     return folder
 
 
@@ -230,6 +244,33 @@ def test_where_backups_of_two_sources_look_alike_nothing_is_deleted(scene: Scene
     assert scene.fingerprint() == before
 
 
+@covers("--one-source", "-p", "-n", "--wait")
+def test_a_person_settles_that_backups_are_of_one_source(scene: Scene, sshd: Sshd):
+    other = scene.from_filesystem.subvolume(f"{scene.source.parent.name}/other")
+    record = scene.destination / STATE / ORIGINS
+    for way in both_ways(sshd):
+        for source in (scene.source, other):
+            must(run_program("-p", "x-", source, scene.destination))
+        before = scene.fingerprint()
+        settle: list[Argument] = ["--one-source", "-p=x-", *way(scene.destination)]
+        done = must(prune(*settle, "--dry-run"))
+        count = len(scene.backups)
+        words = "recorded: one source for all that begin with 'x-'"
+        assert f"would be {words}, {count} backups now" in done.stdout
+        with locked(record.parent):
+            complaint(prune(*settle), 3, "another run")
+        assert scene.fingerprint() == before
+        (place,) = document(prune(*settle, "--json"))
+        assert (place["prefix"], place["backups"]) == ("x-", count)
+        done = must(prune("-y", "--keep-at=latest", "--force", scene.destination))
+        assert f"deleted {count - 1} of {count - 1}" in done.stdout
+    record.write_text("{")
+    done = must(prune("--one-source", "-p=x-", scene.destination))
+    assert "cannot be read, and is moved to sources.json.unreadable-" in done.stdout
+    must(scene.back_up("-n1"))
+    assert len(scene.backups) == 1
+
+
 @covers("--force")
 def test_what_looks_dangerous_is_refused(scene: Scene, sshd: Sshd):
     folder = folder_of(scene)
@@ -242,9 +283,9 @@ def test_what_looks_dangerous_is_refused(scene: Scene, sshd: Sshd):
         done = prune("-y", "-p", "x-", "--keep-at=latest=9", *way(scene.destination))
         complaint(done, 4, "11 of 20 backups", "more than half")
         assert "11 to delete" in done.stdout, "the plan is not shown"
-    done = prune("--yes", "--keep=latest=15", scene.source)
-    complaint(done, 4, f"{future[0]} at", "later than the clock", "--force")
-    done = prune("-n", "--force", "--keep=latest=15", "--json", scene.source)
+    done = prune("-n", "--keep=latest=15", "--json", scene.source)
+    assert f"{future[0]} at" in done.stderr and "dated later than" in done.stderr
+    assert "--force" in done.stderr
     (place,) = document(done)
     assert verdicts(place)[future[0]][0] == "dated in the future"
     assert sum(not why for why in verdicts(place).values()) == 5, "the future counts"
@@ -267,7 +308,6 @@ def test_it_asks_at_a_terminal(scene: Scene, answer: str, code: int):
 @covers("--wait", "--json")
 def test_a_place_at_which_somebody_works_is_left_alone(scene: Scene, sshd: Sshd):
     make_named(folder_of(scene), scene.destination, NAMES)
-    (scene.destination / STATE).mkdir()
     with locked(scene.destination / STATE), locked(scene.source / STATE):
         for way in both_ways(sshd):
             words = ["-y", "-p", "x-", "--keep=latest=18", "--keep-at=latest=18"]
@@ -345,18 +385,19 @@ def test_what_is_needed_since_it_was_judged_stays(scene: Scene):
     """While somebody thinks about the answer, a backup may run."""
     folder = folder_of(scene)
     make_named(folder, None, NAMES)
-    wish = Wish(parse_policy("latest=15", timezone.utc), None, None, "h-", NOW)
+    wish = Wish(parse_policy("latest=15", timezone.utc), None, None, "h-", Clock(NOW))
     location = parse_location(str(scene.source), working_directory="/")
     with Connections() as connections:
         way = Access(connections, SshOptions(), f"{STATE}/snapshots", "")
         (part,) = look(location, way, wish)
-        judged = judge_part(part, wish, {})
+        needs = Needs({}, course_of([part], wish))
+        judged = judge_part(part, wish, needs)
         assert [s.name for s in judged.doomed] == NAMES[:5]
         hold = base_hold(judged.doomed[2])
         needed = {Place("/away", "1"): frozenset({hold})}
         (scene.source / STATE / HOLDS).write_bytes(format_holds(needed))
         make_named(folder, None, [f"{NAMES[0]}_1", f"{NAMES[0]}_2"])
-        outcome = carry_out([judged], wish, {}, 0)
+        outcome = carry_out([judged], wish, needs, 0)
     assert outcome.error is None and len(outcome.gone) == 4
     assert (folder / f"{NAMES[0]}_1").exists(), "nobody was shown that this goes"
     assert set(NAMES) - set(os.listdir(folder)) == {*NAMES[:2], *NAMES[3:5]}
@@ -397,6 +438,12 @@ def test_names_that_could_do_harm_are_deleted_and_shown_safely(
     -n --keep-at=10 /x
     -n --keep=1d --staging /x
     -n --force --staging /x
+    --one-source /x
+    --one-source -p=x-
+    --one-source -p=x- --keep=1d /x
+    --one-source -p=x- --force /x
+    --one-source -p=x- --staging /x
+    --one-source -p=x- --simulate=1d --keep=1d
     -n -p=x- --staging /x
     -n --keep=1d --id=1 /x
     -n --keep=1d --every=1h /x
@@ -429,9 +476,12 @@ def test_a_place_without_a_policy_of_its_own_is_refused(scene: Scene):
     done = prune("-n", "--keep=1d", scene.destination)
     complaint(done, 4, "keeps backups", "--keep-at")
     # Of what is there nobody knows that it is ours: no backup ever signed in.
+    (scene.destination / STATE / ORIGINS).unlink()
     done = must(prune("-n", "--keep-at=1d", scene.destination))
     assert "20 backups, 0 to delete" in done.stdout
     assert "that begin with 'x-' are ours; to include them" in done.stdout
+    done = prune("-n", "--keep-at=1d", "-p=x-", scene.destination)
+    complaint(done, 4, "is missing", "nothing is deleted", "--one-source -p x- /")
 
 
 @covers("--simulate", "--every", "-v")
@@ -457,7 +507,6 @@ def test_a_simulation_shows_what_would_be_there():
 @covers("--keep", "--keep-at", "--keep-zone")
 def test_a_backup_keeps_by_policy_at_both_places(scene: Scene, sshd: Sshd):
     folder = folder_of(scene)
-    (scene.destination / STATE).mkdir()
     make_named(folder, scene.destination, NAMES)
     before = scene.fingerprint()
     for number, policy in (("-N", "--keep"), ("-n", "--keep-at")):
@@ -467,8 +516,14 @@ def test_a_backup_keeps_by_policy_at_both_places(scene: Scene, sshd: Sshd):
     complaint(scene.back_up("--keep=2d", "--keep-zone=Nowhere"), 2, "Nowhere")
     assert scene.fingerprint() == before
     words = ["-p", "x-", "--keep=2d", "--keep-at=5d", *ssh_way(sshd)(scene.source)]
-    must(run_program(*words, *ssh_way(sshd)(scene.destination)))
+    done = must(run_program(*words, *ssh_way(sshd)(scene.destination)))
     (new,) = set(scene.snapshots) - set(NAMES)
+    # That is more than half, which is done once by hand.
+    assert set(scene.snapshots) == set(scene.backups) == {*NAMES, new}
+    assert done.stderr.count("more than half; nothing is deleted there") == 2
+    lines = re.findall("at once:  btrfs-backup-ng (prune .*)", done.stderr)
+    for line in lines:
+        must(run_program(*shlex.split(line), "-y", *ssh_way(sshd)(scene.source)[:-1]))
     expected = firsts_of_days([*NAMES], 2) | {new}
     assert set(scene.snapshots) == expected
     # All of them arrived in this minute: the first of them stands for today.

@@ -80,8 +80,8 @@ def found(place: dict[str, Any], name: str = "") -> set[tuple[str, str]]:
 
 
 def with_source(scene: Scene, way: Way) -> list[str]:
-    """Name destination and source by the same way."""
-    return [*way(scene.destination), f"--source={way(scene.source)[-1]}"]
+    """Name destination and source by the same way, and how its backups are named."""
+    return [*way(scene.destination), f"--source={way(scene.source)[-1]}", "-px-"]
 
 
 def snapshots_of(scene: Scene) -> Path:
@@ -150,7 +150,31 @@ def test_a_parent_that_is_missing(scene: Scene, sshd: Sshd):
     other = read_only(scene.source.parent / "x-20200101-000000")
     send_and_receive(other, scene.destination)
     place = looked(*with_source(scene, local_way), status=1)
-    assert "no snapshot is common" in place["findings"][-1]["text"]
+    text = place["findings"][-1]["text"]
+    assert text == (f"the next backup from {scene.source} is full (no common snapshot)")
+    elsewhere = scene.other_destination("another disk")  # from which no backup is made
+    read_only(elsewhere / "x-20200202-000000")
+    (finding,) = looked(scene.destination, "--source", elsewhere, status=1)["findings"]
+    assert finding["text"] == f"no snapshot is common with {elsewhere}"
+
+
+def test_what_another_tool_made_and_copied_is_a_copy_of_what_is_there(
+    scene: Scene, sshd: Sshd
+):
+    folder = scene.source.parent / "taken"
+    folder.mkdir()
+    btrfs("subvolume", "snapshot", "-r", scene.source, folder / "monday")
+    copy = send_and_receive(folder / "monday", scene.destination)
+    for way in both_ways(sshd):
+        words: list[Argument] = [*with_source(scene, way), "-f", folder, "--data"]
+        (one,) = looked(*words)["snapshots"]
+        assert (one["name"], one["findings"]) == ("monday", [])
+        assert one["compared"] > 1
+    set_read_only(copy, False)
+    (copy / "more").touch()
+    set_read_only(copy, True)
+    (one,) = looked(*words, status=1)["snapshots"]
+    assert "difference" in one["findings"][0]["text"]
 
 
 def test_a_snapshot_made_anew_under_an_old_name(scene: Scene, sshd: Sshd):
@@ -230,7 +254,8 @@ def test_a_source_whose_snapshots_share_one_received_uuid(scene: Scene, sshd: Ss
     assert len({show(snapshots_of(scene) / name).received_uuid for name in names}) == 1
     for way in both_ways(sshd):
         place = looked(*with_source(scene, way), "--data", status=1)
-        assert found(place) == {("duplicate", "bad")}
+        assert found(place) == {("duplicate", "bad"), ("parent", "bad")}
+        assert "others carry its received UUID" in place["findings"][-1]["text"]
         for name in names:
             assert found(place, name) == {("duplicate", "bad")}
         assert {one["difference_count"] for one in place["snapshots"]} == {0}
@@ -391,7 +416,10 @@ def test_a_changed_original_proves_nothing(scene: Scene, sshd: Sshd):
     (name,) = scene.snapshots
     tamper(snapshots_of(scene) / name)
     for way in both_ways(sshd):
-        place = looked("--data", *with_source(scene, way), status=10)
+        place = looked("--data", *with_source(scene, way), status=1)
+        assert found(place) == {
+            ("parent", "bad")
+        }  # the next one does not start from it
         assert found(place, name) == {("contents", "unchecked")}
         assert place["snapshots"][0]["difference_count"] == 2
     here = looked(*way(scene.source), status=1)  # a source is verified, too
@@ -638,6 +666,9 @@ def test_what_the_user_there_may_do_decides_what_can_be_checked(
         (told,) = document(verify("--json", *words), status)
         if status:
             assert found(told, name) == {("contents", "unchecked")}
+            (finding,) = told["findings"]
+            assert finding["result"] == "unchecked"
+            assert "sources.json cannot be read (reading failed)" in finding["text"]
             (finding,) = told["snapshots"][0]["findings"]
             assert "sudo" in finding["text"] and "root there" in finding["hint"][0]
             (note,) = told["notes"]

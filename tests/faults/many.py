@@ -9,6 +9,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from btrfs_backup_ng.holds import HOLDS, format_holds
+from btrfs_backup_ng.origins import ORIGINS, Series, format_origins
+
+from tests.faults.scene import STATE, Scene
+
 # linux/btrfs.h
 _SUBVOL_CREATE = 0x5000940E
 _SNAP_CREATE = 0x50009417
@@ -102,3 +107,11 @@ def _make(
         return uuid.UUID(bytes=bytes(info[296:312]))
     finally:
         os.close(subvolume)
+
+
+def write_records(scene: Scene, prefix: str = "s-") -> None:
+    """Write the records that go with such a history, as runs would have."""
+    (scene.source / STATE / HOLDS).write_bytes(format_holds({}))
+    state = scene.target / STATE
+    state.mkdir(mode=0o700, exist_ok=True)
+    (state / ORIGINS).write_bytes(format_origins({prefix: Series()}))

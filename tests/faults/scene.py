@@ -216,7 +216,7 @@ class Scene:
             assert not missing, f"{missing} did not arrive"
         assert newest.origin in backups, f"{newest} did not arrive"
         assert self.staging == []
-        assert not self.workers()
+        self.wait_for_quiet()  # a session behind ssh ends after its client
         return done
 
 
@@ -259,7 +259,7 @@ def counted(words: Sequence[str], text: str) -> int:
 
 def _working_at(name: str) -> Iterator[processes.Process]:
     for process in processes.everything():
-        if process.pid != os.getpid() and any(name in word for word in process.argv):
+        if process.pid != os.getpid() and process.works_at(name):
             if process.state not in "ZX":
                 yield process
 
@@ -267,7 +267,8 @@ def _working_at(name: str) -> Iterator[processes.Process]:
 def faulty_btrfs(directory: Path, calls: str, action: str) -> dict[str, str]:
     """Put a ``btrfs`` in front of the real one that does something else, once.
 
-    :param calls: shell pattern for its arguments; all other calls are real.
+    :param calls: shell pattern for its arguments, and " in " its working directory; all
+        other calls are real.
     :param action: shell commands.  ``real`` runs the real one, ``kill_program`` ends
         the program that started it, by SIGKILL.
     :returns: changes to the environment.
@@ -285,7 +286,7 @@ kill_program() {{
     done
     kill -KILL "$victim"
 }}
-case "$*" in
+case "$* in $PWD" in
 *{calls}) mkdir {wrapper.parent}/done 2>/dev/null && {{ {action}; exit; }} ;;
 esac
 exec "$@"

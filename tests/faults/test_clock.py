@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
-from tests.faults.scene import Scene, command
+from tests.faults import cutting
+from tests.faults.many import make_named, write_records
+from tests.faults.scene import (
+    MIB,
+    Scene,
+    assert_fails,
+    command,
+    faulty_btrfs,
+    was_faulty,
+)
+from tests.support.program import run_program
 
 pytestmark = pytest.mark.btrfs
 
@@ -125,3 +136,191 @@ def test_what_a_run_made_is_sent_though_its_name_was_used_before(scene: Scene) -
         content = (scene.source / "data").read_bytes()
         contents = [(place.path / "data").read_bytes() for place in scene.backups]
         assert content in contents, done.stdout
+
+
+# A clock that is wrong, and a policy by time
+
+
+DAY = timedelta(days=1)
+SYNCHRONISED = {"BTRFS_BACKUP_NG_CLOCK": "0 synchronised"}
+POLICY = ("--keep=24h 7d", "--keep-at=24h 7d")
+#: What this policy keeps today and for some days, in hours before now.
+HISTORY = (*range(24 * 6, 24, -24), *range(20, 2, -2))
+
+
+def _ahead(span: timedelta) -> dict[str, str]:
+    return {"BTRFS_BACKUP_NG_CLOCK": f"{span.total_seconds()}"}
+
+
+def _names(ago: timedelta = timedelta()) -> set[str]:
+    now = datetime.now(timezone.utc) - ago
+    return {_name(now - timedelta(hours=hours)) for hours in HISTORY}
+
+
+def _give_history(scene: Scene, names: set[str]) -> None:
+    scene.snapshot_folder.mkdir(parents=True)
+    make_named(scene.snapshot_folder, scene.target, sorted(names))
+    write_records(scene)
+
+
+def _at_both(scene: Scene) -> set[str]:
+    """Give the names of what is at the source and at the destination."""
+    here = {snapshot.path.name for snapshot in scene.snapshots}
+    return here & {backup.path.name for backup in scene.backups}
+
+
+@pytest.fixture(params=["local", "ssh"])
+def either_scene(request: pytest.FixtureRequest) -> Scene:
+    """Give a scene whose destination is here, and one behind ssh."""
+    name = "scene" if request.param == "local" else "ssh_scene"
+    scene: Scene = request.getfixturevalue(name)
+    return scene
+
+
+@pytest.mark.parametrize(
+    ("either_scene", "ahead"),
+    [("local", 61 * DAY), ("local", 365 * DAY), ("local", 3652 * DAY)]
+    + [("ssh", 3652 * DAY), ("ssh", 14610 * DAY)],
+    indirect=["either_scene"],
+)
+def test_a_clock_far_ahead_deletes_nothing_at_either_place(
+    either_scene: Scene, ahead: timedelta
+) -> None:
+    scene = either_scene
+    _give_history(scene, _names())
+    scene.back_up(*POLICY)
+    before = _at_both(scene)
+    assert len(before) >= len(HISTORY) - 2
+    for more in (timedelta(), timedelta(hours=20)):
+        done = scene.run(*POLICY, env=_ahead(ahead + more))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(" sent ") == 1, "sending waits for no clock"
+        assert before <= _at_both(scene)
+        assert "that the policy no longer keeps" in done.stderr
+        assert " prune --keep" in done.stderr and "--force" in done.stderr
+    wrong = _at_both(scene) - before
+    done = scene.back_up(*POLICY)
+    assert before <= _at_both(scene)
+    if not scene.sshd:  # no clock but ours
+        assert wrong <= _at_both(scene) and "deleted" not in done.stdout
+        assert "dated later than the clock of this machine" in done.stderr
+    for hours in (30, 31):
+        clock = {"BTRFS_BACKUP_NG_CLOCK": f"{hours * 3600} synchronised"}
+        done = scene.run(*POLICY, env=clock)
+        assert (done.returncode, done.stderr) == (0, "")
+    here = {snapshot.path.name for snapshot in scene.snapshots}
+    there = {backup.path.name for backup in scene.backups}
+    assert not wrong & (here | there), "the hours in which they were made are over"
+    assert len(_at_both(scene) & before) >= 5, "daily ones"
+    scene.check_base_is_kept()
+
+
+@pytest.mark.parametrize("back", [DAY / 24, 365 * DAY, 20000 * DAY])
+def test_a_clock_that_is_set_back_deletes_nothing_at_either_place(
+    scene: Scene, back: timedelta
+) -> None:
+    _give_history(scene, _names())
+    scene.back_up(*POLICY)
+    before = _at_both(scene)
+    for more in (timedelta(), DAY / 48):
+        done = scene.run(*POLICY, env=_ahead(more - back))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(" sent ") == 1
+        assert before <= _at_both(scene)
+    scene.back_up(*POLICY)
+    assert before <= {snapshot.path.name for snapshot in scene.snapshots}
+    assert len(before - _at_both(scene)) <= (back < DAY), "one of one hour"
+    scene.check_base_is_kept()
+
+
+def test_after_two_months_off_history_is_thinned_once_the_clock_is_confirmed(
+    either_scene: Scene,
+) -> None:
+    scene = either_scene
+    _give_history(scene, names := _names(61 * DAY))
+    done = scene.back_up(*POLICY)
+    if not scene.sshd:  # no clock but ours
+        assert _at_both(scene) > names
+        assert done.stderr.count("warning") == 2
+        assert "the policy no longer keeps: nothing was made from 20" in done.stderr
+        done = scene.run(*POLICY, env=SYNCHRONISED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(names & _at_both(scene)) <= 1, "the base, perhaps"
+    scene.check_base_is_kept()
+
+
+def test_prune_waits_for_a_clock_as_a_run_does(scene: Scene) -> None:
+    _give_history(scene, _names())
+    words = ("prune", "-y", "-p", "s-", POLICY[0], scene.source)
+    before = {snapshot.path.name for snapshot in scene.snapshots}
+    done = run_program(*words, env=_ahead(3652 * DAY))
+    assert done.returncode == 0, done.stderr
+    assert "that the policy no longer keeps" in done.stderr and "--force" in done.stderr
+    assert "until the clock is confirmed" in done.stdout
+    assert {snapshot.path.name for snapshot in scene.snapshots} == before
+    done = run_program(*words, "--force", env=_ahead(3652 * DAY))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(scene.snapshots) == 1
+
+
+@pytest.mark.parametrize(
+    ("either_scene", "shift", "options"),
+    [
+        ("local", 3652 * DAY, ()),
+        ("local", 3652 * DAY, ("--keep-at=24h 7d",)),
+        ("local", -365 * DAY, ("--keep-at=24h 7d",)),
+        ("local", -20000 * DAY, ("-n1",)),
+        ("ssh", 3652 * DAY, ("-n1",)),
+        ("ssh", -365 * DAY, ()),
+    ],
+    indirect=["either_scene"],
+)
+def test_what_was_begun_under_a_wrong_clock_is_resumed(
+    either_scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    shift: timedelta,
+    options: tuple[str, ...],
+) -> None:
+    scene = either_scene
+    scene.options += ("--checkpoint-interval", "1M", "--staging-max-age", "1h")
+    cutting.plant(scene.source)
+    monkeypatch.setenv("BTRFS_BACKUP_NG_CLOCK", f"{shift.total_seconds()}")
+    cut = cutting.LOCAL_CUTS["the program killed"]
+    safe = cutting.cut_short(scene, 4 * MIB, cut)
+    monkeypatch.delenv("BTRFS_BACKUP_NG_CLOCK")
+    sent = cutting.sent(scene.run("--json", *options))
+    assert sent[0].resumed >= safe, sent
+    assert [one.parent for one in sent] == [None, sent[0].name]
+    cutting.check_arrived(scene)
+
+
+def test_what_another_source_began_survives_a_wrong_clock(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its age is told by the date in its name, and a wrong clock tells no age."""
+    scene.options += ("--checkpoint-interval", "1M")
+    cutting.plant(scene.source)
+    safe = cutting.cut_short(scene, 4 * MIB, cutting.LOCAL_CUTS["the program killed"])
+    (other,) = scene.staging
+    second = scene.source.with_name(f"{scene.name}-second")
+    command("btrfs", "subvolume", "create", second)
+    for shift in (timedelta(), 3652 * DAY, -3652 * DAY):
+        words = ("-p", "t-", second, scene.target)
+        done = run_program(*words, env=_ahead(shift))
+        assert done.returncode == 0, done.stderr
+        assert scene.staging == [other]
+    cutting.check_resumed(scene, safe)
+
+
+def test_a_run_believes_no_deletion_that_it_does_not_see(
+    scene: Scene, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        scene.write()
+        scene.back_up()
+    lie = faulty_btrfs(tmp_path, '" delete -c "*" in "*-target', "true")
+    scene.write()
+    done = scene.run("-n1", "-N1", env=lie)
+    assert was_faulty(tmp_path)
+    assert_fails(done, 10, "was deleted and is there again", "dmesg")
+    scene.check_converges("-n1", "-N1")

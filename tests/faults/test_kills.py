@@ -26,12 +26,12 @@ pytestmark = pytest.mark.btrfs
 
 #: What btrfs is told at each step of a run.
 STEPS = {
-    "snapshot": '" subvolume snapshot -r "*/snapshots/*',
+    "snapshot": '" subvolume snapshot -r -- "*/fd/5" "*',
     "send": '" send "*',
     "receive": '" receive "*',
-    "publish": '" subvolume snapshot -r "*/incoming/*',
-    "delete what was staged": '" subvolume delete "*/incoming/*',
-    "prune": '" subvolume delete "*" ./"*',
+    "publish": '" subvolume snapshot -r -- "*/fd/9/*',
+    "delete what was staged": '" subvolume delete -c "*" in "*/incoming/*',
+    "prune": '" subvolume delete "*" in "*[!a-f0-9]',
 }
 BEFORE, AFTER = "kill_program", 'real "$@"; kill_program'
 
@@ -81,7 +81,7 @@ def _check_random_kills(scene: Scene, *, kills: int, longest_s: float) -> None:
         scene.check_converges("-N2", "-n2")
 
 
-@pytest.mark.parametrize("where", ["write", "rename"])
+@pytest.mark.parametrize("where", ["write", "renameat"])
 def test_kill_9_while_holds_are_written_leaves_the_old_or_the_new(
     scene: Scene, where: str
 ) -> None:
@@ -89,8 +89,9 @@ def test_kill_9_while_holds_are_written_leaves_the_old_or_the_new(
     old = scene.holds.read_bytes()
     scene.write()
     words = [*scene.options, "-N1", str(scene.source), scene.place]
+    paths = {"write": f"{scene.holds}.new", "renameat": scene.holds.parent}
     traced = [
-        *("strace", "-f", "-o", "/dev/null", "-P", f"{scene.holds}.new"),
+        *("strace", "-f", "-o", "/dev/null", "-P", str(paths[where])),
         *("-e", f"trace={where}", "-e", f"inject={where}:signal=SIGKILL:when=1"),
     ]
     killed = subprocess.run(

@@ -76,8 +76,8 @@ def test_a_failed_listing_behind_ssh_is_not_an_empty_destination(
 FAILING = {
     "send": '" send "*',
     "receive": '" receive "*',
-    "publish": '" subvolume snapshot -r "*/incoming/*',
-    "the look afterwards": '" subvolume show "*/incoming/*',
+    "publish": '" subvolume snapshot -r -- "*/fd/9/*',
+    "the look afterwards": '" subvolume show "*" in "*/incoming/*',
 }
 
 
@@ -121,8 +121,8 @@ def test_a_step_at_the_source_that_fails_is_told(
 ) -> None:
     _two_backups(scene)
     calls = {
-        "snapshot": '" subvolume snapshot -r "*/snapshots/*',
-        "delete": '" subvolume delete "*" ./"*',
+        "snapshot": '" subvolume snapshot -r -- "*/fd/5" "*',
+        "delete": '" subvolume delete "*" in "*/snapshots',
     }
     env = faulty_btrfs(tmp_path, calls[kind], "echo 'ERROR: no luck' >&2; exit 1")
     done = scene.run("-N1", env=env)

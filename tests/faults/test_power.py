@@ -81,9 +81,9 @@ def test_holds_are_old_or_new_after_a_power_cut_at_any_moment(
     scene.back_up()
     states = {scene.holds.read_bytes()}
     scene.write()
-    slow = "inject=openat,write,fsync,rename:delay_exit=150000"
+    slow = "inject=openat,write,fsync,renameat:delay_exit=150000"
     traced = [
-        *("strace", "-f", "-o", "/dev/null", "-e", "trace=openat,write,fsync,rename"),
+        *("strace", "-f", "-o", "/dev/null", "-e", "trace=openat,write,fsync,renameat"),
         *("-P", f"{scene.holds}.new", "-P", str(scene.holds), "-e", slow),
     ]
     words = [*traced, *PROGRAM, *scene.options, str(scene.source), scene.place]

@@ -331,9 +331,9 @@ def test_a_transfer_whose_parent_is_gone_is_planned_anew(scene: Scene) -> None:
     ("calls", "action"),
     [
         ('" receive "*', 'real "$@"; kill_program'),
-        ('" subvolume snapshot -r "*/incoming/*', "kill_program"),
-        ('" subvolume snapshot -r "*/incoming/*', 'real "$@"; kill_program'),
-        ('" subvolume delete -c "*/incoming/*', "kill_program"),
+        ('" subvolume snapshot -r -- "*/fd/9/*', "kill_program"),
+        ('" subvolume snapshot -r -- "*/fd/9/*', 'real "$@"; kill_program'),
+        ('" subvolume delete -c "*" in "*/incoming/*', "kill_program"),
     ],
     ids=["received", "before publishing", "published", "before deleting"],
 )
@@ -596,7 +596,9 @@ def test_what_a_cut_left_expires_if_nothing_goes_on_with_it(
     _age(scene, timedelta(hours=hours))
     left = scene.staging
     command("btrfs", "subvolume", "delete", scene.snapshots[0].path)
-    scene.back_up(*more)
+    # A date in the future is believed to be wrong where the clock is confirmed.
+    done = scene.run(*more, env={"BTRFS_BACKUP_NG_CLOCK": "0 synchronised"})
+    assert done.returncode == 0, done.stderr
     assert scene.staging == (left if is_kept else [])
 
 
@@ -636,7 +638,7 @@ def test_a_power_cut_costs_no_sealed_interval(
 
 
 @pytest.mark.parametrize("kind", ["local", "ssh"])
-def test_a_transfer_that_filled_its_destination_goes_on_when_there_is_room(
+def test_a_transfer_that_filled_its_destination_leaves_it_usable(
     disks: Disks, btrfs: MakesFilesystems, request: pytest.FixtureRequest, kind: str
 ) -> None:
     disk = btrfs(size="110M", mkfs_options=("--mixed",))
@@ -645,13 +647,12 @@ def test_a_transfer_that_filled_its_destination_goes_on_when_there_is_room(
     disk.fill_up(leave_bytes=14 * MIB)
     done = scene.run("--no-check-space")
     assert_fails(done, 1, "btrfs receive", "No space left on device", "is full")
-    assert scene.backups == []
-    left = cutting.seals(scene)
-    assert left, "nothing is safe"
+    assert "are dropped, as the rest" in done.stderr, done.stderr
+    assert scene.backups == [] and scene.staging == []
     (disk.path / "filler").unlink()
     disk.sync()
-    safe = left[0].offset  # the last one may have been cut itself
-    cutting.check_resumed(scene, safe, "--no-check-space")
+    scene.back_up("--no-check-space", "-S")
+    cutting.check_arrived(scene)
 
 
 def test_checkpoints_do_not_pile_up(ssh_scene: Scene) -> None:
@@ -758,7 +759,7 @@ def test_a_retry_sees_that_only_the_answer_was_lost(
 ) -> None:
     os.chmod(tmp_path, 0o755)
     action = 'real "$@"; kill -KILL $PPID'
-    env = faulty_btrfs(tmp_path, '" subvolume snapshot -r "*/incoming/*', action)
+    env = faulty_btrfs(tmp_path, '" subvolume snapshot -r -- "*/fd/9/*', action)
     scene = planted(Scene(*disks, new_sshd(config=(f"SetEnv PATH={env['PATH']}",))))
     done = scene.run("--json", "--retries", "1")
     assert was_faulty(tmp_path)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from btrfs_backup_ng import pipeline, process
+from btrfs_backup_ng import command, pipeline, process
 from btrfs_backup_ng.__util__ import MIB, Interrupted
+from btrfs_backup_ng.wire.grammar import MAGIC
 from btrfs_backup_ng.hop import Hop
-from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, Stalled
+from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, Stalled, TooLarge
 from btrfs_backup_ng.command import Command, CommandNotFound
 from btrfs_backup_ng.process import interrupt
 from tests.support.processes import (
@@ -52,7 +53,7 @@ while data := os.read(0, 100_000):
         written = os.write(1, data)
         data = data[written:]
         size += written
-        os.write(2, b"bbng1 moved %d\\n" % size)
+        os.write(2, b"bbng2 moved %d\\n" % size)
 """
 
 
@@ -70,7 +71,10 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    *scripts: str | Command, meter: Meter | None = None, stall_timeout_s: float = 0.0
+    *scripts: str | Command,
+    meter: Meter | None = None,
+    stall_timeout_s: float = 0.0,
+    max_size: int | None = None,
 ) -> Moved:
     """Run shell scripts as a pipeline; they are labelled by their number."""
     stages = [
@@ -78,7 +82,9 @@ def run(
         for number, script in enumerate(scripts)
     ]
     meter = meter or Meter()
-    return pipeline.run_pipeline(stages, meter=meter, stall_timeout_s=stall_timeout_s)
+    return pipeline.run_pipeline(
+        stages, meter=meter, stall_timeout_s=stall_timeout_s, max_size=max_size
+    )
 
 
 def shell(script: str, label: str, *, reports: bool = False) -> Command:
@@ -87,6 +93,82 @@ def shell(script: str, label: str, *, reports: bool = False) -> Command:
 
 def running(marker: str) -> list[Process]:
     return [p for p in everything() if marker in p.argv and p.state not in "ZX"]
+
+
+# Limits
+
+TAKEN = "cat >/dev/null; echo bbng2 received >&2; "
+WORKS = f"echo {MAGIC} working >&2; sleep 0.2; "
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "LEAST_S", 0.0)
+
+
+def receiver(script: str) -> Command:
+    return shell(f"{script} echo bbng2 0 >&2", "the receiver", reports=True)
+
+
+def test_a_receiver_that_says_that_it_works_may_work(_impatient):
+    last = receiver(TAKEN + 6 * WORKS + "echo done;")
+    assert run("echo x", last, stall_timeout_s=0.7).output == b"done\n"
+
+
+@pytest.mark.parametrize("works", [0, 3])
+def test_a_receiver_that_has_taken_all_and_falls_silent_is_a_stall(_impatient, works):
+    last = receiver(TAKEN + works * WORKS + "sleep 31;")
+    with pytest.raises(Stalled) as caught:
+        run("echo x", last, stall_timeout_s=0.7)
+    assert str(caught.value) == (
+        "all of the stream was taken, and it was not finished, so the transfer was"
+        " ended: the receiver said nothing for 0.7 s (--stall-timeout)"
+    )
+
+
+def test_a_receiver_that_only_says_that_it_works_is_a_stall_in_the_end(
+    _impatient, monkeypatch
+):
+    monkeypatch.setattr(command, "LONGEST_S", 1.0)
+    with pytest.raises(Stalled, match="did not come to an end in 1 s"):
+        run("echo x", receiver(f"{TAKEN} while :; do {WORKS} done;"), stall_timeout_s=9)
+
+
+def test_saying_that_it_works_is_no_taking(_impatient):
+    last = receiver(f"while :; do {WORKS} done;")
+    with pytest.raises(Stalled, match="the receiver took nothing more"):
+        run("cat /dev/zero", last, stall_timeout_s=0.7)
+
+
+@pytest.mark.parametrize("counts", [False, True])
+def test_a_stream_that_is_too_long_is_ended(counts, _hurry):
+    middle = [counting()] if counts else []
+    meter = Meter()
+    with pytest.raises(TooLarge) as caught:
+        run("cat /dev/zero", *middle, "cat >/dev/null", meter=meter, max_size=3 * MIB)
+    assert str(caught.value).splitlines()[0] == (
+        "the stream is longer than 3.0 MiB (--max-size), so the transfer was ended:"
+        " stage 0 gave more"
+    )
+    assert meter.size_bytes < 3000 * MIB
+
+
+def test_a_stream_that_was_too_long_is_so_even_if_all_went_well():
+    with pytest.raises(TooLarge):
+        run("head -c 2000001 /dev/zero", "cat >/dev/null", max_size=2_000_000)
+    size = run("head -c 2000000 /dev/zero", "cat >/dev/null", max_size=2_000_000)
+    assert size.size_bytes == 2_000_000
+
+
+def test_what_was_there_before_counts_as_well():
+    meter = Meter(resumed_bytes=1_000_000)
+    with pytest.raises(TooLarge):
+        run("head -c 5 /dev/zero", "cat", meter=meter, max_size=1_000_001)
+
+
+def test_an_answer_without_an_end_ends_the_pipeline():
+    with pytest.raises(PipelineFailed, match="stage 1 wrote more than 67108864 bytes"):
+        run("echo x", "cat; exec cat /dev/zero")
 
 
 # Success
@@ -319,7 +401,7 @@ def test_a_lost_contact_is_unknown_and_says_so():
 
 
 def test_a_reported_status_counts():
-    report = "cat >&2; echo bbng1 {} >&2; exit {}"
+    report = "cat >&2; echo bbng2 {} >&2; exit {}"
     assert run("true", shell(report.format(0, 0), "put", reports=True))
     with pytest.raises(PipelineFailed, match="^put failed with status 5: x$"):
         run("echo x", shell(report.format(5, 0), "put", reports=True))

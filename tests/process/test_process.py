@@ -10,18 +10,22 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from btrfs_backup_ng import process
 from btrfs_backup_ng.__util__ import KIB, MIB, Interrupted
 from btrfs_backup_ng.command import last_words, settle
+from btrfs_backup_ng.wire.grammar import MAGIC
+from btrfs_backup_ng.silence import Silence
 from btrfs_backup_ng.command import (
     Command,
     CommandFailed,
     CommandNotFound,
     CommandNotStarted,
     ContactLost,
+    Patience,
     environment,
     find_program,
     TimedOut,
@@ -132,13 +136,101 @@ def test_what_cannot_be_started_is_named(argv, kind, message):
     assert str(caught.value).startswith(message)
 
 
-def test_a_limit_on_the_time_ends_the_whole_group_and_names_itself():
-    marker = "31.4151"
+MARKER = f"31.{os.getpid()}"
+WORKS = "while :; do printf '%s working\\n' >&2; sleep 0.05; done" % MAGIC
+
+
+def patient(script: str, silence_s: float = 0.0, longest_s: float = 0.0) -> Command:
+    patience = Patience(silence_s, longest_s, "Look there.")
+    return replace(shell(script), patience=patience)
+
+
+@pytest.mark.parametrize(
+    ("command", "did"),
+    [
+        (
+            patient(f"echo busy >&2; sleep {MARKER}; true", 0.3),
+            "said nothing for 0.3 s",
+        ),
+        (patient(f"echo busy >&2; {WORKS}", 0.3, 0.6), "did not come to an end in"),
+        (
+            patient(f"exec >&-; echo busy >&2; sleep {MARKER}; true", 0.3),
+            "said nothing",
+        ),
+        (patient("kill -STOP $$", 0.3), "said nothing for 0.3 s"),
+    ],
+)
+@pytest.mark.parametrize("way", ["run", "read"])
+def test_patience_has_an_end_and_ends_the_whole_group(command, did, way):
     began = time.monotonic()
-    with pytest.raises(TimedOut, match=r"ended: it ran for more than 0.2 s: busy$"):
-        run(shell(f"echo busy >&2; sleep {marker}; true"), timeout_s=0.2, check=False)
+    with pytest.raises(TimedOut, match=f"^the script {did}.*, so it was ended") as told:
+        answer(command) if way == "read" else run(command, check=False)
     assert time.monotonic() - began < 5
-    assert not running(marker)
+    assert not running(MARKER)
+    assert told.value.hint == "Look there."
+    if "busy" in str(command):
+        assert str(told.value).endswith("ended: busy"), "the last words are missing"
+
+
+def answer(command: Command) -> bytes:
+    """Read what a child says a block after the other, to its end."""
+    said = b""
+    with Child.start(command, stdout=PIPE) as child:
+        while block := child.read(100):
+            said += block
+        assert child.finish() == 0
+    return said
+
+
+@pytest.mark.parametrize("way", [answer, lambda command: run(command).stdout])
+@pytest.mark.parametrize("sign", ["echo x", "echo x >&2"])
+def test_whoever_says_something_now_and_then_is_not_silent(way, sign):
+    slow = f"for i in 1 2 3 4 5 6 7 8; do sleep 0.1; {sign}; done; echo end"
+    assert way(patient(slow, 0.6)).endswith(b"end\n")
+
+
+def test_input_that_is_taken_is_a_sign_of_life():
+    slow = "for i in 1 2 3 4 5 6; do sleep 0.1; head -c 300000 >/dev/null; done; cat"
+    assert run(patient(slow, 0.5), stdin=bytes(3 * MIB)).status == 0
+
+
+def test_time_in_which_we_did_not_run_is_no_silence(monkeypatch):
+    silence = Silence(Patience(1.0, 5.0))
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(4):
+        now += 3600
+        assert silence.too_long(7) == ""
+    for _ in range(4):
+        now += 0.2
+        said = silence.too_long(7)
+    assert said == "said nothing for 1 s"
+
+
+def test_lines_that_say_that_it_works_are_shown_to_nobody():
+    line = f"printf '{MAGIC} working\\n'"
+    script = f"{line}; echo one; {line}; {line}; echo two; printf '{MAGIC} wor'; "
+    script += "sleep 0.1; printf 'king\\n'; echo three"
+    assert run(shell(f"{{ {script}; }} >&2")).stderr == "one\ntwo\nthree\n"
+
+
+def test_many_lines_that_say_that_it_works_push_nothing_out():
+    lines = f"yes '{MAGIC} working' | head -n 10000"
+    assert run(shell(f"{{ echo why; {lines}; }} >&2")).stderr == "why\n"
+
+
+def test_a_line_without_an_end_is_not_waited_for():
+    with Child.start(shell("exec tr '\\0' x </dev/zero"), stdout=PIPE) as child:
+        assert len(child.read_line()) == 4096
+        assert len(child.read_rest(100_000)) == 100_000
+
+
+def test_words_without_an_end_are_not_waited_for(monkeypatch):
+    monkeypatch.setattr(process, "WORDS_AT_MOST", 3 * MIB)
+    endless = shell("exec cat /dev/zero >&2")
+    for way in (answer, run):
+        with pytest.raises(TimedOut, match="wrote more than 3145728 bytes to stderr"):
+            way(endless)
 
 
 def test_a_limit_on_the_output_ends_an_endless_one():
@@ -193,17 +285,17 @@ def test_what_is_left_behind_and_writes_for_ever_is_a_failure(monkeypatch):
 @pytest.mark.parametrize(
     ("script", "status", "stderr"),
     [
-        ("echo bbng1 0 >&2", 0, ""),
-        ("echo a >&2; echo bbng1 0 >&2", 0, "a\n"),
-        ("echo bbng1 7 >&2", 7, ""),
-        ("echo bbng1 7 >&2; exit 255", 7, ""),
-        ("echo bbng1 0 >&2; exit 255", 255, ""),
-        ("echo bbng1 0 >&2; kill -KILL $$", -9, ""),
-        ("echo bbng1 3 >&2; echo Shared connection closed. >&2", 3, "Shared c"),
-        ("printf 'no newline' >&2; echo bbng1 4 >&2", 4, "no newline"),
-        ("echo bbng1 0 >&2; echo bbng1 5 >&2", 5, "bbng1 0\n"),
-        ("printf 'bbng1 12' >&2", None, "bbng1 12"),
-        ("echo bbng1 >&2", None, "bbng1\n"),
+        ("echo bbng2 0 >&2", 0, ""),
+        ("echo a >&2; echo bbng2 0 >&2", 0, "a\n"),
+        ("echo bbng2 7 >&2", 7, ""),
+        ("echo bbng2 7 >&2; exit 255", 7, ""),
+        ("echo bbng2 0 >&2; exit 255", 255, ""),
+        ("echo bbng2 0 >&2; kill -KILL $$", -9, ""),
+        ("echo bbng2 3 >&2; echo Shared connection closed. >&2", 3, "Shared c"),
+        ("printf 'no newline' >&2; echo bbng2 4 >&2", 4, "no newline"),
+        ("echo bbng2 0 >&2; echo bbng2 5 >&2", 5, "bbng2 0\n"),
+        ("printf 'bbng2 12' >&2", None, "bbng2 12"),
+        ("echo bbng2 >&2", None, "bbng2\n"),
         ("exit 0", None, ""),
         ("exit 255", None, ""),
     ],
@@ -212,7 +304,7 @@ def test_the_status_line_counts(script, status, stderr):
     completed = run(shell(script, reports=True), check=False)
     assert completed.status == status
     assert completed.stderr.startswith(stderr)
-    assert status is None or "bbng1 7" not in completed.stderr
+    assert status is None or "bbng2 7" not in completed.stderr
 
 
 def test_without_its_status_line_the_outcome_is_unknown():
@@ -225,7 +317,7 @@ def test_without_its_status_line_the_outcome_is_unknown():
 
 
 def test_a_status_line_of_a_command_that_does_not_report_is_just_words():
-    assert run(shell("echo bbng1 7 >&2")).stderr == "bbng1 7\n"
+    assert run(shell("echo bbng2 7 >&2")).stderr == "bbng2 7\n"
 
 
 def test_words_that_are_not_text_survive():

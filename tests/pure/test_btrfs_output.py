@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem, parse_facts
 from btrfs_backup_ng.btrfs.listing import parse_listing, parse_nested
+from btrfs_backup_ng.record import ANSWERS, LIMIT_BYTES, TOO_LARGE
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
     explain,
@@ -244,8 +245,22 @@ def test_a_listing_is_read(record):
 
 
 def test_holds_come_with_the_listing_whatever_is_in_them():
-    for holds in (b"", b"{}", b"\0\0\n", b"x" * 9999):
+    for holds in (b"", b"{}", b"\1\1\n", b"x" * 9999):
         assert parse_listing(answer(holds=b"1" + holds), 1)[1] == (holds,)
+
+
+def test_a_record_that_another_machine_did_not_read_is_not_no_record():
+    for word, content in ANSWERS.items():
+        raw = b"2" + word + b"\0" + b"1x"
+        assert parse_listing(answer(holds=raw), 2)[1] == (content, b"x")
+    large = b"1" + b" " * (LIMIT_BYTES + 1)
+    assert parse_listing(answer(holds=large), 1)[1] == (TOO_LARGE,)
+
+
+@pytest.mark.parametrize("raw", [b"2", b"2new word", b"3link", b"x", b"1a\0b"])
+def test_an_answer_about_a_record_that_is_not_understood_is_an_error(raw):
+    with pytest.raises(OutputNotUnderstood):
+        parse_listing(answer(holds=raw), 1)
 
 
 def test_several_files_come_with_the_listing():
@@ -599,3 +614,14 @@ def test_any_answer_is_facts_or_an_error_that_the_host_reports(changes):
 def test_what_btrfs_says_is_explained(stderr, meaning):
     said = explain(stderr)
     assert (meaning in said) if meaning else said == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "ahead"),
+    [("1700000000", 100), ("1699999800", -100), ("", None), ("soon", None)]
+    + [("9" * 13, None), ("-5", None), ("٣", None)],
+)
+def test_the_clock_of_another_machine_is_compared_with_ours(said, ahead):
+    answer = {**HELLO, "clock": said}
+    assert parse_facts(answer, 1699999900.0).clock_ahead_s == ahead
+    assert parse_facts(answer).clock_ahead_s is None

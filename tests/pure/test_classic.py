@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.__util__ import KIB, MIB, UsageError
+from btrfs_backup_ng.__util__ import GIB, KIB, MIB, UsageError
 from btrfs_backup_ng.cli.classic import _job
 from btrfs_backup_ng.cli.parser import display_level, parse_task
 from btrfs_backup_ng.location import parse_location
@@ -100,8 +100,10 @@ OPTIONS = [
     ("--use-mbuffer --no-mbuffer", {"mbuffer": False}),
     ("--rate 10M", {"rate": 10 * MIB}),
     ("--rate=1.5k", {"rate": KIB * 3 // 2}),
-    ("--stall-timeout 7", {"stall_timeout_s": 7.0}),
-    ("--stall-timeout 0", {"stall_timeout_s": 0.0}),
+    ("--stall-timeout 7", {"stall_timeout_s": 7.0, "silence_s": 7.0}),
+    ("--stall-timeout 0", {"stall_timeout_s": 0.0, "silence_s": 0.0}),
+    ("--max-size 500G", {"max_size": 500 * GIB}),
+    ("--max-size=1.5k", {"max_size": KIB * 3 // 2}),
     ("--retries 3", {"retries": 3, "reopenings": None}),
     ("--checkpoint-interval 64M", {"checkpoint_interval": 64 * MIB}),
     ("--no-checkpoints", {"checkpoint_interval": 0}),
@@ -222,6 +224,8 @@ def test_no_destination_is_fine_and_many_are():
         (["/a", "--rate", "fast"], "--rate"),
         (["/a", "--rate", "0"], "--rate"),
         (["/a", "--stall-timeout", "-1"], "seconds"),
+        (["/a", "--max-size", "0"], "--max-size"),
+        (["/a", "--max-size", "much"], "--max-size"),
         (["/a", "--stall-timeout", "nan"], "seconds"),
         (["/a", "--wait", "inf"], "seconds"),
         (["/a", "--safety-margin", "x"], "percent"),

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from btrfs_backup_ng.holds import (
     Hold,
     Place,
-    Unreadable,
     Why,
     format_holds,
     parse_holds,
     recorded_locations,
 )
+from btrfs_backup_ng.record import Unreadable
 from tests.pure.making import uid
 
 TEXT = st.text() | st.binary().map(lambda raw: raw.decode(errors="surrogateescape"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.policy import Policy, Unit
-from btrfs_backup_ng.prune import backup_rules
+from btrfs_backup_ng.judgement import Course, rules_of
 from btrfs_backup_ng.retention import judge, keep_by_name, keep_origins
 from btrfs_backup_ng.simulation import simulate
 from tests.pure.making import NAMING, copy_of, made
@@ -37,6 +37,10 @@ def snapshots_of(now, ages, *, future=()):
         made(number, created=moment, name=f"home-{moment:%Y%m%d-%H%M%S%z}")
         for number, moment in enumerate(moments)
     ]
+
+
+def backup_rules(policy, now):
+    return rules_of(policy, NAMING, Course(now), of_source=False)
 
 
 def kept(snapshots, policy, now, *more):
@@ -167,7 +171,7 @@ def test_newest_and_held_survive_and_order_is_irrelevant(policy, now, ages, data
 def test_no_name_that_somebody_invents_makes_a_backup_go(policy, now, ages, data):
     """Backups that arrived when their names say, among forged ones that came later."""
     honest = [replace(copy_of(s), otime=s.created) for s in snapshots_of(now, ages)]
-    rules = backup_rules(policy, NAMING, now)
+    rules = backup_rules(policy, now)
     before = {
         verdict.snapshot
         for verdict in judge(honest, rules)
@@ -190,11 +194,11 @@ def test_no_name_that_somebody_invents_makes_a_backup_go(policy, now, ages, data
 def test_a_backlog_that_arrives_at_once_is_kept_by_its_names(policy, now, ages):
     backlog = [replace(copy_of(s), otime=now) for s in snapshots_of(now, ages)]
     by_name = set(kept(backlog, policy, now))
-    found = {v.snapshot for v in judge(backlog, backup_rules(policy, NAMING, now))
+    found = {v.snapshot for v in judge(backlog, backup_rules(policy, now))
              if v.kept}  # fmt: skip
     assert by_name <= found
     old = replace(policy, minimum=None)
-    found = {v.snapshot for v in judge(backlog, backup_rules(old, NAMING, now))
+    found = {v.snapshot for v in judge(backlog, backup_rules(old, now))
              if v.kept}  # fmt: skip
     assert len(found - set(kept(backlog, old, now))) <= 1 + policy.latest
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from btrfs_backup_ng.judgement import Course
 from btrfs_backup_ng.model import Listing, Snapshot
 from btrfs_backup_ng.plan import plan_transfers
 from btrfs_backup_ng.policy import Policy
@@ -29,7 +30,7 @@ def one_run(run, here, there, *, keep_source, keep_there):
     """
     now = now_of(run)
     here = [*here, made(run)]
-    wanted = worth_sending(here, there, latest(keep_there), NAMING, now)
+    wanted = worth_sending(here, there, latest(keep_there), NAMING, Course(now))
     plan = plan_transfers(
         wanted, listing(here), there, related={s.uuid for s in here}, seals={}
     )
@@ -86,7 +87,7 @@ def test_what_the_destination_would_delete_at_once_is_not_sent(ours, present, ke
     now = now_of(20)
     here = [made(run) for run in ours]
     there = listing([copy_of(made(run)) for run in present])
-    worth = worth_sending(here, there, latest(keep), NAMING, now)
+    worth = worth_sending(here, there, latest(keep), NAMING, Course(now))
     missing = [s for s in worth if s not in [made(run) for run in present]]
     assert set(worth) <= set(here)
     assert set(worth) >= {s for s in here if s in [made(run) for run in present]}
@@ -104,11 +105,14 @@ def test_what_the_destination_would_delete_at_once_is_not_sent(ours, present, ke
 def test_the_newest_is_always_worth_it():
     here = [made(1)]
     there = listing([copy_of(made(run)) for run in (2, 3, 4)])
-    assert worth_sending([*here, made(9)], there, latest(1), NAMING, now_of(9)) == [
-        made(9)
-    ]
+    assert worth_sending(
+        [*here, made(9)], there, latest(1), NAMING, Course(now_of(9))
+    ) == [made(9)]
 
 
 def test_what_others_put_there_does_not_count_as_a_backup():
     here, strangers = [made(1), made(2)], [made(3), made(4)]
-    assert worth_sending(here, listing(strangers), latest(2), NAMING, now_of(9)) == here
+    assert (
+        worth_sending(here, listing(strangers), latest(2), NAMING, Course(now_of(9)))
+        == here
+    )

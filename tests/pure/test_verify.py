@@ -17,7 +17,9 @@ from btrfs_backup_ng.identity import (
     find_twins,
     judge_against,
     judge_alone,
+    judge_bases,
     judge_common,
+    judge_next,
     judge_reference,
     of_ours,
     original_of,
@@ -27,10 +29,10 @@ from btrfs_backup_ng.identity import (
 from btrfs_backup_ng.model import Listing, Seal, Snapshot
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.picking import is_in_part, pick
+from btrfs_backup_ng.record import Unreadable
 from btrfs_backup_ng.seals import settle
 from btrfs_backup_ng.verified import (
     Level,
-    Unreadable,
     Verified,
     format_verified,
     last_verified,
@@ -145,14 +147,33 @@ def test_what_lost_its_received_uuid_is_compared_with_its_namesake():
 
 def test_a_parent_that_is_missing_is_found():
     here, there = pairs(3)
-    reference = Reference.of("/home", here)
     base = {here[2].uuid: here[2].name}
-    assert list(judge_common(there, reference, base)) == []
-    (found,) = judge_common(there[:2], reference, base)
+    assert list(judge_bases(there, base)) == []
+    (found,) = judge_bases(there[:2], base)
     assert found.result is Result.BAD and here[2].name in found.text
-    (found,) = judge_common([snapshot(9, uuid4())], reference, {})
+
+
+def test_copies_of_nothing_at_a_place_are_found():
+    here, there = pairs(3)
+    reference = Reference.of("/home", here)
+    assert list(judge_common(there, reference)) == []
+    (found,) = judge_common([snapshot(9, uuid4())], reference)
     assert "no snapshot is common" in found.text and found.result is Result.BAD
-    assert list(judge_common([], reference, {})) == []  # nothing was sent yet
+    assert list(judge_common([], reference)) == []  # nothing was sent yet
+
+
+@pytest.mark.parametrize(
+    ("is_incremental", "result"),
+    [(True, None), (False, Result.BAD), (None, Result.UNCHECKED)],
+)
+def test_a_next_backup_that_is_full_is_bad_if_it_is_not_the_first(
+    is_incremental: bool | None, result: Result | None
+):
+    told = "as it is"
+    found = list(judge_next(is_incremental, "/home", told, has_copies=True))
+    assert [one.result for one in found] == ([result] if result else [])
+    assert all("the next backup from /home is as it is" in one.text for one in found)
+    assert list(judge_next(is_incremental, "/home", told, has_copies=False)) == []
 
 
 def test_what_is_ours_and_what_only_looks_like_it():

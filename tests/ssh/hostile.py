@@ -1,9 +1,26 @@
 """Owns the arguments that must come through every shell, and a verb for them."""
 
-from btrfs_backup_ng.grammar import Verb
+from btrfs_backup_ng.wire.grammar import Verb, read_script
+
+
+class Made(Verb):
+    """A verb that a test makes.
+
+    :param body: what it does, behind what all verbs share.
+    """
+
+    def __init__(self, name: str, body: str) -> None:
+        super().__init__(name)
+        object.__setattr__(self, "body", body)
+
+    @property
+    def script(self) -> str:
+        """Give the text that a shell runs."""
+        return read_script("common") + str(vars(self)["body"])
+
 
 #: Prints its arguments, each with a NUL behind it.
-PRINT = Verb("print", 'for i; do printf "%s\\0" "$i"; done; e 0')
+PRINT = Made("print", 'for word; do printf "%s\\0" "$word"; done; finish 0')
 
 #: Arguments that some shell or some command on the way would give a meaning.
 HOSTILE = [

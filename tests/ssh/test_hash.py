@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.host import Host, LocalHost
-from btrfs_backup_ng.manifest import Entry, compare
+from btrfs_backup_ng.manifest import Entry, Garbled, compare
 from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.trees import answering, reading
 from btrfs_backup_ng.walk import CannotRead, walk
+from btrfs_backup_ng.wire_hash import read_xattrs, split
 from tests.cli.scenes import path_without
 from tests.ssh.test_wire_shells import Straight, shells
 from tests.support import filesystems, trees, variety
@@ -186,3 +188,12 @@ def test_who_stops_reading_leaves_nothing_behind(
         with nothing_left_behind():
             with reading(host, str(disk.path / "snapshot")) as tree:
                 assert [next(tree.entries) for _ in range(5)] == here[:5]
+
+
+def test_what_has_no_end_is_not_kept():
+    endless = itertools.repeat(b"x" * 65536)
+    with pytest.raises(Garbled, match="longer than"):
+        next(split(endless, b"\0"))
+    lines = (b"user.%d=0x%s" % (number, b"00" * 50000) for number in itertools.count())
+    with pytest.raises(Garbled, match="too much of b'a'"):
+        next(read_xattrs(itertools.chain([b"# file: a"], lines)))

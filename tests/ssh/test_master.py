@@ -1,5 +1,6 @@
 """The one ssh connection of a run, against a real server."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -317,6 +318,28 @@ def test_a_server_that_speaks_something_else_is_named(sshd, runtime):
         error = refused(SSHMasterManager(place(sshd, port=port), options(sshd)))
         thread.join()
     assert f"no connection to {sshd.host}" in error.message
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-silent\r\n"])
+def test_a_server_that_says_nothing_more_is_given_up(sshd, runtime, monkeypatch, said):
+    """ssh gives up one without a banner (ConnectTimeout); behind that it waits."""
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.master._LOGIN_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with listener.accept()[0] as connection, contextlib.suppress(OSError):
+                connection.sendall(said)
+                while connection.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = listener.getsockname()[1]
+        wanted = options(sshd, silence_s=0.5)
+        error = refused(SSHMasterManager(place(sshd, port=port), wanted))
+        thread.join()
+    assert error.message == f"{sshd.host} did not log us in within 1 s"
+    assert f"ssh -p {port} root@{sshd.host} true" in error.hint
 
 
 def test_a_wrong_option_is_named(sshd, runtime):

@@ -26,6 +26,14 @@ class Process(NamedTuple):
     started: int
     argv: tuple[str, ...]
 
+    def works_at(self, mark: str) -> bool:
+        """Tell whether its words, its directory or its root hold this."""
+        words = [*self.argv]
+        for link in ("cwd", "root"):
+            with contextlib.suppress(OSError):
+                words.append(os.readlink(f"/proc/{self.pid}/{link}"))
+        return any(mark in word for word in words)
+
     def alive(self) -> bool:
         """Tell whether it still runs; a zombie does not."""
         now = _look(self.pid)

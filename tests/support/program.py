@@ -22,11 +22,12 @@ Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
     """Make the program's environment: ours with changes, where None takes one away.
 
-    No agent may help out with keys that the test does not know of, and nothing that
-    happens in a test is remembered on this machine.
+    No agent may help out with keys that the test does not know of, nothing that happens
+    in a test is remembered on this machine, and nothing confirms its clock.
     """
     wanted: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     wanted["BTRFS_BACKUP_NG_STATE"] = str(STATE_DIRECTORY)
+    wanted.setdefault("BTRFS_BACKUP_NG_CLOCK", "0")
     wanted.update({"SSH_AUTH_SOCK": None, **(changes or {})})
     return {name: value for name, value in wanted.items() if value is not None}
 

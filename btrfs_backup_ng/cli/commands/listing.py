@@ -29,12 +29,11 @@ from btrfs_backup_ng.listing import (
     Contents,
     Kept,
     Kind,
-    Relation,
     State,
     look_at,
-    relate,
 )
 from btrfs_backup_ng.model import Waiting
+from btrfs_backup_ng.relations import Relation, foresee_all, relate
 from btrfs_backup_ng.report import Failed, Tally, exit_status
 
 EPILOG_PLACES = """\
@@ -53,8 +52,12 @@ each line, oldest first:
   damaged    has a name of ours, and is not what stands under such a name; and why
   waiting    a transfer that was cut, and how much of it need not be sent again
   running    a transfer that somebody works on
-  and how it was verified last, and when; and what it is to other places: to those of
-  this call, and as recorded at sources
+  and how it was verified last, and when; and what it is to other places:
+  also at    the same snapshot is at another place of this call
+  parent of the next transfer     a backup between these places would start from it now;
+             "perhaps" if that depends on the prefix (-p), or on what is on its way
+  on record as parent ...         the same of a place that is not looked at in this
+             call, as recorded at the source when it was seen last
 
 exit status:
   0 all places were listed   10 some were   1 none was   2 usage
@@ -75,7 +78,7 @@ def main(words: Sequence[str]) -> int:
     places, now = wanted_places(options, records), datetime.now().astimezone()
     with access(options, options.snapshot_folder, "list", words) as way:
         seen = look_at(places, way, follow=not options.places)
-    told = _Told(seen, sizes_sent(records), now)
+        told = _Told(seen, sizes_sent(records), now)
     tally = Tally()
     for place, contents in seen.items():
         if isinstance(contents, BackupError):
@@ -115,7 +118,7 @@ class _Told:
         now: datetime,
     ) -> None:
         looked = {p: c for p, c in seen.items() if not isinstance(c, BackupError)}
-        self._relation = relate(looked)
+        self._relation = relate(looked, foresee_all(looked, now))
         self._sizes = sizes
         self._now = now
 

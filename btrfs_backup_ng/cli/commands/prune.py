@@ -1,7 +1,6 @@
 """Own the ``prune`` verb: old snapshots and backups go, or what cut transfers left."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
@@ -13,6 +12,7 @@ from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.dropping import Dropping
 from btrfs_backup_ng.cli.output import tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display, add_policies
+from btrfs_backup_ng.cli.settling import Settling
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.thinner import Thinner
 from btrfs_backup_ng.cli.timeline import show_outlook
@@ -24,11 +24,13 @@ from btrfs_backup_ng.cli.verb import (
     read_keepers,
     read_words,
 )
+from btrfs_backup_ng.forecast import usual_prefix
+from btrfs_backup_ng.clock import read_clock
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.policy import Policy
 from btrfs_backup_ng.report import Failed, Tally, exit_status
 from btrfs_backup_ng.sshutil.passwords import has_terminal
-from btrfs_backup_ng.thinning import Wish, common
+from btrfs_backup_ng.thinning import Needs, Wish, common, course_of
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -37,7 +39,9 @@ always stays: what we did not name, what a destination needs for its next backup
 source and destination of the call have last in common, the newest of each prefix.
 
 Refused without --force: a policy that keeps only the newest; to delete more than half
-of what there is of a prefix; to delete anything where one is later than the clock.
+of what there is of a prefix. It also says that the clock of this machine is right: if
+that may have jumped, what was wanted before stays until another clock confirms it; and
+what is dated in the future stays.
 
 exit status:
   0 all that was asked for is gone   1 failed, or the answer was no   2 usage
@@ -47,8 +51,9 @@ exit status:
 #: Options that mean nothing to a part of this verb.
 _OF_NO_USE = {
     "policy": ("--id",),
-    "staging": ("--keep", "--keep-at", "--snapshot-prefix", "--force"),
-    "simulate": ("--staging", "--id", "--snapshot-prefix", "--force"),
+    "staging": ("--keep", "--keep-at", "--snapshot-prefix", "--force", "--one-source"),
+    "one-source": ("--keep", "--keep-at", "--id", "--force"),
+    "simulate": ("--staging", "--one-source", "--id", "--snapshot-prefix", "--force"),
 }
 
 
@@ -63,7 +68,8 @@ def main(words: Sequence[str]) -> int:
     keep = values.policy(options.keep, "--keep", options.keep_zone)
     keep_at = values.policy(options.keep_at, "--keep-at", options.keep_zone)
     _check(options, keep, keep_at)
-    now = datetime.now().astimezone()
+    clock = read_clock()
+    now = clock.now
     if options.simulate is not None:
         policy = keep or keep_at
         assert policy
@@ -71,8 +77,10 @@ def main(words: Sequence[str]) -> int:
         return 0
     if options.staging:
         return _drop(options, words, now)
-    usual = f"{os.uname().nodename}-"
-    wish = Wish(keep, keep_at, options.snapshot_prefix, usual, now)
+    if options.one_source:
+        return _settle(options, words, now)
+    prefix, usual = options.snapshot_prefix, usual_prefix()
+    wish = Wish(keep, keep_at, prefix, usual, clock, options.force)
     return _thin(options, words, wish)
 
 
@@ -90,6 +98,8 @@ def _check(
         what = "simulate"
     elif options.staging:
         what = "staging"
+    elif options.one_source:
+        what = "one-source"
     for option in _OF_NO_USE[what]:
         if getattr(options, option.strip("-").replace("-", "_")):
             alone = "without --staging" if what == "policy" else f"with --{what}"
@@ -104,6 +114,10 @@ def _check(
         raise UsageError("--every is of use with --simulate only")
     if not options.places:
         raise UsageError("a place is missing", hint=f"See:  {PROGRAM} prune --help")
+    if options.one_source:
+        if options.snapshot_prefix is None:
+            raise UsageError("--one-source needs to know which backups:  -p PREFIX")
+        return
     if not options.staging and not policies:
         raise UsageError(
             "a policy is missing that says which snapshots and backups stay",
@@ -130,6 +144,13 @@ def _drop(options: argparse.Namespace, words: Sequence[str], now: datetime) -> i
         return _do(options, [Dropping(place, way, options, now) for place in places])
 
 
+def _settle(options: argparse.Namespace, words: Sequence[str], now: datetime) -> int:
+    """Record that backups at places are of one source."""
+    places = read_keepers(options)
+    with access(options, "", "prune", words) as way:
+        return _do(options, [Settling(place, way, options, now) for place in places])
+
+
 def _thin(options: argparse.Namespace, words: Sequence[str], wish: Wish) -> int:
     """Delete at places what their policies do not keep."""
     places = read_keepers(options)
@@ -137,9 +158,10 @@ def _thin(options: argparse.Namespace, words: Sequence[str], wish: Wish) -> int:
         thinners = [Thinner(place, way, options, wish) for place in places]
         for thinner in thinners:
             thinner.look()
-        needed = common([part for thinner in thinners for part in thinner.parts])
+        parts = [part for thinner in thinners for part in thinner.parts]
+        needs = Needs(common(parts, wish.now), course_of(parts, wish))
         for thinner in thinners:
-            thinner.needed = needed
+            thinner.needs = needs
         return _do(options, thinners)
 
 
@@ -181,6 +203,7 @@ def _parser() -> Parser:
         "prune",
         usage="--keep POLICY [--keep-at POLICY] [options] PLACE ...\n"
         "       %(prog)s --staging [options] PLACE ...\n"
+        "       %(prog)s --one-source -p PREFIX [options] PLACE ...\n"
         "       %(prog)s --simulate SPAN [--every SPAN] --keep POLICY",
         description="Delete the snapshots and backups at places that a policy does not"
         " keep, or drop\nwhat transfers that were cut left there; that is sent again by"
@@ -210,6 +233,12 @@ def _parser() -> Parser:
     )
     add("--staging", action="store_true", help="drop transfers that wait to go on")
     add(
+        "--one-source",
+        action="store_true",
+        help="record that all backups that start with P are of one source, so that a"
+        " policy may delete them; delete nothing now",
+    )
+    add(
         "--id",
         action="append",
         default=[],
@@ -223,7 +252,11 @@ def _parser() -> Parser:
         help="say what would be deleted or dropped; change nothing",
     )
     add("-y", "--yes", action="store_true", help="do not ask")
-    add("--force", action="store_true", help="go on where a plan looks dangerous")
+    add(
+        "--force",
+        action="store_true",
+        help="go on where a plan looks dangerous, by the clock of this machine",
+    )
     add(
         "--wait",
         type=values.seconds,

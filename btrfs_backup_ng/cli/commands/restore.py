@@ -20,7 +20,12 @@ from btrfs_backup_ng.choose import LATEST
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.output import Output
-from btrfs_backup_ng.cli.parser import Parser, add_display, display_level
+from btrfs_backup_ng.cli.parser import (
+    Parser,
+    add_display,
+    add_max_size,
+    display_level,
+)
 from btrfs_backup_ng.cli.restoring import Desk
 from btrfs_backup_ng.cli.root import sudo_line
 from btrfs_backup_ng.cli.sshopts import add_ssh
@@ -32,6 +37,7 @@ from btrfs_backup_ng.cli.verb import (
     recorded_folder,
     remembered,
 )
+from btrfs_backup_ng.clock import read_clock
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.files import FileRestoration, read_paths
 from btrfs_backup_ng.finding import find_snapshot
@@ -209,6 +215,7 @@ def _parser() -> Parser:
         help="how much of a snapshot a cut may cost: what has arrived is sealed each"
         " SIZE bytes, and not sent again (default: 1G)",
     )
+    add_max_size(parser)
     add(
         "--no-check-space",
         action="store_false",
@@ -323,6 +330,8 @@ def _transfer(options: argparse.Namespace) -> TransferOptions:
         check_space=options.check_space,
         checkpoint_interval=options.checkpoint_interval,
         retries=options.retries,
+        stall_timeout_s=options.stall_timeout,
+        max_size=options.max_size,
     )
 
 
@@ -333,8 +342,10 @@ def _context(
     output = Output(
         progress=progress, quiet=options.quiet, notes=notes, as_json=options.json
     )
+    clock = read_clock()
     return Context(
-        now=datetime.now().astimezone(),
+        now=clock.now,
+        is_synchronised=clock.is_synchronised,
         connections=way.connections,
         turns=Turns(),
         progress=progress,

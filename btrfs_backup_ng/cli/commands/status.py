@@ -32,7 +32,8 @@ _EPILOG = f"""\
 one word for each:
   OK        the newest snapshot or backup there
   RUNNING   somebody works on it: who, since when, and at what
-  WAITING   a transfer was cut; the next backup goes on with it
+  WAITING   a transfer was cut; the next backup that sends the same snapshot from the
+            same parent goes on with it
   NEVER     nothing complete is there yet
   AWAY      it cannot be looked at: not mounted, not reached, not allowed
 

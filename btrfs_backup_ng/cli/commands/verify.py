@@ -24,6 +24,7 @@ from btrfs_backup_ng.cli.verb import (
     print_document,
     read_words,
 )
+from btrfs_backup_ng.forecast import Forecast
 from btrfs_backup_ng.identity import Finding, Result
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.manifest import Difference
@@ -40,8 +41,9 @@ snapshots:
 
 levels:
   identity (the default): read-only, received UUID, unchanged since it was made, alone
-    with its received UUID, and with --source: copies of what is there, and the parent
-    of the next backup on both sides. A look at each place, no file is read.
+    with its received UUID, and with --source: copies of what is there, and whether the
+    next backup is incremental (made with the same -f). A look at each place, no file
+    is read.
   --data: contents, type, mode, owner, times, symlinks, devices, hard links, xattrs and
     ACLs of all files are compared with those of the source, hashed where they lie.
     Another machine needs GNU coreutils and findutils for that, and getfattr for xattrs.
@@ -106,6 +108,12 @@ def _parser() -> Parser:
         "--from",
         metavar="PLACE",
         help="what the snapshots are copies of: the source of the backups",
+    )
+    add(
+        "-p",
+        "--snapshot-prefix",
+        metavar="P",
+        help="with --source: the next backup is made with -p P",
     )
     add("--data", action="store_true", help="compare all files with the source's")
     add(
@@ -176,7 +184,13 @@ def _request(options: argparse.Namespace, now: datetime) -> Request:
     elif level is Level.RESTORE and not words:
         words = [LATEST]
     scratch = _location(options.scratch) if options.scratch else None
-    return Request(location, source, tuple(words), level, part, scratch)
+    prefix = options.snapshot_prefix
+    if prefix is not None and source is None:
+        raise UsageError(
+            "-p is about the next backup from a source, which is not named",
+            hint="Name it:  --source PLACE",
+        )
+    return Request(location, source, tuple(words), level, part, scratch, prefix)
 
 
 def _location(word: str) -> Location:
@@ -266,12 +280,20 @@ def _show_outcome(
         for hint in finding.hint.splitlines():
             print_line(" " * _TEXT_AT + visible(hint))
     if not options.quiet:
+        if outcome.next_backup and outcome.next_backup.is_incremental:
+            _show_next(place, outcome.next_backup)
         for note in outcome.notes:
             log_message(f"note: {note}", "")
         for part in wrapped(f"{place}: {_summary(request, outcome)}", 2):
             print_line(part)
     elif not outcome.verdicts and request.part is None:
         print_line(f"{place}: {_summary(request, outcome)}")
+
+
+def _show_next(place: str, forecast: Forecast) -> None:
+    text = f"the next backup from {forecast.source} is {forecast.describe()}"
+    for part in wrapped(f"{place}: {visible(text)}", 2):
+        print_line(part)
 
 
 def _summary(request: Request, outcome: Outcome) -> str:
@@ -302,6 +324,7 @@ def _fields(
         "snapshots": list(map(_verdict_fields, outcome.verdicts)),
         "foreign": outcome.foreign,
         "notes": list(outcome.notes),
+        "next_backup": tell.forecast_fields(outcome.next_backup),
         "time": now.astimezone(timezone.utc).isoformat(timespec="seconds"),
         "error": error,
     }

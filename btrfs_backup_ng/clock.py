@@ -1,0 +1,48 @@
+"""Own what time it is, and whether the kernel's clock follows another one."""
+
+import ctypes
+import os
+import time
+from datetime import datetime
+
+from btrfs_backup_ng.judgement import Clock
+
+#: For tests alone: seconds to add to the time, and ``synchronised`` if it is to be.
+VARIABLE = "BTRFS_BACKUP_NG_CLOCK"
+#: What adjtimex(2) returns as long as nothing has set the clock right, or not lately.
+_TIME_ERROR = 5
+#: More than ``struct timex`` needs anywhere; zeros ask, and change nothing.
+_TIMEX_BYTES = 512
+
+
+def read_clock() -> Clock:
+    """Give the time, in the zone of this machine, and whether that is confirmed."""
+    now = datetime.fromtimestamp(seconds()).astimezone()
+    return Clock(now, is_synchronised=_is_synchronised())
+
+
+def seconds() -> float:
+    """Give the seconds since 1970 by the clock of this machine."""
+    shift = os.environ.get(VARIABLE, "").split()
+    return time.time() + (float(shift[0]) if shift else 0.0)
+
+
+def _is_synchronised() -> bool:
+    said = os.environ.get(VARIABLE)
+    if said is not None:
+        return "synchronised" in said.split()
+    return kernel_is_synchronised()
+
+
+def kernel_is_synchronised() -> bool:
+    """Ask the kernel; where it does not tell, it is not.
+
+    Whoever sets the clock by hand takes that mark away, and so does a day without
+    contact: the time service has to set it again.
+    """
+    question = ctypes.create_string_buffer(_TIMEX_BYTES)
+    try:
+        state = ctypes.CDLL(None).adjtimex(question)
+    except (OSError, AttributeError):
+        return False
+    return state not in (-1, _TIME_ERROR)

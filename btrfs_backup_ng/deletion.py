@@ -1,0 +1,72 @@
+"""Own the deletion of snapshots at a place, and the look whether they are gone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from btrfs_backup_ng.__util__ import BackupError, attempt, visible
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.holds import HOLDS
+from btrfs_backup_ng.model import Snapshot
+
+
+class CameBack(BackupError):
+    """What was deleted is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a deletion.
+
+    :ivar gone: what is no longer there, as a look afterwards saw.
+    :ivar error: why that is not all that was to go.
+    """
+
+    gone: tuple[Snapshot, ...]
+    error: BackupError | None = None
+
+
+def delete(
+    place: BtrfsEndpoint, doomed: Sequence[Snapshot], *, convert_rw: bool = False
+) -> Outcome:
+    """Delete snapshots, and look whether they are gone.
+
+    The lock of the place has to be held.
+
+    :param doomed: as a look under that lock saw them, or as a transfer of this run
+        brought them.
+    :raises ListingFailed: if nobody can tell what is there.
+    """
+    if not all(snapshot.tree_id for snapshot in doomed):
+        doomed = _identified(place, doomed)
+    if not doomed:
+        return Outcome(())
+    error = attempt(lambda: place.delete(doomed, convert_rw=convert_rw))
+    there = {snapshot.uuid for snapshot in _look(place)}
+    left = [snapshot for snapshot in doomed if snapshot.uuid in there]
+    gone = tuple(snapshot for snapshot in doomed if snapshot.uuid not in there)
+    if isinstance(error, BackupError):
+        return Outcome(gone, error)
+    if not left:
+        return Outcome(gone)
+    others = f", and {len(left) - 1} more" if left[1:] else ""
+    return Outcome(
+        gone,
+        CameBack(
+            f"{place}: {visible(left[0].name)} was deleted and is there again{others}",
+            hint="Look for an error of the filesystem:  dmesg",
+        ),
+    )
+
+
+def _look(place: BtrfsEndpoint) -> Sequence[Snapshot]:
+    seen, _ = place.listing(HOLDS)
+    return seen.snapshots
+
+
+def _identified(place: BtrfsEndpoint, doomed: Sequence[Snapshot]) -> Sequence[Snapshot]:
+    """Give the same as they are there: what a transfer brought was not seen yet."""
+    there: dict[tuple[str, UUID], Snapshot]
+    there = {(s.name, s.origin): s for s in _look(place)}
+    found = [there.get((s.name, s.origin)) for s in doomed]
+    return [snapshot for snapshot in found if snapshot]

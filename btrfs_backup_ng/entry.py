@@ -1,0 +1,173 @@
+"""The walk into a directory that is ours below one that may belong to others.
+
+The owner of a directory may exchange the entries of it at any moment. So a path is
+entered one component at a time, and from then on its descriptor is used, never the
+path. ``wire/verbs/common.sh`` does the same in a shell.
+
+A path that is written ``TOP//a/b`` means: TOP is a path that the user chose, where
+links are followed; neither ``a`` nor ``b`` may be a link.
+"""
+
+import os
+import re
+import shlex
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from btrfs_backup_ng.__util__ import Refused, visible
+
+#: Directory of our bookkeeping at every place, and of unfinished transfers in it.
+STATE = ".btrfs-backup-ng"
+INCOMING = "incoming"
+
+#: Paths below TOP that must belong to us, with no one else allowed to write there.
+_OURS = re.compile(
+    rf"{re.escape(STATE)}(/snapshots|/{INCOMING}(/[^/]*)?)?|\.restoring-[^/]*"
+)
+#: How the name of a transfer's directory begins.
+_TRANSFER = re.compile(r"\d{8}T\d{6}Z-")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
+_FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+class NotOurs(Refused):
+    """A directory that must be ours is a link, or belongs to another user."""
+
+    def __init__(self, words: str) -> None:
+        """Build it.
+
+        :param words: the last component of its path, and what is wrong with it.
+        """
+        super().__init__(words)
+
+
+def below(top: str, path: str) -> str:
+    """Return the path of something below a directory, without links in that part."""
+    return f"{top}/{path}" if "//" in top else f"{top.rstrip('/')}//{path}"
+
+
+def plain(path: str) -> str:
+    """Return a path as people write it."""
+    return path.replace("//", "/")
+
+
+@contextmanager
+def entered(path: str, *, to_look: bool = False) -> Iterator[int]:
+    """Enter a directory, and give its descriptor.
+
+    :param to_look: only to look at it, so it may belong to another user.
+
+    :raises NotOurs: if a component is a link or no directory, or should be ours.
+    :raises OSError: if it cannot be entered: there is none, or it is not allowed.
+    """
+    top, _, rest = path.partition("//")
+    descriptor = os.open(top or "/", _DIRECTORY)
+    try:
+        walked: list[str] = []
+        for name in filter(None, rest.split("/")):
+            walked.append(name)
+            deeper = _step(descriptor, name)
+            os.close(descriptor)
+            descriptor = deeper
+            if not to_look and _OURS.fullmatch("/".join(walked)):
+                check_private(descriptor, name)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _step(directory: int, name: str) -> int:
+    try:
+        return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+    except NotADirectoryError as error:
+        is_link = stat.S_ISLNK(
+            os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        )
+        why = "is a symbolic link" if is_link else "is not a directory"
+        raise NotOurs(f"{name} {why}") from error
+
+
+def check_private(descriptor: int, name: str) -> None:
+    """Go on only in a directory of ours to which no one else may write.
+
+    :raises NotOurs: if it is not one.
+    """
+    status = os.fstat(descriptor)
+    if status.st_mode & _FOR_OTHERS:
+        mode = f"{stat.S_IMODE(status.st_mode):o}"
+        raise NotOurs(f"{name} may be changed by other users (mode {mode})")
+    if status.st_uid != os.geteuid():
+        raise NotOurs(f"{name} belongs to the user with id {status.st_uid}")
+
+
+def trouble_with(top: str) -> str:
+    """Return why our state in a directory cannot be used, or nothing if it can.
+
+    :raises OSError: if it cannot be looked at.
+    """
+    for part in ("", f"/{INCOMING}", "/snapshots"):
+        try:
+            with entered(below(top, STATE + part)):
+                pass
+        except FileNotFoundError:
+            continue
+        except NotOurs as error:
+            return error.message
+    return ""
+
+
+def refusal(state: str, words: str) -> Refused:
+    """Say that a part of a state directory is not ours, and how to mend that.
+
+    :param words: from :class:`NotOurs`, or the verb that refused.
+    """
+    name, _, why = words.partition(" ")
+    inside = f"/{INCOMING}/{name}" if _TRANSFER.match(name) else f"/{name}"
+    path = plain(state if name == STATE else state + inside)
+    aside = shlex.join(["mv", "-T", path, f"{path}.not-ours"])
+    return Refused(
+        f"{visible(path)} {why}, so nothing is done there",
+        hint=f"If it is not yours, move it away there:  {visible(aside)}",
+    )
+
+
+def replace_file(directory: int, name: str, content: bytes) -> None:
+    """Replace a file so that a reader, or a power cut, sees old or new.
+
+    The new content is on the disk, and so is its name, when this returns.
+
+    :param directory: descriptor of one that is ours.
+    :raises OSError: if the directory cannot be written; the old file stays.
+    """
+    fresh = f"{name}.new"
+    _remove(directory, fresh)
+    descriptor = os.open(fresh, _NEW_FILE, 0o600, dir_fd=directory)
+    with open(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(fresh, name, src_dir_fd=directory, dst_dir_fd=directory)
+    os.fsync(directory)
+
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def fresh_file(directory: int, name: str) -> int:
+    """Make an empty file in place of whatever has its name; give its descriptor.
+
+    :param directory: descriptor of one that is ours.
+    """
+    _remove(directory, name)
+    return os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
+
+
+def _remove(directory: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError as error:
+        owner = os.stat(name, dir_fd=directory, follow_symlinks=False).st_uid
+        raise NotOurs(f"{name} is a directory of the user with id {owner}") from error

@@ -1,0 +1,357 @@
+"""Own the plan of the next transfers from a source to a place, made or foretold.
+
+A run plans with :class:`Planner`. Verbs that tell of the next backup ask
+:func:`foresee`, which plans the same, so the prediction and the run cannot differ.
+"""
+
+import os
+import shlex
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.holds import Why, parse_holds
+from btrfs_backup_ng.model import Facts, Incremental, Listing, Seal, Snapshot
+from btrfs_backup_ng.naming import Naming, split_name
+from btrfs_backup_ng.origins import origin_of, parse_origins
+from btrfs_backup_ng.plan import TransferPlan, WhyFull, plan_transfers
+from btrfs_backup_ng.record import Content, Unreadable
+
+#: Generation of a snapshot that is planned and not made yet: later than all.
+NOT_MADE_YET = 2**63
+#: So many reasons are shown.
+_SHOWN = 3
+
+
+def usual_prefix() -> str:
+    """Give what names begin with unless another prefix is asked for."""
+    return f"{os.uname().nodename}-"
+
+
+def next_snapshot(
+    source: BtrfsEndpoint, naming: Naming, now: datetime, taken: Collection[str]
+) -> Snapshot:
+    """Describe the snapshot that a run is going to make.
+
+    :param now: aware.
+    :param taken: names that are not free.
+    """
+    name = naming.name_at(now, taken)
+    return Snapshot(
+        name=name,
+        created=naming.time_of(name) or now,
+        uuid=uuid.uuid4(),
+        parent_uuid=source.facts.uuid,
+        received_uuid=None,
+        generation=NOT_MADE_YET,
+    )
+
+
+class Looker(Protocol):
+    """Where subvolumes can be looked at closely."""
+
+    def look_closely(self, tree_ids: Sequence[int]) -> Seal:
+        """Find out whether all of some subvolumes are unchanged."""
+
+
+class Planner:
+    """Plans of what goes from a source to a place; no look is taken twice."""
+
+    def __init__(self, source: BtrfsEndpoint, place: Looker) -> None:
+        self._source = source
+        self._place = place
+        self._here: dict[UUID, Seal] = {}
+        self._there: dict[UUID, Seal] = {}
+
+    def plan(
+        self,
+        here: Listing,
+        there: Listing,
+        wanted: Collection[UUID],
+        naming: Naming | None,
+        incremental: Incremental = Incremental.AUTO,
+    ) -> TransferPlan:
+        """Decide what to send, with a close look at a parent that needs one.
+
+        Parents are snapshots of the source, and those with its names. Where none of
+        them will do, it is the subvolume that the source itself was made of, or
+        another snapshot of that: as after a restore.
+
+        :param here: what the source has.
+        :param wanted: UUIDs of the snapshots to have there.
+        :param naming: of the names that are the source's, ``None`` for no name.
+        """
+        children, kin = _relatives(self._source.facts, here, naming)
+        plan = self._settled(here, there, wanted, children, incremental)
+        if plan.base is None and kin:
+            return self._settled(here, there, wanted, children | kin, incremental)
+        return plan
+
+    def _settled(
+        self,
+        here: Listing,
+        there: Listing,
+        wanted: Collection[UUID],
+        related: Collection[UUID],
+        incremental: Incremental,
+    ) -> TransferPlan:
+        """Plan until no parent of the plan is in doubt."""
+        while True:
+            here = self._with_seals(here)
+            plan = plan_transfers(
+                [s for s in here.snapshots if s.uuid in wanted],
+                here,
+                there,
+                related=related,
+                seals=self._there,
+                incremental=incremental,
+            )
+            if plan.doubtful_here:
+                doubtful = plan.doubtful_here
+                found = self._source.look_closely([doubtful.tree_id])
+                # A seal that is not sure is taken for a broken one.
+                seal = Seal.INTACT if found is Seal.INTACT else Seal.BROKEN
+                self._here[doubtful.uuid] = seal
+            elif plan.doubtful:
+                carriers = there.carriers.get(plan.doubtful, ())
+                self._there[plan.doubtful] = self._place.look_closely(carriers)
+            else:
+                return plan
+
+    def _with_seals(self, here: Listing) -> Listing:
+        known = self._here
+        if not known:
+            return here
+        snapshots = (replace(s, seal=known.get(s.uuid, s.seal)) for s in here.snapshots)
+        return replace(here, snapshots=tuple(snapshots))
+
+
+def _relatives(
+    source: Facts, here: Listing, naming: Naming | None
+) -> tuple[set[UUID], set[UUID]]:
+    """Return the UUIDs of possible parents, and of those that serve for want of one."""
+    children, kin = set(), set()
+    for snapshot in here.snapshots:
+        named = naming and naming.time_of(snapshot.name) is not None
+        if snapshot.parent_uuid == source.uuid or named:
+            children.add(snapshot.uuid)
+        elif source.parent_uuid in (snapshot.uuid, snapshot.parent_uuid):
+            kin.add(snapshot.uuid)
+    return children, kin if source.parent_uuid else set()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the next backup is going to be, with names of one prefix.
+
+    :ivar prefix: ``None`` for one that no snapshot at the source has.
+    :ivar parent: what it starts from; ``None``: it is full.
+    :ivar why_full: set exactly when there is no parent.
+    :ivar refusals: one line for each snapshot that is not trusted as parent.
+    """
+
+    prefix: str | None
+    parent: Snapshot | None
+    why_full: WhyFull | None
+    refusals: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Say what it is, and why."""
+        why = "; ".join(self.refusals[:_SHOWN])
+        if self.parent:
+            also = f" ({why})" if why else ""
+            return f"incremental, since {self.parent.name}{also}"
+        assert self.why_full
+        return f"full ({why or self.why_full.value})"
+
+    def is_same(self, other: "Outcome") -> bool:
+        """Tell whether both start from the same."""
+        uuids = [one.parent.uuid if one.parent else None for one in (self, other)]
+        return uuids[0] == uuids[1]
+
+
+def _with_prefix(prefix: str | None) -> str:
+    if prefix is None:
+        return "with any other prefix"
+    if prefix == usual_prefix():
+        return "without -p"
+    return f"with -p {shlex.quote(prefix)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the next backup from a source to a place is going to be.
+
+    It is one that makes a snapshot, from the same folder and in the usual way.
+
+    :ivar source: its name, for people.
+    :ivar place: the name of the destination, for people.
+    :ivar outcomes: for each prefix that it may have: those under which the source has
+        signed in there, else the usual one.
+    :ivar otherwise: for a prefix that no snapshot has.
+    :ivar better: for prefixes of names that both sides have, and with which it would be
+        incremental; only where an outcome is not.
+    :ivar coming: names of snapshots that are recorded to be on their way there; one
+        that arrives before is the parent instead.
+    """
+
+    source: str
+    place: str
+    outcomes: tuple[Outcome, ...]
+    otherwise: Outcome
+    better: tuple[Outcome, ...] = ()
+    coming: tuple[str, ...] = ()
+
+    @property
+    def is_incremental(self) -> bool | None:
+        """Tell whether it is; ``None``: that depends on the prefix."""
+        found = {one.parent is not None for one in (*self.outcomes, *self.better)}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def is_certain(self) -> bool:
+        """Tell whether it is the same with any prefix, and nothing is on its way."""
+        return not self.coming and len(self.cases) == 1
+
+    @property
+    def cases(self) -> tuple[Outcome, ...]:
+        """Give the outcomes that differ, the likeliest first."""
+        every = (*self.outcomes, *self.better)
+        if all(one.is_same(self.otherwise) for one in every):
+            return every[:1]
+        return (*every, self.otherwise)
+
+    def describe(self) -> str:
+        """Say what the next backup is, and what that depends on: "incremental, ..."."""
+        told = [one.describe() for one in self.cases]
+        if len(told) > 1:
+            words = (_with_prefix(one.prefix) for one in self.cases)
+            told = [f"{one} {by}" for one, by in zip(told, words, strict=True)]
+        text = "; ".join(told)
+        if self.coming:
+            names = ", ".join(self.coming)
+            text += f"; if what is on its way there arrives before, since that: {names}"
+        return text
+
+    @property
+    def parents(self) -> dict[UUID, Snapshot]:
+        """Give what it may start from, by origin."""
+        found = (one.parent for one in self.cases)
+        return {parent.origin: parent for parent in found if parent}
+
+
+def foresee(
+    source: BtrfsEndpoint,
+    here: Listing,
+    place: Looker,
+    there: Listing,
+    *,
+    name: str,
+    now: datetime,
+    holds: Content = None,
+    origins: Content = None,
+    prefix: str | None = None,
+) -> Forecast:
+    """Foretell the next backup from a source to a place.
+
+    :param source: an endpoint that was looked at.
+    :param here: what it has.
+    :param there: what the place has.
+    :param name: of the place.
+    :param now: aware.
+    :param holds: the record at the source of what places need.
+    :param origins: the record at the place of whose backups it has.
+    :param prefix: what the next backup's name begins with, ``None`` if that is not
+        known.
+    :raises BackupError: if one of the two cannot be looked at closely.
+    """
+    planner = Planner(source, place)
+
+    def outcome(begin: str | None) -> Outcome:
+        naming = None if begin is None else Naming(begin)
+        planned = next_snapshot(source, naming or Naming(""), now, here.names)
+        listing = replace(here, snapshots=(*here.snapshots, planned))
+        # Other missing ones go from the same, or from one that is sent before.
+        plan = planner.plan(listing, there, {planned.uuid}, naming)
+        why = next((t.why_full for t in plan.transfers if t.why_full), None)
+        return Outcome(begin, plan.base, why, plan.refusals)
+
+    if prefix is not None:
+        only = outcome(prefix)
+        return Forecast(
+            str(source.location),
+            name,
+            (only,),
+            only,
+            (),
+            (*_coming(holds, name, there),),
+        )
+    likely = _signed_in(source, origins) or [usual_prefix()]
+    outcomes = [outcome(likely_one) for likely_one in likely]
+    better: list[Outcome] = []
+    if any(one.parent is None for one in outcomes):
+        tried = {one.prefix for one in outcomes}
+        shared = [outcome(p) for p in _shared_prefixes(here, there) if p not in tried]
+        better = [one for one in shared if one.parent]
+    return Forecast(
+        str(source.location),
+        name,
+        tuple(outcomes),
+        outcome(None),
+        tuple(better),
+        tuple(_coming(holds, name, there)),
+    )
+
+
+def _signed_in(source: BtrfsEndpoint, origins: Content) -> list[str]:
+    """Give the prefixes under which a source is recorded at a place."""
+    own = origin_of(source)
+    try:
+        recorded = parse_origins(origins)
+    except Unreadable:
+        return []
+    return [
+        prefix
+        for prefix, series in recorded.items()
+        if any(entry.is_same(own) for entry in series.sources)
+    ]
+
+
+def _shared_prefixes(here: Listing, there: Listing) -> list[str]:
+    """Give the prefixes of names at a source whose snapshots are at a place, too."""
+    origins = {s.received_uuid for s in there.snapshots if s.received_uuid}
+    found = (split_name(s.name) for s in here.snapshots if s.origin in origins)
+    return sorted({split[0] for split in found if split})
+
+
+def _coming(holds: Content, place: str, there: Listing) -> Iterator[str]:
+    """Give the names of snapshots that are recorded as on their way, and missing."""
+    arrived = {snapshot.received_uuid for snapshot in there.snapshots}
+    try:
+        records = parse_holds(holds) if holds is not None else {}
+    except Unreadable:
+        return
+    for held_for, held in records.items():
+        for hold in held if held_for.location == place else ():
+            if hold.why is Why.SENDING and hold.origin not in arrived:
+                yield hold.name
+
+
+class Unchanged:
+    """A place that is not looked at, of which all is taken for unchanged."""
+
+    def look_closely(self, tree_ids: Sequence[int]) -> Seal:
+        """Say that it is."""
+        return Seal.INTACT
+
+
+def place_with(snapshot: Snapshot) -> Listing:
+    """Describe a place that has a good copy of a snapshot, and nothing else."""
+    copy = replace(snapshot, uuid=uuid.uuid4(), received_uuid=snapshot.origin)
+    carriers: Mapping[UUID, tuple[int, ...]] = {snapshot.origin: (copy.tree_id,)}
+    copies = (replace(copy, seal=Seal.INTACT),)
+    return Listing(copies, frozenset({snapshot.name}), carriers)

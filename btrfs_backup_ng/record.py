@@ -1,0 +1,215 @@
+"""Own how records are read: holds, sources, what was verified, the history.
+
+Not known is never empty: a record that is there and cannot be read is another value
+than no record, and to parse it is an error with a reason.
+"""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from btrfs_backup_ng.__util__ import MIB
+
+T = TypeVar("T")
+
+#: A record that is larger was not written by this program, and is not read.
+LIMIT_BYTES = 8 * MIB
+#: What is above is no version of a record, but damage.
+_LAST_VERSION = 9999
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A record that is there, and that was not read.
+
+    :ivar reason: why, as the rest of a sentence for people.
+    :ivar may_be_whole: only the reading failed.
+    """
+
+    reason: str
+    may_be_whole: bool = False
+
+
+#: What lies under the name of a record: its bytes, or why they were not read;
+#: ``None`` if there is nothing.
+Content = bytes | Unread | None
+
+LINK = Unread("it is a symbolic link")
+DIRECTORY = Unread("it is a directory")
+SPECIAL = Unread("it is a special file")
+TOO_LARGE = Unread(f"it is larger than {LIMIT_BYTES // MIB} MiB")
+FAILED = Unread("reading failed", may_be_whole=True)
+
+#: What another machine answers in place of a record (the verb ``list``).
+ANSWERS: Mapping[bytes, Unread] = {
+    b"link": LINK,
+    b"directory": DIRECTORY,
+    b"special": SPECIAL,
+    b"large": TOO_LARGE,
+    b"unread": FAILED,
+}
+
+
+class Unreadable(ValueError):
+    """A record is there, and what it says is not known.
+
+    :ivar newer: the version of it, if a newer version of this program wrote it; else 0.
+    """
+
+    def __init__(self, reason: str, newer: int = 0) -> None:
+        super().__init__(reason)
+        self.newer = newer
+
+    def name_aside(self, name: str, now: datetime) -> str:
+        """Give the name that the record is moved aside to.
+
+        It tells the program version that understands the record, if one does.
+
+        :param name: of the record.
+        :param now: aware.
+        """
+        stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        word = f"version-{self.newer}" if self.newer else "unreadable"
+        return f"{name}.{word}-{stamp}"
+
+
+def parse_document(
+    content: bytes | Unread, version: int, build: Callable[[Any], T]
+) -> T:
+    """Read a record.
+
+    :param version: the one that is understood.
+    :param build: makes of the JSON document what is wanted. Whatever a document of
+        another shape makes it raise means that the record is damaged.
+    :raises Unreadable: if the record is not fully understood; then nothing is known.
+    """
+    if isinstance(content, Unread):
+        raise Unreadable(content.reason)
+    if len(content) > LIMIT_BYTES:
+        raise Unreadable(TOO_LARGE.reason)
+    try:
+        document = json.loads(content.decode())
+        found = document["version"]
+        if type(found) is not int or found != version:
+            is_newer = type(found) is int and version < found <= _LAST_VERSION
+            raise Unreadable(f"version {found!r:.40}", found if is_newer else 0)
+        return build(document)
+    except Unreadable:
+        raise
+    except KeyError as error:
+        raise Unreadable(f"{error} is missing") from error
+    except _DAMAGE as error:
+        raise Unreadable(str(error)) from error
+
+
+#: What the parsing of damaged JSON, or of another shape of it, raises.
+_DAMAGE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+
+
+def as_list(value: object) -> list[Any]:
+    """Return the value, which must be a list.
+
+    :raises Unreadable: if it is something else.
+    """
+    if not isinstance(value, list):
+        raise Unreadable(f"{value!r:.40} where a list belongs")
+    return value
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    """Return the value, which must be an object of JSON.
+
+    :raises Unreadable: if it is something else.
+    """
+    if not isinstance(value, dict):
+        raise Unreadable(f"{value!r:.40} where an object belongs")
+    return value
+
+
+def as_text(value: object) -> str:
+    """Return the value, which must be a text.
+
+    :raises Unreadable: if it is something else.
+    """
+    if not isinstance(value, str):
+        raise Unreadable(f"{value!r:.40} where a text belongs")
+    return value
+
+
+def as_int(value: object) -> int:
+    """Return the value, which must be a whole number.
+
+    :raises Unreadable: if it is something else.
+    """
+    if type(value) is not int:
+        raise Unreadable(f"{value!r:.40} where a whole number belongs")
+    return value
+
+
+def format_document(version: int, fields: Mapping[str, object], **how: Any) -> bytes:
+    """Write a record, so that :func:`parse_document` gives the same fields.
+
+    :param how: for ``json.dumps``.
+    """
+    return json.dumps({"version": version, **fields}, **how).encode("ascii") + b"\n"
+
+
+def read_file(path: str, *, dir_fd: int | None = None) -> Content:
+    """Read a record of this machine, of which never more than the limit is read.
+
+    :param dir_fd: of the directory that a relative path is in.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        kinds = {errno.ELOOP: LINK, errno.ENXIO: SPECIAL}
+        return kinds.get(error.errno or 0) or _failed(error)
+    try:
+        return _read_descriptor(descriptor)
+    except OSError as error:
+        return _failed(error)
+    finally:
+        os.close(descriptor)
+
+
+def _read_descriptor(descriptor: int) -> Content:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        return DIRECTORY
+    if not stat.S_ISREG(status.st_mode):
+        return SPECIAL
+    if status.st_size > LIMIT_BYTES:
+        return TOO_LARGE
+    with open(descriptor, "rb", closefd=False) as file:
+        content = file.read(LIMIT_BYTES + 1)
+    return TOO_LARGE if len(content) > LIMIT_BYTES else content
+
+
+def _failed(error: OSError) -> Unread:
+    reason = f"{FAILED.reason}: {error.strerror or error}"
+    return Unread(reason, may_be_whole=True)
+
+
+def parse_answer(raw: bytes) -> Content:
+    """Read what another machine answered for a record (the verb ``list``).
+
+    :param raw: nothing, or ``1`` and the content, or ``2`` and a word of
+        :data:`ANSWERS`.
+    :raises ValueError: if it is something else.
+    """
+    kind, rest = raw[:1], raw[1:]
+    if kind == b"1":
+        return TOO_LARGE if len(rest) > LIMIT_BYTES else rest
+    if kind == b"2" and rest in ANSWERS:
+        return ANSWERS[rest]
+    if raw:
+        raise ValueError(f"{raw!r:.40} where a record belongs")
+    return None

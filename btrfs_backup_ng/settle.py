@@ -1,0 +1,82 @@
+"""Own what a person settles about a place: that backups there are of one source."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from btrfs_backup_ng import preflight
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.endpoint import open_destination
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.listing import ANY_NAME, Access
+from btrfs_backup_ng.location import Location
+from btrfs_backup_ng.locks import Holder
+from btrfs_backup_ng.naming import Naming
+from btrfs_backup_ng.origins import (
+    ORIGINS,
+    Origins,
+    backups_of,
+    format_origins,
+    parse_origins,
+    settled,
+)
+from btrfs_backup_ng.record import Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was settled about a place.
+
+    :ivar backups: how many there are.
+    :ivar aside: the name that a record was moved to that could not be read; "" if
+        there was none.
+    """
+
+    backups: int
+    aside: str
+
+
+def settle(
+    location: Location,
+    access: Access,
+    prefix: str,
+    *,
+    wait_s: float,
+    now: datetime,
+    dry_run: bool,
+) -> Settled:
+    """Record at a destination that its backups of a prefix are of one source.
+
+    :param now: aware.
+    :raises Busy: if another run works there for longer than ``wait_s``.
+    :raises Refused: if it cannot be looked at.
+    """
+    keeper = open_destination(
+        location, ANY_NAME, connections=access.connections, ssh=access.ssh
+    ).keeper
+    if keeper is None:
+        raise UsageError(f"{location} keeps nothing")
+    preflight.check_readable(keeper, access.sudo_line)
+    if dry_run:
+        return _settle(keeper, prefix, now, dry_run=True)
+    holder = Holder(now)
+    with holder.holding(keeper, wait_s):
+        holder.tell("recording whose backups are there", keeper)
+        return _settle(keeper, prefix, now, dry_run=False)
+
+
+def _settle(
+    keeper: BtrfsEndpoint, prefix: str, now: datetime, *, dry_run: bool
+) -> Settled:
+    there, content = keeper.listing(ORIGINS)
+    count = len(backups_of(there, Naming(prefix)))
+    aside = ""
+    recorded: Origins = {}
+    try:
+        recorded = parse_origins(content)
+    except Unreadable as error:
+        aside = error.name_aside(ORIGINS, now)
+        if not dry_run:
+            keeper.set_aside(ORIGINS, aside)
+    if not dry_run:
+        keeper.write_note(ORIGINS, format_origins(settled(recorded, prefix)))
+    return Settled(count, aside)

@@ -1,0 +1,7 @@
+# aside STATE NAME NEW: rename a file in the state directory.
+
+work_long
+go "$1" || finish 1
+[ ! -d "./$3" ] || finish "$exists"
+try_as_root mv -f -- "./$2" "./$3"
+finish $?

@@ -1,0 +1,10 @@
+# children DIRECTORY: the subvolumes of the whole filesystem with the UUIDs of what each is a snapshot of.
+# Answer: the list in two orders, each with a NUL behind it.
+
+work_long
+go "$1" || finish 1
+for order in rootid -rootid; do
+    $btrfs subvolume list -qu --sort=$order . || finish 1
+    printf '\0'
+done
+finish 0

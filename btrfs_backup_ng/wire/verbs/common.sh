@@ -1,0 +1,292 @@
+# Functions that all verbs share. This text runs in front of each of them.
+#
+# A path that is written TOP//a/b means: TOP is a path that the user chose, where links are followed; a and b are
+# entered one at a time, and neither may be a link. Our own directories among them must belong to the user we run as,
+# and no one else may write to them. After a directory was entered only names in it are used, as whoever owns a
+# directory above may exchange what stands at any path, at any moment.
+
+set -u
+umask 077
+LC_ALL=C
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export LC_ALL PATH
+unset CDPATH
+
+shift # the name of the verb, which is for people to read
+privilege=$1
+shift
+case $privilege in
+sudo) root='sudo -n' ;;
+doas) root='doas -n' ;;
+*) root= ;;
+esac
+btrfs="$root btrfs"
+newline='
+'
+beating=
+
+# Exit statuses of our own, most of them from sysexits.h.
+unreadable=66  # some files could not be read
+unavailable=69 # a program is not installed here
+exists=73      # the name is taken
+codec_failed=74
+busy=75
+not_ours=78 # a directory that must be ours is a link, or belongs to another user
+astray=79   # a snapshot did not appear where it was made
+
+# finish STATUS: end with the status line, without which the other side takes the outcome for unknown.
+finish() {
+    [ -z "$beating" ] || kill "$beating" 2>/dev/null
+    printf 'bbng2 %s\n' "$1" >&2
+    exit "$1"
+}
+
+# refuse TEXT: end, as a directory is not ours.
+refuse() {
+    echo "ERROR: $1" >&2
+    finish "$not_ours"
+}
+
+# work_long: print a sign of life every few seconds until the verb ends. Meanwhile it keeps no lock, and no disk busy.
+work_long() {
+    {
+        nap=
+        cd /
+        exec 3>&- 4>&- 5<&- 6<&- 7<&- 8<&- 9<&-
+        trap '[ -z "$nap" ] || kill "$nap" 2>/dev/null; exit' TERM
+        while kill -0 $$ 2>/dev/null; do
+            sleep 5 2>/dev/null &
+            nap=$!
+            wait "$nap"
+            echo 'bbng2 working' >&2
+        done
+    } >/dev/null &
+    beating=$!
+}
+
+# try_as_root COMMAND...: run a command as we are and, if that fails, as root.
+try_as_root() {
+    "$@" 2>/dev/null || $root "$@"
+}
+
+# is_taken NAME: is there anything of that name, be it a dangling link?
+is_taken() {
+    [ -e "$1" ] || [ -L "$1" ]
+}
+
+# is_subvolume NAME: does a subvolume stand there, and not a link to one?
+is_subvolume() {
+    [ ! -L "$1" ] && [ "$(stat -c %i -- "$1" 2>/dev/null)" = 256 ]
+}
+
+# may_others_write MODE: does a mode, in octal digits, let the group or others write?
+may_others_write() {
+    case $1 in
+    *[2367]? | *[2367]) ;;
+    *) return 1 ;;
+    esac
+}
+
+# is_ours PATH UID: does it belong to us, or to root that we act for?
+is_ours() {
+    [ -O "$1" ] || { [ -n "$root" ] && [ "$2" = 0 ]; }
+}
+
+# is_private: may no one but us write to the directory we stand in?
+is_private() {
+    looked=$(stat -c '%u %a' .) && ! may_others_write "${looked#* }" &&
+        is_ours . "${looked% *}"
+}
+
+# remember_here: let descriptor 8 be the directory we stand in, for the next step down from there.
+remember_here() {
+    [ -r . ] && exec 8<.
+}
+
+# step NAME: go down into a real directory. If its parent is the one we stood in, no link that appeared meanwhile has
+# led us anywhere else.
+step() {
+    [ ! -L "./$1" ] || refuse "$1 is a symbolic link"
+    [ ! -e "./$1" ] || [ -d "./$1" ] || refuse "$1 is not a directory"
+    cd -P -- "./$1" 2>/dev/null || return 1
+    [ .. -ef /proc/self/fd/8 ] || refuse "$1 was exchanged while it was entered"
+    remember_here
+}
+
+# enter NAME: go down into a directory that must be ours; check_entered has to follow before it is used.
+entered=
+enter() {
+    step "$1" && entered="$1 $entered"
+}
+
+# check_entered: go on only if the directories that were entered last, one below the other, are ours.
+check_entered() {
+    levels=
+    level=.
+    for part in $entered; do
+        levels="$levels $level"
+        level=$level/..
+    done
+    [ -n "$levels" ] || return 0
+    looked=$(stat -c '%u %a' $levels) || return 1
+    set -- $looked
+    level=.
+    for part in $entered; do
+        ! may_others_write "$2" ||
+            refuse "$part may be changed by other users (mode $2)"
+        is_ours "$level" "$1" || refuse "$part belongs to the user with id $1"
+        shift 2
+        level=$level/..
+    done
+    entered=
+}
+
+# adopt NAME: take over a directory of root's, if we act for root.
+adopt() {
+    if [ -n "$root" ] && [ ! -L "./$1" ] && [ "$(stat -c %u -- "./$1")" = 0 ]; then
+        $root chown -h "$(id -u)" -- "./$1"
+    fi
+}
+
+# make NAME: enter a directory that must be ours, after making it if there is none (another run may do so at the same
+# moment).
+make() {
+    is_taken "./$1" || try_as_root mkdir -- "./$1" || is_taken "./$1" || return 1
+    [ -O "./$1" ] || adopt "$1"
+    enter "$1"
+}
+
+# go PATH: enter the directory that a path means (see above). It fails if there is none.
+go() {
+    walk_top=${1%%//*}
+    walk_left=${1#"$walk_top"}
+    walk_left=${walk_left#//}
+    cd -P -- "${walk_top:-/}" || return 1
+    [ -z "$walk_left" ] || remember_here || return 1
+    entered=
+    walked=
+    while [ -n "$walk_left" ]; do
+        walk_part=${walk_left%%/*}
+        walk_left=${walk_left#"$walk_part"}
+        walk_left=${walk_left#/}
+        [ -n "$walk_part" ] || continue
+        walked=$walked/$walk_part
+        case $walked in
+        /.btrfs-backup-ng/incoming/*/* | /.restoring-*/*) step "$walk_part" ;;
+        /.btrfs-backup-ng | /.btrfs-backup-ng/snapshots) enter "$walk_part" ;;
+        /.btrfs-backup-ng/incoming | /.btrfs-backup-ng/incoming/*) enter "$walk_part" ;;
+        /.restoring-*) enter "$walk_part" ;;
+        *) step "$walk_part" ;;
+        esac || return 1
+        # What lies deeper belongs to whom it will.
+        case $walked in
+        /.btrfs-backup-ng/incoming/*/* | /.btrfs-backup-ng/snapshots/*) ;;
+        /.restoring-*/*) ;;
+        /.btrfs-backup-ng/incoming/* | /.btrfs-backup-ng/snapshots | /.restoring-*) check_entered ;;
+        esac || return 1
+    done
+    check_entered
+}
+
+# staged ID: make the directory of a transfer if need be, from that of the place's state, and enter it. Descriptor 6 is
+# the directory above it then, 9 the directory itself.
+staged() {
+    make incoming || return 1
+    exec 6<.
+    make "$1" || return 1
+    exec 9<.
+    check_entered
+}
+
+# unstage ID: remove the directory of a transfer if it is empty.
+unstage() {
+    rmdir -- "/proc/$$/fd/6/$1"
+}
+
+# names_here: print each name in the directory we stand in, with a NUL behind it, and an empty name.
+names_here() {
+    for found in ./* ./.*; do
+        case $found in ./. | ./..) continue ;; esac
+        if is_taken "$found"; then
+            printf '%s\0' "${found#./}"
+        fi
+    done
+    printf '\0'
+}
+
+# is_out_of_reach: may no other user exchange any part of the path to where we stand, or a name in it?
+is_out_of_reach() {
+    reach=$PWD
+    [ "$reach" -ef . ] || return 1
+    set --
+    while [ -n "$reach" ]; do
+        set -- "$reach" "$@"
+        reach=${reach%/*}
+    done
+    reach=$(stat -c '%u %a' -- / "$@") || return 1
+    set -- $reach
+    while [ $# -gt 0 ]; do
+        [ "$1" = 0 ] || [ "$1" = "$(id -u)" ] || return 1
+        case $2 in
+        1???) ;; # sticky: what is ours there can only be renamed by us
+        *[2367]? | *[2367]) return 1 ;;
+        esac
+        shift 2
+    done
+}
+
+# find_subvolume: let $whole mean a subvolume of the filesystem where we stand, which btrfs wants beside a number: its
+# mount point, which no user can exchange, or else the nearest one above.
+find_subvolume() {
+    whole=$(stat -c %m . 2>/dev/null) && [ "$(stat -c %i -- "$whole")" = 256 ] && return
+    whole=.
+    until [ "$(stat -c %i "$whole")" = 256 ]; do
+        [ ! "$whole" -ef / ] || return 1
+        whole=$whole/..
+    done
+}
+
+# erase NAME...: delete subvolumes of a directory that is ours, durably. Given a path, btrfs resolves it twice, and who
+# owns a directory above may exchange it in between. Where that is possible it goes by numbers.
+erase() {
+    [ $# -gt 0 ] || return 0
+    if is_out_of_reach; then
+        for erased; do
+            shift
+            set -- "$@" "./$erased"
+        done
+        $btrfs subvolume delete -c -- "$@" >/dev/null
+        return
+    fi
+    find_subvolume || return 1
+    erased=0
+    for name_to_erase; do
+        if is_subvolume "./$name_to_erase" && erase_id=$($btrfs inspect-internal rootid "./$name_to_erase"); then
+            $btrfs subvolume delete -c -i "$erase_id" -- "$whole" >/dev/null || erased=1
+        else
+            erased=1
+        fi
+    done
+    return "$erased"
+}
+
+# appear SOURCE NAME [r]: make a snapshot appear where we stand, under a name that is free; read-only with an r.
+# Should a link appear at that name meanwhile, btrfs follows it, and the snapshot is somewhere else.
+appear() {
+    ! is_taken "./$2" || finish "$exists"
+    $btrfs subvolume snapshot ${3:+-r} -- "$1" "./$2" >/dev/null || return 1
+    is_subvolume "./$2" || finish "$astray"
+}
+
+# replace NAME: make stdin the content of a file in a directory of ours, in one step; it is on the disk then.
+replace() {
+    [ -O . ] || $root chown "$(id -u)" . || return 1
+    for replaced in "$1" "$1.new"; do
+        [ ! -d "./$replaced" ] || [ -L "./$replaced" ] ||
+            refuse "$replaced is a directory of the user with id $(stat -c %u -- "./$replaced")"
+    done
+    rm -f -- "./$1.new" || return 1
+    (set -C && dd conv=fsync 2>/dev/null >"./$1.new") || return 1
+    [ ! -L "./$1" ] || rm -f -- "./$1" || return 1
+    mv -f -- "./$1.new" "./$1"
+}

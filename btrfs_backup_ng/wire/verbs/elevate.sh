@@ -1,0 +1,18 @@
+# elevate TOKEN SCRIPT WORD...: run another verb as root, by a sudo that wants a password. sudo remembers it for what
+# the same shell starts next and for nothing else, so every session is told it; never on its stdin, where a stream may
+# come. A pipe that is opened in both directions blocks no process.
+
+directory=${TMPDIR:-/tmp}/bbng-$1
+script=$2
+shift 2
+limit=
+! command -v timeout >/dev/null || limit='timeout 30'
+pipe=$directory/$$
+[ -p "$directory/ask" ] && mkfifo "$pipe" && exec 5<>"$pipe" && echo $$ 1<>"$directory/ask" || finish 1
+password=$($limit head -n 1 <&5)
+exec 5>&-
+rm -f -- "$pipe"
+printf '%s\n' "$password" | sudo -S -v -p '' || finish 77 # it does not take the password
+password=
+sudo -n sh -c "$script" bbng2 "$@"
+finish $?

@@ -1,0 +1,150 @@
+# hello NONCE DIRECTORY FOLDER: what this machine and a directory of it are like. Changes nothing.
+#   FOLDER  for the snapshots of a source (it may not exist), or ""
+# Answer: the nonce, then facts as key=value, each with a NUL behind it. The privilege may be `auto`: find out.
+
+tell() {
+    printf '%s=%s\0' "$1" "$2"
+}
+
+printf '%s\0' "$1"
+directory=$2
+folder=$3
+
+# The right to run btrfs as root.
+version=
+complaint=
+try() {
+    if said=$("$@" -n btrfs --version 2>&1); then
+        version=$said
+    else
+        complaint="$complaint$said "
+        false
+    fi
+}
+uid=$(id -u)
+tell uid "$uid"
+case $privilege in
+auto)
+    if [ "$uid" = 0 ]; then
+        privilege=root
+    elif try sudo; then
+        privilege=sudo
+    elif try doas; then
+        privilege=doas
+    else
+        privilege=none
+    fi
+    ;;
+sudo | doas) try "$privilege" || privilege=none ;;
+esac
+case $privilege in
+sudo | doas) root="$privilege -n" ;;
+*)
+    root=
+    version=$(btrfs --version 2>/dev/null)
+    ;;
+esac
+btrfs="$root btrfs"
+tell privilege "$privilege"
+tell why "$complaint"
+tell btrfs "$version"
+tell user "$(id -un)"
+
+# Programs. sudo looks for a command in secure_path, sudoers(5), however PATH is; a rule has to name what it finds.
+secure_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+tell program "$(command -v btrfs)"
+tell granted "$(PATH=$secure_path:$PATH && command -v btrfs)"
+for program in flock sudo doas zstd lz4; do
+    tell "$program" "$(command -v "$program")"
+done
+tell aes "$(grep -cw aes /proc/cpuinfo)"
+tell clock "$(date +%s)"
+tell protocol "$(cat /sys/fs/btrfs/features/send_stream_version 2>/dev/null)"
+
+# The directory.
+if is_taken "$directory"; then
+    tell exists 1
+fi
+cd -P -- "$directory" 2>/dev/null || finish 0
+tell directory 1
+if [ -n "$folder" ]; then
+    work_long
+    if python3 -I -S -c 'import sys; sys.exit(sys.version_info < (3, 7))' 2>/dev/null; then
+        tell python 1
+    fi
+    $btrfs filesystem sync . >/dev/null 2>&1
+fi
+tell stat "$(stat -f -c '%t %i %S %b %f %a' . 2>/dev/null)"
+tell where "$PWD"
+tell mounts "$(cat /proc/self/mountinfo)"
+tell root "$(stat -f -c %i / 2>/dev/null)"
+empty=1
+for found in ./* ./.*; do
+    case $found in ./. | ./..) continue ;; esac
+    if is_taken "$found"; then
+        empty=
+        break
+    fi
+done
+tell empty "$empty"
+if [ -w . ] || $root test -w . 2>/dev/null; then
+    tell writable 1
+fi
+
+# Our state in it: whether it is there and ours, and the transfers that were interrupted.
+state=$directory//.btrfs-backup-ng
+if is_taken ./.btrfs-backup-ng; then
+    for part in "$state" "$state/incoming" "$state/snapshots"; do
+        trouble=$(
+            refuse() {
+                printf %s "$1"
+                exit 0
+            }
+            go "$part" 2>/dev/null
+        )
+        [ -z "$trouble" ] || break
+    done
+    tell trouble "$trouble"
+    if (go "$state" && [ -O . ] && [ -w . ]) >/dev/null 2>&1; then
+        tell state 1
+    fi
+    tell leftovers "$( (go "$state/incoming" && ls) 2>/dev/null)"
+fi
+
+# Where the snapshots of a source go.
+if [ -n "$folder" ]; then
+    if (go "$folder") >/dev/null 2>&1 || $root test -d "$folder" 2>/dev/null; then
+        tell hasfolder 1
+    fi
+    nearest=$folder
+    while [ -n "$nearest" ] && [ ! -d "$nearest" ]; do
+        nearest=${nearest%/*}
+    done
+    tell folder "$(stat -f -c %i -- "${nearest:-/}" 2>/dev/null)"
+fi
+
+# The subvolume.
+if [ "$(stat -c %i . 2>/dev/null)" = 256 ]; then
+    tell show "$($btrfs subvolume show . 2>/dev/null)"
+    number=$($btrfs inspect-internal rootid . 2>/dev/null)
+    tell path "$(
+        $btrfs inspect-internal subvolid-resolve "$number" . 2>/dev/null
+        printf x
+    )"
+    if [ -n "$folder" ]; then
+        tell nested "$(
+            $btrfs subvolume list -o . 2>/dev/null
+            printf x
+        )"
+        tell nestedback "$(
+            $btrfs subvolume list -o --sort=-rootid . 2>/dev/null
+            printf x
+        )"
+    fi
+fi
+containing=$PWD
+until [ -z "$containing" ] || [ "$(stat -c %i "$containing/." 2>/dev/null)" = 256 ]; do
+    containing=${containing%/*}
+done
+tell containing "${containing:-/}"
+finish 0

@@ -1,0 +1,63 @@
+# list DIRECTORY STATE FILE...: all snapshots in a directory, and records of the state directory.
+# Answer: the names in the directory, an empty name; then, each with a NUL behind it: id and path of the containing
+# subvolume, the directory in it, its read-only subvolumes, the received UUIDs of the whole filesystem (both lists in
+# two orders), and of each record: nothing if there is none; 1 and its content, of which no more comes than what shows
+# that it is too large; or 2 and a word for why it is not read (record.py). A record has no NUL; those of a damaged one
+# become \001.
+
+limit=8388609 # record.LIMIT_BYTES, and one byte that shows that there is more
+
+# record NAME: print a record of the directory we stand in.
+record() {
+    if [ -L "./$1" ]; then
+        printf 2link
+    elif [ -d "./$1" ]; then
+        printf 2directory
+    elif [ -f "./$1" ]; then
+        if [ -r "./$1" ] || $root test -r "./$1" 2>/dev/null; then
+            printf 1
+            try_as_root head -c "$limit" "./$1" | tr '\000' '\001'
+        else
+            printf 2unread
+        fi
+    elif [ -e "./$1" ]; then
+        printf 2special
+    fi
+}
+
+work_long
+go "$1" || finish 1
+names_here
+number=$($btrfs inspect-internal rootid .) || finish 1
+printf '%s\0' "$number"
+$btrfs inspect-internal subvolid-resolve "$number" . || finish 1
+printf '\0'
+inode=$(stat -c %i .)
+[ "$inode" = 256 ] || $btrfs inspect-internal inode-resolve "$inode" . || finish 1
+printf '\0'
+for order in rootid -rootid; do
+    $btrfs subvolume list -o -r -uqRcg --sort=$order . || finish 1
+    printf '\0'
+done
+for order in rootid -rootid; do
+    $btrfs subvolume list -R --sort=$order . || finish 1
+    printf '\0'
+done
+state=$2
+shift 2
+if (go "${state%/*}" && ! is_taken "./${state##*/}") 2>/dev/null; then
+    found=nothing
+elif (go "$state") 2>/dev/null; then
+    found=records
+    go "$state"
+else
+    found=unread
+fi
+for name; do
+    case $found in
+    records) record "$name" ;;
+    unread) printf 2unread ;;
+    esac
+    printf '\0'
+done
+finish 0

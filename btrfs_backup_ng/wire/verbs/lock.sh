@@ -1,0 +1,53 @@
+# lock STATE SECONDS WHO [KIND FOLDER]: hold the lock of a place until stdin ends, or nothing came on it for 30 s.
+# After a cut the other end may never learn of it, so each line on stdin is a sign of life. It replaces the note about
+# the holder, and each one changes `beat`: a run that finds the lock held by another machine watches that, and if it
+# stops changing, waits for the end of the lock.
+#   SECONDS      to wait for another holder
+#   WHO          the note about us
+#   KIND FOLDER  make the place ready before: see prepare
+# Answer: "locked", or "busy" and the note of the holder (exit status 75).
+
+patience=$2
+note=$3
+[ $# -lt 5 ] || ready "$1" "$4" "$5" || finish 1
+go "$1" || finish 1
+exec 9<.
+rounds_left=225 # of 0.2 s: longer than a lock outlives its last sign of life
+first_beat=
+until flock -n 9; do
+    echo 'bbng2 working' >&2
+    if [ "$patience" -gt 0 ]; then
+        patience=$((patience - 1))
+        sleep 1
+        continue
+    fi
+    beat=$(head -c 100 ./beat 2>/dev/null)
+    first_beat=${first_beat:-$beat}
+    if [ -z "$beat" ] || [ "$beat" != "$first_beat" ] || [ $rounds_left = 0 ]; then
+        echo busy
+        head -c 4096 ./holder 2>/dev/null
+        finish "$busy"
+    fi
+    rounds_left=$((rounds_left - 1))
+    sleep 0.2 2>/dev/null || sleep 1
+done
+rm -f -- ./holder ./beat
+set -C
+: 2>/dev/null >./holder && exec 6<>./holder
+: 2>/dev/null >./beat && exec 7<>./beat
+set +C
+count=0
+show_signs() {
+    count=$((count + 1))
+    printf %s "$note" 2>/dev/null >"/proc/$$/fd/6"
+    echo "$$ $count" 2>/dev/null >"/proc/$$/fd/7"
+}
+limit=
+! command -v timeout >/dev/null || limit='timeout 30'
+show_signs
+echo locked
+while note=$($limit head -n 1) && [ -n "$note" ]; do
+    show_signs
+done
+rm -f -- ./beat
+finish 0

@@ -1,0 +1,21 @@
+# publish STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: make what was received appear under its final name, durably,
+# and delete it in staging, with the other names there.
+#   CHECK  1: look at it under its final name; 0: not, in a directory of ours
+# Answer: what btrfs shows of it then.
+
+work_long
+go "$1" && exec 5<. && staged "$2" || finish 1
+name=$3
+target=$5
+check=$6
+go "$4" || finish 1
+appear "/proc/$$/fd/9/$name" "$target" r || finish 1
+if [ "$check" = 1 ] || ! is_private; then
+    $btrfs subvolume show -- "./$target" || finish 1
+fi
+id=$2
+shift 6
+cd -P "/proc/$$/fd/9" && erase "$name" "$@"
+status=$?
+unstage "$id" 2>/dev/null
+finish $status

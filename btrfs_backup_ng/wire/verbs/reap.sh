@@ -1,0 +1,32 @@
+# reap STATE ID NAME: end whatever still receives into a staging directory, from before an interruption.
+# Answer: the names in it, an empty name; of NAME and each seal: its name, what btrfs shows of it. Nothing if there is no
+# such directory.
+
+work_long
+go "$1" || finish 0
+is_taken ./incoming || finish 0
+make incoming || finish 1
+is_taken "./$2" || finish 0
+make "$2" && check_entered || finish 1
+exec 8<.
+name=$3
+rounds=0
+until flock -n 8; do
+    [ $rounds -lt 50 ] || finish "$busy"
+    rounds=$((rounds + 1))
+    for process in /proc/[0-9]*; do
+        [ "$process/fd/9" -ef . ] || continue
+        stat=$(cat "$process/stat" 2>/dev/null) || continue
+        set -- ${stat##*) } # state, parent, process group
+        kill -s KILL -- "-$3" 2>/dev/null
+    done
+    sleep 0.1 2>/dev/null || sleep 1
+done
+names_here
+for found in "./$name" ./.seal-*; do
+    is_subvolume "$found" || continue
+    printf '%s\0' "${found#./}"
+    $btrfs subvolume show -- "$found"
+    printf '\0'
+done
+finish 0

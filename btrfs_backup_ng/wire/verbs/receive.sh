@@ -1,0 +1,70 @@
+# receive STATE ID NAME CODEC [USELESS...]: receive the stream on stdin into a staging directory of its own, which stays
+# locked meanwhile, by descriptor 9: see reap.
+#   CODEC       what to undo first: see codecs.py
+#   USELESS...  names that an earlier attempt left there, to be deleted first
+# Answer: the names in it, an empty name, what btrfs shows of NAME. A line on stderr says that all of the stream is
+# taken; what takes time then is the disk.
+
+name=$3
+go "$1" && staged "$2" || finish 1
+flock -n 9 || { sleep 1 && flock -n 9; } || finish "$busy"
+case $4 in
+zstd*) codec='zstd -q -dc' ;;
+lz4) codec='lz4 -q -dc' ;;
+*) codec= ;;
+esac
+shift 4
+[ $# = 0 ] || erase "$@" || finish 1
+
+# trim KEEP NAME...: delete all of these but the last so many.
+trim() {
+    keep=$1
+    shift
+    while [ $# -gt "$keep" ]; do
+        erase "$1" 2>/dev/null
+        shift
+    done
+}
+# Delete what a newer checkpoint replaces: all bodies but the last, all seals but the last two, as the very last may
+# not be finished yet.
+trim_all() {
+    trim 1 ./.body-*
+    trim 2 ./.seal-*
+}
+# Write to the disk, every second until stdin ends, what came so far: the disk works while the stream comes, and little
+# is left to do at the end.
+flush() {
+    if command -v timeout >/dev/null; then
+        until timeout 1 cat; do
+            sync -f . 2>/dev/null || break
+            trim_all
+        done
+    fi
+    cat
+}
+receive() {
+    {
+        $btrfs receive -C -q -- . >&4 3>&-
+        echo $? >&3
+        echo 'bbng2 received' >&2
+    } | flush
+}
+decompress() {
+    $codec 3>&-
+    status=$?
+    [ $status = 0 ] || echo "z$status" >&3
+}
+exec 4>&1
+statuses=$({
+    if [ -z "$codec" ]; then
+        receive
+    else
+        decompress | receive
+    fi
+} 3>&1)
+exec 4>&-
+judge $statuses
+work_long
+names_here
+$btrfs subvolume show -- "./$name"
+finish $?

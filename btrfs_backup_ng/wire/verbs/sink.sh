@@ -1,0 +1,4 @@
+# sink: take whatever comes, to see how fast it does.
+
+cat >/dev/null
+finish $?

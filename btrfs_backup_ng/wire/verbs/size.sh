@@ -1,0 +1,6 @@
+# size SUBVOLUME GENERATION: the extents written since, one a line.
+
+work_long
+go "$1" || finish 1
+$btrfs subvolume find-new -- . "$2"
+finish $?

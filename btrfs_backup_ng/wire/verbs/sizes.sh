@@ -1,0 +1,7 @@
+# sizes DIRECTORY; paths on stdin as for stat.
+# Answer: the bytes that each takes on the disk, a tab, the path, a NUL; behind them the total.
+
+work_long
+go "$1" || finish 1
+$as du -s -c -0 -B1 --files0-from=-
+finish $?

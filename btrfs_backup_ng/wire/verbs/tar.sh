@@ -1,0 +1,4 @@
+# tar: the version of tar.
+
+tar --version
+finish 0

@@ -1,0 +1,6 @@
+# wait: keep a session open until stdin ends.
+# Answer: "ready".
+
+echo ready
+cat >/dev/null
+finish 0

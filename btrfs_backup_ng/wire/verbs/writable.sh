@@ -1,0 +1,57 @@
+# writable STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: as publish, but a writable subvolume appears under the final
+# name, and in it a read-only snapshot, as the next backup of it needs one.
+# Answer: what btrfs shows of that snapshot.
+
+work_long
+go "$1" && staged "$2" || finish 1
+id=$2
+name=$3
+target=$5
+check=$6
+from=/proc/$$/fd/9/$name
+[ ! -L "$from/.btrfs-backup-ng" ] || refuse '.btrfs-backup-ng in the snapshot is a symbolic link'
+go "$4" || finish 1
+remember_here || finish 1
+appear "$from" "$target" || finish 1
+
+# The stub of a nested subvolume is an empty directory, and in the way.
+make_inside() {
+    try_as_root rmdir -- "$1" 2>/dev/null
+    is_taken "$1" || $btrfs subvolume create -- "$1" >/dev/null
+}
+# twin: make the read-only snapshot in the directory of the new subvolume, which we stand in.
+twin() {
+    make_inside ./.btrfs-backup-ng && enter .btrfs-backup-ng && check_entered || finish 1
+    is_taken ./snapshots || mkdir -- ./snapshots || finish 1
+    enter snapshots && check_entered || finish 1
+    try_as_root rmdir -- "./$name" 2>/dev/null
+    appear "$from" "$name" r || finish 1
+    [ "$check" != 1 ] || $btrfs subvolume show -- "./$name" || finish 1
+}
+# The same where the user here may run btrfs as root, and not enter a directory of another user. It goes by paths, so
+# only where no one else may exchange what they mean.
+twin_by_path() {
+    is_private || refuse "$target belongs to another user; log in as root"
+    state=./$target/.btrfs-backup-ng
+    make_inside "$state" && make_inside "$state/snapshots" || finish 1
+    try_as_root rmdir -- "$state/snapshots/$name" 2>/dev/null
+    $btrfs subvolume snapshot -r -- "$from" "$state/snapshots/$name" >/dev/null || finish 1
+    [ "$check" != 1 ] || $btrfs subvolume show -- "$state/snapshots/$name" || finish 1
+}
+if (step "$target" && [ -w . ]) 2>/dev/null; then
+    (step "$target" && twin)
+else
+    (twin_by_path)
+fi
+status=$?
+if [ "$status" != 0 ]; then
+    number=$($btrfs inspect-internal rootid "./$target") && is_subvolume "./$target" && find_subvolume &&
+        $btrfs subvolume delete -c -i "$number" -- "$whole" >/dev/null
+    finish "$status"
+fi
+try_as_root touch -r "$from" -- "./$target" 2>/dev/null
+shift 6
+cd -P "/proc/$$/fd/9" && erase "$name" "$@"
+status=$?
+unstage "$id" 2>/dev/null
+finish $status
