@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from btrfs_backup_ng import preflight
-from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.listing import ANY_NAME, Access
+from btrfs_backup_ng.leftovers import open_staging
+from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.naming import Naming
@@ -50,12 +48,7 @@ def settle(
     :raises Busy: if another run works there for longer than ``wait_s``.
     :raises Refused: if it cannot be looked at.
     """
-    keeper = open_destination(
-        location, ANY_NAME, connections=access.connections, ssh=access.ssh
-    ).keeper
-    if keeper is None:
-        raise UsageError(f"{location} keeps nothing")
-    preflight.check_readable(keeper, access.sudo_line)
+    keeper = open_staging(location, access)
     if dry_run:
         return _settle(keeper, prefix, now, dry_run=True)
     holder = Holder(now)

@@ -172,17 +172,11 @@ go() {
         [ -n "$walk_part" ] || continue
         walked=$walked/$walk_part
         case $walked in
-        /.btrfs-backup-ng/incoming/*/* | /.restoring-*/*) step "$walk_part" ;;
+        /.btrfs-backup-ng/incoming/*/* | /.restoring-*/*) check_entered && step "$walk_part" ;;
         /.btrfs-backup-ng | /.btrfs-backup-ng/snapshots) enter "$walk_part" ;;
         /.btrfs-backup-ng/incoming | /.btrfs-backup-ng/incoming/*) enter "$walk_part" ;;
         /.restoring-*) enter "$walk_part" ;;
-        *) step "$walk_part" ;;
-        esac || return 1
-        # What lies deeper belongs to whom it will.
-        case $walked in
-        /.btrfs-backup-ng/incoming/*/* | /.btrfs-backup-ng/snapshots/*) ;;
-        /.restoring-*/*) ;;
-        /.btrfs-backup-ng/incoming/* | /.btrfs-backup-ng/snapshots | /.restoring-*) check_entered ;;
+        *) check_entered && step "$walk_part" ;; # it may belong to any user
         esac || return 1
     done
     check_entered
@@ -229,7 +223,7 @@ is_out_of_reach() {
         [ "$1" = 0 ] || [ "$1" = "$(id -u)" ] || return 1
         case $2 in
         1???) ;; # sticky: what is ours there can only be renamed by us
-        *[2367]? | *[2367]) return 1 ;;
+        *) ! may_others_write "$2" || return 1 ;;
         esac
         shift 2
     done
