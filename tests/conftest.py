@@ -41,8 +41,10 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_configure() -> None:
-    """Let the tests' programs end by SIGHUP, even if nohup started all this."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """Let signals end the tests' programs, even if nohup or a shell's & began this."""
+    for ignored in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(ignored, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -17,9 +17,9 @@ from tests.support.filesystems import Filesystem, btrfs_filesystem
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session")
-def _pair() -> Iterator[tuple[Filesystem, Filesystem]]:
-    """Make two filesystems that everybody may look at, for all tests of a worker."""
+@contextlib.contextmanager
+def two_filesystems() -> Iterator[tuple[Filesystem, Filesystem]]:
+    """Make two filesystems that every user may look at."""
     directory = ours.public_directory()
     try:
         with contextlib.ExitStack() as stack:
@@ -30,12 +30,19 @@ def _pair() -> Iterator[tuple[Filesystem, Filesystem]]:
         shutil.rmtree(directory)
 
 
+@pytest.fixture(scope="session")
+def pair() -> Iterator[tuple[Filesystem, Filesystem]]:
+    """Make two filesystems for all tests of a worker."""
+    with two_filesystems() as made:
+        yield made
+
+
 @pytest.fixture
-def scene(_pair: tuple[Filesystem, Filesystem]) -> Scene:
+def scene(pair: tuple[Filesystem, Filesystem]) -> Scene:
     """Give a source and a destination of a test's own."""
-    one, other = _pair
+    one, other = pair
     number = str(next(_numbers))
-    for filesystem in _pair:
+    for filesystem in pair:
         (filesystem.path / number).mkdir()
     scene = Scene(
         one.subvolume(f"{number}/home"), other.path / number / "backups", one, other

@@ -146,8 +146,13 @@ def complaint(done: Done, status: int, *parts: str) -> str:
     return done.stderr
 
 
-def logging_path(directory: Path, *programs: str, path: str = "") -> tuple[str, Path]:
-    """Give a PATH on which these programs log their arguments, and the log."""
+def logging_path(
+    directory: Path, *programs: str, path: str = "", where: bool = False
+) -> tuple[str, Path]:
+    """Return a PATH on which these programs log their arguments, and the log.
+
+    :param where: each line is ``DIRECTORY: PROGRAM ARGUMENTS``.
+    """
     path = path or os.environ["PATH"]
     wrappers, log = directory / "wrappers", directory / "programs.log"
     wrappers.mkdir()
@@ -156,9 +161,10 @@ def logging_path(directory: Path, *programs: str, path: str = "") -> tuple[str, 
     for name in programs:
         real = shutil.which(name, path=":".join((path, *SBIN)))
         assert real, f"{name} is not installed"
+        words = f'"$(pwd -P):" {name}' if where else name
         script(
             wrappers / name,
-            f'echo {name} "$*" >>{shlex.quote(str(log))}\nexec {real} "$@"',
+            f'echo {words} "$*" >>{shlex.quote(str(log))}\nexec {real} "$@"',
         )
     return f"{wrappers}:{path}", log
 

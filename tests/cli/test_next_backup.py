@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from tests.btrfs.places import send_and_receive, set_read_only, show, tamper
+from tests.cli.conftest import two_filesystems
 from tests.cli.scenes import Scene, by_age, covers, must
 from tests.cli.staged import STATE, Way, document, local_way, ssh_way
 from tests.process.btrbk import BTRBK
+from tests.support.filesystems import Filesystem
 from tests.support.program import Argument, run_program
 
 pytestmark = pytest.mark.btrfs
@@ -306,6 +308,13 @@ def both_ways(here: Iterable[str], behind_ssh: Iterable[str]) -> pytest.MarkDeco
     """
     cases = [*product(["local"], here), *product(["ssh"], behind_ssh)]
     return pytest.mark.parametrize(("where", "maker"), cases)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Filesystem, Filesystem]]:
+    """Make two filesystems without odd names, which btrbk does not understand."""
+    with two_filesystems() as made:
+        yield made
 
 
 @pytest.fixture

@@ -195,7 +195,7 @@ def test_deleted_snapshots_are_not_waited_for_unasked(scene: Scene, tmp_path: Pa
 def test_snapshots_are_made_writable_before_they_are_deleted(
     scene: Scene, tmp_path: Path
 ):
-    path, log = logging_path(tmp_path, "btrfs")
+    path, log = logging_path(tmp_path, "btrfs", where=True)
     must(scene.back_up())
     (old,) = scene.backups
     must(scene.back_up("-N1", "-n1", "-w", env={"PATH": path}))
@@ -204,10 +204,10 @@ def test_snapshots_are_made_writable_before_they_are_deleted(
         scene.destination,
         scene.source / ".btrfs-backup-ng/snapshots",
     ):
-        converted = f"btrfs property set -f -ts {folder}/{old} ro false"
+        converted = f"{folder}/{old}: btrfs property set -f -ts . ro false"
         assert converted in lines
         later = lines[lines.index(converted) :]
-        assert f"btrfs subvolume delete -c -- ./{old}" in later
+        assert f"{folder}: btrfs subvolume delete -c -- ./{old}" in later
     assert len(scene.backups) == len(scene.snapshots) == 1
 
 

@@ -99,7 +99,7 @@ def test_the_user_name_counts_where_the_place_names_none(
     must(run_program(*_words(scene, sshd, *words)))
     assert f"Accepted publickey for {user.name} " in sshd.log_text()
     sshd.mark()
-    place = ssh_place(sshd, scene.destination, user="root")
+    place = ssh_place(sshd, scene.other_destination("of root"), user="root")
     must(run_program("-p", "x-", *words, scene.source, place))
     assert "Accepted publickey for root " in sshd.log_text()
     assert user.name not in sshd.log_text()

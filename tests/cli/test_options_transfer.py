@@ -187,26 +187,26 @@ def test_over_ssh_mbuffer_is_not_needed(scene: Scene, tmp_path: Path, sshd: Sshd
 def test_a_backup_is_looked_at_under_its_final_name(
     scene: Scene, tmp_path: Path, option: str, looks: int
 ):
-    path, log = logging_path(tmp_path, "btrfs")
+    path, log = logging_path(tmp_path, "btrfs", where=True)
     must(scene.back_up(option, env={"PATH": path}))
     (name,) = scene.backups
-    look = f"btrfs subvolume show -- {scene.destination}/{name}"
+    look = f"{scene.destination}: btrfs subvolume show -- ./{name}"
     assert log.read_text().splitlines().count(look) == looks
 
 
 @covers("--verify-transfer")
 def test_a_backup_is_looked_at_without_being_told(scene: Scene, tmp_path: Path):
-    path, log = logging_path(tmp_path, "btrfs")
+    path, log = logging_path(tmp_path, "btrfs", where=True)
     must(scene.back_up(env={"PATH": path}))
     (name,) = scene.backups
-    look = f"btrfs subvolume show -- {scene.destination}/{name}"
+    look = f"{scene.destination}: btrfs subvolume show -- ./{name}"
     assert look in log.read_text().splitlines()
 
 
 @covers("--verify-transfer")
 def test_a_backup_that_is_not_what_was_sent_is_a_failure(scene: Scene, tmp_path: Path):
     path, _ = logging_path(tmp_path, "btrfs")
-    final = f'"$1 $2" = "subvolume show" ] && [ "${{4%/*}}" = "{scene.destination}"'
+    final = f'"$1 $2" = "subvolume show" ] && [ "$(pwd -P)" = "{scene.destination}"'
     real = (tmp_path / "wrappers/btrfs").read_text().splitlines()[-1]
     script(
         tmp_path / "wrappers/btrfs",

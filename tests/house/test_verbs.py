@@ -38,7 +38,7 @@ PATHS = {
     ("writable", "state"): "only in a directory of ours",
 }
 #: Functions that take a path: they walk it.
-WALKERS = ("go", "ready", "make_folder")
+WALKERS = ("go", "ready", "make_folder", "act_as_owner")
 #: Redirections to other things than /dev/null and descriptors: script, target.
 TARGETS = {
     ("keep", '"$directory/ask"'): "a pipe that it made",

@@ -1,5 +1,6 @@
 # aside STATE NAME NEW: rename a file in the state directory.
 
+act_as_owner "$1" "$@"
 work_long
 go "$1" || finish 1
 [ ! -d "./$3" ] || finish "$exists"

@@ -25,6 +25,7 @@ record() {
     fi
 }
 
+act_as_owner "$2" "$@"
 work_long
 go "$1" || finish 1
 names_here

@@ -1,5 +1,6 @@
 # put STATE NAME: stdin is the new content of a file in the state directory, in one step and durably.
 
+act_as_owner "$1" "$@"
 work_long
 go "$1" && replace "$2" || finish 1
 $btrfs filesystem sync . >/dev/null
