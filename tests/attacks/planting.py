@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-from tests.attacks.forks import Done
 from tests.attacks.scene import (
+    Done,
     BODY,
     NAMES,
     NEW,

@@ -18,14 +18,13 @@ from uuid import UUID
 from btrfs_backup_ng import staging
 from btrfs_backup_ng.model import Snapshot
 from btrfs_backup_ng.sendstream.checkpoint import body_name, seal_name
-from tests.attacks.forks import Done, Forks
 from tests.attacks.victims import OLD_ID, SECRET, Victim, make_victims
 from tests.btrfs import places
 from tests.faults.many import make_named
 from tests.support import accounts, filesystems, ours, sshd
 from tests.support.accounts import Account
 from tests.support.filesystems import Filesystem
-from tests.support.program import CHECKOUT, Argument, environment
+from tests.support.program import CHECKOUT, Argument, environment, run_program
 from tests.support.sshd import Sshd
 
 _numbers = itertools.count(1)
@@ -40,6 +39,10 @@ OLDER_SEALS = tuple(
 )
 BODY = os.fsdecode(body_name(1000, os.fsencode(NEW), b"\0\1\2\3"))
 REFUSED = 4
+#: A run that takes longer hangs: the longest takes 2 s.
+PATIENCE_S = 15.0
+
+Done = subprocess.CompletedProcess[str]
 
 
 class Arena(NamedTuple):
@@ -59,7 +62,6 @@ class Arena(NamedTuple):
     sshd: Sshd
     hook: Path
     path: str
-    forks: Forks
     unchecked: list[Done]
 
     def victim_at(self, path: Path, *, is_private: bool = False) -> Victim:
@@ -69,7 +71,7 @@ class Arena(NamedTuple):
 
     def run(self, *words: Argument) -> Done:
         """Run the program as root."""
-        done = self.forks.run(*words, env={"PATH": self.path})
+        done = run_program(*words, env={"PATH": self.path}, timeout=PATIENCE_S)
         self.unchecked.append(done)
         return done
 
@@ -133,11 +135,9 @@ def arena() -> Iterator[Arena]:
                 f'#!/bin/sh\nexec {ssh} -F {server.ssh_config} "$@"\n'
             )
             (programs / "ssh").chmod(0o755)
-            forks = Forks()
-            stack.callback(forks.close)
             victims = {disk.path: make_victims(disk, names) for disk in (here, there)}
             yield Arena(
-                *(here, there, victims, attacker, carrier, server, hook, path, forks),
+                *(here, there, victims, attacker, carrier, server, hook, path),
                 unchecked=[],
             )
     finally:

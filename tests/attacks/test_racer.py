@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.attacks.forks import Done
 from tests.attacks.racer import LURE, STOLEN
-from tests.attacks.scene import NAMES, NEW, STATE, Arena, Scene, clean
+from tests.attacks.scene import NAMES, NEW, STATE, Arena, Done, Scene, clean
 from tests.btrfs.places import is_subvolume, output
-from tests.support.program import Argument
+from tests.support.program import CHECKOUT, Argument
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("races")]
 
@@ -35,12 +37,20 @@ def swap(path: Path, victim: Path) -> dict[str, str]:
 def racing(arena: Arena, swaps: Swaps) -> Iterator[None]:
     """Let a racer run, which has to swap something."""
     attacker = arena.attacker
-    racer = arena.forks.race(attacker.uid, attacker.gid, swaps)
+    racer = subprocess.Popen(
+        [sys.executable, "-m", "tests.attacks.racer"]
+        + [str(attacker.uid), str(attacker.gid), json.dumps(swaps)],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+    )
     try:
+        assert racer.stdout
+        racer.stdout.readline()
         yield
     finally:
-        count = arena.forks.stop(racer)
-    assert count > 0, "the racer swapped nothing"
+        racer.terminate()
+        count, _ = racer.communicate()
+    assert int(count) > 0, "the racer swapped nothing"
 
 
 def race(arena: Arena, swaps: Swaps, runs: Sequence[Run]) -> None:

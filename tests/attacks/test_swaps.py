@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.forks import Done
 from tests.attacks.scene import (
+    Done,
     NAMES,
     NEW,
     STATE,

@@ -31,18 +31,18 @@ def two_filesystems() -> Iterator[tuple[Filesystem, Filesystem]]:
 
 
 @pytest.fixture(scope="session")
-def pair() -> Iterator[tuple[Filesystem, Filesystem]]:
+def two_disks() -> Iterator[tuple[Filesystem, Filesystem]]:
     """Make two filesystems for all tests of a worker."""
     with two_filesystems() as made:
         yield made
 
 
 @pytest.fixture
-def scene(pair: tuple[Filesystem, Filesystem]) -> Scene:
+def scene(two_disks: tuple[Filesystem, Filesystem]) -> Scene:
     """Give a source and a destination of a test's own."""
-    one, other = pair
+    one, other = two_disks
     number = str(next(_numbers))
-    for filesystem in pair:
+    for filesystem in two_disks:
         (filesystem.path / number).mkdir()
     scene = Scene(
         one.subvolume(f"{number}/home"), other.path / number / "backups", one, other

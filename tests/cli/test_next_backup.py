@@ -311,7 +311,7 @@ def both_ways(here: Iterable[str], behind_ssh: Iterable[str]) -> pytest.MarkDeco
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Filesystem, Filesystem]]:
+def two_disks() -> Iterator[tuple[Filesystem, Filesystem]]:
     """Make two filesystems without odd names, which btrbk does not understand."""
     with two_filesystems() as made:
         yield made

@@ -47,10 +47,15 @@ def test_1000_snapshots_cost_at_most_6_processes(crowd: Scene) -> None:
     assert traced.processes <= 6, traced.execs
 
 
-def test_1000_snapshots_cost_less_than_a_second_of_cpu(crowd: Scene) -> None:
+def test_1000_snapshots_cost_little_more_than_a_start(crowd: Scene) -> None:
     costs = [processes.measure(*_words(crowd), env=environment()) for _ in range(2)]
     assert [cost.returncode for cost in costs] == [0, 0]
-    assert min(cost.cpu_s for cost in costs) < 1.0, costs
+    starts = [
+        processes.cpu_seconds(*PROGRAM, "--version", env=environment())
+        for _ in range(2)
+    ]
+    # Where a start takes 0.15 s that is less than a second.
+    assert min(cost.cpu_s for cost in costs) < 6 * max(starts), (costs, starts)
     assert max(cost.peak_bytes for cost in costs) < LIMIT_BYTES, costs
 
 

@@ -544,13 +544,18 @@ def test_what_was_never_open_is_not_alive_and_stays_closed(sshd, runtime):
     assert not master.is_alive
 
 
-def test_never_more_sessions_at_once_than_servers_allow(new_sshd, runtime):
+def test_never_more_sessions_at_once_than_servers_allow(new_sshd, runtime, tmp_path):
     server = new_sshd(config=("MaxSessions 8",))
     results = []
     with connected(server) as master:
 
         def work(number):
-            remote = f"sleep 0.3; echo {number}"
+            # Nothing ends before eight have begun.
+            remote = (
+                f"touch {tmp_path}/{number}; n=0;"
+                f" while [ $(ls {tmp_path} | wc -l) -lt 8 ] && [ $n -lt 600 ];"
+                f" do n=$((n+1)); sleep 0.1; done; echo {number}"
+            )
             room = master.sessions
             command = Command(master.command(remote), label="test", room=room)
             results.append(int(run(command).stdout))

@@ -189,9 +189,11 @@ def measure(
     )
 
 
-def cpu_seconds(*argv: str | os.PathLike[str]) -> float:
-    """Run a command and give the processor time of it and its descendants."""
-    return measure(*argv).cpu_s
+def cpu_seconds(
+    *argv: str | os.PathLike[str], env: Mapping[str, str] | None = None
+) -> float:
+    """Run a command; return the processor time of it and its descendants."""
+    return measure(*argv, env=env).cpu_s
 
 
 def open_files(pid: int | None = None) -> dict[int, str]:

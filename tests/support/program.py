@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import ours
+from . import forks, ours
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "btrfs_backup_ng")
@@ -39,16 +39,23 @@ def run_program(
     input: str | None = None,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end.
+    """Run the program to its end, without a start of Python's own where that can be.
 
     Output is text in which ``surrogateescape`` stands for what is not UTF-8.  Without
     ``input``, standard input is /dev/null.
 
     :param env: changes to the environment, see :func:`environment`.
     """
+    words, wanted = [*map(os.fsdecode, args)], environment(env)
+    loaded = forks.server(_load)
+    if loaded.can_run(wanted):
+        done = loaded.run(words, env=wanted, cwd=cwd, input=input, timeout=timeout)
+        return subprocess.CompletedProcess(
+            [*PROGRAM, *words], done.returncode, done.stdout, done.stderr
+        )
     return subprocess.run(
-        [*PROGRAM, *map(os.fsdecode, args)],
-        env=environment(env),
+        [*PROGRAM, *words],
+        env=wanted,
         cwd=cwd,
         stdin=subprocess.DEVNULL if input is None else None,
         input=input,
@@ -58,6 +65,10 @@ def run_program(
         errors="surrogateescape",
         timeout=timeout,
     )
+
+
+def _load() -> forks.Server:
+    return forks.Server(CHECKOUT, environment())
 
 
 def start_program(
