@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from btrfs_backup_ng.hop import Meter
 from btrfs_backup_ng.host import Host
 from btrfs_backup_ng.manifest import Difference, Entry, Garbled, compare
-from btrfs_backup_ng.hop import Meter
 from btrfs_backup_ng.trees import reading
 from btrfs_backup_ng.walk import CannotRead
 

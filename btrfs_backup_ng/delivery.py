@@ -13,8 +13,8 @@ from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.history import Record
-from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.location import Scheme
+from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.model import Job
 from btrfs_backup_ng.origins import ORIGINS
 from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, TooLarge

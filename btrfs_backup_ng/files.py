@@ -15,7 +15,6 @@ from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.endpoint.common import new_transfer_id
 from btrfs_backup_ng.entry import below, entered, plain
 from btrfs_backup_ng.finding import Chosen
-from btrfs_backup_ng.wire.grammar import Verb
 from btrfs_backup_ng.host import Host
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location, Scheme
@@ -25,6 +24,7 @@ from btrfs_backup_ng.process import last_steps
 from btrfs_backup_ng.restore import look_at_target
 from btrfs_backup_ng.route import stages_between
 from btrfs_backup_ng.wire import verbs
+from btrfs_backup_ng.wire.grammar import Verb
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,6 @@ from btrfs_backup_ng.__util__ import BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.facts import read_facts
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.btrfs.parse import parse_version
-from btrfs_backup_ng.model import (
-    STALL_TIMEOUT_S,
-    Facts,
-    Listing,
-    Privilege,
-    Seal,
-)
 from btrfs_backup_ng.command import Command, CommandNotStarted, Completed, patience
 from btrfs_backup_ng.entry import (
     NotOurs,
@@ -29,6 +22,13 @@ from btrfs_backup_ng.entry import (
     fresh_file,
     plain,
     replace_file,
+)
+from btrfs_backup_ng.model import (
+    STALL_TIMEOUT_S,
+    Facts,
+    Listing,
+    Privilege,
+    Seal,
 )
 from btrfs_backup_ng.process import check_interrupted, run
 from btrfs_backup_ng.wire import verbs

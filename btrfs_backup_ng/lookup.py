@@ -18,9 +18,9 @@ from uuid import UUID
 from btrfs_backup_ng import wire_versions
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.timeline import KINDS, Content
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
-from btrfs_backup_ng.timeline import KINDS, Content
 from btrfs_backup_ng.wire_versions import Status
 
 #: Place, type of file, stamps.

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from btrfs_backup_ng import process
 from btrfs_backup_ng.__util__ import MIB, BackupError, format_size, visible
 from btrfs_backup_ng.command import (
+    Command,
+    Completed,
     describe,
     has_taken_all,
     last_words,
@@ -23,7 +25,6 @@ from btrfs_backup_ng.command import (
 )
 from btrfs_backup_ng.hop import Hop, Meter, Watch
 from btrfs_backup_ng.loop import TICK_S, Loop, widen
-from btrfs_backup_ng.command import Command, Completed
 from btrfs_backup_ng.process import DEVNULL, Child
 from btrfs_backup_ng.silence import Silence
 

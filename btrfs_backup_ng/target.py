@@ -22,13 +22,13 @@ from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.history import origins_of
 from btrfs_backup_ng.holds import Hold, Holds, Place, base_hold, sending_hold
 from btrfs_backup_ng.judgement import Course
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.model import Incremental, Job, Listing, Snapshot, Waiting
 from btrfs_backup_ng.origins import ORIGINS, Ownership, origin_of
-from btrfs_backup_ng.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.pipeline import Moved
 from btrfs_backup_ng.plan import (
     Transfer,

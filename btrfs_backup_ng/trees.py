@@ -20,14 +20,14 @@ from btrfs_backup_ng.manifest import Entry, Garbled
 from btrfs_backup_ng.process import PIPE, Child, check_interrupted
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.walk import CannotRead, walk
+from btrfs_backup_ng.wire import verbs
+from btrfs_backup_ng.wire.grammar import UNAVAILABLE, UNREADABLE
 from btrfs_backup_ng.wire_hash import (
     join,
     read_digests,
     read_xattrs,
     split,
 )
-from btrfs_backup_ng.wire import verbs
-from btrfs_backup_ng.wire.grammar import UNAVAILABLE, UNREADABLE
 
 _BLOCK = 64 * KIB
 

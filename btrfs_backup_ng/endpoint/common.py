@@ -10,20 +10,20 @@ from uuid import UUID
 
 from btrfs_backup_ng import codecs, staging
 from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.btrfs.listing import parse_children
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
     Shown,
     explain,
     parse_show,
 )
-from btrfs_backup_ng.btrfs.listing import parse_children
 from btrfs_backup_ng.checkpoints import portable
+from btrfs_backup_ng.command import Command, CommandFailed, Completed, last_words
 from btrfs_backup_ng.entry import STATE, NotOurs, below, plain, refusal
 from btrfs_backup_ng.host import Host, Say
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot, Waiting
 from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.command import Command, CommandFailed, Completed, last_words
 from btrfs_backup_ng.record import Content
 from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
 from btrfs_backup_ng.staging import Checkpoint

@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-
 from tests.attacks.scene import (
-    Done,
     BODY,
     NAMES,
     NEW,
     REFUSED,
     SEAL,
     STATE,
+    Done,
     Scene,
 )
 from tests.attacks.victims import OLD_ID, RECORDS

@@ -11,8 +11,8 @@ from tests.attacks import planting
 from tests.attacks.planting import AS_ROOT, BY_SUDO, DIRECTORY, SUBVOLUME, Row
 from tests.attacks.scene import (
     REFUSED,
-    Arena,
     STATE,
+    Arena,
     Scene,
     clean,
     mend,

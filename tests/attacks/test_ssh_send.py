@@ -19,7 +19,7 @@ from tests.attacks.scene import (
     mend,
     names_below,
 )
-from tests.attacks.test_swaps import check_noticed, taking, put_back, swapped
+from tests.attacks.test_swaps import check_noticed, put_back, swapped, taking
 from tests.btrfs.places import show
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("attacks")]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.scene import (
-    Done,
     NAMES,
     NEW,
     STATE,
     Arena,
+    Done,
     Scene,
     clean,
     hooked,

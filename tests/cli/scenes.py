@@ -15,9 +15,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from tests.support.accounts import Account
 from tests.support.filesystems import Filesystem
 from tests.support.processes import wait_until
-from tests.support.accounts import Account
 from tests.support.program import (
     CHECKOUT,
     PROGRAM,

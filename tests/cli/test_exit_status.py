@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scenes import appears, MIB, Scene, complaint, must, ssh_place, ssh_words
+from tests.cli.scenes import MIB, Scene, appears, complaint, must, ssh_place, ssh_words
 from tests.support.processes import Process, descendants, wait_until
 from tests.support.program import (
     PROGRAM,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cli.scenes import (
-    appears,
     MIB,
     Scene,
+    appears,
     as_nobody,
     by_age,
     complaint,

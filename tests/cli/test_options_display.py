@@ -17,7 +17,7 @@ from tests.cli.scenes import (
     must,
     on_terminal,
 )
-from tests.support.program import Argument, PROGRAM, environment, run_program
+from tests.support.program import PROGRAM, Argument, environment, run_program
 
 pytestmark = pytest.mark.btrfs
 

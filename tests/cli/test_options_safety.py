@@ -12,9 +12,9 @@ import pytest
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.parser import parse_task
 from tests.cli.scenes import (
-    appears,
     MIB,
     Scene,
+    appears,
     complaint,
     covers,
     fingerprint,
@@ -23,8 +23,8 @@ from tests.cli.scenes import (
     ssh_words,
 )
 from tests.conftest import MakesFilesystems
-from tests.support.program import Argument, run_program, start_program
 from tests.support.processes import wait_until
+from tests.support.program import Argument, run_program, start_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.cli.scenes import covers, must
-from tests.cli.test_restore import told
 from tests.cli.staged import ssh_way
+from tests.cli.test_restore import told
 from tests.conftest import MakesFilesystems
 from tests.support.filesystems import _users_of, read_mounts
 from tests.support.processes import wait_until

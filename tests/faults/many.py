@@ -11,7 +11,6 @@ from pathlib import Path
 
 from btrfs_backup_ng.holds import HOLDS, format_holds
 from btrfs_backup_ng.origins import ORIGINS, Series, format_origins
-
 from tests.faults.scene import STATE, Scene
 
 # linux/btrfs.h

@@ -12,8 +12,15 @@ import pytest
 from tests.cli.scenes import covers
 from tests.conftest import MakesFilesystems
 from tests.faults.conftest import Disks
-from tests.faults.cutting import check_resumed, cut_short, plant, seals, sent, staged
-from tests.faults.cutting import LOCAL_CUTS
+from tests.faults.cutting import (
+    LOCAL_CUTS,
+    check_resumed,
+    cut_short,
+    plant,
+    seals,
+    sent,
+    staged,
+)
 from tests.faults.scene import (
     MIB,
     STATE,

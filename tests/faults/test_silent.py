@@ -15,8 +15,15 @@ from btrfs_backup_ng.process import PIPE, Child
 from btrfs_backup_ng.sshutil.host import _beating
 from tests.faults.conftest import Disks
 from tests.faults.playing import LIMIT_S, LONGEST_S, Stage, run_impatient
-from tests.faults.scene import MIB, STATE, Scene, assert_fails, finish
-from tests.faults.scene import remote, ssh_words
+from tests.faults.scene import (
+    MIB,
+    STATE,
+    Scene,
+    assert_fails,
+    finish,
+    remote,
+    ssh_words,
+)
 from tests.support import ours, processes
 from tests.support.sshd import Sshd, running_sshd
 

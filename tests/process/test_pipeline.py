@@ -17,11 +17,11 @@ import pytest
 
 from btrfs_backup_ng import command, pipeline, process
 from btrfs_backup_ng.__util__ import MIB, Interrupted
-from btrfs_backup_ng.wire.grammar import MAGIC
+from btrfs_backup_ng.command import Command, CommandNotFound
 from btrfs_backup_ng.hop import Hop
 from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, Stalled, TooLarge
-from btrfs_backup_ng.command import Command, CommandNotFound
 from btrfs_backup_ng.process import interrupt
+from btrfs_backup_ng.wire.grammar import MAGIC
 from tests.support.processes import (
     Process,
     children,

@@ -16,9 +16,6 @@ import pytest
 
 from btrfs_backup_ng import process
 from btrfs_backup_ng.__util__ import KIB, MIB, Interrupted
-from btrfs_backup_ng.command import last_words, settle
-from btrfs_backup_ng.wire.grammar import MAGIC
-from btrfs_backup_ng.silence import Silence
 from btrfs_backup_ng.command import (
     Command,
     CommandFailed,
@@ -26,9 +23,11 @@ from btrfs_backup_ng.command import (
     CommandNotStarted,
     ContactLost,
     Patience,
+    TimedOut,
     environment,
     find_program,
-    TimedOut,
+    last_words,
+    settle,
 )
 from btrfs_backup_ng.process import (
     PIPE,
@@ -37,6 +36,8 @@ from btrfs_backup_ng.process import (
     interrupt,
     run,
 )
+from btrfs_backup_ng.silence import Silence
+from btrfs_backup_ng.wire.grammar import MAGIC
 from tests.support.processes import (
     Process,
     children,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.policy import Policy, Unit
 from btrfs_backup_ng.judgement import Course, rules_of
+from btrfs_backup_ng.policy import Policy, Unit
 from btrfs_backup_ng.retention import judge, keep_by_name, keep_origins
 from btrfs_backup_ng.simulation import simulate
 from tests.pure.making import NAMING, copy_of, made

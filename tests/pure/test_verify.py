@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.identity import (
     Check,
     Reference,
@@ -27,7 +28,6 @@ from btrfs_backup_ng.identity import (
     worst,
 )
 from btrfs_backup_ng.model import Listing, Seal, Snapshot
-from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.picking import is_in_part, pick
 from btrfs_backup_ng.record import Unreadable
 from btrfs_backup_ng.seals import settle

@@ -54,7 +54,7 @@ from btrfs_backup_ng.transfer import Way, run_transfer
 from btrfs_backup_ng.wire.grammar import Verb
 from tests.btrfs import places
 from tests.btrfs.places import FOLDER
-from tests.ssh.hostile import HOSTILE, Made, PRINT
+from tests.ssh.hostile import HOSTILE, PRINT, Made
 from tests.support import accounts, filesystems, ours, processes, trees
 from tests.support.sshd import Sshd
 

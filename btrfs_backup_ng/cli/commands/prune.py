@@ -24,8 +24,8 @@ from btrfs_backup_ng.cli.verb import (
     read_keepers,
     read_words,
 )
-from btrfs_backup_ng.forecast import usual_prefix
 from btrfs_backup_ng.clock import read_clock
+from btrfs_backup_ng.forecast import usual_prefix
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.policy import Policy
 from btrfs_backup_ng.report import Failed, Tally, exit_status

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 from btrfs_backup_ng.__logger__ import log_message
+from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
+from btrfs_backup_ng.choose import LATEST
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.layout import wrapped
@@ -28,7 +29,6 @@ from btrfs_backup_ng.forecast import Forecast
 from btrfs_backup_ng.identity import Finding, Result
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.manifest import Difference
-from btrfs_backup_ng.choose import LATEST
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import Failed
 from btrfs_backup_ng.verified import Level

@@ -10,8 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, format_size
-from btrfs_backup_ng.__util__ import visible
+from btrfs_backup_ng.__util__ import (
+    BackupError,
+    Refused,
+    UsageError,
+    format_size,
+    visible,
+)
 from btrfs_backup_ng.cli import tell, values
 from btrfs_backup_ng.cli.layout import table, wrapped
 from btrfs_backup_ng.cli.output import print_bytes, print_line, tell_failure
