@@ -6,17 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from btrfs_backup_ng.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.model import Listing, Result, Seal, Snapshot
 from btrfs_backup_ng.naming import stem_of, time_in
 from btrfs_backup_ng.retention import in_order
-
-
-class Result(enum.Enum):
-    """How a check went; a check that could not be made is no good one."""
-
-    GOOD = "good"
-    BAD = "bad"
-    UNCHECKED = "unchecked"
 
 
 class Check(enum.Enum):

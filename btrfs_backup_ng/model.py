@@ -248,3 +248,11 @@ class Job:
     dry_run: bool = False
     ssh: SshOptions = field(default_factory=SshOptions)
     options: TransferOptions = field(default_factory=TransferOptions)
+
+
+class Result(enum.Enum):
+    """How a check went; a check that could not be made is no good one."""
+
+    GOOD = "good"
+    BAD = "bad"
+    UNCHECKED = "unchecked"

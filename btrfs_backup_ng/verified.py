@@ -10,7 +10,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.entry import plain
-from btrfs_backup_ng.identity import Result
+from btrfs_backup_ng.model import Result
 from btrfs_backup_ng.record import (
     Content,
     Unreadable,

@@ -14,7 +14,6 @@ from btrfs_backup_ng.identity import (
     Check,
     Finding,
     Reference,
-    Result,
     judge_against,
     judge_alone,
     judge_bases,
@@ -30,7 +29,7 @@ from btrfs_backup_ng.identity import (
 from btrfs_backup_ng.listing import Access, Kind, open_place
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.manifest import Difference
-from btrfs_backup_ng.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.model import Listing, Result, Seal, Snapshot
 from btrfs_backup_ng.picking import is_in_part, pick
 from btrfs_backup_ng.pipeline import Meter
 from btrfs_backup_ng.progress import Progress

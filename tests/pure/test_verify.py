@@ -13,7 +13,6 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.identity import (
     Check,
     Reference,
-    Result,
     carried_elsewhere,
     find_twins,
     judge_against,
@@ -27,7 +26,7 @@ from btrfs_backup_ng.identity import (
     suspects,
     worst,
 )
-from btrfs_backup_ng.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.model import Listing, Result, Seal, Snapshot
 from btrfs_backup_ng.picking import is_in_part, pick
 from btrfs_backup_ng.record import Unreadable
 from btrfs_backup_ng.seals import settle

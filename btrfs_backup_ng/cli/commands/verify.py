@@ -26,9 +26,10 @@ from btrfs_backup_ng.cli.verb import (
     read_words,
 )
 from btrfs_backup_ng.forecast import Forecast
-from btrfs_backup_ng.identity import Finding, Result
+from btrfs_backup_ng.identity import Finding
 from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.manifest import Difference
+from btrfs_backup_ng.model import Result
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import Failed
 from btrfs_backup_ng.verified import Level
