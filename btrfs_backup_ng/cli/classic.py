@@ -23,7 +23,6 @@ from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.forecast import usual_prefix
 from btrfs_backup_ng.history import History, state_directory
 from btrfs_backup_ng.location import Location, Scheme, parse_location
-from btrfs_backup_ng.locks import Turns
 from btrfs_backup_ng.model import (
     Checks,
     Incremental,
@@ -34,6 +33,7 @@ from btrfs_backup_ng.naming import Naming
 from btrfs_backup_ng.policy import Policy
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.report import Tally, exit_status
+from btrfs_backup_ng.turns import Turns
 
 #: Tasks at once. Over ssh each needs up to four sessions of a master at a time, and
 #: sshd allows ten (MaxSessions).

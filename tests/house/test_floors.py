@@ -33,7 +33,7 @@ FLOORS = {
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
-        locks holds origins history route probe measure transfer progress preflight
+        locks turns holds origins history route probe measure transfer progress preflight
         trees contents verified forecast
     """,
     "3 hands": """

@@ -43,10 +43,10 @@ from btrfs_backup_ng.files import FileRestoration, read_paths
 from btrfs_backup_ng.finding import find_snapshot
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.location import Location, Scheme, parse_location
-from btrfs_backup_ng.locks import Turns
 from btrfs_backup_ng.model import TransferOptions
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.restore import Request, Restoration
+from btrfs_backup_ng.turns import Turns
 from btrfs_backup_ng.versions import find_file, find_versions, pick, records_of
 
 _EPILOG = f"""\
