@@ -17,7 +17,8 @@ from btrfs_backup_ng.command import (
     settle,
 )
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.host import Host, LocalHost, NeedsRoot
+from btrfs_backup_ng.host import Host, NeedsRoot
+from btrfs_backup_ng.localhost import LocalHost
 from btrfs_backup_ng.location import Location, Scheme
 from btrfs_backup_ng.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.pipeline import Meter

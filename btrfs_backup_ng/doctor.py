@@ -16,7 +16,8 @@ from btrfs_backup_ng.codecs import PROGRAMS
 from btrfs_backup_ng.command import find_program, last_words
 from btrfs_backup_ng.diagnosis import Finding, Grade, Spot
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.host import LocalHost, NeedsRoot
+from btrfs_backup_ng.host import NeedsRoot
+from btrfs_backup_ng.localhost import LocalHost
 from btrfs_backup_ng.location import Location, Scheme
 from btrfs_backup_ng.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.process import PIPE, Child

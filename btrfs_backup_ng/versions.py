@@ -10,7 +10,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.history import Record
-from btrfs_backup_ng.host import Host, LocalHost, NeedsRoot
+from btrfs_backup_ng.host import Host, NeedsRoot
 from btrfs_backup_ng.listing import (
     Access,
     Contents,
@@ -22,6 +22,7 @@ from btrfs_backup_ng.listing import (
     read_contents,
     recorded_place,
 )
+from btrfs_backup_ng.localhost import LocalHost
 from btrfs_backup_ng.location import Location, Scheme
 from btrfs_backup_ng.lookup import Look, SameContents, take_stats
 from btrfs_backup_ng.naming import Naming

@@ -1,7 +1,7 @@
 """Own the btrfs directory on this machine: the right host for the endpoint."""
 
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host import LocalHost
+from btrfs_backup_ng.localhost import LocalHost
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.model import STALL_TIMEOUT_S
 from btrfs_backup_ng.naming import Naming

@@ -14,7 +14,7 @@ import pytest
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
-from btrfs_backup_ng.host import LocalHost
+from btrfs_backup_ng.localhost import LocalHost
 from btrfs_backup_ng.location import parse_location
 from btrfs_backup_ng.model import Seal, SshOptions
 from btrfs_backup_ng.sshutil.host import SshHost

@@ -37,7 +37,7 @@ FLOORS = {
         trees contents verified forecast
     """,
     "3 hands": """
-        process loop silence hop pipeline checkpoints host sshutil/__init__
+        process loop silence hop pipeline checkpoints host localhost sshutil/__init__
         sshutil/master sshutil/login sshutil/passwords sshutil/refusal sshutil/host walk
         clock
     """,

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_backup_ng.host import Host, LocalHost
+from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.localhost import LocalHost
 from btrfs_backup_ng.manifest import Entry, Garbled, compare
 from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.trees import answering, reading

@@ -1,0 +1,210 @@
+"""Own how this machine does what any machine can do."""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import IO, Protocol
+
+from btrfs_backup_ng import record
+from btrfs_backup_ng.__util__ import BackupError, Refused, visible
+from btrfs_backup_ng.btrfs.facts import read_facts
+from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
+from btrfs_backup_ng.btrfs.parse import parse_version
+from btrfs_backup_ng.command import Command, CommandNotStarted, Completed, patience
+from btrfs_backup_ng.entry import (
+    NotOurs,
+    entered,
+    fresh_file,
+    plain,
+    replace_file,
+)
+from btrfs_backup_ng.host import IF_SLOW, ListingFailed, LockHeld, NeedsRoot, Say
+from btrfs_backup_ng.model import (
+    STALL_TIMEOUT_S,
+    Facts,
+    Listing,
+    Privilege,
+    Seal,
+)
+from btrfs_backup_ng.process import check_interrupted, run
+from btrfs_backup_ng.wire import verbs
+from btrfs_backup_ng.wire.grammar import Verb
+
+
+class LocalHost:
+    """This machine. What needs no process is done without one.
+
+    :param silence_s: how long a verb here may say nothing; 0 for no limit.
+    """
+
+    name = ""
+
+    def __init__(self, silence_s: float = STALL_TIMEOUT_S) -> None:
+        self.silence_s = silence_s
+        hint = f"See what the kernel says of its disk:  dmesg | tail\n{IF_SLOW}"
+        self._patience = patience(silence_s, hint)
+
+    def command(self, verb: Verb, *arguments: str, label: str) -> Command:
+        """Give the command that does a verb here."""
+        argv = verb.local_argv((Privilege.ROOT.value, *arguments))
+        return Command(argv, label=label, reports=True, patience=self._patience)
+
+    def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
+        """Do a verb here."""
+        return run(self.command(verb, *arguments, label=verb.name), stdin=stdin)
+
+    def look(self, directory: str, *, folder: str = "") -> Facts:
+        """Find out about a directory of this machine, in process."""
+        try:
+            return read_facts(directory, folder, version=_local_version())
+        except PermissionError as error:
+            raise NeedsRoot(f"reading {visible(directory)} needs root") from error
+        except OSError as error:
+            raise BackupError(
+                f"{visible(directory)} cannot be looked at: {error.strerror}"
+            ) from error
+
+    def listing(
+        self, directory: str, state: str, *names: str
+    ) -> tuple[Listing, tuple[record.Content, ...]]:
+        """Look at a directory of this machine, one ioctl a snapshot."""
+        try:
+            with entered(directory) as descriptor:
+                seen = read_listing(descriptor)
+            return seen, _read_records(state, names)
+        except OSError as error:
+            raise ListingFailed(
+                f"the snapshots in {visible(plain(directory))} cannot be listed:"
+                f" {error.strerror}"
+            ) from error
+
+    def look_closely(
+        self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
+    ) -> Seal:
+        """Look at subvolumes of a filesystem here."""
+        try:
+            with entered(directory) as descriptor:
+                return look_closely(
+                    descriptor, tree_ids, are_checkpoints=are_checkpoints
+                )
+        except OSError as error:
+            raise ListingFailed(
+                f"{visible(plain(directory))} cannot be looked at: {error.strerror}"
+            ) from error
+
+    @contextmanager
+    def lock(
+        self, state: str, wait_s: float, who: str, preparation: Sequence[str] = ()
+    ) -> Iterator[Say]:
+        """Hold a ``flock`` on the directory of our bookkeeping."""
+        if preparation:
+            self.call(verbs.PREPARE, state, *preparation)
+        deadline = time.monotonic() + wait_s
+        with _entered_state(state) as directory:
+            while not _flocked(directory, fcntl.LOCK_EX):
+                check_interrupted()
+                if time.monotonic() >= deadline:
+                    raise LockHeld(_note_of_holder(directory))
+                time.sleep(0.2)
+            with contextlib.suppress(OSError):  # a beat is of a lock from elsewhere
+                os.unlink("beat", dir_fd=directory)
+            with contextlib.ExitStack() as stack:
+                note: IO[bytes] | None = None
+                with contextlib.suppress(OSError):
+                    descriptor = fresh_file(directory, "holder")
+                    note = stack.enter_context(open(descriptor, "wb", buffering=0))
+
+                def say(text: str) -> None:
+                    if note:
+                        with contextlib.suppress(OSError):
+                            note.seek(0)
+                            note.truncate()
+                            note.write(text.encode(errors="surrogateescape"))
+
+                say(who)
+                yield say
+
+    def held(self, state: str) -> str | None:
+        """Try for a shared lock, which ends at once."""
+        try:
+            with entered(state, to_look=True) as directory:
+                if _flocked(directory, fcntl.LOCK_SH):
+                    return None
+                return _note_of_holder(directory)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _cannot_enter(state, error) from error
+
+    def put(self, state: str, name: str, content: bytes) -> None:
+        """Replace a small file of our bookkeeping."""
+        try:
+            with entered(state) as directory:
+                replace_file(directory, name, content)
+        except OSError as error:
+            raise BackupError(
+                f"{visible(plain(f'{state}/{name}'))} cannot be written:"
+                f" {error.strerror}"
+            ) from error
+
+
+@functools.cache
+def _local_version() -> tuple[int, int] | None:
+    command = Command(("btrfs", "--version"), label="btrfs")
+    try:
+        return parse_version(run(command, check=False).stdout.decode())
+    except CommandNotStarted:
+        return None
+
+
+def _read_records(state: str, names: Sequence[str]) -> tuple[record.Content, ...]:
+    """Read records of a state directory."""
+    try:
+        with entered(state) as directory:
+            return tuple(record.read_file(name, dir_fd=directory) for name in names)
+    except FileNotFoundError:
+        return (None,) * len(names)
+    except (OSError, NotOurs):
+        return (record.FAILED,) * len(names)
+
+
+def _note_of_holder(directory: int) -> str:
+    """Return the note that the holder of a lock left, if it can be read."""
+    content = record.read_file("holder", dir_fd=directory)
+    return os.fsdecode(content) if isinstance(content, bytes) else ""
+
+
+@contextmanager
+def _entered_state(state: str) -> Iterator[int]:
+    """Enter a state directory.
+
+    :raises BackupError: if that is not possible.
+    """
+    try:
+        context = entered(state)
+        directory = context.__enter__()
+    except OSError as error:
+        raise _cannot_enter(state, error) from error
+    try:
+        yield directory
+    finally:
+        context.__exit__(None, None, None)
+
+
+def _cannot_enter(state: str, error: OSError) -> BackupError:
+    return BackupError(f"{visible(plain(state))} cannot be entered: {error.strerror}")
+
+
+def _flocked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            return False
+        raise
+    return True
