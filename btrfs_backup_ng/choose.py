@@ -1,5 +1,6 @@
 """Own the words that choose a snapshot: ``latest``, a date, a name, part of a UUID."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -136,3 +137,44 @@ def _told(snapshots: Sequence[Snapshot]) -> str:
     newest = [visible(s.name) for s in in_order(snapshots)[: -_SHOWN - 1 : -1]]
     more = len(snapshots) - len(newest)
     return "There is " + ", ".join(newest) + (f", and {more} more." if more else ".")
+
+
+ALL = "all"
+
+
+def pick(
+    words: Sequence[str], snapshots: Sequence[Snapshot], place: str, now: datetime
+) -> list[Snapshot]:
+    """Give the snapshots that words mean, each once, in the order of the snapshots.
+
+    :param words: names (of all that have them), ``all``, or what :func:`choose.choose`
+        knows; none for all.
+    :param place: for people.
+    :param now: aware.
+    :raises UsageError: if a word means none, or more than one.
+    """
+    wanted = set()
+    for word in words or (ALL,):
+        found = [s for s in snapshots if word in (ALL, s.name)]
+        if not found and word != ALL:
+            found = [_chosen(word, snapshots, visible(place), now)]
+        wanted |= {snapshot.uuid for snapshot in found}
+    return [snapshot for snapshot in snapshots if snapshot.uuid in wanted]
+
+
+def _chosen(
+    word: str, snapshots: Sequence[Snapshot], place: str, now: datetime
+) -> Snapshot:
+    try:
+        return choose(word, snapshots, dated=snapshots, place=place, now=now)
+    except NotChosen as error:
+        raise UsageError(error.message, hint=error.hint) from error
+
+
+def is_in_part(snapshot: Snapshot, number: int, parts: int) -> bool:
+    """Tell whether a snapshot belongs to a part, which never changes.
+
+    :param number: of the part, from 1.
+    """
+    digest = hashlib.sha256(snapshot.origin.bytes).digest()
+    return int.from_bytes(digest[:8], "big") % parts == number - 1

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from btrfs_backup_ng.command import (
     TimedOut,
     settle,
 )
+from btrfs_backup_ng.hop import Meter
 from btrfs_backup_ng.host import Host
-from btrfs_backup_ng.manifest import Entry, Garbled
+from btrfs_backup_ng.manifest import Difference, Entry, Garbled, compare
 from btrfs_backup_ng.process import PIPE, Child, check_interrupted
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.walk import CannotRead, walk
@@ -157,3 +159,68 @@ def _understood(host: Host, entries: Iterator[Entry]) -> Iterator[Entry]:
 def _not_understood(host: Host, error: Garbled) -> CannotRead:
     where = visible(host.name) or "this machine"
     return CannotRead(f"what {where} says of the files is not understood: {error}")
+
+
+#: Of the differences so many are kept; all are counted.
+KEPT = 1000
+
+
+@dataclass(slots=True)
+class Compared:
+    """What a comparison found so far.
+
+    :ivar differences: the first :data:`KEPT`.
+    :ivar count: of all differences.
+    :ivar unclear: of those where it is the original that cannot be read.
+    :ivar entries: of the original that were compared.
+    :ivar no_xattrs: why extended attributes could not be compared, or "".
+    """
+
+    differences: list[Difference]
+    count: int = 0
+    unclear: int = 0
+    entries: int = 0
+    no_xattrs: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tree is."""
+
+    host: Host
+    path: str
+
+
+def compare_trees(
+    original: Place, copy: Place, meter: Meter, compared: Compared
+) -> None:
+    """Compare all of two trees.
+
+    :param meter: counts what is read of files, on both sides.
+    :param compared: takes what is found, also before a failure.
+    :raises CannotRead: if one of them cannot be read.
+    :raises Interrupted: if a signal told us to end.
+    """
+    meter.started = time.monotonic()
+
+    def count(entry: Entry) -> None:
+        compared.entries += 1
+
+    with (
+        reading(original.host, original.path, meter.add) as one,
+        reading(copy.host, copy.path, meter.add) as other,
+    ):
+        compared.no_xattrs = one.no_xattrs or other.no_xattrs
+        differences = compare(one.entries, other.entries, count)
+        for difference in _in_order(differences):
+            compared.count += 1
+            compared.unclear += difference.unclear
+            if compared.count <= KEPT:
+                compared.differences.append(difference)
+
+
+def _in_order(differences: Iterator[Difference]) -> Iterator[Difference]:
+    try:
+        yield from differences
+    except Garbled as error:
+        raise CannotRead(f"the files do not come in order: {error}") from error

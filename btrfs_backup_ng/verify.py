@@ -7,7 +7,7 @@ from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
-from btrfs_backup_ng.contents import KEPT, Compared, Place, compare_trees
+from btrfs_backup_ng.choose import is_in_part, pick
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.forecast import Forecast, foresee
 from btrfs_backup_ng.identity import (
@@ -30,13 +30,20 @@ from btrfs_backup_ng.listing import Access, Kind, open_place
 from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.manifest import Difference
 from btrfs_backup_ng.model import Listing, Result, Seal, Snapshot
-from btrfs_backup_ng.picking import is_in_part, pick
 from btrfs_backup_ng.pipeline import Meter
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.record import Content
 from btrfs_backup_ng.scratch import open_scratch, restored
-from btrfs_backup_ng.seals import Item, Known, look_closely
-from btrfs_backup_ng.shelves import Shelf, check_records, parents_for, read_shelves
+from btrfs_backup_ng.shelves import (
+    Item,
+    Known,
+    Shelf,
+    check_records,
+    look_closely,
+    parents_for,
+    read_shelves,
+)
+from btrfs_backup_ng.trees import KEPT, Compared, Place, compare_trees
 from btrfs_backup_ng.verified import Level, Memory
 
 #: Differences that are kept until the end, of all snapshots together.

@@ -22,6 +22,11 @@ from btrfs_backup_ng.location import Location, Scheme, parse_location
 
 log = logging.getLogger(__name__)
 
+#: The part of an epilog that says what a place is.
+EPILOG_PLACES = """\
+places:
+  /path, ssh://[user@]host[:port]/path   a source, a destination, or both
+"""
 #: Where the snapshots of a source are, unless it is said.
 FOLDER = ".btrfs-backup-ng/snapshots"
 

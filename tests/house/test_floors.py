@@ -29,12 +29,12 @@ FLOORS = {
     "5 verbs": """
         context backup target room delivery prune doctor listing relations status
         leftovers compare versions lookup versiondiff thinning deletion settle finding
-        restore files shelves seals scratch verify
+        restore files shelves scratch verify
     """,
     "4 places": """
         endpoint/__init__ endpoint/common endpoint/local endpoint/ssh endpoint/shell
-        locks turns holds origins history route probe measure transfer progress preflight
-        trees contents verified forecast
+        locks turns holds origins history route probe measure transfer progress
+        preflight trees verified forecast
     """,
     "3 hands": """
         process loop silence hop pipeline checkpoints host localhost sshutil/__init__
@@ -50,7 +50,7 @@ FLOORS = {
         location model naming staging retention plan report diagnosis timeline
         sendstream/__init__ sendstream/format sendstream/crc32c sendstream/checkpoint
         sendstream/reader sendstream/size sendstream/tree sendstream/changes policy
-        simulation choose swap manifest identity picking judgement
+        simulation choose swap manifest identity judgement
     """,
     "0 ground": """
         __init__ __util__ __logger__

@@ -15,6 +15,7 @@ from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.verb import (
+    EPILOG_PLACES,
     access,
     add_folder,
     new_parser,
@@ -36,10 +37,6 @@ from btrfs_backup_ng.model import Waiting
 from btrfs_backup_ng.relations import Relation, foresee_all, relate
 from btrfs_backup_ng.report import Failed, Tally, exit_status
 
-EPILOG_PLACES = """\
-places:
-  /path, ssh://[user@]host[:port]/path   a source, a destination, or both
-"""
 _EPILOG = f"""\
 {EPILOG_PLACES}
   Without any: those that are on record on this machine, and the destinations that

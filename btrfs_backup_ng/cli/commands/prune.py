@@ -8,7 +8,6 @@ from typing import Protocol
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.dropping import Dropping
 from btrfs_backup_ng.cli.output import tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display, add_policies
@@ -17,6 +16,7 @@ from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.thinner import Thinner
 from btrfs_backup_ng.cli.timeline import show_outlook
 from btrfs_backup_ng.cli.verb import (
+    EPILOG_PLACES,
     access,
     add_folder,
     new_parser,

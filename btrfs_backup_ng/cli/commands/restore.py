@@ -18,7 +18,6 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.choose import LATEST
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
     Parser,
@@ -30,6 +29,7 @@ from btrfs_backup_ng.cli.restoring import Desk
 from btrfs_backup_ng.cli.root import sudo_line
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.verb import (
+    EPILOG_PLACES,
     access,
     add_folder,
     new_parser,

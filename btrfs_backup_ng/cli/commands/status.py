@@ -9,12 +9,12 @@ from datetime import datetime
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.layout import wrapped
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.verb import (
+    EPILOG_PLACES,
     access,
     add_folder,
     new_parser,

@@ -13,12 +13,12 @@ from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 from btrfs_backup_ng.choose import LATEST
 from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.commands.listing import EPILOG_PLACES
 from btrfs_backup_ng.cli.layout import wrapped
 from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.verb import (
+    EPILOG_PLACES,
     access,
     add_folder,
     new_parser,
