@@ -1,37 +1,17 @@
 """Own where commands run: what any machine can do, and how this one does it."""
 
-import contextlib
-import errno
-import fcntl
-import functools
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import IO, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from btrfs_backup_ng import record
-from btrfs_backup_ng.__util__ import BackupError, Refused, visible
-from btrfs_backup_ng.btrfs.facts import read_facts
-from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
-from btrfs_backup_ng.btrfs.parse import parse_version
-from btrfs_backup_ng.command import Command, CommandNotStarted, Completed, patience
-from btrfs_backup_ng.entry import (
-    NotOurs,
-    entered,
-    fresh_file,
-    plain,
-    replace_file,
-)
+from btrfs_backup_ng.__util__ import BackupError, Refused
+from btrfs_backup_ng.command import Command, Completed
 from btrfs_backup_ng.model import (
-    STALL_TIMEOUT_S,
     Facts,
     Listing,
-    Privilege,
     Seal,
 )
-from btrfs_backup_ng.process import check_interrupted, run
-from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
 
 #: What to do about a verb that was ended for its silence.

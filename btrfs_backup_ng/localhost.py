@@ -6,12 +6,12 @@ import fcntl
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import IO, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
 
 from btrfs_backup_ng import record
-from btrfs_backup_ng.__util__ import BackupError, Refused, visible
+from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.facts import read_facts
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.btrfs.parse import parse_version

@@ -4,18 +4,15 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host import LockHeld, Say
-from btrfs_backup_ng.location import Location, Scheme
-from btrfs_backup_ng.process import check_interrupted
-from btrfs_backup_ng.sshutil.host import PLACES_AT_ONCE
 
 log = logging.getLogger(__name__)
 
