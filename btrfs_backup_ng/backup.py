@@ -8,6 +8,12 @@ from dataclasses import replace
 from btrfs_backup_ng import measure, preflight, prune, staging
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
+from btrfs_backup_ng.core.judgement import Clock, Course, follow, later
+from btrfs_backup_ng.core.location import Location, parse_location
+from btrfs_backup_ng.core.model import Job, Listing, Snapshot
+from btrfs_backup_ng.core.naming import time_in
+from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint import open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.forecast import next_snapshot
@@ -19,13 +25,7 @@ from btrfs_backup_ng.holds import (
     path_of,
     recorded_locations,
 )
-from btrfs_backup_ng.judgement import Clock, Course, follow, later
-from btrfs_backup_ng.location import Location, parse_location
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.model import Job, Listing, Snapshot
-from btrfs_backup_ng.naming import time_in
-from btrfs_backup_ng.record import Unreadable
-from btrfs_backup_ng.report import Failed, Released, Snapshotted, Tally
 from btrfs_backup_ng.route import middle_stages
 from btrfs_backup_ng.target import Target
 

@@ -5,7 +5,7 @@ import os
 import time
 from datetime import datetime
 
-from btrfs_backup_ng.judgement import Clock
+from btrfs_backup_ng.core.judgement import Clock
 
 #: For tests alone: seconds to add to the time, and ``synchronised`` if it is to be.
 VARIABLE = "BTRFS_BACKUP_NG_CLOCK"

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from btrfs_backup_ng import codecs
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.command import (
@@ -16,11 +15,12 @@ from btrfs_backup_ng.command import (
     ContactLost,
     settle,
 )
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host import Host, NeedsRoot
 from btrfs_backup_ng.localhost import LocalHost
-from btrfs_backup_ng.location import Location, Scheme
-from btrfs_backup_ng.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.pipeline import Meter
 from btrfs_backup_ng.preflight import check_tools
 from btrfs_backup_ng.process import PIPE, Child, check_interrupted

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from btrfs_backup_ng.core.events import Event, Level, Noted
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.history import Record
 from btrfs_backup_ng.progress import Progress
-from btrfs_backup_ng.report import Event, Level, Noted
 from btrfs_backup_ng.turns import Turns
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import MIB, format_size, format_span, visible
-from btrfs_backup_ng.model import Facts
+from btrfs_backup_ng.core.model import Facts
 
 
 class Grade(enum.Enum):

@@ -8,17 +8,18 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from btrfs_backup_ng import codecs, preflight
+from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.endpoint.common import new_transfer_id
 from btrfs_backup_ng.entry import below, entered, plain
 from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.host import Host
 from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.location import Location, Scheme
-from btrfs_backup_ng.model import TransferOptions
 from btrfs_backup_ng.pipeline import Meter, run_pipeline
 from btrfs_backup_ng.process import last_steps
 from btrfs_backup_ng.restore import look_at_target

@@ -9,7 +9,10 @@ from datetime import datetime
 from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import Refused, visible
-from btrfs_backup_ng.choose import choose
+from btrfs_backup_ng.core.choose import choose
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Seal, Snapshot
+from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.endpoint import open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.listing import (
@@ -22,9 +25,6 @@ from btrfs_backup_ng.listing import (
     open_place,
     read_contents,
 )
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Seal, Snapshot
-from btrfs_backup_ng.naming import prefix_in
 
 
 @dataclass(frozen=True, slots=True)

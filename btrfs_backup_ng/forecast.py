@@ -13,13 +13,13 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
+from btrfs_backup_ng.core.model import Facts, Incremental, Listing, Seal, Snapshot
+from btrfs_backup_ng.core.naming import Naming, split_name
+from btrfs_backup_ng.core.plan import TransferPlan, WhyFull, plan_transfers
+from btrfs_backup_ng.core.record import Content, Unreadable
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.holds import Why, parse_holds
-from btrfs_backup_ng.model import Facts, Incremental, Listing, Seal, Snapshot
-from btrfs_backup_ng.naming import Naming, split_name
 from btrfs_backup_ng.origins import origin_of, parse_origins
-from btrfs_backup_ng.plan import TransferPlan, WhyFull, plan_transfers
-from btrfs_backup_ng.record import Content, Unreadable
 
 #: Generation of a snapshot that is planned and not made yet: later than all.
 NOT_MADE_YET = 2**63

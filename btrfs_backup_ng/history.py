@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible, write_atomically
-from btrfs_backup_ng.record import (
+from btrfs_backup_ng.core.record import (
     Unread,
     Unreadable,
     as_int,

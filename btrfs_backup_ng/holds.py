@@ -13,10 +13,8 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import visible
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.entry import plain
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.record import (
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.record import (
     Content,
     Unread,
     Unreadable,
@@ -25,6 +23,8 @@ from btrfs_backup_ng.record import (
     format_document,
     parse_document,
 )
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.entry import plain
 
 log = logging.getLogger(__name__)
 

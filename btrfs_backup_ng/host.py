@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from btrfs_backup_ng import record
 from btrfs_backup_ng.__util__ import BackupError, Refused
 from btrfs_backup_ng.command import Command, Completed
-from btrfs_backup_ng.model import (
+from btrfs_backup_ng.core import record
+from btrfs_backup_ng.core.model import (
     Facts,
     Listing,
     Seal,

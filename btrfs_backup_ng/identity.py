@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from btrfs_backup_ng.model import Listing, Result, Seal, Snapshot
-from btrfs_backup_ng.naming import stem_of, time_in
-from btrfs_backup_ng.retention import in_order
+from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.naming import stem_of, time_in
+from btrfs_backup_ng.core.retention import in_order
 
 
 class Check(enum.Enum):

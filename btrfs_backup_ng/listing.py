@@ -10,14 +10,8 @@ from uuid import UUID
 
 from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
-from btrfs_backup_ng.endpoint import open_destination, open_source
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.entry import STATE, plain
-from btrfs_backup_ng.history import Record, known_places
-from btrfs_backup_ng.holds import HOLDS, Records, parse_holds
-from btrfs_backup_ng.location import Location, Scheme, parse_location
-from btrfs_backup_ng.model import (
+from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.model import (
     Facts,
     Listing,
     Seal,
@@ -25,10 +19,16 @@ from btrfs_backup_ng.model import (
     SshOptions,
     Waiting,
 )
-from btrfs_backup_ng.naming import Naming, time_in
+from btrfs_backup_ng.core.naming import Naming, time_in
+from btrfs_backup_ng.core.record import Content, Unread, Unreadable
+from btrfs_backup_ng.core.retention import in_order
+from btrfs_backup_ng.endpoint import open_destination, open_source
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.entry import STATE, plain
+from btrfs_backup_ng.history import Record, known_places
+from btrfs_backup_ng.holds import HOLDS, Records, parse_holds
 from btrfs_backup_ng.origins import ORIGINS, Origins, parse_origins
-from btrfs_backup_ng.record import Content, Unread, Unreadable
-from btrfs_backup_ng.retention import in_order
 from btrfs_backup_ng.verified import VERIFIED, Verified, read_verified
 
 log = logging.getLogger(__name__)

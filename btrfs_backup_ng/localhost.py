@@ -10,12 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
-from btrfs_backup_ng import record
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.facts import read_facts
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.btrfs.parse import parse_version
 from btrfs_backup_ng.command import Command, CommandNotStarted, Completed, patience
+from btrfs_backup_ng.core import record
+from btrfs_backup_ng.core.model import (
+    STALL_TIMEOUT_S,
+    Facts,
+    Listing,
+    Privilege,
+    Seal,
+)
 from btrfs_backup_ng.entry import (
     NotOurs,
     entered,
@@ -24,13 +31,6 @@ from btrfs_backup_ng.entry import (
     replace_file,
 )
 from btrfs_backup_ng.host import IF_SLOW, ListingFailed, LockHeld, NeedsRoot, Say
-from btrfs_backup_ng.model import (
-    STALL_TIMEOUT_S,
-    Facts,
-    Listing,
-    Privilege,
-    Seal,
-)
 from btrfs_backup_ng.process import check_interrupted, run
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb

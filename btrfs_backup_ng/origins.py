@@ -17,12 +17,10 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import visible
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.entry import plain
-from btrfs_backup_ng.location import Scheme
-from btrfs_backup_ng.model import Listing, Snapshot
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.record import (
+from btrfs_backup_ng.core.location import Scheme
+from btrfs_backup_ng.core.model import Listing, Snapshot
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.record import (
     Content,
     Unreadable,
     as_dict,
@@ -31,6 +29,8 @@ from btrfs_backup_ng.record import (
     format_document,
     parse_document,
 )
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.entry import plain
 
 #: File of our bookkeeping at a destination.
 ORIGINS = "sources.json"

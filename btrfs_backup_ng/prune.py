@@ -10,15 +10,20 @@ from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.appraisal import parse_times
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.core.events import Deleted, Level, Noted
+from btrfs_backup_ng.core.judgement import (
+    Course,
+    Question,
+    judge_series,
+    keep_by_policy,
+)
+from btrfs_backup_ng.core.model import Job, Listing, Snapshot
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.retention import judge
 from btrfs_backup_ng.deletion import delete
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host import ListingFailed
-from btrfs_backup_ng.judgement import Course, Question, judge_series, keep_by_policy
-from btrfs_backup_ng.model import Job, Listing, Snapshot
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.policy import Policy
-from btrfs_backup_ng.report import Deleted, Level, Noted
-from btrfs_backup_ng.retention import judge
 from btrfs_backup_ng.wire import verbs
 
 #: Added to the generations of a source, so that they are later than those of a

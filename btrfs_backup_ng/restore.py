@@ -11,6 +11,19 @@ from btrfs_backup_ng import measure, preflight, room, staging
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.core.events import Sent
+from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.model import (
+    Job,
+    Listing,
+    Seal,
+    Snapshot,
+    TransferOptions,
+    Waiting,
+)
+from btrfs_backup_ng.core.naming import prefix_in
+from btrfs_backup_ng.core.plan import Transfer, WhyFull
+from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination, open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
@@ -19,23 +32,10 @@ from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.forecast import Forecast, Unchanged, foresee, place_with
 from btrfs_backup_ng.holds import HOLDS
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
-from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.model import (
-    Job,
-    Listing,
-    Seal,
-    Snapshot,
-    TransferOptions,
-    Waiting,
-)
-from btrfs_backup_ng.naming import prefix_in
 from btrfs_backup_ng.origins import ORIGINS, Series, parse_origins, path_of
 from btrfs_backup_ng.pipeline import PipelineFailed
-from btrfs_backup_ng.plan import Transfer, WhyFull
 from btrfs_backup_ng.process import last_steps
-from btrfs_backup_ng.record import Unreadable
-from btrfs_backup_ng.report import Sent
 from btrfs_backup_ng.swap import Around, Swap, parse_default, plan_swap
 from btrfs_backup_ng.wire import verbs
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Sequence
 
 from btrfs_backup_ng.__util__ import format_size, visible
+from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.model import Waiting
 
 #: Tells whether a transfer fits into so many free bytes.
 Fits = Callable[[int], bool]

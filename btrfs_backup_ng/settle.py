@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.leftovers import open_staging
 from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.naming import Naming
 from btrfs_backup_ng.origins import (
     ORIGINS,
     Origins,
@@ -17,7 +18,6 @@ from btrfs_backup_ng.origins import (
     parse_origins,
     settled,
 )
-from btrfs_backup_ng.record import Unreadable
 
 
 @dataclass(frozen=True, slots=True)

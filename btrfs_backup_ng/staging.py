@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from hashlib import blake2b
 from uuid import UUID
 
-from btrfs_backup_ng.model import Snapshot, Waiting
+from btrfs_backup_ng.core.model import Snapshot, Waiting
 from btrfs_backup_ng.sendstream.checkpoint import BODY, SEAL, parse_name
 
 _STAMP = "%Y%m%dT%H%M%SZ"

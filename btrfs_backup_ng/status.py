@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.listing import Access, Contents, Kept, open_place, read_contents
-from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.locks import Worker, parse_holder
-from btrfs_backup_ng.model import Waiting
 
 
 class Word(enum.Enum):

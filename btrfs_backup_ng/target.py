@@ -19,26 +19,26 @@ from btrfs_backup_ng.__util__ import (
     visible,
 )
 from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.core.events import Level, Noted, UpToDate
+from btrfs_backup_ng.core.judgement import Course
+from btrfs_backup_ng.core.model import Incremental, Job, Listing, Snapshot, Waiting
+from btrfs_backup_ng.core.plan import (
+    Transfer,
+    TransferPlan,
+    WhyFull,
+    plan_whole_stream,
+)
+from btrfs_backup_ng.core.record import Content
+from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.history import origins_of
 from btrfs_backup_ng.holds import Hold, Holds, Place, base_hold, sending_hold
-from btrfs_backup_ng.judgement import Course
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.model import Incremental, Job, Listing, Snapshot, Waiting
 from btrfs_backup_ng.origins import ORIGINS, Ownership, origin_of
 from btrfs_backup_ng.pipeline import Moved
-from btrfs_backup_ng.plan import (
-    Transfer,
-    TransferPlan,
-    WhyFull,
-    plan_whole_stream,
-)
-from btrfs_backup_ng.record import Content
-from btrfs_backup_ng.report import Level, Noted, UpToDate
-from btrfs_backup_ng.retention import in_order
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,7 @@ from btrfs_backup_ng import holds, origins, preflight
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.appraisal import parse_space
-from btrfs_backup_ng.deletion import Outcome, delete
-from btrfs_backup_ng.endpoint import open_destination
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.forecast import Forecast, foresee
-from btrfs_backup_ng.holds import Holds, parse_holds
-from btrfs_backup_ng.judgement import (
+from btrfs_backup_ng.core.judgement import (
     Clock,
     Course,
     Judgement,
@@ -26,16 +21,21 @@ from btrfs_backup_ng.judgement import (
     judge_series,
     later,
 )
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Listing, Snapshot
+from btrfs_backup_ng.core.naming import split_name
+from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.record import Content
+from btrfs_backup_ng.core.retention import NOT_OURS, Verdict, in_order
+from btrfs_backup_ng.deletion import Outcome, delete
+from btrfs_backup_ng.endpoint import open_destination
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.forecast import Forecast, foresee
+from btrfs_backup_ng.holds import Holds, parse_holds
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind, open_place
-from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.model import Listing, Snapshot
-from btrfs_backup_ng.naming import split_name
 from btrfs_backup_ng.origins import Series, parse_origins
-from btrfs_backup_ng.policy import Policy
 from btrfs_backup_ng.prune import with_arrivals
-from btrfs_backup_ng.record import Content
-from btrfs_backup_ng.retention import NOT_OURS, Verdict, in_order
 from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)

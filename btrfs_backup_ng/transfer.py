@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from btrfs_backup_ng import codecs, staging
+from btrfs_backup_ng import staging
 from btrfs_backup_ng.__util__ import (
     BackupError,
     Interrupted,
@@ -19,6 +19,10 @@ from btrfs_backup_ng.__util__ import (
 from btrfs_backup_ng.btrfs.parse import explain, is_full
 from btrfs_backup_ng.checkpoints import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.command import Command, CommandFailed, TimedOut, last_words
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.location import Scheme
+from btrfs_backup_ng.core.model import Seal, Snapshot, TransferOptions
+from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
     Sink,
@@ -26,9 +30,7 @@ from btrfs_backup_ng.endpoint.common import (
     new_transfer_id,
 )
 from btrfs_backup_ng.entry import refusal
-from btrfs_backup_ng.location import Scheme
 from btrfs_backup_ng.measure import stream_size, written_since
-from btrfs_backup_ng.model import Seal, Snapshot, TransferOptions
 from btrfs_backup_ng.pipeline import (
     Meter,
     Moved,
@@ -36,7 +38,6 @@ from btrfs_backup_ng.pipeline import (
     TooLarge,
     run_pipeline,
 )
-from btrfs_backup_ng.plan import Transfer
 from btrfs_backup_ng.probe import probe_codec
 from btrfs_backup_ng.process import check_interrupted
 from btrfs_backup_ng.route import Route, stages_between

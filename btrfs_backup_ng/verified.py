@@ -8,15 +8,15 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.entry import plain
-from btrfs_backup_ng.model import Result
-from btrfs_backup_ng.record import (
+from btrfs_backup_ng.core.model import Result
+from btrfs_backup_ng.core.record import (
     Content,
     Unreadable,
     format_document,
     parse_document,
 )
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.entry import plain
 
 #: File of our bookkeeping at a place.
 VERIFIED = "verified.json"

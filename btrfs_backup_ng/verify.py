@@ -7,7 +7,10 @@ from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
-from btrfs_backup_ng.choose import is_in_part, pick
+from btrfs_backup_ng.core.choose import is_in_part, pick
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.forecast import Forecast, foresee
 from btrfs_backup_ng.identity import (
@@ -27,12 +30,9 @@ from btrfs_backup_ng.identity import (
     worst,
 )
 from btrfs_backup_ng.listing import Access, Kind, open_place
-from btrfs_backup_ng.location import Location
 from btrfs_backup_ng.manifest import Difference
-from btrfs_backup_ng.model import Listing, Result, Seal, Snapshot
 from btrfs_backup_ng.pipeline import Meter
 from btrfs_backup_ng.progress import Progress
-from btrfs_backup_ng.record import Content
 from btrfs_backup_ng.scratch import open_scratch, restored
 from btrfs_backup_ng.shelves import (
     Item,

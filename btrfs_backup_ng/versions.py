@@ -8,6 +8,8 @@ from datetime import datetime
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.history import Record
 from btrfs_backup_ng.host import Host, NeedsRoot
@@ -23,9 +25,7 @@ from btrfs_backup_ng.listing import (
     recorded_place,
 )
 from btrfs_backup_ng.localhost import LocalHost
-from btrfs_backup_ng.location import Location, Scheme
 from btrfs_backup_ng.lookup import Look, SameContents, take_stats
-from btrfs_backup_ng.naming import Naming
 from btrfs_backup_ng.origins import Origin, Origins, origin_of
 from btrfs_backup_ng.timeline import Run, Sighting, in_runs, nearest, versions
 

@@ -14,8 +14,8 @@ from uuid import UUID
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, judge_seal, parse_uuid
-from btrfs_backup_ng.model import Listing, Seal, Snapshot
-from btrfs_backup_ng.record import Content, parse_answer
+from btrfs_backup_ng.core.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.core.record import Content, parse_answer
 
 #: A line of ``btrfs subvolume list -uqRcg``, up to the path.
 _FULL = re.compile(

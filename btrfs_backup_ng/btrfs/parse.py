@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from uuid import UUID
 
-from btrfs_backup_ng.model import Seal
+from btrfs_backup_ng.core.model import Seal
 
 _VERSION = re.compile(r"btrfs-progs v(\d+)\.(\d+)")
 #: The fields of ``btrfs subvolume show`` as they follow one another; between these

@@ -19,20 +19,20 @@ from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand, split_tasks
 from btrfs_backup_ng.clock import read_clock
 from btrfs_backup_ng.context import Context
-from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.forecast import usual_prefix
-from btrfs_backup_ng.history import History, state_directory
-from btrfs_backup_ng.location import Location, Scheme, parse_location
-from btrfs_backup_ng.model import (
+from btrfs_backup_ng.core.events import Tally, exit_status
+from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.model import (
     Checks,
     Incremental,
     Job,
     TransferOptions,
 )
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.policy import Policy
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.forecast import usual_prefix
+from btrfs_backup_ng.history import History, state_directory
 from btrfs_backup_ng.progress import Progress
-from btrfs_backup_ng.report import Tally, exit_status
 from btrfs_backup_ng.turns import Turns
 
 #: Tasks at once. Over ssh each needs up to four sessions of a master at a time, and

@@ -9,11 +9,11 @@ from btrfs_backup_ng.__util__ import BackupError
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.asking import Declined, confirmed
 from btrfs_backup_ng.cli.output import print_about
+from btrfs_backup_ng.core.events import Tally
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Waiting
-from btrfs_backup_ng.report import Tally
 
 
 class Dropping:

@@ -14,9 +14,7 @@ from typing import Any
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
 from btrfs_backup_ng.cli.layout import wrapped
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.progress import Progress
-from btrfs_backup_ng.report import (
+from btrfs_backup_ng.core.events import (
     Deleted,
     Event,
     Failed,
@@ -27,6 +25,8 @@ from btrfs_backup_ng.report import (
     Snapshotted,
     UpToDate,
 )
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.progress import Progress
 
 
 class Output:

@@ -10,7 +10,7 @@ from btrfs_backup_ng.__util__ import GIB, UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.sshopts import add_ssh
 from btrfs_backup_ng.cli.words import join_levels, split_at_dashes
-from btrfs_backup_ng.model import Checks
+from btrfs_backup_ng.core.model import Checks
 
 _EPILOG = """\
 places:

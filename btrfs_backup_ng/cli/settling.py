@@ -6,9 +6,9 @@ from datetime import datetime
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.output import print_about
+from btrfs_backup_ng.core.events import Tally
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.listing import Access, Kind
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.report import Tally
 from btrfs_backup_ng.settle import Settled, settle
 
 

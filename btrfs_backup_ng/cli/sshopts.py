@@ -4,7 +4,7 @@ import argparse
 
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.model import STALL_TIMEOUT_S, SshOptions
+from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, SshOptions
 
 
 def add_ssh(parser: argparse.ArgumentParser) -> None:

@@ -16,13 +16,13 @@ from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.asking import Declined, confirmed
 from btrfs_backup_ng.cli.layout import table
 from btrfs_backup_ng.cli.output import print_about, print_line
-from btrfs_backup_ng.judgement import Course
+from btrfs_backup_ng.core.events import Tally
+from btrfs_backup_ng.core.judgement import Course
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.retention import BY_ARRIVAL
 from btrfs_backup_ng.leftovers import check_free
 from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.report import Tally
-from btrfs_backup_ng.retention import BY_ARRIVAL
 from btrfs_backup_ng.thinning import (
     OWNER_UNKNOWN,
     Judged,

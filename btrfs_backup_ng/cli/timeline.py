@@ -10,8 +10,8 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.layout import table
 from btrfs_backup_ng.cli.output import print_line
-from btrfs_backup_ng.policy import Policy
-from btrfs_backup_ng.simulation import Outlook, simulate
+from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.simulation import Outlook, simulate
 
 _HOUR = timedelta(hours=1)
 #: Up to this, a line is a day and a column an hour; beyond, a month and a day.

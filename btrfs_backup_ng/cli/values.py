@@ -4,8 +4,8 @@ from datetime import timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from btrfs_backup_ng.__util__ import MIB, UsageError, parse_size, parse_span, visible
-from btrfs_backup_ng.codecs import parse_codec
-from btrfs_backup_ng.policy import Policy, parse_policy
+from btrfs_backup_ng.core.codecs import parse_codec
+from btrfs_backup_ng.core.policy import Policy, parse_policy
 
 
 def count(text: str) -> int:

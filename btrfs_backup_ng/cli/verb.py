@@ -15,10 +15,10 @@ from btrfs_backup_ng.cli.root import sudo_line
 from btrfs_backup_ng.cli.sshopts import ssh_options
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand
+from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.history import Record, read_history, state_directory
 from btrfs_backup_ng.listing import Access, places_in
-from btrfs_backup_ng.location import Location, Scheme, parse_location
 
 log = logging.getLogger(__name__)
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, Sink
 from btrfs_backup_ng.endpoint.local import local_endpoint
 from btrfs_backup_ng.endpoint.shell import ShellEndpoint
 from btrfs_backup_ng.endpoint.ssh import Connections, ssh_endpoint
-from btrfs_backup_ng.location import Location, Scheme
-from btrfs_backup_ng.model import SshOptions
-from btrfs_backup_ng.naming import Naming
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from btrfs_backup_ng import codecs, staging
+from btrfs_backup_ng import staging
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.listing import parse_children
 from btrfs_backup_ng.btrfs.parse import (
@@ -19,12 +19,13 @@ from btrfs_backup_ng.btrfs.parse import (
 )
 from btrfs_backup_ng.checkpoints import portable
 from btrfs_backup_ng.command import Command, CommandFailed, Completed, last_words
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Facts, Listing, Seal, Snapshot, Waiting
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.entry import STATE, NotOurs, below, plain, refusal
 from btrfs_backup_ng.host import Host, Say
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Facts, Listing, Seal, Snapshot, Waiting
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.record import Content
 from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
 from btrfs_backup_ng.staging import Checkpoint
 from btrfs_backup_ng.wire import grammar, verbs

@@ -1,10 +1,10 @@
 """Own the btrfs directory on this machine: the right host for the endpoint."""
 
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import STALL_TIMEOUT_S
+from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.localhost import LocalHost
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import STALL_TIMEOUT_S
-from btrfs_backup_ng.naming import Naming
 
 
 def local_endpoint(

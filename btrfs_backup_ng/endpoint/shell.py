@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.command import Command
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import Facts, Privilege, Snapshot, Waiting
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Facts, Privilege, Snapshot, Waiting
 
 
 class ShellEndpoint:

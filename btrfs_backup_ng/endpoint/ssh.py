@@ -4,10 +4,10 @@ import threading
 from contextlib import ExitStack
 from dataclasses import replace
 
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import SshOptions
-from btrfs_backup_ng.naming import Naming
 from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 

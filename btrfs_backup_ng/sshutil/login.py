@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.command import Command, CommandNotStarted
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import SshOptions
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.process import run
 from btrfs_backup_ng.sshutil.passwords import find_password_file, has_terminal
 

@@ -12,8 +12,8 @@ from typing import Self
 
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.command import Command
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.model import SshOptions
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.process import Child, check_interrupted
 from btrfs_backup_ng.sshutil.login import Attempt, Login
 from btrfs_backup_ng.sshutil.passwords import read_password

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from btrfs_backup_ng import staging
-from btrfs_backup_ng.model import Snapshot
+from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.sendstream.checkpoint import body_name, seal_name
 from tests.attacks.victims import OLD_ID, SECRET, Victim, make_victims
 from tests.btrfs import places

@@ -15,14 +15,14 @@ import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.commands import prune as verb
+from btrfs_backup_ng.core.judgement import Clock
+from btrfs_backup_ng.core.location import parse_location
+from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.policy import parse_policy
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.holds import HOLDS, Place, base_hold, format_holds
-from btrfs_backup_ng.judgement import Clock
 from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.location import parse_location
-from btrfs_backup_ng.model import SshOptions
 from btrfs_backup_ng.origins import ORIGINS, Series, format_origins
-from btrfs_backup_ng.policy import parse_policy
 from btrfs_backup_ng.thinning import (
     Needs,
     Wish,

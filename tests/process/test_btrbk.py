@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from btrfs_backup_ng.policy import Policy, Unit, parse_policy
-from btrfs_backup_ng.retention import judge, keep_by_name
+from btrfs_backup_ng.core.policy import Policy, Unit, parse_policy
+from btrfs_backup_ng.core.retention import judge, keep_by_name
 from tests.process.btrbk import History, ask_btrbk
 from tests.pure.making import NAMING, made
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
-from btrfs_backup_ng.model import Listing, Seal, Snapshot
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.plan import Transfer
+from btrfs_backup_ng.core.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.plan import Transfer
 
 NAMING = Naming("home-")
 START = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)

@@ -18,8 +18,8 @@ from btrfs_backup_ng.btrfs.parse import (
     parse_uuid,
     parse_version,
 )
-from btrfs_backup_ng.model import Privilege, Seal
-from btrfs_backup_ng.record import ANSWERS, LIMIT_BYTES, TOO_LARGE
+from btrfs_backup_ng.core.model import Privilege, Seal
+from btrfs_backup_ng.core.record import ANSWERS, LIMIT_BYTES, TOO_LARGE
 
 HOME = UUID("5ab6c868-5b71-5d48-9424-8b704433ccde")
 S1 = UUID("e601afcd-e30e-da45-9ac6-f6ee390a0641")

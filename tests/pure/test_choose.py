@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.choose import NotChosen, choose
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.naming import prefix_in, time_in
+from btrfs_backup_ng.core.choose import NotChosen, choose
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.naming import prefix_in, time_in
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 

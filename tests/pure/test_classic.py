@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from btrfs_backup_ng.__util__ import GIB, KIB, MIB, UsageError
 from btrfs_backup_ng.cli.classic import _job
 from btrfs_backup_ng.cli.parser import display_level, parse_task
-from btrfs_backup_ng.location import parse_location
-from btrfs_backup_ng.model import (
+from btrfs_backup_ng.core.location import parse_location
+from btrfs_backup_ng.core.model import (
     Checks,
     Incremental,
     Job,
     SshOptions,
     TransferOptions,
 )
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.policy import Policy, Unit
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.policy import Policy, Unit
 
 
 def job(*words: str) -> Job:

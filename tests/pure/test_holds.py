@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.holds import (
     Hold,
     Place,
@@ -16,7 +17,6 @@ from btrfs_backup_ng.holds import (
     parse_holds,
     recorded_locations,
 )
-from btrfs_backup_ng.record import Unreadable
 from tests.pure.making import uid
 
 TEXT = st.text() | st.binary().map(lambda raw: raw.decode(errors="surrogateescape"))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.judgement import (
+from btrfs_backup_ng.core.judgement import (
     Clock,
     Course,
     Question,
@@ -20,9 +20,9 @@ from btrfs_backup_ng.judgement import (
     judge_series,
     later,
 )
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.policy import Policy, parse_policy
-from btrfs_backup_ng.retention import UNCONFIRMED
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.policy import Policy, parse_policy
+from btrfs_backup_ng.core.retention import UNCONFIRMED
 from tests.pure.making import NAMING, uid
 from tests.pure.test_policy import POLICIES
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 
 LETTERS = st.characters(exclude_characters="\0") | st.characters(
     min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.naming import Naming, free_name
+from btrfs_backup_ng.core.naming import Naming, free_name
 
 PREFIXES = st.text(max_size=20).filter(lambda text: not {"/", "\0"} & set(text))
 MOMENTS = st.datetimes(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.model import Incremental, Listing, Seal, Snapshot
-from btrfs_backup_ng.naming import free_name, stem_of
-from btrfs_backup_ng.plan import (
+from btrfs_backup_ng.core.model import Incremental, Listing, Seal, Snapshot
+from btrfs_backup_ng.core.naming import free_name, stem_of
+from btrfs_backup_ng.core.plan import (
     TransferPlan,
     WhyFull,
     plan_transfers,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.policy import Policy, Unit, parse_policy
+from btrfs_backup_ng.core.policy import Policy, Unit, parse_policy
 
 UTC = timezone.utc
 BERLIN, LORD_HOWE, NEW_YORK = map(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.judgement import Course, rules_of
-from btrfs_backup_ng.policy import Policy, Unit
-from btrfs_backup_ng.retention import judge, keep_by_name, keep_origins
-from btrfs_backup_ng.simulation import simulate
+from btrfs_backup_ng.core.judgement import Course, rules_of
+from btrfs_backup_ng.core.policy import Policy, Unit
+from btrfs_backup_ng.core.retention import judge, keep_by_name, keep_origins
+from btrfs_backup_ng.core.simulation import simulate
 from tests.pure.making import NAMING, copy_of, made
 from tests.pure.test_policy import (
     BERLIN,

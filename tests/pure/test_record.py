@@ -11,17 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.holds import parse_holds
-from btrfs_backup_ng.origins import (
-    Origin,
-    Series,
-    format_origins,
-    parse_origins,
-    settled,
-    signed_in,
-    why_unknown,
-)
-from btrfs_backup_ng.record import (
+from btrfs_backup_ng.core.record import (
     ANSWERS,
     DIRECTORY,
     LIMIT_BYTES,
@@ -31,6 +21,16 @@ from btrfs_backup_ng.record import (
     Unread,
     Unreadable,
     read_file,
+)
+from btrfs_backup_ng.holds import parse_holds
+from btrfs_backup_ng.origins import (
+    Origin,
+    Series,
+    format_origins,
+    parse_origins,
+    settled,
+    signed_in,
+    why_unknown,
 )
 from btrfs_backup_ng.verified import parse_verified
 from tests.pure.making import uid

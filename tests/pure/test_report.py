@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.report import Tally, exit_status
+from btrfs_backup_ng.core.events import Tally, exit_status
 
 TALLIES = st.lists(
     st.builds(

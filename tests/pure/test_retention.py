@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.retention import judge, keep_latest, keep_origins
+from btrfs_backup_ng.core.retention import judge, keep_latest, keep_origins
 from tests.pure.making import NAMING, START, copy_of, made, uid
 
 NOW = START + timedelta(days=2)

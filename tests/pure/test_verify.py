@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.choose import is_in_part, pick
+from btrfs_backup_ng.core.choose import is_in_part, pick
+from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.identity import (
     Check,
     Reference,
@@ -27,8 +29,6 @@ from btrfs_backup_ng.identity import (
     suspects,
     worst,
 )
-from btrfs_backup_ng.model import Listing, Result, Seal, Snapshot
-from btrfs_backup_ng.record import Unreadable
 from btrfs_backup_ng.shelves import settle
 from btrfs_backup_ng.verified import (
     Level,

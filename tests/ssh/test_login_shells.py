@@ -21,10 +21,23 @@ from uuid import uuid4
 
 import pytest
 
-from btrfs_backup_ng import codecs, staging
+from btrfs_backup_ng import staging
 from btrfs_backup_ng.__util__ import KIB, MIB, Refused
 from btrfs_backup_ng.checkpoints import filter_argv, filter_words
 from btrfs_backup_ng.command import CommandFailed
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.model import (
+    Facts,
+    Listing,
+    Privilege,
+    Seal,
+    Snapshot,
+    SshOptions,
+    TransferOptions,
+)
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.plan import Transfer, WhyFull
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
     NameTaken,
@@ -35,20 +48,8 @@ from btrfs_backup_ng.endpoint.local import local_endpoint
 from btrfs_backup_ng.endpoint.ssh import Connections, ssh_endpoint
 from btrfs_backup_ng.hop import Meter
 from btrfs_backup_ng.host import LockHeld
-from btrfs_backup_ng.location import Location, Scheme
 from btrfs_backup_ng.measure import rehearsed, stream_size, written_since
-from btrfs_backup_ng.model import (
-    Facts,
-    Listing,
-    Privilege,
-    Seal,
-    Snapshot,
-    SshOptions,
-    TransferOptions,
-)
-from btrfs_backup_ng.naming import Naming
 from btrfs_backup_ng.pipeline import PipelineFailed, run_pipeline
-from btrfs_backup_ng.plan import Transfer, WhyFull
 from btrfs_backup_ng.route import Route
 from btrfs_backup_ng.transfer import Way, run_transfer
 from btrfs_backup_ng.wire.grammar import Verb

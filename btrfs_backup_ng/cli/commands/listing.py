@@ -24,6 +24,8 @@ from btrfs_backup_ng.cli.verb import (
     remembered,
     wanted_places,
 )
+from btrfs_backup_ng.core.events import Failed, Tally, exit_status
+from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.history import sizes_sent
 from btrfs_backup_ng.listing import (
     Broken,
@@ -33,9 +35,7 @@ from btrfs_backup_ng.listing import (
     State,
     look_at,
 )
-from btrfs_backup_ng.model import Waiting
 from btrfs_backup_ng.relations import Relation, foresee_all, relate
-from btrfs_backup_ng.report import Failed, Tally, exit_status
 
 _EPILOG = f"""\
 {EPILOG_PLACES}

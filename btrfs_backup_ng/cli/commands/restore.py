@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
 
-from btrfs_backup_ng import codecs
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
     GIB,
@@ -16,7 +15,6 @@ from btrfs_backup_ng.__util__ import (
     UsageError,
     visible,
 )
-from btrfs_backup_ng.choose import LATEST
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
@@ -39,11 +37,13 @@ from btrfs_backup_ng.cli.verb import (
 )
 from btrfs_backup_ng.clock import read_clock
 from btrfs_backup_ng.context import Context
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.choose import LATEST
+from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.files import FileRestoration, read_paths
 from btrfs_backup_ng.finding import find_snapshot
 from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.location import Location, Scheme, parse_location
-from btrfs_backup_ng.model import TransferOptions
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.restore import Request, Restoration
 from btrfs_backup_ng.turns import Turns

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
-from btrfs_backup_ng.choose import LATEST
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.layout import wrapped
 from btrfs_backup_ng.cli.output import print_line, tell_failure
@@ -25,13 +24,14 @@ from btrfs_backup_ng.cli.verb import (
     print_document,
     read_words,
 )
+from btrfs_backup_ng.core.choose import LATEST
+from btrfs_backup_ng.core.events import Failed
+from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.model import Result
 from btrfs_backup_ng.forecast import Forecast
 from btrfs_backup_ng.identity import Finding
-from btrfs_backup_ng.location import Location, Scheme, parse_location
 from btrfs_backup_ng.manifest import Difference
-from btrfs_backup_ng.model import Result
 from btrfs_backup_ng.progress import Progress
-from btrfs_backup_ng.report import Failed
 from btrfs_backup_ng.verified import Level
 from btrfs_backup_ng.verify import Outcome, Request, Verdict, Verification
 

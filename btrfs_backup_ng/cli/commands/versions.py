@@ -31,8 +31,8 @@ from btrfs_backup_ng.cli.verb import (
     recorded_folder,
     remembered,
 )
-from btrfs_backup_ng.location import Location, Scheme, parse_location
-from btrfs_backup_ng.report import Failed
+from btrfs_backup_ng.core.events import Failed
+from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.timeline import Content, Run, Sighting, versions
 from btrfs_backup_ng.versiondiff import difference
 from btrfs_backup_ng.versions import Found, find_file, find_versions, pick, records_of

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import GIB
-from btrfs_backup_ng.location import Location
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.policy import Policy
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.policy import Policy
 
 #: How long nothing may move in a transfer, and how long a place may say nothing, if
 #: nothing else is wished: seconds.

@@ -4,7 +4,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from btrfs_backup_ng.plan import WhyFull
+from btrfs_backup_ng.core.plan import WhyFull
 
 
 class Level(enum.Enum):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from btrfs_backup_ng.__util__ import Refused, UsageError, visible
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.naming import prefix_in
-from btrfs_backup_ng.retention import in_order
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.naming import prefix_in
+from btrfs_backup_ng.core.retention import in_order
 
 LATEST, YESTERDAY = "latest", "yesterday"
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d)(:\d\d)?(Z|[+-]\d\d:?\d\d)?)?")

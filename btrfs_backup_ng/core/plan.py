@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from btrfs_backup_ng.model import Incremental, Listing, Seal, Snapshot
-from btrfs_backup_ng.naming import free_name, stem_of
-from btrfs_backup_ng.retention import in_order
+from btrfs_backup_ng.core.model import Incremental, Listing, Seal, Snapshot
+from btrfs_backup_ng.core.naming import free_name, stem_of
+from btrfs_backup_ng.core.retention import in_order
 
 
 class WhyFull(enum.Enum):

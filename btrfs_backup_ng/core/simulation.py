@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.policy import Policy
-from btrfs_backup_ng.retention import keep_dated
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.retention import keep_dated
 
 #: More than this takes too long to be of use.
 SNAPSHOTS_AT_MOST = 1_000_000

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.policy import Policy
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.policy import Policy
 
 #: What is dated later than this after the start of the run is no "newest". More
 #: than the run itself needs to make a snapshot, less than a clock jump that hurts.

@@ -11,10 +11,10 @@ from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from uuid import UUID
 
-from btrfs_backup_ng.model import Snapshot
-from btrfs_backup_ng.naming import Naming
-from btrfs_backup_ng.policy import Policy
-from btrfs_backup_ng.retention import (
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.retention import (
     BY_ARRIVAL,
     CAME_IN_FUTURE,
     FUTURE,

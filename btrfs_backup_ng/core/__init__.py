@@ -1,0 +1,1 @@
+"""Decisions: values in, values out; no file, process or clock is touched here."""
