@@ -234,7 +234,9 @@ class _Watch:
     def _find(self) -> int:
         everyone = {process.pid: process for process in processes.everything()}
         for process in everyone.values():
-            if any("btrfs_backup_ng.checkpoints" in word for word in process.argv):
+            if any(
+                "btrfs_backup_ng.sendstream.filter" in word for word in process.argv
+            ):
                 parent = everyone.get(process.parent)
                 if parent and self._source in parent.argv:
                     return process.pid

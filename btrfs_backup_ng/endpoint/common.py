@@ -17,7 +17,6 @@ from btrfs_backup_ng.btrfs.parse import (
     explain,
     parse_show,
 )
-from btrfs_backup_ng.checkpoints import portable
 from btrfs_backup_ng.command import Command, CommandFailed, Completed, last_words
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location
@@ -27,6 +26,7 @@ from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.entry import STATE, NotOurs, below, plain, refusal
 from btrfs_backup_ng.host import Host, Say
 from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
+from btrfs_backup_ng.sendstream.filter import portable
 from btrfs_backup_ng.staging import Checkpoint
 from btrfs_backup_ng.wire import grammar, verbs
 

@@ -258,7 +258,7 @@ def filters_of(program: subprocess.Popen[str]) -> list[processes.Process]:
     return [
         process
         for process in processes.descendants(program.pid)
-        if any("btrfs_backup_ng.checkpoints" in word for word in process.argv)
+        if any("btrfs_backup_ng.sendstream.filter" in word for word in process.argv)
     ]
 
 

@@ -30,7 +30,7 @@ MOVED = b"bbng2 moved %d\n"
 _SAY_EACH_S = 0.25
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
-    " from btrfs_backup_ng.checkpoints import main; main(counting=True)"
+    " from btrfs_backup_ng.sendstream.filter import main; main(counting=True)"
 )
 _UNPACK = """\
 import sys, types
