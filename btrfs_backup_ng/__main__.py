@@ -13,7 +13,7 @@ from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.cli import classic
 from btrfs_backup_ng.cli.commands import VERBS, run_verb
-from btrfs_backup_ng.process import end_all, interrupt, interrupted
+from btrfs_backup_ng.process.child import end_all, interrupt, interrupted
 
 #: A bug of ours: EX_SOFTWARE of sysexits.h.
 _BUG = 70

@@ -8,22 +8,22 @@ from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
 from btrfs_backup_ng.btrfs.facts import is_same_filesystem
-from btrfs_backup_ng.command import (
-    Command,
-    CommandFailed,
-    Completed,
-    ContactLost,
-    settle,
-)
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host import Host, NeedsRoot
 from btrfs_backup_ng.localhost import LocalHost
-from btrfs_backup_ng.pipeline import Meter
 from btrfs_backup_ng.preflight import check_tools
-from btrfs_backup_ng.process import PIPE, Child, check_interrupted
+from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
+from btrfs_backup_ng.process.command import (
+    Command,
+    CommandFailed,
+    Completed,
+    ContactLost,
+    settle,
+)
+from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.sendstream.changes import Change, read_changes
 from btrfs_backup_ng.sendstream.format import StreamDamaged

@@ -12,7 +12,6 @@ from dataclasses import replace
 from btrfs_backup_ng import diagnosis
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.btrfs.facts import parse_facts
-from btrfs_backup_ng.command import find_program, last_words
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
@@ -20,7 +19,8 @@ from btrfs_backup_ng.diagnosis import Finding, Grade, Spot
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host import NeedsRoot
 from btrfs_backup_ng.localhost import LocalHost
-from btrfs_backup_ng.process import PIPE, Child
+from btrfs_backup_ng.process.child import PIPE, Child
+from btrfs_backup_ng.process.command import find_program, last_words
 from btrfs_backup_ng.sshutil.host import (
     CREDENTIAL,
     SshHost,

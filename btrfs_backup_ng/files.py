@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
-from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
@@ -20,8 +19,9 @@ from btrfs_backup_ng.entry import below, entered, plain
 from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.host import Host
 from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.pipeline import Meter, run_pipeline
-from btrfs_backup_ng.process import last_steps
+from btrfs_backup_ng.process.child import last_steps
+from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
 from btrfs_backup_ng.restore import look_at_target
 from btrfs_backup_ng.route import stages_between
 from btrfs_backup_ng.wire import verbs

@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from btrfs_backup_ng.__util__ import BackupError, Refused
-from btrfs_backup_ng.command import Command, Completed
 from btrfs_backup_ng.core import record
 from btrfs_backup_ng.core.model import (
     Facts,
     Listing,
     Seal,
 )
+from btrfs_backup_ng.process.command import Command, Completed
 from btrfs_backup_ng.wire.grammar import Verb
 
 #: What to do about a verb that was ended for its silence.

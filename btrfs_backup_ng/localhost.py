@@ -14,7 +14,6 @@ from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.facts import read_facts
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.btrfs.parse import parse_version
-from btrfs_backup_ng.command import Command, CommandNotStarted, Completed, patience
 from btrfs_backup_ng.core import record
 from btrfs_backup_ng.core.model import (
     STALL_TIMEOUT_S,
@@ -31,7 +30,13 @@ from btrfs_backup_ng.entry import (
     replace_file,
 )
 from btrfs_backup_ng.host import IF_SLOW, ListingFailed, LockHeld, NeedsRoot, Say
-from btrfs_backup_ng.process import check_interrupted, run
+from btrfs_backup_ng.process.child import check_interrupted, run
+from btrfs_backup_ng.process.command import (
+    Command,
+    CommandNotStarted,
+    Completed,
+    patience,
+)
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
 

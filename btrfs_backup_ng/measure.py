@@ -12,12 +12,12 @@ from uuid import uuid4
 from btrfs_backup_ng.__util__ import KIB, MIB, BackupError
 from btrfs_backup_ng.btrfs.extents import Extents
 from btrfs_backup_ng.btrfs.parse import extent_size
-from btrfs_backup_ng.command import CommandFailed, Completed, settle
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, new_transfer_id
 from btrfs_backup_ng.entry import INCOMING, entered
-from btrfs_backup_ng.process import PIPE, Child
+from btrfs_backup_ng.process.child import PIPE, Child
+from btrfs_backup_ng.process.command import CommandFailed, Completed, settle
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
 from btrfs_backup_ng.wire import verbs

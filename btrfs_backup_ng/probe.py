@@ -9,11 +9,11 @@ import time
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import KIB, MIB, format_size
-from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.process import PIPE, Child
+from btrfs_backup_ng.process.child import PIPE, Child
+from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Self, TextIO
 
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
-from btrfs_backup_ng.pipeline import Meter
+from btrfs_backup_ng.process.pipeline import Meter
 
 log = logging.getLogger(__name__)
 

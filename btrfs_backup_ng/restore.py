@@ -34,8 +34,8 @@ from btrfs_backup_ng.holds import HOLDS
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.origins import ORIGINS, Series, parse_origins, path_of
-from btrfs_backup_ng.pipeline import PipelineFailed
-from btrfs_backup_ng.process import last_steps
+from btrfs_backup_ng.process.child import last_steps
+from btrfs_backup_ng.process.pipeline import PipelineFailed
 from btrfs_backup_ng.swap import Around, Swap, parse_default, plan_swap
 from btrfs_backup_ng.wire import verbs
 

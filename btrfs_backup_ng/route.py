@@ -5,11 +5,11 @@ import os
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import Refused, UsageError, visible
-from btrfs_backup_ng.command import Command, find_program
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import Facts, TransferOptions
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, Sink
+from btrfs_backup_ng.process.command import Command, find_program
 
 log = logging.getLogger(__name__)
 

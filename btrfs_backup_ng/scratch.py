@@ -8,7 +8,6 @@ from datetime import datetime
 
 from btrfs_backup_ng import measure, preflight, staging
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
-from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Snapshot, TransferOptions, Waiting
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
@@ -21,8 +20,9 @@ from btrfs_backup_ng.endpoint.common import (
 from btrfs_backup_ng.entry import INCOMING, plain
 from btrfs_backup_ng.listing import ANY_NAME, Access
 from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.pipeline import Meter
-from btrfs_backup_ng.process import last_steps
+from btrfs_backup_ng.process.child import last_steps
+from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.route import choose_route
 from btrfs_backup_ng.transfer import Way, run_transfer
 

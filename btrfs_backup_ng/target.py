@@ -38,7 +38,7 @@ from btrfs_backup_ng.history import origins_of
 from btrfs_backup_ng.holds import Hold, Holds, Place, base_hold, sending_hold
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.origins import ORIGINS, Ownership, origin_of
-from btrfs_backup_ng.pipeline import Moved
+from btrfs_backup_ng.process.pipeline import Moved
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from btrfs_backup_ng.__util__ import (
     visible,
 )
 from btrfs_backup_ng.btrfs.parse import explain, is_full
-from btrfs_backup_ng.command import Command, CommandFailed, TimedOut, last_words
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Seal, Snapshot, TransferOptions
@@ -30,15 +29,16 @@ from btrfs_backup_ng.endpoint.common import (
 )
 from btrfs_backup_ng.entry import refusal
 from btrfs_backup_ng.measure import stream_size, written_since
-from btrfs_backup_ng.pipeline import (
+from btrfs_backup_ng.probe import probe_codec
+from btrfs_backup_ng.process.child import check_interrupted
+from btrfs_backup_ng.process.command import Command, CommandFailed, TimedOut, last_words
+from btrfs_backup_ng.process.pipeline import (
     Meter,
     Moved,
     PipelineFailed,
     TooLarge,
     run_pipeline,
 )
-from btrfs_backup_ng.probe import probe_codec
-from btrfs_backup_ng.process import check_interrupted
 from btrfs_backup_ng.route import Route, stages_between
 from btrfs_backup_ng.sendstream.filter import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.sshutil.refusal import explain_session

@@ -8,7 +8,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import KIB, visible
-from btrfs_backup_ng.command import (
+from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.manifest import Difference, Entry, Garbled, compare
+from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
+from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
     Completed,
@@ -16,10 +19,7 @@ from btrfs_backup_ng.command import (
     TimedOut,
     settle,
 )
-from btrfs_backup_ng.hop import Meter
-from btrfs_backup_ng.host import Host
-from btrfs_backup_ng.manifest import Difference, Entry, Garbled, compare
-from btrfs_backup_ng.process import PIPE, Child, check_interrupted
+from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.walk import CannotRead, walk
 from btrfs_backup_ng.wire import verbs

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from btrfs_backup_ng.core.location import Location, Scheme
-from btrfs_backup_ng.process import check_interrupted
+from btrfs_backup_ng.process.child import check_interrupted
 from btrfs_backup_ng.sshutil.host import PLACES_AT_ONCE
 
 

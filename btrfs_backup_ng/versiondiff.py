@@ -11,15 +11,15 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.command import (
+from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
+from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
     Completed,
     ContactLost,
     settle,
 )
-from btrfs_backup_ng.host import Host
-from btrfs_backup_ng.process import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.timeline import Sighting
 from btrfs_backup_ng.versions import Found, sighting_of

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible
 from btrfs_backup_ng.entry import entered
 from btrfs_backup_ng.manifest import STUB_INODE, TOP, Entry, Names, Xattrs
-from btrfs_backup_ng.process import check_interrupted
+from btrfs_backup_ng.process.child import check_interrupted
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -11,10 +11,10 @@ from dataclasses import replace
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import parse_nested
 from btrfs_backup_ng.btrfs.parse import parse_show, parse_version
-from btrfs_backup_ng.command import find_program
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.model import Facts, Privilege
 from btrfs_backup_ng.entry import INCOMING, STATE, below, entered, trouble_with
+from btrfs_backup_ng.process.command import find_program
 
 _PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"
 _MOUNTS = "/proc/self/mountinfo"

@@ -6,8 +6,8 @@ from contextlib import suppress
 
 from btrfs_backup_ng import __version__
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.command import Command, CommandNotStarted
-from btrfs_backup_ng.process import run
+from btrfs_backup_ng.process.child import run
+from btrfs_backup_ng.process.command import Command, CommandNotStarted
 
 
 def version_text(*, detailed: bool) -> str:

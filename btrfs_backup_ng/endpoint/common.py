@@ -17,7 +17,6 @@ from btrfs_backup_ng.btrfs.parse import (
     explain,
     parse_show,
 )
-from btrfs_backup_ng.command import Command, CommandFailed, Completed, last_words
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Listing, Seal, Snapshot, Waiting
@@ -25,6 +24,12 @@ from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.entry import STATE, NotOurs, below, plain, refusal
 from btrfs_backup_ng.host import Host, Say
+from btrfs_backup_ng.process.command import (
+    Command,
+    CommandFailed,
+    Completed,
+    last_words,
+)
 from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
 from btrfs_backup_ng.sendstream.filter import portable
 from btrfs_backup_ng.staging import Checkpoint

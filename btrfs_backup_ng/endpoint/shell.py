@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import visible
-from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Privilege, Snapshot, Waiting
+from btrfs_backup_ng.process.command import Command
 
 
 class ShellEndpoint:

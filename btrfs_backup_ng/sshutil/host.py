@@ -18,7 +18,12 @@ from btrfs_backup_ng.btrfs.parse import (
     parse_root_items,
 )
 from btrfs_backup_ng.clock import seconds
-from btrfs_backup_ng.command import (
+from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, Facts, Listing, Seal
+from btrfs_backup_ng.core.record import Content
+from btrfs_backup_ng.entry import plain
+from btrfs_backup_ng.host import IF_SLOW, ListingFailed, LockHeld, Say
+from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
+from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
     Completed,
@@ -26,11 +31,6 @@ from btrfs_backup_ng.command import (
     patience,
     settle,
 )
-from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, Facts, Listing, Seal
-from btrfs_backup_ng.core.record import Content
-from btrfs_backup_ng.entry import plain
-from btrfs_backup_ng.host import IF_SLOW, ListingFailed, LockHeld, Say
-from btrfs_backup_ng.process import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from btrfs_backup_ng.sshutil.passwords import (
     ask,

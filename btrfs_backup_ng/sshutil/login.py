@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import UsageError, visible
-from btrfs_backup_ng.command import Command, CommandNotStarted
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
-from btrfs_backup_ng.process import run
+from btrfs_backup_ng.process.child import run
+from btrfs_backup_ng.process.command import Command, CommandNotStarted
 from btrfs_backup_ng.sshutil.passwords import find_password_file, has_terminal
 
 #: Options that keep a connection what it is for, and end it when the peer is gone.

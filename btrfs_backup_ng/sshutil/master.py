@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Self
 
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
-from btrfs_backup_ng.process import Child, check_interrupted
+from btrfs_backup_ng.process.child import Child, check_interrupted
+from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.sshutil.login import Attempt, Login
 from btrfs_backup_ng.sshutil.passwords import read_password
 from btrfs_backup_ng.sshutil.refusal import (

@@ -14,7 +14,7 @@ import threading
 from select import select
 
 from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
-from btrfs_backup_ng.process import check_interrupted
+from btrfs_backup_ng.process.child import check_interrupted
 
 #: Longer than any password, shorter than what a pipe takes at once (pipe(7)).
 _LONGEST = 1024

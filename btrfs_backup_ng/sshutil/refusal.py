@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.command import last_words
+from btrfs_backup_ng.process.command import last_words
 from btrfs_backup_ng.sshutil.login import Attempt, Login, sudo_caller
 
 

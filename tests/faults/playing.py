@@ -16,7 +16,8 @@ from tests.support.program import environment
 LIMIT_S, LONGEST_S = 2, 5
 _PROGRAM = f"""
 import sys
-from btrfs_backup_ng import command, process
+from btrfs_backup_ng.process import child as process
+from btrfs_backup_ng.process import command
 from btrfs_backup_ng.sshutil import host, master
 command.LEAST_S, command.LONGEST_S = 0, {LONGEST_S}
 process.WORDS_AT_MOST = 1 << 26

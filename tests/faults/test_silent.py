@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from btrfs_backup_ng.command import Command
-from btrfs_backup_ng.process import PIPE, Child
+from btrfs_backup_ng.process.child import PIPE, Child
+from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.sshutil.host import _beating
 from tests.faults.conftest import Disks
 from tests.faults.playing import LIMIT_S, LONGEST_S, Stage, run_impatient

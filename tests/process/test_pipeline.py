@@ -15,12 +15,19 @@ from dataclasses import dataclass
 
 import pytest
 
-from btrfs_backup_ng import command, pipeline, process
 from btrfs_backup_ng.__util__ import MIB, Interrupted
-from btrfs_backup_ng.command import Command, CommandNotFound
-from btrfs_backup_ng.hop import Hop
-from btrfs_backup_ng.pipeline import Meter, Moved, PipelineFailed, Stalled, TooLarge
-from btrfs_backup_ng.process import interrupt
+from btrfs_backup_ng.process import child as process
+from btrfs_backup_ng.process import command, pipeline
+from btrfs_backup_ng.process.child import interrupt
+from btrfs_backup_ng.process.command import Command, CommandNotFound
+from btrfs_backup_ng.process.pipeline import (
+    Meter,
+    Moved,
+    PipelineFailed,
+    Stalled,
+    TooLarge,
+)
+from btrfs_backup_ng.process.relay import Hop
 from btrfs_backup_ng.wire.grammar import MAGIC
 from tests.support.processes import (
     Process,
@@ -478,7 +485,7 @@ def test_waiting_for_a_slow_reader_takes_no_work(monkeypatch):
 
 
 def test_a_daemon_that_holds_the_outputs_open_does_not_hold_us_up(monkeypatch):
-    monkeypatch.setattr("btrfs_backup_ng.loop.LINGER_S", 0.2)
+    monkeypatch.setattr("btrfs_backup_ng.process.poller.LINGER_S", 0.2)
     marker = "27.1821"
     began = time.monotonic()
     assert run("echo a", f"cat; sleep {marker} & exit 0").output == b"a\n"
@@ -487,7 +494,7 @@ def test_a_daemon_that_holds_the_outputs_open_does_not_hold_us_up(monkeypatch):
 
 
 def test_whole_groups_end(monkeypatch):
-    monkeypatch.setattr("btrfs_backup_ng.loop.LINGER_S", 0.2)
+    monkeypatch.setattr("btrfs_backup_ng.process.poller.LINGER_S", 0.2)
     marker = "27.1822"
     with pytest.raises(PipelineFailed):
         run(f"sleep {marker} & sleep {marker} & exit 1", f"sleep {marker} & exit 2")
@@ -542,8 +549,8 @@ def test_no_limit_means_none():
 def test_time_in_which_we_did_not_run_is_no_stall():
     """As after Ctrl-Z, while the children go on."""
     script = """
-from btrfs_backup_ng.pipeline import *
-from btrfs_backup_ng.command import Command
+from btrfs_backup_ng.process.pipeline import *
+from btrfs_backup_ng.process.command import Command
 sleeper = Command(("sh", "-c", "echo a; sleep 1.2"), "sleeper")
 run_pipeline([sleeper, Command(("cat",), "cat")], meter=Meter(), stall_timeout_s=0.8)
 """
@@ -593,8 +600,8 @@ def test_killed_we_leave_no_survivors():
     marker = "27.1823"
     script = f"""
 import threading
-from btrfs_backup_ng.pipeline import *
-from btrfs_backup_ng.command import Command
+from btrfs_backup_ng.process.pipeline import *
+from btrfs_backup_ng.process.command import Command
 sleep = Command(("sleep", "{marker}"), "sleep")
 def work():
     run_pipeline([sleep, sleep, sleep], meter=Meter(), stall_timeout_s=300)

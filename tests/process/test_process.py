@@ -14,9 +14,16 @@ from dataclasses import replace
 
 import pytest
 
-from btrfs_backup_ng import process
 from btrfs_backup_ng.__util__ import KIB, MIB, Interrupted
-from btrfs_backup_ng.command import (
+from btrfs_backup_ng.process import child as process
+from btrfs_backup_ng.process.child import (
+    PIPE,
+    Child,
+    end_all,
+    interrupt,
+    run,
+)
+from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
     CommandNotFound,
@@ -29,14 +36,7 @@ from btrfs_backup_ng.command import (
     last_words,
     settle,
 )
-from btrfs_backup_ng.process import (
-    PIPE,
-    Child,
-    end_all,
-    interrupt,
-    run,
-)
-from btrfs_backup_ng.silence import Silence
+from btrfs_backup_ng.process.silence import Silence
 from btrfs_backup_ng.wire.grammar import MAGIC
 from tests.support.processes import (
     Process,
@@ -262,7 +262,7 @@ def test_a_stopped_process_ends_at_once():
 
 
 def test_what_a_command_left_behind_does_not_hold_us_up(monkeypatch):
-    monkeypatch.setattr("btrfs_backup_ng.loop.LINGER_S", 0.2)
+    monkeypatch.setattr("btrfs_backup_ng.process.poller.LINGER_S", 0.2)
     marker = "31.4153"
     began = time.monotonic()
     assert run(shell(f"sleep {marker} & echo said")).stdout == b"said\n"
@@ -275,7 +275,7 @@ def test_what_is_left_behind_and_writes_on_is_heard():
 
 
 def test_what_is_left_behind_and_writes_for_ever_is_a_failure(monkeypatch):
-    monkeypatch.setattr("btrfs_backup_ng.loop.LINGER_AT_MOST_S", 0.3)
+    monkeypatch.setattr("btrfs_backup_ng.process.poller.LINGER_AT_MOST_S", 0.3)
     with pytest.raises(CommandFailed, match="left something behind that writes on"):
         run(shell("while echo a; do sleep 0.01; done & exit 0"))
 
@@ -550,8 +550,8 @@ def test_the_last_resort_kills_all():
 def test_children_die_with_us_even_if_we_are_killed():
     marker = "31.4154"
     script = f"""
-from btrfs_backup_ng.command import Command
-from btrfs_backup_ng.process import Child, run
+from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.child import Child, run
 with Child.start(Command(("sleep", "{marker}"), "a")):
     run(Command(("sleep", "{marker}"), "b"))
 """

@@ -16,7 +16,7 @@ import pytest
 
 from btrfs_backup_ng import progress
 from btrfs_backup_ng.__util__ import GIB, MIB
-from btrfs_backup_ng.pipeline import Meter
+from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.progress import (
     Progress,
     Transfer,

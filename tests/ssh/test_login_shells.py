@@ -23,7 +23,6 @@ import pytest
 
 from btrfs_backup_ng import staging
 from btrfs_backup_ng.__util__ import KIB, MIB, Refused
-from btrfs_backup_ng.command import CommandFailed
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import (
@@ -45,10 +44,11 @@ from btrfs_backup_ng.endpoint.common import (
 )
 from btrfs_backup_ng.endpoint.local import local_endpoint
 from btrfs_backup_ng.endpoint.ssh import Connections, ssh_endpoint
-from btrfs_backup_ng.hop import Meter
 from btrfs_backup_ng.host import LockHeld
 from btrfs_backup_ng.measure import rehearsed, stream_size, written_since
-from btrfs_backup_ng.pipeline import PipelineFailed, run_pipeline
+from btrfs_backup_ng.process.command import CommandFailed
+from btrfs_backup_ng.process.pipeline import PipelineFailed, run_pipeline
+from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.route import Route
 from btrfs_backup_ng.sendstream.filter import filter_argv, filter_words
 from btrfs_backup_ng.transfer import Way, run_transfer

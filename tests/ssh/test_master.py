@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_backup_ng.command import Command
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import SshOptions
-from btrfs_backup_ng.process import run
+from btrfs_backup_ng.process.child import run
+from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.sshutil.master import (
     ConnectionFailed,
     LoginRefused,

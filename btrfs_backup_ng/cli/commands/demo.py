@@ -17,8 +17,8 @@ from btrfs_backup_ng.cli.commands import VERBS, run_verb
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.cli.root import sudo_line
-from btrfs_backup_ng.command import Command, find_program
-from btrfs_backup_ng.process import last_steps, run
+from btrfs_backup_ng.process.child import last_steps, run
+from btrfs_backup_ng.process.command import Command, find_program
 
 _PROGRAMS = ("mkfs.btrfs", "btrfs", "mount", "umount", "losetup", "diff")
 #: Package manager -> what installs btrfs-progs with it, without questions.

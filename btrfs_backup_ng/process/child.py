@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Self
 
 from btrfs_backup_ng.__util__ import GIB, KIB, MIB, Interrupted, visible
-from btrfs_backup_ng.command import (
+from btrfs_backup_ng.process.command import (
     WORKING,
     Command,
     CommandFailed,
@@ -27,8 +27,8 @@ from btrfs_backup_ng.command import (
     last_words,
     settle,
 )
-from btrfs_backup_ng.loop import TICK_S, Loop, Tail, widen
-from btrfs_backup_ng.silence import Silence
+from btrfs_backup_ng.process.poller import TICK_S, Loop, Tail, widen
+from btrfs_backup_ng.process.silence import Silence
 
 log = logging.getLogger(__name__)
 

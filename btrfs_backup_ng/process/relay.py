@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import KIB
-from btrfs_backup_ng.loop import PIPE_SIZE, Loop
+from btrfs_backup_ng.process.poller import PIPE_SIZE, Loop
 
 _COPY_SIZE = 256 * KIB
 #: The hop moves at most so many pieces before the other descriptors have a turn.

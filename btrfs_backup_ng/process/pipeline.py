@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from btrfs_backup_ng import process
 from btrfs_backup_ng.__util__ import MIB, BackupError, format_size, visible
-from btrfs_backup_ng.command import (
+from btrfs_backup_ng.process import child as process
+from btrfs_backup_ng.process.child import DEVNULL, Child
+from btrfs_backup_ng.process.command import (
     Command,
     Completed,
     describe,
@@ -23,10 +24,9 @@ from btrfs_backup_ng.command import (
     settle,
     skipped_bytes,
 )
-from btrfs_backup_ng.hop import Hop, Meter, Watch
-from btrfs_backup_ng.loop import TICK_S, Loop, widen
-from btrfs_backup_ng.process import DEVNULL, Child
-from btrfs_backup_ng.silence import Silence
+from btrfs_backup_ng.process.poller import TICK_S, Loop, widen
+from btrfs_backup_ng.process.relay import Hop, Meter, Watch
+from btrfs_backup_ng.process.silence import Silence
 
 __all__ = ["Meter", "Moved", "PipelineFailed", "Stalled", "TooLarge", "run_pipeline"]
 

@@ -2,8 +2,8 @@
 
 import time
 
-from btrfs_backup_ng.command import Patience
-from btrfs_backup_ng.loop import TICK_S
+from btrfs_backup_ng.process.command import Patience
+from btrfs_backup_ng.process.poller import TICK_S
 
 
 class Silence:

@@ -1,0 +1,1 @@
+"""Commands, and pipelines of them: started, watched, fed, ended, and found guilty."""
