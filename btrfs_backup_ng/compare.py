@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
-from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.host import Host, NeedsRoot
-from btrfs_backup_ng.localhost import LocalHost
+from btrfs_backup_ng.host.common import Host, NeedsRoot
+from btrfs_backup_ng.host.facts import is_same_filesystem
+from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.preflight import check_tools
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
 from btrfs_backup_ng.process.command import (

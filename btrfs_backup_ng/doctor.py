@@ -11,22 +11,22 @@ from dataclasses import replace
 
 from btrfs_backup_ng import diagnosis
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
-from btrfs_backup_ng.btrfs.facts import parse_facts
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.diagnosis import Finding, Grade, Spot
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.host import NeedsRoot
-from btrfs_backup_ng.localhost import LocalHost
-from btrfs_backup_ng.process.child import PIPE, Child
-from btrfs_backup_ng.process.command import find_program, last_words
-from btrfs_backup_ng.sshutil.host import (
+from btrfs_backup_ng.host.common import NeedsRoot
+from btrfs_backup_ng.host.facts import parse_facts
+from btrfs_backup_ng.host.local import LocalHost
+from btrfs_backup_ng.host.ssh import (
     CREDENTIAL,
     SshHost,
     privilege_error,
     privilege_rule,
 )
+from btrfs_backup_ng.process.child import PIPE, Child
+from btrfs_backup_ng.process.command import find_program, last_words
 from btrfs_backup_ng.sshutil.login import Login
 from btrfs_backup_ng.sshutil.master import LoginRefused
 from btrfs_backup_ng.sshutil.passwords import find_password_file

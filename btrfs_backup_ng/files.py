@@ -15,9 +15,9 @@ from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.endpoint.common import new_transfer_id
-from btrfs_backup_ng.entry import below, entered, plain
 from btrfs_backup_ng.finding import Chosen
-from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.host.common import Host
+from btrfs_backup_ng.host.entry import below, entered, plain
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command

@@ -24,7 +24,7 @@ from btrfs_backup_ng.core.record import (
     parse_document,
 )
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.entry import plain
+from btrfs_backup_ng.host.entry import plain
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Self
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, visible
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host import LockHeld, Say
+from btrfs_backup_ng.host.common import LockHeld, Say
 
 log = logging.getLogger(__name__)
 

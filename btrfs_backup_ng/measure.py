@@ -15,7 +15,7 @@ from btrfs_backup_ng.btrfs.parse import extent_size
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, new_transfer_id
-from btrfs_backup_ng.entry import INCOMING, entered
+from btrfs_backup_ng.host.entry import INCOMING, entered
 from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import CommandFailed, Completed, settle
 from btrfs_backup_ng.sendstream.format import StreamDamaged

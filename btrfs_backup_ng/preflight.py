@@ -4,12 +4,12 @@ import os
 import shlex
 
 from btrfs_backup_ng.__util__ import MIB, Refused, format_size, visible
-from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.core.events import Level, Noted
 from btrfs_backup_ng.core.model import Checks, Facts, Job, Privilege, TransferOptions
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.entry import plain, refusal
-from btrfs_backup_ng.host import Host, NeedsRoot
+from btrfs_backup_ng.host.common import Host, NeedsRoot
+from btrfs_backup_ng.host.entry import plain, refusal
+from btrfs_backup_ng.host.facts import is_same_filesystem
 
 #: A send needs room for metadata, too, however small it is.
 _SPACE_AT_LEAST = 100 * MIB

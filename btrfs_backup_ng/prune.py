@@ -23,7 +23,7 @@ from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import judge
 from btrfs_backup_ng.deletion import delete
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host import ListingFailed
+from btrfs_backup_ng.host.common import ListingFailed
 from btrfs_backup_ng.wire import verbs
 
 #: Added to the generations of a source, so that they are later than those of a

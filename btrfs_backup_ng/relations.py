@@ -8,10 +8,10 @@ from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
-from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.forecast import Forecast, foresee
 from btrfs_backup_ng.holds import Place, Why
+from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.listing import Contents, Kind, Side, State
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from btrfs_backup_ng import measure, preflight, room, staging
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
-from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
@@ -27,10 +26,11 @@ from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination, open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.entry import STATE, plain
 from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.forecast import Forecast, Unchanged, foresee, place_with
 from btrfs_backup_ng.holds import HOLDS
+from btrfs_backup_ng.host.entry import STATE, plain
+from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.origins import ORIGINS, Series, parse_origins, path_of

@@ -17,7 +17,7 @@ from btrfs_backup_ng.endpoint.common import (
     WrongArrival,
     new_transfer_id,
 )
-from btrfs_backup_ng.entry import INCOMING, plain
+from btrfs_backup_ng.host.entry import INCOMING, plain
 from btrfs_backup_ng.listing import ANY_NAME, Access
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.process.child import last_steps

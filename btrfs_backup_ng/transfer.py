@@ -27,7 +27,7 @@ from btrfs_backup_ng.endpoint.common import (
     WrongArrival,
     new_transfer_id,
 )
-from btrfs_backup_ng.entry import refusal
+from btrfs_backup_ng.host.entry import refusal
 from btrfs_backup_ng.measure import stream_size, written_since
 from btrfs_backup_ng.probe import probe_codec
 from btrfs_backup_ng.process.child import check_interrupted

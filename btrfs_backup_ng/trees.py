@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import KIB, visible
-from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.manifest import Difference, Entry, Garbled, compare
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
 from btrfs_backup_ng.process.command import (

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.host.ssh import PLACES_AT_ONCE
 from btrfs_backup_ng.process.child import check_interrupted
-from btrfs_backup_ng.sshutil.host import PLACES_AT_ONCE
 
 
 class Turns:

@@ -11,7 +11,7 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.host import Host
+from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.process.command import (
     Command,

@@ -17,7 +17,6 @@ from btrfs_backup_ng.cli.sshopts import ssh_options
 from btrfs_backup_ng.cli.verb import remembered
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand, split_tasks
-from btrfs_backup_ng.clock import read_clock
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
@@ -32,6 +31,7 @@ from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.forecast import usual_prefix
 from btrfs_backup_ng.history import History, state_directory
+from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.turns import Turns
 

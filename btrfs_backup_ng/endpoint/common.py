@@ -22,8 +22,8 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Listing, Seal, Snapshot, Waiting
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Content
-from btrfs_backup_ng.entry import STATE, NotOurs, below, plain, refusal
-from btrfs_backup_ng.host import Host, Say
+from btrfs_backup_ng.host.common import Host, Say
+from btrfs_backup_ng.host.entry import STATE, NotOurs, below, plain, refusal
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,

@@ -4,7 +4,7 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import STALL_TIMEOUT_S
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.localhost import LocalHost
+from btrfs_backup_ng.host.local import LocalHost
 
 
 def local_endpoint(

@@ -8,7 +8,7 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.sshutil.host import SshHost
+from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 
 

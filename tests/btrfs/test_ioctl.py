@@ -16,8 +16,8 @@ from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import Seal, SshOptions
-from btrfs_backup_ng.localhost import LocalHost
-from btrfs_backup_ng.sshutil.host import SshHost
+from btrfs_backup_ng.host.local import LocalHost
+from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from tests.btrfs import places
 from tests.support.sshd import Sshd

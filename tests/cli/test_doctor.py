@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from btrfs_backup_ng.sshutil.host import sudoers_rule
+from btrfs_backup_ng.host.ssh import sudoers_rule
 from tests.cli.scenes import (
     MIB,
     NOBODY,

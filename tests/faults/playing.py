@@ -18,7 +18,8 @@ _PROGRAM = f"""
 import sys
 from btrfs_backup_ng.process import child as process
 from btrfs_backup_ng.process import command
-from btrfs_backup_ng.sshutil import host, master
+from btrfs_backup_ng.sshutil import master
+from btrfs_backup_ng.host import ssh as host
 command.LEAST_S, command.LONGEST_S = 0, {LONGEST_S}
 process.WORDS_AT_MOST = 1 << 26
 host._BEATLESS_S, master._LOGIN_S = {LONGEST_S}, {LONGEST_S}

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from btrfs_backup_ng.host.ssh import _beating
 from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import Command
-from btrfs_backup_ng.sshutil.host import _beating
 from tests.faults.conftest import Disks
 from tests.faults.playing import LIMIT_S, LONGEST_S, Stage, run_impatient
 from tests.faults.scene import (

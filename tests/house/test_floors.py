@@ -278,7 +278,7 @@ OTHERS = {
     "actions/backup/run": "from btrfs_backup_ng.actions.prune import rules",
     "actions/prune/rules": "from btrfs_backup_ng.__util__ import visible",
     "transfer/__init__": "",
-    "transfer/attempt": "from btrfs_backup_ng.host.local import LocalHost",
+    "transfer/attempt": "from btrfs_backup_ng.host.common.local import LocalHost",
     "host/local": "from btrfs_backup_ng.process.child import child",
     "process/__init__": "",
     "process/child": "import subprocess",

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from btrfs_backup_ng import clock
+from btrfs_backup_ng.host import clock
 
 #: Of ``struct timex``: status, after modes (padded), offset, freq, maxerror, esterror.
 _STATUS_AT = 40

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.btrfs.facts import is_same_filesystem, parse_facts
 from btrfs_backup_ng.btrfs.listing import parse_listing, parse_nested
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
@@ -20,6 +19,7 @@ from btrfs_backup_ng.btrfs.parse import (
 )
 from btrfs_backup_ng.core.model import Privilege, Seal
 from btrfs_backup_ng.core.record import ANSWERS, LIMIT_BYTES, TOO_LARGE
+from btrfs_backup_ng.host.facts import is_same_filesystem, parse_facts
 
 HOME = UUID("5ab6c868-5b71-5d48-9424-8b704433ccde")
 S1 = UUID("e601afcd-e30e-da45-9ac6-f6ee390a0641")

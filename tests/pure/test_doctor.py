@@ -10,7 +10,7 @@ from btrfs_backup_ng import diagnosis
 from btrfs_backup_ng.__util__ import GIB, MIB
 from btrfs_backup_ng.core.model import Facts, Privilege
 from btrfs_backup_ng.diagnosis import Finding, Grade, Spot
-from btrfs_backup_ng.sshutil.host import privilege_rule, sudoers_rule
+from btrfs_backup_ng.host.ssh import privilege_rule, sudoers_rule
 
 OK, WARN, FAIL, UNKNOWN = Grade.OK, Grade.WARN, Grade.FAIL, Grade.UNKNOWN
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_backup_ng.host import Host
-from btrfs_backup_ng.localhost import LocalHost
+from btrfs_backup_ng.host.common import Host
+from btrfs_backup_ng.host.local import LocalHost
+from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.manifest import Entry, Garbled, compare
-from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.trees import answering, reading
 from btrfs_backup_ng.walk import CannotRead, walk
 from btrfs_backup_ng.wire_hash import read_xattrs, split

@@ -44,7 +44,7 @@ from btrfs_backup_ng.endpoint.common import (
 )
 from btrfs_backup_ng.endpoint.local import local_endpoint
 from btrfs_backup_ng.endpoint.ssh import Connections, ssh_endpoint
-from btrfs_backup_ng.host import LockHeld
+from btrfs_backup_ng.host.common import LockHeld
 from btrfs_backup_ng.measure import rehearsed, stream_size, written_since
 from btrfs_backup_ng.process.command import CommandFailed
 from btrfs_backup_ng.process.pipeline import PipelineFailed, run_pipeline
@@ -649,7 +649,7 @@ def scene(
 ) -> Iterator[Scene]:
     """Log in, and make the places: on both sides one source and one for backups."""
     # A lock is known to be held once it beats; here nobody wants to wait for that.
-    monkeypatch.setattr("btrfs_backup_ng.sshutil.host._BEAT_S", 0.1)
+    monkeypatch.setattr("btrfs_backup_ng.host.ssh._BEAT_S", 0.1)
     user = account(shell=shell, **ACCOUNTS[privilege])
     assert_login_shell(sshd, user)
     more = {}

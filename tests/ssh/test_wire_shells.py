@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from btrfs_backup_ng import wire_versions
 from btrfs_backup_ng.__util__ import MIB, BackupError
 from btrfs_backup_ng.btrfs import ioctl
-from btrfs_backup_ng.btrfs.facts import is_same_filesystem
 from btrfs_backup_ng.core.model import Seal
 from btrfs_backup_ng.core.record import DIRECTORY, LINK, SPECIAL, TOO_LARGE
 from btrfs_backup_ng.endpoint.common import _batches
-from btrfs_backup_ng.host import ListingFailed
-from btrfs_backup_ng.localhost import LocalHost
+from btrfs_backup_ng.host.common import ListingFailed
+from btrfs_backup_ng.host.facts import is_same_filesystem
+from btrfs_backup_ng.host.local import LocalHost
+from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.sendstream.filter import filter_words, portable
-from btrfs_backup_ng.sshutil.host import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from btrfs_backup_ng.wire import grammar, verbs
 from btrfs_backup_ng.wire.grammar import Verb

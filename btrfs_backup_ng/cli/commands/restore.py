@@ -35,7 +35,6 @@ from btrfs_backup_ng.cli.verb import (
     recorded_folder,
     remembered,
 )
-from btrfs_backup_ng.clock import read_clock
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
@@ -43,6 +42,7 @@ from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.files import FileRestoration, read_paths
 from btrfs_backup_ng.finding import find_snapshot
+from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.listing import Access
 from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.restore import Request, Restoration

@@ -13,7 +13,7 @@ from btrfs_backup_ng.btrfs.listing import parse_nested
 from btrfs_backup_ng.btrfs.parse import parse_show, parse_version
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.model import Facts, Privilege
-from btrfs_backup_ng.entry import INCOMING, STATE, below, entered, trouble_with
+from btrfs_backup_ng.host.entry import INCOMING, STATE, below, entered, trouble_with
 from btrfs_backup_ng.process.command import find_program
 
 _PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"

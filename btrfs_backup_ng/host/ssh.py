@@ -10,18 +10,18 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, Refused, visible
-from btrfs_backup_ng.btrfs.facts import parse_facts
 from btrfs_backup_ng.btrfs.listing import parse_listing
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
     judge_seal,
     parse_root_items,
 )
-from btrfs_backup_ng.clock import seconds
 from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, Facts, Listing, Seal
 from btrfs_backup_ng.core.record import Content
-from btrfs_backup_ng.entry import plain
-from btrfs_backup_ng.host import IF_SLOW, ListingFailed, LockHeld, Say
+from btrfs_backup_ng.host.clock import seconds
+from btrfs_backup_ng.host.common import IF_SLOW, ListingFailed, LockHeld, Say
+from btrfs_backup_ng.host.entry import plain
+from btrfs_backup_ng.host.facts import parse_facts
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.process.command import (
     Command,

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import IO
 
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.btrfs.facts import read_facts
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.btrfs.parse import parse_version
 from btrfs_backup_ng.core import record
@@ -22,14 +21,15 @@ from btrfs_backup_ng.core.model import (
     Privilege,
     Seal,
 )
-from btrfs_backup_ng.entry import (
+from btrfs_backup_ng.host.common import IF_SLOW, ListingFailed, LockHeld, NeedsRoot, Say
+from btrfs_backup_ng.host.entry import (
     NotOurs,
     entered,
     fresh_file,
     plain,
     replace_file,
 )
-from btrfs_backup_ng.host import IF_SLOW, ListingFailed, LockHeld, NeedsRoot, Say
+from btrfs_backup_ng.host.facts import read_facts
 from btrfs_backup_ng.process.child import check_interrupted, run
 from btrfs_backup_ng.process.command import (
     Command,
