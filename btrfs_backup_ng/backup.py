@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from btrfs_backup_ng import measure, preflight, prune, staging
+from btrfs_backup_ng import measure, preflight, prune
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
@@ -14,7 +14,7 @@ from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Job, Listing, Snapshot
 from btrfs_backup_ng.core.naming import time_in
 from btrfs_backup_ng.core.record import Unreadable
-from btrfs_backup_ng.endpoint import open_destination, open_source
+from btrfs_backup_ng.endpoint import open_destination, open_source, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.forecast import next_snapshot
 from btrfs_backup_ng.history import last_arrived_from

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from btrfs_backup_ng import measure, preflight, staging
+from btrfs_backup_ng import measure, preflight
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, format_size, visible
 from btrfs_backup_ng.btrfs.parse import is_full, stays
 from btrfs_backup_ng.context import Context
@@ -13,7 +13,7 @@ from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Job
 from btrfs_backup_ng.core.plan import Transfer
-from btrfs_backup_ng.endpoint import Destination
+from btrfs_backup_ng.endpoint import Destination, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.history import Record
 from btrfs_backup_ng.locks import Holder

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from btrfs_backup_ng import measure, preflight, room, staging
+from btrfs_backup_ng import measure, preflight, room
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Sent
@@ -24,7 +24,7 @@ from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.delivery import Delivery
-from btrfs_backup_ng.endpoint import Destination, open_destination, open_source
+from btrfs_backup_ng.endpoint import Destination, open_destination, open_source, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.forecast import Forecast, Unchanged, foresee, place_with

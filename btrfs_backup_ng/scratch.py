@@ -6,12 +6,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
-from btrfs_backup_ng import measure, preflight, staging
+from btrfs_backup_ng import measure, preflight
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Snapshot, TransferOptions, Waiting
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
-from btrfs_backup_ng.endpoint import open_destination
+from btrfs_backup_ng.endpoint import open_destination, staging
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
     WrongArrival,

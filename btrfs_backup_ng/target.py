@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng import measure, preflight, prune, room, staging
+from btrfs_backup_ng import measure, preflight, prune, room
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
     BackupError,
@@ -31,7 +31,7 @@ from btrfs_backup_ng.core.plan import (
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.delivery import Delivery
-from btrfs_backup_ng.endpoint import Destination
+from btrfs_backup_ng.endpoint import Destination, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.history import origins_of

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from btrfs_backup_ng import staging
 from btrfs_backup_ng.__util__ import (
     BackupError,
     Interrupted,
@@ -21,12 +20,14 @@ from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Seal, Snapshot, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer
+from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
     Sink,
     WrongArrival,
     new_transfer_id,
 )
+from btrfs_backup_ng.endpoint.staging import Checkpoint
 from btrfs_backup_ng.host.entry import refusal
 from btrfs_backup_ng.measure import stream_size, written_since
 from btrfs_backup_ng.probe import probe_codec
@@ -42,7 +43,6 @@ from btrfs_backup_ng.process.pipeline import (
 from btrfs_backup_ng.route import Route, stages_between
 from btrfs_backup_ng.sendstream.filter import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.sshutil.refusal import explain_session
-from btrfs_backup_ng.staging import Checkpoint
 from btrfs_backup_ng.wire import grammar
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from btrfs_backup_ng import staging
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.listing import parse_children
 from btrfs_backup_ng.btrfs.parse import (
@@ -22,6 +21,8 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Listing, Seal, Snapshot, Waiting
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Content
+from btrfs_backup_ng.endpoint import staging
+from btrfs_backup_ng.endpoint.staging import Checkpoint
 from btrfs_backup_ng.host.common import Host, Say
 from btrfs_backup_ng.host.entry import STATE, NotOurs, below, plain, refusal
 from btrfs_backup_ng.process.command import (
@@ -32,7 +33,6 @@ from btrfs_backup_ng.process.command import (
 )
 from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
 from btrfs_backup_ng.sendstream.filter import portable
-from btrfs_backup_ng.staging import Checkpoint
 from btrfs_backup_ng.wire import grammar, verbs
 
 #: What names may take in one command: 64 KiB are safe with ssh (transfer limit of one

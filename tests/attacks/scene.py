@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
-from btrfs_backup_ng import staging
 from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.sendstream.checkpoint import body_name, seal_name
 from tests.attacks.victims import OLD_ID, SECRET, Victim, make_victims
 from tests.btrfs import places

@@ -21,7 +21,6 @@ from uuid import uuid4
 
 import pytest
 
-from btrfs_backup_ng import staging
 from btrfs_backup_ng.__util__ import KIB, MIB, Refused
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
@@ -36,6 +35,7 @@ from btrfs_backup_ng.core.model import (
 )
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
+from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import (
     BtrfsEndpoint,
     NameTaken,

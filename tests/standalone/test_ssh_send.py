@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_backup_ng import __version__, staging
+from btrfs_backup_ng import __version__
+from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.wire import grammar
 from tests.faults.scene import show
 from tests.support import filesystems, ours, processes, trees
