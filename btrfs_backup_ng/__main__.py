@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-from btrfs_backup_ng import progress
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.cli import classic
 from btrfs_backup_ng.cli.commands import VERBS, run_verb
 from btrfs_backup_ng.process.child import end_all, interrupt, interrupted
+from btrfs_backup_ng.session import progress
 
 #: A bug of ours: EX_SOFTWARE of sysexits.h.
 _BUG = 70

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from btrfs_backup_ng import measure, preflight, prune
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
-from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
 from btrfs_backup_ng.core.judgement import Clock, Course, follow, later
 from btrfs_backup_ng.core.location import Location, parse_location
@@ -17,7 +16,6 @@ from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint import open_destination, open_source, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.forecast import next_snapshot
-from btrfs_backup_ng.history import last_arrived_from
 from btrfs_backup_ng.holds import (
     HOLDS,
     Holds,
@@ -27,6 +25,8 @@ from btrfs_backup_ng.holds import (
 )
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.route import middle_stages
+from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.session.history import last_arrived_from
 from btrfs_backup_ng.target import Target
 
 log = logging.getLogger(__name__)

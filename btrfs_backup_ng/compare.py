@@ -24,10 +24,10 @@ from btrfs_backup_ng.process.command import (
     settle,
 )
 from btrfs_backup_ng.process.pipeline import Meter
-from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.sendstream.changes import Change, read_changes
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.reader import read_commands
+from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.wire import verbs
 

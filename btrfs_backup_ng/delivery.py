@@ -8,20 +8,20 @@ from dataclasses import replace
 from btrfs_backup_ng import measure, preflight
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, format_size, visible
 from btrfs_backup_ng.btrfs.parse import is_full, stays
-from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Job
 from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.endpoint import Destination, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.history import Record
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.origins import ORIGINS
 from btrfs_backup_ng.process.child import check_interrupted
 from btrfs_backup_ng.process.command import CommandFailed, ContactLost, TimedOut
 from btrfs_backup_ng.process.pipeline import Meter, Moved, PipelineFailed, TooLarge
 from btrfs_backup_ng.route import PROTOCOLS, choose_route, packed_codec
+from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.sshutil.refusal import ConnectionFailed
 from btrfs_backup_ng.transfer import (
     StreamChanged,

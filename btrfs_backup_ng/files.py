@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
-from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import TransferOptions
@@ -24,6 +23,7 @@ from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
 from btrfs_backup_ng.restore import look_at_target
 from btrfs_backup_ng.route import stages_between
+from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
 

@@ -25,10 +25,10 @@ from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.endpoint import open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.history import Record, known_places
 from btrfs_backup_ng.holds import HOLDS, Records, parse_holds
 from btrfs_backup_ng.host.entry import STATE, plain
 from btrfs_backup_ng.origins import ORIGINS, Origins, parse_origins
+from btrfs_backup_ng.session.history import Record, known_places
 from btrfs_backup_ng.verified import VERIFIED, Verified, read_verified
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.appraisal import parse_times
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
-from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Deleted, Level, Noted
 from btrfs_backup_ng.core.judgement import (
     Course,
@@ -24,6 +23,7 @@ from btrfs_backup_ng.core.retention import judge
 from btrfs_backup_ng.deletion import delete
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host.common import ListingFailed
+from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.wire import verbs
 
 #: Added to the generations of a source, so that they are later than those of a

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 from btrfs_backup_ng import measure, preflight, room
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
-from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import (
@@ -36,6 +35,7 @@ from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.origins import ORIGINS, Series, parse_origins, path_of
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.pipeline import PipelineFailed
+from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.swap import Around, Swap, parse_default, plan_swap
 from btrfs_backup_ng.wire import verbs
 

@@ -18,7 +18,6 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Level, Noted, UpToDate
 from btrfs_backup_ng.core.judgement import Course
 from btrfs_backup_ng.core.model import Incremental, Job, Listing, Snapshot, Waiting
@@ -34,11 +33,12 @@ from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.forecast import NOT_MADE_YET, Planner
-from btrfs_backup_ng.history import origins_of
 from btrfs_backup_ng.holds import Hold, Holds, Place, base_hold, sending_hold
 from btrfs_backup_ng.locks import Holder
 from btrfs_backup_ng.origins import ORIGINS, Ownership, origin_of
 from btrfs_backup_ng.process.pipeline import Moved
+from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.session.history import origins_of
 
 log = logging.getLogger(__name__)
 

@@ -32,8 +32,8 @@ from btrfs_backup_ng.identity import (
 from btrfs_backup_ng.listing import Access, Kind, open_place
 from btrfs_backup_ng.manifest import Difference
 from btrfs_backup_ng.process.pipeline import Meter
-from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.scratch import open_scratch, restored
+from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.shelves import (
     Item,
     Known,

@@ -17,7 +17,6 @@ from btrfs_backup_ng.cli.sshopts import ssh_options
 from btrfs_backup_ng.cli.verb import remembered
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand, split_tasks
-from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import (
@@ -30,10 +29,11 @@ from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.forecast import usual_prefix
-from btrfs_backup_ng.history import History, state_directory
 from btrfs_backup_ng.host.clock import read_clock
-from btrfs_backup_ng.progress import Progress
-from btrfs_backup_ng.turns import Turns
+from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.session.history import History, state_directory
+from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.turns import Turns
 
 #: Tasks at once. Over ssh each needs up to four sessions of a master at a time, and
 #: sshd allows ten (MaxSessions).

@@ -26,7 +26,7 @@ from btrfs_backup_ng.core.events import (
     UpToDate,
 )
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.progress import Progress
+from btrfs_backup_ng.session.progress import Progress
 
 
 class Output:

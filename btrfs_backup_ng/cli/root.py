@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.history import VARIABLE
 from btrfs_backup_ng.process.child import replace_by
+from btrfs_backup_ng.session.history import VARIABLE
 
 #: Where sudo looks for commands: ``secure_path`` of sudoers(5), as it mostly is.
 _SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from btrfs_backup_ng import progress
 from btrfs_backup_ng.__util__ import GIB, MIB
 from btrfs_backup_ng.process.pipeline import Meter
-from btrfs_backup_ng.progress import (
+from btrfs_backup_ng.session import progress
+from btrfs_backup_ng.session.progress import (
     Progress,
     Transfer,
     cells,

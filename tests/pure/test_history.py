@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng import history
-from btrfs_backup_ng.history import (
+from btrfs_backup_ng.session import history
+from btrfs_backup_ng.session.history import (
     HISTORY,
     History,
     HistoryUnreadable,

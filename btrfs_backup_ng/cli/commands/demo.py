@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from btrfs_backup_ng import history
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
 from btrfs_backup_ng.cli import classic
@@ -19,6 +18,7 @@ from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.cli.root import sudo_line
 from btrfs_backup_ng.process.child import last_steps, run
 from btrfs_backup_ng.process.command import Command, find_program
+from btrfs_backup_ng.session import history
 
 _PROGRAMS = ("mkfs.btrfs", "btrfs", "mount", "umount", "losetup", "diff")
 #: Package manager -> what installs btrfs-progs with it, without questions.

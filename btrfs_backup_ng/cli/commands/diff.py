@@ -25,8 +25,8 @@ from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand
 from btrfs_backup_ng.compare import compare
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
-from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.sendstream.changes import Change, FileType, Sort, Touch
+from btrfs_backup_ng.session.progress import Progress
 
 _EPILOG = """\
 snapshots:

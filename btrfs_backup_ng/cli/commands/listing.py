@@ -26,7 +26,6 @@ from btrfs_backup_ng.cli.verb import (
 )
 from btrfs_backup_ng.core.events import Failed, Tally, exit_status
 from btrfs_backup_ng.core.model import Waiting
-from btrfs_backup_ng.history import sizes_sent
 from btrfs_backup_ng.listing import (
     Broken,
     Contents,
@@ -36,6 +35,7 @@ from btrfs_backup_ng.listing import (
     look_at,
 )
 from btrfs_backup_ng.relations import Relation, foresee_all, relate
+from btrfs_backup_ng.session.history import sizes_sent
 
 _EPILOG = f"""\
 {EPILOG_PLACES}

@@ -35,7 +35,6 @@ from btrfs_backup_ng.cli.verb import (
     recorded_folder,
     remembered,
 )
-from btrfs_backup_ng.context import Context
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
@@ -44,9 +43,10 @@ from btrfs_backup_ng.files import FileRestoration, read_paths
 from btrfs_backup_ng.finding import find_snapshot
 from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.progress import Progress
 from btrfs_backup_ng.restore import Request, Restoration
-from btrfs_backup_ng.turns import Turns
+from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.turns import Turns
 from btrfs_backup_ng.versions import find_file, find_versions, pick, records_of
 
 _EPILOG = f"""\

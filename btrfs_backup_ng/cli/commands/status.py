@@ -23,7 +23,7 @@ from btrfs_backup_ng.cli.verb import (
     remembered,
     wanted_places,
 )
-from btrfs_backup_ng.history import Last, Record, last_to
+from btrfs_backup_ng.session.history import Last, Record, last_to
 from btrfs_backup_ng.status import Standing, Word, examine, exit_status
 
 _EPILOG = f"""\

@@ -31,7 +31,7 @@ from btrfs_backup_ng.core.model import Result
 from btrfs_backup_ng.forecast import Forecast
 from btrfs_backup_ng.identity import Finding
 from btrfs_backup_ng.manifest import Difference
-from btrfs_backup_ng.progress import Progress
+from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.verified import Level
 from btrfs_backup_ng.verify import Outcome, Request, Verdict, Verification
 

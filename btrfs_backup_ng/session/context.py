@@ -6,9 +6,9 @@ from datetime import datetime
 
 from btrfs_backup_ng.core.events import Event, Level, Noted
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.history import Record
-from btrfs_backup_ng.progress import Progress
-from btrfs_backup_ng.turns import Turns
+from btrfs_backup_ng.session.history import Record
+from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.turns import Turns
 
 
 def _forget(record: Record) -> None:

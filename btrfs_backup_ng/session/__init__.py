@@ -1,0 +1,1 @@
+"""What all actions of one call share: the connections, the history, progress, turns."""
