@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from btrfs_backup_ng import measure, preflight, prune
+from btrfs_backup_ng import measure, prune
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
 from btrfs_backup_ng.core.judgement import Clock, Course, follow, later
@@ -15,15 +15,16 @@ from btrfs_backup_ng.core.naming import time_in
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint import open_destination, open_source, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.forecast import next_snapshot
-from btrfs_backup_ng.holds import (
+from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.place.forecast import next_snapshot
+from btrfs_backup_ng.place.holds import (
     HOLDS,
     Holds,
     open_holds,
     path_of,
     recorded_locations,
 )
-from btrfs_backup_ng.locks import Holder
+from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.route import middle_stages
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import last_arrived_from

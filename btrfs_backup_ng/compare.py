@@ -14,7 +14,7 @@ from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host.common import Host, NeedsRoot
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.host.local import LocalHost
-from btrfs_backup_ng.preflight import check_tools
+from btrfs_backup_ng.place.preflight import check_tools
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
 from btrfs_backup_ng.process.command import (
     Command,

@@ -7,7 +7,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.holds import HOLDS
+from btrfs_backup_ng.place.holds import HOLDS
 
 
 class CameBack(BackupError):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from btrfs_backup_ng import measure, preflight
+from btrfs_backup_ng import measure
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, format_size, visible
 from btrfs_backup_ng.btrfs.parse import is_full, stays
 from btrfs_backup_ng.core.events import Sent
@@ -14,8 +14,9 @@ from btrfs_backup_ng.core.model import Job
 from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.endpoint import Destination, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.origins import ORIGINS
+from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.place.locks import Holder
+from btrfs_backup_ng.place.sources import ORIGINS
 from btrfs_backup_ng.process.child import check_interrupted
 from btrfs_backup_ng.process.command import CommandFailed, ContactLost, TimedOut
 from btrfs_backup_ng.process.pipeline import Meter, Moved, PipelineFailed, TooLarge

@@ -8,7 +8,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
@@ -17,7 +16,8 @@ from btrfs_backup_ng.endpoint.common import new_transfer_id
 from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.entry import below, entered, plain
-from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter, run_pipeline

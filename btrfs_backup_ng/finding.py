@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import Refused, visible
 from btrfs_backup_ng.core.choose import choose
@@ -15,7 +14,8 @@ from btrfs_backup_ng.core.model import Seal, Snapshot
 from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.endpoint import open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.listing import (
+from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.place.contents import (
     ANY_NAME,
     Access,
     Contents,

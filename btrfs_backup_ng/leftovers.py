@@ -3,14 +3,14 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__util__ import BackupError, UsageError
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.listing import ANY_NAME, Access
-from btrfs_backup_ng.locks import Holder, busy
+from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.place.contents import ANY_NAME, Access
+from btrfs_backup_ng.place.locks import Holder, busy
 
 
 class NoSuchTransfer(BackupError):

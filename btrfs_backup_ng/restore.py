@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from btrfs_backup_ng import measure, preflight, room
+from btrfs_backup_ng import measure
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
@@ -26,13 +26,14 @@ from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination, open_destination, open_source, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.finding import Chosen
-from btrfs_backup_ng.forecast import Forecast, Unchanged, foresee, place_with
-from btrfs_backup_ng.holds import HOLDS
 from btrfs_backup_ng.host.entry import STATE, plain
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.listing import ANY_NAME, Access, Kind
-from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.origins import ORIGINS, Series, parse_origins, path_of
+from btrfs_backup_ng.place import preflight, room
+from btrfs_backup_ng.place.contents import ANY_NAME, Access, Kind
+from btrfs_backup_ng.place.forecast import Forecast, Unchanged, foresee, place_with
+from btrfs_backup_ng.place.holds import HOLDS
+from btrfs_backup_ng.place.locks import Holder
+from btrfs_backup_ng.place.sources import ORIGINS, Series, parse_origins, path_of
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.pipeline import PipelineFailed
 from btrfs_backup_ng.session.context import Context

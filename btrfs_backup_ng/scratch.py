@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
-from btrfs_backup_ng import measure, preflight
+from btrfs_backup_ng import measure
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Snapshot, TransferOptions, Waiting
@@ -18,8 +18,9 @@ from btrfs_backup_ng.endpoint.common import (
     new_transfer_id,
 )
 from btrfs_backup_ng.host.entry import INCOMING, plain
-from btrfs_backup_ng.listing import ANY_NAME, Access
-from btrfs_backup_ng.locks import Holder
+from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.place.contents import ANY_NAME, Access
+from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter

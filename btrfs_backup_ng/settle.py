@@ -8,9 +8,9 @@ from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.leftovers import open_staging
-from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.origins import (
+from btrfs_backup_ng.place.contents import Access
+from btrfs_backup_ng.place.locks import Holder
+from btrfs_backup_ng.place.sources import (
     ORIGINS,
     Origins,
     backups_of,

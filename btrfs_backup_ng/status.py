@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
-from btrfs_backup_ng.listing import Access, Contents, Kept, open_place, read_contents
-from btrfs_backup_ng.locks import Worker, parse_holder
+from btrfs_backup_ng.place.contents import (
+    Access,
+    Contents,
+    Kept,
+    open_place,
+    read_contents,
+)
+from btrfs_backup_ng.place.locks import Worker, parse_holder
 
 
 class Word(enum.Enum):

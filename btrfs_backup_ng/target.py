@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng import measure, preflight, prune, room
+from btrfs_backup_ng import measure, prune
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
     BackupError,
@@ -32,10 +32,11 @@ from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.forecast import NOT_MADE_YET, Planner
-from btrfs_backup_ng.holds import Hold, Holds, Place, base_hold, sending_hold
-from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.origins import ORIGINS, Ownership, origin_of
+from btrfs_backup_ng.place import preflight, room
+from btrfs_backup_ng.place.forecast import NOT_MADE_YET, Planner
+from btrfs_backup_ng.place.holds import Hold, Holds, Place, base_hold, sending_hold
+from btrfs_backup_ng.place.locks import Holder
+from btrfs_backup_ng.place.sources import ORIGINS, Ownership, origin_of
 from btrfs_backup_ng.process.pipeline import Moved
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import origins_of

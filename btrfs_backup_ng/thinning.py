@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from btrfs_backup_ng import holds, origins, preflight
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.appraisal import parse_space
@@ -30,11 +29,13 @@ from btrfs_backup_ng.core.retention import NOT_OURS, Verdict, in_order
 from btrfs_backup_ng.deletion import Outcome, delete
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.forecast import Forecast, foresee
-from btrfs_backup_ng.holds import Holds, parse_holds
-from btrfs_backup_ng.listing import ANY_NAME, Access, Kind, open_place
-from btrfs_backup_ng.locks import Holder
-from btrfs_backup_ng.origins import Series, parse_origins
+from btrfs_backup_ng.place import holds, preflight
+from btrfs_backup_ng.place import sources as origins
+from btrfs_backup_ng.place.contents import ANY_NAME, Access, Kind, open_place
+from btrfs_backup_ng.place.forecast import Forecast, foresee
+from btrfs_backup_ng.place.holds import Holds, parse_holds
+from btrfs_backup_ng.place.locks import Holder
+from btrfs_backup_ng.place.sources import Series, parse_origins
 from btrfs_backup_ng.prune import with_arrivals
 from btrfs_backup_ng.wire import verbs
 

@@ -12,7 +12,6 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.forecast import Forecast, foresee
 from btrfs_backup_ng.identity import (
     Check,
     Finding,
@@ -29,8 +28,10 @@ from btrfs_backup_ng.identity import (
     suspects,
     worst,
 )
-from btrfs_backup_ng.listing import Access, Kind, open_place
 from btrfs_backup_ng.manifest import Difference
+from btrfs_backup_ng.place.contents import Access, Kind, open_place
+from btrfs_backup_ng.place.forecast import Forecast, foresee
+from btrfs_backup_ng.place.verified import Level, Memory
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.scratch import open_scratch, restored
 from btrfs_backup_ng.session.progress import Progress
@@ -44,7 +45,6 @@ from btrfs_backup_ng.shelves import (
     read_shelves,
 )
 from btrfs_backup_ng.trees import KEPT, Compared, Place, compare_trees
-from btrfs_backup_ng.verified import Level, Memory
 
 #: Differences that are kept until the end, of all snapshots together.
 _KEPT_IN_ALL = 10 * KEPT

@@ -13,7 +13,8 @@ from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host.common import Host, NeedsRoot
 from btrfs_backup_ng.host.local import LocalHost
-from btrfs_backup_ng.listing import (
+from btrfs_backup_ng.lookup import Look, SameContents, take_stats
+from btrfs_backup_ng.place.contents import (
     Access,
     Contents,
     Kept,
@@ -24,8 +25,7 @@ from btrfs_backup_ng.listing import (
     read_contents,
     recorded_place,
 )
-from btrfs_backup_ng.lookup import Look, SameContents, take_stats
-from btrfs_backup_ng.origins import Origin, Origins, origin_of
+from btrfs_backup_ng.place.sources import Origin, Origins, origin_of
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.timeline import Run, Sighting, in_runs, nearest, versions
 

@@ -28,8 +28,8 @@ from btrfs_backup_ng.core.model import (
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.forecast import usual_prefix
 from btrfs_backup_ng.host.clock import read_clock
+from btrfs_backup_ng.place.forecast import usual_prefix
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import History, state_directory
 from btrfs_backup_ng.session.progress import Progress

@@ -13,7 +13,7 @@ from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.place.contents import Access
 
 
 class Dropping:

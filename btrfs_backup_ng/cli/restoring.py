@@ -20,7 +20,7 @@ from btrfs_backup_ng.core.events import Failed, Sent
 from btrfs_backup_ng.core.naming import split_name
 from btrfs_backup_ng.files import FileRestoration
 from btrfs_backup_ng.finding import Chosen
-from btrfs_backup_ng.listing import Kind, State
+from btrfs_backup_ng.place.contents import Kind, State
 from btrfs_backup_ng.restore import Restoration
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.swap import Swap

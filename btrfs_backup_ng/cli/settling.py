@@ -8,7 +8,7 @@ from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.output import print_about
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.listing import Access, Kind
+from btrfs_backup_ng.place.contents import Access, Kind
 from btrfs_backup_ng.settle import Settled, settle
 
 

@@ -4,10 +4,10 @@ from datetime import datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import BackupError, format_age, format_size, visible
 from btrfs_backup_ng.core.model import Result, Waiting
-from btrfs_backup_ng.forecast import Forecast
-from btrfs_backup_ng.listing import Broken, Kept, Kind, State
-from btrfs_backup_ng.relations import Relation
-from btrfs_backup_ng.verified import Verified
+from btrfs_backup_ng.place.contents import Broken, Kept, Kind, State
+from btrfs_backup_ng.place.forecast import Forecast
+from btrfs_backup_ng.place.relations import Relation
+from btrfs_backup_ng.place.verified import Verified
 
 #: Clocks differ a little; what is dated later than that is not "now".
 _TOLERANCE = timedelta(minutes=10)

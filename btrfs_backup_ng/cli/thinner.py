@@ -22,7 +22,7 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.retention import BY_ARRIVAL
 from btrfs_backup_ng.leftovers import check_free
-from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.thinning import (
     OWNER_UNKNOWN,
     Judged,

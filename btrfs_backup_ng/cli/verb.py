@@ -17,7 +17,7 @@ from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.cli.words import expand
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.listing import Access, places_in
+from btrfs_backup_ng.place.contents import Access, places_in
 from btrfs_backup_ng.session.history import Record, read_history, state_directory
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_backup_ng.holds import HOLDS, format_holds
+from btrfs_backup_ng.place.holds import HOLDS, format_holds
 from tests.btrfs import places, streams
 from tests.btrfs.conftest import Room
 from tests.btrfs.places import FOLDER

@@ -20,9 +20,9 @@ from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.policy import parse_policy
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.holds import HOLDS, Place, base_hold, format_holds
-from btrfs_backup_ng.listing import Access
-from btrfs_backup_ng.origins import ORIGINS, Series, format_origins
+from btrfs_backup_ng.place.contents import Access
+from btrfs_backup_ng.place.holds import HOLDS, Place, base_hold, format_holds
+from btrfs_backup_ng.place.sources import ORIGINS, Series, format_origins
 from btrfs_backup_ng.thinning import (
     Needs,
     Wish,

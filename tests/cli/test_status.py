@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from btrfs_backup_ng.locks import parse_holder
+from btrfs_backup_ng.place.locks import parse_holder
 from tests.cli.scenes import (
     MIB,
     Done,

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from btrfs_backup_ng.holds import HOLDS, format_holds
-from btrfs_backup_ng.origins import ORIGINS, Series, format_origins
+from btrfs_backup_ng.place.holds import HOLDS, format_holds
+from btrfs_backup_ng.place.sources import ORIGINS, Series, format_origins
 from tests.faults.scene import STATE, Scene
 
 # linux/btrfs.h

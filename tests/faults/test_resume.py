@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_backup_ng.holds import parse_holds
+from btrfs_backup_ng.place.holds import parse_holds
 from tests.btrfs.places import set_read_only
 from tests.cli.scenes import covers
 from tests.conftest import MakesFilesystems

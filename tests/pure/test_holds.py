@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.core.record import Unreadable
-from btrfs_backup_ng.holds import (
+from btrfs_backup_ng.place.holds import (
     Hold,
     Place,
     Why,

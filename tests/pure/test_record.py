@@ -22,8 +22,8 @@ from btrfs_backup_ng.core.record import (
     Unreadable,
     read_file,
 )
-from btrfs_backup_ng.holds import parse_holds
-from btrfs_backup_ng.origins import (
+from btrfs_backup_ng.place.holds import parse_holds
+from btrfs_backup_ng.place.sources import (
     Origin,
     Series,
     format_origins,
@@ -32,7 +32,7 @@ from btrfs_backup_ng.origins import (
     signed_in,
     why_unknown,
 )
-from btrfs_backup_ng.verified import parse_verified
+from btrfs_backup_ng.place.verified import parse_verified
 from tests.pure.making import uid
 
 TEXT = st.text() | st.binary().map(lambda raw: raw.decode(errors="surrogateescape"))

@@ -29,14 +29,14 @@ from btrfs_backup_ng.identity import (
     suspects,
     worst,
 )
-from btrfs_backup_ng.shelves import settle
-from btrfs_backup_ng.verified import (
+from btrfs_backup_ng.place.verified import (
     Level,
     Verified,
     format_verified,
     last_verified,
     parse_verified,
 )
+from btrfs_backup_ng.shelves import settle
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=timezone.utc)
 

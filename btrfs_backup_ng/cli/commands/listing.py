@@ -26,7 +26,7 @@ from btrfs_backup_ng.cli.verb import (
 )
 from btrfs_backup_ng.core.events import Failed, Tally, exit_status
 from btrfs_backup_ng.core.model import Waiting
-from btrfs_backup_ng.listing import (
+from btrfs_backup_ng.place.contents import (
     Broken,
     Contents,
     Kept,
@@ -34,7 +34,7 @@ from btrfs_backup_ng.listing import (
     State,
     look_at,
 )
-from btrfs_backup_ng.relations import Relation, foresee_all, relate
+from btrfs_backup_ng.place.relations import Relation, foresee_all, relate
 from btrfs_backup_ng.session.history import sizes_sent
 
 _EPILOG = f"""\

@@ -27,8 +27,8 @@ from btrfs_backup_ng.cli.verb import (
 from btrfs_backup_ng.core.events import Failed, Tally, exit_status
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.policy import Policy
-from btrfs_backup_ng.forecast import usual_prefix
 from btrfs_backup_ng.host.clock import read_clock
+from btrfs_backup_ng.place.forecast import usual_prefix
 from btrfs_backup_ng.sshutil.passwords import has_terminal
 from btrfs_backup_ng.thinning import Needs, Wish, common, course_of
 

@@ -42,7 +42,7 @@ from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.files import FileRestoration, read_paths
 from btrfs_backup_ng.finding import find_snapshot
 from btrfs_backup_ng.host.clock import read_clock
-from btrfs_backup_ng.listing import Access
+from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.restore import Request, Restoration
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.progress import Progress

@@ -28,11 +28,11 @@ from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.events import Failed
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import Result
-from btrfs_backup_ng.forecast import Forecast
 from btrfs_backup_ng.identity import Finding
 from btrfs_backup_ng.manifest import Difference
+from btrfs_backup_ng.place.forecast import Forecast
+from btrfs_backup_ng.place.verified import Level
 from btrfs_backup_ng.session.progress import Progress
-from btrfs_backup_ng.verified import Level
 from btrfs_backup_ng.verify import Outcome, Request, Verdict, Verification
 
 _EPILOG = f"""\

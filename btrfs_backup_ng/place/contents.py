@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
-from btrfs_backup_ng import preflight
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import (
@@ -25,11 +24,12 @@ from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.endpoint import open_destination, open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.holds import HOLDS, Records, parse_holds
 from btrfs_backup_ng.host.entry import STATE, plain
-from btrfs_backup_ng.origins import ORIGINS, Origins, parse_origins
+from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.place.holds import HOLDS, Records, parse_holds
+from btrfs_backup_ng.place.sources import ORIGINS, Origins, parse_origins
+from btrfs_backup_ng.place.verified import VERIFIED, Verified, read_verified
 from btrfs_backup_ng.session.history import Record, known_places
-from btrfs_backup_ng.verified import VERIFIED, Verified, read_verified
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from btrfs_backup_ng.core.naming import Naming, split_name
 from btrfs_backup_ng.core.plan import TransferPlan, WhyFull, plan_transfers
 from btrfs_backup_ng.core.record import Content, Unreadable
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.holds import Why, parse_holds
-from btrfs_backup_ng.origins import origin_of, parse_origins
+from btrfs_backup_ng.place.holds import Why, parse_holds
+from btrfs_backup_ng.place.sources import origin_of, parse_origins
 
 #: Generation of a snapshot that is planned and not made yet: later than all.
 NOT_MADE_YET = 2**63

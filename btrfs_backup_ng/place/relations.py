@@ -9,10 +9,10 @@ from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.model import Snapshot
-from btrfs_backup_ng.forecast import Forecast, foresee
-from btrfs_backup_ng.holds import Place, Why
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.listing import Contents, Kind, Side, State
+from btrfs_backup_ng.place.contents import Contents, Kind, Side, State
+from btrfs_backup_ng.place.forecast import Forecast, foresee
+from btrfs_backup_ng.place.holds import Place, Why
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""A place, and what is known of it: its contents, its records, its lock."""
