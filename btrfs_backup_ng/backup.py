@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from btrfs_backup_ng import measure, prune
+from btrfs_backup_ng import prune
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
 from btrfs_backup_ng.core.judgement import Clock, Course, follow, later
@@ -25,10 +25,11 @@ from btrfs_backup_ng.place.holds import (
     recorded_locations,
 )
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.route import middle_stages
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import last_arrived_from
 from btrfs_backup_ng.target import Target
+from btrfs_backup_ng.transfer import size as measure
+from btrfs_backup_ng.transfer.route import middle_stages
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
 from btrfs_backup_ng.restore import look_at_target
-from btrfs_backup_ng.route import stages_between
 from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.transfer.route import stages_between
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
 

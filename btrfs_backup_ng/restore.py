@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from btrfs_backup_ng import measure
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
@@ -22,7 +21,6 @@ from btrfs_backup_ng.core.model import (
 from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
 from btrfs_backup_ng.core.record import Unreadable
-from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination, open_destination, open_source, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.finding import Chosen
@@ -38,6 +36,8 @@ from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.pipeline import PipelineFailed
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.swap import Around, Swap, parse_default, plan_swap
+from btrfs_backup_ng.transfer import size as measure
+from btrfs_backup_ng.transfer.delivery import Delivery
 from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)

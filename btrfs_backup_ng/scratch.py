@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
-from btrfs_backup_ng import measure
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Snapshot, TransferOptions, Waiting
@@ -24,8 +23,9 @@ from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter
-from btrfs_backup_ng.route import choose_route
-from btrfs_backup_ng.transfer import Way, run_transfer
+from btrfs_backup_ng.transfer import size as measure
+from btrfs_backup_ng.transfer.attempt import Way, run_transfer
+from btrfs_backup_ng.transfer.route import choose_route
 
 log = logging.getLogger(__name__)
 

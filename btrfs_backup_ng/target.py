@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng import measure, prune
+from btrfs_backup_ng import prune
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
     BackupError,
@@ -29,7 +29,6 @@ from btrfs_backup_ng.core.plan import (
 )
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.retention import in_order
-from btrfs_backup_ng.delivery import Delivery
 from btrfs_backup_ng.endpoint import Destination, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.place import preflight, room
@@ -40,6 +39,8 @@ from btrfs_backup_ng.place.sources import ORIGINS, Ownership, origin_of
 from btrfs_backup_ng.process.pipeline import Moved
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import origins_of
+from btrfs_backup_ng.transfer import size as measure
+from btrfs_backup_ng.transfer.delivery import Delivery
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.parser import parse_task
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import TransferOptions
-from btrfs_backup_ng.route import middle_stages
+from btrfs_backup_ng.transfer.route import middle_stages
 from tests.cli.scenes import (
     MIB,
     Scene,

@@ -294,7 +294,7 @@ def with_more(name: str, text: str) -> list[Module]:
 @pytest.mark.parametrize(
     ("rule", "name", "text"),
     [
-        (imports_point_down, "host/ssh", "from btrfs_backup_ng.transfer import a"),
+        (imports_point_down, "host/ssh", "from btrfs_backup_ng.transfer.attempt import a"),
         (imports_point_down, "host/ssh", "from btrfs_backup_ng import transfer"),
         (imports_point_down, "btrfs/parse", "from ..host import local"),
         (imports_point_down, "btrfs/parse", "from .. import transfer"),

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from btrfs_backup_ng.__util__ import KIB, MIB
-from btrfs_backup_ng.probe import line_rate, take_sample
 from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.transfer.probe import line_rate, take_sample
 from tests.support.processes import nothing_left_behind
 
 

@@ -45,13 +45,13 @@ from btrfs_backup_ng.endpoint.common import (
 from btrfs_backup_ng.endpoint.local import local_endpoint
 from btrfs_backup_ng.endpoint.ssh import Connections, ssh_endpoint
 from btrfs_backup_ng.host.common import LockHeld
-from btrfs_backup_ng.measure import rehearsed, stream_size, written_since
 from btrfs_backup_ng.process.command import CommandFailed
 from btrfs_backup_ng.process.pipeline import PipelineFailed, run_pipeline
 from btrfs_backup_ng.process.relay import Meter
-from btrfs_backup_ng.route import Route
 from btrfs_backup_ng.sendstream.filter import filter_argv, filter_words
-from btrfs_backup_ng.transfer import Way, run_transfer
+from btrfs_backup_ng.transfer.attempt import Way, run_transfer
+from btrfs_backup_ng.transfer.route import Route
+from btrfs_backup_ng.transfer.size import rehearsed, stream_size, written_since
 from btrfs_backup_ng.wire.grammar import Verb
 from tests.btrfs import places
 from tests.btrfs.places import FOLDER

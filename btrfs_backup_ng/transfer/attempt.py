@@ -29,8 +29,6 @@ from btrfs_backup_ng.endpoint.common import (
 )
 from btrfs_backup_ng.endpoint.staging import Checkpoint
 from btrfs_backup_ng.host.entry import refusal
-from btrfs_backup_ng.measure import stream_size, written_since
-from btrfs_backup_ng.probe import probe_codec
 from btrfs_backup_ng.process.child import check_interrupted
 from btrfs_backup_ng.process.command import Command, CommandFailed, TimedOut, last_words
 from btrfs_backup_ng.process.pipeline import (
@@ -40,9 +38,11 @@ from btrfs_backup_ng.process.pipeline import (
     TooLarge,
     run_pipeline,
 )
-from btrfs_backup_ng.route import Route, stages_between
 from btrfs_backup_ng.sendstream.filter import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.sshutil.refusal import explain_session
+from btrfs_backup_ng.transfer.probe import probe_codec
+from btrfs_backup_ng.transfer.route import Route, stages_between
+from btrfs_backup_ng.transfer.size import stream_size, written_since
 from btrfs_backup_ng.wire import grammar
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from btrfs_backup_ng import measure
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, format_size, visible
 from btrfs_backup_ng.btrfs.parse import is_full, stays
 from btrfs_backup_ng.core.events import Sent
@@ -20,11 +19,11 @@ from btrfs_backup_ng.place.sources import ORIGINS
 from btrfs_backup_ng.process.child import check_interrupted
 from btrfs_backup_ng.process.command import CommandFailed, ContactLost, TimedOut
 from btrfs_backup_ng.process.pipeline import Meter, Moved, PipelineFailed, TooLarge
-from btrfs_backup_ng.route import PROTOCOLS, choose_route, packed_codec
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.sshutil.refusal import ConnectionFailed
-from btrfs_backup_ng.transfer import (
+from btrfs_backup_ng.transfer import size as measure
+from btrfs_backup_ng.transfer.attempt import (
     StreamChanged,
     Way,
     decided,
@@ -32,6 +31,7 @@ from btrfs_backup_ng.transfer import (
     find_checkpoint,
     run_transfer,
 )
+from btrfs_backup_ng.transfer.route import PROTOCOLS, choose_route, packed_codec
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""One snapshot on its way: measured, routed, carried, checked, retried."""
