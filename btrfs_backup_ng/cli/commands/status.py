@@ -8,6 +8,7 @@ from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import visible
+from btrfs_backup_ng.actions.status import Standing, Word, examine, exit_status
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.layout import wrapped
 from btrfs_backup_ng.cli.output import print_line
@@ -24,7 +25,6 @@ from btrfs_backup_ng.cli.verb import (
     wanted_places,
 )
 from btrfs_backup_ng.session.history import Last, Record, last_to
-from btrfs_backup_ng.status import Standing, Word, examine, exit_status
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
