@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-from btrfs_backup_ng import prune
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
+from btrfs_backup_ng.actions.prune import rules as prune
 from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
 from btrfs_backup_ng.core.judgement import Clock, Course, follow, later
 from btrfs_backup_ng.core.location import Location, parse_location

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng import prune
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
     BackupError,
@@ -18,6 +17,7 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
+from btrfs_backup_ng.actions.prune import rules as prune
 from btrfs_backup_ng.core.events import Level, Noted, UpToDate
 from btrfs_backup_ng.core.judgement import Course
 from btrfs_backup_ng.core.model import Incremental, Job, Listing, Snapshot, Waiting

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Iterator
 from datetime import datetime
 
-from btrfs_backup_ng import leftovers
 from btrfs_backup_ng.__util__ import BackupError
+from btrfs_backup_ng.actions.prune import staging as leftovers
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.asking import Declined, confirmed
 from btrfs_backup_ng.cli.output import print_about

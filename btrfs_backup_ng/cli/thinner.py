@@ -12,18 +12,7 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.asking import Declined, confirmed
-from btrfs_backup_ng.cli.layout import table
-from btrfs_backup_ng.cli.output import print_about, print_line
-from btrfs_backup_ng.core.events import Tally
-from btrfs_backup_ng.core.judgement import Course
-from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Snapshot
-from btrfs_backup_ng.core.retention import BY_ARRIVAL
-from btrfs_backup_ng.leftovers import check_free
-from btrfs_backup_ng.place.contents import Access
-from btrfs_backup_ng.thinning import (
+from btrfs_backup_ng.actions.prune.place import (
     OWNER_UNKNOWN,
     Judged,
     Needs,
@@ -34,6 +23,17 @@ from btrfs_backup_ng.thinning import (
     look,
     weigh,
 )
+from btrfs_backup_ng.actions.prune.staging import check_free
+from btrfs_backup_ng.cli import tell
+from btrfs_backup_ng.cli.asking import Declined, confirmed
+from btrfs_backup_ng.cli.layout import table
+from btrfs_backup_ng.cli.output import print_about, print_line
+from btrfs_backup_ng.core.events import Tally
+from btrfs_backup_ng.core.judgement import Course
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.retention import BY_ARRIVAL
+from btrfs_backup_ng.place.contents import Access
 
 #: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
 #: so many seconds, only if somebody wants to know more (-v).

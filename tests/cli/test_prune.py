@@ -14,6 +14,14 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.actions.prune.place import (
+    Needs,
+    Wish,
+    carry_out,
+    course_of,
+    judge_part,
+    look,
+)
 from btrfs_backup_ng.cli.commands import prune as verb
 from btrfs_backup_ng.core.judgement import Clock
 from btrfs_backup_ng.core.location import parse_location
@@ -23,14 +31,6 @@ from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.place.holds import HOLDS, Place, base_hold, format_holds
 from btrfs_backup_ng.place.sources import ORIGINS, Series, format_origins
-from btrfs_backup_ng.thinning import (
-    Needs,
-    Wish,
-    carry_out,
-    course_of,
-    judge_part,
-    look,
-)
 from tests.cli.scenes import (
     Done,
     Scene,

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from btrfs_backup_ng.appraisal import parse_space, parse_times
+from btrfs_backup_ng.actions.prune.ages_and_sizes import parse_space, parse_times
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 
 ONE, TWO = UUID(int=1), UUID(int=2)

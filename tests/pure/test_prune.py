@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from btrfs_backup_ng.actions.prune.rules import worth_sending
 from btrfs_backup_ng.core.judgement import Course
 from btrfs_backup_ng.core.model import Listing, Snapshot
 from btrfs_backup_ng.core.plan import plan_transfers
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import judge, keep_latest, keep_origins
-from btrfs_backup_ng.prune import worth_sending
 from tests.pure.making import NAMING, START, copy_of, listing, made, with_transfers
 
 

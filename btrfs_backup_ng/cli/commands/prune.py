@@ -7,6 +7,7 @@ from typing import Protocol
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
+from btrfs_backup_ng.actions.prune.place import Needs, Wish, common, course_of
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.dropping import Dropping
 from btrfs_backup_ng.cli.output import tell_failure
@@ -30,7 +31,6 @@ from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.place.forecast import usual_prefix
 from btrfs_backup_ng.sshutil.passwords import has_terminal
-from btrfs_backup_ng.thinning import Needs, Wish, common, course_of
 
 _EPILOG = f"""\
 {EPILOG_PLACES}

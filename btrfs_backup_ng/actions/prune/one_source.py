@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from btrfs_backup_ng.actions.prune.staging import open_staging
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.leftovers import open_staging
 from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.sources import (

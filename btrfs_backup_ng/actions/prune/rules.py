@@ -7,7 +7,8 @@ from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import visible
-from btrfs_backup_ng.appraisal import parse_times
+from btrfs_backup_ng.actions.prune.ages_and_sizes import parse_times
+from btrfs_backup_ng.actions.prune.deletion import delete
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 from btrfs_backup_ng.core.events import Deleted, Level, Noted
 from btrfs_backup_ng.core.judgement import (
@@ -20,7 +21,6 @@ from btrfs_backup_ng.core.model import Job, Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import judge
-from btrfs_backup_ng.deletion import delete
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host.common import ListingFailed
 from btrfs_backup_ng.session.context import Context

@@ -10,7 +10,9 @@ from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
-from btrfs_backup_ng.appraisal import parse_space
+from btrfs_backup_ng.actions.prune.ages_and_sizes import parse_space
+from btrfs_backup_ng.actions.prune.deletion import Outcome, delete
+from btrfs_backup_ng.actions.prune.rules import with_arrivals
 from btrfs_backup_ng.core.judgement import (
     Clock,
     Course,
@@ -26,7 +28,6 @@ from btrfs_backup_ng.core.naming import split_name
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.retention import NOT_OURS, Verdict, in_order
-from btrfs_backup_ng.deletion import Outcome, delete
 from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.place import holds, preflight
@@ -36,7 +37,6 @@ from btrfs_backup_ng.place.forecast import Forecast, foresee
 from btrfs_backup_ng.place.holds import Holds, parse_holds
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.sources import Series, parse_origins
-from btrfs_backup_ng.prune import with_arrivals
 from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)

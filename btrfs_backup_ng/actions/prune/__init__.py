@@ -1,0 +1,1 @@
+"""Deleting what no rule keeps, and what transfers left behind."""
