@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.backup import back_up
+from btrfs_backup_ng.actions.backup.run import back_up
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.output import Output, print_line
 from btrfs_backup_ng.cli.parser import display_level, parse_task

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
+from btrfs_backup_ng.actions.backup.target import Target
 from btrfs_backup_ng.actions.prune import rules as prune
 from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
 from btrfs_backup_ng.core.judgement import Clock, Course, follow, later
@@ -27,7 +28,6 @@ from btrfs_backup_ng.place.holds import (
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import last_arrived_from
-from btrfs_backup_ng.target import Target
 from btrfs_backup_ng.transfer import size as measure
 from btrfs_backup_ng.transfer.route import middle_stages
 

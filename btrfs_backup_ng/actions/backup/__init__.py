@@ -1,0 +1,1 @@
+"""Backing up: snapshots of a source, carried to its destinations."""
