@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng import diagnosis
 from btrfs_backup_ng.__util__ import GIB, MIB
+from btrfs_backup_ng.actions.doctor import diagnosis
+from btrfs_backup_ng.actions.doctor.diagnosis import Finding, Grade, Spot
 from btrfs_backup_ng.core.model import Facts, Privilege
-from btrfs_backup_ng.diagnosis import Finding, Grade, Spot
 from btrfs_backup_ng.host.ssh import privilege_rule, sudoers_rule
 
 OK, WARN, FAIL, UNKNOWN = Grade.OK, Grade.WARN, Grade.FAIL, Grade.UNKNOWN

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
-from btrfs_backup_ng import diagnosis
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.actions.doctor import diagnosis
+from btrfs_backup_ng.actions.doctor.diagnosis import Finding, Grade, Spot
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
-from btrfs_backup_ng.diagnosis import Finding, Grade, Spot
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.host.facts import parse_facts

@@ -1,0 +1,1 @@
+"""Finding out what would keep a backup from working."""
