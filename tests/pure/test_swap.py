@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from btrfs_backup_ng.swap import Around, Swap, Way, parse_default, plan_swap
+from btrfs_backup_ng.actions.restore.swap import (
+    Around,
+    Swap,
+    Way,
+    parse_default,
+    plan_swap,
+)
 
 _HOME = "subvolid=257,subvol=/@home"
 _OPTIONS = "rw,compress=zstd:3,ssd,space_cache=v2"

@@ -15,6 +15,9 @@ from btrfs_backup_ng.__util__ import (
     UsageError,
     visible,
 )
+from btrfs_backup_ng.actions.restore.files import FileRestoration, read_paths
+from btrfs_backup_ng.actions.restore.find import find_snapshot
+from btrfs_backup_ng.actions.restore.snapshot import Request, Restoration
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
@@ -39,11 +42,8 @@ from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import TransferOptions
-from btrfs_backup_ng.files import FileRestoration, read_paths
-from btrfs_backup_ng.finding import find_snapshot
 from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.place.contents import Access
-from btrfs_backup_ng.restore import Request, Restoration
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.session.turns import Turns

@@ -9,11 +9,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.actions.restore.find import Chosen
+from btrfs_backup_ng.actions.restore.snapshot import look_at_target
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.endpoint.common import new_transfer_id
-from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.entry import below, entered, plain
 from btrfs_backup_ng.place import preflight
@@ -21,7 +22,6 @@ from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
-from btrfs_backup_ng.restore import look_at_target
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.transfer.route import stages_between
 from btrfs_backup_ng.wire import verbs

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.actions.restore.find import Chosen
+from btrfs_backup_ng.actions.restore.swap import Around, Swap, parse_default, plan_swap
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import (
@@ -23,7 +25,6 @@ from btrfs_backup_ng.core.plan import Transfer, WhyFull
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint import Destination, open_destination, open_source, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.finding import Chosen
 from btrfs_backup_ng.host.entry import STATE, plain
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place import preflight, room
@@ -35,7 +36,6 @@ from btrfs_backup_ng.place.sources import ORIGINS, Series, parse_origins, path_o
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.pipeline import PipelineFailed
 from btrfs_backup_ng.session.context import Context
-from btrfs_backup_ng.swap import Around, Swap, parse_default, plan_swap
 from btrfs_backup_ng.transfer import size as measure
 from btrfs_backup_ng.transfer.delivery import Delivery
 from btrfs_backup_ng.wire import verbs

@@ -1,0 +1,1 @@
+"""Bringing snapshots and files back."""
