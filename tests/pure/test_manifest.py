@@ -7,8 +7,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.manifest import Aspect, Difference, Entry, Garbled, Names, compare
-from btrfs_backup_ng.wire_hash import join, read_digests, read_xattrs, split
+from btrfs_backup_ng.actions.verify.manifest import (
+    Aspect,
+    Difference,
+    Entry,
+    Garbled,
+    Names,
+    compare,
+)
+from btrfs_backup_ng.actions.verify.remote_tree import (
+    join,
+    read_digests,
+    read_xattrs,
+    split,
+)
 
 #: Bytes that come before and after a slash, and what is no text.
 NAMES = (

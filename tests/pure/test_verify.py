@@ -10,10 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.core.choose import is_in_part, pick
-from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
-from btrfs_backup_ng.core.record import Unreadable
-from btrfs_backup_ng.identity import (
+from btrfs_backup_ng.actions.verify.identity import (
     Check,
     Reference,
     carried_elsewhere,
@@ -29,6 +26,10 @@ from btrfs_backup_ng.identity import (
     suspects,
     worst,
 )
+from btrfs_backup_ng.actions.verify.place import settle
+from btrfs_backup_ng.core.choose import is_in_part, pick
+from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.place.verified import (
     Level,
     Verified,
@@ -36,7 +37,6 @@ from btrfs_backup_ng.place.verified import (
     last_verified,
     parse_verified,
 )
-from btrfs_backup_ng.shelves import settle
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=timezone.utc)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from btrfs_backup_ng.actions.verify.local_tree import CannotRead, walk
+from btrfs_backup_ng.actions.verify.manifest import Entry, Garbled, compare
+from btrfs_backup_ng.actions.verify.remote_tree import read_xattrs, split
+from btrfs_backup_ng.actions.verify.tree import answering, reading
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.host.ssh import SshHost
-from btrfs_backup_ng.manifest import Entry, Garbled, compare
-from btrfs_backup_ng.trees import answering, reading
-from btrfs_backup_ng.walk import CannotRead, walk
-from btrfs_backup_ng.wire_hash import read_xattrs, split
 from tests.cli.scenes import path_without
 from tests.ssh.test_wire_shells import Straight, shells
 from tests.support import filesystems, trees, variety

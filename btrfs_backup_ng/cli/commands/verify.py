@@ -11,6 +11,9 @@ from datetime import datetime, timezone
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
+from btrfs_backup_ng.actions.verify.identity import Finding
+from btrfs_backup_ng.actions.verify.manifest import Difference
+from btrfs_backup_ng.actions.verify.run import Outcome, Request, Verdict, Verification
 from btrfs_backup_ng.cli import tell
 from btrfs_backup_ng.cli.layout import wrapped
 from btrfs_backup_ng.cli.output import print_line, tell_failure
@@ -28,12 +31,9 @@ from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.events import Failed
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import Result
-from btrfs_backup_ng.identity import Finding
-from btrfs_backup_ng.manifest import Difference
 from btrfs_backup_ng.place.forecast import Forecast
 from btrfs_backup_ng.place.verified import Level
 from btrfs_backup_ng.session.progress import Progress
-from btrfs_backup_ng.verify import Outcome, Request, Verdict, Verification
 
 _EPILOG = f"""\
 {EPILOG_PLACES}

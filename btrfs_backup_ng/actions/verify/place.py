@@ -4,12 +4,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from btrfs_backup_ng.actions.verify.identity import (
+    Check,
+    Finding,
+    carried_elsewhere,
+    find_twins,
+)
 from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
 from btrfs_backup_ng.core.record import Content, Unread, Unreadable
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host.entry import plain
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.identity import Check, Finding, carried_elsewhere, find_twins
 from btrfs_backup_ng.place.contents import Access, Kind, keepers
 from btrfs_backup_ng.place.holds import Place, Why, parse_holds
 from btrfs_backup_ng.place.sources import parse_origins

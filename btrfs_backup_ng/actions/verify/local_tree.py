@@ -8,8 +8,14 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible
+from btrfs_backup_ng.actions.verify.manifest import (
+    STUB_INODE,
+    TOP,
+    Entry,
+    Names,
+    Xattrs,
+)
 from btrfs_backup_ng.host.entry import entered
-from btrfs_backup_ng.manifest import STUB_INODE, TOP, Entry, Names, Xattrs
 from btrfs_backup_ng.process.child import check_interrupted
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

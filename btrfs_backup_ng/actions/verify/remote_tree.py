@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 from btrfs_backup_ng.__util__ import MIB
-from btrfs_backup_ng.manifest import Entry, Garbled, Names, Xattrs
+from btrfs_backup_ng.actions.verify.manifest import Entry, Garbled, Names, Xattrs
 
 T = TypeVar("T")
 

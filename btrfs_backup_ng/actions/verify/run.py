@@ -7,12 +7,7 @@ from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
-from btrfs_backup_ng.core.choose import is_in_part, pick
-from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
-from btrfs_backup_ng.core.record import Content
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.identity import (
+from btrfs_backup_ng.actions.verify.identity import (
     Check,
     Finding,
     Reference,
@@ -28,14 +23,8 @@ from btrfs_backup_ng.identity import (
     suspects,
     worst,
 )
-from btrfs_backup_ng.manifest import Difference
-from btrfs_backup_ng.place.contents import Access, Kind, open_place
-from btrfs_backup_ng.place.forecast import Forecast, foresee
-from btrfs_backup_ng.place.verified import Level, Memory
-from btrfs_backup_ng.process.pipeline import Meter
-from btrfs_backup_ng.scratch import open_scratch, restored
-from btrfs_backup_ng.session.progress import Progress
-from btrfs_backup_ng.shelves import (
+from btrfs_backup_ng.actions.verify.manifest import Difference
+from btrfs_backup_ng.actions.verify.place import (
     Item,
     Known,
     Shelf,
@@ -44,7 +33,18 @@ from btrfs_backup_ng.shelves import (
     parents_for,
     read_shelves,
 )
-from btrfs_backup_ng.trees import KEPT, Compared, Place, compare_trees
+from btrfs_backup_ng.actions.verify.restore_test import open_scratch, restored
+from btrfs_backup_ng.actions.verify.tree import KEPT, Compared, Place, compare_trees
+from btrfs_backup_ng.core.choose import is_in_part, pick
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.record import Content
+from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.place.contents import Access, Kind, open_place
+from btrfs_backup_ng.place.forecast import Forecast, foresee
+from btrfs_backup_ng.place.verified import Level, Memory
+from btrfs_backup_ng.process.pipeline import Meter
+from btrfs_backup_ng.session.progress import Progress
 
 #: Differences that are kept until the end, of all snapshots together.
 _KEPT_IN_ALL = 10 * KEPT

@@ -8,8 +8,15 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import KIB, visible
+from btrfs_backup_ng.actions.verify.local_tree import CannotRead, walk
+from btrfs_backup_ng.actions.verify.manifest import Difference, Entry, Garbled, compare
+from btrfs_backup_ng.actions.verify.remote_tree import (
+    join,
+    read_digests,
+    read_xattrs,
+    split,
+)
 from btrfs_backup_ng.host.common import Host
-from btrfs_backup_ng.manifest import Difference, Entry, Garbled, compare
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
 from btrfs_backup_ng.process.command import (
     Command,
@@ -21,15 +28,8 @@ from btrfs_backup_ng.process.command import (
 )
 from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sshutil.refusal import explain_session
-from btrfs_backup_ng.walk import CannotRead, walk
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import UNAVAILABLE, UNREADABLE
-from btrfs_backup_ng.wire_hash import (
-    join,
-    read_digests,
-    read_xattrs,
-    split,
-)
 
 _BLOCK = 64 * KIB
 

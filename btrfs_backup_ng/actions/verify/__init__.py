@@ -1,0 +1,1 @@
+"""Checking that backups are what they should be."""
