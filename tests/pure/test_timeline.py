@@ -8,7 +8,14 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.timeline import Content, Run, Sighting, in_runs, nearest, versions
+from btrfs_backup_ng.actions.versions.timeline import (
+    Content,
+    Run,
+    Sighting,
+    in_runs,
+    nearest,
+    versions,
+)
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 FILES = {letter: Content("file", 10, letter) for letter in "ABC"}

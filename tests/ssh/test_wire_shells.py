@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from btrfs_backup_ng import wire_versions
 from btrfs_backup_ng.__util__ import MIB, BackupError
+from btrfs_backup_ng.actions.versions import answers as wire_versions
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.core.model import Seal
 from btrfs_backup_ng.core.record import DIRECTORY, LINK, SPECIAL, TOO_LARGE

@@ -18,6 +18,12 @@ from btrfs_backup_ng.__util__ import (
 from btrfs_backup_ng.actions.restore.files import FileRestoration, read_paths
 from btrfs_backup_ng.actions.restore.find import find_snapshot
 from btrfs_backup_ng.actions.restore.snapshot import Request, Restoration
+from btrfs_backup_ng.actions.versions.find import (
+    find_file,
+    find_versions,
+    pick,
+    records_of,
+)
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
@@ -47,7 +53,6 @@ from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.session.turns import Turns
-from btrfs_backup_ng.versions import find_file, find_versions, pick, records_of
 
 _EPILOG = f"""\
 {EPILOG_PLACES}

@@ -17,6 +17,15 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
+from btrfs_backup_ng.actions.versions.diff import difference
+from btrfs_backup_ng.actions.versions.find import (
+    Found,
+    find_file,
+    find_versions,
+    pick,
+    records_of,
+)
+from btrfs_backup_ng.actions.versions.timeline import Content, Run, Sighting, versions
 from btrfs_backup_ng.cli import tell, values
 from btrfs_backup_ng.cli.layout import table, wrapped
 from btrfs_backup_ng.cli.output import print_bytes, print_line, tell_failure
@@ -33,9 +42,6 @@ from btrfs_backup_ng.cli.verb import (
 )
 from btrfs_backup_ng.core.events import Failed
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
-from btrfs_backup_ng.timeline import Content, Run, Sighting, versions
-from btrfs_backup_ng.versiondiff import difference
-from btrfs_backup_ng.versions import Found, find_file, find_versions, pick, records_of
 
 _EPILOG = """\
 FILE is the path of a file in a mounted subvolume; it need not be there any more.

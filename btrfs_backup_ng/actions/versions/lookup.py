@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng import wire_versions
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
+from btrfs_backup_ng.actions.versions import answers as wire_versions
+from btrfs_backup_ng.actions.versions.answers import Status
+from btrfs_backup_ng.actions.versions.timeline import KINDS, Content
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.timeline import KINDS, Content
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
-from btrfs_backup_ng.wire_versions import Status
 
 #: Place, type of file, stamps.
 _Key = tuple[int, int, bytes]

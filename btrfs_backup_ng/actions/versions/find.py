@@ -8,12 +8,19 @@ from datetime import datetime
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.actions.versions.lookup import Look, SameContents, take_stats
+from btrfs_backup_ng.actions.versions.timeline import (
+    Run,
+    Sighting,
+    in_runs,
+    nearest,
+    versions,
+)
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host.common import Host, NeedsRoot
 from btrfs_backup_ng.host.local import LocalHost
-from btrfs_backup_ng.lookup import Look, SameContents, take_stats
 from btrfs_backup_ng.place.contents import (
     Access,
     Contents,
@@ -27,7 +34,6 @@ from btrfs_backup_ng.place.contents import (
 )
 from btrfs_backup_ng.place.sources import Origin, Origins, origin_of
 from btrfs_backup_ng.session.history import Record
-from btrfs_backup_ng.timeline import Run, Sighting, in_runs, nearest, versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
+from btrfs_backup_ng.actions.versions.find import Found, sighting_of
+from btrfs_backup_ng.actions.versions.timeline import Sighting
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.process.command import (
@@ -21,8 +23,6 @@ from btrfs_backup_ng.process.command import (
     settle,
 )
 from btrfs_backup_ng.sshutil.refusal import explain_session
-from btrfs_backup_ng.timeline import Sighting
-from btrfs_backup_ng.versions import Found, sighting_of
 from btrfs_backup_ng.wire import verbs
 
 #: Nobody reads more, and diff holds both in memory.

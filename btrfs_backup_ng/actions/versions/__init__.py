@@ -1,0 +1,1 @@
+"""Finding the versions of a file in all snapshots."""
