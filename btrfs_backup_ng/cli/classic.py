@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.actions.backup.run import back_up
-from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli import types as values
+from btrfs_backup_ng.cli.argv import expand, split_tasks
 from btrfs_backup_ng.cli.output import Output, print_line
 from btrfs_backup_ng.cli.parser import display_level, parse_task
-from btrfs_backup_ng.cli.root import become_root, sudo_line
-from btrfs_backup_ng.cli.sshopts import ssh_options
-from btrfs_backup_ng.cli.verb import remembered
+from btrfs_backup_ng.cli.places import remembered
+from btrfs_backup_ng.cli.ssh_options import ssh_options
+from btrfs_backup_ng.cli.sudo import become_root, sudo_line
 from btrfs_backup_ng.cli.version import version_text
-from btrfs_backup_ng.cli.words import expand, split_tasks
 from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import (

@@ -6,9 +6,9 @@ from datetime import datetime
 
 from btrfs_backup_ng.__util__ import BackupError
 from btrfs_backup_ng.actions.prune import staging as leftovers
-from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.asking import Declined, confirmed
+from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_about
+from btrfs_backup_ng.cli.prompt import Declined, confirmed
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting

@@ -13,7 +13,7 @@ from typing import Any
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
-from btrfs_backup_ng.cli.layout import wrapped
+from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.events import (
     Deleted,
     Event,

@@ -7,9 +7,9 @@ from typing import NoReturn
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import GIB, UsageError, visible
-from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.words import join_levels, split_at_dashes
+from btrfs_backup_ng.cli import types as values
+from btrfs_backup_ng.cli.argv import join_levels, split_at_dashes
+from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.core.model import Checks
 
 _EPILOG = """\

@@ -16,10 +16,10 @@ from btrfs_backup_ng.actions.restore.files import FileRestoration
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.actions.restore.snapshot import Restoration
 from btrfs_backup_ng.actions.restore.swap import Swap
-from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.layout import wrapped
+from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_line, tell_failure
-from btrfs_backup_ng.cli.verb import FOLDER
+from btrfs_backup_ng.cli.places import FOLDER
+from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.events import Failed, Sent
 from btrfs_backup_ng.core.naming import split_name
 from btrfs_backup_ng.place.contents import Kind, State

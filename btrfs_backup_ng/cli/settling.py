@@ -5,7 +5,7 @@ from datetime import datetime
 
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.actions.prune.one_source import Settled, settle
-from btrfs_backup_ng.cli import tell
+from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_about
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.location import Location

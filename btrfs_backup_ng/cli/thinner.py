@@ -24,10 +24,10 @@ from btrfs_backup_ng.actions.prune.place import (
     weigh,
 )
 from btrfs_backup_ng.actions.prune.staging import check_free
-from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.asking import Declined, confirmed
-from btrfs_backup_ng.cli.layout import table
+from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_about, print_line
+from btrfs_backup_ng.cli.prompt import Declined, confirmed
+from btrfs_backup_ng.cli.table import table
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.judgement import Course
 from btrfs_backup_ng.core.location import Location

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from datetime import date, datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.layout import table
+from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_line
+from btrfs_backup_ng.cli.table import table
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.simulation import Outlook, simulate
 

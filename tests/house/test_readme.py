@@ -8,9 +8,9 @@ import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli import classic
+from btrfs_backup_ng.cli.argv import expand, split_tasks
 from btrfs_backup_ng.cli.commands import VERBS, doctor
 from btrfs_backup_ng.cli.parser import parse_places, parse_task
-from btrfs_backup_ng.cli.words import expand, split_tasks
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.policy import Policy
 from tests.support.program import CHECKOUT

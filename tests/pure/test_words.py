@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli.words import expand, join_levels, split_tasks
+from btrfs_backup_ng.cli.argv import expand, join_levels, split_tasks
 
 WORDS = st.lists(st.text().filter(lambda word: not word.startswith("@")))
 

@@ -15,7 +15,7 @@ from btrfs_backup_ng.cli import classic
 from btrfs_backup_ng.cli.commands import VERBS, run_verb
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser
-from btrfs_backup_ng.cli.root import sudo_line
+from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.process.child import last_steps, run
 from btrfs_backup_ng.process.command import Command, find_program
 from btrfs_backup_ng.session import history

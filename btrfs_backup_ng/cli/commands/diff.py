@@ -12,6 +12,7 @@ from dataclasses import replace
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import UsageError, format_size, visible
 from btrfs_backup_ng.actions.diff import compare
+from btrfs_backup_ng.cli.argv import expand
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import (
     Parser,
@@ -19,11 +20,10 @@ from btrfs_backup_ng.cli.parser import (
     display_level,
     parse_places,
 )
-from btrfs_backup_ng.cli.root import sudo_line
-from btrfs_backup_ng.cli.sshopts import add_ssh, ssh_options
-from btrfs_backup_ng.cli.verb import new_parser
+from btrfs_backup_ng.cli.places import new_parser
+from btrfs_backup_ng.cli.ssh_options import add_ssh, ssh_options
+from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.cli.version import version_text
-from btrfs_backup_ng.cli.words import expand
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.sendstream.changes import Change, FileType, Sort, Touch
 from btrfs_backup_ng.session.progress import Progress

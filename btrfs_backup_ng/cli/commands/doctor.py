@@ -10,11 +10,16 @@ from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.actions.doctor.diagnosis import Finding, Grade, exit_status
 from btrfs_backup_ng.actions.doctor.look import examine, rule_for
-from btrfs_backup_ng.cli.layout import terminal_width, wrapped
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.sshopts import add_ssh, ssh_options
-from btrfs_backup_ng.cli.verb import new_parser, print_document, read_places, read_words
+from btrfs_backup_ng.cli.places import (
+    new_parser,
+    print_document,
+    read_places,
+    read_words,
+)
+from btrfs_backup_ng.cli.ssh_options import add_ssh, ssh_options
+from btrfs_backup_ng.cli.table import terminal_width, wrapped
 
 _EPILOG = """\
 places:

@@ -9,12 +9,10 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.layout import table, wrapped
+from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import (
+from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
     access,
     add_folder,
@@ -24,6 +22,8 @@ from btrfs_backup_ng.cli.verb import (
     remembered,
     wanted_places,
 )
+from btrfs_backup_ng.cli.ssh_options import add_ssh
+from btrfs_backup_ng.cli.table import table, wrapped
 from btrfs_backup_ng.core.events import Failed, Tally, exit_status
 from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.place.contents import (

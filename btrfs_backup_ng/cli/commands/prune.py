@@ -8,15 +8,11 @@ from typing import Protocol
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
 from btrfs_backup_ng.actions.prune.place import Needs, Wish, common, course_of
-from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli import types as values
 from btrfs_backup_ng.cli.dropping import Dropping
 from btrfs_backup_ng.cli.output import tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display, add_policies
-from btrfs_backup_ng.cli.settling import Settling
-from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.thinner import Thinner
-from btrfs_backup_ng.cli.timeline import show_outlook
-from btrfs_backup_ng.cli.verb import (
+from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
     access,
     add_folder,
@@ -25,6 +21,10 @@ from btrfs_backup_ng.cli.verb import (
     read_keepers,
     read_words,
 )
+from btrfs_backup_ng.cli.settling import Settling
+from btrfs_backup_ng.cli.ssh_options import add_ssh
+from btrfs_backup_ng.cli.thinner import Thinner
+from btrfs_backup_ng.cli.timeline import show_outlook
 from btrfs_backup_ng.core.events import Failed, Tally, exit_status
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.policy import Policy

@@ -24,7 +24,7 @@ from btrfs_backup_ng.actions.versions.find import (
     pick,
     records_of,
 )
-from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli import types as values
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
     Parser,
@@ -32,10 +32,7 @@ from btrfs_backup_ng.cli.parser import (
     add_max_size,
     display_level,
 )
-from btrfs_backup_ng.cli.restoring import Desk
-from btrfs_backup_ng.cli.root import sudo_line
-from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import (
+from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
     access,
     add_folder,
@@ -44,6 +41,9 @@ from btrfs_backup_ng.cli.verb import (
     recorded_folder,
     remembered,
 )
+from btrfs_backup_ng.cli.restoring import Desk
+from btrfs_backup_ng.cli.ssh_options import add_ssh
+from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location

@@ -9,12 +9,10 @@ from datetime import datetime
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.actions.status import Standing, Word, examine, exit_status
-from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.layout import wrapped
+from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import (
+from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
     access,
     add_folder,
@@ -24,6 +22,8 @@ from btrfs_backup_ng.cli.verb import (
     remembered,
     wanted_places,
 )
+from btrfs_backup_ng.cli.ssh_options import add_ssh
+from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.session.history import Last, Record, last_to
 
 _EPILOG = f"""\

@@ -14,12 +14,10 @@ from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 from btrfs_backup_ng.actions.verify.identity import Finding
 from btrfs_backup_ng.actions.verify.manifest import Difference
 from btrfs_backup_ng.actions.verify.run import Outcome, Request, Verdict, Verification
-from btrfs_backup_ng.cli import tell
-from btrfs_backup_ng.cli.layout import wrapped
+from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import (
+from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
     access,
     add_folder,
@@ -27,6 +25,8 @@ from btrfs_backup_ng.cli.verb import (
     print_document,
     read_words,
 )
+from btrfs_backup_ng.cli.ssh_options import add_ssh
+from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.events import Failed
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location

@@ -26,13 +26,11 @@ from btrfs_backup_ng.actions.versions.find import (
     records_of,
 )
 from btrfs_backup_ng.actions.versions.timeline import Content, Run, Sighting, versions
-from btrfs_backup_ng.cli import tell, values
-from btrfs_backup_ng.cli.layout import table, wrapped
+from btrfs_backup_ng.cli import text as tell
+from btrfs_backup_ng.cli import types as values
 from btrfs_backup_ng.cli.output import print_bytes, print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.root import sudo_line
-from btrfs_backup_ng.cli.sshopts import add_ssh
-from btrfs_backup_ng.cli.verb import (
+from btrfs_backup_ng.cli.places import (
     access,
     add_folder,
     new_parser,
@@ -40,6 +38,9 @@ from btrfs_backup_ng.cli.verb import (
     recorded_folder,
     remembered,
 )
+from btrfs_backup_ng.cli.ssh_options import add_ssh
+from btrfs_backup_ng.cli.sudo import sudo_line
+from btrfs_backup_ng.cli.table import table, wrapped
 from btrfs_backup_ng.core.events import Failed
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt
+from btrfs_backup_ng.cli.argv import expand
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, display_level, parse_places
-from btrfs_backup_ng.cli.root import sudo_line
-from btrfs_backup_ng.cli.sshopts import ssh_options
+from btrfs_backup_ng.cli.ssh_options import ssh_options
+from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.cli.version import version_text
-from btrfs_backup_ng.cli.words import expand
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.place.contents import Access, places_in

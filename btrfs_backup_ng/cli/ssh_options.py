@@ -3,7 +3,7 @@
 import argparse
 
 from btrfs_backup_ng.__util__ import UsageError, visible
-from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli import types as values
 from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, SshOptions
 
 
