@@ -10,8 +10,9 @@ from types import FrameType
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.cli import classic
-from btrfs_backup_ng.cli.commands import VERBS, run_verb
+from btrfs_backup_ng.cli.commands import VERBS
+from btrfs_backup_ng.cli.commands import backup as classic
+from btrfs_backup_ng.cli.commands import run_verb
 from btrfs_backup_ng.process.child import end_all, interrupt, interrupted
 from btrfs_backup_ng.session import progress
 

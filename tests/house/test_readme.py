@@ -7,9 +7,10 @@ from importlib import import_module
 import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli import classic
 from btrfs_backup_ng.cli.argv import expand, split_tasks
-from btrfs_backup_ng.cli.commands import VERBS, doctor
+from btrfs_backup_ng.cli.commands import VERBS
+from btrfs_backup_ng.cli.commands import backup as classic
+from btrfs_backup_ng.cli.commands import doctor
 from btrfs_backup_ng.cli.parser import parse_places, parse_task
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.policy import Policy

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import GIB, KIB, MIB, UsageError
-from btrfs_backup_ng.cli.classic import _job
+from btrfs_backup_ng.cli.commands.backup import _job
 from btrfs_backup_ng.cli.parser import display_level, parse_task
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import (

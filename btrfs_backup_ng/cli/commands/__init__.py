@@ -8,7 +8,7 @@ VERBS = {
     "demo": "btrfs_backup_ng.cli.commands.demo",
     "diff": "btrfs_backup_ng.cli.commands.diff",
     "doctor": "btrfs_backup_ng.cli.commands.doctor",
-    "list": "btrfs_backup_ng.cli.commands.listing",
+    "list": "btrfs_backup_ng.cli.commands.list",
     "prune": "btrfs_backup_ng.cli.commands.prune",
     "restore": "btrfs_backup_ng.cli.commands.restore",
     "status": "btrfs_backup_ng.cli.commands.status",

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
-from btrfs_backup_ng.cli import classic
-from btrfs_backup_ng.cli.commands import VERBS, run_verb
+from btrfs_backup_ng.cli.commands import VERBS
+from btrfs_backup_ng.cli.commands import backup as classic
+from btrfs_backup_ng.cli.commands import run_verb
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.cli.sudo import sudo_line
