@@ -9,7 +9,7 @@ VERBS = {
     "diff": "btrfs_backup_ng.cli.commands.diff",
     "doctor": "btrfs_backup_ng.cli.commands.doctor",
     "list": "btrfs_backup_ng.cli.commands.list",
-    "prune": "btrfs_backup_ng.cli.commands.prune",
+    "prune": "btrfs_backup_ng.cli.commands.prune.command",
     "restore": "btrfs_backup_ng.cli.commands.restore",
     "status": "btrfs_backup_ng.cli.commands.status",
     "verify": "btrfs_backup_ng.cli.commands.verify",

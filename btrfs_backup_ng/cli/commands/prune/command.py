@@ -9,7 +9,10 @@ from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
 from btrfs_backup_ng.actions.prune.place import Needs, Wish, common, course_of
 from btrfs_backup_ng.cli import types as values
-from btrfs_backup_ng.cli.dropping import Dropping
+from btrfs_backup_ng.cli.commands.prune.one_source import Settling
+from btrfs_backup_ng.cli.commands.prune.simulate import show_outlook
+from btrfs_backup_ng.cli.commands.prune.snapshots import Thinner
+from btrfs_backup_ng.cli.commands.prune.staging import Dropping
 from btrfs_backup_ng.cli.output import tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display, add_policies
 from btrfs_backup_ng.cli.places import (
@@ -21,10 +24,7 @@ from btrfs_backup_ng.cli.places import (
     read_keepers,
     read_words,
 )
-from btrfs_backup_ng.cli.settling import Settling
 from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.cli.thinner import Thinner
-from btrfs_backup_ng.cli.timeline import show_outlook
 from btrfs_backup_ng.core.events import Failed, Tally, exit_status
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.policy import Policy
