@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli.commands import restore
+from btrfs_backup_ng.cli.commands.restore import command as restore
 from btrfs_backup_ng.cli.parser import parse_places
 from tests.btrfs import places
 from tests.cli.scenes import (

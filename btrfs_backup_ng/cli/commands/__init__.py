@@ -10,7 +10,7 @@ VERBS = {
     "doctor": "btrfs_backup_ng.cli.commands.doctor",
     "list": "btrfs_backup_ng.cli.commands.list",
     "prune": "btrfs_backup_ng.cli.commands.prune.command",
-    "restore": "btrfs_backup_ng.cli.commands.restore",
+    "restore": "btrfs_backup_ng.cli.commands.restore.command",
     "status": "btrfs_backup_ng.cli.commands.status",
     "verify": "btrfs_backup_ng.cli.commands.verify",
     "versions": "btrfs_backup_ng.cli.commands.versions",

@@ -25,6 +25,7 @@ from btrfs_backup_ng.actions.versions.find import (
     records_of,
 )
 from btrfs_backup_ng.cli import types as values
+from btrfs_backup_ng.cli.commands.restore.report import Desk
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
     Parser,
@@ -41,7 +42,6 @@ from btrfs_backup_ng.cli.places import (
     recorded_folder,
     remembered,
 )
-from btrfs_backup_ng.cli.restoring import Desk
 from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.core import codecs
