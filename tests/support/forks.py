@@ -36,7 +36,8 @@ class Server:
         self._directory = tempfile.mkdtemp(prefix="forks-")
         self._address = os.path.join(self._directory, "socket")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, self._address],
+            # The last word is for tests that look for the program among processes.
+            [sys.executable, "-m", __name__, self._address, "btrfs_backup_ng"],
             env=dict(env),
             cwd=checkout,
             stdin=subprocess.PIPE,
