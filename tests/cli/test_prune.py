@@ -22,7 +22,7 @@ from btrfs_backup_ng.actions.prune.place import (
     judge_part,
     look,
 )
-from btrfs_backup_ng.cli.commands import prune as verb
+from btrfs_backup_ng.cli.commands.prune import command as verb
 from btrfs_backup_ng.core.judgement import Clock
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import SshOptions

@@ -282,7 +282,7 @@ real() {{ "$@"; }}
 kill_program() {{
     victim=$PPID
     until tr '\\0' ' ' <"/proc/$victim/cmdline" | grep -q btrfs_backup_ng; do
-        read -r _ _ _ victim _ <"/proc/$victim/stat"
+        read -r _ _ _ victim _ <"/proc/$victim/stat" || exit 1
     done
     kill -KILL "$victim"
 }}
