@@ -54,7 +54,8 @@ def filter_argv(words: Sequence[str]) -> tuple[str, ...]:
 
     :param words: what :func:`filter_words` gives.
     """
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folder = os.path.dirname(os.path.abspath(__file__))
+    root = os.path.dirname(os.path.dirname(folder))
     return (sys.executable, "-I", "-S", "-c", _START, root, *words)
 
 
