@@ -167,7 +167,7 @@ def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class ListedSubvolume:
     """A subvolume of the filesystem that is a snapshot.
 
     :ivar path: from the top of the filesystem, or of what the mount shows of it.
@@ -179,7 +179,7 @@ class Child:
     parent: UUID
 
 
-def parse_children(answer: bytes) -> list[Child]:
+def parse_children(answer: bytes) -> list[ListedSubvolume]:
     """Read the answer of the verb ``children``.
 
     :raises OutputNotUnderstood: if it is not what the known versions print.
@@ -189,7 +189,7 @@ def parse_children(answer: bytes) -> list[Child]:
     except ValueError as error:
         raise OutputNotUnderstood("the list is cut short") from error
     return [
-        Child(int(match[1]), os.fsdecode(path), parent)
+        ListedSubvolume(int(match[1]), os.fsdecode(path), parent)
         for match, path in _records(_PARENTS, text, reversed_text)
         if (parent := parse_uuid(match[2].decode()))
     ]

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import BackupError, format_age, format_size, visible
 from btrfs_backup_ng.core.model import Result, Waiting
-from btrfs_backup_ng.place.contents import Broken, Kept, Kind, State
+from btrfs_backup_ng.place.contents import Broken, Kept, Role, State
 from btrfs_backup_ng.place.forecast import Forecast
 from btrfs_backup_ng.place.relations import Relation
 from btrfs_backup_ng.place.verified import Verified
@@ -15,7 +15,7 @@ _TOLERANCE = timedelta(minutes=10)
 Json = dict[str, object]
 
 
-def count(kind: Kind, number: int) -> str:
+def count(kind: Role, number: int) -> str:
     """Write how many there are of a kind."""
     return f"{number} {kind.value}{'' if number == 1 else 's'}"
 
@@ -89,9 +89,9 @@ def broken_fields(broken: Broken, now: datetime) -> Json:
     }
 
 
-def relation(relation: Relation, kind: Kind) -> str:
+def relation(relation: Relation, kind: Role) -> str:
     """Write what a snapshot or backup is to other places; nothing if it is alone."""
-    way = "to" if kind is Kind.SNAPSHOT else "from"
+    way = "to" if kind is Role.SNAPSHOT else "from"
     parents = (relation.parent, relation.perhaps_parent, relation.parent_on_record)
     others = [p for p in relation.common if not any(p in some for some in parents)]
     parts = (

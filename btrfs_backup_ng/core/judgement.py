@@ -3,6 +3,48 @@
 A wrong clock must not delete. So what goes has to be superseded by every clock that may
 be right: that of this machine, those of the other machines of the run, and, as long as
 nothing confirms that this one was set right, the time at which it jumped.
+
+A wrong clock must not delete. Two sentences are the rule: **What goes has to be
+superseded at every time that it may be. It may be any time that a clock of the run
+shows, and, if nothing was made for two days or longer before now, the time at which
+that began, until snapshots were made on three more days or another clock confirms the
+new time.** So a clock that is ten years ahead takes nothing away, for a run or a day of
+runs; a machine that was off for two months backs up at once and is thinned a few runs
+later. Every such time is one more rule, and rules only keep. Sending waits for no
+clock.
+
+- The clock is **confirmed**, and then it alone counts, if the kernel says that it is
+  synchronised (``adjtimex``; setting the clock by hand takes that mark away), or if
+  another machine of the run shows the same within ten minutes (``hello``). If a machine
+  shows an earlier time, what was wanted then stays as well, for as long as they
+  disagree.
+- What makes days after a gap visible (the first snapshot of each of four days) stays
+  meanwhile. What was made before something with an earlier date proves nothing: a clock
+  that jumps at each start and is set right after that is never believed. A jump of less
+  than two days costs at most what these two days would have.
+- What is **dated in the future** stays and does not count. Once the clock is confirmed
+  it is judged by when it was made: a filesystem numbers what it makes, so it lies
+  between its neighbours, and is counted back from the later one. It only takes places
+  beside the others, never one of theirs. Without a confirmed clock it stays until its
+  date, or ``prune --force``.
+- Where dates contradict that order (also those of a clock that was set back), it is
+  judged without the ones and without the others, as nobody knows which are wrong.
+  Destinations are held to the times of arrival.
+- Numbers (``-n``, ``latest=N``) need no clock, so only what is dated in the future is
+  kept beside them.
+- **More than half** is not deleted at once: ``prune`` refuses it; a run does not do it
+  by a policy that is new there. It does if only time went by, that is, if the same
+  policy, at the last backup or before a pause, kept at least half of what was there
+  then. Numbers of a run are not guarded.
+- What waits is said with the command that overrules it (``prune --force``: the plan and
+  this clock are right); the exit status stays 0, as with damaged records. What is not
+  known (a damaged record, passed as a doubt) cannot be forced.
+- What is sent goes in the order of making, and what was begun is always worth sending:
+  so a transfer that was interrupted under a wrong clock is resumed. Staging expires by
+  the earliest time that it may be.
+
+For tests alone ``BTRFS_BACKUP_NG_CLOCK`` shifts the clock by so many seconds, and says
+whether it is ``synchronised``.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence

@@ -2,6 +2,46 @@
 
 Not known is never empty: a record that is there and cannot be read is another value
 than no record, and to parse it is an error with a reason.
+
+A record (``holds.json``, ``sources.json``, ``verified.json``, the history) is read by
+``record``: at most 8 MiB of it, here and on another machine; a symbolic link, a
+directory, a special file, something too large, damaged or of another version is never
+the same as "there is none". What cannot be read is moved aside, that is told once, and
+the record is made anew; what a newer version wrote gets a name that tells that version.
+The verb ``list`` answers for each record nothing (there is none), ``1`` and its
+content, or ``2`` and a word (``link``, ``directory``, ``special``, ``large``,
+``unread``: not readable by the user there); NUL ends each, and the NUL bytes of a
+damaged record come as ``\\001``, which no record may hold either.
+
+Not known is never empty. Where it is not known what must stay, nothing is deleted at
+that place in that run (``withheld``: the reasons, each a sentence; empty if deletion
+may go on), a dry run shows none, and ``prune`` refuses (exit status 4). Sending goes
+on. The run ends with 0 and one warning, as all that can be done was done and the next
+run deletes what this one did not.
+
+- **Holds** are expected where there are snapshots with names of ours, except for a
+  single one that a restore brought; so each run leaves a record, even an empty one. A
+  lost one is made anew: all snapshots are held for each destination of the run until it
+  is seen, which is most often in the same run; for each other destination that the
+  history of this machine knows, what arrived there last. That is the one thing that the
+  history is asked for, and it only ever keeps more.
+- **Sources** are expected, for each prefix by itself, where there are received backups
+  with that prefix and a time; so a first backup into an empty directory, or with a new
+  prefix, is not disturbed. What an older version, another tool or ``btrfs-ssh-send``
+  left there counts as lost, too. The backups are the run's own if the source has a
+  snapshot of their origin, or the history tells that one was sent from it. Of all
+  others it is not known whose they are: their origins are recorded beside the sources
+  (``unknown``), and they stay, in later runs and in ``prune``, and do not count for the
+  policy. All that is the source's own or comes later is thinned out from the next run
+  on, so the disk does not fill up. If another source is still at work it signs in with
+  its next backup, and then nothing is deleted, as ever.
+- A person settles it with ``prune --one-source -p PREFIX PLACE``: all backups of that
+  prefix are of one source. It deletes nothing. If several sources have signed in, they
+  are forgotten, and the next one to send is it.
+- ``unknown`` is a key more in version 1 of the record, because an older program takes
+  another version for no record.
+- What was **verified** is lost with its record and verified again; nothing is deleted
+  because of it.
 """
 
 import errno

@@ -1,4 +1,30 @@
-"""Own what may be deleted: rules only keep, and deleted is what no rule claims."""
+"""Own what may be deleted: rules only keep, and deleted is what no rule claims.
+
+A policy (``24h 7d 4w 12m 5y min=2d``) keeps the **first** snapshot of each period, so
+that another one that comes or goes changes nothing: pruning twice is pruning once, and
+a simulation needs one judgement at its end. Periods are those of the calendar in a
+stated zone, counted back from now, with or without snapshots in them, as btrbk counts;
+tests hold that to btrbk itself. An hour that the clock shows twice is two hours (one
+for btrbk). btrbk's months are made of whole weeks, which ``whole-weeks`` says. The
+newest always stays.
+
+Of a backup two times are known. Its name comes from whoever sent it, the time of its
+arrival (``otime``) from the place itself, where nobody who sends can change it. What
+must stay by its arrival stays, whatever names somebody invents; but a backlog arrives
+all at once, so what must stay by its name stays as well. For the same reason only names
+tell what is worth sending. Other machines list no times; ``prune.ages_and_sizes`` asks
+for them with one more command, if the policy needs them.
+
+A snapshot of another prefix is of another series, judged for itself. Ours is everything
+with a time in its name in the folder that only we write to, elsewhere what has a prefix
+that is recorded or given; of backups only what was received. What is held, what places
+of the same call have last in common, and what was made or arrived last in a series
+stays. ``prune`` lists a place, judges, shows, asks, takes the lock, lists and judges
+again, and deletes what both times was to go with one command. It and a run list once
+more then: what is still there came back, and is an error. How much a deletion frees is
+the sum of what is each one's alone, from quota groups or ``du``; what is shared among
+those that go comes on top.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass

@@ -2,6 +2,43 @@
 
 Everything that is needed to go on with a cut transfer is in these names and in what
 btrfs says about the subvolumes that carry them.
+
+- **The UUID of a seal is a digest** over all commands up to there, long ones by their
+  headers alone, as the checksum in there stands for the data. It proves what the seal
+  holds; its name tells how much that is. No state file is needed.
+- The next run (or attempt, with ``--retries``) reads the stream again, drops and
+  digests what lies below the newest seal, and goes on if the digest is the same. If
+  not, the stream is another one: nothing was written yet, staging is dropped, and all
+  of it is sent again. What is sealed is never sent twice; what is not, is at most an
+  interval.
+- Bodies have UUIDs and names of chance, so that a receiver that was thought dead finds
+  nothing to write to. A clone from the snapshot itself is led to the body that it is in
+  (``CLONE``, the only command that is changed); the checksum is linear, so that costs
+  next to nothing.
+- The filter looks at headers. The data behind them it moves on with splice(2). Where it
+  stands in front of the last stage it writes to that directly, and says how much, so
+  that no byte passes twice (``relay.Watch``).
+- It runs where the stream comes from, so that what is read again crosses no wire: on
+  another machine within the verb ``send``, given to the Python there as text (3.7 or
+  newer); without one there are no checkpoints.
+- The verb ``receive`` deletes what a newer seal replaces while it works; a seal is a
+  snapshot, which flushes what it is of, so a power cut costs no sealed interval.
+- The id of a transfer names the snapshot, its parent and the protocol, by digest. So
+  the next run knows an attempt at the same transfer; it ends whatever still receives
+  there (verb ``reap``: who has that directory open as descriptor 9 has the lock on it),
+  and deletes the body that was cut.
+- A seal that somebody opened and wrote to is not built upon, even if its received UUID
+  is what it was: nothing is ever written to a seal, so its ``ctransid`` never passes
+  its ``rtransid``.
+- Where a transfer lacks room, those that this run does not go on with give way, the
+  oldest first, one by one (``room``); all of them stay if they would not do. What a
+  transfer left that filled the disk stays only if the rest fits.
+- What was left is deleted after the snapshot has arrived in any way, by ``prune
+  --staging``, or after ``--staging-max-age`` if no transfer of the run goes on with it;
+  what another source left at the same place is not touched before that.
+
+A stream of less than 1 MiB passes as it is. Here, between two disks, checkpoints are
+made if more than an interval is to be sent; over ssh always.
 """
 
 import os

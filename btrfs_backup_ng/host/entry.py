@@ -6,6 +6,28 @@ path. ``wire/verbs/common.sh`` does the same in a shell.
 
 A path that is written ``TOP//a/b`` means: TOP is a path that the user chose, where
 links are followed; neither ``a`` nor ``b`` may be a link.
+
+A state directory often lies in a directory of another user, who can exchange it at any
+moment (``docs/security.md``). So no path below it is ever resolved. A path is written
+``TOP//a/b``: TOP is what the user named, where links are followed; ``a`` and ``b`` are
+entered one at a time, neither may be a link, and those of ours must belong to us, with
+no one else allowed to write there. ``entry.entered`` does that here and gives a
+descriptor; in a shell ``go`` does it and stands there. Each step proves itself by its
+parent: ``..`` is the directory that was stood in before, so no link that appeared in
+between has led anywhere else. From then on only names in the entered directory are
+used, and ``/proc/PID/fd/N`` for another one that was entered.
+
+- Before anything is changed ``hello`` (or ``read_facts``) tells what is wrong with the
+  state, and ``preflight`` refuses with status 4.
+- btrfs follows a link that appears at a final name, so ``publish`` looks whether the
+  snapshot is where it was made, and ``accept`` whether it is of what was staged; if
+  not, ``children`` finds it by its parent, and ``remove`` deletes it.
+- ``btrfs subvolume delete PATH`` resolves the path twice (realpath, open). Where
+  another user could exchange any part of it in between (``is_out_of_reach``), it goes
+  by the number of the subvolume, of the filesystem's mount point.
+- ``btrfs receive`` and ``btrfs send`` resolve theirs twice, too, and take no number.
+  What can come of that is a snapshot that arrives somewhere else, or the wrong one that
+  is sent: both fail the check of what arrived.
 """
 
 import os

@@ -39,7 +39,7 @@ T = TypeVar("T")
 ANY_NAME = Naming("")
 
 
-class Kind(enum.Enum):
+class Role(enum.Enum):
     """What a read-only subvolume is to its place."""
 
     SNAPSHOT = "snapshot"
@@ -48,7 +48,7 @@ class Kind(enum.Enum):
     @property
     def record(self) -> str:
         """Name the file of our bookkeeping about them."""
-        return HOLDS if self is Kind.SNAPSHOT else ORIGINS
+        return HOLDS if self is Role.SNAPSHOT else ORIGINS
 
 
 class State(enum.Enum):
@@ -72,7 +72,7 @@ class Kept:
     """
 
     snapshot: Snapshot
-    kind: Kind
+    kind: Role
     state: State
     why: str = ""
 
@@ -85,7 +85,7 @@ class Broken:
     """
 
     name: str
-    kind: Kind
+    kind: Role
     created: datetime
     why: str = "not a read-only subvolume: cut short, or made writable"
 
@@ -98,7 +98,7 @@ class Side:
     """
 
     endpoint: BtrfsEndpoint
-    kind: Kind
+    kind: Role
     listing: Listing
     record: Content
 
@@ -245,7 +245,7 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
         seen, (content, record) = keeper.listing_with(kind.record, VERIFIED)
         sides.append(Side(keeper, kind, seen, content))
         is_ours: Callable[[str], bool] = _is_dated
-        if kind is Kind.SNAPSHOT:
+        if kind is Role.SNAPSHOT:
             holds = reader.read(HOLDS, parse_holds, content) or {}
         else:
             origins = reader.read(ORIGINS, parse_origins, content) or {}
@@ -267,14 +267,14 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
 
 def keepers(
     place: BtrfsEndpoint, access: Access
-) -> Iterator[tuple[BtrfsEndpoint, Kind]]:
+) -> Iterator[tuple[BtrfsEndpoint, Role]]:
     """Give what keeps something at a place, and what that is: two where it is both.
 
     :param place: from :func:`open_place`.
     """
     is_source = place.facts.is_subvolume and place.facts.has_folder
     if is_source:
-        yield place, Kind.SNAPSHOT
+        yield place, Role.SNAPSHOT
     if not is_source or _may_have_backups(place.facts):
         keeper = open_destination(
             place.location,
@@ -284,7 +284,7 @@ def keepers(
         ).keeper
         if keeper and (keeper.directory != place.directory or not is_source):
             keeper.facts = place.facts
-            yield keeper, Kind.BACKUP
+            yield keeper, Role.BACKUP
 
 
 #: What is not told if a record cannot be read.
@@ -339,7 +339,7 @@ def _namer(origins: Origins) -> Callable[[str], bool]:
     return lambda name: any(n.time_of(name) is not None for n in namings)
 
 
-def _judged(seen: Listing, kind: Kind, is_ours: Callable[[str], bool]) -> list[Kept]:
+def _judged(seen: Listing, kind: Role, is_ours: Callable[[str], bool]) -> list[Kept]:
     """Judge what is there.
 
     :param is_ours: tells that a name is one that only our own may have there.
@@ -351,11 +351,11 @@ def _judged(seen: Listing, kind: Kind, is_ours: Callable[[str], bool]) -> list[K
 
 
 def _judge(
-    snapshot: Snapshot, kind: Kind, is_ours: Callable[[str], bool], carriers: int
+    snapshot: Snapshot, kind: Role, is_ours: Callable[[str], bool], carriers: int
 ) -> Kept:
     time = time_in(snapshot.name)
     state, why = State.COMPLETE, ""
-    if kind is Kind.BACKUP and snapshot.received_uuid is None:
+    if kind is Role.BACKUP and snapshot.received_uuid is None:
         state, why = State.FOREIGN, "not received"
         if is_ours(snapshot.name):
             state, why = State.DAMAGED, "its received UUID is gone: made writable"
@@ -370,7 +370,7 @@ def _judge(
     return Kept(snapshot, kind, state, why)
 
 
-def _broken(seen: Listing, kind: Kind, is_ours: Callable[[str], bool]) -> list[Broken]:
+def _broken(seen: Listing, kind: Role, is_ours: Callable[[str], bool]) -> list[Broken]:
     """Find names of ours that no read-only subvolume has."""
     others = seen.names.difference(snapshot.name for snapshot in seen.snapshots)
     return [

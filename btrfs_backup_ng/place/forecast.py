@@ -2,6 +2,32 @@
 
 A run plans with :class:`Planner`. Verbs that tell of the next backup ask
 :func:`foresee`, which plans the same, so the prediction and the run cannot differ.
+
+``btrfs receive`` builds an incremental backup on any subvolume of its filesystem that
+carries the parent's UUID, and does not notice when that was changed: the result is
+silently wrong. So a parent must be known to be unchanged on both sides. The transaction
+of a snapshot's last change (``ctransid``) never passes the one that made it
+(``otransid``), unless somebody edits it. This machine reads both by ioctl. On another
+one the listing gives a coarser answer (``gen`` = ``cgen``: surely unchanged); where
+that is not enough, or where several subvolumes carry the UUID, the root tree is read
+(``items``). Copies that other tools received in place were written after they were
+made, so being read-only with a received UUID must do there.
+
+``forecast.Planner`` is what a run plans with: it says which snapshots of a source may
+be parents, calls ``plan_transfers``, and takes the close looks that this asks for. May
+be: what was made of the source, and what has a name of its prefix, whoever made it and
+copied it. If none of these is common, what the source itself was made of, and what else
+was made of that: so a restored subvolume goes on from its first snapshot, whatever that
+is called. (Only then: two subvolumes made of one another would else build upon each
+other's newer snapshots.)
+
+``forecast.foresee`` lets the same ``Planner`` plan a snapshot that is made now.
+``verify --source``, ``restore --writable``, ``list`` and ``prune`` (what it must not
+delete) all ask it; none of them says by itself what the next backup is. The prefix is
+not known to them. So it is foretold for the prefixes under which this source signed in
+at the place, else for the usual one, and for one that no snapshot has; where these
+differ, each is told with its ``-p``, and ``verify`` calls it unchecked. What is
+recorded to be on its way is named, too, as it would be the parent once it has arrived.
 """
 
 import os
@@ -145,7 +171,7 @@ def _relatives(
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class NextBackup:
     """What the next backup is going to be, with names of one prefix.
 
     :ivar prefix: ``None`` for one that no snapshot at the source has.
@@ -168,7 +194,7 @@ class Outcome:
         assert self.why_full
         return f"full ({why or self.why_full.value})"
 
-    def is_same(self, other: "Outcome") -> bool:
+    def is_same(self, other: "NextBackup") -> bool:
         """Tell whether both start from the same."""
         uuids = [one.parent.uuid if one.parent else None for one in (self, other)]
         return uuids[0] == uuids[1]
@@ -201,9 +227,9 @@ class Forecast:
 
     source: str
     place: str
-    outcomes: tuple[Outcome, ...]
-    otherwise: Outcome
-    better: tuple[Outcome, ...] = ()
+    outcomes: tuple[NextBackup, ...]
+    otherwise: NextBackup
+    better: tuple[NextBackup, ...] = ()
     coming: tuple[str, ...] = ()
 
     @property
@@ -218,7 +244,7 @@ class Forecast:
         return not self.coming and len(self.cases) == 1
 
     @property
-    def cases(self) -> tuple[Outcome, ...]:
+    def cases(self) -> tuple[NextBackup, ...]:
         """Give the outcomes that differ, the likeliest first."""
         every = (*self.outcomes, *self.better)
         if all(one.is_same(self.otherwise) for one in every):
@@ -271,14 +297,14 @@ def foresee(
     """
     planner = Planner(source, place)
 
-    def outcome(begin: str | None) -> Outcome:
+    def outcome(begin: str | None) -> NextBackup:
         naming = None if begin is None else Naming(begin)
         planned = next_snapshot(source, naming or Naming(""), now, here.names)
         listing = replace(here, snapshots=(*here.snapshots, planned))
         # Other missing ones go from the same, or from one that is sent before.
         plan = planner.plan(listing, there, {planned.uuid}, naming)
         why = next((t.why_full for t in plan.transfers if t.why_full), None)
-        return Outcome(begin, plan.base, why, plan.refusals)
+        return NextBackup(begin, plan.base, why, plan.refusals)
 
     if prefix is not None:
         only = outcome(prefix)
@@ -292,7 +318,7 @@ def foresee(
         )
     likely = _signed_in(source, origins) or [usual_prefix()]
     outcomes = [outcome(likely_one) for likely_one in likely]
-    better: list[Outcome] = []
+    better: list[NextBackup] = []
     if any(one.parent is None for one in outcomes):
         tried = {one.prefix for one in outcomes}
         shared = [outcome(p) for p in _shared_prefixes(here, there) if p not in tried]

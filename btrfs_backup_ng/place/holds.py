@@ -52,7 +52,7 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class HeldPlace:
     """Which destination: another disk at the same path is another place.
 
     :ivar filesystem: ``""`` if it was never seen.
@@ -62,7 +62,7 @@ class Place:
     filesystem: str = ""
 
 
-Records = Mapping[Place, frozenset[Hold]]
+Records = Mapping[HeldPlace, frozenset[Hold]]
 
 
 def parse_holds(content: bytes | Unread) -> Records:
@@ -74,9 +74,9 @@ def parse_holds(content: bytes | Unread) -> Records:
 
 
 def _built(document: Any) -> Records:
-    records: dict[Place, frozenset[Hold]] = {}
+    records: dict[HeldPlace, frozenset[Hold]] = {}
     for entry in as_list(document["destinations"]):
-        place = Place(as_text(entry["location"]), as_text(entry["filesystem"]))
+        place = HeldPlace(as_text(entry["location"]), as_text(entry["filesystem"]))
         holds = {
             Hold(UUID(as_text(h["origin"])), as_text(h["name"]), Why(h["why"]))
             for h in as_list(entry["holds"])
@@ -127,7 +127,7 @@ class Holds:
         self._source = source
         self._records = dict(records)
         self._dry_run = dry_run
-        self._settled: set[Place] = set()
+        self._settled: set[HeldPlace] = set()
         self._is_on_disk = is_on_disk
         self.withheld = withheld
 
@@ -139,7 +139,7 @@ class Holds:
                 reasons[hold.origin] = f"{hold.why.value}: {visible(place.location)}"
         return reasons
 
-    def set(self, place: Place, holds: Iterable[Hold]) -> None:
+    def set(self, place: HeldPlace, holds: Iterable[Hold]) -> None:
         """Record what a destination needs from now on, instead of what it did.
 
         What was held since nobody knew better is settled by this, too.
@@ -184,7 +184,7 @@ class Holds:
         """Write the record if there is none, so that a lost one is noticed."""
         self._store(self._records)
 
-    def _store(self, records: dict[Place, frozenset[Hold]]) -> None:
+    def _store(self, records: dict[HeldPlace, frozenset[Hold]]) -> None:
         kept = {place: holds for place, holds in records.items() if holds}
         is_new = kept != self._records or not self._is_on_disk
         if is_new and not self._dry_run:
@@ -284,10 +284,10 @@ def _made_anew(
 ) -> Records:
     held = frozenset(Hold(s.origin, s.name, Why.UNKNOWN) for s in existing)
     records = {
-        Place(location): frozenset(hold for hold in held if hold.origin == origin)
+        HeldPlace(location): frozenset(hold for hold in held if hold.origin == origin)
         for location, origin in last_arrived.items()
     }
-    records |= {Place(location): held for location in locations}
+    records |= {HeldPlace(location): held for location in locations}
     return {place: holds for place, holds in records.items() if holds}
 
 

@@ -10,9 +10,9 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.place.contents import Contents, Kind, Side, State
+from btrfs_backup_ng.place.contents import Contents, Role, Side, State
 from btrfs_backup_ng.place.forecast import Forecast, foresee
-from btrfs_backup_ng.place.holds import Place, Why
+from btrfs_backup_ng.place.holds import HeldPlace, Why
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def foresee_all(
     for source, here in sides:
         for place, there in sides:
             kinds = here.kind, there.kind
-            if kinds != (Kind.SNAPSHOT, Kind.BACKUP) or source == place:
+            if kinds != (Role.SNAPSHOT, Role.BACKUP) or source == place:
                 continue
             origins = {s.origin for s in here.listing.snapshots}
             if origins.isdisjoint(s.received_uuid for s in there.listing.snapshots):
@@ -137,7 +137,7 @@ def relate(
 
 def _is_foretold(
     source: str,
-    place: Place,
+    place: HeldPlace,
     forecasts: Mapping[tuple[str, str], Forecast],
     seen: Mapping[str, Contents],
 ) -> bool:

@@ -23,7 +23,7 @@ VERIFIED = "verified.json"
 _VERSION = 1
 
 
-class Level(enum.Enum):
+class Depth(enum.Enum):
     """How thoroughly, the least first."""
 
     IDENTITY = "identity"
@@ -38,13 +38,13 @@ class Verified:
     :ivar when: aware UTC.
     """
 
-    level: Level
+    level: Depth
     when: datetime
     result: Result
 
 
 #: UUID of a snapshot at its place -> the last time for each level.
-Record = Mapping[UUID, Mapping[Level, Verified]]
+Record = Mapping[UUID, Mapping[Depth, Verified]]
 
 
 def parse_verified(content: Content) -> Record:
@@ -59,7 +59,7 @@ def _built(document: Any) -> Record:
     return {
         UUID(uuid): {
             level: Verified(level, _time(seen["when"]), Result(seen["result"]))
-            for level, seen in ((Level(key), value) for key, value in levels.items())
+            for level, seen in ((Depth(key), value) for key, value in levels.items())
         }
         for uuid, levels in document["snapshots"].items()
     }
@@ -93,7 +93,7 @@ def last_verified(record: Record, uuid: UUID) -> Verified | None:
     The most thorough one; but what was found bad stays bad until a check of the same
     level finds it good (then :class:`Memory` has put that in its place).
     """
-    seen, order = record.get(uuid, {}).values(), list(Level)
+    seen, order = record.get(uuid, {}).values(), list(Depth)
     bad = [one for one in seen if one.result is Result.BAD]
     return max(bad or seen, key=lambda one: order.index(one.level), default=None)
 
@@ -122,7 +122,7 @@ class Memory:
         """
         self._place = place
         self._now = now.astimezone(timezone.utc).replace(microsecond=0)
-        self._record: dict[UUID, dict[Level, Verified]] = {}
+        self._record: dict[UUID, dict[Depth, Verified]] = {}
         self._changed = self._failed = False
         self.notes: list[str] = []
 
@@ -153,7 +153,7 @@ class Memory:
                 f" remembered there: {failed.message}"
             )
 
-    def note(self, uuid: UUID, level: Level, result: Result) -> None:
+    def note(self, uuid: UUID, level: Depth, result: Result) -> None:
         """Note how a snapshot was found; what could not be checked leaves no mark."""
         if result is Result.UNCHECKED:
             return

@@ -14,7 +14,7 @@ stream ends, and the next one goes on from a snapshot of what has arrived::
 The UUID of a seal tells what is in it, and its name how much of the stream that is:
 nothing else need be remembered to go on from there. Bodies have UUIDs of chance, and
 the digests a key, so that none is ever taken for one of another attempt. See
-``docs/architecture.md``.
+``endpoint/staging``.
 """
 
 from __future__ import annotations

@@ -292,7 +292,7 @@ def _locked(directory: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownPlace:
     """A place of which the history tells.
 
     :ivar folder: where its snapshots are, for a source; "" for a destination.
@@ -302,7 +302,7 @@ class Known:
     folder: str = ""
 
 
-def known_places(records: Iterable[Record]) -> list[Known]:
+def known_places(records: Iterable[Record]) -> list[KnownPlace]:
     """Give all places, each source in front of its destinations, each one once.
 
     What is given to a command (``shell://``) cannot be looked at and is left out.
@@ -313,11 +313,11 @@ def known_places(records: Iterable[Record]) -> list[Known]:
         if not record.destination.startswith("shell://"):
             destinations[record.destination] = None
         sources[record.source] = record.folder, destinations
-    found: dict[str, Known] = {}
+    found: dict[str, KnownPlace] = {}
     for source, (folder, destinations) in sources.items():
-        found[source] = Known(source, folder)
+        found[source] = KnownPlace(source, folder)
         for destination in destinations:
-            found.setdefault(destination, Known(destination))
+            found.setdefault(destination, KnownPlace(destination))
     return list(found.values())
 
 

@@ -32,7 +32,7 @@ def request_line() -> None:
     _requested = True
 
 
-class Transfer:
+class ShownTransfer:
     """One transfer to show, and how fast it was in the last seconds."""
 
     def __init__(self, meter: Meter, title: str, now: float) -> None:
@@ -90,7 +90,7 @@ def format_facts(
     return "".join(f"  {fact}" for fact in facts)
 
 
-def format_line(transfers: list[Transfer], now: float) -> tuple[str, str]:
+def format_line(transfers: list[ShownTransfer], now: float) -> tuple[str, str]:
     """Give title and figures for one line about all that runs."""
     running = [t for t in transfers if t.meter.ended is None] or transfers
     if len(running) == 1:
@@ -153,7 +153,7 @@ class Progress:
         self._silent = silent
         self._log_interval_s = log_interval_s
         self._tick_s = tick_s
-        self._transfers: list[Transfer] = []
+        self._transfers: list[ShownTransfer] = []
         self._guard = threading.RLock()
         self._shown = 0  # columns
         self._away_until = 0.0
@@ -182,7 +182,7 @@ class Progress:
     @contextlib.contextmanager
     def add(self, meter: Meter, title: str) -> Iterator[None]:
         """Show a transfer for as long as the context lasts."""
-        transfer = Transfer(meter, title, time.monotonic())
+        transfer = ShownTransfer(meter, title, time.monotonic())
         with self._guard:
             self._transfers.append(transfer)
         try:

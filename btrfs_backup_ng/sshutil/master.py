@@ -1,4 +1,36 @@
-"""Own the one ssh connection to a host that all sessions of a run share."""
+"""Own the one ssh connection to a host that all sessions of a run share.
+
+``sshutil/login`` knows as whom to log in, with which keys, agent, files and ciphers.
+Under sudo ssh runs as the user who called sudo, so that all of theirs is found as ever
+and nothing of it acts for root; root's own keys come after that. ``sshutil/master``
+opens the one connection of a run and lends it out: at most eight sessions at once, a
+lost one opened again once, or as often as ``--retries`` says, and only where a place is
+looked at and locked anew (``ensure``). Slaves never connect by themselves.
+``sshutil/host`` turns a verb into a session of it.
+
+Passwords come from ``sshutil/passwords`` (file, systemd credential, terminal) and
+travel through pipes alone. ssh gets its one through an askpass that reads a pipe in the
+private directory of the connection. sudo's on the other side is kept in memory by a
+session of its own (``keep``, ``elevate``), which gives it to each verb that is to run
+as root, through a pipe that only that user can open: sudo remembers a password only for
+what the same shell starts, and the standard input of a verb belongs to its stream.
+
+A lock there is a session, too. It ends 30 s after the last sign of life of who holds
+it, as a cut may never be noticed on that side; who finds the lock taken looks whether
+its holder still beats, and waits if not.
+
+Whatever is asked of a place is given up if no byte comes for ``--stall-timeout``, 15 s
+at least (``command.Patience``, ``silence``), on this machine, too: it would hold the
+run's locks. A verb that works long says ``working`` on stderr every few seconds; that
+is never shown, and counts for a day. What it answers has limits as well: 64 MiB, of
+stderr the last 64 KiB, of what is read as it comes a length for each record. A stream
+has no limit on its time but on that in which nothing moves; once the receiver says that
+it took all, it has to say that it works. ``--max-size`` limits its length.
+
+A stream is compressed (``route``, ``codecs``) by the verb ``send`` or a stage here, and
+undone by a stage here or the verb ``receive``; whether that pays is tried on its first
+64 MiB and on the line (``probe``).
+"""
 
 import contextlib
 import logging

@@ -1,4 +1,16 @@
-"""Own how large a transfer is going to be: quickly and roughly, or exactly."""
+"""Own how large a transfer is going to be: quickly and roughly, or exactly.
+
+``btrfs send --no-data`` says for each piece of data how long it is, and leaves it out.
+With the framing of the real commands that is the length of the real stream, to the byte
+(``sendstream.size``); for compressed data that goes as it lies on the disk, the extents
+are looked up where that is possible (this machine), else it is an upper bound. It takes
+as long as sending for millions of small files, so it runs beside a transfer, only if
+somebody looks at the progress, and only for 2 s of CPU time; until then, and beyond, an
+estimate of ``find-new`` must do. A rehearsal waits for it. What a run would snapshot is
+measured on a snapshot that is gone afterwards (verb ``rehearse``). Whether there is
+room is asked of ``find-new`` first, which is quick and rarely too low; only if that
+says no is it measured.
+"""
 
 import math
 import os

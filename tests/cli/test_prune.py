@@ -29,7 +29,7 @@ from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.policy import parse_policy
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.place.contents import Access
-from btrfs_backup_ng.place.holds import HOLDS, Place, base_hold, format_holds
+from btrfs_backup_ng.place.holds import HOLDS, HeldPlace, base_hold, format_holds
 from btrfs_backup_ng.place.sources import ORIGINS, Series, format_origins
 from tests.cli.scenes import (
     Done,
@@ -394,7 +394,7 @@ def test_what_is_needed_since_it_was_judged_stays(scene: Scene):
         judged = judge_part(part, wish, needs)
         assert [s.name for s in judged.doomed] == NAMES[:5]
         hold = base_hold(judged.doomed[2])
-        needed = {Place("/away", "1"): frozenset({hold})}
+        needed = {HeldPlace("/away", "1"): frozenset({hold})}
         (scene.source / STATE / HOLDS).write_bytes(format_holds(needed))
         make_named(folder, None, [f"{NAMES[0]}_1", f"{NAMES[0]}_2"])
         outcome = carry_out([judged], wish, needs, 0)

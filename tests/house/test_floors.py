@@ -16,7 +16,7 @@ from tests.support.program import CHECKOUT
 
 PACKAGE = "btrfs_backup_ng"
 
-# The tower, top first: a folder imports only folders below it. docs/architecture.md
+# The tower, top first: a folder imports only folders below it. docs/architecture.rst
 # tells people the same.
 TOWER = (
     "cli/commands",

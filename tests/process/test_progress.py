@@ -19,7 +19,7 @@ from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.session import progress
 from btrfs_backup_ng.session.progress import (
     Progress,
-    Transfer,
+    ShownTransfer,
     cells,
     fit,
     format_facts,
@@ -64,10 +64,12 @@ def test_the_figures_of_a_transfer(size, expected, rate, elapsed_s, facts):
     assert format_facts(int(size), expected, rate, elapsed_s) == facts
 
 
-def transfer(title: str, size: int, expected: int | None, elapsed_s: float) -> Transfer:
+def transfer(
+    title: str, size: int, expected: int | None, elapsed_s: float
+) -> ShownTransfer:
     """A transfer at time 100 that moved evenly from its start."""
     meter = Meter(expected_bytes=expected, started=100.0 - elapsed_s)
-    shown = Transfer(meter, title, 100.0 - elapsed_s)
+    shown = ShownTransfer(meter, title, 100.0 - elapsed_s)
     meter.size_bytes = size
     shown.sample(100.0)
     return shown
@@ -95,7 +97,7 @@ def test_a_transfer_whose_bytes_have_moved_is_finishing():
 
 def test_the_rate_is_that_of_the_last_seconds():
     meter = Meter()
-    shown = Transfer(meter, "a", 0.0)
+    shown = ShownTransfer(meter, "a", 0.0)
     assert shown.rate() == 0
     for second in range(1, 101):
         meter.size_bytes += 1000 if second <= 90 else 10
@@ -106,7 +108,7 @@ def test_the_rate_is_that_of_the_last_seconds():
 
 
 def test_titles_cannot_steer_the_terminal():
-    assert Transfer(Meter(), "a\x1b[2J\nb", 0.0).title == "a\\x1b[2J\\nb"
+    assert ShownTransfer(Meter(), "a\x1b[2J\nb", 0.0).title == "a\\x1b[2J\\nb"
 
 
 @pytest.mark.parametrize("title", ["", "short", "x" * 30 + "y" * 30, "\u96ea" * 40])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import GIB, MIB
 from btrfs_backup_ng.actions.doctor import diagnosis
-from btrfs_backup_ng.actions.doctor.diagnosis import Finding, Grade, Spot
+from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Spot
 from btrfs_backup_ng.core.model import Facts, Privilege
 from btrfs_backup_ng.host.ssh import privilege_rule, sudoers_rule
 
@@ -43,7 +43,7 @@ def judged(*args, **changes):
 
 
 def made(*grades):
-    return [Finding(str(number), grade, "") for number, grade in enumerate(grades)]
+    return [Diagnosis(str(number), grade, "") for number, grade in enumerate(grades)]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_worst_finding_decides_the_exit_status(grades, status):
 
 @given(st.sets(st.sampled_from(diagnosis.THERE)))
 def test_every_check_is_told_and_what_was_not_made_is_not_good(checks):
-    findings = [Finding(check, OK, "") for check in checks]
+    findings = [Diagnosis(check, OK, "") for check in checks]
     told = diagnosis.completed(diagnosis.THERE, findings, "it rained")
     assert [finding.check for finding in told] == list(diagnosis.THERE)
     for finding in told:

@@ -21,7 +21,7 @@ from btrfs_backup_ng.session.history import (
     HISTORY,
     History,
     HistoryUnreadable,
-    Known,
+    KnownPlace,
     Record,
     format_record,
     known_places,
@@ -286,10 +286,10 @@ def test_what_it_tells() -> None:
         ("/z", UUID(int=1)): 1234,
     }
     assert known_places(records) == [
-        Known("/home", "/f"),
-        Known("/mnt/usb"),
-        Known("ssh://nas/b"),
-        Known("/z"),
+        KnownPlace("/home", "/f"),
+        KnownPlace("/mnt/usb"),
+        KnownPlace("ssh://nas/b"),
+        KnownPlace("/z"),
     ]
     last = last_to(records, "/mnt/usb")
     assert (last.arrived, last.failed) == (RECORD, unmade)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.place.holds import (
+    HeldPlace,
     Hold,
-    Place,
     Why,
     format_holds,
     parse_holds,
@@ -23,12 +23,12 @@ TEXT = st.text() | st.binary().map(lambda raw: raw.decode(errors="surrogateescap
 HOLDS = st.frozensets(
     st.builds(Hold, st.uuids(), TEXT, st.sampled_from(Why)), min_size=1, max_size=4
 )
-RECORDS = st.dictionaries(st.builds(Place, TEXT, TEXT), HOLDS, max_size=4)
+RECORDS = st.dictionaries(st.builds(HeldPlace, TEXT, TEXT), HOLDS, max_size=4)
 EXAMPLE = {
-    Place("/mnt/usb", "0123456789abcdef"): frozenset(
+    HeldPlace("/mnt/usb", "0123456789abcdef"): frozenset(
         {Hold(uid(1), "home-1", Why.BASE), Hold(uid(2), "home-2", Why.SENDING)}
     ),
-    Place("ssh://nas/x"): frozenset({Hold(uid(1), "home-1", Why.UNKNOWN)}),
+    HeldPlace("ssh://nas/x"): frozenset({Hold(uid(1), "home-1", Why.UNKNOWN)}),
 }
 
 
@@ -45,7 +45,7 @@ def test_the_same_holds_are_written_the_same_way(records, random):
 
 
 def test_a_place_without_holds_is_not_written():
-    assert parse_holds(format_holds({Place("/a"): frozenset()})) == {}
+    assert parse_holds(format_holds({HeldPlace("/a"): frozenset()})) == {}
 
 
 def test_it_is_a_text_file_that_a_person_can_read():

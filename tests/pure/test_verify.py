@@ -31,7 +31,7 @@ from btrfs_backup_ng.core.choose import is_in_part, pick
 from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.place.verified import (
-    Level,
+    Depth,
     Verified,
     format_verified,
     last_verified,
@@ -250,7 +250,7 @@ def test_parts_are_of_about_one_size():
 
 VERIFIED = st.builds(
     Verified,
-    st.sampled_from(Level),
+    st.sampled_from(Depth),
     st.datetimes(timezones=st.just(timezone.utc)).map(
         lambda time: time.replace(microsecond=0)
     ),
@@ -267,7 +267,7 @@ RECORDS = st.dictionaries(
 
 @settings(max_examples=30)
 @given(RECORDS)
-def test_a_record_is_read_as_it_was_written(record: dict[UUID, dict[Level, Verified]]):
+def test_a_record_is_read_as_it_was_written(record: dict[UUID, dict[Depth, Verified]]):
     assert parse_verified(format_verified(record)) == record
 
 
@@ -305,13 +305,13 @@ def test_no_record_says_nothing():
 
 def test_the_most_thorough_counts_and_bad_stays_bad():
     uuid, later = uuid4(), NOW + timedelta(days=3)
-    data = Verified(Level.DATA, NOW, Result.GOOD)
-    identity = Verified(Level.IDENTITY, later, Result.GOOD)
-    record = {uuid: {Level.DATA: data, Level.IDENTITY: identity}}
+    data = Verified(Depth.DATA, NOW, Result.GOOD)
+    identity = Verified(Depth.IDENTITY, later, Result.GOOD)
+    record = {uuid: {Depth.DATA: data, Depth.IDENTITY: identity}}
     assert last_verified(record, uuid) == data
     bad = dataclasses.replace(data, result=Result.BAD)
-    assert last_verified({uuid: {**record[uuid], Level.DATA: bad}}, uuid) == bad
+    assert last_verified({uuid: {**record[uuid], Depth.DATA: bad}}, uuid) == bad
     spoilt = dataclasses.replace(identity, result=Result.BAD)
-    assert last_verified({uuid: {**record[uuid], Level.IDENTITY: spoilt}}, uuid) == (
+    assert last_verified({uuid: {**record[uuid], Depth.IDENTITY: spoilt}}, uuid) == (
         spoilt
     )

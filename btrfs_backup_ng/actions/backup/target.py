@@ -33,7 +33,7 @@ from btrfs_backup_ng.endpoint import Destination, staging
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.forecast import NOT_MADE_YET, Planner
-from btrfs_backup_ng.place.holds import Hold, Holds, Place, base_hold, sending_hold
+from btrfs_backup_ng.place.holds import HeldPlace, Hold, Holds, base_hold, sending_hold
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.sources import ORIGINS, Ownership, origin_of
 from btrfs_backup_ng.process.pipeline import Moved
@@ -80,10 +80,10 @@ class Target:
         return visible(self.name)
 
     @property
-    def place(self) -> Place:
+    def place(self) -> HeldPlace:
         """What holds call it."""
         sink = self.destination.sink
-        return Place(self.name, sink.facts.filesystem)
+        return HeldPlace(self.name, sink.facts.filesystem)
 
     @property
     def withheld(self) -> tuple[str, ...]:

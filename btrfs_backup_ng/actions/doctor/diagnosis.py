@@ -23,7 +23,7 @@ class Grade(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     """What one check found.
 
     :ivar mend: lines that say what to do; commands stand in them as to be typed.
@@ -73,7 +73,7 @@ _SKEW_S, _SKEW_TOO_FAR_S = 5.0, 86400.0
 SESSIONS, _SESSIONS_OF_ONE = 8, 4
 
 
-def exit_status(findings: Iterable[Finding]) -> int:
+def exit_status(findings: Iterable[Diagnosis]) -> int:
     """Give 0 if all is good, 2 if something fails, 1 for anything in between."""
     grades = {finding.grade for finding in findings}
     if Grade.FAIL in grades:
@@ -81,14 +81,14 @@ def exit_status(findings: Iterable[Finding]) -> int:
     return 0 if grades <= {Grade.OK} else 1
 
 
-def unknown(check: str, because: str) -> Finding:
+def unknown(check: str, because: str) -> Diagnosis:
     """Say that a check could not be made."""
-    return Finding(check, Grade.UNKNOWN, f"not checked: {because}")
+    return Diagnosis(check, Grade.UNKNOWN, f"not checked: {because}")
 
 
 def completed(
-    checks: Sequence[str], findings: Iterable[Finding], because: str
-) -> tuple[Finding, ...]:
+    checks: Sequence[str], findings: Iterable[Diagnosis], because: str
+) -> tuple[Diagnosis, ...]:
     """Give a finding for each check in order.
 
     :param because: why those that are missing could not be made.
@@ -98,16 +98,16 @@ def completed(
     return tuple(found.get(check) or unknown(check, because) for check in checks)
 
 
-def judge_btrfs(program: str, version: str, *, is_here: bool) -> Finding:
+def judge_btrfs(program: str, version: str, *, is_here: bool) -> Diagnosis:
     """Judge whether there is a btrfs command.
 
     :param version: what it says of itself.
     """
     if program:
-        return Finding("btrfs", Grade.OK, visible(program))
+        return Diagnosis("btrfs", Grade.OK, visible(program))
     if version:
-        return Finding("btrfs", Grade.OK, "found by sudo, not in PATH")
-    return Finding(
+        return Diagnosis("btrfs", Grade.OK, "found by sudo, not in PATH")
+    return Diagnosis(
         "btrfs",
         Grade.FAIL,
         "no btrfs command (looked in PATH, /usr/local/sbin, /usr/sbin, /sbin)",
@@ -115,7 +115,7 @@ def judge_btrfs(program: str, version: str, *, is_here: bool) -> Finding:
     )
 
 
-def judge_version(version: tuple[int, int] | None, *, has_btrfs: bool) -> Finding:
+def judge_version(version: tuple[int, int] | None, *, has_btrfs: bool) -> Diagnosis:
     """Judge the version of btrfs-progs."""
     if not has_btrfs:
         return unknown("version", "there is no btrfs command")
@@ -125,11 +125,11 @@ def judge_version(version: tuple[int, int] | None, *, has_btrfs: bool) -> Findin
     if version < _OLD:
         oldest = f"{_OLD[0]}.{_OLD[1]}"
         text = f"{name} is older than {oldest}, the oldest that backups are tried with"
-        return Finding("version", Grade.WARN, text, "Update the package btrfs-progs.")
-    return Finding("version", Grade.OK, name)
+        return Diagnosis("version", Grade.WARN, text, "Update the package btrfs-progs.")
+    return Diagnosis("version", Grade.OK, name)
 
 
-def judge_stream(protocol: int, version: tuple[int, int] | None) -> Finding:
+def judge_stream(protocol: int, version: tuple[int, int] | None) -> Diagnosis:
     """Judge which send stream this end can make and take; any does."""
     if version is None:
         return unknown("stream", "the version of btrfs-progs is not known")
@@ -137,18 +137,18 @@ def judge_stream(protocol: int, version: tuple[int, int] | None) -> Finding:
         text = "protocol 2: compressed data travels as it lies on the disk"
     else:
         text = "protocol 1: compressed data travels uncompressed"
-    return Finding("stream", Grade.OK, text)
+    return Diagnosis("stream", Grade.OK, text)
 
 
-def judge_flock(path: str) -> Finding:
+def judge_flock(path: str) -> Diagnosis:
     """Judge whether two runs can be kept apart there."""
     if path:
-        return Finding("flock", Grade.OK, visible(path))
+        return Diagnosis("flock", Grade.OK, visible(path))
     text = "no flock command, so two runs could not be kept apart"
-    return Finding("flock", Grade.FAIL, text, "Install util-linux or busybox there.")
+    return Diagnosis("flock", Grade.FAIL, text, "Install util-linux or busybox there.")
 
 
-def judge_spot(spot: Spot) -> list[Finding]:
+def judge_spot(spot: Spot) -> list[Diagnosis]:
     """Judge a directory: what is there, and what it can be used for."""
     facts, path = spot.facts, visible(spot.path)
     if not facts.exists or not facts.is_directory:
@@ -157,7 +157,7 @@ def judge_spot(spot: Spot) -> list[Finding]:
             *(unknown(check, "the directory is not there") for check in OF_A_PLACE[1:]),
         ]
     return [
-        Finding("directory", Grade.OK, path),
+        Diagnosis("directory", Grade.OK, path),
         _judge_mounted(spot),
         _judge_filesystem(spot),
         _judge_writable(spot),
@@ -172,14 +172,14 @@ def _by_root(spot: Spot, command: str) -> str:
     return f"{who}:  {visible(command)}"
 
 
-def _judge_absent(spot: Spot) -> Finding:
+def _judge_absent(spot: Spot) -> Diagnosis:
     path = visible(spot.path)
     if spot.facts.exists:
         text = f"{path} is not a directory that {_who(spot)} can enter"
-        return Finding("directory", Grade.FAIL, text, "Name a directory.")
+        return Diagnosis("directory", Grade.FAIL, text, "Name a directory.")
     note = "" if spot.is_root else f", or {_who(spot)} may not look there"
     make = _by_root(spot, f"mkdir -p {shlex.quote(spot.path)}")
-    return Finding(
+    return Diagnosis(
         "directory",
         Grade.FAIL,
         f"{path} does not exist{note}",
@@ -191,12 +191,12 @@ def _who(spot: Spot) -> str:
     return visible(spot.user or "the user")
 
 
-def _judge_mounted(spot: Spot) -> Finding:
+def _judge_mounted(spot: Spot) -> Diagnosis:
     if not (spot.facts.on_system_disk and spot.facts.is_empty):
         where = "on the system disk, and not empty"
         found = where if spot.facts.on_system_disk else "not on the system disk"
-        return Finding("mounted", Grade.OK, found)
-    return Finding(
+        return Diagnosis("mounted", Grade.OK, found)
+    return Diagnosis(
         "mounted",
         Grade.WARN if spot.is_subvolume else Grade.FAIL,  # it may be a source
         f"{visible(spot.path)} is an empty directory on the system disk; is the backup"
@@ -206,15 +206,15 @@ def _judge_mounted(spot: Spot) -> Finding:
     )
 
 
-def _judge_filesystem(spot: Spot) -> Finding:
+def _judge_filesystem(spot: Spot) -> Diagnosis:
     if spot.facts.is_btrfs:
-        return Finding("filesystem", Grade.OK, "btrfs")
+        return Diagnosis("filesystem", Grade.OK, "btrfs")
     mend = "Use a directory on btrfs."
     if not spot.machine:
         sink = f'shell://cat > {shlex.quote(spot.path + "/")}"$1"'
         command = f"btrfs-backup-ng SOURCE {shlex.quote(sink)}"
         mend = f"Use a directory on btrfs, or keep streams:  {visible(command)}"
-    return Finding(
+    return Diagnosis(
         "filesystem",
         Grade.FAIL,
         f"{visible(spot.facts.filesystem_type)}, so snapshots cannot live there as"
@@ -223,48 +223,48 @@ def _judge_filesystem(spot: Spot) -> Finding:
     )
 
 
-def _judge_writable(spot: Spot) -> Finding:
+def _judge_writable(spot: Spot) -> Diagnosis:
     path = shlex.quote(spot.path)
     if spot.facts.is_mounted_read_only:
         mend = _by_root(spot, f"mount -o remount,rw {path}")
-        return Finding("writable", Grade.FAIL, "it is mounted read-only", mend)
+        return Diagnosis("writable", Grade.FAIL, "it is mounted read-only", mend)
     if spot.facts.is_writable:
-        return Finding("writable", Grade.OK, f"{_who(spot)} may write")
+        return Diagnosis("writable", Grade.OK, f"{_who(spot)} may write")
     if not spot.machine and not spot.is_root:
         return unknown("writable", "that needs root")
     if spot.is_root:
         mend = _by_root(spot, f"btrfs property get {path} ro")
         text = "even root may not write; is it a read-only snapshot?"
-        return Finding("writable", Grade.FAIL, text, mend)
+        return Diagnosis("writable", Grade.FAIL, text, mend)
     mend = _by_root(spot, f"chown {shlex.quote(spot.user)} {path}")
     text = f"{_who(spot)} may not write, and has to own it"
-    return Finding("writable", Grade.FAIL, text, mend)
+    return Diagnosis("writable", Grade.FAIL, text, mend)
 
 
-def _judge_use(spot: Spot) -> Finding:
+def _judge_use(spot: Spot) -> Diagnosis:
     if not spot.facts.is_btrfs:
         return unknown("use", "it is not btrfs")
     if spot.is_subvolume:
-        return Finding("use", Grade.OK, "a subvolume: source or destination")
+        return Diagnosis("use", Grade.OK, "a subvolume: source or destination")
     top = visible(spot.facts.containing)
     text = f"a directory: destination; only all of {top} could be a source"
-    return Finding("use", Grade.OK, text)
+    return Diagnosis("use", Grade.OK, text)
 
 
-def _judge_space(spot: Spot) -> Finding:
+def _judge_space(spot: Spot) -> Diagnosis:
     free = spot.facts.size_free
     size = free + spot.facts.size_used
     text = f"{format_size(free)} free of {format_size(size)}"
     path = visible(shlex.quote(spot.path))
     mend = f"Keep fewer backups (-n), and see:  btrfs filesystem usage {path}"
     if free < _NO_SPACE:
-        return Finding("space", Grade.FAIL, f"{text}: too little to send any", mend)
+        return Diagnosis("space", Grade.FAIL, f"{text}: too little to send any", mend)
     if free < max(_LITTLE_SPACE, size * _LITTLE_PART):
-        return Finding("space", Grade.WARN, text, mend)
-    return Finding("space", Grade.OK, text)
+        return Diagnosis("space", Grade.WARN, text, mend)
+    return Diagnosis("space", Grade.OK, text)
 
 
-def judge_clock(there: str, began: float, ended: float) -> Finding:
+def judge_clock(there: str, began: float, ended: float) -> Diagnosis:
     """Compare another machine's clock with ours.
 
     :param there: what it showed, in whole seconds, at some time in between.
@@ -275,32 +275,32 @@ def judge_clock(there: str, began: float, ended: float) -> Finding:
     ahead, behind = int(there) - ended, began - (int(there) + 1)
     skew = max(ahead, behind, 0.0)
     if skew <= _SKEW_S:
-        return Finding("clock", Grade.OK, "the same as here")
+        return Diagnosis("clock", Grade.OK, "the same as here")
     way = "ahead of" if ahead > 0 else "behind"
     text = f"{format_span(skew)} {way} this machine"
     mend = "On the machine whose clock is wrong:  timedatectl set-ntp true"
     if skew <= _SKEW_TOO_FAR_S:
-        return Finding("clock", Grade.WARN, text, mend)
+        return Diagnosis("clock", Grade.WARN, text, mend)
     text = f"{text}, and names sort by time"
-    return Finding("clock", Grade.FAIL, text, mend)
+    return Diagnosis("clock", Grade.FAIL, text, mend)
 
 
-def judge_sessions(opened: int, words: str) -> Finding:
+def judge_sessions(opened: int, words: str) -> Diagnosis:
     """Judge how many of :data:`SESSIONS` sessions side by side there were.
 
     :param words: what was said when there was one too many.
     """
     if opened >= SESSIONS:
-        return Finding("sessions", Grade.OK, f"{opened} side by side")
+        return Diagnosis("sessions", Grade.OK, f"{opened} side by side")
     text = f"{opened} of {SESSIONS} side by side" + (f": {words}" if words else "")
     mend = "In sshd_config there, and then reload sshd:\n  MaxSessions 10"
     if opened >= _SESSIONS_OF_ONE:
         text = f"{text}; enough for one task at a time"
-        return Finding("sessions", Grade.WARN, text, mend)
-    return Finding("sessions", Grade.FAIL, text, mend)
+        return Diagnosis("sessions", Grade.WARN, text, mend)
+    return Diagnosis("sessions", Grade.FAIL, text, mend)
 
 
-def judge_programs(here: frozenset[str], there: frozenset[str] | None) -> Finding:
+def judge_programs(here: frozenset[str], there: frozenset[str] | None) -> Diagnosis:
     """Judge the programs that are used where they are installed.
 
     :param there: of another machine; ``None`` if the place is on this one.
@@ -319,9 +319,9 @@ def judge_programs(here: frozenset[str], there: frozenset[str] | None) -> Findin
     if there is not None:
         text = f"{text}; {_list(there)} there"
     if not lacks:
-        return Finding("programs", Grade.OK, text)
+        return Diagnosis("programs", Grade.OK, text)
     text = f"{text}; not possible: {', '.join(lacks)}"
-    return Finding("programs", Grade.WARN, text, "\n".join(mend))
+    return Diagnosis("programs", Grade.WARN, text, "\n".join(mend))
 
 
 def _list(names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.actions.doctor import diagnosis
-from btrfs_backup_ng.actions.doctor.diagnosis import Finding, Grade, Spot
+from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Spot
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
@@ -40,7 +40,7 @@ _PROGRAMS_HERE = ("pv", "mbuffer", *PROGRAMS)
 
 def examine(
     location: Location, options: SshOptions, *, clock: Clock, command_line: str
-) -> tuple[Finding, ...]:
+) -> tuple[Diagnosis, ...]:
     """Find out whether backups can be made from or to a place.
 
     :param command_line: what the user typed, for the hint that repeats it.
@@ -80,22 +80,22 @@ def rule_for(location: Location, options: SshOptions) -> str:
     return visible(privilege_rule(said)[1])
 
 
-def _look_here(path: str, command_line: str, silence_s: float) -> list[Finding]:
+def _look_here(path: str, command_line: str, silence_s: float) -> list[Diagnosis]:
     host = LocalHost(silence_s)
-    privilege = Finding("privilege", Grade.OK, "root")
+    privilege = Diagnosis("privilege", Grade.OK, "root")
     sudo = f"Run:  sudo {command_line}"
     try:
         facts, is_seen = host.look(path), True
     except NeedsRoot as error:
         facts, is_seen = host.look("/"), False
-        privilege = Finding("privilege", Grade.FAIL, error.message, sudo)
+        privilege = Diagnosis("privilege", Grade.FAIL, error.message, sudo)
     except BackupError as error:
         facts, is_seen = host.look("/"), False
-        finding = Finding("directory", Grade.FAIL, error.message, error.hint)
+        finding = Diagnosis("directory", Grade.FAIL, error.message, error.hint)
         return [*_look_at_tools(facts), privilege, finding, _programs(None)]
     if is_seen and facts.privilege is Privilege.NONE:
         text = f"reading snapshots of {visible(path)} needs root"
-        privilege = Finding("privilege", Grade.FAIL, text, sudo)
+        privilege = Diagnosis("privilege", Grade.FAIL, text, sudo)
     findings = [*_look_at_tools(facts), privilege, _programs(None)]
     if is_seen:
         spot = _spot_here(path, facts)
@@ -103,7 +103,7 @@ def _look_here(path: str, command_line: str, silence_s: float) -> list[Finding]:
     return findings
 
 
-def _look_at_tools(facts: Facts) -> list[Finding]:
+def _look_at_tools(facts: Facts) -> list[Diagnosis]:
     program, version = find_program("btrfs") or "", facts.btrfs_version
     return [
         diagnosis.judge_btrfs(program, "", is_here=True),
@@ -121,7 +121,7 @@ def _spot_here(path: str, facts: Facts) -> Spot:
     return Spot(path, "", user, facts, is_subvolume, is_root=os.geteuid() == 0)
 
 
-def _programs(there: frozenset[str] | None) -> Finding:
+def _programs(there: frozenset[str] | None) -> Diagnosis:
     here = frozenset(name for name in _PROGRAMS_HERE if find_program(name))
     return diagnosis.judge_programs(here, there)
 
@@ -131,7 +131,7 @@ def _look_there(
     options: SshOptions,
     connections: Connections,
     clock: Clock,
-    findings: list[Finding],
+    findings: list[Diagnosis],
 ) -> str:
     """Look at a place of another machine, as far as one gets.
 
@@ -143,24 +143,24 @@ def _look_there(
     if isinstance(host, BackupError):
         refused = isinstance(host, LoginRefused)
         if refused:
-            findings.append(Finding("connect", Grade.OK, f"{where} answers"))
+            findings.append(Diagnosis("connect", Grade.OK, f"{where} answers"))
         check = "login" if refused else "connect"
         findings.append(_failure(check, host))
         return "there is no login" if refused else "there is no connection"
-    findings.append(Finding("connect", Grade.OK, f"{where} answers"))
+    findings.append(Diagnosis("connect", Grade.OK, f"{where} answers"))
     began = clock()
     said = attempt(lambda: host.hello(location.path))
     ended = clock()
     if isinstance(said, BackupError):
         text = f"{visible(host.name)}, one connection"
-        findings.append(Finding("login", Grade.OK, text))
+        findings.append(Diagnosis("login", Grade.OK, text))
         by_hand = Login(location, options).by_hand()
         findings.append(_failure("shell", said, f"See:  ssh {by_hand} true"))
         return "no command can be run there"
     user = visible(said.get("user", ""))
     text = f"as {user} (uid {visible(said.get('uid', ''))}), one connection"
-    findings.append(Finding("login", Grade.OK, text))
-    findings.append(Finding("shell", Grade.OK, "prints nothing of its own"))
+    findings.append(Diagnosis("login", Grade.OK, text))
+    findings.append(Diagnosis("shell", Grade.OK, "prints nothing of its own"))
     findings.append(diagnosis.judge_clock(said.get("clock", ""), began, ended))
     more, privilege = _privilege(location, options, host, said)
     facts = _facts(more)
@@ -185,8 +185,8 @@ def _look_there(
     return ""
 
 
-def _failure(check: str, error: BackupError, hint: str = "") -> Finding:
-    return Finding(check, Grade.FAIL, error.message, error.hint or hint)
+def _failure(check: str, error: BackupError, hint: str = "") -> Diagnosis:
+    return Diagnosis(check, Grade.FAIL, error.message, error.hint or hint)
 
 
 def _facts(said: Mapping[str, str]) -> Facts | BackupError:
@@ -196,7 +196,7 @@ def _facts(said: Mapping[str, str]) -> Facts | BackupError:
         return BackupError(f"the answer is not understood: {visible(str(error))}")
 
 
-def _tools(said: Mapping[str, str], facts: Facts | BackupError) -> list[Finding]:
+def _tools(said: Mapping[str, str], facts: Facts | BackupError) -> list[Diagnosis]:
     program, words = said.get("program", ""), said.get("btrfs", "")
     findings = [
         diagnosis.judge_btrfs(program, words, is_here=False),
@@ -213,7 +213,7 @@ def _tools(said: Mapping[str, str], facts: Facts | BackupError) -> list[Finding]
 
 def _privilege(
     location: Location, options: SshOptions, host: SshHost, said: Mapping[str, str]
-) -> tuple[Mapping[str, str], Finding]:
+) -> tuple[Mapping[str, str], Diagnosis]:
     """Judge how btrfs is run as root there, and give what is seen with that right.
 
     Nobody is asked for a password: there is nobody to ask when a timer starts a backup.
@@ -222,10 +222,10 @@ def _privilege(
     """
     privilege = said.get("privilege", "none")
     if privilege == "root":
-        return said, Finding("privilege", Grade.OK, "root")
+        return said, Diagnosis("privilege", Grade.OK, "root")
     if privilege != "none":
         text = f"{visible(privilege)} -n runs btrfs as root"
-        return said, Finding("privilege", Grade.OK, text)
+        return said, Diagnosis("privilege", Grade.OK, text)
     if not said.get("program") and not said.get("granted"):
         return said, diagnosis.unknown("privilege", "there is no btrfs command")
     if said.get("sudo"):
@@ -235,21 +235,21 @@ def _privilege(
             if isinstance(more, BackupError):
                 return said, _failure("privilege", more)
             text = f"sudo takes the password in {visible(file)}"
-            return more, Finding("privilege", Grade.OK, text)
+            return more, Diagnosis("privilege", Grade.OK, text)
     error = privilege_error(host.name, said)
     text = error.message.removeprefix(f"on {visible(host.name)}, ")
-    return said, Finding("privilege", Grade.FAIL, text, error.hint)
+    return said, Diagnosis("privilege", Grade.FAIL, text, error.hint)
 
 
-def _half_a_privilege(said: Mapping[str, str], more: Mapping[str, str]) -> Finding:
+def _half_a_privilege(said: Mapping[str, str], more: Mapping[str, str]) -> Diagnosis:
     """Say that btrfs may tell its version as root, and not what a subvolume is."""
     how = visible(more.get("privilege", ""))
     text = f"{how} runs btrfs --version as root, and not btrfs subvolume show"
     hint = privilege_error("", said).hint
-    return Finding("privilege", Grade.FAIL, text, hint)
+    return Diagnosis("privilege", Grade.FAIL, text, hint)
 
 
-def _sessions(host: SshHost, *, is_one_kept: bool) -> Finding:
+def _sessions(host: SshHost, *, is_one_kept: bool) -> Diagnosis:
     """Really open as many sessions side by side as backups may need.
 
     :param is_one_kept: there is one already.

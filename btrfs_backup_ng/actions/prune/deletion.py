@@ -15,7 +15,7 @@ class CameBack(BackupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Deletion:
     """What became of a deletion.
 
     :ivar gone: what is no longer there, as a look afterwards saw.
@@ -28,7 +28,7 @@ class Outcome:
 
 def delete(
     place: BtrfsEndpoint, doomed: Sequence[Snapshot], *, convert_rw: bool = False
-) -> Outcome:
+) -> Deletion:
     """Delete snapshots, and look whether they are gone.
 
     The lock of the place has to be held.
@@ -40,17 +40,17 @@ def delete(
     if not all(snapshot.tree_id for snapshot in doomed):
         doomed = _identified(place, doomed)
     if not doomed:
-        return Outcome(())
+        return Deletion(())
     error = attempt(lambda: place.delete(doomed, convert_rw=convert_rw))
     there = {snapshot.uuid for snapshot in _look(place)}
     left = [snapshot for snapshot in doomed if snapshot.uuid in there]
     gone = tuple(snapshot for snapshot in doomed if snapshot.uuid not in there)
     if isinstance(error, BackupError):
-        return Outcome(gone, error)
+        return Deletion(gone, error)
     if not left:
-        return Outcome(gone)
+        return Deletion(gone)
     others = f", and {len(left) - 1} more" if left[1:] else ""
-    return Outcome(
+    return Deletion(
         gone,
         CameBack(
             f"{place}: {visible(left[0].name)} was deleted and is there again{others}",

@@ -11,7 +11,7 @@ from uuid import UUID
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.actions.prune.ages_and_sizes import parse_space
-from btrfs_backup_ng.actions.prune.deletion import Outcome, delete
+from btrfs_backup_ng.actions.prune.deletion import Deletion, delete
 from btrfs_backup_ng.actions.prune.rules import with_arrivals
 from btrfs_backup_ng.core.judgement import (
     Clock,
@@ -32,7 +32,7 @@ from btrfs_backup_ng.endpoint import open_destination
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.place import holds, preflight
 from btrfs_backup_ng.place import sources as origins
-from btrfs_backup_ng.place.contents import ANY_NAME, Access, Kind, open_place
+from btrfs_backup_ng.place.contents import ANY_NAME, Access, Role, open_place
 from btrfs_backup_ng.place.forecast import Forecast, foresee
 from btrfs_backup_ng.place.holds import Holds, parse_holds
 from btrfs_backup_ng.place.locks import Holder
@@ -80,7 +80,7 @@ class Part:
     """
 
     place: BtrfsEndpoint
-    kind: Kind
+    kind: Role
     policy: Policy
     listing: Listing = field(default_factory=Listing)
     records: Content = None
@@ -156,7 +156,7 @@ def look(location: Location, access: Access, wish: Wish) -> list[Part]:
     is_source = place.facts.is_subvolume and place.facts.has_folder
     parts = []
     if is_source and wish.keep:
-        parts.append(Part(place, Kind.SNAPSHOT, wish.keep).looked_again())
+        parts.append(Part(place, Role.SNAPSHOT, wish.keep).looked_again())
     keeper = _open_keeper(location, access)
     keeper.facts = place.facts
     for part in _backups(keeper, wish):
@@ -186,7 +186,7 @@ def _backups(keeper: BtrfsEndpoint, wish: Wish) -> list[Part]:
     """Look at backups, if they are meant."""
     if wish.keep_at is None:
         return []
-    return [Part(keeper, Kind.BACKUP, wish.keep_at).looked_again()]
+    return [Part(keeper, Role.BACKUP, wish.keep_at).looked_again()]
 
 
 def common(parts: Sequence[Part], now: datetime) -> dict[UUID, str]:
@@ -198,8 +198,8 @@ def common(parts: Sequence[Part], now: datetime) -> dict[UUID, str]:
     :param now: aware.
     """
     needed: dict[UUID, str] = {}
-    for source in (part for part in parts if part.kind is Kind.SNAPSHOT):
-        for keeper in (part for part in parts if part.kind is Kind.BACKUP):
+    for source in (part for part in parts if part.kind is Role.SNAPSHOT):
+        for keeper in (part for part in parts if part.kind is Role.BACKUP):
             there = {s.received_uuid for s in keeper.snapshots}
             both = [s for s in source.snapshots if s.origin in there]
             if both:
@@ -235,7 +235,7 @@ def course_of(parts: Sequence[Part], wish: Wish) -> Course:
 
 def _members(parts: Sequence[Part]) -> list[list[Snapshot]]:
     """Give what has a time of ours in its name, the snapshots of sources first."""
-    ordered = sorted(parts, key=lambda part: part.kind is not Kind.SNAPSHOT)
+    ordered = sorted(parts, key=lambda part: part.kind is not Role.SNAPSHOT)
     return [
         [
             replace(snapshot, created=split[1])
@@ -265,7 +265,7 @@ def judge_part(part: Part, wish: Wish, needs: Needs) -> Judged:
             prefix=prefix,
             policy=part.policy,
             needed=needed,
-            of_source=part.kind is Kind.SNAPSHOT,
+            of_source=part.kind is Role.SNAPSHOT,
             is_forced=wish.is_forced,
         )
         judgement = judge_series(question, members, needs.course)
@@ -281,7 +281,7 @@ def judge_part(part: Part, wish: Wish, needs: Needs) -> Judged:
 
 def _held(part: Part) -> Mapping[UUID, str]:
     """Give what is recorded at a source as needed by destinations."""
-    if part.kind is not Kind.SNAPSHOT or part.records is None:
+    if part.kind is not Role.SNAPSHOT or part.records is None:
         return {}
     return Holds(part.place, parse_holds(part.records), dry_run=True).reasons()
 
@@ -299,7 +299,7 @@ def _check_known(
     :raises Refused: if that is so.
     """
     hint = "The next backup makes this record anew."
-    if part.kind is Kind.SNAPSHOT:
+    if part.kind is Role.SNAPSHOT:
         why = holds.why_unknown(part.records, holds.path_of(part.place), members)
     else:
         why = origins.why_unknown(part.records, origins.path_of(part.place), prefix)
@@ -319,7 +319,7 @@ def _series(
     elsewhere only what has a prefix that is recorded, or that was named.
     """
     known = _known_prefixes(part, wish)
-    recorded = parse_origins(part.records) if part.kind is Kind.BACKUP else {}
+    recorded = parse_origins(part.records) if part.kind is Role.BACKUP else {}
     unknown = {uuid for series in recorded.values() for uuid in series.unknown}
     members: list[Snapshot] = []
     foreign = []
@@ -327,14 +327,14 @@ def _series(
         prefix, moment = split_name(snapshot.name) or (None, None)
         if prefix is None or known is not None and prefix not in known:
             foreign.append((snapshot, NOT_OURS))
-        elif part.kind is Kind.BACKUP and snapshot.received_uuid is None:
+        elif part.kind is Role.BACKUP and snapshot.received_uuid is None:
             foreign.append((snapshot, _NOT_RECEIVED))
-        elif part.kind is Kind.BACKUP and snapshot.origin in unknown:
+        elif part.kind is Role.BACKUP and snapshot.origin in unknown:
             foreign.append((snapshot, OWNER_UNKNOWN))
         else:
             members.append(replace(snapshot, created=moment))
     dated: Sequence[Snapshot] = members
-    if part.kind is Kind.BACKUP and part.policy.looks_at_time:
+    if part.kind is Role.BACKUP and part.policy.looks_at_time:
         dated = with_arrivals(part.place, members)
     series: dict[str, list[Snapshot]] = {}
     for snapshot in dated:
@@ -350,7 +350,7 @@ def _known_prefixes(part: Part, wish: Wish) -> Collection[str] | None:
     """Give the prefixes of names that are ours; ``None``: all of them are."""
     if wish.prefix is not None:
         return {wish.prefix}
-    if part.kind is Kind.BACKUP:
+    if part.kind is Role.BACKUP:
         return {*parse_origins(part.records), wish.usual_prefix}
     if part.place.directory.startswith(f"{part.place.state}/"):
         return None
@@ -364,7 +364,7 @@ def _check_alone(part: Part, prefix: str) -> None:
 
     :raises Refused: if they do.
     """
-    if part.kind is not Kind.BACKUP:
+    if part.kind is not Role.BACKUP:
         return
     series = parse_origins(part.records).get(prefix, Series())
     sources = [origin.place for origin in series.sources]
@@ -398,7 +398,7 @@ def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | N
 
 def carry_out(
     judged: Sequence[Judged], wish: Wish, needs: Needs, wait_s: float
-) -> Outcome:
+) -> Deletion:
     """Delete what is doomed at one place, under its lock, and look whether it is gone.
 
     What is no longer doomed when the lock is held stays.
@@ -418,10 +418,10 @@ def carry_out(
             else:
                 gone += outcome.gone
                 errors += [outcome.error] if outcome.error else []
-    return Outcome(tuple(gone), errors[0] if errors else None)
+    return Deletion(tuple(gone), errors[0] if errors else None)
 
 
-def _delete(judged: Judged, wish: Wish, needs: Needs) -> Outcome:
+def _delete(judged: Judged, wish: Wish, needs: Needs) -> Deletion:
     planned = {s.uuid for s in judged.doomed}
     part = judged.part.looked_again()
     doomed = [s for s in judge_part(part, wish, needs).doomed if s.uuid in planned]

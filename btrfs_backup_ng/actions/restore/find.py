@@ -20,7 +20,7 @@ from btrfs_backup_ng.place.contents import (
     Access,
     Contents,
     Kept,
-    Kind,
+    Role,
     State,
     open_place,
     read_contents,
@@ -60,7 +60,7 @@ def find_snapshot(
         raise Refused(f"{place} keeps no snapshot", hint=_inside_hint(place))
     kept = _choose(contents, word, prefix, place, now)
     snapshot = kept.snapshot
-    if kept.kind is Kind.BACKUP:
+    if kept.kind is Role.BACKUP:
         place = open_source(
             location, ANY_NAME, "", connections=access.connections, ssh=access.ssh
         )

@@ -1,4 +1,25 @@
-"""Own the way back of a whole snapshot: find it, plan, receive it under a new name."""
+"""Own the way back of a whole snapshot: find it, plan, receive it under a new name.
+
+The place that a snapshot comes from is only read: no lock, no note, so it may be
+mounted read-only. Against a deletion meanwhile the kernel holds what ``btrfs send``
+reads. At the target a restore is a transfer like any other, with checkpoints, in the
+directory in which the new thing appears.
+
+- A parent is any snapshot of the place whose origin the target's filesystem carries,
+  anywhere, unchanged; the best is the wanted one itself: ``btrfs send -p X X`` says
+  nothing but "a snapshot of X", so no data moves, and the copy still has the identity
+  of X.
+- With ``--writable`` the final name is a writable snapshot of what arrived (verb
+  ``writable``), which carries no received UUID. In its ``.btrfs-backup-ng/snapshots``
+  is a read-only snapshot of the same, under the name it has at the place and with its
+  origin: that is what the next backup builds upon, at every destination that has it.
+- A snapshot whose content was changed is not restored, as its copy would carry an
+  identity that is not true.
+- Files (``files``) are looked at on both sides first, then brought into a private
+  directory in the target: by one ``cp`` here, by GNU tar in the pax format from or to
+  another machine. What came is compared with what was asked for before anything gets
+  its final name, and that is done with ``mv -n``. tar leaves out sockets.
+"""
 
 import logging
 import os
@@ -28,7 +49,7 @@ from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host.entry import STATE, plain
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place import preflight, room
-from btrfs_backup_ng.place.contents import ANY_NAME, Access, Kind
+from btrfs_backup_ng.place.contents import ANY_NAME, Access, Role
 from btrfs_backup_ng.place.forecast import Forecast, Unchanged, foresee, place_with
 from btrfs_backup_ng.place.holds import HOLDS
 from btrfs_backup_ng.place.locks import Holder
@@ -51,7 +72,7 @@ _SNAPSHOTS = f"{STATE}/snapshots"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class RestoreRequest:
     """What is wanted.
 
     :ivar to: a directory that exists, or the path of what is made.
@@ -94,7 +115,7 @@ class Restoration:
     """
 
     def __init__(
-        self, chosen: Chosen, request: Request, access: Access, context: Context
+        self, chosen: Chosen, request: RestoreRequest, access: Access, context: Context
     ) -> None:
         """Look at the target and plan; changes nothing.
 
@@ -356,7 +377,7 @@ class Restoration:
         made.look()
         here, holds = made.listing(HOLDS)
         now = self._context.now
-        if chosen.kept.kind is Kind.SNAPSHOT:
+        if chosen.kept.kind is Role.SNAPSHOT:
             snapshot = chosen.kept.snapshot
             name = f"any place that has {snapshot.name}"
             return foresee(
@@ -409,7 +430,7 @@ class Restoration:
     def _old_place(self) -> str:
         """Find where the source was, if that is on the target's machine."""
         chosen, target = self.chosen, self.target.location
-        if chosen.kept.kind is Kind.SNAPSHOT:
+        if chosen.kept.kind is Role.SNAPSHOT:
             here = chosen.keeper.location
             same = replace(here, path="") == replace(target, path="")
             return here.path if same else ""

@@ -35,7 +35,7 @@ class Around:
     default: int = 0
 
 
-class Way(enum.Enum):
+class SwapMethod(enum.Enum):
     """How a restored subvolume gets to its place."""
 
     RENAME = "rename"
@@ -51,7 +51,7 @@ class Swap:
     :ivar notes: what no command does.
     """
 
-    way: Way
+    way: SwapMethod
     commands: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -98,21 +98,21 @@ def plan_swap(around: Around, stamp: str) -> Swap:
 
 def _renamed(new: str, old: str, aside: str, old_exists: bool) -> Swap:
     if not old_exists:
-        return Swap(Way.RENAME, (_line("mv", "--", new, old),))
+        return Swap(SwapMethod.RENAME, (_line("mv", "--", new, old),))
     moved = _after_move(new, old, aside)
     lines = _line("mv", "--", old, aside), _line("mv", "--", moved, old)
-    return Swap(Way.RENAME, lines, (f"What was there is then in {aside}.",))
+    return Swap(SwapMethod.RENAME, lines, (f"What was there is then in {aside}.",))
 
 
 def _by_default(around: Around, mount: _Mount) -> Swap:
     lines = [_line("btrfs", "subvolume", "set-default", around.new)]
     if around.old == "/":
         note = "The machine starts with it the next time:  reboot"
-        return Swap(Way.DEFAULT, tuple(lines), (note,))
+        return Swap(SwapMethod.DEFAULT, tuple(lines), (note,))
     options = ",".join(_options(mount))
     lines += [_line("umount", around.old)]
     lines += [_line("mount", "-o", options, mount.source, around.old)]
-    return Swap(Way.DEFAULT, tuple(lines))
+    return Swap(SwapMethod.DEFAULT, tuple(lines))
 
 
 def _in_top_level(
@@ -139,7 +139,7 @@ def _in_top_level(
         lines += [_line("mount", "-o", options, mount.source, around.old)]
     if is_point and "subvolid=" in _fstab_options(around):
         notes += ["/etc/fstab names it by subvolid=, which is another one now."]
-    return Swap(Way.TOP_LEVEL, tuple(lines), tuple(notes))
+    return Swap(SwapMethod.TOP_LEVEL, tuple(lines), tuple(notes))
 
 
 def _mounted(
@@ -155,7 +155,7 @@ def _mounted(
         options = _options(new_mount)
     if old_mount and around.old == "/":
         notes += ["The machine has to start with it; then:  reboot"]
-        return Swap(Way.MOUNT, (), tuple(notes))
+        return Swap(SwapMethod.MOUNT, (), tuple(notes))
     if old_mount:
         lines += [_line("umount", around.old)]
     else:
@@ -165,7 +165,7 @@ def _mounted(
         lines += [_line("mkdir", "--", around.old)]
     words = ",".join([*options, f"subvol={subvolume}"])
     lines += [_line("mount", "-o", words, source, around.old)]
-    return Swap(Way.MOUNT, tuple(lines), tuple(notes))
+    return Swap(SwapMethod.MOUNT, tuple(lines), tuple(notes))
 
 
 def _line(*words: str) -> str:

@@ -15,8 +15,8 @@ from btrfs_backup_ng.core.record import Content, Unread, Unreadable
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host.entry import plain
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.place.contents import Access, Kind, keepers
-from btrfs_backup_ng.place.holds import Place, Why, parse_holds
+from btrfs_backup_ng.place.contents import Access, Role, keepers
+from btrfs_backup_ng.place.holds import HeldPlace, Why, parse_holds
 from btrfs_backup_ng.place.sources import parse_origins
 from btrfs_backup_ng.place.verified import VERIFIED
 
@@ -32,14 +32,14 @@ class Shelf:
     """
 
     endpoint: BtrfsEndpoint
-    kind: Kind
+    kind: Role
     listing: Listing
     record: Content
     verified: Content
     twins: Mapping[UUID, Sequence[str]]
 
     @classmethod
-    def read(cls, endpoint: BtrfsEndpoint, kind: Kind) -> "Shelf":
+    def read(cls, endpoint: BtrfsEndpoint, kind: Role) -> "Shelf":
         """Look at one.
 
         :raises ListingFailed: if it cannot be listed.
@@ -75,7 +75,7 @@ def _damage(shelf: Shelf) -> str:
     if shelf.record is None:
         return ""
     try:
-        if shelf.kind is Kind.SNAPSHOT:
+        if shelf.kind is Role.SNAPSHOT:
             parse_holds(shelf.record)
         else:
             parse_origins(shelf.record)
@@ -93,7 +93,7 @@ def parents_for(place: BtrfsEndpoint, sources: Iterable[Shelf]) -> Mapping[UUID,
     """
     found: dict[UUID, str] = {}
     for shelf in sources:
-        if shelf.kind is not Kind.SNAPSHOT or shelf.record is None or _damage(shelf):
+        if shelf.kind is not Role.SNAPSHOT or shelf.record is None or _damage(shelf):
             continue
         for held_for, holds in parse_holds(shelf.record).items():
             if not _is_same(held_for, place):
@@ -102,7 +102,7 @@ def parents_for(place: BtrfsEndpoint, sources: Iterable[Shelf]) -> Mapping[UUID,
     return found
 
 
-def _is_same(held_for: Place, place: BtrfsEndpoint) -> bool:
+def _is_same(held_for: HeldPlace, place: BtrfsEndpoint) -> bool:
     """Tell whether a place that is held for is this one, whoever reaches it and how."""
     here, filesystem = place.location, place.facts.filesystem
     if held_for.location == str(here):
@@ -119,7 +119,7 @@ _AT_ONCE = 2000
 
 
 @dataclass(slots=True)
-class Known:
+class CloseLooks:
     """What close looks found.
 
     :ivar seals: UUID of a snapshot -> its seal, where the listing left that open.
@@ -134,13 +134,13 @@ class Known:
         return self.seals.get(snapshot.uuid, snapshot.seal)
 
 
-def look_closely(chosen: Sequence[Item], originals: Sequence[Item] = ()) -> Known:
+def look_closely(chosen: Sequence[Item], originals: Sequence[Item] = ()) -> CloseLooks:
     """Find out seals, and who has the received UUID of a chosen snapshot, too.
 
     :param originals: snapshots of which only the seal is of interest.
     :raises BackupError: if a place cannot be looked at.
     """
-    known, doubtful = Known(), [*chosen, *originals]
+    known, doubtful = CloseLooks(), [*chosen, *originals]
     for shelf in _shelves(doubtful):
         unknown = {
             snapshot.tree_id: snapshot.uuid

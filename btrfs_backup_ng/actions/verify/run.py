@@ -1,4 +1,30 @@
-"""Own the verifying of what a place keeps: look, choose, judge, compare, restore."""
+"""Own the verifying of what a place keeps: look, choose, judge, compare, restore.
+
+``verify`` looks, chooses, judges, and reads only if it was asked to. Each check is
+good, bad or could not be made, and the worst of them counts.
+
+- **Identity** (``identity``) comes from one listing a place: read-only, a received
+  UUID, the seal (above; ``place`` looks closely where a listing leaves it open, at all
+  at once, and halves only what is broken), who else carries the received UUID. With the
+  source: copies of what is there, whether the next backup is incremental
+  (``forecast``), records that can be read.
+- **Contents** (``tree``, ``manifest``): both trees are read where they lie, each file
+  once, by its first name. Here that is done in process (``local_tree``), elsewhere by
+  the verb ``hash`` (``remote_tree``, ``tree``): three sessions, for the names with
+  their facts, the digests and the xattrs. All come in the order of the bytes of the
+  paths, so that one merge compares them, with a few entries in memory. ``sort`` brings
+  them into that order there; here a directory is sorted with its subdirectories a
+  second time as ``name/``, which is the same order. A test reads the same tree both
+  ways.
+- What stands for a nested subvolume in a snapshot (an empty directory, inode 2) is left
+  out on both sides: no stream has it. Sizes of directories and access times are of a
+  filesystem and not of what it holds, so they are not compared.
+- A **test of restoring** (``restore_test``) is a transfer in full into the staging of a
+  scratch place, where it is compared and deleted. Its id marks it as what it is, so
+  nobody goes on with it; the next test deletes what a killed one left.
+- The record (``verified.json``) is by UUID of the snapshot at its place. Bad stays bad
+  until a check that is as thorough finds it good.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +51,8 @@ from btrfs_backup_ng.actions.verify.identity import (
 )
 from btrfs_backup_ng.actions.verify.manifest import Difference
 from btrfs_backup_ng.actions.verify.place import (
+    CloseLooks,
     Item,
-    Known,
     Shelf,
     check_records,
     look_closely,
@@ -34,15 +60,20 @@ from btrfs_backup_ng.actions.verify.place import (
     read_shelves,
 )
 from btrfs_backup_ng.actions.verify.restore_test import open_scratch, restored
-from btrfs_backup_ng.actions.verify.tree import KEPT, Compared, Place, compare_trees
+from btrfs_backup_ng.actions.verify.tree import (
+    KEPT,
+    Compared,
+    TreeLocation,
+    compare_trees,
+)
 from btrfs_backup_ng.core.choose import is_in_part, pick
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.place.contents import Access, Kind, open_place
+from btrfs_backup_ng.place.contents import Access, Role, open_place
 from btrfs_backup_ng.place.forecast import Forecast, foresee
-from btrfs_backup_ng.place.verified import Level, Memory
+from btrfs_backup_ng.place.verified import Depth, Memory
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.session.progress import Progress
 
@@ -51,7 +82,7 @@ _KEPT_IN_ALL = 10 * KEPT
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class VerifyRequest:
     """What is to be verified, and how.
 
     :ivar source: what the snapshots are copies of, if that is to be looked at.
@@ -64,14 +95,14 @@ class Request:
     location: Location
     source: Location | None = None
     words: tuple[str, ...] = ()
-    level: Level = Level.IDENTITY
+    level: Depth = Depth.IDENTITY
     part: tuple[int, int] | None = None
     scratch: Location | None = None
     prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class SnapshotResult:
     """What is known of one snapshot now.
 
     :ivar snapshot: ``None`` for what should be one and can be written to.
@@ -81,7 +112,7 @@ class Verdict:
     """
 
     name: str
-    kind: Kind
+    kind: Role
     snapshot: Snapshot | None
     findings: tuple[Finding, ...]
     differences: tuple[Difference, ...] = ()
@@ -95,7 +126,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PlaceResult:
     """What is known of a place now.
 
     :ivar findings: about the place as a whole.
@@ -106,7 +137,7 @@ class Outcome:
     """
 
     findings: tuple[Finding, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[SnapshotResult, ...]
     foreign: int = 0
     notes: tuple[str, ...] = ()
     next_backup: Forecast | None = None
@@ -119,7 +150,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Source:
+class _Originals:
     """What the snapshots are copies of.
 
     :ivar homes: UUID of a snapshot -> where it is.
@@ -140,26 +171,26 @@ class Verification:
 
     def __init__(
         self,
-        request: Request,
+        request: VerifyRequest,
         access: Access,
         progress: Progress,
         now: datetime,
-        tell: Callable[[Verdict], None],
+        tell: Callable[[SnapshotResult], None],
     ) -> None:
         self._request = request
         self._access = access
         self._progress = progress
         self._now = now
         self._tell = tell
-        self._verdicts: list[Verdict] = []
+        self._verdicts: list[SnapshotResult] = []
         self._room = _KEPT_IN_ALL
-        self._known = Known()
-        self._source: _Source | None = None
+        self._known = CloseLooks()
+        self._source: _Originals | None = None
         self._scratch: BtrfsEndpoint | None = None
         self._there: frozenset[UUID] = frozenset()
         self._next: Forecast | None = None
 
-    def run(self) -> Outcome:
+    def run(self) -> PlaceResult:
         """Verify; nothing but our own record of it is changed at the place.
 
         :raises UsageError: if a word means no snapshot there.
@@ -170,7 +201,7 @@ class Verification:
         shelves = read_shelves(place, access)
         homes = _homes(shelves)
         findings = [*check_records(shelves), *self._open_source()]
-        backups = [s for u, (shelf, s) in homes.items() if shelf.kind is Kind.BACKUP]
+        backups = [s for u, (shelf, s) in homes.items() if shelf.kind is Role.BACKUP]
         self._there = frozenset(snapshot.origin for snapshot in backups)
         if self._source:
             parents = parents_for(place, self._source.shelves)
@@ -187,13 +218,13 @@ class Verification:
             verdict = self._judge(shelf, snapshot)
             for level, result in _reached(verdict, request.level):
                 memory.note(snapshot.uuid, level, result)
-            if request.level is not Level.IDENTITY:
+            if request.level is not Depth.IDENTITY:
                 memory.write()  # it took long, and the next one may be interrupted
             self._conclude(verdict)
         memory.write()
         total = sum(len(shelf.listing.snapshots) for shelf in shelves)
         notes = (*memory.notes, *_cut(place))
-        return Outcome(
+        return PlaceResult(
             tuple(findings),
             tuple(self._verdicts),
             total - len(homes),
@@ -221,7 +252,7 @@ class Verification:
             picked = [s for s in picked if is_in_part(s, *self._request.part)]
         return [homes[snapshot.uuid] for snapshot in picked]
 
-    def _conclude(self, verdict: Verdict) -> None:
+    def _conclude(self, verdict: SnapshotResult) -> None:
         """Tell a verdict, and keep it with as many differences as there is room for."""
         self._tell(verdict)
         kept = verdict.differences[: self._room]
@@ -243,7 +274,7 @@ class Verification:
         every = [(shelf, s) for shelf in shelves for s in shelf.listing.snapshots]
         reference = Reference.of(str(location), [snapshot for _, snapshot in every])
         shelf_of = {snapshot.uuid: shelf for shelf, snapshot in every}
-        self._source = _Source(place, reference, shelf_of, shelves)
+        self._source = _Originals(place, reference, shelf_of, shelves)
         yield from check_records(shelves)
         yield from judge_reference(reference)
 
@@ -254,10 +285,10 @@ class Verification:
         return place, read_shelves(place, self._access)
 
     def _judge_next(
-        self, source: _Source, shelves: Sequence[Shelf], backups: Sequence[Snapshot]
+        self, source: _Originals, shelves: Sequence[Shelf], backups: Sequence[Snapshot]
     ) -> Iterator[Finding]:
         """Foretell the next backup, and judge that."""
-        keepers = [shelf for shelf in shelves if shelf.kind is Kind.BACKUP]
+        keepers = [shelf for shelf in shelves if shelf.kind is Role.BACKUP]
         here = _as_source(source)
         if here is None or not keepers:
             yield from judge_common(backups, source.reference)
@@ -291,10 +322,10 @@ class Verification:
             has_copies=bool(backups),
         )
 
-    def _look_closely(self, chosen: Sequence[Item]) -> Known:
+    def _look_closely(self, chosen: Sequence[Item]) -> CloseLooks:
         """Find out what listings leave open: seals, and who has the same UUID."""
         originals = []
-        if self._source and self._request.level is not Level.IDENTITY:
+        if self._source and self._request.level is not Depth.IDENTITY:
             originals = [
                 (self._source.homes[original.uuid], original)
                 for _, copy in chosen
@@ -313,10 +344,10 @@ class Verification:
             finding = judge_writable(seen.received_uuid)
         else:
             return  # somebody's file or directory, or gone by now
-        self._conclude(Verdict(name, shelf.kind, None, (finding,)))
+        self._conclude(SnapshotResult(name, shelf.kind, None, (finding,)))
 
-    def _judge(self, shelf: Shelf, snapshot: Snapshot) -> Verdict:
-        is_backup = shelf.kind is Kind.BACKUP
+    def _judge(self, shelf: Shelf, snapshot: Snapshot) -> SnapshotResult:
+        is_backup = shelf.kind is Role.BACKUP
         seal, others = self._known.seal(snapshot), self._known.others
         findings = list(
             judge_alone(snapshot, seal, shelf.twins, others, is_backup=is_backup)
@@ -324,9 +355,9 @@ class Verification:
         if self._source and is_backup:
             findings += judge_against(snapshot, self._source.reference, self._there)
         compared = Compared([])
-        if self._request.level is not Level.IDENTITY:
+        if self._request.level is not Depth.IDENTITY:
             findings += self._read_all(shelf, snapshot, compared)
-        return Verdict(
+        return SnapshotResult(
             snapshot.name,
             shelf.kind,
             snapshot,
@@ -346,7 +377,7 @@ class Verification:
             yield Finding(Result.UNCHECKED, check, original)
             return
         home, first = (shelf, snapshot) if isinstance(original, str) else original
-        what = Place(home.endpoint.host, home.endpoint.path(first.name))
+        what = TreeLocation(home.endpoint.host, home.endpoint.path(first.name))
         failed = attempt(
             lambda: self._compare(shelf.endpoint, snapshot, what, compared)
         )
@@ -387,7 +418,7 @@ class Verification:
         self,
         endpoint: BtrfsEndpoint,
         snapshot: Snapshot,
-        original: Place,
+        original: TreeLocation,
         compared: Compared,
     ) -> None:
         """Compare; all that is found before a failure stays in ``compared``.
@@ -395,7 +426,7 @@ class Verification:
         :raises BackupError: if something cannot be read, or not be restored.
         """
         if self._scratch is None:
-            copy = Place(endpoint.host, endpoint.path(snapshot.name))
+            copy = TreeLocation(endpoint.host, endpoint.path(snapshot.name))
             self._compare_trees(original, copy, snapshot.name, compared)
             return
         moving, scratch = Meter(), self._scratch
@@ -403,25 +434,25 @@ class Verification:
             self._progress.add(moving, f"{snapshot.name} -> {scratch.location}"),
             restored(endpoint, snapshot, scratch, moving, self._now) as path,
         ):
-            copy = Place(scratch.host, path)
+            copy = TreeLocation(scratch.host, path)
             self._compare_trees(original, copy, snapshot.name, compared)
 
     def _compare_trees(
-        self, original: Place, copy: Place, name: str, compared: Compared
+        self, original: TreeLocation, copy: TreeLocation, name: str, compared: Compared
     ) -> None:
         meter = Meter()
         with self._progress.add(meter, f"comparing {name}"):
             compare_trees(original, copy, meter, compared)
 
 
-def _as_source(source: _Source) -> tuple[Listing, Content] | None:
+def _as_source(source: _Originals) -> tuple[Listing, Content] | None:
     """Give what a backup from a place would see, and the record of what is needed.
 
     :returns: ``None`` for a place from which no backup is made: it has backups itself,
         or is no subvolume that can be written to.
     """
     for shelf in source.shelves:
-        if shelf.kind is Kind.SNAPSHOT:
+        if shelf.kind is Role.SNAPSHOT:
             return shelf.listing, shelf.record
     facts = source.place.facts
     snapshots = (s for shelf in source.shelves for s in shelf.listing.snapshots)
@@ -437,20 +468,20 @@ def _homes(shelves: Sequence[Shelf]) -> dict[UUID, Item]:
     return {s.uuid: (shelf, s) for shelf in shelves for s in of_ours(shelf.listing)}
 
 
-def _reached(verdict: Verdict, level: Level) -> Iterator[tuple[Level, Result]]:
+def _reached(verdict: SnapshotResult, level: Depth) -> Iterator[tuple[Depth, Result]]:
     """Give what a verdict says of each level.
 
     What was restored and is the same as at the source has the same contents.
     """
     deep = {Check.CONTENTS, Check.RESTORE}
     alone = [f.result for f in verdict.findings if f.check not in deep]
-    yield Level.IDENTITY, worst(alone)
-    if level is Level.IDENTITY:
+    yield Depth.IDENTITY, worst(alone)
+    if level is Depth.IDENTITY:
         return
     results = [f.result for f in verdict.findings if f.check in deep]
     yield level, worst(results)
-    if level is Level.RESTORE and not results:
-        yield Level.DATA, Result.GOOD
+    if level is Depth.RESTORE and not results:
+        yield Depth.DATA, Result.GOOD
 
 
 def _cut(place: BtrfsEndpoint) -> Iterator[str]:

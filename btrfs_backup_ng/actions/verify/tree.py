@@ -184,7 +184,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TreeLocation:
     """Where a tree is."""
 
     host: Host
@@ -192,7 +192,7 @@ class Place:
 
 
 def compare_trees(
-    original: Place, copy: Place, meter: Meter, compared: Compared
+    original: TreeLocation, copy: TreeLocation, meter: Meter, compared: Compared
 ) -> None:
     """Compare all of two trees.
 

@@ -1,4 +1,36 @@
-"""Own the search for one file in all snapshots and backups of its subvolume."""
+"""Own the search for one file in all snapshots and backups of its subvolume.
+
+``history`` appends a line of JSON for each transfer that arrived or failed, to a file
+in the state directory of the user: one write under ``flock``, flushed. It never fails a
+run. The older half is dropped at 4 MiB; a last line that a cut tore off is ignored and
+removed by the next write; damage is moved aside; lines of newer versions are kept. It
+tells sizes and known places, and decides nothing but what is kept where another record
+is lost: what must not be lost is in ``holds.json``.
+
+``list`` looks at each place once (``contents.look_at``) and relates what it saw
+(``relations``): what is common by origin, what the next transfer starts from as it is
+foretold (below), and to places that were not looked at by the holds of the source. A
+name that only a backup or snapshot of ours may have (in a source's folder any with a
+time, at a destination those of a prefix that a source signed in with) and that is no
+read-only subvolume with a received UUID is damaged.
+
+``versions`` asks each place with one question (``verbs.STATS``) what one relative path
+is in all snapshots, with the directories above it, as a link there would lead out of
+the snapshot. Then (``lookup``):
+
+1. Within one filesystem, the same inode, size, mtime and ctime are the same content:
+   nobody can set a ctime.
+2. A snapshot and its copy (same origin) hold the same, if type and size agree.
+3. Different sizes differ. Only what is of one size and in doubt is read: one SHA-256
+   for each version, at the nearest place that has it (``DIGESTS``), and the targets of
+   links (``LINKS``).
+
+``timeline`` puts this in order by the times of the snapshots: a version has a number
+from its first appearance, and has it again when it comes back. "Not there" needs an
+answer that says so for each path (``parse_stats``); "may not look" is an error of that
+place. Which backups at a place are of the subvolume is told by origin, or by a prefix
+that only its source signed in with; where nobody signed in, all are taken.
+"""
 
 import os
 import stat
@@ -25,7 +57,7 @@ from btrfs_backup_ng.place.contents import (
     Access,
     Contents,
     Kept,
-    Kind,
+    Role,
     State,
     destinations_in,
     open_place,
@@ -221,7 +253,7 @@ def _own_snapshots(source: BtrfsEndpoint, contents: Contents) -> list[tuple[Kept
     return [
         (kept, source.directory)
         for kept in contents.kept
-        if kept.kind is Kind.SNAPSHOT
+        if kept.kind is Role.SNAPSHOT
         and kept.state is State.COMPLETE
         and (is_inside or kept.snapshot.parent_uuid == source.facts.uuid)
     ]
@@ -247,8 +279,8 @@ class _Belonging:
         """
         if kept.snapshot.origin in self.origins:
             return True
-        if kept.kind is Kind.SNAPSHOT or not recorded:
-            return kept.kind is Kind.BACKUP
+        if kept.kind is Role.SNAPSHOT or not recorded:
+            return kept.kind is Role.BACKUP
         return any(
             all(origin.is_same(self.own) for origin in series.sources)
             and kept.snapshot.origin not in series.unknown
@@ -260,7 +292,7 @@ class _Belonging:
 def _look_at(location: Location, access: Access, is_ours: _Belonging) -> _Place:
     endpoint = open_place(location, access)
     contents = read_contents(endpoint, access).warn()
-    folder = {Kind.SNAPSHOT: endpoint.directory, Kind.BACKUP: location.path}
+    folder = {Role.SNAPSHOT: endpoint.directory, Role.BACKUP: location.path}
     kept = [
         (one, folder[one.kind])
         for one in contents.kept

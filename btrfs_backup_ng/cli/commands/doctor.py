@@ -8,7 +8,7 @@ from itertools import groupby
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
-from btrfs_backup_ng.actions.doctor.diagnosis import Finding, Grade, exit_status
+from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, exit_status
 from btrfs_backup_ng.actions.doctor.look import examine, rule_for
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
         print_line(rule_for(places[0], ssh))
         return 0
     command_line = visible(shlex.join([PROGRAM, "doctor", *words]))
-    found: list[tuple[str, tuple[Finding, ...]]] = []
+    found: list[tuple[str, tuple[Diagnosis, ...]]] = []
     for place in places:
         findings = examine(place, ssh, clock=time.time, command_line=command_line)
         found.append((str(place), findings))
@@ -96,7 +96,9 @@ def _parser() -> Parser:
     return parser
 
 
-def _show(place: str, findings: Sequence[Finding], options: argparse.Namespace) -> None:
+def _show(
+    place: str, findings: Sequence[Diagnosis], options: argparse.Namespace
+) -> None:
     if options.json:
         return
     if options.quiet:
@@ -108,10 +110,10 @@ def _show(place: str, findings: Sequence[Finding], options: argparse.Namespace) 
         print_line(visible(line))
 
 
-def _lines(findings: Sequence[Finding]) -> Iterator[str]:
+def _lines(findings: Sequence[Diagnosis]) -> Iterator[str]:
     """Give a line for each finding; what was not checked for one reason shares one."""
 
-    def reason(finding: Finding) -> str:
+    def reason(finding: Diagnosis) -> str:
         return finding.found if finding.grade is Grade.UNKNOWN else finding.check
 
     for _, group in groupby(findings, reason):
@@ -137,7 +139,7 @@ def _mending(line: str) -> Iterator[str]:
     yield " " * (_NAME_AT + 2) + command
 
 
-def _as_json(place: str, findings: Sequence[Finding]) -> dict[str, object]:
+def _as_json(place: str, findings: Sequence[Diagnosis]) -> dict[str, object]:
     return {
         "place": place,
         "findings": [

@@ -30,7 +30,7 @@ from btrfs_backup_ng.place.contents import (
     Broken,
     Contents,
     Kept,
-    Kind,
+    Role,
     State,
     look_at,
 )
@@ -197,7 +197,7 @@ class _Told:
 
 def _counts(contents: Contents) -> Iterator[str]:
     kinds = [kept.kind for kept in contents.kept]
-    yield from (tell.count(kind, kinds.count(kind)) for kind in Kind if kind in kinds)
+    yield from (tell.count(kind, kinds.count(kind)) for kind in Role if kind in kinds)
     damaged = sum(kept.state is State.DAMAGED for kept in contents.kept)
     cut = sum(not transfer.running for transfer in contents.waiting)
     for number, words in (

@@ -13,7 +13,12 @@ from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 from btrfs_backup_ng.actions.verify.identity import Finding
 from btrfs_backup_ng.actions.verify.manifest import Difference
-from btrfs_backup_ng.actions.verify.run import Outcome, Request, Verdict, Verification
+from btrfs_backup_ng.actions.verify.run import (
+    PlaceResult,
+    SnapshotResult,
+    Verification,
+    VerifyRequest,
+)
 from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
@@ -32,7 +37,7 @@ from btrfs_backup_ng.core.events import Failed
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import Result
 from btrfs_backup_ng.place.forecast import Forecast
-from btrfs_backup_ng.place.verified import Level
+from btrfs_backup_ng.place.verified import Depth
 from btrfs_backup_ng.session.progress import Progress
 
 _EPILOG = f"""\
@@ -85,7 +90,7 @@ def main(words: Sequence[str]) -> int:
         Progress(line, silent=options.quiet) as progress,
     ):
 
-        def show(verdict: Verdict) -> None:
+        def show(verdict: SnapshotResult) -> None:
             progress.clear()
             if not options.json:
                 _show_verdict(verdict, options)
@@ -152,7 +157,7 @@ def _subset(text: str) -> tuple[int | None, int]:
     return number, parts
 
 
-def _request(options: argparse.Namespace, now: datetime) -> Request:
+def _request(options: argparse.Namespace, now: datetime) -> VerifyRequest:
     """Read what is to be verified, and how.
 
     :raises UsageError: if something is missing, or does not go together.
@@ -162,17 +167,17 @@ def _request(options: argparse.Namespace, now: datetime) -> Request:
     source = _location(options.source) if options.source else None
     if source == location:
         raise UsageError("the source of backups is another place than the backups")
-    level = Level.DATA if options.data else Level.IDENTITY
+    level = Depth.DATA if options.data else Depth.IDENTITY
     if options.restore_test:
-        level = Level.RESTORE
-    if level is Level.RESTORE and not options.scratch:
+        level = Depth.RESTORE
+    if level is Depth.RESTORE and not options.scratch:
         raise UsageError(
             "--restore-test needs a directory on btrfs to restore to",
             hint="Name one:  --scratch DIR",
         )
-    if options.scratch and level is not Level.RESTORE:
+    if options.scratch and level is not Depth.RESTORE:
         raise UsageError("--scratch is for --restore-test, which is not asked for")
-    if level is Level.DATA and source is None:
+    if level is Depth.DATA and source is None:
         raise UsageError(
             "--data compares with the source of the backups, which is not named",
             hint="Name it:  --source PLACE",
@@ -182,7 +187,7 @@ def _request(options: argparse.Namespace, now: datetime) -> Request:
         number, parts = options.subset
         day = now.astimezone(timezone.utc).toordinal()
         part = (day % parts + 1 if number is None else number), parts
-    elif level is Level.RESTORE and not words:
+    elif level is Depth.RESTORE and not words:
         words = [LATEST]
     scratch = _location(options.scratch) if options.scratch else None
     prefix = options.snapshot_prefix
@@ -191,7 +196,7 @@ def _request(options: argparse.Namespace, now: datetime) -> Request:
             "-p is about the next backup from a source, which is not named",
             hint="Name it:  --source PLACE",
         )
-    return Request(location, source, tuple(words), level, part, scratch, prefix)
+    return VerifyRequest(location, source, tuple(words), level, part, scratch, prefix)
 
 
 def _location(word: str) -> Location:
@@ -202,8 +207,8 @@ def _location(word: str) -> Location:
 
 
 def _finish(
-    request: Request,
-    outcome: Outcome | BackupError,
+    request: VerifyRequest,
+    outcome: PlaceResult | BackupError,
     options: argparse.Namespace,
     now: datetime,
 ) -> int:
@@ -225,7 +230,7 @@ def _finish(
     return status
 
 
-def _show_verdict(verdict: Verdict, options: argparse.Namespace) -> None:
+def _show_verdict(verdict: SnapshotResult, options: argparse.Namespace) -> None:
     if options.quiet and verdict.result is Result.GOOD:
         return
     word, name = _WORDS[verdict.result], visible(verdict.name)
@@ -269,7 +274,7 @@ def _difference(difference: Difference) -> str:
 
 
 def _show_outcome(
-    request: Request, outcome: Outcome, options: argparse.Namespace
+    request: VerifyRequest, outcome: PlaceResult, options: argparse.Namespace
 ) -> None:
     place = visible(str(request.location))
     for finding in outcome.findings:
@@ -297,7 +302,7 @@ def _show_next(place: str, forecast: Forecast) -> None:
         print_line(part)
 
 
-def _summary(request: Request, outcome: Outcome) -> str:
+def _summary(request: VerifyRequest, outcome: PlaceResult) -> str:
     counts = Counter(verdict.result for verdict in outcome.verdicts)
     parts = [f"{counts[r]} {_WORDS[r].lower()}" for r in Result if counts[r]]
     text = ", ".join(parts) or "nothing to verify"
@@ -309,12 +314,15 @@ def _summary(request: Request, outcome: Outcome) -> str:
 
 
 def _fields(
-    request: Request, outcome: Outcome | BackupError, status: int, now: datetime
+    request: VerifyRequest,
+    outcome: PlaceResult | BackupError,
+    status: int,
+    now: datetime,
 ) -> dict[str, object]:
     """Give the place for the document."""
     error = None
     if isinstance(outcome, BackupError):
-        error, outcome = tell.error_fields(outcome), Outcome((), ())
+        error, outcome = tell.error_fields(outcome), PlaceResult((), ())
     return {
         "place": str(request.location),
         "source": None if request.source is None else str(request.source),
@@ -331,7 +339,7 @@ def _fields(
     }
 
 
-def _verdict_fields(verdict: Verdict) -> dict[str, object]:
+def _verdict_fields(verdict: SnapshotResult) -> dict[str, object]:
     snapshot = verdict.snapshot
     received = snapshot.received_uuid if snapshot else None
     return {

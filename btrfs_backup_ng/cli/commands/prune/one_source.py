@@ -9,7 +9,7 @@ from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_about
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.place.contents import Access, Kind
+from btrfs_backup_ng.place.contents import Access, Role
 
 
 class Settling:
@@ -50,7 +50,7 @@ class Settling:
             aside = visible(done.aside)
             text = f"the record of sources cannot be read, and {word} moved to {aside}"
             print_about(self.location, text, options)
-        backups = tell.count(Kind.BACKUP, done.backups)
+        backups = tell.count(Role.BACKUP, done.backups)
         text = f"{word} recorded: one source for all that begin with {prefix!r}"
         print_about(self.location, f"{text}, {backups} now", options)
 

@@ -17,7 +17,7 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.actions.restore.files import FileRestoration, read_paths
 from btrfs_backup_ng.actions.restore.find import find_snapshot
-from btrfs_backup_ng.actions.restore.snapshot import Request, Restoration
+from btrfs_backup_ng.actions.restore.snapshot import Restoration, RestoreRequest
 from btrfs_backup_ng.actions.versions.find import (
     find_file,
     find_versions,
@@ -323,9 +323,11 @@ def _paths(options: argparse.Namespace) -> tuple[str, ...]:
     return read_paths([*options.file, *listed])
 
 
-def _request(options: argparse.Namespace, to: Location) -> Request:
+def _request(options: argparse.Namespace, to: Location) -> RestoreRequest:
     replaces = options.replaces.rstrip("/") or options.replaces
-    return Request(to, options.writable, replaces, _transfer(options), options.wait)
+    return RestoreRequest(
+        to, options.writable, replaces, _transfer(options), options.wait
+    )
 
 
 def _transfer(options: argparse.Namespace) -> TransferOptions:

@@ -22,7 +22,7 @@ from btrfs_backup_ng.cli.places import FOLDER
 from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.events import Failed, Sent
 from btrfs_backup_ng.core.naming import split_name
-from btrfs_backup_ng.place.contents import Kind, State
+from btrfs_backup_ng.place.contents import Role, State
 from btrfs_backup_ng.session.context import Context
 
 
@@ -145,7 +145,7 @@ class Desk:
             "from": place_from,
             "to": place,
         }
-        kind = "a backup" if kept.kind is Kind.BACKUP else "a snapshot"
+        kind = "a backup" if kept.kind is Role.BACKUP else "a snapshot"
         if kept.state is not State.COMPLETE:
             kind = tell.state(kept)
         self._say(
