@@ -44,10 +44,7 @@ run deletes what this one did not.
   because of it.
 """
 
-import errno
 import json
-import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -197,45 +194,6 @@ def format_document(version: int, fields: Mapping[str, object], **how: Any) -> b
     :param how: for ``json.dumps``.
     """
     return json.dumps({"version": version, **fields}, **how).encode("ascii") + b"\n"
-
-
-def read_file(path: str, *, dir_fd: int | None = None) -> Content:
-    """Read a record of this machine, of which never more than the limit is read.
-
-    :param dir_fd: of the directory that a relative path is in.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        descriptor = os.open(path, flags, dir_fd=dir_fd)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        kinds = {errno.ELOOP: LINK, errno.ENXIO: SPECIAL}
-        return kinds.get(error.errno or 0) or _failed(error)
-    try:
-        return _read_descriptor(descriptor)
-    except OSError as error:
-        return _failed(error)
-    finally:
-        os.close(descriptor)
-
-
-def _read_descriptor(descriptor: int) -> Content:
-    status = os.fstat(descriptor)
-    if stat.S_ISDIR(status.st_mode):
-        return DIRECTORY
-    if not stat.S_ISREG(status.st_mode):
-        return SPECIAL
-    if status.st_size > LIMIT_BYTES:
-        return TOO_LARGE
-    with open(descriptor, "rb", closefd=False) as file:
-        content = file.read(LIMIT_BYTES + 1)
-    return TOO_LARGE if len(content) > LIMIT_BYTES else content
-
-
-def _failed(error: OSError) -> Unread:
-    reason = f"{FAILED.reason}: {error.strerror or error}"
-    return Unread(reason, may_be_whole=True)
 
 
 def parse_answer(raw: bytes) -> Content:

@@ -30,6 +30,7 @@ used, and ``/proc/PID/fd/N`` for another one that was entered.
   is sent: both fail the check of what arrived.
 """
 
+import errno
 import os
 import re
 import shlex
@@ -38,6 +39,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from btrfs_backup_ng.__util__ import Refused, visible
+from btrfs_backup_ng.core import record
 
 #: Directory of our bookkeeping at every place, and of unfinished transfers in it.
 STATE = ".btrfs-backup-ng"
@@ -193,3 +195,42 @@ def _remove(directory: int, name: str) -> None:
     except IsADirectoryError as error:
         owner = os.stat(name, dir_fd=directory, follow_symlinks=False).st_uid
         raise NotOurs(f"{name} is a directory of the user with id {owner}") from error
+
+
+def read_record(path: str, *, dir_fd: int | None = None) -> record.Content:
+    """Read a record of this machine, of which never more than the limit is read.
+
+    :param dir_fd: of the directory that a relative path is in.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        kinds = {errno.ELOOP: record.LINK, errno.ENXIO: record.SPECIAL}
+        return kinds.get(error.errno or 0) or _failed(error)
+    try:
+        return _read_descriptor(descriptor)
+    except OSError as error:
+        return _failed(error)
+    finally:
+        os.close(descriptor)
+
+
+def _read_descriptor(descriptor: int) -> record.Content:
+    status = os.fstat(descriptor)
+    if stat.S_ISDIR(status.st_mode):
+        return record.DIRECTORY
+    if not stat.S_ISREG(status.st_mode):
+        return record.SPECIAL
+    if status.st_size > record.LIMIT_BYTES:
+        return record.TOO_LARGE
+    with open(descriptor, "rb", closefd=False) as file:
+        content = file.read(record.LIMIT_BYTES + 1)
+    return record.TOO_LARGE if len(content) > record.LIMIT_BYTES else content
+
+
+def _failed(error: OSError) -> record.Unread:
+    reason = f"{record.FAILED.reason}: {error.strerror or error}"
+    return record.Unread(reason, may_be_whole=True)

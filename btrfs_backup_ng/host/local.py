@@ -27,6 +27,7 @@ from btrfs_backup_ng.host.entry import (
     entered,
     fresh_file,
     plain,
+    read_record,
     replace_file,
 )
 from btrfs_backup_ng.host.facts import read_facts
@@ -171,7 +172,7 @@ def _read_records(state: str, names: Sequence[str]) -> tuple[record.Content, ...
     """Read records of a state directory."""
     try:
         with entered(state) as directory:
-            return tuple(record.read_file(name, dir_fd=directory) for name in names)
+            return tuple(read_record(name, dir_fd=directory) for name in names)
     except FileNotFoundError:
         return (None,) * len(names)
     except (OSError, NotOurs):
@@ -180,7 +181,7 @@ def _read_records(state: str, names: Sequence[str]) -> tuple[record.Content, ...
 
 def _note_of_holder(directory: int) -> str:
     """Return the note that the holder of a lock left, if it can be read."""
-    content = record.read_file("holder", dir_fd=directory)
+    content = read_record("holder", dir_fd=directory)
     return os.fsdecode(content) if isinstance(content, bytes) else ""
 
 

@@ -25,8 +25,8 @@ from btrfs_backup_ng.core.record import (
     as_text,
     format_document,
     parse_document,
-    read_file,
 )
+from btrfs_backup_ng.host.entry import read_record
 
 log = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ def _read(path: str) -> bytes:
 
     :raises OSError: if it cannot be read, or is not what we write.
     """
-    content = read_file(path)
+    content = read_record(path)
     if isinstance(content, Unread):
         raise OSError(content.reason)
     return content or b""

@@ -20,8 +20,8 @@ from btrfs_backup_ng.core.record import (
     TOO_LARGE,
     Unread,
     Unreadable,
-    read_file,
 )
+from btrfs_backup_ng.host.entry import read_record
 from btrfs_backup_ng.place.holds import parse_holds
 from btrfs_backup_ng.place.sources import (
     Origin,
@@ -153,11 +153,13 @@ def test_what_is_no_small_file_is_not_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # as the name of a socket must be short
     make(Path("record"))
-    assert read_file("record") == found
-    assert read_file("none") is None
+    assert read_record("record") == found
+    assert read_record("none") is None
     Path("whole").write_bytes(b"\0" * LIMIT_BYTES)
-    assert read_file("whole") == b"\0" * LIMIT_BYTES
-    assert read_file("whole/record") == Unread("reading failed: Not a directory", True)
+    assert read_record("whole") == b"\0" * LIMIT_BYTES
+    assert read_record("whole/record") == Unread(
+        "reading failed: Not a directory", True
+    )
 
 
 def test_a_prefix_is_known_only_if_the_record_names_it():
