@@ -216,7 +216,7 @@ class _Watch:
         self._thread.join()
 
     def seen(self) -> Filter:
-        """Give what it took."""
+        """Return what it took."""
         assert self._peak_bytes, "there was no filter"
         return Filter(self._cpu_s, self._peak_bytes)
 

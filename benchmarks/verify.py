@@ -53,12 +53,12 @@ class Places(NamedTuple):
 
     @property
     def home(self) -> Path:
-        """Give the source of the backups."""
+        """Return the source of the backups."""
         return self.source.path / "home"
 
     @property
     def backups(self) -> Path:
-        """Give the destination."""
+        """Return the destination."""
         return self.destination.path / "backups"
 
     def fresh(self) -> None:
@@ -68,7 +68,7 @@ class Places(NamedTuple):
             filesystem.mount()
 
     def read_bytes(self) -> list[int]:
-        """Give what was read from each device so far."""
+        """Return what was read from each device so far."""
         return [_read_bytes(filesystem.device) for filesystem in self]
 
 
@@ -154,7 +154,7 @@ def _fill(tree: Path, files: int, largest: int) -> None:
 
 
 def _read_once(places: Places, name: str) -> list[int]:
-    """Give what reading all files once reads from each device, all else cold."""
+    """Return what reading all files once reads from each device, all else cold."""
     found = []
     for filesystem, path in (
         (places.source, places.home / ".btrfs-backup-ng/snapshots" / name),

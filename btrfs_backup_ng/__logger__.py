@@ -1,4 +1,4 @@
-"""Own the set-up of logging: level, format and where the lines go."""
+"""The set-up of logging: level, format and where the lines go."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ class _Formatter(logging.Formatter):
         self._times = times
 
     def format(self, record: logging.LogRecord) -> str:
-        """Give the record's line; text from outside cannot steer a terminal."""
+        """Return the record's line; text from outside cannot steer a terminal."""
         word = "warning: " if record.levelno == logging.WARNING else ""
         line = f"{PROGRAM}: {word}{visible(record.getMessage())}"
         if self._journal:

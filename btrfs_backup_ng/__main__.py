@@ -1,4 +1,4 @@
-"""Own the door: argv in, exit status out; signals; the last ``except``."""
+"""The door: argv in, exit status out; signals; the last ``except``."""
 
 import logging
 import os

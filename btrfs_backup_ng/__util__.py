@@ -1,4 +1,4 @@
-"""Own what every floor may use: the error tree, sizes, spans and safe text."""
+"""What every floor may use: the error tree, sizes, spans and safe text."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Owns the rules of a test run (root, skips, leftovers) and the fixtures."""
+"""The rules of a test run (root, skips, leftovers) and the fixtures."""
 
 from __future__ import annotations
 
@@ -172,13 +172,13 @@ def btrfs(tmp_path: Path) -> Iterator[MakesFilesystems]:
 def two_filesystems(
     btrfs: MakesFilesystems,
 ) -> tuple[filesystems.Filesystem, filesystems.Filesystem]:
-    """Give two filesystems: one to back up from, one to back up to."""
+    """Return two filesystems: one to back up from, one to back up to."""
     return btrfs(), btrfs()
 
 
 @pytest.fixture
 def power_cut(tmp_path: Path) -> Iterator[filesystems.PowerCut]:
-    """Give a filesystem whose power can be cut."""
+    """Return a filesystem whose power can be cut."""
     with filesystems.power_cut(tmp_path) as power:
         yield power
 
@@ -192,7 +192,7 @@ def session_sshd() -> Iterator[ssh_servers.Sshd]:
 
 @pytest.fixture
 def sshd(session_sshd: ssh_servers.Sshd) -> ssh_servers.Sshd:
-    """Give a running ssh server whose counts begin at nothing.
+    """Return a running ssh server whose counts begin at nothing.
 
     Who stops it, changes its key or configures it takes one of ``new_sshd``.
     """

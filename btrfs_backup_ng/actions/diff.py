@@ -1,4 +1,4 @@
-"""Own the comparing of two snapshots of one place, by the stream between them."""
+"""The comparing of two snapshots of one place, by the stream between them."""
 
 import shlex
 import signal

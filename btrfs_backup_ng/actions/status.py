@@ -1,4 +1,4 @@
-"""Own the one word that says how a place is doing, and what is behind it."""
+"""The one word that says how a place is doing, and what is behind it."""
 
 import enum
 from collections.abc import Iterable
@@ -63,7 +63,7 @@ def _look(location: Location, access: Access) -> Standing:
 
 
 def judge(contents: Contents, holder: str | None) -> Standing:
-    """Give the word for what was seen.
+    """Return the word for what was seen.
 
     :param holder: what the holder of the lock says, ``None`` if nobody holds it.
     """
@@ -79,6 +79,6 @@ def judge(contents: Contents, holder: str | None) -> Standing:
 
 
 def exit_status(standings: Iterable[Standing]) -> int:
-    """Give 0 if no place needs somebody to look after it, else 1."""
+    """Return 0 if no place needs somebody to look after it, else 1."""
     good = (Word.OK, Word.RUNNING)
     return int(any(standing.word not in good for standing in standings))

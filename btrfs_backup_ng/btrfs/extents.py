@@ -1,4 +1,4 @@
-"""Own how the data of files lies on the disk: which extents are compressed.
+"""How the data of files lies on the disk: which extents are compressed.
 
 Layout: ``struct btrfs_file_extent_item`` in ``linux/btrfs_tree.h``.
 """
@@ -31,7 +31,7 @@ class Extents:
         self._next: Item | None = None
 
     def compressed_size(self, inode: int, offset: int) -> int | None:
-        """Give how much the extent at an offset of a file takes compressed.
+        """Return how much the extent at an offset of a file takes compressed.
 
         :returns: ``None`` if it is not compressed, or not there.
         :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.

@@ -1,4 +1,4 @@
-"""Own the btrfs ioctls: facts about subvolumes without starting a process.
+"""The btrfs ioctls: facts about subvolumes without starting a process.
 
 Layouts and numbers: ``linux/btrfs.h`` and ``linux/btrfs_tree.h``, offsets verified
 with a compiled program on x86-64; they are the same on every architecture with the
@@ -114,7 +114,7 @@ def is_subvolume(status: os.stat_result) -> bool:
 
 
 def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
-    """Give the ids of all subvolumes of the filesystem that carry a received UUID.
+    """Return the ids of all subvolumes of the filesystem that carry a received UUID.
 
     Reads the UUID tree, in blocks of 64 KiB.
 
@@ -152,7 +152,7 @@ def sync(descriptor: int) -> None:
 
 
 def nested_subvolumes(descriptor: int) -> list[bytes]:
-    """Give the paths of the subvolumes directly below one, relative to it.
+    """Return the paths of the subvolumes directly below one, relative to it.
 
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
@@ -168,7 +168,7 @@ def nested_subvolumes(descriptor: int) -> list[bytes]:
 
 
 def _directory_path(descriptor: int, tree_id: int, inode: int) -> bytes:
-    """Give a directory's path in its subvolume, ending with a slash, or nothing."""
+    """Return a directory's path in its subvolume, ending with a slash, or nothing."""
     buffer = bytearray(_INO_LOOKUP_SIZE)
     struct.pack_into("=2Q", buffer, 0, tree_id, inode)
     fcntl.ioctl(descriptor, _INO_LOOKUP, buffer)
@@ -195,7 +195,7 @@ class Item(NamedTuple):
 def search(
     descriptor: int, tree: int, first: Key, last_objectid: int
 ) -> Iterator[Item]:
-    """Give the items of a tree from ``first`` to the end of ``last_objectid``."""
+    """Return the items of a tree from ``first`` to the end of ``last_objectid``."""
     buffer = bytearray(_SEARCH.size + _BUFFER)
     while True:
         # keys compare as (objectid, type, offset), so the maxima bind at the end

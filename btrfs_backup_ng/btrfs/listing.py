@@ -1,4 +1,4 @@
-"""Own the look at all snapshots of a directory: here by ioctl, elsewhere by text.
+"""The look at all snapshots of a directory: here by ioctl, elsewhere by text.
 
 Both cost one step for each place, however many snapshots there are, and both
 survive any name.
@@ -74,7 +74,7 @@ def look_closely(
 
 
 def _read_snapshot(directory: int, name: str) -> Snapshot | None:
-    """Give the read-only subvolume of that name, ``None`` if it is something else."""
+    """Return the read-only subvolume of that name, ``None`` if it is something else."""
     try:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not (stat.S_ISDIR(status.st_mode) and ioctl.is_subvolume(status)):
@@ -251,7 +251,7 @@ def _pieces(form: re.Pattern[bytes], text: bytes) -> list[bytes]:
 def parse_nested(
     text: bytes, reversed_text: bytes, subvolume_path: bytes
 ) -> tuple[str, ...]:
-    """Give the subvolumes that ``btrfs subvolume list -o`` prints, relative to it.
+    """Return the subvolumes that ``btrfs subvolume list -o`` prints, relative to it.
 
     :param reversed_text: the same list, sorted the other way round.
     :param subvolume_path: of the subvolume itself, from the top of the filesystem.

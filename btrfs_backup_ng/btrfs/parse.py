@@ -1,4 +1,4 @@
-"""Own what btrfs-progs prints: text -> values, and what an error means."""
+"""What btrfs-progs prints: text -> values, and what an error means."""
 
 import re
 from dataclasses import dataclass
@@ -132,7 +132,7 @@ def judge_seal(
 
 
 def extent_size(line: bytes) -> int:
-    """Give the bytes that a line of ``find-new`` adds to a send stream.
+    """Return the bytes that a line of ``find-new`` adds to a send stream.
 
     Preallocated extents hold no data; a line about something else adds nothing.
     """

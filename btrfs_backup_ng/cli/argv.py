@@ -1,4 +1,4 @@
-"""Own the words of a command line before they are options: files, tasks, ``-v``."""
+"""The words of a command line before they are options: files, tasks, ``-v``."""
 
 import os
 import re

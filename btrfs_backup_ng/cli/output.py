@@ -1,4 +1,4 @@
-"""Own how events look: lines on stdout, a JSON document, errors on stderr."""
+"""How events look: lines on stdout, a JSON document, errors on stderr."""
 
 import argparse
 import contextlib

@@ -1,4 +1,4 @@
-"""Own the options of the classic command line."""
+"""The options of the classic command line."""
 
 import argparse
 from collections.abc import Sequence
@@ -350,7 +350,7 @@ def add_display(parser: Parser) -> None:
 
 
 def display_level(namespaces: Sequence[argparse.Namespace]) -> str:
-    """Give the name of the log level that all tasks together ask for."""
+    """Return the name of the log level that all tasks together ask for."""
     levels = ("debug", "info", "warning", "error")
     named = [n.verbosity for n in namespaces if n.verbosity]
     loudness = max(n.verbose for n in namespaces)

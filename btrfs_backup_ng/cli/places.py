@@ -1,4 +1,4 @@
-"""Own what the verbs about places have in common: how their words are read."""
+"""What the verbs about places have in common: how their words are read."""
 
 import argparse
 import json
@@ -65,7 +65,7 @@ def read_words(
 
 
 def read_places(options: argparse.Namespace) -> list[Location]:
-    """Give the places."""
+    """Return the places."""
     directory = os.getcwd()
     return [parse_location(p, working_directory=directory) for p in options.places]
 
@@ -100,7 +100,7 @@ def remembered(*, needed: bool = False) -> list[Record]:
 def wanted_places(
     options: argparse.Namespace, records: Sequence[Record]
 ) -> list[tuple[Location, str]]:
-    """Give the places that are named, or those that the history knows.
+    """Return the places that are named, or those that the history knows.
 
     :returns: each with the folder of its snapshots, "" for that of the options.
     :raises UsageError: if none is named and none is known, or one is a command.
@@ -118,7 +118,7 @@ def wanted_places(
 
 
 def recorded_folder(options: argparse.Namespace, records: Sequence[Record]) -> str:
-    """Give where a source's snapshots are: as the options say, else as recorded.
+    """Return where a source's snapshots are: as the options say, else as recorded.
 
     :param records: of that source.
     """
@@ -127,7 +127,7 @@ def recorded_folder(options: argparse.Namespace, records: Sequence[Record]) -> s
 
 
 def read_keepers(options: argparse.Namespace) -> list[Location]:
-    """Give the places, all of which can be looked at.
+    """Return the places, all of which can be looked at.
 
     :raises UsageError: if one of them is a command.
     """
@@ -147,7 +147,7 @@ def print_document(status: int, places: Sequence[object]) -> None:
 def access(
     options: argparse.Namespace, folder: str, verb: str, words: Sequence[str]
 ) -> Iterator[Access]:
-    """Give the way to all places; connections end with the context.
+    """Return the way to all places; connections end with the context.
 
     :param folder: where a source's snapshots are.
     :param words: all those behind the verb.

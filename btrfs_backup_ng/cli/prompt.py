@@ -1,4 +1,4 @@
-"""Own the questions at the terminal before something is deleted."""
+"""The questions at the terminal before something is deleted."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Own the options about ssh, for every verb that has them."""
+"""The options about ssh, for every verb that has them."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Own how a user without root's rights gets them: the line to type, or sudo itself."""
+"""How a user without root's rights gets them: the line to type, or sudo itself."""
 
 import os
 import shlex
@@ -15,7 +15,7 @@ _SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def command_line(words: Sequence[str]) -> list[str]:
-    """Give the command that starts this very program again, also behind sudo."""
+    """Return the command that starts this very program again, also behind sudo."""
     started_as = sys.argv[0]
     if os.path.basename(started_as) == "__main__.py":
         python = os.path.basename(sys.executable)
@@ -29,7 +29,7 @@ def command_line(words: Sequence[str]) -> list[str]:
 
 
 def sudo_line(words: Sequence[str]) -> str:
-    """Give the line that runs this again as root."""
+    """Return the line that runs this again as root."""
     return shlex.join(["sudo", *command_line(words)])
 
 

@@ -1,4 +1,4 @@
-"""Own how lines fit on a terminal: broken for the eyes there, whole elsewhere."""
+"""How lines fit on a terminal: broken for the eyes there, whole elsewhere."""
 
 import shutil
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 
 def terminal_width() -> int | None:
-    """Give the columns of the terminal, if it is one that lines go to."""
+    """Return the columns of the terminal, if it is one that lines go to."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -29,7 +29,7 @@ def wrapped(line: str, indent: int) -> list[str]:
 
 
 def table(rows: Sequence[Sequence[str]], indent: int) -> Iterator[str]:
-    """Give rows as lines with aligned columns.
+    """Return rows as lines with aligned columns.
 
     Where the terminal is too narrow for that, the first cell of a row has a line of
     its own, and the others stand below it.

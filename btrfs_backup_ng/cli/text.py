@@ -1,4 +1,4 @@
-"""Own how what a place keeps is told: words for people, fields for programs."""
+"""How what a place keeps is told: words for people, fields for programs."""
 
 from datetime import datetime, timedelta, timezone
 
@@ -59,7 +59,7 @@ def name(waiting: Waiting) -> str:
 
 
 def kept_fields(kept: Kept, now: datetime) -> Json:
-    """Give the fields of a snapshot or backup."""
+    """Return the fields of a snapshot or backup."""
     snapshot = kept.snapshot
     return {
         "name": snapshot.name,
@@ -75,7 +75,7 @@ def kept_fields(kept: Kept, now: datetime) -> Json:
 
 
 def broken_fields(broken: Broken, now: datetime) -> Json:
-    """Give the fields of something damaged: those of a snapshot, as far as known."""
+    """Return the fields of something damaged: those of a snapshot, as far as known."""
     return {
         "name": broken.name,
         "kind": broken.kind.value,
@@ -107,7 +107,7 @@ def relation(relation: Relation, kind: Role) -> str:
 
 
 def relation_fields(relation: Relation) -> Json:
-    """Give the fields of a relation."""
+    """Return the fields of a relation."""
     return {
         "common_with": list(relation.common),
         "next_parent": list(relation.parent),
@@ -119,7 +119,7 @@ def relation_fields(relation: Relation) -> Json:
 
 
 def forecast_fields(forecast: Forecast | None) -> Json | None:
-    """Give the fields of what is foretold of the next backup."""
+    """Return the fields of what is foretold of the next backup."""
     if forecast is None:
         return None
     cases = forecast.cases
@@ -142,7 +142,7 @@ def forecast_fields(forecast: Forecast | None) -> Json | None:
 
 
 def waiting_fields(waiting: Waiting, now: datetime) -> Json:
-    """Give the fields of a transfer."""
+    """Return the fields of a transfer."""
     return {
         "id": waiting.transfer_id,
         "name": waiting.name,
@@ -161,7 +161,7 @@ def verified(seen: Verified | None, now: datetime) -> str:
 
 
 def verified_fields(seen: Verified | None, now: datetime) -> Json:
-    """Give the same as fields."""
+    """Return the same as fields."""
     if seen is None:
         return {"verified": None}
     words = {"level": seen.level.value, "result": seen.result.value}
@@ -169,12 +169,12 @@ def verified_fields(seen: Verified | None, now: datetime) -> Json:
 
 
 def error_fields(error: BackupError) -> Json:
-    """Give the fields of a failure."""
+    """Return the fields of a failure."""
     return {"message": error.message, "hint": error.hint.splitlines()}
 
 
 def time_fields(key: str, moment: datetime | None, now: datetime) -> Json:
-    """Give the fields of a time."""
+    """Return the fields of a time."""
     if moment is None:
         return {key: None, "age_s": None}
     text = moment.astimezone(timezone.utc).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Own what the values of options may be: words -> values, or a usage error."""
+"""What the values of options may be: words -> values, or a usage error."""
 
 from datetime import timedelta, timezone, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError

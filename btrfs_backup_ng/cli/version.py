@@ -1,4 +1,4 @@
-"""Own what ``--version`` prints."""
+"""What ``--version`` prints."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from btrfs_backup_ng.process.command import Command, CommandNotStarted
 
 
 def version_text(*, detailed: bool) -> str:
-    """Give our version, and with ``detailed`` those of what we stand on."""
+    """Return our version, and with ``detailed`` those of what we stand on."""
     lines = [f"{PROGRAM} {__version__}"]
     if detailed:
         lines.append(f"python {platform.python_version()}")

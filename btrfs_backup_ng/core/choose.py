@@ -1,4 +1,4 @@
-"""Own the words that choose a snapshot: ``latest``, a date, a name, part of a UUID."""
+"""The words that choose a snapshot: ``latest``, a date, a name, part of a UUID."""
 
 import hashlib
 import re
@@ -69,7 +69,7 @@ def _starts(snapshot: Snapshot, digits: str) -> list[bool]:
 
 
 def _only(found: Sequence[Snapshot], word: str, place: str) -> Snapshot:
-    """Give the one that was found; copies of one snapshot count as one."""
+    """Return the one that was found; copies of one snapshot count as one."""
     if len({s.origin for s in found}) == 1:
         return found[0]
     lines = [f"{visible(s.name)}  {s.uuid}" for s in found]
@@ -107,7 +107,7 @@ def _newest(
 
 
 def _end(word: str, now: datetime) -> datetime | None:
-    """Give the first moment that a word about time does not mean any more."""
+    """Return the first moment that a word about time does not mean any more."""
     if word == LATEST:
         return now + _TOLERANCE
     if word == YESTERDAY:
@@ -145,7 +145,7 @@ ALL = "all"
 def pick(
     words: Sequence[str], snapshots: Sequence[Snapshot], place: str, now: datetime
 ) -> list[Snapshot]:
-    """Give the snapshots that words mean, each once, in the order of the snapshots.
+    """Return the snapshots that words mean, each once, in the order of the snapshots.
 
     :param words: names (of all that have them), ``all``, or what :func:`choose.choose`
         knows; none for all.

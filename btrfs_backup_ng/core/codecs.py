@@ -1,4 +1,4 @@
-"""Own the compression of a stream on its way: its words, and the programs for it.
+"""The compression of a stream on its way: its words, and the programs for it.
 
 A codec is a word: ``none``, ``zstd:LEVEL`` or ``lz4``; and ``auto`` until a probe has
 decided. The same words go to the other side (verbs ``send`` and ``receive``).
@@ -33,16 +33,16 @@ def parse_codec(text: str) -> str:
 
 
 def program(codec: str) -> str:
-    """Give the name of the program that a codec takes."""
+    """Return the name of the program that a codec takes."""
     return codec.partition(":")[0]
 
 
 def compressor(codec: str) -> tuple[str, ...]:
-    """Give the argv that compresses stdin to stdout."""
+    """Return the argv that compresses stdin to stdout."""
     name, _, level = codec.partition(":")
     return (name, "-q", "-c", "-T2", f"-{level}") if level else (name, "-q", "-c")
 
 
 def decompressor(codec: str) -> tuple[str, ...]:
-    """Give the argv that undoes it."""
+    """Return the argv that undoes it."""
     return (program(codec), "-q", "-dc")

@@ -1,4 +1,4 @@
-"""Own what a run says it did: events, and the exit status that follows."""
+"""What a run says it did: events, and the exit status that follows."""
 
 import enum
 from collections.abc import Iterable
@@ -114,7 +114,7 @@ class Tally:
 
 
 def exit_status(tallies: Iterable[Tally]) -> int:
-    """Give 0 if all is done, 10 if a part is, else what the failures agree on."""
+    """Return 0 if all is done, 10 if a part is, else what the failures agree on."""
     total = Tally()
     for tally in tallies:
         total.add(tally)

@@ -1,4 +1,4 @@
-"""Own what goes and what stays of a series, by a policy and by what clocks there are.
+"""What goes and what stays of a series, by a policy and by what clocks there are.
 
 A wrong clock must not delete. So what goes has to be superseded by every clock that may
 be right: that of this machine, those of the other machines of the run, and, as long as
@@ -99,7 +99,7 @@ class Clock:
 
 
 def later(now: datetime, seconds: float) -> datetime:
-    """Give a time so much later; the first or the last one there is if that is none."""
+    """Return a time so much later, within the years that ``datetime`` knows."""
     try:
         return now + timedelta(seconds=seconds)
     except OverflowError:
@@ -134,7 +134,7 @@ class Course:
 
     @property
     def earliest(self) -> datetime:
-        """Give the first of all the times that it may be."""
+        """Return the first of all the times that it may be."""
         return min((self.now, *self.earlier))
 
 
@@ -191,7 +191,7 @@ def _by_arrival(snapshots: Collection[Snapshot]) -> _Dated:
 
 
 def _refuted(dated: _Dated) -> set[UUID]:
-    """Give what is dated later than something that was made after it.
+    """Return what is dated later than something that was made after it.
 
     The order in which a filesystem made things does not depend on any clock.
     """
@@ -205,7 +205,7 @@ def _refuted(dated: _Dated) -> set[UUID]:
 
 
 def _belated(dated: _Dated) -> set[UUID]:
-    """Give what is dated earlier than something that was made before it."""
+    """Return what is dated earlier than something that was made before it."""
     belated: set[UUID] = set()
     most: datetime | None = None
     for moment, snapshot in sorted(dated, key=_made_at):
@@ -220,7 +220,7 @@ def _made_at(item: tuple[datetime, Snapshot]) -> tuple[int, datetime]:
 
 
 def _days(gap: _Gap, credible: Sequence[datetime]) -> list[datetime]:
-    """Give the first times after a gap, each a day later than the one before."""
+    """Return the first times after a gap, each a day later than the one before."""
     days: list[datetime] = []
     for moment in credible:
         if moment >= (days[-1] + _DAY if days else gap[1]) and len(days) < _DAYS:
@@ -423,19 +423,19 @@ class Judgement:
 
     @property
     def withheld(self) -> tuple[str, ...]:
-        """Give all that stands against any deletion."""
+        """Return all that stands against any deletion."""
         return self.doubts + self.dangers
 
     @property
     def doomed(self) -> list[Snapshot]:
-        """Give what the rules would delete, the oldest first."""
+        """Return what the rules would delete, the oldest first."""
         return [v.snapshot for v in self.verdicts if not v.kept]
 
 
 def rules_of(
     policy: Policy, naming: Naming, course: Course, *, of_source: bool
 ) -> list[Rule]:
-    """Give the rules for the snapshots of a source, or for backups.
+    """Return the rules for the snapshots of a source, or for backups.
 
     Of backups two times are known. Their names come from whoever sent them, so what
     must stay by the times at which they came stays whatever the names are. But a
@@ -482,7 +482,7 @@ def _verdicts(
 
 
 def _in_short(reasons: Sequence[str]) -> tuple[str, ...]:
-    """Give each reason once, and that of the clocks only where it is the only one."""
+    """Return each reason once, and that of the clocks only where it is the only one."""
     others = tuple(dict.fromkeys(why for why in reasons if why != UNCONFIRMED))
     return others or tuple(dict.fromkeys(reasons))
 

@@ -1,4 +1,4 @@
-"""Own the words for a place: what the user writes and what it means."""
+"""The words for a place: what the user writes and what it means."""
 
 import enum
 import os
@@ -30,7 +30,7 @@ class Location:
     port: int | None = None
 
     def __str__(self) -> str:
-        """Give the text that means this place again."""
+        """Return the text that means this place again."""
         if self.scheme is Scheme.LOCAL:
             return self.path
         if self.scheme is Scheme.SHELL:
@@ -45,7 +45,7 @@ class Location:
         return f"{user}{f'[{self.host}]' if ':' in self.host else self.host}{port}"
 
     def join(self, path: str) -> "Location":
-        """Give the place ``path`` (relative to this one, or absolute) on its host."""
+        """Return the place ``path`` (relative to this one, or absolute) on its host."""
         return replace(self, path=os.path.join(self.path, path))
 
 

@@ -1,4 +1,4 @@
-"""Own the core values that every floor above speaks in."""
+"""The core values that every floor above speaks in."""
 
 import enum
 from collections.abc import Mapping

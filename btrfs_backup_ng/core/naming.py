@@ -1,4 +1,4 @@
-"""Own the link between a snapshot's name and its time."""
+"""The link between a snapshot's name and its time."""
 
 import re
 from collections.abc import Iterable
@@ -39,7 +39,7 @@ class Naming:
             raise UsageError("the snapshot prefix is too long; a name has 255 bytes")
 
     def name_at(self, now: datetime, taken: Iterable[str]) -> str:
-        """Give the name for a snapshot made at ``now``.
+        """Return the name for a snapshot made at ``now``.
 
         :param now: aware; the name shows it in its own zone.
         :param taken: names that are no longer free.
@@ -51,7 +51,7 @@ class Naming:
         return free_name(name, taken)
 
     def time_of(self, name: str) -> datetime | None:
-        """Give the time in a name as aware UTC, or ``None`` if it is not ours.
+        """Return the time in a name as aware UTC, or ``None`` if it is not ours.
 
         Strict: the prefix, a time that exists, nothing else. A name without
         offset is read in the local zone. The ``_N`` of names within one second
@@ -64,7 +64,7 @@ class Naming:
 
 
 def time_in(name: str) -> datetime | None:
-    """Give the time at the end of a name, whatever its prefix, as aware UTC.
+    """Return the time at the end of a name, whatever its prefix, as aware UTC.
 
     :returns: ``None`` if nobody with our kind of names made it.
     """
@@ -73,7 +73,7 @@ def time_in(name: str) -> datetime | None:
 
 
 def split_name(name: str) -> tuple[str, datetime] | None:
-    """Give what stands before the time at the end of a name, and that time.
+    """Return what stands before the time at the end of a name, and that time.
 
     :returns: ``None`` if nobody with our kind of names made it.
     """
@@ -83,7 +83,7 @@ def split_name(name: str) -> tuple[str, datetime] | None:
 
 
 def prefix_in(name: str) -> str:
-    """Give what stands before the time in a name; all of it if there is none."""
+    """Return what stands before the time in a name; all of it if there is none."""
     split = split_name(name)
     return split[0] if split else name
 
@@ -104,7 +104,7 @@ def _parse_time(match: re.Match[str]) -> datetime | None:
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
-    """Give ``name``, or ``name_1`` and so on: above all that are taken.
+    """Return ``name``, or ``name_1`` and so on: above all that are taken.
 
     Above, so that what is made later never gets the name of something older that was
     deleted meanwhile.
@@ -121,5 +121,5 @@ def _number(name: str, stem: str) -> int:
 
 
 def stem_of(name: str) -> str:
-    """Give a name without the ``_N`` that made it free."""
+    """Return a name without the ``_N`` that made it free."""
     return re.sub(r"(?s)(?<=.)_[0-9]{1,4}\Z", "", name)

@@ -1,4 +1,4 @@
-"""Own what to send and from which parent: a pure function of two listings."""
+"""What to send and from which parent: a pure function of two listings."""
 
 import bisect
 import enum
@@ -132,7 +132,7 @@ def _present(
     there: Listing,
     repeated: Collection[UUID],
 ) -> frozenset[UUID]:
-    """Give the UUIDs of the snapshots that have a copy there.
+    """Return the UUIDs of the snapshots that have a copy there.
 
     Where an origin does not tell snapshots apart, each copy stands for one of them:
     for the one of its name, else for one that got another name there.
@@ -160,7 +160,7 @@ def _received(listing: Listing) -> Iterable[Snapshot]:
 
 
 def _seals_there(there: Listing) -> dict[UUID, Seal]:
-    """Give for each origin the worst that is known of its copies in the listing."""
+    """Return for each origin the worst that is known of its copies in the listing."""
     rank = (Seal.INTACT, Seal.UNKNOWN, Seal.BROKEN)
     worst: dict[UUID, Seal] = {}
     for copy in _received(there):
@@ -176,7 +176,7 @@ def _common(
     related: Collection[UUID],
     seals: Mapping[UUID, Seal],
 ) -> tuple[list[Snapshot], list[str]]:
-    """Give what both places have and can be trusted, and why others cannot."""
+    """Return what both places have and can be trusted, and why others cannot."""
     copies = _seals_there(there)
     common, refusals = [], []
     for snapshot in in_order(here.snapshots):
@@ -211,7 +211,7 @@ def _in_order_of_making(snapshots: Collection[Snapshot]) -> list[Snapshot]:
 
 
 def _nearest(snapshot: Snapshot, chain: list[Snapshot]) -> Snapshot | None:
-    """Give the nearest older of a chain sorted by position, else the nearest newer."""
+    """Return the nearest older one of a sorted chain, else the nearest newer one."""
     index = bisect.bisect_left(chain, snapshot.generation, key=_position)
     if index:
         return chain[index - 1]
@@ -229,7 +229,7 @@ def _why_full(there: Listing, incremental: Incremental) -> WhyFull:
 def _doubtful(
     transfers: Collection[Transfer], there: Listing, seals: Mapping[UUID, Seal]
 ) -> UUID | None:
-    """Give the first parent's origin that cheap looks leave in doubt.
+    """Return the first parent's origin that cheap looks leave in doubt.
 
     That is one whose copy may have been changed, or of which the filesystem holds
     more copies than the one we know, as ``btrfs receive`` might take another.

@@ -1,4 +1,4 @@
-"""Own what a retention policy says: ``latest 24h 7d 4w 12m 5y min=2d``, and periods.
+"""What a retention policy says: ``latest 24h 7d 4w 12m 5y min=2d``, and periods.
 
 A period is an hour, a day, an ISO week, a month or a year of a time zone. They are
 counted back from now, and the one that now is in comes on top: ``7d`` means today and
@@ -30,7 +30,7 @@ class Unit(enum.Enum):
 
     @property
     def adjective(self) -> str:
-        """Give the word for what represents a period of this kind."""
+        """Return the word for what represents a period of this kind."""
         return _ADJECTIVES[self]
 
 

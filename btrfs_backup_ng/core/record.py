@@ -1,4 +1,4 @@
-"""Own how records are read: holds, sources, what was verified, the history.
+"""How records are read: holds, sources, what was verified, the history.
 
 Not known is never empty: a record that is there and cannot be read is another value
 than no record, and to parse it is an error with a reason.
@@ -103,7 +103,7 @@ class Unreadable(ValueError):
         self.newer = newer
 
     def name_aside(self, name: str, now: datetime) -> str:
-        """Give the name that the record is moved aside to.
+        """Return the name that the record is moved aside to.
 
         It tells the program version that understands the record, if one does.
 

@@ -1,4 +1,4 @@
-"""Own what may be deleted: rules only keep, and deleted is what no rule claims.
+"""What may be deleted: rules only keep, and deleted is what no rule claims.
 
 A policy (``24h 7d 4w 12m 5y min=2d``) keeps the **first** snapshot of each period, so
 that another one that comes or goes changes nothing: pruning twice is pruning once, and
@@ -113,7 +113,7 @@ def keep_dated(
     future: str = FUTURE,
     suffix: str = "",
 ) -> dict[UUID, tuple[str, ...]]:
-    """Give the reasons of a policy to keep snapshots with these times.
+    """Return the reasons of a policy to keep snapshots with these times.
 
     The first snapshot of a period stands for it, so that another one that comes later
     or goes away changes nothing.

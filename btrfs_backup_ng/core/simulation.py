@@ -1,4 +1,4 @@
-"""Own what a policy would leave of snapshots that are still to be made."""
+"""What a policy would leave of snapshots that are still to be made."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone

@@ -1,4 +1,4 @@
-"""Own the step from a location to the endpoint that serves it."""
+"""The step from a location to the endpoint that serves it."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ def open_source(
     connections: Connections,
     ssh: SshOptions,
 ) -> BtrfsEndpoint:
-    """Give the endpoint that a source's snapshots are kept at.
+    """Return the endpoint that a source's snapshots are kept at.
 
     :raises UsageError: if it can only be a destination.
     """
@@ -48,7 +48,7 @@ def open_source(
 def open_destination(
     location: Location, naming: Naming, *, connections: Connections, ssh: SshOptions
 ) -> Destination:
-    """Give the endpoint that backups go to.
+    """Return the endpoint that backups go to.
 
     :raises ConnectionFailed: if its host cannot be reached.
     """

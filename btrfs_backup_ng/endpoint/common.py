@@ -1,4 +1,4 @@
-"""Own how snapshots are kept at a place: as subvolumes of a btrfs directory."""
+"""How snapshots are kept at a place: as subvolumes of a btrfs directory."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,7 @@ class Sink(Protocol):
         codec: str,
         useless: Sequence[str] = (),
     ) -> Command:
-        """Give the command that takes a stream, to where nobody looks for backups.
+        """Return the command that takes a stream, to where nobody looks for backups.
 
         :param codec: what it has to undo, if it is behind a wire.
         :param useless: names that an earlier attempt left there, to be deleted.
@@ -230,7 +230,7 @@ class BtrfsEndpoint:
         codec: str,
         checkpoints: Sequence[str] = (),
     ) -> Command:
-        """Give the command that emits a snapshot as a stream.
+        """Return the command that emits a snapshot as a stream.
 
         :param protocol: ``1``, ``2``, or ``2c`` with compressed data as it is.
         :param codec: what it is to be compressed with, if that is behind a wire.
@@ -251,13 +251,13 @@ class BtrfsEndpoint:
         codec: str,
         useless: Sequence[str] = (),
     ) -> Command:
-        """Give the command that receives into a staging directory of its own."""
+        """Return the command that receives into a staging directory of its own."""
         words = (self.state, transfer_id, snapshot.name, self._applied(codec))
         batch = next(_batches(useless), [])
         return self.host.command(verbs.RECEIVE, *words, *batch, label="btrfs receive")
 
     def _applied(self, codec: str) -> str:
-        """Give what the host itself does of a codec: on this one a stage does it."""
+        """Return what the host itself does of a codec: on this one a stage does it."""
         return codec if self.host.name else codecs.NONE
 
     def accept(
@@ -366,7 +366,7 @@ class BtrfsEndpoint:
         return staging.newest_checkpoint(transfer_id, snapshot.name, names, seals)
 
     def held(self) -> str | None:
-        """Give what who works on this place says of itself; ``None``: nobody does."""
+        """Return what who works on this place says of itself; ``None``: nobody does."""
         with self._explaining():
             return self.host.held(self.state)
 

@@ -1,4 +1,4 @@
-"""Own the btrfs directory on this machine: the right host for the endpoint."""
+"""The btrfs directory on this machine: the right host for the endpoint."""
 
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import STALL_TIMEOUT_S
@@ -13,7 +13,7 @@ def local_endpoint(
     folder: str | None,
     silence_s: float = STALL_TIMEOUT_S,
 ) -> BtrfsEndpoint:
-    """Give the endpoint for a path of this machine.
+    """Return the endpoint for a path of this machine.
 
     :param silence_s: how long a verb may say nothing; 0 for no limit.
     """

@@ -1,4 +1,4 @@
-"""Own the sink that is any command: it gets whole streams and keeps no listing."""
+"""The sink that is any command: it gets whole streams and keeps no listing."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ class ShellEndpoint:
         codec: str,
         useless: Sequence[str] = (),
     ) -> Command:
-        """Give the user's command."""
+        """Return the user's command."""
         argv = ("sh", "-c", self.location.path, "sh", snapshot.name)
         return Command(argv, label=f"the command {self}")
 
@@ -50,5 +50,5 @@ class ShellEndpoint:
         return ()
 
     def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
-        """Give nothing: no stream goes on in the middle."""
+        """Return nothing: no stream goes on in the middle."""
         return ()

@@ -1,4 +1,4 @@
-"""Own the btrfs directory on another machine: the right host for the endpoint."""
+"""The btrfs directory on another machine: the right host for the endpoint."""
 
 import threading
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ class Connections(ExitStack):
         self._guard = threading.Lock()
 
     def host(self, location: Location, options: SshOptions) -> SshHost:
-        """Give the host of a location; the first call logs in.
+        """Return the host of a location; the first call logs in.
 
         :raises ConnectionFailed: if that fails.
         """
@@ -48,7 +48,7 @@ def ssh_endpoint(
     connections: Connections,
     options: SshOptions,
 ) -> BtrfsEndpoint:
-    """Give the endpoint for a path of another machine.
+    """Return the endpoint for a path of another machine.
 
     :raises ConnectionFailed: if no connection can be opened.
     """

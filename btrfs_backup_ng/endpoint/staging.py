@@ -1,4 +1,4 @@
-"""Own the names in staging: what a transfer's directory is called, and how far it got.
+"""The names in staging: what a transfer's directory is called, and how far it got.
 
 Everything that is needed to go on with a cut transfer is in these names and in what
 btrfs says about the subvolumes that carry them.
@@ -79,7 +79,7 @@ class Checkpoint:
 
     @property
     def known(self) -> tuple[int, bytes]:
-        """Give what ``sendstream.checkpoint`` wants to know of it."""
+        """Return what ``sendstream.checkpoint`` wants to know of it."""
         return self.offset, self.digest.bytes
 
 
@@ -123,12 +123,12 @@ def is_known(transfer_id: str) -> bool:
 
 
 def chance_in(transfer_id: str) -> str:
-    """Give the part of an id that no other attempt has."""
+    """Return the part of an id that no other attempt has."""
     return transfer_id.split("-")[1]
 
 
 def started(transfer_id: str) -> datetime:
-    """Give the time in an id, as aware UTC; the oldest there is for one that lies."""
+    """Return the time in an id, as aware UTC; the oldest there is for one that lies."""
     match = _TRANSFER_ID.fullmatch(transfer_id)
     try:
         stamp = datetime.strptime(match[1] if match else "", _STAMP)
@@ -210,6 +210,6 @@ def newest_checkpoint(
 
 
 def _offset(name: str, *marks: bytes) -> int:
-    """Give the offset in the name of a seal (or what has such a mark); else 0."""
+    """Return the offset in the name of a seal (or what has such a mark); else 0."""
     parsed = parse_name(os.fsencode(name))
     return parsed[1] if parsed and parsed[0] in (marks or (SEAL,)) else 0

@@ -1,4 +1,4 @@
-"""Own what time it is, and whether the kernel's clock follows another one."""
+"""What time it is, and whether the kernel's clock follows another one."""
 
 import ctypes
 import os
@@ -16,13 +16,13 @@ _TIMEX_BYTES = 512
 
 
 def read_clock() -> Clock:
-    """Give the time, in the zone of this machine, and whether that is confirmed."""
+    """Return the time, in the zone of this machine, and whether that is confirmed."""
     now = datetime.fromtimestamp(seconds()).astimezone()
     return Clock(now, is_synchronised=_is_synchronised())
 
 
 def seconds() -> float:
-    """Give the seconds since 1970 by the clock of this machine."""
+    """Return the seconds since 1970 by the clock of this machine."""
     shift = os.environ.get(VARIABLE, "").split()
     return time.time() + (float(shift[0]) if shift else 0.0)
 

@@ -1,4 +1,4 @@
-"""Own where commands run: what any machine can do, and how this one does it."""
+"""Where commands run: what any machine can do, and how this one does it."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -44,7 +44,7 @@ class Host(Protocol):
     silence_s: float
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        """Give the command that does a verb there."""
+        """Return the command that does a verb there."""
 
     def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
         """Do a verb there, with its whole answer.
@@ -86,7 +86,7 @@ class Host(Protocol):
         """
 
     def held(self, state: str) -> str | None:
-        """Give what the holder of a place's lock says of itself; ``None``: nobody is.
+        """Return what the holder of a place's lock says of itself; ``None``: nobody is.
 
         Nothing is made, and nobody is kept from the lock.
         """

@@ -1,4 +1,4 @@
-"""Own the first look at a directory and what lies around it: nothing is changed.
+"""The first look at a directory and what lies around it: nothing is changed.
 
 Here it is read without starting a process, elsewhere from the answer of ``hello``.
 """
@@ -124,7 +124,7 @@ def _leftovers(directory: str) -> tuple[str, ...]:
 
 
 def _existing(path: str) -> str:
-    """Give the nearest ancestor that exists."""
+    """Return the nearest ancestor that exists."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return os.path.realpath(path)
@@ -150,7 +150,7 @@ def _protocol(text: str) -> int:
 
 
 def _mount_of(path: str, mounts: str) -> tuple[str, tuple[str, ...]]:
-    """Give type and options of what a path lies on.
+    """Return type and options of what a path lies on.
 
     :param mounts: as in ``/proc/self/mountinfo``, proc_pid_mountinfo(5).
     """

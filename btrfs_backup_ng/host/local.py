@@ -1,4 +1,4 @@
-"""Own how this machine does what any machine can do."""
+"""How this machine does what any machine can do."""
 
 import contextlib
 import errno
@@ -56,7 +56,7 @@ class LocalHost:
         self._patience = patience(silence_s, hint)
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        """Give the command that does a verb here."""
+        """Return the command that does a verb here."""
         argv = verb.local_argv((Privilege.ROOT.value, *arguments))
         return Command(argv, label=label, reports=True, patience=self._patience)
 

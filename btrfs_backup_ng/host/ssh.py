@@ -1,4 +1,4 @@
-"""Own how commands run on another machine: sessions, privilege, the lock there."""
+"""How commands run on another machine: sessions, privilege, the lock there."""
 
 import contextlib
 import logging
@@ -96,7 +96,7 @@ class SshHost:
         self._keeper, self._privilege = "", self._wanted
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        """Give the command that does a verb there."""
+        """Return the command that does a verb there."""
         words = (self._privilege, *arguments)
         return self._command(verb.remote_command(words, keeper=self._keeper), label)
 
@@ -153,7 +153,7 @@ class SshHost:
             ) from error
 
     def ask_about(self, directory: str, folder: str = "") -> Mapping[str, str]:
-        """Give the answer to ``hello``, as root if a password gets us there.
+        """Return the answer to ``hello``, as root if a password gets us there.
 
         :raises Refused: if a login shell there prints text of its own, or sudo does
             not take the password.
@@ -185,7 +185,7 @@ class SshHost:
             raise Refused(f"{text}: {words}", hint=hint) from error
 
     def hello(self, directory: str, folder: str = "") -> Mapping[str, str]:
-        """Give the answer to ``hello``, with the rights that nobody is asked for.
+        """Return the answer to ``hello``, with the rights that nobody is asked for.
 
         :raises Refused: if a login shell there prints text of its own.
         """
@@ -391,7 +391,7 @@ def _rule_hint(said: Mapping[str, str]) -> str:
 
 
 def privilege_rule(said: Mapping[str, str]) -> tuple[str, str]:
-    """Give the least that lets our verbs run btrfs as root there: a file, its line."""
+    """Return the least that lets verbs run btrfs as root there: a file, its line."""
     if said.get("doas") and not said.get("sudo"):
         # A rule has to name what is typed, and we type no path: doas.conf(5).
         user = _escaped(said.get("user", ""))
@@ -400,7 +400,7 @@ def privilege_rule(said: Mapping[str, str]) -> tuple[str, str]:
 
 
 def sudoers_rule(said: Mapping[str, str]) -> str:
-    """Give the least that our verbs need of sudo there, a line of sudoers(5)."""
+    """Return the least that our verbs need of sudo there, a line of sudoers(5)."""
     user = _escaped(said.get("user", "")) or f"#{said.get('uid', '')}"
     program = _escaped(said.get("granted") or said.get("program", ""))
     return f"{user} ALL=(root) NOPASSWD: {program}"

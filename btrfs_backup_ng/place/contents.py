@@ -1,4 +1,4 @@
-"""Own the look at what a place keeps: snapshots, backups, transfers that wait."""
+"""The look at what a place keeps: snapshots, backups, transfers that wait."""
 
 import enum
 import logging
@@ -137,7 +137,7 @@ class Contents:
 
     @property
     def newest(self) -> Kept | None:
-        """Give the newest of those that are complete."""
+        """Return the newest of those that are complete."""
         complete = [kept for kept in self.kept if kept.state is State.COMPLETE]
         return complete[-1] if complete else None
 
@@ -203,7 +203,7 @@ def look_at(
 def places_in(
     records: Iterable[Record], folder: str = ""
 ) -> list[tuple[Location, str]]:
-    """Give the places that the history knows, as :func:`look_at` wants them.
+    """Return the places that the history knows, as :func:`look_at` wants them.
 
     :param folder: of all sources, if it is not to be as recorded.
     """
@@ -215,7 +215,7 @@ def places_in(
 
 
 def destinations_in(holds: Records) -> list[Location]:
-    """Give the places that are recorded at a source, and can be looked at."""
+    """Return the places that are recorded at a source, and can be looked at."""
     texts = sorted({place.location for place in holds})
     return [place for text in texts if (place := recorded_place(text))]
 
@@ -268,7 +268,7 @@ def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
 def keepers(
     place: BtrfsEndpoint, access: Access
 ) -> Iterator[tuple[BtrfsEndpoint, Role]]:
-    """Give what keeps something at a place, and what that is: two where it is both.
+    """Return what keeps something at a place, and what that is: two where it is both.
 
     :param place: from :func:`open_place`.
     """
@@ -334,7 +334,7 @@ def _is_dated(name: str) -> bool:
 
 
 def _namer(origins: Origins) -> Callable[[str], bool]:
-    """Give what tells whether a name at a destination must be a backup's."""
+    """Return what tells whether a name at a destination must be a backup's."""
     namings = [Naming(prefix) for prefix in origins]
     return lambda name: any(n.time_of(name) is not None for n in namings)
 

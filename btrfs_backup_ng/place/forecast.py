@@ -1,4 +1,4 @@
-"""Own the plan of the next transfers from a source to a place, made or foretold.
+"""The plan of the next transfers from a source to a place, made or foretold.
 
 A run plans with :class:`Planner`. Verbs that tell of the next backup ask
 :func:`foresee`, which plans the same, so the prediction and the run cannot differ.
@@ -54,7 +54,7 @@ _SHOWN = 3
 
 
 def usual_prefix() -> str:
-    """Give what names begin with unless another prefix is asked for."""
+    """Return what names begin with unless another prefix is asked for."""
     return f"{os.uname().nodename}-"
 
 
@@ -245,7 +245,7 @@ class Forecast:
 
     @property
     def cases(self) -> tuple[NextBackup, ...]:
-        """Give the outcomes that differ, the likeliest first."""
+        """Return the outcomes that differ, the likeliest first."""
         every = (*self.outcomes, *self.better)
         if all(one.is_same(self.otherwise) for one in every):
             return every[:1]
@@ -265,7 +265,7 @@ class Forecast:
 
     @property
     def parents(self) -> dict[UUID, Snapshot]:
-        """Give what it may start from, by origin."""
+        """Return what it may start from, by origin."""
         found = (one.parent for one in self.cases)
         return {parent.origin: parent for parent in found if parent}
 
@@ -334,7 +334,7 @@ def foresee(
 
 
 def _signed_in(source: BtrfsEndpoint, origins: Content) -> list[str]:
-    """Give the prefixes under which a source is recorded at a place."""
+    """Return the prefixes under which a source is recorded at a place."""
     own = origin_of(source)
     try:
         recorded = parse_origins(origins)
@@ -348,14 +348,14 @@ def _signed_in(source: BtrfsEndpoint, origins: Content) -> list[str]:
 
 
 def _shared_prefixes(here: Listing, there: Listing) -> list[str]:
-    """Give the prefixes of names at a source whose snapshots are at a place, too."""
+    """Return the prefixes of names at a source whose snapshots are at a place, too."""
     origins = {s.received_uuid for s in there.snapshots if s.received_uuid}
     found = (split_name(s.name) for s in here.snapshots if s.origin in origins)
     return sorted({split[0] for split in found if split})
 
 
 def _coming(holds: Content, place: str, there: Listing) -> Iterator[str]:
-    """Give the names of snapshots that are recorded as on their way, and missing."""
+    """Return the names of snapshots that are recorded as on their way, and missing."""
     arrived = {snapshot.received_uuid for snapshot in there.snapshots}
     try:
         records = parse_holds(holds) if holds is not None else {}

@@ -1,4 +1,4 @@
-"""Own the recorded reasons not to delete a snapshot, for each destination.
+"""The recorded reasons not to delete a snapshot, for each destination.
 
 They lie next to the snapshots they are about, so whoever prunes there sees them. An
 absent destination keeps the base of its next incremental backup, and nothing else.
@@ -132,7 +132,7 @@ class Holds:
         self.withheld = withheld
 
     def reasons(self) -> dict[UUID, str]:
-        """Give for each origin that must stay a reason for people."""
+        """Return for each origin that must stay a reason for people."""
         reasons = {}
         for place, holds in self._records.items():
             for hold in holds:
@@ -247,7 +247,7 @@ def open_holds(
     warn: Callable[[str, str], None],
     last_arrived: Callable[[], Mapping[str, UUID]] = dict,
 ) -> Holds:
-    """Give the holds of a source, made anew from what is there if they are lost.
+    """Return the holds of a source, made anew from what is there if they are lost.
 
     Then all existing snapshots are held for each destination of this run until it is
     seen again; for each other one that is remembered, what arrived there last. Records
@@ -292,7 +292,7 @@ def _made_anew(
 
 
 def recorded_locations(recorded: Content) -> list[str]:
-    """Give every destination for which there is a hold.
+    """Return every destination for which there is a hold.
 
     :raises Unreadable: if the record is not fully understood.
     """

@@ -1,4 +1,4 @@
-"""Own who works on a place: one run at a time, and within a run one task."""
+"""Who works on a place: one run at a time, and within a run one task."""
 
 import functools
 import json
@@ -102,7 +102,7 @@ class Worker:
     doing: str
 
     def __str__(self) -> str:
-        """Give all that in a few words."""
+        """Return all that in a few words."""
         words = [f"pid {self.pid}"]
         if self.host != os.uname().nodename:
             words.append(f"on {self.host}")

@@ -1,4 +1,4 @@
-"""Own what must be true of every place before anything is changed."""
+"""What must be true of every place before anything is changed."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Own what snapshots and backups at several places are to each other."""
+"""What snapshots and backups at several places are to each other."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -150,7 +150,7 @@ def _is_foretold(
 
 
 def _origin_names(contents: Contents) -> Mapping[UUID, Sequence[str]]:
-    """Give the names of what is unchanged at a place, by origin."""
+    """Return the names of what is unchanged at a place, by origin."""
     found: dict[UUID, list[str]] = {}
     for kept in contents.kept:
         if kept.state in (State.COMPLETE, State.FOREIGN):

@@ -1,4 +1,4 @@
-"""Own what gives way where a transfer lacks room: what interrupted ones have left."""
+"""What gives way where a transfer lacks room: what interrupted ones have left."""
 
 from collections.abc import Callable, Collection, Sequence
 

@@ -1,4 +1,4 @@
-"""Own the record at a destination of where its backups come from.
+"""The record at a destination of where its backups come from.
 
 Two sources whose backups have one prefix in one directory cannot be told apart
 there, and a limit on the number of backups would delete those of the other one. So

@@ -1,4 +1,4 @@
-"""Own the record at a place of what was verified there, when, and how thoroughly."""
+"""The record at a place of what was verified there, when, and how thoroughly."""
 
 import enum
 from collections.abc import Collection, Mapping
@@ -88,7 +88,7 @@ def format_verified(record: Record) -> bytes:
 
 
 def last_verified(record: Record, uuid: UUID) -> Verified | None:
-    """Give what counts of the times that a snapshot was verified.
+    """Return what counts of the times that a snapshot was verified.
 
     The most thorough one; but what was found bad stays bad until a check of the same
     level finds it good (then :class:`Memory` has put that in its place).
@@ -99,7 +99,7 @@ def last_verified(record: Record, uuid: UUID) -> Verified | None:
 
 
 def read_verified(content: Content) -> Mapping[UUID, Verified]:
-    """Give what counts for each snapshot of a record.
+    """Return what counts for each snapshot of a record.
 
     :param content: of the file :data:`VERIFIED`.
     :raises Unreadable: if it is not fully understood.

@@ -1,4 +1,4 @@
-"""Own every process we start: its environment, its outputs, its end."""
+"""Every process we start: its environment, its outputs, its end."""
 
 import contextlib
 import ctypes
@@ -63,7 +63,7 @@ def interrupt(signal_number: int) -> None:
 
 
 def interrupted() -> int | None:
-    """Give the signal that told us to end, if one did."""
+    """Return the signal that told us to end, if one did."""
     return _interrupted
 
 
@@ -174,11 +174,11 @@ class Child:
         loop.drain(self.stderr, self.words.add)
 
     def stderr_tail(self) -> str:
-        """Give the end of what it wrote to stderr so far."""
+        """Return the end of what it wrote to stderr so far."""
         return bytes(self.words).decode("utf-8", "surrogateescape")
 
     def peek(self, *, ended: bool = False) -> int | None:
-        """Give the status of an ended child without reaping it, else ``None``.
+        """Return the status of an ended child without reaping it, else ``None``.
 
         255 if the status is lost, as it is with SIGCHLD ignored.
         :param ended: it has ended, so wait for whoever traces it to let it go.
@@ -196,7 +196,7 @@ class Child:
         return result.si_status if exited else -result.si_status
 
     def poll(self) -> int | None:
-        """Give its status if it has ended, and reap it then."""
+        """Return its status if it has ended, and reap it then."""
         return None if self.peek() is None else self.reap()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
@@ -216,7 +216,7 @@ class Child:
         return status
 
     def read(self, size: int, over: threading.Event | None = None) -> bytes:
-        """Give what comes next on its stdout, once something does; none at its end.
+        """Return what comes next on its stdout, once something does; none at its end.
 
         :param over: nobody wants to know any more: none, then.
         :raises TimedOut: if it tries the patience that its command has.
@@ -234,7 +234,7 @@ class Child:
         return os.read(self.stdout.fileno(), size)
 
     def read_line(self) -> bytes:
-        """Give the next line without its end; what follows stays in the pipe.
+        """Return the next line without its end; what follows stays in the pipe.
 
         Of a line that is too long, the beginning is given; of one that is cut, what
         there is. Raises what :meth:`read` does.
@@ -245,7 +245,7 @@ class Child:
         return line
 
     def read_rest(self, size: int) -> bytes:
-        """Give what still comes, of more than this size the beginning.
+        """Return what still comes, of more than this size the beginning.
 
         Raises what :meth:`read` does.
         """

@@ -1,4 +1,4 @@
-"""Own what a command is: its words, its environment, and which status counts."""
+"""What a command is: its words, its environment, and which status counts."""
 
 import os
 import pwd
@@ -50,7 +50,7 @@ class Patience:
 
 
 def patience(limit_s: float, hint: str) -> Patience:
-    """Give the patience with a verb.
+    """Return the patience with a verb.
 
     :param limit_s: as the user wishes it; 0 for no limit.
     """
@@ -87,7 +87,7 @@ class Command:
     patience: Patience = Patience()
 
     def __str__(self) -> str:
-        """Give a line that can be pasted into a shell."""
+        """Return a line that can be pasted into a shell."""
         return shlex.join(self.argv)
 
 
@@ -174,7 +174,7 @@ def _signal_name(number: int) -> str:
 
 
 def settle(command: Command, status: int, stderr: bytes) -> tuple[int | None, str]:
-    """Give the status that counts, and the stderr without the status line.
+    """Return the status that counts, and the stderr without the status line.
 
     Status 255 of an ssh client may mean anything from "no route" to "the remote
     command said so"; only the line tells. The last one counts, since the client may
@@ -202,12 +202,12 @@ def has_taken_all(stderr: bytes) -> bool:
 
 
 def skipped_bytes(stderr: bytes) -> int:
-    """Give how much a stage says it has read so far that needs not move."""
+    """Return how much a stage says it has read so far that needs not move."""
     return _last_number(_SKIPPED, stderr)
 
 
 def moved_bytes(stderr: bytes) -> int:
-    """Give how much a stage that counts says it has written so far."""
+    """Return how much a stage that counts says it has written so far."""
     return _last_number(_MOVED, stderr)
 
 
@@ -233,7 +233,7 @@ def environment(command: Command | None = None) -> dict[str, str]:
 
 
 def identity(command: Command) -> dict[str, Any]:
-    """Give what makes ``subprocess.Popen`` run a command as its user."""
+    """Return what makes ``subprocess.Popen`` run a command as its user."""
     if entry := _other_user(command):
         groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
         return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
@@ -250,5 +250,5 @@ def _other_user(command: Command) -> pwd.struct_passwd | None:
 
 
 def find_program(name: str) -> str | None:
-    """Give the path of an installed program, or ``None``."""
+    """Return the path of an installed program, or ``None``."""
     return shutil.which(name, path=environment()["PATH"])

@@ -1,4 +1,4 @@
-"""Own how stages become one pipeline: bytes moved, success, and whose fault."""
+"""How stages become one pipeline: bytes moved, success, and whose fault."""
 
 import contextlib
 import errno
@@ -312,7 +312,7 @@ class _Pipeline:
         self._verdict = _Verdict(stage, kind, text)
 
     def _moved(self, hop: Hop | Watch) -> tuple[int, int, int]:
-        """Give what changes as long as something moves."""
+        """Return what changes as long as something moves."""
         meter = self._meter
         if meter.resumed_bytes and not meter.size_bytes:
             for stage in self._stages[:-1]:

@@ -1,4 +1,4 @@
-"""Own the waiting for several descriptors at once, in the calling thread."""
+"""The waiting for several descriptors at once, in the calling thread."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""Own what lies between the last two stages of a pipeline: moving, counting, seeing."""
+"""What lies between the last two stages of a pipeline: moving, counting, seeing."""
 
 import errno
 import fcntl
@@ -150,7 +150,7 @@ class Hop:
 
     @property
     def waiting(self) -> int:
-        """Give how many bytes the reader has not taken yet; -1 if nobody knows."""
+        """Return how many bytes the reader has not taken yet; -1 if nobody knows."""
         return unread(self.sink) if self.is_open else -1
 
     @property
@@ -199,7 +199,7 @@ class Watch:
 
     @property
     def waiting(self) -> int:
-        """Give how many bytes the reader has not taken yet; -1 if nobody knows."""
+        """Return how many bytes the reader has not taken yet; -1 if nobody knows."""
         return -1 if self._reading is None else unread(self._reading)
 
     @property
@@ -226,6 +226,6 @@ class Watch:
 
 
 def unread(descriptor: int) -> int:
-    """Give how many bytes wait in a pipe; either end will do (FIONREAD)."""
+    """Return how many bytes wait in a pipe; either end will do (FIONREAD)."""
     answer = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
     return int.from_bytes(answer, sys.byteorder)

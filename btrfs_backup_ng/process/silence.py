@@ -1,4 +1,4 @@
-"""Own how long somebody is waited for who says nothing, or never comes to an end."""
+"""How long somebody is waited for who says nothing, or never comes to an end."""
 
 import time
 

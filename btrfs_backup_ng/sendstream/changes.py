@@ -1,4 +1,4 @@
-"""Own what an incremental stream changes: its commands to one change for each path.
+"""What an incremental stream changes: its commands to one change for each path.
 
 ``btrfs send -p A B`` goes through the inodes that differ, lowest number first, and its
 commands name paths as they are at the receiver at that moment. A new inode, and one
@@ -110,7 +110,7 @@ def _merged(present: Iterator[Change], deleted: Iterator[Change]) -> Iterator[Ch
 
 
 def _order(change: Change) -> bytes:
-    """Give what sorts paths name by name: no name holds a NUL."""
+    """Return what sorts paths name by name: no name holds a NUL."""
     return b"" if change.path == b"." else change.path.replace(b"/", b"\0")
 
 

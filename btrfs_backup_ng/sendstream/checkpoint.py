@@ -1,4 +1,4 @@
-"""Own checkpoints: one send stream becomes several, so that what arrived is sealed.
+"""Checkpoints: one send stream becomes several, so that what arrived is sealed.
 
 ``btrfs receive`` takes streams one after the other, finds the parent of each by its
 UUID among what it received before, and seals what is finished: read-only, with the
@@ -77,7 +77,7 @@ def _name(mark: bytes, offset: int, name: bytes) -> bytes:
 
 
 def parse_name(name: bytes) -> tuple[bytes, int, bytes] | None:
-    """Give mark, offset and snapshot of the name of a body or seal; else ``None``."""
+    """Return mark, offset and snapshot of the name of a body or seal; else ``None``."""
     mark, rest = name[: len(SEAL)], name[len(SEAL) :]
     digits, dash, snapshot = rest.partition(b"-")
     if mark == BODY:
@@ -140,7 +140,7 @@ class Checkpoints:
 
     @property
     def offset(self) -> int:
-        """Give how much of the stream has been taken so far."""
+        """Return how much of the stream has been taken so far."""
         return self._base + self._at
 
     def run(self) -> None:

@@ -1,4 +1,4 @@
-"""Own the checksum of commands: CRC-32C (Castagnoli), as btrfs computes it.
+"""The checksum of commands: CRC-32C (Castagnoli), as btrfs computes it.
 
 The polynomial is that of RFC 3720, reflected. btrfs starts with 0 and inverts nothing
 (``btrfs_crc32c`` in the kernel), so the checksum of parts can be chained.
@@ -22,7 +22,7 @@ _TABLE = _table()
 
 
 def crc32c(data: bytes | bytearray | memoryview, checksum: int = 0) -> int:
-    """Give the checksum of ``data``, which follows what ``checksum`` is of."""
+    """Return the checksum of ``data``, which follows what ``checksum`` is of."""
     table = _TABLE
     for byte in data:
         checksum = table[(checksum ^ byte) & 0xFF] ^ checksum >> 8

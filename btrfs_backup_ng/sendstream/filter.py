@@ -1,4 +1,4 @@
-"""Own the process that adds checkpoints to a stream: a stage of a pipeline.
+"""The process that adds checkpoints to a stream: a stage of a pipeline.
 
 It starts as fast as Python can: without ``site`` and with few imports. It and what it
 imports also run on other machines, from Python 3.7 on. Exit status: 0, 1 for a damaged
@@ -50,7 +50,7 @@ _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.00005, 0.002
 
 
 def filter_argv(words: Sequence[str]) -> tuple[str, ...]:
-    """Give the command that adds checkpoints to what comes on its stdin.
+    """Return the command that adds checkpoints to what comes on its stdin.
 
     :param words: what :func:`filter_words` gives.
     """
@@ -62,7 +62,7 @@ def filter_argv(words: Sequence[str]) -> tuple[str, ...]:
 def filter_words(
     interval: int, key: str, known: tuple[int, bytes] | None
 ) -> tuple[str, ...]:
-    """Give the arguments of the filter.
+    """Return the arguments of the filter.
 
     :param interval: bytes between two checkpoints.
     :param key: what no other attempt at the same stream has, ASCII.
@@ -73,7 +73,7 @@ def filter_words(
 
 @functools.lru_cache(maxsize=None)
 def portable() -> str:
-    """Give the filter as one word, for ``exec(zlib.decompress(b64decode(word)))``."""
+    """Return the filter as one word, for ``exec(zlib.decompress(b64decode(word)))``."""
     package = __name__.partition(".")[0]
     inner = f"{package}.sendstream"
     names = (f"{inner}.crc32c", f"{inner}.format", f"{inner}.checkpoint", __name__)

@@ -1,4 +1,4 @@
-"""Own the layout of a send stream: its numbers, its headers, how a command is built.
+"""The layout of a send stream: its numbers, its headers, how a command is built.
 
 Names and numbers are those of ``fs/btrfs/send.h`` in the kernel, protocol 1 to 3; all
 integers are little-endian. A stream is :data:`MAGIC`, a version (u32) and commands; a

@@ -1,4 +1,4 @@
-"""Own the reading of send streams: bytes from anywhere to commands, or why not.
+"""The reading of send streams: bytes from anywhere to commands, or why not.
 
 The input may be hostile.  No length in it is believed before it is checked, so that a
 reader never holds more than a block and a command (:data:`MAX_COMMAND`).
@@ -119,14 +119,14 @@ class StreamCommand(NamedTuple):
 
     @property
     def path(self) -> bytes:
-        """Give the path it is about, relative to the subvolume; b"" is its top.
+        """Return the path it is about, relative to the subvolume; b"" is its top.
 
         :raises StreamDamaged: if there is none, as in END.
         """
         return self.value(Attribute.PATH)
 
     def value(self, attribute: Attribute) -> bytes:
-        """Give an attribute as it is.
+        """Return an attribute as it is.
 
         :raises StreamDamaged: if there is none.
         """
@@ -138,7 +138,7 @@ class StreamCommand(NamedTuple):
             ) from None
 
     def number(self, attribute: Attribute) -> int:
-        """Give an attribute that is a number.
+        """Return an attribute that is a number.
 
         :raises StreamDamaged: if there is none, or it is no number.
         """
@@ -148,7 +148,7 @@ class StreamCommand(NamedTuple):
         return int.from_bytes(value, "little")
 
     def time_ns(self, attribute: Attribute) -> int:
-        """Give an attribute that is a time, in nanoseconds since 1970.
+        """Return an attribute that is a time, in nanoseconds since 1970.
 
         :raises StreamDamaged: if there is none, or it is no time.
         """
@@ -224,7 +224,7 @@ def parse_frame(frame: Frame) -> StreamCommand:
 
 
 def path_of(frame: Frame) -> bytes:
-    """Give the path a command is about, leaving the rest alone: faster yet.
+    """Return the path that a command is about, and read nothing else of it.
 
     :raises StreamDamaged: if there is none, as in END.
     """
@@ -317,7 +317,7 @@ def _checksum(buffer: bytes, at: int, end: int) -> int:
 
 
 def _take_data(frame: Frame, start: int, header: int) -> tuple[Attribute, bytes, int]:
-    """Give what is neither fixed in its length nor text, and where it ends."""
+    """Return what is neither fixed in its length nor text, and where it ends."""
     offset, version, kind, body = frame
     name = _BYTES.get(header & 0xFFFF)
     if name is None:

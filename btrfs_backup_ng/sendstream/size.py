@@ -1,4 +1,4 @@
-"""Own what a stream is going to be long, told from its dry twin: ``send --no-data``.
+"""What a stream is going to be long, told from its dry twin: ``send --no-data``.
 
 A dry stream is the real one with an UPDATE_EXTENT in place of the WRITE commands for a
 range of a file, be it data, or a hole or preallocated where zeros must be written.  So

@@ -1,4 +1,4 @@
-"""Own what a stream touches at its receiver: a tree of the names in its commands.
+"""What a stream touches at its receiver: a tree of the names in its commands.
 
 A name that was not seen before, in a directory that is not new, can only have been
 there before the stream; in a new directory it is an error. So a command is done as the
@@ -170,7 +170,7 @@ class TouchedTree:
             node.size = max(node.size, end)
 
     def _find(self, path: bytes, command: StreamCommand) -> Node:
-        """Give what has a path now; what was not seen yet was there before."""
+        """Return what has a path now; what was not seen yet was there before."""
         last, node = self._last
         if path == last:
             return node
@@ -215,7 +215,7 @@ class TouchedTree:
             directory.gone[name] = node
 
     def _put(self, path: bytes, node: Node, command: StreamCommand) -> None:
-        """Give something a name; what had it before has it no more."""
+        """Return something a name; what had it before has it no more."""
         directory, name = self._place(path, command)
         if node.names and (node.is_directory or node is directory):
             raise _damaged(command, "gives a directory a second name")

@@ -1,4 +1,4 @@
-"""Own what all tasks of a run share."""
+"""What all tasks of a run share."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ def _forget(record: Record) -> None:
 
 
 def _remember_nothing() -> Sequence[Record]:
-    """Give no record."""
+    """Return no record."""
     return ()
 
 

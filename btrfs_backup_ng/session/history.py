@@ -1,4 +1,4 @@
-"""Own what happened: a line for each delivery and each failure, of this machine's runs.
+"""What happened: a line for each delivery and each failure, of this machine's runs.
 
 Nothing depends on it. Whatever is lost of it, backups go on as ever; what is told from
 it (sizes, known places) is then not told.
@@ -79,7 +79,7 @@ class HistoryUnreadable(BackupError):
 
 
 def state_directory() -> str:
-    """Give the directory in which this user keeps what happened on this machine."""
+    """Return the directory in which this user keeps what happened on this machine."""
     if named := os.environ.get(VARIABLE):
         return named
     if os.geteuid() == 0:
@@ -137,7 +137,7 @@ def _built(fields: Any) -> Record:
 
 
 def read_history(directory: str) -> list[Record]:
-    """Give all that is remembered, oldest first; nothing if nothing ever happened.
+    """Return all that is remembered, oldest first; nothing if nothing ever happened.
 
     What is damaged is left out with a warning, and moved aside by the next run.
 
@@ -303,7 +303,7 @@ class KnownPlace:
 
 
 def known_places(records: Iterable[Record]) -> list[KnownPlace]:
-    """Give all places, each source in front of its destinations, each one once.
+    """Return all places, each source in front of its destinations, each one once.
 
     What is given to a command (``shell://``) cannot be looked at and is left out.
     """
@@ -322,7 +322,7 @@ def known_places(records: Iterable[Record]) -> list[KnownPlace]:
 
 
 def sizes_sent(records: Iterable[Record]) -> Mapping[tuple[str, UUID], int]:
-    """Give how many bytes each snapshot took: (destination, origin) -> bytes."""
+    """Return how many bytes each snapshot took: (destination, origin) -> bytes."""
     return {
         (record.destination, record.origin): record.size_bytes
         for record in records
@@ -331,12 +331,12 @@ def sizes_sent(records: Iterable[Record]) -> Mapping[tuple[str, UUID], int]:
 
 
 def origins_of(records: Iterable[Record], source: str) -> frozenset[UUID]:
-    """Give the origins of all snapshots that are remembered of a source."""
+    """Return the origins of all snapshots that are remembered of a source."""
     return frozenset(r.origin for r in records if r.source == source and r.origin)
 
 
 def last_arrived_from(records: Iterable[Record], source: str) -> dict[str, UUID]:
-    """Give for each destination of a source which origin arrived there last.
+    """Return for each destination of a source which origin arrived there last.
 
     :param records: oldest first.
     """

@@ -1,4 +1,4 @@
-"""Own what is shown of running transfers: a line on a terminal, else the log."""
+"""What is shown of running transfers: a line on a terminal, else the log."""
 
 import contextlib
 import logging
@@ -48,12 +48,12 @@ class ShownTransfer:
             self._samples.popleft()
 
     def rate(self) -> float:
-        """Give the bytes per second of the window."""
+        """Return the bytes per second of the window."""
         (began, before), (ended, after) = self._samples[0], self._samples[-1]
         return (after - before) / (ended - began) if ended > began else 0.0
 
     def elapsed_s(self, now: float) -> float:
-        """Give the time since its start, until its end."""
+        """Return the time since its start, until its end."""
         if self.meter.started is None:
             return 0.0
         return (self.meter.ended or now) - self.meter.started
@@ -91,7 +91,7 @@ def format_facts(
 
 
 def format_line(transfers: list[ShownTransfer], now: float) -> tuple[str, str]:
-    """Give title and figures for one line about all that runs."""
+    """Return title and figures for one line about all that runs."""
     running = [t for t in transfers if t.meter.ended is None] or transfers
     if len(running) == 1:
         return running[0].title, running[0].facts(now)
@@ -121,7 +121,7 @@ def fit(title: str, facts: str, columns: int) -> str:
 
 
 def cells(text: str) -> int:
-    """Give how many columns a text takes at most: two from Hangul Jamo upwards."""
+    """Return how many columns a text takes at most: two from Hangul Jamo upwards."""
     return sum(2 if character >= "\u1100" else 1 for character in text)
 
 
@@ -233,7 +233,7 @@ class Progress:
         self._shown = shown
 
     def _columns(self) -> int | None:
-        """Give the width to use; ``None`` while the terminal is another job's."""
+        """Return the width to use; ``None`` while the terminal is another job's."""
         with contextlib.suppress(OSError, ValueError):  # not our session's terminal
             if os.tcgetpgrp(self._stream.fileno()) != os.getpgrp():
                 return None

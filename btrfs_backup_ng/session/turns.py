@@ -1,4 +1,4 @@
-"""Own the turns of the tasks of one run that share places or hosts."""
+"""The turns of the tasks of one run that share places or hosts."""
 
 import threading
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Own how ssh is told to log in: as whom, with which keys, options and ciphers."""
+"""How ssh is told to log in: as whom, with which keys, options and ciphers."""
 
 import contextlib
 import os
@@ -59,13 +59,13 @@ class Login:
 
     @property
     def password_file(self) -> str:
-        """Give the path of the file that answers what ssh asks, or ""."""
+        """Return the path of the file that answers what ssh asks, or ""."""
         if not self.options.password_login:
             return ""
         return find_password_file(self.options.password_file, CREDENTIAL)
 
     def attempts(self) -> list[Attempt]:
-        """Give the ways to try, in order.
+        """Return the ways to try, in order.
 
         Under sudo, ssh runs as whoever called it: it finds their keys, agent, known
         hosts and configuration as ever, and no such file speaks for root. Root's own
@@ -91,7 +91,7 @@ class Login:
         return bool(self.keys(user)) or bool(user and self.agent)
 
     def keys(self, user: str) -> list[str]:
-        """Give the paths of the keys that are there for somebody's ssh to use."""
+        """Return the paths of the keys that are there for somebody's ssh to use."""
         if self.options.identity_file:
             return [self.options.identity_file]
         home = pwd.getpwnam(user).pw_dir if user else os.path.expanduser("~")
@@ -101,7 +101,7 @@ class Login:
 
     @property
     def agent(self) -> str:
-        """Give the socket of the agent, or ""."""
+        """Return the socket of the agent, or ""."""
         return self.options.auth_sock or os.environ.get("SSH_AUTH_SOCK", "")
 
     def _check_agent(self) -> None:
@@ -114,12 +114,12 @@ class Login:
         raise UsageError(f"there is no ssh agent at {visible(path)}")
 
     def variables(self) -> tuple[tuple[str, str], ...]:
-        """Give what ssh finds in its environment, beyond the usual."""
+        """Return what ssh finds in its environment, beyond the usual."""
         named = self.options.auth_sock
         return (("SSH_AUTH_SOCK", named),) if named else ()
 
     def arguments(self) -> list[str]:
-        """Give the options of every ssh to this host, and the host."""
+        """Return the options of every ssh to this host, and the host."""
         words: list[str] = []
         for option in self.options.options:  # first: ssh takes the first value
             words += ("-o", option)
@@ -154,12 +154,12 @@ class Login:
         return ["-o", f"Ciphers={','.join([*fast, *others])}"]
 
     def _ciphers(self, user: str, *arguments: str) -> list[str]:
-        """Give the ciphers that ssh would offer, best first."""
+        """Return the ciphers that ssh would offer, best first."""
         found = self.configuration(user, *arguments).get("ciphers", [""])
         return found[0].split(",")
 
     def configuration(self, user: str, *arguments: str) -> Mapping[str, list[str]]:
-        """Give what ssh makes of its files and our options: keyword -> values."""
+        """Return what ssh makes of its files and our options: keyword -> values."""
         if (user, *arguments) in self._seen:
             return self._seen[user, *arguments]
         argv = ("ssh", "-G", *arguments, *self.arguments())
@@ -173,18 +173,18 @@ class Login:
         return found
 
     def by_hand(self) -> str:
-        """Give the words after ``ssh`` that a person would type."""
+        """Return the words after ``ssh`` that a person would type."""
         port = f"-p {self.location.port} " if self.location.port else ""
         return f"{port}{visible(shlex.quote(self.name))}"
 
     def known_name(self) -> str:
-        """Give the name under which the host's key is known."""
+        """Return the name under which the host's key is known."""
         port = self.location.port
         return f"[{self.location.host}]:{port}" if port else self.location.host
 
 
 def sudo_caller() -> str:
-    """Give the user who called sudo, if we are root by that; else ""."""
+    """Return the user who called sudo, if we are root by that; else ""."""
     name = os.environ.get("SUDO_USER", "")
     with contextlib.suppress(KeyError):
         if name and os.geteuid() == 0 and pwd.getpwnam(name).pw_uid != 0:
@@ -193,7 +193,7 @@ def sudo_caller() -> str:
 
 
 def _owner(path: str) -> str:
-    """Give who can use a key: its owner, if that is who called sudo; else us."""
+    """Return who can use a key: its owner, if that is who called sudo; else us."""
     caller = sudo_caller()
     with contextlib.suppress(OSError):
         if caller and os.stat(path).st_uid == pwd.getpwnam(caller).pw_uid:

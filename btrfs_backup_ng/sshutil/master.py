@@ -1,4 +1,4 @@
-"""Own the one ssh connection to a host that all sessions of a run share.
+"""The one ssh connection to a host that all sessions of a run share.
 
 ``sshutil/login`` knows as whom to log in, with which keys, agent, files and ciphers.
 Under sudo ssh runs as the user who called sudo, so that all of theirs is found as ever
@@ -146,7 +146,7 @@ class SSHMasterManager:
 
     @property
     def by_hand(self) -> str:
-        """Give the words after ``ssh`` that a person would type."""
+        """Return the words after ``ssh`` that a person would type."""
         return self._login.by_hand()
 
     @property
@@ -178,7 +178,7 @@ class SSHMasterManager:
             return True
 
     def command(self, remote: str) -> tuple[str, ...]:
-        """Give the argv that runs one string in the login shell there."""
+        """Return the argv that runs one string in the login shell there."""
         assert self._connection, "not open"
         return (
             *("ssh", "-S", self._connection.socket.replace("%", "%%")),

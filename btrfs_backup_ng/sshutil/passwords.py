@@ -1,4 +1,4 @@
-"""Own where a password comes from: a file, a systemd credential, the terminal.
+"""Where a password comes from: a file, a systemd credential, the terminal.
 
 A password is bytes in our memory and in pipes; never a word of a command, never in an
 environment, a log or a file of ours.
@@ -22,7 +22,7 @@ _one_question_at_a_time = threading.Lock()
 
 
 def find_password_file(path: str, credential: str) -> str:
-    """Give the file that was named, else systemd's credential of that name, or "".
+    """Return the file that was named, else systemd's credential of that name, or "".
 
     :param credential: as in ``LoadCredential=NAME:PATH`` of systemd.exec(5).
     """
@@ -65,7 +65,7 @@ def _is_ours(uid: int) -> bool:
 
 
 def _forbidden(path: str) -> int:
-    """Give the mode bits that a password file must not have.
+    """Return the mode bits that a password file must not have.
 
     systemd lets the user of a service read a credential by an ACL, whose mask shows
     in the bits of the group: acl(5).

@@ -1,4 +1,4 @@
-"""Own what is said when ssh does not get us in; the texts decide only the words."""
+"""What is said when ssh does not get us in; the texts decide only the words."""
 
 import contextlib
 import os
@@ -44,7 +44,7 @@ def explained(stderr: str, login: Login) -> ConnectionFailed:
 
 
 def _known_name(stderr: str, login: Login) -> str:
-    """Give the name under which the host is known: ssh's own word for it, if any."""
+    """Return the name under which the host is known: ssh's own word for it, if any."""
     match = re.search(r"^Host key for (\S+) has changed", stderr, re.MULTILINE)
     return match[1] if match else login.known_name()
 
@@ -80,7 +80,7 @@ def _answers(path: str) -> bool:
 
 
 def _ways(login: Login) -> list[str]:
-    """Give lines that say what to do."""
+    """Return lines that say what to do."""
     caller = sudo_caller()
     lines = []
     if caller and not login.agent:

@@ -1,4 +1,4 @@
-"""Own one transfer: stages, the move, the check, the final name; and its resumption."""
+"""One transfer: stages, the move, the check, the final name; and its resumption."""
 
 import logging
 import threading
@@ -159,7 +159,7 @@ def find_checkpoint(
 def _unchanged(
     keeper: BtrfsEndpoint, checkpoint: Checkpoint | None
 ) -> Checkpoint | None:
-    """Give a checkpoint only if nobody wrote to its seal, as far as one can see."""
+    """Return a checkpoint only if nobody wrote to its seal, as far as one can see."""
     if checkpoint is None:
         return None
     seal = keeper.look_closely([checkpoint.tree_id], are_checkpoints=True)
@@ -252,7 +252,7 @@ def run_transfer(
 def _stages(
     transfer: Transfer, transfer_id: str, source: BtrfsEndpoint, sink: Sink, way: Way
 ) -> tuple[Command, ...]:
-    """Give what a transfer runs, from the sender to the receiver."""
+    """Return what a transfer runs, from the sender to the receiver."""
     route, useless = way.route, way.checkpoint.useless if way.checkpoint else ()
     words = _filter_words(way, transfer_id)
     what = transfer.snapshot, transfer.parent, route.protocol, route.codec
@@ -265,7 +265,7 @@ def _stages(
 
 
 def _filter_words(way: Way, transfer_id: str) -> tuple[str, ...]:
-    """Give what the filter for checkpoints is told; nothing if there is to be none."""
+    """Return the arguments of the checkpoint filter, none if there is no filter."""
     if not way.interval:
         return ()
     known = way.checkpoint.known if way.checkpoint else None
@@ -273,7 +273,7 @@ def _filter_words(way: Way, transfer_id: str) -> tuple[str, ...]:
 
 
 def _filter_here(words: Sequence[str], source: BtrfsEndpoint) -> tuple[Command, ...]:
-    """Give the filter as a stage; that of another machine is a part of its sender."""
+    """Return the filter as a stage; that of another machine is a part of its sender."""
     if not words or source.location.scheme is not Scheme.LOCAL:
         return ()
     return (Command(filter_argv(words), label=_FILTER, counts=True),)

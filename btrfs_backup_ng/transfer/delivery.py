@@ -1,4 +1,4 @@
-"""Own how one snapshot gets to one destination: with checkpoints, again after a cut."""
+"""How one snapshot gets to one destination: with checkpoints, again after a cut."""
 
 import logging
 import time
@@ -62,11 +62,11 @@ class Delivery:
 
     @property
     def protocol(self) -> str:
-        """Give the protocol of the streams, as the verb ``send`` knows it."""
+        """Return the protocol of the streams, as the verb ``send`` knows it."""
         return self._route.protocol
 
     def attempts(self, transfer: Transfer) -> list[str]:
-        """Give the ids of earlier attempts that may go on."""
+        """Return the ids of earlier attempts that may go on."""
         interval = self._job.options.checkpoint_interval
         if not (self._keeper and interval and self._source.facts.has_python):
             return []

@@ -1,4 +1,4 @@
-"""Own the finding out whether it pays to compress a stream on its way."""
+"""The finding out whether it pays to compress a stream on its way."""
 
 import contextlib
 import logging

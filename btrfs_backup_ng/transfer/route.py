@@ -1,4 +1,4 @@
-"""Own how a stream is carried: its protocol, its codec, what stands in between."""
+"""How a stream is carried: its protocol, its codec, what stands in between."""
 
 import logging
 import os
@@ -74,7 +74,7 @@ def is_on_the_wire(source: Location, sink: Location) -> bool:
 
 
 def packed_codec(route: Route, sink: Location) -> str:
-    """Give the codec of the bytes that are counted, in front of the last stage; or "".
+    """Return the codec of the bytes that are counted, before the last stage, or "".
 
     A local receiver gets them unpacked.
     """
@@ -87,7 +87,7 @@ PROTOCOLS = ("1", "2", "2c")
 
 
 def send_protocol(source: Facts, sink: Facts) -> int:
-    """Give the stream version both ends can: 2 brings compressed data as it is."""
+    """Return the stream version both ends can: 2 brings compressed data as it is."""
     versions = [end.btrfs_version or (0, 0) for end in (source, sink)]
     if min(versions) < _COMPRESSED_SINCE:
         return 1
@@ -97,7 +97,7 @@ def send_protocol(source: Facts, sink: Facts) -> int:
 def stages_between(
     source: Location, sink: Location, options: TransferOptions, codec: str
 ) -> tuple[Command, ...]:
-    """Give what runs here between sender and receiver.
+    """Return what runs here between sender and receiver.
 
     A codec is applied at the source's end and undone at the sink's, by the verbs
     there or by a stage here.
@@ -117,7 +117,7 @@ def stages_between(
 def middle_stages(
     options: TransferOptions, schemes: frozenset[Scheme], *, cores: int
 ) -> tuple[Command, ...]:
-    """Give the rate limit and the buffer.
+    """Return the rate limit and the buffer.
 
     A buffer is of use where a network makes the ends take turns, so it is used
     there if it is installed and has a core to run on, and elsewhere on request.

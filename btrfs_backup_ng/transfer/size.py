@@ -1,4 +1,4 @@
-"""Own how large a transfer is going to be: quickly and roughly, or exactly.
+"""How large a transfer is going to be: quickly and roughly, or exactly.
 
 ``btrfs send --no-data`` says for each piece of data how long it is, and leaves it out.
 With the framing of the real commands that is the length of the real stream, to the byte
@@ -50,7 +50,7 @@ def written_since(
     limit: int | None = None,
     over: threading.Event | None = None,
 ) -> int:
-    """Give how many bytes of data were written since the parent, in little time.
+    """Return how many bytes of data were written since the parent, in little time.
 
     A stream is mostly no larger: it holds no data that it can clone. Preallocated space
     counts in a stream, and here it does not.
@@ -78,7 +78,7 @@ def written_since(
 
 
 def _lines(child: Child, over: threading.Event | None) -> Iterator[bytes]:
-    """Give the lines that a child prints; until nobody wants to know any more.
+    """Return the lines that a child prints; until nobody wants to know any more.
 
     :raises CommandFailed: if one is so long that it is none.
     """
@@ -102,7 +102,7 @@ def stream_size(
     over: threading.Event | None = None,
     budget_s: float = math.inf,
 ) -> int:
-    """Give how long a stream is going to be, from its twin without data.
+    """Return how long a stream is going to be, from its twin without data.
 
     Exact, but for compressed data that goes as it lies on the disk: there it is an
     upper bound. Takes milliseconds for large files, and about as long as the stream
@@ -195,7 +195,7 @@ def _compressed(
 
 
 def _inode(path: bytes, top: int) -> int | None:
-    """Give the number of a file that a stream names, if it has that name at the end."""
+    """Return the inode of a file that a stream names, if the name is its last one."""
     try:
         return os.stat(path, dir_fd=top, follow_symlinks=False).st_ino
     except OSError:

@@ -1,4 +1,4 @@
-"""Owns the arena of the attacks, one for each worker."""
+"""The arena of the attacks, one for each worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the table of what an attacker plants: which component, as what, against whom."""
+"""The table of what an attacker plants: which component, as what, against whom."""
 
 from __future__ import annotations
 
@@ -244,7 +244,7 @@ _DIRECTORIES = (STATE, INCOMING, f"{STATE}/snapshots", f"{INCOMING}/{OLD_ID}")
 
 
 def every_row() -> Iterator[Row]:
-    """Give the whole table."""
+    """Return the whole table."""
     for role in ROLES:
         for way in (LOCAL, AS_ROOT, BY_SUDO):
             for component in role.components:
@@ -260,7 +260,7 @@ def _is_possible(role: Role, component: str, kind: str) -> bool:
 
 
 def usual_rows() -> Iterator[Row]:
-    """Give the part of the table for which there is time in each test run.
+    """Return the part of the table for which there is time in each test run.
 
     Every component of every role is in it, most with one kind of thing, in turn. Of the
     ways over ssh each component is in one row.

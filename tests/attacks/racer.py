@@ -1,4 +1,4 @@
-"""Owns the racer: as another user it exchanges names as fast as it can."""
+"""The racer: as another user it exchanges names as fast as it can."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def race(swaps: Sequence[Mapping[str, str]]) -> int:
 
 
 def _chosen(path: str, victim: str, dice: random.Random) -> list[tuple[str, str]]:
-    """Give the path itself, or one of those that it stands for, if there is any."""
+    """Return the path itself, or one of those that it stands for, if there is any."""
     if not path.endswith("/*"):
         return [(path, victim)]
     directory = path[:-2]
@@ -99,7 +99,7 @@ def _by_renames(path: str, victim: str, dice: random.Random) -> int:
 
 
 def _put_back(directories: set[str]) -> None:
-    """Give everything its name again, if nothing else has taken that meanwhile."""
+    """Rename everything back, if nothing else has taken that meanwhile."""
     for directory in directories:
         for entry in list(os.scandir(directory)):
             for mark in (STOLEN, LURE):

@@ -1,4 +1,4 @@
-"""Owns the places that an attacker owns, and how the program is run between them."""
+"""The places that an attacker owns, and how the program is run between them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Arena(NamedTuple):
     unchecked: list[Done]
 
     def victim_at(self, path: Path, *, is_private: bool = False) -> Victim:
-        """Give a victim on the filesystem of a path."""
+        """Return a victim on the filesystem of a path."""
         disk = self.here if path.is_relative_to(self.here.path) else self.there
         return self.victims[disk.path][is_private]
 
@@ -220,7 +220,7 @@ class Scene:
 
     @property
     def options(self) -> list[str]:
-        """Give the options that get the program in."""
+        """Return the options that get the program in."""
         return places.ssh_words(self.arena.sshd) if self.user else []
 
     def back_up(self, *options: Argument) -> Done:
@@ -233,11 +233,11 @@ class Scene:
         places.send_and_receive(self.folder / NEW, self.backups)
 
     def new_path(self) -> Path:
-        """Give a path below ``to`` for the next restore."""
+        """Return a path below ``to`` for the next restore."""
         return self.to / f"new-{next(self._restored)}"
 
     def transfer_id(self) -> str:
-        """Give an id with which the transfer of the new snapshot would go on."""
+        """Return an id with which the transfer of the new snapshot would go on."""
         return self._id(_protocol(self.arena, self.user))
 
     def _id(self, protocol: str) -> str:

@@ -28,7 +28,7 @@ ROWS = list(planting.every_row() if IS_ALL else planting.usual_rows())
 
 
 def user_of(arena: Arena, way: str) -> str:
-    """Give who logs in."""
+    """Return who logs in."""
     return {AS_ROOT: "root", BY_SUDO: arena.carrier.name}.get(way, "")
 
 

@@ -89,7 +89,7 @@ def remove(path: Path) -> None:
 
 
 def backing_up(scene: Scene) -> list[Run]:
-    """Give what is done at a destination."""
+    """Return what is done at a destination."""
     place = scene.at(scene.backups)
 
     def run(*words: Argument) -> Run:
@@ -105,7 +105,7 @@ def backing_up(scene: Scene) -> list[Run]:
 
 
 def at_destination(scene: Scene) -> Swaps:
-    """Give the swaps of who owns a destination."""
+    """Return the swaps of who owns a destination."""
     victims = scene.arena.victims[scene.arena.there.path]
     return [
         *(swap(scene.backups / STATE, victim.path) for victim in victims),

@@ -44,7 +44,7 @@ _MADE = {
 
 
 def swapped(path: Path, victim: Path) -> str:
-    """Give the shell that puts a link in the place of something, once."""
+    """Return the shell that puts a link in the place of something, once."""
     stolen = path.with_name(f".stolen-{path.name}")
     return (
         f'[ -L "{path}" ] || [ ! -e "{path}" ] ||'
@@ -62,7 +62,7 @@ def put_back(path: Path) -> None:
 
 
 def taking(arena: Arena, directory: Path, kind: str = "link") -> tuple[str, Path]:
-    """Give the shell that takes the name that comes last, and what has it then.
+    """Return the shell that takes the name that comes last, and what has it then.
 
     :returns: for a link, the victim that it leads to.
     """

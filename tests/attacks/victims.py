@@ -1,4 +1,4 @@
-"""Owns the victims: root's directories, and what proves that nothing touched them."""
+"""The victims: root's directories, and what proves that nothing touched them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the filesystems that the tests of a module share, each in a room of its own."""
+"""The filesystems that the tests of a module share, each in a room of its own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def shared_filesystems() -> (
 def room(
     shared_filesystems: tuple[filesystems.Filesystem, filesystems.Filesystem],
 ) -> Room:
-    """Give a test its own room on the shared filesystems."""
+    """Make room for one test on the shared filesystems."""
     name = f"room-{next(_numbers)}"
     paths = [filesystem.path / name for filesystem in shared_filesystems]
     for path in paths:

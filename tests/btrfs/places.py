@@ -1,4 +1,4 @@
-"""Owns how these tests name places, run the program, and look at snapshots."""
+"""How these tests name places, run the program, and look at snapshots."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Run(NamedTuple):
     messages: str
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """Give the events of one kind, in their order."""
+        """Return the events of one kind, in their order."""
         return [event for event in self.events if event["event"] == kind]
 
     @property
     def sent(self) -> list[dict[str, Any]]:
-        """Give what was sent, in its order."""
+        """Return what was sent, in its order."""
         return self.of("sent")
 
 
@@ -63,7 +63,7 @@ class Shown(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Give what ``btrfs send`` would call it."""
+        """Return what ``btrfs send`` would call it."""
         return self.uuid if self.received_uuid == "-" else self.received_uuid
 
 
@@ -176,7 +176,7 @@ def tamper(snapshot: Path) -> None:
 
 
 def ssh_words(server: Sshd) -> list[str]:
-    """Give the options with which the program gets into a server of the tests."""
+    """Return the options with which the program gets into a server of the tests."""
     words = []
     for option in server.ssh_options:
         words += ["--ssh-opt", option]

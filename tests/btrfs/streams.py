@@ -1,4 +1,4 @@
-"""Owns send streams made by hand: what no honest ``btrfs send`` would say.
+"""Send streams made by hand: what no honest ``btrfs send`` would say.
 
 Layout: fs/btrfs/send.h of Linux.
 """

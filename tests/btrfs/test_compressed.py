@@ -46,7 +46,7 @@ def source(btrfs) -> Path:
 
 @pytest.fixture
 def old(tmp_path: Path) -> str:
-    """Give a PATH in which btrfs-progs say that they are old ones."""
+    """Return a PATH in which btrfs-progs say that they are old ones."""
     return f"{places.wrapper(tmp_path / 'bin', OLD)}:{os.environ['PATH']}"
 
 

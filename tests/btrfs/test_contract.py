@@ -68,11 +68,11 @@ class Way:
         return path
 
     def source_word(self, path: Path | str) -> str:
-        """Give the word for a source."""
+        """Return the word for a source."""
         return self._word(self._users[0], path)
 
     def destination_word(self, path: Path | str) -> str:
-        """Give the word for a destination."""
+        """Return the word for a destination."""
         return self._word(self._users[1], path)
 
     def _word(self, user: str | None, path: Path | str) -> str:
@@ -109,7 +109,7 @@ def way(
     sshd: Sshd,
     account: Callable[..., accounts.Account],
 ) -> Way:
-    """Give one of the ways; by default a test goes all of them."""
+    """Return one of the ways; by default a test goes all of them."""
     users: list[str | None] = []
     owners = {}
     for kind in WAYS[request.param]:

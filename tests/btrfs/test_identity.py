@@ -23,7 +23,7 @@ Back = Callable[..., Run]
 
 @pytest.fixture(params=["local", "push", "relay"])
 def back(request: pytest.FixtureRequest, sshd: Sshd) -> Back:
-    """Give what backs up a source to destinations: here, and behind ssh."""
+    """Return what backs up a source to destinations: here, and behind ssh."""
 
     def place(path: Path, *, remote: bool) -> Argument:
         return places.at(sshd, path) if remote else path
@@ -58,7 +58,7 @@ def content(snapshot: Path) -> str:
 
 
 def only_sent(run: Run) -> tuple[str, str | None]:
-    """Give name and parent of the one snapshot that a run sent."""
+    """Return name and parent of the one snapshot that a run sent."""
     (sent,) = run.sent
     return sent["name"], sent["parent"]
 
@@ -70,7 +70,7 @@ def assert_up_to_date(back: Back, source: Path, *destinations: Path) -> None:
 
 
 def refusals(run: Run) -> list[str]:
-    """Give the lines about snapshots that are not used as parents."""
+    """Return the lines about snapshots that are not used as parents."""
     return [line for line in run.messages.splitlines() if "as parent" in line]
 
 

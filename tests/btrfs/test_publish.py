@@ -194,7 +194,7 @@ def test_a_name_that_appears_meanwhile_is_left_alone(room, kind):
 
 
 def identity_of(snapshot: Path) -> bytes:
-    """Give the UUID of a snapshot as it is in a stream."""
+    """Return the UUID of a snapshot as it is in a stream."""
     return uuid.UUID(places.show(snapshot).uuid).bytes
 
 

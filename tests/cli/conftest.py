@@ -1,4 +1,4 @@
-"""Owns the places between which the tests of the command line back up."""
+"""The places between which the tests of the command line back up."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def two_disks() -> Iterator[tuple[Filesystem, Filesystem]]:
 
 @pytest.fixture
 def scene(two_disks: tuple[Filesystem, Filesystem]) -> Scene:
-    """Give a source and a destination of a test's own."""
+    """Return a source and a destination of a test's own."""
     one, other = two_disks
     number = str(next(_numbers))
     for filesystem in two_disks:
@@ -54,7 +54,7 @@ def scene(two_disks: tuple[Filesystem, Filesystem]) -> Scene:
 
 @pytest.fixture
 def public_path() -> Iterator[Path]:
-    """Give a directory that every user of the machine can reach."""
+    """Return a directory that every user of the machine can reach."""
     directory = ours.public_directory()
     yield directory
     shutil.rmtree(directory)

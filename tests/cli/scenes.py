@@ -1,4 +1,4 @@
-"""Owns what the tests of the command line share: places, look-outs, other PATHs."""
+"""What the tests of the command line share: places, look-outs, other PATHs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Scene(NamedTuple):
         return run_program(*self.words(*options), *also, env=env)
 
     def words(self, *options: Argument) -> list[Argument]:
-        """Give the words of such a run."""
+        """Return the words of such a run."""
         return ["-p", "x-", *options, self.source, self.destination]
 
     def more(self, name: str, size_bytes: int = 10) -> None:
@@ -170,7 +170,7 @@ def logging_path(
 
 
 def path_without(directory: Path, *programs: str, sbin: Collection[str] = ()) -> str:
-    """Give a PATH with all that is installed but these programs.
+    """Return a PATH with all that is installed but these programs.
 
     :param sbin: the same, but somebody else sees to those in ``/usr/sbin``.
     """
@@ -205,7 +205,7 @@ def ssh_place(server: Sshd, path: Path, *, user: str = "") -> str:
 
 
 def ssh_words(server: Sshd, *, without: Sequence[str] = ()) -> list[str]:
-    """Give the options by which the program gets into the test's ssh server."""
+    """Return the options by which the program gets into the test's ssh server."""
     return [
         f"--ssh-opt={option}"
         for option in server.ssh_options
@@ -288,7 +288,7 @@ def appears(
 
 
 def sudo_line(*args: Argument) -> str:
-    """Give the line that runs as root what :func:`as_nobody` runs.
+    """Return the line that runs as root what :func:`as_nobody` runs.
 
     sudo has a PATH of its own, so a Python that is not on it is named in full.
     """

@@ -1,4 +1,4 @@
-"""Owns what a cut transfer leaves, made by hand, and how places are named to verbs."""
+"""What a cut transfer leaves, made by hand, and how places are named to verbs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def local_way(path: Path) -> list[str]:
 
 
 def ssh_way(server: Sshd) -> Way:
-    """Give the way to places behind an ssh server."""
+    """Return the way to places behind an ssh server."""
     return lambda path: [*ssh_words(server), ssh_place(server, path)]
 
 
 def both_ways(server: Sshd) -> tuple[Way, Way]:
-    """Give the way here, and the way through ssh to the same places."""
+    """Return the way here, and the way through ssh to the same places."""
     return local_way, ssh_way(server)
 
 

@@ -1,4 +1,4 @@
-"""Owns ``--compress``: compression of the stream on its way through ssh."""
+"""``--compress``: compression of the stream on its way through ssh."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the ``demo`` verb: what it shows, and that nothing of it stays behind."""
+"""The ``demo`` verb: what it shows, and that nothing of it stays behind."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ def _traces(below: Path) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """Give a directory for a demo that is cleared even if the demo does not."""
+    """Return a directory for a demo that is cleared even if the demo does not."""
     place = tmp_path / "place"
     place.mkdir()
     yield place
@@ -224,7 +224,7 @@ _MANAGERS = ("apt-get", "dnf", "pacman", "zypper")
 
 
 def _fake_manager(place: Path, manager: str, installs: str) -> tuple[str, Path]:
-    """Give a PATH with one package manager, which logs what it is asked for."""
+    """Return a PATH with one package manager, which logs what it is asked for."""
     path = path_without(place.parent, *_MANAGERS, sbin=("mkfs.btrfs",))
     log = place.parent / "manager.log"
     log.touch()

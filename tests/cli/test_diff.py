@@ -1,4 +1,4 @@
-"""Owns the ``diff`` verb: what it tells is what a comparison of the trees finds."""
+"""The ``diff`` verb: what it tells is what a comparison of the trees finds."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def lines(*words: Argument, status: int = 0, **changes: Any) -> list[str]:
 
 
 def told(*words: Argument) -> list[Mapping[str, Any]]:
-    """Give the changes of the JSON lines, whose summary has to fit."""
+    """Return the changes of the JSON lines, whose summary has to fit."""
     *changes, last = map(json.loads, lines("--json", *words))
     assert (last["version"], last["exit_status"]) == (1, 0)
     counts = {
@@ -110,7 +110,7 @@ def test_the_same_is_told_over_ssh(before: Before, sshd: Sshd):
 
 @pytest.fixture
 def pair(before: Before) -> tuple[Path, Path]:
-    """Give two snapshots with a change of each kind between them."""
+    """Return two snapshots with a change of each kind between them."""
     top = before.source
     (top / "kept").write_bytes(bytes(range(256)) * 64)
     for name in ("d", "d/e", "gone"):

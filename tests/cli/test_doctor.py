@@ -1,4 +1,4 @@
-"""Owns the ``doctor`` verb: each finding in its good and its bad form, for real."""
+"""The ``doctor`` verb: each finding in its good and its bad form, for real."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def _read(done: Done) -> dict[str, Findings]:
 
 
 def bad(found: Findings) -> dict[str, str]:
-    """Give the grades that are not good."""
+    """Return the grades that are not good."""
     grades = {check: finding["status"] for check, finding in found.items()}
     return {check: grade for check, grade in grades.items() if grade != "ok"}
 
@@ -88,7 +88,7 @@ def check(finding: dict[str, Any], status: str, part: str, *mend: str) -> None:
 
 
 def there(server: Sshd, path: Path, *, user: str = "") -> list[Argument]:
-    """Give the words that lead to a place behind the test's ssh server."""
+    """Return the words that lead to a place behind the test's ssh server."""
     return [*ssh_words(server), ssh_place(server, path, user=user)]
 
 
@@ -410,7 +410,7 @@ def test_a_rule_that_allows_too_little(
 
 
 def _rule(*words: Argument) -> str:
-    """Give the rule, which is all that is printed."""
+    """Return the rule, which is all that is printed."""
     done = must(doctor("--sudoers", *words))
     assert done.stderr == ""
     assert done.stdout.count("\n") == 1

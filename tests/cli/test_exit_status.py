@@ -1,4 +1,4 @@
-"""Owns the exit status: each one provoked for real, and signals and closed outputs."""
+"""The exit status: each one provoked for real, and signals and closed outputs."""
 
 import os
 import signal
@@ -74,7 +74,7 @@ def test_one_refused_task_of_two_is_10(scene: Scene):
 def _waiting(
     scene: Scene, tmp_path: Path, sink: str = "exec sleep 300", *words: Argument
 ) -> Iterator[subprocess.Popen[str]]:
-    """Give a run in the middle of a transfer that never ends by itself."""
+    """Return a run in the middle of a transfer that never ends by itself."""
     began = tmp_path / "began"
     scene.more("large", 4 * MIB)
     place = f"shell://touch {began}; {sink}"

@@ -1,4 +1,4 @@
-"""Owns the ``list`` verb: what is at a place is told, and nothing else happens."""
+"""The ``list`` verb: what is at a place is told, and nothing else happens."""
 
 import json
 import os
@@ -55,13 +55,13 @@ def listed(*words: Argument, **changes: Any) -> Done:
 
 
 def rows(done: Done) -> list[list[str]]:
-    """Give the cells of each line below the heading."""
+    """Return the cells of each line below the heading."""
     _, *lines = must(done).stdout.splitlines()
     return [re.split("  +", line.strip()) for line in lines]
 
 
 def states(place: dict[str, Any]) -> dict[str, str]:
-    """Give the state of each, by name and in order."""
+    """Return the state of each, by name and in order."""
     return {one["name"]: one["state"] for one in place["snapshots"]}
 
 

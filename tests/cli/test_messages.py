@@ -1,4 +1,4 @@
-"""Owns what the program says when it refuses or warns: object, reason, next step."""
+"""What the program says when it refuses or warns: object, reason, next step."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Owns what is foretold of the next backup: all say the same, and it comes true."""
+"""What is foretold of the next backup: all say the same, and it comes true."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Chain:
 
 
 def apart(scene: Scene) -> Chain:
-    """Give a chain with a folder of its own for the snapshots."""
+    """Return a chain with a folder of its own for the snapshots."""
     folder = scene.source.parent / "snapshots"
     folder.mkdir()
     return Chain(scene, folder)
@@ -245,7 +245,7 @@ def words_of(way: Way, *places: Path) -> list[Argument]:
 def foretold_by_verify(
     chain: Chain, way: Way, source: Path, folder: Path | str, *more: str
 ) -> dict[str, Any]:
-    """Give what verify foretells, and check that its verdict fits."""
+    """Return what verify foretells, and check that its verdict fits."""
     place, other = words_of(way, chain.scene.destination, source)[-2:]
     options = [*words_of(way, source)[:-1], *more]
     done = run_program(
@@ -267,7 +267,7 @@ def foretold_by_verify(
 def foretold_by_list(
     chain: Chain, way: Way, source: Path, folder: Path | str
 ) -> tuple[set[str], set[str]]:
-    """Give the names of what is, and of what perhaps is, the next parent.
+    """Return the names of what is, and of what perhaps is, the next parent.
 
     At both places that are the same snapshots.
     """
@@ -319,7 +319,7 @@ def two_disks() -> Iterator[tuple[Filesystem, Filesystem]]:
 
 @pytest.fixture
 def way(where: str, request: pytest.FixtureRequest) -> Way:
-    """Give how places are named: those of this machine, or behind ssh."""
+    """Return how places are named: those of this machine, or behind ssh."""
     if where == "local":
         return local_way
     return ssh_way(request.getfixturevalue("sshd"))

@@ -1,4 +1,4 @@
-"""Owns the rule that every option has a test that fails when it is ignored."""
+"""The rule that every option has a test that fails when it is ignored."""
 
 import argparse
 import ast

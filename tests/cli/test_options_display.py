@@ -1,4 +1,4 @@
-"""Owns the options about what is shown, and where."""
+"""The options about what is shown, and where."""
 
 import json
 import platform

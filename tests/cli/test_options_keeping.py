@@ -1,4 +1,4 @@
-"""Owns the options about which snapshots are made, where, and which stay."""
+"""The options about which snapshots are made, where, and which stay."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Owns the options about what is checked, refused, waited for and only rehearsed."""
+"""The options about what is checked, refused, waited for and only rehearsed."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.btrfs
 
 
 def _steps(stdout: str) -> list[str]:
-    """Give the lines of a run or a rehearsal in words that both share."""
+    """Return the lines of a run or a rehearsal in words that both share."""
     text = re.sub(r"would (make|send|delete|release)", r"\1", stdout)
     for past, present in (("made", "make"), ("sent", "send"), ("deleted", "delete")):
         text = re.sub(rf"\b{past} ", f"{present} ", text)

@@ -1,4 +1,4 @@
-"""Owns the options about how other machines are reached."""
+"""The options about how other machines are reached."""
 
 import os
 import pwd

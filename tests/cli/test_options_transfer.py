@@ -1,4 +1,4 @@
-"""Owns the options about how data is moved."""
+"""The options about how data is moved."""
 
 import json
 import os

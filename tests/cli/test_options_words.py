@@ -1,4 +1,4 @@
-"""Owns the words of the command line: order, files, tasks, dashes, mistakes."""
+"""The words of the command line: order, files, tasks, dashes, mistakes."""
 
 import os
 from pathlib import Path

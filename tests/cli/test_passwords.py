@@ -1,4 +1,4 @@
-"""Owns the options about passwords, agents and host keys, and whoever is asked."""
+"""The options about passwords, agents and host keys, and whoever is asked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def password_sshd(new_sshd: Servers) -> Sshd:
 
 
 def _keyless(server: Sshd) -> list[str]:
-    """Give the options for a login without any key."""
+    """Return the options for a login without any key."""
     return [*ssh_words(server, without=["IdentityFile"]), "--ssh-opt=IdentityFile=none"]
 
 
@@ -301,7 +301,7 @@ def agent(sshd: Sshd, tmp_path: Path) -> Iterator[Path]:
 
 
 def add_key(server: Sshd, path: Path, *prefix: str) -> None:
-    """Give a starting agent the key of a server."""
+    """Return a starting agent the key of a server."""
     wait_until(path.exists)
     subprocess.run(
         [*prefix, "ssh-add", "-q", "-"],

@@ -1,4 +1,4 @@
-"""Owns ``prune`` by policy: what goes, what never goes, and what is refused."""
+"""``prune`` by policy: what goes, what never goes, and what is refused."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def prune(*words: Argument, **changes: Any) -> Done:
 
 
 def named(*ages: timedelta, prefix: str = "x-") -> list[str]:
-    """Give the names of snapshots that were made so long ago."""
+    """Return the names of snapshots that were made so long ago."""
     return [f"{prefix}{NOW - age:%Y%m%d-%H%M%S%z}" for age in ages]
 
 
@@ -92,7 +92,7 @@ def firsts_of_days(names: Iterable[str], days: int) -> set[str]:
 
 
 def verdicts(place: dict[str, Any]) -> dict[str, list[str]]:
-    """Give the reasons for each name; none for what is to go."""
+    """Return the reasons for each name; none for what is to go."""
     for one in place["snapshots"]:
         assert bool(one["reasons"]) == (one["verdict"] == "keep")
     return {one["name"]: one["reasons"] for one in place["snapshots"]}

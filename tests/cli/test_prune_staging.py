@@ -1,4 +1,4 @@
-"""Owns ``prune --staging``: what waits is dropped, and nothing else ever is."""
+"""``prune --staging``: what waits is dropped, and nothing else ever is."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def staged(scene: Scene) -> list[str]:
 
 @pytest.fixture
 def cut(scene: Scene) -> Scene:
-    """Give two transfers that were cut, behind a backup."""
+    """Return two transfers that were cut, behind a backup."""
     fill(scene)
     cut_transfer(scene)
     cut_transfer(scene, OLD_ID, sealed_bytes=0)

@@ -1,4 +1,4 @@
-"""Owns ``restore`` of whole snapshots: all of it is back, and the chain goes on."""
+"""``restore`` of whole snapshots: all of it is back, and the chain goes on."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def told(done: Done, status: int = 0) -> dict[str, Any]:
 
 
 def shown(path: Path) -> dict[str, str]:
-    """Give what btrfs tells of a subvolume."""
+    """Return what btrfs tells of a subvolume."""
     done = subprocess.run(
         ["btrfs", "subvolume", "show", path], stdout=subprocess.PIPE, check=True
     )

@@ -1,4 +1,4 @@
-"""Owns ``restore --file``: files come back as they were, and nothing else happens."""
+"""``restore --file``: files come back as they were, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def restored(*words: Argument, input: str | None = None) -> Done:
 
 
 def _part(tree: trees.Tree, *tops: bytes) -> trees.Tree:
-    """Give what is at or below some paths, and the directories above them."""
+    """Return what is at or below some paths, and the directories above them."""
     return {
         path: entry
         for path, entry in tree.items()

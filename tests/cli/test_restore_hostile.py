@@ -1,4 +1,4 @@
-"""Owns restores from a server that lies: nothing is written outside staging."""
+"""Restores from a server that lies: nothing is written outside staging."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.btrfs
 
 @pytest.fixture
 def liar(new_sshd: Callable[..., Sshd], tmp_path: Path) -> tuple[Sshd, Path]:
-    """Give a server whose ``btrfs send`` and ``tar -c`` say what is in a file."""
+    """Return a server whose ``btrfs send`` and ``tar -c`` say what is in a file."""
     evil, said = tmp_path / "evil", tmp_path / "said"
     evil.mkdir()
     path = ":".join((str(evil), os.environ["PATH"], "/usr/sbin", "/sbin"))
@@ -36,7 +36,7 @@ def liar(new_sshd: Callable[..., Sshd], tmp_path: Path) -> tuple[Sshd, Path]:
 
 
 def _streams(name: bytes, uuid: bytes) -> dict[str, bytes]:
-    """Give streams that no honest server sends, as faults of many kinds."""
+    """Return streams that no honest server sends, as faults of many kinds."""
     start, end = streams.subvolume(name, uuid), streams.END
 
     def made(*commands: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Owns the commands that ``restore`` tells at its end: run for real, on real mounts."""
+"""The commands that ``restore`` tells at its end: run for real, on real mounts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _run(*argv: object) -> None:
 
 
 def _options(point: Path) -> set[str]:
-    """Give how something is mounted, but for which subvolume that is."""
+    """Return how something is mounted, but for which subvolume that is."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         fields = before.split()

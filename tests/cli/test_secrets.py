@@ -1,4 +1,4 @@
-"""Owns where a password must not be: in words, environments, files and output."""
+"""Where a password must not be: in words, environments, files and output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the ``status`` verb: one word for each place, and nobody is disturbed."""
+"""The ``status`` verb: one word for each place, and nobody is disturbed."""
 
 import fcntl
 import json

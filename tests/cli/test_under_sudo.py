@@ -1,4 +1,4 @@
-"""Owns what sudo must not change: who logs in, with which keys, agent and files."""
+"""What sudo must not change: who logs in, with which keys, agent and files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _sudo(
 
 
 def _words(scene: Scene, server: Sshd, *options: Argument) -> list[Argument]:
-    """Give the words of a run that finds no key by itself, not even root's."""
+    """Return the words of a run that finds no key by itself, not even root's."""
     words = ssh_words(server, without=["IdentityFile", "IdentitiesOnly"])
     to = ssh_place(server, scene.destination)
     return [*words, *options, scene.source, to]

@@ -1,4 +1,4 @@
-"""Owns the ``verify`` verb: every damage is found, said, and nothing else happens."""
+"""The ``verify`` verb: every damage is found, said, and nothing else happens."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def results(place: dict[str, Any]) -> dict[str, str]:
 
 
 def found(place: dict[str, Any], name: str = "") -> set[tuple[str, str]]:
-    """Give the checks of a snapshot, or the place, that were not good."""
+    """Return the checks of a snapshot, or the place, that were not good."""
     told = place
     if name:
         (told,) = (one for one in place["snapshots"] if one["name"] == name)
@@ -465,7 +465,7 @@ def test_nothing_is_read_any_more_once_nobody_listens(scene: Scene, sshd: Sshd):
 
 
 def readers(below: Path) -> list[int]:
-    """Give the processes that hash files in a directory."""
+    """Return the processes that hash files in a directory."""
     found = []
     for process in everything():
         if process.argv[:1] == ("sha256sum",):

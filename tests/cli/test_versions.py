@@ -1,4 +1,4 @@
-"""Owns the ``versions`` verb: what a file was is told, wherever that is kept."""
+"""The ``versions`` verb: what a file was is told, wherever that is kept."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read(done: Done, status: int = 0) -> dict[str, Any]:
 
 
 def timeline(found: dict[str, Any]) -> list[tuple[int | None, list[int], bool]]:
-    """Give of each run: number, how many snapshots at each place, whether now."""
+    """Return of each run: number, how many snapshots at each place, whether now."""
     return [
         (run["number"], [len(p["snapshots"]) for p in run["places"]], run["now"])
         for run in found["timeline"]
@@ -61,7 +61,7 @@ def timeline(found: dict[str, Any]) -> list[tuple[int | None, list[int], bool]]:
 
 
 def rows(done: Done) -> list[list[str]]:
-    """Give the cells of each line below the heading."""
+    """Return the cells of each line below the heading."""
     lines = [line for line in must(done).stdout.splitlines() if line[0] == " "]
     return [re.split("  +", line.strip()) for line in lines]
 
@@ -154,10 +154,10 @@ def test_a_files_whole_story(told: tuple[Scene, Path, list[str], str], sshd: Ssh
     complaint(run_program("restore", *words, *by_number), 2, "no version 9")
     # The difference; a version from another machine; what is there now.
     text = must(versions("--diff", "1", "2", *words, file)).stdout
-    assert text.splitlines()[2:] == [" -1,2 +1,2 ", " a", "-b", "+c"]
+    assert text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
     assert f"{path} (version 1, {newest}, " in text.splitlines()[0]
     text = must(versions(file, *words, "--diff", "3", "1")).stdout
-    assert text.splitlines()[2:] == [" -1,3 +1,2 ", " a", " b", "-now"]
+    assert text.splitlines()[2:] == ["@@ -1,3 +1,2 @@", " a", " b", "-now"]
     # Only there; and now without the file, and even without its directory.
     shutil.rmtree(file.parent)
     there = read(versions("--json", *words, "--at", place, file))
@@ -185,7 +185,7 @@ def test_a_files_whole_story(told: tuple[Scene, Path, list[str], str], sshd: Ssh
             ]
         )
     text = must(versions("--diff", "1", "2", *words, file), 10).stdout
-    assert text.splitlines()[2:] == [" -1,2 +1,2 ", " a", "-b", "+c"]
+    assert text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
 
 
 def test_whatever_its_name_and_whatever_it_is(scene: Scene, sshd: Sshd):

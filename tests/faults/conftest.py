@@ -1,4 +1,4 @@
-"""Owns the disks and places of the fault tests."""
+"""The disks and places of the fault tests."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
 
 @pytest.fixture
 def scene(disks: Disks) -> Scene:
-    """Give a source and a destination of one's own on the shared disks."""
+    """Return a source and a destination of one's own on the shared disks."""
     return Scene(*disks)
 
 
 @pytest.fixture
 def ssh_scene(disks: Disks, sshd: Sshd) -> Scene:
-    """Give the same with the destination behind ssh."""
+    """Return the same with the destination behind ssh."""
     return Scene(*disks, sshd)
 
 
@@ -41,7 +41,7 @@ def ssh_scene(disks: Disks, sshd: Sshd) -> Scene:
 def any_scene(
     request: pytest.FixtureRequest, disks: Disks, get_sshd: Callable[[], Sshd]
 ) -> Scene:
-    """Give either of them."""
+    """Return either of them."""
     return Scene(*disks, get_sshd() if request.param == "ssh" else None)
 
 

@@ -1,4 +1,4 @@
-"""Owns cut transfers: trees worth cutting, the ways to cut, what must hold after."""
+"""Cut transfers: trees worth cutting, the ways to cut, what must hold after."""
 
 from __future__ import annotations
 
@@ -323,12 +323,12 @@ def sent(done: subprocess.CompletedProcess[str]) -> list[Sent]:
 
 
 def stream_size(scene: Scene, transfer: Sent) -> int:
-    """Give how long the plain stream of a transfer is."""
+    """Return how long the plain stream of a transfer is."""
     return sum(map(len, plain_stream(scene, transfer)))
 
 
 def plain_stream(scene: Scene, transfer: Sent) -> Iterator[bytes]:
-    """Give the stream as btrfs makes it."""
+    """Return the stream as btrfs makes it."""
     words = ["btrfs", "send", "-q", "--proto", "2", "--compressed-data"]
     if transfer.parent:
         words += ["-p", str(scene.snapshot_folder / transfer.parent)]

@@ -1,4 +1,4 @@
-"""Owns a thousand snapshots on both sides, made without a thousand transfers."""
+"""A thousand snapshots on both sides, made without a thousand transfers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns a place at which one verb does something else than it should."""
+"""A place at which one verb does something else than it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns what a fault test needs: places to back up, and the laws that must hold."""
+"""What a fault test needs: places to back up, and the laws that must hold."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Subvolume(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Give the identity under which it is sent."""
+        """Return the identity under which it is sent."""
         return self.uuid if self.received_uuid == "-" else self.received_uuid
 
 
@@ -164,7 +164,7 @@ class Scene:
         return found
 
     def worker(self, *words: str) -> processes.Process | None:
-        """Give the program with these first words that works here."""
+        """Return the program with these first words that works here."""
         for process in self.workers():
             if process.argv[: len(words)] == words and process.alive():
                 return process
@@ -226,7 +226,7 @@ def remote(sshd: Sshd, path: Path) -> str:
 
 
 def ssh_words(sshd: Sshd) -> list[str]:
-    """Give the options with which the program reaches the test's ssh server."""
+    """Return the options with which the program reaches the test's ssh server."""
     return [word for option in sshd.ssh_options for word in ("--ssh-opt", option)]
 
 

@@ -69,7 +69,7 @@ def test_a_receiver_that_freezes_at_the_end_behind_ssh_is_a_stall(
 
 
 def _scene(cable: Line, disks: Disks) -> Scene:
-    """Give places with the destination at the other end."""
+    """Return places with the destination at the other end."""
     scene = Scene(*disks)
     cable.connect(scene)
     return scene

@@ -164,14 +164,14 @@ def _give_history(scene: Scene, names: set[str]) -> None:
 
 
 def _at_both(scene: Scene) -> set[str]:
-    """Give the names of what is at the source and at the destination."""
+    """Return the names of what is at the source and at the destination."""
     here = {snapshot.path.name for snapshot in scene.snapshots}
     return here & {backup.path.name for backup in scene.backups}
 
 
 @pytest.fixture(params=["local", "ssh"])
 def either_scene(request: pytest.FixtureRequest) -> Scene:
-    """Give a scene whose destination is here, and one behind ssh."""
+    """Return a scene whose destination is here, and one behind ssh."""
     name = "scene" if request.param == "local" else "ssh_scene"
     scene: Scene = request.getfixturevalue(name)
     return scene

@@ -20,7 +20,7 @@ LIMIT_BYTES = 40 * MIB
 
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Give two places that have the same 1,000 snapshots, and nothing to do."""
+    """Return two places that have the same 1,000 snapshots, and nothing to do."""
     directory = tmp_path_factory.mktemp("crowd")
     quick = ("nobarrier", "noatime")
     with (
@@ -34,7 +34,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def _words(scene: Scene, sshd: Sshd | None = None) -> list[str]:
-    """Give the command line that has nothing to do."""
+    """Return the command line that has nothing to do."""
     place = remote(sshd, scene.target) if sshd else scene.place
     options = [*scene.options, *(ssh_words(sshd) if sshd else [])]
     return [*PROGRAM, *options, "-S", str(scene.source), place]

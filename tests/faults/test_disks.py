@@ -38,7 +38,7 @@ class Socket:
 
 @pytest.fixture
 def socket() -> Iterator[Socket]:
-    """Give a place for a removable disk."""
+    """Return a place for a removable disk."""
     # Not below /tmp, which need not be on the system disk.
     path = Path(tempfile.mkdtemp(prefix=f"{ours.mark()}-", dir="/var/tmp"))
     plugged = Socket(path)

@@ -35,7 +35,7 @@ class Pair:
 
 @pytest.fixture
 def pair(disks: Disks) -> Pair:
-    """Give a source with two destinations."""
+    """Return a source with two destinations."""
     return Pair(disks)
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.btrfs
 
 
 def _after_cut(scene: Scene, power: PowerCut) -> list[str]:
-    """Give the names that the destination has after a cut, having compared them."""
+    """Return the names that the destination has after a cut, having compared them."""
     cut = power.cut()
     directory = cut.path / scene.target.relative_to(power.path)
     sources = {snapshot.origin: snapshot.path for snapshot in scene.snapshots}

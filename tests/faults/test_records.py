@@ -62,7 +62,7 @@ class Places(NamedTuple):
 def places(
     request: pytest.FixtureRequest, disks: Disks, get_sshd: Callable[[], Sshd]
 ) -> Places:
-    """Give two places that were backed up from and to, here or both behind ssh."""
+    """Return two places that were backed up from and to, here or both behind ssh."""
     scene = Scene(*disks)
     scene.snapshot_folder.mkdir(parents=True)
     (scene.target / STATE).mkdir()

@@ -53,7 +53,7 @@ SENDS = '" send -q --proto "*'
 
 
 def planted(scene: Scene, *, unit: int = MIB, is_varied: bool = False) -> Scene:
-    """Give a scene worth cutting, with checkpoints close together."""
+    """Return a scene worth cutting, with checkpoints close together."""
     scene.options += POINTS
     cutting.plant(scene.source, unit=unit, is_varied=is_varied)
     return scene
@@ -386,7 +386,7 @@ def test_a_frozen_receiver_from_before_is_ended_or_left_alone(
 
 @pytest.fixture
 def open_disk() -> Iterator[Filesystem]:
-    """Give a disk that other users find their way to."""
+    """Return a disk that other users find their way to."""
     directory = ours.public_directory()
     try:
         with btrfs_filesystem(directory) as disk:

@@ -62,7 +62,7 @@ def _fill(disk: Filesystem, leave: int = FREE) -> None:
 
 @pytest.fixture
 def crowded(disks: Disks, btrfs: MakesFilesystems) -> tuple[Scene, list[str]]:
-    """Give a destination with two interrupted transfers and little room beside."""
+    """Return a destination with two interrupted transfers and little room beside."""
     disk = btrfs(size="700M", mkfs_options=("--mixed",))
     scene = Scene(disks[0], disk)
     left = [_interrupted(scene, hours) for hours in (-48, -24)]

@@ -50,7 +50,7 @@ def _server(_stage: Stage) -> Iterator[Sshd]:
 
 @pytest.fixture
 def stage(_stage: Stage) -> Iterator[Stage]:
-    """Give a stage on which nothing is played yet."""
+    """Return a stage on which nothing is played yet."""
     yield _stage
     _stage.stop()
 
@@ -92,13 +92,13 @@ class Way:
 def way(
     request: pytest.FixtureRequest, disks: Disks, stage: Stage, _server: Sshd
 ) -> Way:
-    """Give the way that a test's parameter names, which nothing has gone yet."""
+    """Return the way that a test's parameter names, which nothing has gone yet."""
     return Way(disks, stage, _server, request.param)
 
 
 @pytest.fixture(scope="module")
 def trodden(disks: Disks, _stage: Stage, _server: Sshd) -> dict[str, Way]:
-    """Give ways that two backups have gone, and that tests go on using."""
+    """Return ways that two backups have gone, and that tests go on using."""
     ways = {kind: Way(disks, _stage, _server, kind) for kind in WAYS}
     for each in ways.values():
         each.back_up()

@@ -61,7 +61,7 @@ class Script:
 
     @property
     def lines(self) -> Iterator[tuple[int, str]]:
-        """Give the lines that do something, with their numbers."""
+        """Return the lines that do something, with their numbers."""
         for number, line in enumerate(self.text.splitlines(), 1):
             code = _without_comment(line).strip()
             if code:
@@ -69,7 +69,7 @@ class Script:
 
     @property
     def lines_of_verb(self) -> Iterator[tuple[int, str]]:
-        """Give those outside of functions, which have arguments of their own."""
+        """Return those outside of functions, which have arguments of their own."""
         is_function = False
         raw = self.text.splitlines()
         for number, line in self.lines:
@@ -80,7 +80,7 @@ class Script:
 
     @property
     def arguments(self) -> list[str]:
-        """Give the words of the first comment: ``# put STATE NAME: ...``."""
+        """Return the words of the first comment: ``# put STATE NAME: ...``."""
         first = re.match(r"# [\w-]+((?: [A-Z.\[\]]+)*)", self.text)
         return first[1].split() if first else []
 

@@ -1,4 +1,4 @@
-"""Owns how btrbk is asked what it would keep, without any filesystem.
+"""How btrbk is asked what it would keep, without any filesystem.
 
 btrbk asks ``cat`` for the mounts, ``readlink`` for paths and ``btrfs`` for subvolumes;
 stand-ins answer with a filesystem that does not exist. Its clock is Perl's ``time``.
@@ -44,7 +44,7 @@ class History:
 def ask_btrbk(
     directory: Path, histories: Sequence[History], now: datetime, zone: str
 ) -> list[set[datetime]]:
-    """Give what btrbk keeps of each history at a moment, in one call.
+    """Return what btrbk keeps of each history at a moment, in one call.
 
     :param directory: an empty one, for its files.
     """

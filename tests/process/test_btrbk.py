@@ -40,7 +40,7 @@ def random_history(
 
 
 def kept_by_us(history: History, policy: Policy, now: datetime) -> set[datetime]:
-    """Give what we keep."""
+    """Return what we keep."""
     snapshots = [
         made(number, created=moment, name=f"home-{moment:%Y%m%d-%H%M%S%z}")
         for number, moment in enumerate(history.moments)

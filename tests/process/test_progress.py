@@ -143,7 +143,7 @@ class Terminal:
         self.text = ""
 
     def read(self) -> str:
-        """Give all that was written so far."""
+        """Return all that was written so far."""
         try:
             self.text += os.read(self.controller, 65536).decode()
         except BlockingIOError:
@@ -151,7 +151,7 @@ class Terminal:
         return self.text
 
     def screen(self) -> list[str]:
-        """Give the lines as they can be seen."""
+        """Return the lines as they can be seen."""
         lines = []
         for line in self.read().split("\n"):
             seen = ""

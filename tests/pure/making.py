@@ -1,4 +1,4 @@
-"""Owns how the tests of pure functions make snapshots and listings."""
+"""How the tests of pure functions make snapshots and listings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ START = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 def uid(number: int) -> UUID:
-    """Give the UUID of that number."""
+    """Return the UUID of that number."""
     return UUID(int=number)
 
 
@@ -80,7 +80,7 @@ def listing(
 
 
 def with_transfers(there: Listing, transfers: Iterable[Transfer]) -> Listing:
-    """Give what a destination has after these transfers."""
+    """Return what a destination has after these transfers."""
     arrived = [
         copy_of(t.snapshot, name=t.target, number=t.snapshot.uuid.int + 2 * 10**6)
         for t in transfers

@@ -120,7 +120,7 @@ OPTIONS = [
 
 
 def fields(value):
-    """Give the fields of a job and of what it holds, flat."""
+    """Return the fields of a job and of what it holds, flat."""
     found: dict[str, object] = {}
     for name in value.__slots__:
         part = getattr(value, name)

@@ -89,7 +89,7 @@ def paths(value, at=()):
 
 
 def document(at, value=None, *, drop=False):
-    """Give the example with one part replaced or dropped."""
+    """Return the example with one part replaced or dropped."""
     whole = {"": copy.deepcopy(json.loads(format_holds(EXAMPLE)))}
     part: Any = whole
     keys = ["", *at]

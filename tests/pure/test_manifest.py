@@ -1,4 +1,4 @@
-"""Owns the comparing of trees as values: what differs is told, and nothing else."""
+"""The comparing of trees as values: what differs is told, and nothing else."""
 
 import dataclasses
 import stat
@@ -64,7 +64,7 @@ def test_exactly_what_differs_is_told(one: list[Entry], other: list[Entry]):
 
 
 def shown_in_order(told: list[Difference]) -> list[bytes]:
-    """Give the paths as they are told; the top is before all others."""
+    """Return the paths as they are told; the top is before all others."""
     return sorted((d.path for d in told), key=lambda path: (path != b".", path))
 
 

@@ -64,12 +64,12 @@ class World(NamedTuple):
                 return plan
 
     def looked_at(self, snapshot: Snapshot) -> Snapshot:
-        """Give a snapshot of the source as a close look shows it."""
+        """Return a snapshot of the source as a close look shows it."""
         seal = Seal.INTACT if snapshot.generation % 2 else Seal.BROKEN
         return dataclasses.replace(snapshot, seal=seal)
 
     def shuffled(self, seed: int) -> "World":
-        """Give the same in another order."""
+        """Return the same in another order."""
 
         def mixed(snapshots: tuple[Snapshot, ...]) -> tuple[Snapshot, ...]:
             return tuple(random.Random(seed).sample(snapshots, len(snapshots)))

@@ -80,7 +80,7 @@ def reference(policy, moments, now):
     }
 
     def oldest(unit, count):
-        """Give the key of the period that is so many periods back."""
+        """Return the key of the period that is so many periods back."""
         match unit:
             case Unit.HOUR:
                 return hour(now) - count * HOUR
@@ -114,7 +114,7 @@ def test_it_keeps_what_the_reference_keeps(policy, now, ages):
 
 
 def stronger(policy, more):
-    """Give a policy that wants all that another one wants, and more."""
+    """Return a policy that wants all that another one wants, and more."""
     counts = {unit: count and count + more for unit, count in policy.counts}
     counts.setdefault(list(Unit)[more % 5], more or 1)
     minimum = policy.minimum and (policy.minimum[0] + more, policy.minimum[1])

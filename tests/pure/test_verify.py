@@ -1,4 +1,4 @@
-"""Owns what verifying decides without looking anywhere: identity, parts, the record."""
+"""What verifying decides without looking anywhere: identity, parts, the record."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Owns the comparison of our reader with ``btrfs receive --dump``."""
+"""The comparison of our reader with ``btrfs receive --dump``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Reading(NamedTuple):
     damage: StreamDamaged | None
 
     def until_end(self) -> list[StreamCommand]:
-        """Give the commands of the first stream."""
+        """Return the commands of the first stream."""
         for number, command in enumerate(self.commands, 1):
             if command.kind is Kind.END:
                 return self.commands[:number]

@@ -1,4 +1,4 @@
-"""Owns the kept streams: small ones that the kernel wrote, and ones made by hand.
+"""The kept streams: small ones that the kernel wrote, and ones made by hand.
 
 ``python -m tests.sendstream.kept`` records those of the kernel anew, as root.
 """
@@ -38,7 +38,7 @@ END = build_command(Kind.END, [])
 
 
 def load() -> dict[str, bytes]:
-    """Give every kept stream by its name."""
+    """Return every kept stream by its name."""
     recorded = {path.stem: path.read_bytes() for path in DIRECTORY.glob("*.stream")}
     return dict(sorted({**recorded, **by_hand()}.items()))
 
@@ -95,7 +95,7 @@ def _verity() -> bytes:
 
 
 def send(*words: str | Path) -> bytes:
-    """Give what ``btrfs send`` writes."""
+    """Return what ``btrfs send`` writes."""
     argv = ["btrfs", "-q", "send", *words]
     return subprocess.run(argv, check=True, stdout=subprocess.PIPE).stdout
 

@@ -1,4 +1,4 @@
-"""Owns the ways to damage a stream, each by a given die."""
+"""The ways to damage a stream, each by a given die."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _bytes(stream: bytes, die: random.Random) -> bytes:
 
 
 def _length(stream: bytes, die: random.Random) -> bytes:
-    """Give a command or one of its attributes another length."""
+    """Return a command or one of its attributes another length."""
     places = starts(stream)[:-1]
     if not places or len(stream) < PREAMBLE_SIZE + COMMAND.size:
         return stream

@@ -199,7 +199,7 @@ def seals_of(found: list[Part]) -> list[tuple[int, bytes]]:
 
 
 def plain(command: StreamCommand, body: bytes) -> tuple[Kind, dict[Attribute, bytes]]:
-    """Give a command as it was before its clones were led to a body."""
+    """Return a command as it was before its clones were led to a body."""
     attributes = dict(command.attributes)
     if attributes.get(Attribute.CLONE_UUID) == body:
         attributes[Attribute.CLONE_UUID] = OWN

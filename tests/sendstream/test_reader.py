@@ -47,7 +47,7 @@ def damage_of(stream: bytes, *, check: bool = True) -> StreamDamaged:
 
 
 def in_pieces(stream: bytes, sizes: list[int]) -> Callable[[int], bytes]:
-    """Give a read() that gives as much as it likes."""
+    """Return a read() that gives as much as it likes."""
     source, turn = io.BytesIO(stream), iter(sizes * (len(stream) + 2))
     return lambda count: source.read(min(count, next(turn)))
 
@@ -262,7 +262,7 @@ def test_a_mutated_stream_is_damaged_at_worst(die: random.Random):
 
 
 def endless(start: bytes, block: bytes, blocks: int) -> Callable[[int], bytes]:
-    """Give a read() for more than any memory should hold."""
+    """Return a read() for more than any memory should hold."""
 
     def pieces() -> Iterator[bytes]:
         yield start

@@ -1,4 +1,4 @@
-"""Owns the arguments that must come through every shell, and a verb for them."""
+"""The arguments that must come through every shell, and a verb for them."""
 
 from btrfs_backup_ng.wire.grammar import Verb, read_script
 
@@ -15,7 +15,7 @@ class Made(Verb):
 
     @property
     def script(self) -> str:
-        """Give the text that a shell runs."""
+        """Return the text that a shell runs."""
         return read_script("common") + str(vars(self)["body"])
 
 

@@ -33,7 +33,7 @@ ORDER = ["a", "a-", "a-b", "a!", "a/b", "a/b-", "a/b/c", "a0", "a\x01", "!"]
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[filesystems.Filesystem]:
-    """Give a filesystem with a snapshot of one of everything, and its copy."""
+    """Return a filesystem with a snapshot of one of everything, and its copy."""
     with filesystems.btrfs_filesystem(tmp_path_factory.mktemp("disk")) as disk:
         home = disk.subvolume("home")
         variety.fill(home, 7)
@@ -58,7 +58,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[filesystems.Files
 
 @pytest.fixture(scope="module")
 def here(disk: filesystems.Filesystem) -> list[Entry]:
-    """Give the snapshot as it is read in process."""
+    """Return the snapshot as it is read in process."""
     return list(walk(str(disk.path / "snapshot")))
 
 
@@ -139,7 +139,7 @@ def test_each_file_is_read_once_whatever_names_it_has(
 
 
 def read_so_far() -> int:
-    """Give the bytes that this process and its ended children have read: proc(5)."""
+    """Return the bytes that this process and its ended children have read: proc(5)."""
     line, *_ = Path("/proc/self/io").read_text().splitlines()
     return int(line.removeprefix("rchar: "))
 

@@ -101,7 +101,7 @@ def assert_login_shell(sshd: Sshd, user: accounts.Account) -> None:
 
 
 def options_for(sshd: Sshd, **more: Any) -> SshOptions:
-    """Give the options that lead to the server of the tests."""
+    """Return the options that lead to the server of the tests."""
     return SshOptions(options=tuple(sshd.ssh_options), **more)
 
 
@@ -201,12 +201,12 @@ class Scene:
 
     @property
     def pairs(self) -> tuple[tuple[BtrfsEndpoint, BtrfsEndpoint], ...]:
-        """Give the places there, each as seen from there and from here."""
+        """Return the places there, each as seen from there and from here."""
         return (self.source, self.source_seen), (self.backups, self.backups_seen)
 
 
 def path_of(place: BtrfsEndpoint, name: str = "") -> Path:
-    """Give the path of a place, or of a snapshot there."""
+    """Return the path of a place, or of a snapshot there."""
     return Path(place.directory, name) if name else Path(place.location.path)
 
 

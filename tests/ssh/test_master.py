@@ -30,7 +30,7 @@ SOCKET_MAX, OURS = 90, 16
 
 @pytest.fixture
 def runtime(monkeypatch):
-    """Give the directory in which sockets are made; its path is short."""
+    """Return the directory in which sockets are made; its path is short."""
     path = Path(tempfile.mkdtemp(prefix="m-", dir="/tmp"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(path))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
@@ -39,7 +39,7 @@ def runtime(monkeypatch):
 
 
 def options(server, *more, **changes):
-    """Give options that lead to the test's server, whatever root's own files say."""
+    """Return options that lead to the test's server, whatever root's own files say."""
     files = (
         f"UserKnownHostsFile={server.known_hosts}",
         "GlobalKnownHostsFile=/dev/null",
@@ -64,7 +64,7 @@ def said(master, remote):
 
 
 def refused(manager, kind=ConnectionFailed):
-    """Give the error of a connection that must not open, and that leaves nothing."""
+    """Return the error of a connection that must not open, and that leaves nothing."""
     with nothing_left_behind(), pytest.raises(kind) as caught, manager:
         pytest.fail("it opened")
     assert caught.value.message.isprintable()
@@ -421,7 +421,7 @@ def test_a_command_that_looks_like_an_option_is_none(sshd, runtime):
 
 
 def ciphers(*arguments):
-    """Give what ssh says it would offer, best first."""
+    """Return what ssh says it would offer, best first."""
     argv = ["ssh", "-G", *arguments, "some-host"]
     text = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     (found,) = re.findall(r"^ciphers (\S+)$", text, re.MULTILINE)
@@ -429,7 +429,7 @@ def ciphers(*arguments):
 
 
 def offered(manager):
-    """Give what the master of a manager offers, best first."""
+    """Return what the master of a manager offers, best first."""
     login = manager._login
     argv = [*login.ciphers(""), *login.arguments()]
     return ciphers(*argv[: argv.index("--")])

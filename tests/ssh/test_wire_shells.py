@@ -295,7 +295,7 @@ class Straight(SSHMasterManager):
         return False
 
     def command(self, remote: str) -> tuple[str, ...]:
-        """Give the argv that runs one string in that login shell."""
+        """Return the argv that runs one string in that login shell."""
         return (*self._before, *outer_argv(self._outer, remote))
 
 
@@ -311,7 +311,7 @@ THERE = [
 
 @pytest.fixture(params=THERE, ids=lambda pair: " ".join(pair).replace(" ", "-"))
 def there(request, shells, monkeypatch):
-    """Give a host that is reached through a login shell."""
+    """Return a host that is reached through a login shell."""
     outer, inner = request.param
     monkeypatch.setenv("PATH", f"{shells / inner}:{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(shells / "home"))
@@ -376,7 +376,7 @@ def received(source, directory):
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory):
-    """Give a filesystem with directories full of snapshots of all kinds."""
+    """Return a filesystem with directories full of snapshots of all kinds."""
     base = tmp_path_factory.mktemp("disk")
     with filesystems.btrfs_filesystem(base, size="1G") as disk:
         home = disk.subvolume("home")
@@ -709,7 +709,7 @@ def test_who_may_not_see_a_lock_does_not_take_it_for_free(shells):
 
 @pytest.fixture
 def read_only_disk(btrfs):
-    """Give a filesystem that nobody can write; made before PATH is changed."""
+    """Return a filesystem that nobody can write; made before PATH is changed."""
     disk = btrfs(size="256M")
     disk.remount("ro")
     return disk

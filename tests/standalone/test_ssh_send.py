@@ -1,4 +1,4 @@
-"""Owns btrfs-ssh-send: one file, copied alone, between real filesystems over ssh."""
+"""Btrfs-ssh-send: one file, copied alone, between real filesystems over ssh."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_a_rate_is_kept(scene: Scene, tool: str):
 
 
 def only(scene: Scene, names: str) -> str:
-    """Give a PATH with these programs and what else is needed."""
+    """Return a PATH with these programs and what else is needed."""
     links = scene.base / "links"
     links.mkdir()
     for name in {*names.split(), "ssh", "btrfs", "sh"}:
@@ -569,7 +569,7 @@ def test_the_transfer_id_and_the_wire_are_those_of_the_program(scene: Scene):
 
 
 def functions(script: str) -> dict[str, str]:
-    """Give the functions of a shell script by their names."""
+    """Return the functions of a shell script by their names."""
     found = re.findall(r"^(\w+)\(\) \{\n(.*?)^\}$", script, re.M | re.S)
     return {name: "".join(body.split()) for name, body in found}
 

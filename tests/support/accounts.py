@@ -1,4 +1,4 @@
-"""Owns the user accounts that tests log in to, with their shells and privileges."""
+"""The user accounts that tests log in to, with their shells and privileges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the slow way to see what changed between two trees: looking at all of both.
+"""The slow way to see what changed between two trees: looking at all of both.
 
 Data that was written anew with the same bytes (as btrfs does with zeros at the edges of
 a hole) may be told as changed: nothing but the place on the disk tells.
@@ -38,7 +38,7 @@ class Inode:
 
     @property
     def path(self) -> bytes:
-        """Give its path, if it has one name."""
+        """Return its path, if it has one name."""
         (path,) = self.names.values()
         return path
 
@@ -227,7 +227,7 @@ class _Comparison:
 
 
 def path_of(change: Mapping[str, Any], key: str = "path") -> bytes:
-    """Give a path of a change; one that is not UTF-8 comes as surrogates."""
+    """Return a path of a change; one that is not UTF-8 comes as surrogates."""
     return os.fsencode(change[key])
 
 

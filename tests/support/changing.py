@@ -1,4 +1,4 @@
-"""Owns random changes of a tree: all that a filesystem lets one do, in any order."""
+"""Random changes of a tree: all that a filesystem lets one do, in any order."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Changing:
         return self._random.choice(paths)
 
     def _fresh(self) -> bytes:
-        """Give a path where nothing is; names come again, so that things meet."""
+        """Return a path where nothing is; names come again, so that things meet."""
         while True:
             directory = self._any([self.top, *self._directories()])
             if self._random.random() < 0.2:

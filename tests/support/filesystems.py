@@ -1,4 +1,4 @@
-"""Owns the btrfs filesystems that tests work on: images behind loop devices."""
+"""The btrfs filesystems that tests work on: images behind loop devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns a process with the program loaded, which becomes the program at each run.
+"""A process with the program loaded, which becomes the program at each run.
 
 To load its modules takes Python longer than most runs take. A child of that process
 is the program from its first line to Python's own end: with its own arguments,

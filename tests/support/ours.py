@@ -1,4 +1,4 @@
-"""Owns the mark by which leftovers of an earlier, dead test run are told from others'.
+"""The mark by which leftovers of an earlier, dead test run are told from others'.
 
 Whatever outlives a killed process (a loop device, a user account, a directory) gets
 a name holding :func:`mark`, which names the process that made it and when that

@@ -1,4 +1,4 @@
-"""Owns what tests ask of processes: who runs, what it cost, what it left behind."""
+"""What tests ask of processes: who runs, what it cost, what it left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns how tests run the program: as a user does, from this checkout."""
+"""How tests run the program: as a user does, from this checkout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns the ssh servers that tests talk to: real ones, with their own keys and port."""
+"""The ssh servers that tests talk to: real ones, with their own keys and port."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Sshd:
         return self._process.pid
 
     def log_text(self) -> str:
-        """Give what the server said since the last :meth:`mark`."""
+        """Return what the server said since the last :meth:`mark`."""
         return self.log.read_bytes()[self._mark :].decode(errors="replace")
 
     def mark(self) -> None:

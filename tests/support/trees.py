@@ -1,4 +1,4 @@
-"""Owns what a directory tree is: describing it whole, and comparing two of them.
+"""What a directory tree is: describing it whole, and comparing two of them.
 
 Paths are bytes in here, because a file name need not be text.
 """

@@ -1,4 +1,4 @@
-"""Owns the trees that tests back up: everything a filesystem can hold, by seed."""
+"""The trees that tests back up: everything a filesystem can hold, by seed."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def _overwrite(path: bytes, start: int, content: bytes) -> None:
 
 
 def _vary(path: bytes, dice: random.Random) -> None:
-    """Give a file another owner and mode, mostly."""
+    """Return a file another owner and mode, mostly."""
     owner, file_mode = dice.choice(_OWNERS), dice.choice(_FILE_MODES)
     directory_mode = dice.choice(_DIRECTORY_MODES)
     os.lchown(path, *owner)

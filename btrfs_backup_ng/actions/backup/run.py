@@ -1,4 +1,4 @@
-"""Own a backup run: look, plan, snapshot, send, prune; each destination for itself."""
+"""A backup run: look, plan, snapshot, send, prune; each destination for itself."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -140,7 +140,7 @@ class _Run:
         return source
 
     def _destinations(self, source: BtrfsEndpoint) -> list[Location]:
-        """Give the destinations, with the recorded ones if those are asked for.
+        """Return the destinations, with the recorded ones if those are asked for.
 
         :raises UsageError: if options need a program that is not installed.
         """

@@ -1,4 +1,4 @@
-"""Own one destination during a run: look, plan, check, deliver."""
+"""One destination during a run: look, plan, check, deliver."""
 
 import logging
 import shlex
@@ -198,7 +198,7 @@ class Target:
         self.keeper.discard([name for name in expired if name not in going_on])
 
     def _going_on(self) -> set[str]:
-        """Give the ids of interrupted transfers that this run may go on with."""
+        """Return the ids of interrupted transfers that this run may go on with."""
         attempts = map(self._delivery.attempts, self._plan.transfers)
         return {name for names in attempts for name in names}
 
@@ -338,13 +338,13 @@ class Target:
             self._context.warn(self.name, text)
 
     def _waiting(self, transfer: Transfer) -> int:
-        """Give how much of a stream an earlier attempt has brought."""
+        """Return how much of a stream an earlier attempt has brought."""
         attempts = self._delivery.attempts(transfer)
         found = self.keeper.waiting(attempts) if self.keeper and attempts else ()
         return max((waiting.size_bytes for waiting in found), default=0)
 
     def _exact_size(self, transfer: Transfer, standin: Snapshot | None) -> int:
-        """Give the length of a stream; an estimate if there is nothing to measure."""
+        """Return the length of a stream; an estimate if there is nothing to measure."""
 
         def made(snapshot: Snapshot | None) -> Snapshot | None:
             planned = snapshot and snapshot.generation == NOT_MADE_YET

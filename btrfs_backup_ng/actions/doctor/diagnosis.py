@@ -1,4 +1,4 @@
-"""Own what a look at a place means: facts -> findings, with the line that mends each.
+"""What a look at a place means: facts -> findings, with the line that mends each.
 
 Nothing is looked at here. What could not be looked at is ``UNKNOWN``, and never good.
 """
@@ -74,7 +74,7 @@ SESSIONS, _SESSIONS_OF_ONE = 8, 4
 
 
 def exit_status(findings: Iterable[Diagnosis]) -> int:
-    """Give 0 if all is good, 2 if something fails, 1 for anything in between."""
+    """Return 0 if all is good, 2 if something fails, 1 for anything in between."""
     grades = {finding.grade for finding in findings}
     if Grade.FAIL in grades:
         return 2
@@ -89,7 +89,7 @@ def unknown(check: str, because: str) -> Diagnosis:
 def completed(
     checks: Sequence[str], findings: Iterable[Diagnosis], because: str
 ) -> tuple[Diagnosis, ...]:
-    """Give a finding for each check in order.
+    """Return a finding for each check in order.
 
     :param because: why those that are missing could not be made.
     """

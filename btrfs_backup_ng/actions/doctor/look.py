@@ -1,4 +1,4 @@
-"""Own the looking that ``doctor`` does: place by place, and nothing is changed.
+"""The looking that ``doctor`` does: place by place, and nothing is changed.
 
 What it finds is judged in ``diagnosis``.
 """
@@ -59,7 +59,7 @@ def examine(
 
 
 def rule_for(location: Location, options: SshOptions) -> str:
-    """Give the line that lets our verbs run btrfs as root on another machine.
+    """Return the line that lets our verbs run btrfs as root on another machine.
 
     :raises UsageError: if it is not a place on another machine.
     :raises Refused: if there is nothing that such a line could be for.

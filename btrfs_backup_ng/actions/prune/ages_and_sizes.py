@@ -1,4 +1,4 @@
-"""Own what is asked of a place about snapshots that may go: their age, their space."""
+"""What is asked of a place about snapshots that may go: their age, their space."""
 
 import re
 from collections.abc import Sequence

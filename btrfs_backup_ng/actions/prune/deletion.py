@@ -1,4 +1,4 @@
-"""Own the deletion of snapshots at a place, and the look whether they are gone."""
+"""The deletion of snapshots at a place, and the look whether they are gone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def _look(place: BtrfsEndpoint) -> Sequence[Snapshot]:
 
 
 def _identified(place: BtrfsEndpoint, doomed: Sequence[Snapshot]) -> Sequence[Snapshot]:
-    """Give the same as they are there: what a transfer brought was not seen yet."""
+    """Return the same as they are there: what a transfer brought was not seen yet."""
     there: dict[tuple[str, UUID], Snapshot]
     there = {(s.name, s.origin): s for s in _look(place)}
     found = [there.get((s.name, s.origin)) for s in doomed]

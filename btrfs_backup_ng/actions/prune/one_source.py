@@ -1,4 +1,4 @@
-"""Own what a person settles about a place: that backups there are of one source."""
+"""What a person settles about a place: that backups there are of one source."""
 
 from dataclasses import dataclass
 from datetime import datetime

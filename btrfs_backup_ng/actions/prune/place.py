@@ -1,4 +1,4 @@
-"""Own the thinning out of a place by a person: look, judge, delete, look again."""
+"""The thinning out of a place by a person: look, judge, delete, look again."""
 
 import logging
 import shlex
@@ -67,7 +67,7 @@ class Wish:
 
     @property
     def now(self) -> datetime:
-        """Give the time by this machine; aware."""
+        """Return the time by this machine; aware."""
         return self.clock.now
 
 
@@ -87,7 +87,7 @@ class Part:
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """Give all snapshots that the look saw."""
+        """Return all snapshots that the look saw."""
         return self.listing.snapshots
 
     def looked_again(self) -> "Part":
@@ -127,12 +127,12 @@ class Judged:
 
     @property
     def doomed(self) -> list[Snapshot]:
-        """Give what is to be deleted, the oldest first."""
+        """Return what is to be deleted, the oldest first."""
         return [v.snapshot for v in self.verdicts if not v.kept]
 
     @property
     def passed_over(self) -> list[str]:
-        """Give the prefixes of names that have our form and are not known as ours."""
+        """Return the prefixes of names that have our form and are not known as ours."""
         foreign = (v.snapshot for v in self.verdicts if v.reasons == (NOT_OURS,))
         found = (split_name(snapshot.name) for snapshot in foreign)
         return sorted({split[0] for split in found if split})
@@ -190,7 +190,7 @@ def _backups(keeper: BtrfsEndpoint, wish: Wish) -> list[Part]:
 
 
 def common(parts: Sequence[Part], now: datetime) -> dict[UUID, str]:
-    """Give the origins that the next transfer between these places may start from.
+    """Return the origins that the next transfer between these places may start from.
 
     The newest that two of them have stays in any case, whether or not it is trusted as
     a parent now.
@@ -234,7 +234,7 @@ def course_of(parts: Sequence[Part], wish: Wish) -> Course:
 
 
 def _members(parts: Sequence[Part]) -> list[list[Snapshot]]:
-    """Give what has a time of ours in its name, the snapshots of sources first."""
+    """Return what has a time of ours in its name, the snapshots of sources first."""
     ordered = sorted(parts, key=lambda part: part.kind is not Role.SNAPSHOT)
     return [
         [
@@ -280,7 +280,7 @@ def judge_part(part: Part, wish: Wish, needs: Needs) -> Judged:
 
 
 def _held(part: Part) -> Mapping[UUID, str]:
-    """Give what is recorded at a source as needed by destinations."""
+    """Return what is recorded at a source as needed by destinations."""
     if part.kind is not Role.SNAPSHOT or part.records is None:
         return {}
     return Holds(part.place, parse_holds(part.records), dry_run=True).reasons()
@@ -347,7 +347,7 @@ def _prefix_of(name: str) -> str:
 
 
 def _known_prefixes(part: Part, wish: Wish) -> Collection[str] | None:
-    """Give the prefixes of names that are ours; ``None``: all of them are."""
+    """Return the prefixes of names that are ours; ``None``: all of them are."""
     if wish.prefix is not None:
         return {wish.prefix}
     if part.kind is Role.BACKUP:

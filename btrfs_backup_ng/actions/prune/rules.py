@@ -1,4 +1,4 @@
-"""Own the deletion of what no rule keeps, at the source and at destinations."""
+"""The deletion of what no rule keeps, at the source and at destinations."""
 
 import shlex
 from collections.abc import Collection, Sequence
@@ -134,7 +134,7 @@ def prune_destination(
 
 
 def _ours(seen: Listing, job: Job) -> list[Snapshot]:
-    """Give what has a name of ours: nothing else is ever deleted, or counts."""
+    """Return what has a name of ours: nothing else is ever deleted, or counts."""
     naming = job.naming
     return [s for s in seen.snapshots if naming.time_of(s.name) is not None]
 
@@ -198,7 +198,7 @@ def _prune(
 
 
 def _by_hand(place: BtrfsEndpoint, question: Question, job: Job) -> str:
-    """Give the command that deletes all that a policy does not keep."""
+    """Return the command that deletes all that a policy does not keep."""
     policy = question.policy
     words = [PROGRAM, "prune", "--keep" if question.of_source else "--keep-at"]
     words.append(str(policy))

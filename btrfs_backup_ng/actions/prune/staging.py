@@ -1,4 +1,4 @@
-"""Own the dropping of transfers that wait to go on."""
+"""The dropping of transfers that wait to go on."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -33,7 +33,7 @@ def open_staging(location: Location, access: Access) -> BtrfsEndpoint:
 
 
 def find(place: BtrfsEndpoint, ids: Collection[str]) -> tuple[Waiting, ...]:
-    """Give the transfers that were left at a place, the first one first.
+    """Return the transfers that were left at a place, the first one first.
 
     :param place: one that was looked at.
     :param ids: of those that are wanted, nothing for all.

@@ -1,4 +1,4 @@
-"""Own the way back of single files and folders of a snapshot, under their own paths."""
+"""The way back of single files and folders of a snapshot, under their own paths."""
 
 import logging
 import os
@@ -68,7 +68,7 @@ def read_paths(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def _above(path: str) -> Iterator[str]:
-    """Give the directories above a path, the topmost first."""
+    """Return the directories above a path, the topmost first."""
     at = path.find("/")
     while at >= 0:
         yield path[:at]
@@ -291,7 +291,7 @@ class FileRestoration:
                 )
 
     def _place(self, stage: str) -> None:
-        """Give everything its final name; what appeared there meanwhile stays."""
+        """Move everything to its final name; what appeared there meanwhile stays."""
         for directory, names in self._moves.items():
             there = below(self.to.path, directory)
             self._call(verbs.PLACE, stage, directory, there, stdin=_list(names))

@@ -1,4 +1,4 @@
-"""Own the finding of the snapshot that somebody wants back."""
+"""The finding of the snapshot that somebody wants back."""
 
 import os
 import shlex
@@ -41,7 +41,7 @@ class Chosen:
 
     @property
     def path(self) -> str:
-        """Give its path on its host."""
+        """Return its path on its host."""
         return self.keeper.path(self.kept.snapshot.name)
 
 
@@ -98,7 +98,7 @@ def _inside_hint(place: BtrfsEndpoint) -> str:
 
 
 def _others(contents: Contents, wanted: Kept) -> Iterator[Snapshot]:
-    """Give what may serve as parent: older ones from the newest on, then newer ones."""
+    """Return possible parents: older ones from the newest on, then newer ones."""
     prefix = prefix_in(wanted.snapshot.name)
     kin = [
         kept.snapshot

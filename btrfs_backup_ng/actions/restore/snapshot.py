@@ -1,4 +1,4 @@
-"""Own the way back of a whole snapshot: find it, plan, receive it under a new name.
+"""The way back of a whole snapshot: find it, plan, receive it under a new name.
 
 The place that a snapshot comes from is only read: no lock, no note, so it may be
 mounted read-only. Against a deletion meanwhile the kernel holds what ``btrfs send``
@@ -141,7 +141,7 @@ class Restoration:
 
     @property
     def place(self) -> Location:
-        """Give what is made."""
+        """Return what is made."""
         return self.target.location.join(self.name)
 
     def _find_target(self) -> tuple[BtrfsEndpoint, str]:
@@ -454,7 +454,7 @@ def _real(text: str, instead: str) -> str:
 
 
 def _path_on(place: str, target: Location) -> str:
-    """Give the path of a source that signed in, if it is on the target's machine."""
+    """Return the path of a source that signed in, if it is on the target's machine."""
     if place.startswith("ssh://"):
         found = attempt(lambda: parse_location(place, working_directory="/"))
         if isinstance(found, BackupError):

@@ -1,4 +1,4 @@
-"""Own the commands that put a restored subvolume in the place of what was there."""
+"""The commands that put a restored subvolume in the place of what was there."""
 
 import enum
 import re
@@ -177,18 +177,18 @@ def _top(path: str) -> str:
 
 
 def _after_move(path: str, old: str, aside: str) -> str:
-    """Give where a path is once what it may lie in was moved aside."""
+    """Return where a path is once what it may lie in was moved aside."""
     return aside + path[len(old) :] if path.startswith(f"{old}/") else path
 
 
 def _in_top(path: str, mount: _Mount) -> str:
-    """Give the path of something from the top level of its filesystem on."""
+    """Return the path of something from the top level of its filesystem on."""
     below = path[len(mount.point.rstrip("/")) :]
     return "/" + f"{mount.root.rstrip('/')}{below}".strip("/")
 
 
 def _options(mount: _Mount) -> list[str]:
-    """Give the options to mount another subvolume in the same way."""
+    """Return the options to mount another subvolume in the same way."""
     return [o for o in mount.options if not o.startswith(("subvol=", "subvolid="))]
 
 
@@ -205,7 +205,7 @@ def _is_default(around: Around, mount: _Mount) -> bool:
 
 
 def _fstab_options(around: Around) -> str:
-    """Give the options that fstab(5) has for the old place."""
+    """Return the options that fstab(5) has for the old place."""
     for line in around.fstab.splitlines():
         fields = line.split()
         if len(fields) >= 4 and not fields[0].startswith("#"):
@@ -215,7 +215,7 @@ def _fstab_options(around: Around) -> str:
 
 
 def _mount_of(path: str, mounts: Sequence[_Mount]) -> _Mount:
-    """Give the mount that a path lies on; of several at one point the last counts."""
+    """Return the mount that a path lies on; of several at one point the last counts."""
     found = None
     for mount in mounts:
         below = mount.point.rstrip("/") + "/"

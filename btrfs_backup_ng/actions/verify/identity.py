@@ -1,4 +1,4 @@
-"""Own the judgement whether a snapshot is what it says it is: from listings alone."""
+"""The judgement whether a snapshot is what it says it is: from listings alone."""
 
 import enum
 from collections import defaultdict
@@ -39,7 +39,7 @@ class Finding:
 
 
 def worst(results: Iterable[Result]) -> Result:
-    """Give what counts of several results; good if there is none."""
+    """Return what counts of several results; good if there is none."""
     rank = (Result.GOOD, Result.UNCHECKED, Result.BAD)
     return max(results, key=rank.index, default=Result.GOOD)
 
@@ -79,7 +79,7 @@ def of_ours(listing: Listing) -> list[Snapshot]:
 
 
 def suspects(listing: Listing) -> list[str]:
-    """Give the names that look like a snapshot's, and are no read-only one."""
+    """Return the names that look like a snapshot's, and are no read-only one."""
     seen = {snapshot.name for snapshot in listing.snapshots}
     return sorted(n for n in listing.names if n not in seen and time_in(n))
 
@@ -94,7 +94,7 @@ def judge_writable(received_uuid: UUID | None) -> Finding:
 
 
 def find_twins(listing: Listing) -> dict[UUID, list[str]]:
-    """Give the names of snapshots of a place that have one received UUID."""
+    """Return the names of snapshots of a place that have one received UUID."""
     received = [snapshot for snapshot in listing.snapshots if snapshot.received_uuid]
     groups = _by_origin(received)
     return {uuid: [s.name for s in same] for uuid, same in groups.items() if same[1:]}
@@ -150,7 +150,7 @@ def _judge_others(seal: Seal) -> Finding:
 
 
 def carried_elsewhere(listing: Listing) -> dict[UUID, tuple[int, ...]]:
-    """Give for each received UUID here the ids that carry it and are not listed."""
+    """Return for each received UUID here the ids that carry it and are not listed."""
     known = {snapshot.tree_id for snapshot in listing.snapshots}
     wanted = {s.received_uuid for s in listing.snapshots if s.received_uuid}
     strangers = {
@@ -162,7 +162,7 @@ def carried_elsewhere(listing: Listing) -> dict[UUID, tuple[int, ...]]:
 
 
 def original_of(copy: Snapshot, reference: Reference) -> Sequence[Snapshot]:
-    """Give what a copy may be a copy of; more than one if only the names could tell.
+    """Return what a copy may be a copy of; more than one if only the names could tell.
 
     What lost its received UUID has nothing but its name.
     """

@@ -1,4 +1,4 @@
-"""Own the reading of a tree on this machine: each file once, in the order of paths."""
+"""The reading of a tree on this machine: each file once, in the order of paths."""
 
 import errno
 import hashlib
@@ -29,7 +29,7 @@ class CannotRead(BackupError):
 def walk(
     top: str, count: Callable[[int], None] = lambda size: None
 ) -> Generator[Entry, None, None]:
-    """Give all entries of a tree here; what is mounted in it is left out.
+    """Return all entries of a tree here; what is mounted in it is left out.
 
     Directories are held open down to where the walk is, and nothing is followed, so
     it stays in the tree whatever happens there meanwhile.
@@ -67,7 +67,7 @@ class _Walker:
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(MIB)))
 
     def below(self, descriptor: int) -> Iterator[Entry]:
-        """Give what is below a directory, and close it."""
+        """Return what is below a directory, and close it."""
         levels = [_Level(descriptor, TOP, _sorted_names(descriptor))]
         try:
             while levels:
@@ -154,7 +154,7 @@ def _is_stub(status: os.stat_result) -> bool:
 
 
 def _sorted_names(descriptor: int) -> list[bytes]:
-    """Give the names in a directory, the last one first.
+    """Return the names in a directory, the last one first.
 
     A directory is there twice: as it is, and with a slash where what is below it
     belongs in the order of paths (``a``, ``a-b``, ``a/c``).

@@ -1,4 +1,4 @@
-"""Own what a tree holds, entry by entry, and in what two trees differ.
+"""What a tree holds, entry by entry, and in what two trees differ.
 
 Entries come sorted by the bytes of their paths, so two trees of any size are compared
 in one pass, and a few entries are in memory. What receive does not bring is no entry:
@@ -141,7 +141,7 @@ def _ordered(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def shown_path(path: bytes) -> bytes:
-    """Give a path as people write it."""
+    """Return a path as people write it."""
     return path[2:] or TOP
 
 
@@ -235,7 +235,7 @@ class Names:
     )
 
     def first(self, inode: int) -> tuple[bytes, bytes | None, str] | None:
-        """Give the first name of an inode, its digest and why it has none.
+        """Return the first name of an inode, its digest and why it has none.
 
         :returns: ``None`` if this name is the first.
         """

@@ -1,4 +1,4 @@
-"""Own the whole look at what a place keeps: its snapshots, and the records of them."""
+"""The whole look at what a place keeps: its snapshots, and the records of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,7 +85,7 @@ def _damage(shelf: Shelf) -> str:
 
 
 def parents_for(place: BtrfsEndpoint, sources: Iterable[Shelf]) -> Mapping[UUID, str]:
-    """Give what sources hold as parents of the next backups to a place.
+    """Return what sources hold as parents of the next backups to a place.
 
     What is held for another disk at the same path says nothing of this one.
 
@@ -130,7 +130,7 @@ class CloseLooks:
     others: dict[UUID, Seal] = field(default_factory=dict)
 
     def seal(self, snapshot: Snapshot) -> Seal:
-        """Give all that is known of a seal."""
+        """Return all that is known of a seal."""
         return self.seals.get(snapshot.uuid, snapshot.seal)
 
 

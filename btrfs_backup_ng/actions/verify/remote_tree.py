@@ -1,4 +1,4 @@
-"""Own the answer of the verb ``hash``: the files of a snapshot where they lie."""
+"""The answer of the verb ``hash``: the files of a snapshot where they lie."""
 
 import re
 import stat

@@ -1,4 +1,4 @@
-"""Own the restore test: a real restore to a place where it is gone afterwards."""
+"""The restore test: a real restore to a place where it is gone afterwards."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,7 @@ class _Staging:
         codec: str,
         useless: Sequence[str] = (),
     ) -> Command:
-        """Give the command that receives into a directory of ours."""
+        """Return the command that receives into a directory of ours."""
         return self._scratch.sink(self.transfer_id, snapshot, codec, useless)
 
     def accept(
@@ -103,7 +103,7 @@ class _Staging:
 
     @property
     def directory(self) -> str:
-        """Give the path of what it takes."""
+        """Return the path of what it takes."""
         return f"{self._scratch.state}/{INCOMING}/{self.transfer_id}"
 
     def discard(

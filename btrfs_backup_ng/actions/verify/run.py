@@ -1,4 +1,4 @@
-"""Own the verifying of what a place keeps: look, choose, judge, compare, restore.
+"""The verifying of what a place keeps: look, choose, judge, compare, restore.
 
 ``verify`` looks, chooses, judges, and reads only if it was asked to. Each check is
 good, bad or could not be made, and the worst of them counts.
@@ -121,7 +121,7 @@ class SnapshotResult:
 
     @property
     def result(self) -> Result:
-        """Give what all of that comes to."""
+        """Return what all of that comes to."""
         return worst(finding.result for finding in self.findings)
 
 
@@ -144,7 +144,7 @@ class PlaceResult:
 
     @property
     def result(self) -> Result:
-        """Give what all of that comes to."""
+        """Return what all of that comes to."""
         results = [finding.result for finding in self.findings]
         return worst([*results, *(verdict.result for verdict in self.verdicts)])
 
@@ -404,7 +404,7 @@ class Verification:
             yield Finding(Result.GOOD, check, text)
 
     def _original(self, copy: Snapshot) -> Item | str:
-        """Give what a snapshot is a copy of, or say why there is nothing."""
+        """Return what a snapshot is a copy of, or say why there is nothing."""
         if self._source is None:
             asked = self._request.source
             return "the source cannot be looked at" if asked else "no source was named"
@@ -446,7 +446,7 @@ class Verification:
 
 
 def _as_source(source: _Originals) -> tuple[Listing, Content] | None:
-    """Give what a backup from a place would see, and the record of what is needed.
+    """Return what a backup from a place would see, and the record of what is needed.
 
     :returns: ``None`` for a place from which no backup is made: it has backups itself,
         or is no subvolume that can be written to.
@@ -464,12 +464,12 @@ def _as_source(source: _Originals) -> tuple[Listing, Content] | None:
 
 
 def _homes(shelves: Sequence[Shelf]) -> dict[UUID, Item]:
-    """Give what can be judged of each shelf, oldest first, with where it is."""
+    """Return what can be judged of each shelf, oldest first, with where it is."""
     return {s.uuid: (shelf, s) for shelf in shelves for s in of_ours(shelf.listing)}
 
 
 def _reached(verdict: SnapshotResult, level: Depth) -> Iterator[tuple[Depth, Result]]:
-    """Give what a verdict says of each level.
+    """Return what a verdict says of each level.
 
     What was restored and is the same as at the source has the same contents.
     """

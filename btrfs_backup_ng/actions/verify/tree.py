@@ -1,4 +1,4 @@
-"""Own the way to the entries of a tree, on whatever host it lies."""
+"""The way to the entries of a tree, on whatever host it lies."""
 
 import functools
 import itertools
@@ -117,7 +117,7 @@ class _Unavailable(CannotRead):
 
 
 def _answer(child: Child, command: Command, may_lack: bool) -> Iterator[bytes]:
-    """Give what a command says, in blocks, until it has ended well.
+    """Return what a command says, in blocks, until it has ended well.
 
     :param may_lack: it is no failure that some files cannot be read.
     """

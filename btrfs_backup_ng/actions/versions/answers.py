@@ -1,4 +1,4 @@
-"""Own what the verbs answer that look for one file in many snapshots.
+"""What the verbs answer that look for one file in many snapshots.
 
 Paths are absolute, NUL-separated on stdin. They and what they are stay as bytes that
 ``surrogateescape`` stands for. Needed there: ``xargs``, ``stat``, ``sha256sum``,
@@ -41,7 +41,7 @@ class Status:
 
     @property
     def kind(self) -> int:
-        """Give the type of file, as in ``stat.S_IFMT``."""
+        """Return the type of file, as in ``stat.S_IFMT``."""
         return stat.S_IFMT(self.mode)
 
 

@@ -1,4 +1,4 @@
-"""Own the difference between two versions of a file, as ``diff -u`` tells it."""
+"""The difference between two versions of a file, as ``diff -u`` tells it."""
 
 import os
 import tempfile

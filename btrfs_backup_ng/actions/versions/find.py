@@ -1,4 +1,4 @@
-"""Own the search for one file in all snapshots and backups of its subvolume.
+"""The search for one file in all snapshots and backups of its subvolume.
 
 ``history`` appends a line of JSON for each transfer that arrived or failed, to a file
 in the state directory of the user: one write under ``flock``, flushed. It never fails a
@@ -176,7 +176,7 @@ def _is_subvolume(path: str) -> bool:
 
 
 def records_of(records: Sequence[Record], subvolume: str) -> list[Record]:
-    """Give what the history tells of a subvolume, by whatever path it was backed up."""
+    """Return the records of a subvolume, by whatever path it was backed up."""
     is_same = {
         source: source.startswith("/") and _is_same(source, subvolume)
         for source in {record.source for record in records}
@@ -240,7 +240,7 @@ def find_versions(
 
 
 def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
-    """Give the destinations of a source that are on record there or here."""
+    """Return the destinations of a source that are on record there or here."""
     known = destinations_in(contents.holds)
     texts = sorted({record.destination for record in records})
     known += [place for text in texts if (place := recorded_place(text))]
@@ -248,7 +248,7 @@ def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
 
 
 def _own_snapshots(source: BtrfsEndpoint, contents: Contents) -> list[tuple[Kept, str]]:
-    """Give the snapshots of a source; in a folder elsewhere there may be others'."""
+    """Return the snapshots of a source; in a folder elsewhere there may be others'."""
     is_inside = source.directory.startswith(f"{source.location.path.rstrip('/')}/")
     return [
         (kept, source.directory)
@@ -344,7 +344,7 @@ def _look(place: int, kept: Kept, directory: str, path: str) -> Look:
 
 
 def pick(found: Found, number: int) -> Taken:
-    """Give where a version can be taken from: the newest snapshot, the nearest place.
+    """Return where a version can be taken from: the newest snapshot, the nearest place.
 
     :raises UsageError: if there is no such version.
     :raises Refused: if no snapshot has it.
@@ -357,7 +357,7 @@ def pick(found: Found, number: int) -> Taken:
 
 
 def sighting_of(found: Found, number: int) -> Sighting:
-    """Give the best place to take a version from; what is there now if no other has it.
+    """Return the best place to take a version from: the present state comes last.
 
     :raises UsageError: if there is no such version.
     """

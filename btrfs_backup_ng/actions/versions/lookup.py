@@ -1,4 +1,4 @@
-"""Own the look into many snapshots for one path: what it is in each, what is the same.
+"""The look into many snapshots for one path: what it is in each, what is the same.
 
 Two versions differ in content. What must be read to know that is little: a file with
 the same inode, size and times (``ctime``, which nobody can set, among them) in two
@@ -118,7 +118,7 @@ class SameContents:
                     self._read(place, doubtful, here, read)
 
     def of(self, look: Look) -> Content | None:
-        """Give what a look saw; ``None``: the file was not there."""
+        """Return what a look saw; ``None``: the file was not there."""
         key = _key(look)
         return self._contents[self._root(key)] if key else None
 
@@ -161,7 +161,7 @@ class SameContents:
 
 
 def _key(look: Look) -> _Key | None:
-    """Give what is the same only for what is the same file, unchanged."""
+    """Return what is the same only for what is the same file, unchanged."""
     status = look.status
     return (look.place, status.kind, status.stamps) if status else None
 

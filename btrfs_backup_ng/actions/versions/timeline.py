@@ -1,4 +1,4 @@
-"""Own the order of what was seen of one file: its versions, and since when each."""
+"""The order of what was seen of one file: its versions, and since when each."""
 
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +116,7 @@ def _moment(sighting: Sighting) -> tuple[bool, datetime, str, int]:
 
 
 def versions(runs: Sequence[Run]) -> Mapping[int, list[Sighting]]:
-    """Give for each version's number where it was seen."""
+    """Return for each version's number where it was seen."""
     found: dict[int, list[Sighting]] = {}
     for run in runs:
         if run.number:
@@ -125,7 +125,7 @@ def versions(runs: Sequence[Run]) -> Mapping[int, list[Sighting]]:
 
 
 def nearest(sightings: Iterable[Sighting]) -> Sighting | None:
-    """Give where a version is best taken from: the newest at the nearest place.
+    """Return where a version is best taken from: the newest at the nearest place.
 
     :returns: ``None`` if no snapshot has it.
     """

@@ -1,4 +1,4 @@
-"""Own the list of verbs: a first word of the command line that is one of them."""
+"""The list of verbs: a first word of the command line that is one of them."""
 
 import importlib
 from collections.abc import Callable, Sequence

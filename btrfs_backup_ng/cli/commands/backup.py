@@ -1,4 +1,4 @@
-"""Own the classic form: words -> jobs -> a backup run -> exit status."""
+"""The classic form: words -> jobs -> a backup run -> exit status."""
 
 import argparse
 import os
@@ -139,7 +139,7 @@ def _job(options: argparse.Namespace) -> Job:
 
 
 def _policy(options: argparse.Namespace, number: str, option: str) -> Policy | None:
-    """Give what is kept, by a number or by a policy.
+    """Return what is kept, by a number or by a policy.
 
     :raises UsageError: if both are given.
     """

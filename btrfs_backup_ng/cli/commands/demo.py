@@ -1,4 +1,4 @@
-"""Own the ``demo`` verb: backups and restores on throw-away filesystems, to watch."""
+"""The ``demo`` verb: backups and restores on throw-away filesystems, to watch."""
 
 import os
 import shlex

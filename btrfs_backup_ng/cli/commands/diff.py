@@ -1,4 +1,4 @@
-"""Own the ``diff`` verb: words -> what changed between two snapshots -> lines."""
+"""The ``diff`` verb: words -> what changed between two snapshots -> lines."""
 
 import argparse
 import binascii

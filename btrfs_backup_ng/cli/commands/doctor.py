@@ -1,4 +1,4 @@
-"""Own the ``doctor`` verb: words -> what is examined -> lines or a document."""
+"""The ``doctor`` verb: words -> what is examined -> lines or a document."""
 
 import argparse
 import shlex
@@ -111,7 +111,7 @@ def _show(
 
 
 def _lines(findings: Sequence[Diagnosis]) -> Iterator[str]:
-    """Give a line for each finding; what was not checked for one reason shares one."""
+    """Return a line for each finding; those unchecked for one reason share a line."""
 
     def reason(finding: Diagnosis) -> str:
         return finding.found if finding.grade is Grade.UNKNOWN else finding.check
@@ -129,7 +129,7 @@ def _lines(findings: Sequence[Diagnosis]) -> Iterator[str]:
 
 
 def _mending(line: str) -> Iterator[str]:
-    """Give a line with a command a second one if it is too long; never cut that."""
+    """Return a line with a command a second one if it is too long; never cut that."""
     width = terminal_width()
     prose, colon, command = line.rpartition(":  ")
     if width is None or len(line) <= width or not colon:

@@ -1,4 +1,4 @@
-"""Own the ``list`` verb: places -> what they keep -> lines or a document."""
+"""The ``list`` verb: places -> what they keep -> lines or a document."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -120,7 +120,7 @@ class _Told:
         self._now = now
 
     def lines(self, place: str, contents: Contents) -> Iterator[str]:
-        """Give the lines of a place."""
+        """Return the lines of a place."""
         told = ", ".join(_counts(contents)) or "nothing yet"
         yield from wrapped(f"{visible(place)}: {told}", 2)
         both = len({kept.kind for kept in contents.kept}) > 1
@@ -166,7 +166,7 @@ class _Told:
         return self._sizes.get((place, kept.snapshot.origin))
 
     def fields(self, place: str, contents: Contents | BackupError) -> dict[str, object]:
-        """Give the fields of a place."""
+        """Return the fields of a place."""
         if isinstance(contents, BackupError):
             error = tell.error_fields(contents)
             return {"place": place, "snapshots": [], "waiting": [], "error": error}

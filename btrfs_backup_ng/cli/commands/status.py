@@ -1,4 +1,4 @@
-"""Own the ``status`` verb: places -> one word for each -> lines or a document."""
+"""The ``status`` verb: places -> one word for each -> lines or a document."""
 
 import dataclasses
 import shlex
@@ -95,7 +95,7 @@ def _lines(place: str, standing: Standing, last: Last, now: datetime) -> Iterato
 
 
 def _texts(place: str, standing: Standing, now: datetime) -> Iterator[str]:
-    """Give what is behind the word, each for a line of its own."""
+    """Return what is behind the word, each for a line of its own."""
     match standing.word:
         case Word.AWAY:
             yield standing.reason.removeprefix(place).strip()
@@ -116,7 +116,7 @@ def _texts(place: str, standing: Standing, now: datetime) -> Iterator[str]:
 
 
 def _on_record(standing: Standing, last: Last, now: datetime) -> Iterator[str]:
-    """Give what the history adds to what can be seen."""
+    """Return what the history adds to what can be seen."""
     arrived, failed = last.arrived, last.failed
     if standing.word is Word.AWAY and arrived:
         when = tell.ago(arrived.time, now)

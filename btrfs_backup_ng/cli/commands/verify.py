@@ -1,4 +1,4 @@
-"""Own the ``verify`` verb: a place -> a verdict on each snapshot -> lines."""
+"""The ``verify`` verb: a place -> a verdict on each snapshot -> lines."""
 
 import argparse
 import base64
@@ -319,7 +319,7 @@ def _fields(
     status: int,
     now: datetime,
 ) -> dict[str, object]:
-    """Give the place for the document."""
+    """Return the place for the document."""
     error = None
     if isinstance(outcome, BackupError):
         error, outcome = tell.error_fields(outcome), PlaceResult((), ())

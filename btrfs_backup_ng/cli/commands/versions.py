@@ -1,4 +1,4 @@
-"""Own the ``versions`` verb: a file -> what it was, when, and where that is kept."""
+"""The ``versions`` verb: a file -> what it was, when, and where that is kept."""
 
 import argparse
 import json
@@ -140,7 +140,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _places(options: argparse.Namespace) -> list[Location]:
-    """Give the places to look at.
+    """Return the places to look at.
 
     :raises UsageError: if one is a command.
     """
@@ -192,7 +192,7 @@ def _lines(found: Found, now: datetime) -> Iterator[str]:
 
 
 def _since(run: Run) -> datetime:
-    """Give since when it was so; of what is in no snapshot, when it was written."""
+    """Return since when it was so; of what is in no snapshot, when it was written."""
     first = run.sightings[0]
     if first.snapshot or not first.content:
         return first.time
@@ -224,7 +224,7 @@ def _where(found: Found, sightings: Iterable[Sighting]) -> str:
 
 
 def _way_back(found: Found) -> Iterator[str]:
-    """Give the line that brings the newest back of those that are not there now."""
+    """Return the line that brings the newest back of those that are not there now."""
     current = {run.number for run in found.runs if run.is_now}
     past = [run.number for run in found.runs if run.number and not run.is_now]
     for number in reversed(past):

@@ -1,4 +1,4 @@
-"""Own the ``prune`` verb: old snapshots and backups go, or what cut transfers left."""
+"""The ``prune`` verb: old snapshots and backups go, or what cut transfers left."""
 
 import argparse
 from collections.abc import Sequence
@@ -175,7 +175,7 @@ class _Work(Protocol):
         """Do it, and say so."""
 
     def fields(self, error: BackupError | None) -> dict[str, object]:
-        """Give the place for the document."""
+        """Return the place for the document."""
 
 
 def _do(options: argparse.Namespace, works: Sequence[_Work]) -> int:

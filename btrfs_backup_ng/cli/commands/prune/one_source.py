@@ -1,4 +1,4 @@
-"""Own what ``prune --one-source`` says about a place."""
+"""What ``prune --one-source`` says about a place."""
 
 import argparse
 from datetime import datetime
@@ -55,7 +55,7 @@ class Settling:
         print_about(self.location, f"{text}, {backups} now", options)
 
     def fields(self, error: BackupError | None) -> dict[str, object]:
-        """Give the place for the document."""
+        """Return the place for the document."""
         return {
             "place": str(self.location),
             "dry_run": self._options.dry_run,

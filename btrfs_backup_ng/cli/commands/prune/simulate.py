@@ -1,4 +1,4 @@
-"""Own how a simulation is told: a timeline of text, and why each one stays."""
+"""How a simulation is told: a timeline of text, and why each one stays."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Own what ``prune`` shows and asks about one place before its old snapshots go."""
+"""What ``prune`` shows and asks about one place before its old snapshots go."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -189,7 +189,7 @@ class Thinner:
         print_about(self.location, text, self._options)
 
     def fields(self, error: BackupError | None) -> dict[str, object]:
-        """Give the place for the document."""
+        """Return the place for the document."""
         return {
             "place": str(self.location),
             "dry_run": self._options.dry_run,

@@ -1,4 +1,4 @@
-"""Own the dropping of transfers that wait to go on: ``prune --staging``."""
+"""The dropping of transfers that wait to go on: ``prune --staging``."""
 
 import argparse
 from collections.abc import Iterator
@@ -95,7 +95,7 @@ class Dropping:
         print_about(self.location, text, self._options)
 
     def fields(self, error: BackupError | None) -> dict[str, object]:
-        """Give the place for the document."""
+        """Return the place for the document."""
         return {
             "place": str(self.location),
             "dry_run": self._options.dry_run,

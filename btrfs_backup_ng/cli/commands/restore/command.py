@@ -1,4 +1,4 @@
-"""Own the ``restore`` verb: words -> a snapshot or files of it, back at a new path."""
+"""The ``restore`` verb: words -> a snapshot or files of it, back at a new path."""
 
 import argparse
 import os
@@ -254,7 +254,7 @@ class _Versioned:
         self.folder = recorded_folder(options, self._records)
 
     def find(self, way: Access, now: datetime) -> tuple[Location, str, tuple[str, ...]]:
-        """Give place, snapshot and path from which the version is best taken."""
+        """Return place, snapshot and path from which the version is best taken."""
         found = find_versions(self._file, self._places, way, self._records, now)
         taken = pick(found, self._number)
         place = parse_location(taken.place, working_directory="/")
@@ -264,7 +264,7 @@ class _Versioned:
 def _places(
     options: argparse.Namespace,
 ) -> tuple[Location | None, str, Location]:
-    """Give the place, the word for the snapshot, and where to."""
+    """Return the place, the word for the snapshot, and where to."""
     if not options.to:
         raise UsageError(
             "restore needs a path to restore to; nothing is overwritten",
@@ -300,7 +300,7 @@ def _places(
 
 
 def _paths(options: argparse.Namespace) -> tuple[str, ...]:
-    """Give the paths of the files that are wanted."""
+    """Return the paths of the files that are wanted."""
     if options.number:
         return ()
     if not options.files_from:

@@ -1,4 +1,4 @@
-"""Own what is said about a restore: before, after, and as a document."""
+"""What is said about a restore: before, after, and as a document."""
 
 import argparse
 import json
