@@ -274,7 +274,7 @@ def usual_rows() -> Iterator[Row]:
             chosen = {possible[turn % len(possible)]}
             if role in (BACKUP, SOURCE):
                 chosen |= set(possible if component == STATE else [LINK])
-            elif component in (STATE, INCOMING) and not role.only_looks:
+            elif component == STATE and not role.only_looks:
                 chosen.add(LINK)
             for kind in kinds:
                 if kind in chosen:

@@ -77,17 +77,12 @@ FOUND = {
     "sudo-password": Privilege.ROOT,  # the whole of a verb runs as root
     "doas": Privilege.DOAS,
 }
-#: A shell sees one of two forms: a verb as it is, and one that is elevated as a whole.
-#: Both are tried in every shell, and each way to run btrfs as root in two of them;
-#: all in all of them if ``BBNG_EVERY_PAIR`` is set.
+#: Each shell, and each way to run btrfs as root; every shell with every way if
+#: ``BBNG_EVERY_PAIR`` is set. All ways come to a shell in one form, by one decoder.
 PAIRS = [
-    *(
-        (shell, privilege)
-        for shell in SHELLS
-        for privilege in ("root", "sudo-password")
-    ),
-    *(("dash", "sudo"), ("tcsh", "sudo"), ("bash", "sudo-btrfs")),
-    *(("fish", "sudo-btrfs"), ("ash", "doas"), ("zsh", "doas")),
+    *((shell, "root") for shell in SHELLS),
+    *(("tcsh", "sudo"), ("bash", "sudo-btrfs"), ("ash", "doas")),
+    *(("fish", "sudo-password"), ("zsh", "sudo-password")),
 ]
 if "BBNG_EVERY_PAIR" in os.environ:
     PAIRS = list(itertools.product(SHELLS, FOUND))
