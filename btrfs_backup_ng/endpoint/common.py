@@ -24,12 +24,18 @@ from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.staging import Checkpoint
 from btrfs_backup_ng.host.common import Host, Say
-from btrfs_backup_ng.host.entry import STATE, NotOurs, below, plain, refusal
+from btrfs_backup_ng.host.entry import (
+    STATE,
+    NotOurs,
+    below,
+    plain,
+    refusal,
+    refusal_by_verb,
+)
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
     Completed,
-    last_words,
 )
 from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
 from btrfs_backup_ng.sendstream.filter import portable
@@ -418,8 +424,7 @@ class BtrfsEndpoint:
                     hint="Run the command again.",
                 ) from error
             if error.completed.status == grammar.NOT_OURS:
-                words = last_words(error.completed.stderr).removeprefix("ERROR: ")
-                raise refusal(self.state, words) from error
+                raise refusal_by_verb(self.state, error.completed.stderr) from error
             meaning = explain(error.completed.stderr)
             if meaning:
                 error.hint = error.hint or f"At {self}: {meaning}."

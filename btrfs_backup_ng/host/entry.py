@@ -40,6 +40,7 @@ from contextlib import contextmanager
 
 from btrfs_backup_ng.__util__ import Refused, visible
 from btrfs_backup_ng.core import record
+from btrfs_backup_ng.process.command import last_words
 
 #: Directory of our bookkeeping at every place, and of unfinished transfers in it.
 STATE = ".btrfs-backup-ng"
@@ -156,6 +157,11 @@ def refusal(state: str, words: str) -> Refused:
     )
 
 
+def refusal_by_verb(state: str, stderr: str) -> Refused:
+    """Say the same of a verb that ended with ``grammar.NOT_OURS``."""
+    return refusal(state, last_words(stderr).removeprefix("ERROR: "))
+
+
 def replace_file(directory: int, name: str, content: bytes) -> None:
     """Replace a file so that a reader, or a power cut, sees old or new.
 
@@ -165,9 +171,7 @@ def replace_file(directory: int, name: str, content: bytes) -> None:
     :raises OSError: if the directory cannot be written; the old file stays.
     """
     fresh = f"{name}.new"
-    _remove(directory, fresh)
-    descriptor = os.open(fresh, _NEW_FILE, 0o600, dir_fd=directory)
-    with open(descriptor, "wb") as file:
+    with open(fresh_file(directory, fresh), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -191,15 +191,12 @@ def _entered_state(state: str) -> Iterator[int]:
 
     :raises BackupError: if that is not possible.
     """
-    try:
-        context = entered(state)
-        directory = context.__enter__()
-    except OSError as error:
-        raise _cannot_enter(state, error) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(entered(state))
+        except OSError as error:
+            raise _cannot_enter(state, error) from error
         yield directory
-    finally:
-        context.__exit__(None, None, None)
 
 
 def _cannot_enter(state: str, error: OSError) -> BackupError:

@@ -28,9 +28,9 @@ from btrfs_backup_ng.endpoint.common import (
     new_transfer_id,
 )
 from btrfs_backup_ng.endpoint.staging import Checkpoint
-from btrfs_backup_ng.host.entry import refusal
+from btrfs_backup_ng.host.entry import refusal_by_verb
 from btrfs_backup_ng.process.child import check_interrupted
-from btrfs_backup_ng.process.command import Command, CommandFailed, TimedOut, last_words
+from btrfs_backup_ng.process.command import Command, CommandFailed, TimedOut
 from btrfs_backup_ng.process.pipeline import (
     Meter,
     Moved,
@@ -232,8 +232,7 @@ def run_transfer(
                 f" ({format_size(checkpoint.offset)}) is at {sink}"
             ) from error
         if isinstance(sink, BtrfsEndpoint) and error.blamed.status == grammar.NOT_OURS:
-            words = last_words(error.blamed.stderr).removeprefix("ERROR: ")
-            raise refusal(sink.state, words) from error
+            raise refusal_by_verb(sink.state, error.blamed.stderr) from error
         left = _clear(sink, transfer_id, way)
         if is_full(error.blamed.stderr):
             left = ""  # what comes of it, ``delivery`` decides
