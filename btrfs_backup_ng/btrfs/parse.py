@@ -173,7 +173,7 @@ def is_full(stderr: str) -> bool:
     return "No space left on device" in stderr
 
 
-def stays(stderr: str) -> bool:
+def is_permanent(stderr: str) -> bool:
     """Tell whether what a failed btrfs command met is there the next time, too."""
     return any(said in stderr for said in _LASTING)
 

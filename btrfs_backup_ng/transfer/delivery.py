@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, format_size, visible
-from btrfs_backup_ng.btrfs.parse import is_full, stays
+from btrfs_backup_ng.btrfs.parse import is_full, is_permanent
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Job
@@ -336,7 +336,7 @@ def _may_pass(error: BackupError) -> bool:
     if isinstance(error, TooLarge):
         return False
     if isinstance(error, PipelineFailed):
-        return not stays(error.blamed.stderr)
+        return not is_permanent(error.blamed.stderr)
     return isinstance(error, ConnectionFailed | ContactLost | TimedOut | Busy)
 
 
