@@ -16,7 +16,7 @@ import pytest
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.actions.prune.place import (
     Needs,
-    Wish,
+    PruneRequest,
     carry_out,
     course_of,
     judge_part,
@@ -385,19 +385,21 @@ def test_what_is_needed_since_it_was_judged_stays(scene: Scene):
     """While somebody thinks about the answer, a backup may run."""
     folder = folder_of(scene)
     make_named(folder, None, NAMES)
-    wish = Wish(parse_policy("latest=15", timezone.utc), None, None, "h-", Clock(NOW))
+    request = PruneRequest(
+        parse_policy("latest=15", timezone.utc), None, None, "h-", Clock(NOW)
+    )
     location = parse_location(str(scene.source), working_directory="/")
     with Connections() as connections:
         way = Access(connections, SshOptions(), f"{STATE}/snapshots", "")
-        (part,) = look(location, way, wish)
-        needs = Needs({}, course_of([part], wish))
-        judged = judge_part(part, wish, needs)
+        (part,) = look(location, way, request)
+        needs = Needs({}, course_of([part], request))
+        judged = judge_part(part, request, needs)
         assert [s.name for s in judged.doomed] == NAMES[:5]
         hold = base_hold(judged.doomed[2])
         needed = {HeldPlace("/away", "1"): frozenset({hold})}
         (scene.source / STATE / HOLDS).write_bytes(format_holds(needed))
         make_named(folder, None, [f"{NAMES[0]}_1", f"{NAMES[0]}_2"])
-        outcome = carry_out([judged], wish, needs, 0)
+        outcome = carry_out([judged], request, needs, 0)
     assert outcome.error is None and len(outcome.gone) == 4
     assert (folder / f"{NAMES[0]}_1").exists(), "nobody was shown that this goes"
     assert set(NAMES) - set(os.listdir(folder)) == {*NAMES[:2], *NAMES[3:5]}

@@ -47,7 +47,7 @@ OWNER_UNKNOWN = "of an unknown source"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class PruneRequest:
     """What is to be kept.
 
     :ivar keep: of the snapshots of a source, ``None``: they are not looked at.
@@ -138,28 +138,28 @@ class Judged:
         return sorted({split[0] for split in found if split})
 
 
-def look(location: Location, access: Access, wish: Wish) -> list[Part]:
+def look(location: Location, access: Access, request: PruneRequest) -> list[Part]:
     """See what a place keeps of what is meant; one listing for each kind.
 
     :raises Refused: if it cannot be looked at, or there is no policy for what it keeps.
     :raises ListingFailed: if it cannot be listed.
     """
-    if wish.keep is None:  # quicker: nothing of a source is looked for
+    if request.keep is None:  # quicker: nothing of a source is looked for
         keeper = _open_keeper(location, access)
         preflight.check_readable(keeper, access.sudo_line)
         preflight.check_ours(keeper)
-        backups = _backups(keeper, wish)
+        backups = _backups(keeper, request)
         if any(s.received_uuid for part in backups for s in part.snapshots):
             return backups
     place = open_place(location, access)
     preflight.check_ours(place)
     is_source = place.facts.is_subvolume and place.facts.has_folder
     parts = []
-    if is_source and wish.keep:
-        parts.append(Part(place, Role.SNAPSHOT, wish.keep).looked_again())
+    if is_source and request.keep:
+        parts.append(Part(place, Role.SNAPSHOT, request.keep).looked_again())
     keeper = _open_keeper(location, access)
     keeper.facts = place.facts
-    for part in _backups(keeper, wish):
+    for part in _backups(keeper, request):
         received = any(s.received_uuid for s in part.snapshots)
         parts += [part] if received or not is_source else []
     if not parts:
@@ -182,11 +182,11 @@ def _open_keeper(location: Location, access: Access) -> BtrfsEndpoint:
     return keeper
 
 
-def _backups(keeper: BtrfsEndpoint, wish: Wish) -> list[Part]:
+def _backups(keeper: BtrfsEndpoint, request: PruneRequest) -> list[Part]:
     """Look at backups, if they are meant."""
-    if wish.keep_at is None:
+    if request.keep_at is None:
         return []
-    return [Part(keeper, Role.BACKUP, wish.keep_at).looked_again()]
+    return [Part(keeper, Role.BACKUP, request.keep_at).looked_again()]
 
 
 def common(parts: Sequence[Part], now: datetime) -> dict[UUID, str]:
@@ -223,10 +223,10 @@ def _foreseen(source: Part, keeper: Part, now: datetime) -> Forecast:
     )
 
 
-def course_of(parts: Sequence[Part], wish: Wish) -> Course:
+def course_of(parts: Sequence[Part], request: PruneRequest) -> Course:
     """Find out what time it may be, by all clocks and all that was made at places."""
-    clock = wish.clock
-    if wish.is_forced:
+    clock = request.clock
+    if request.is_forced:
         return follow(replace(clock, is_synchronised=True), _members(parts))
     found = (part.place.facts.clock_ahead_s for part in parts)
     others = tuple(later(clock.now, ahead) for ahead in found if ahead is not None)
@@ -246,14 +246,14 @@ def _members(parts: Sequence[Part]) -> list[list[Snapshot]]:
     ]
 
 
-def judge_part(part: Part, wish: Wish, needs: Needs) -> Judged:
+def judge_part(part: Part, request: PruneRequest, needs: Needs) -> Judged:
     """Decide what is to go. Snapshots of different prefixes count for themselves.
 
     :raises Refused: if nobody can tell what must stay there.
     """
-    _check_known(part, None, (), wish.prefix)
+    _check_known(part, None, (), request.prefix)
     needed = {**needs.origins, **_held(part)}
-    series, foreign = _series(part, wish)
+    series, foreign = _series(part, request)
     verdicts = [Verdict(s, (why,)) for s, why in foreign]
     judgements: list[Judgement] = []
     for prefix, members in series.items():
@@ -266,7 +266,7 @@ def judge_part(part: Part, wish: Wish, needs: Needs) -> Judged:
             policy=part.policy,
             needed=needed,
             of_source=part.kind is Role.SNAPSHOT,
-            is_forced=wish.is_forced,
+            is_forced=request.is_forced,
         )
         judgement = judge_series(question, members, needs.course)
         judgements.append(judgement)
@@ -311,14 +311,14 @@ def _check_known(
 
 
 def _series(
-    part: Part, wish: Wish
+    part: Part, request: PruneRequest
 ) -> tuple[dict[str, Sequence[Snapshot]], list[tuple[Snapshot, str]]]:
     """Sort what is there by the prefixes of its names; give what is not ours apart.
 
     Everything with a time in its name is ours in the folder that only we write to;
     elsewhere only what has a prefix that is recorded, or that was named.
     """
-    known = _known_prefixes(part, wish)
+    known = _known_prefixes(part, request)
     recorded = parse_origins(part.records) if part.kind is Role.BACKUP else {}
     unknown = {uuid for series in recorded.values() for uuid in series.unknown}
     members: list[Snapshot] = []
@@ -346,17 +346,17 @@ def _prefix_of(name: str) -> str:
     return (split_name(name) or ("", None))[0]
 
 
-def _known_prefixes(part: Part, wish: Wish) -> Collection[str] | None:
+def _known_prefixes(part: Part, request: PruneRequest) -> Collection[str] | None:
     """Return the prefixes of names that are ours; ``None``: all of them are."""
-    if wish.prefix is not None:
-        return {wish.prefix}
+    if request.prefix is not None:
+        return {request.prefix}
     if part.kind is Role.BACKUP:
-        return {*parse_origins(part.records), wish.usual_prefix}
+        return {*parse_origins(part.records), request.usual_prefix}
     if part.place.directory.startswith(f"{part.place.state}/"):
         return None
     held = parse_holds(part.records).values() if part.records else ()
     names = [split_name(hold.name) for holds in held for hold in holds]
-    return {wish.usual_prefix, *(found[0] for found in names if found)}
+    return {request.usual_prefix, *(found[0] for found in names if found)}
 
 
 def _check_alone(part: Part, prefix: str) -> None:
@@ -397,7 +397,7 @@ def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | N
 
 
 def carry_out(
-    judged: Sequence[Judged], wish: Wish, needs: Needs, wait_s: float
+    judged: Sequence[Judged], request: PruneRequest, needs: Needs, wait_s: float
 ) -> Deletion:
     """Delete what is doomed at one place, under its lock, and look whether it is gone.
 
@@ -406,13 +406,13 @@ def carry_out(
     :param judged: the parts of the place.
     :raises Busy: if another run works there for longer than ``wait_s``.
     """
-    place, holder = judged[0].part.place, Holder(wish.now)
+    place, holder = judged[0].part.place, Holder(request.now)
     gone: list[Snapshot] = []
     errors: list[BackupError] = []
     with holder.holding(place, wait_s):
         holder.tell("deleting old snapshots", place)
         for one in judged:
-            outcome = attempt(partial(_delete, one, wish, needs))
+            outcome = attempt(partial(_delete, one, request, needs))
             if isinstance(outcome, BackupError):
                 errors.append(outcome)
             else:
@@ -421,8 +421,8 @@ def carry_out(
     return Deletion(tuple(gone), errors[0] if errors else None)
 
 
-def _delete(judged: Judged, wish: Wish, needs: Needs) -> Deletion:
+def _delete(judged: Judged, request: PruneRequest, needs: Needs) -> Deletion:
     planned = {s.uuid for s in judged.doomed}
     part = judged.part.looked_again()
-    doomed = [s for s in judge_part(part, wish, needs).doomed if s.uuid in planned]
+    doomed = [s for s in judge_part(part, request, needs).doomed if s.uuid in planned]
     return delete(part.place, doomed)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
-from btrfs_backup_ng.actions.prune.place import Needs, Wish, common, course_of
+from btrfs_backup_ng.actions.prune.place import Needs, PruneRequest, common, course_of
 from btrfs_backup_ng.cli import types as values
 from btrfs_backup_ng.cli.commands.prune.one_source import Settling
 from btrfs_backup_ng.cli.commands.prune.simulate import show_outlook
@@ -80,8 +80,8 @@ def main(words: Sequence[str]) -> int:
     if options.one_source:
         return _settle(options, words, now)
     prefix, usual = options.snapshot_prefix, usual_prefix()
-    wish = Wish(keep, keep_at, prefix, usual, clock, options.force)
-    return _thin(options, words, wish)
+    request = PruneRequest(keep, keep_at, prefix, usual, clock, options.force)
+    return _thin(options, words, request)
 
 
 def _check(
@@ -151,15 +151,17 @@ def _settle(options: argparse.Namespace, words: Sequence[str], now: datetime) ->
         return _do(options, [Settling(place, way, options, now) for place in places])
 
 
-def _thin(options: argparse.Namespace, words: Sequence[str], wish: Wish) -> int:
+def _thin(
+    options: argparse.Namespace, words: Sequence[str], request: PruneRequest
+) -> int:
     """Delete at places what their policies do not keep."""
     places = read_keepers(options)
     with access(options, options.snapshot_folder, "prune", words) as way:
-        thinners = [Thinner(place, way, options, wish) for place in places]
+        thinners = [Thinner(place, way, options, request) for place in places]
         for thinner in thinners:
             thinner.look()
         parts = [part for thinner in thinners for part in thinner.parts]
-        needs = Needs(common(parts, wish.now), course_of(parts, wish))
+        needs = Needs(common(parts, request.now), course_of(parts, request))
         for thinner in thinners:
             thinner.needs = needs
         return _do(options, thinners)

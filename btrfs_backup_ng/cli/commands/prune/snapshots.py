@@ -17,7 +17,7 @@ from btrfs_backup_ng.actions.prune.place import (
     Judged,
     Needs,
     Part,
-    Wish,
+    PruneRequest,
     carry_out,
     judge_part,
     look,
@@ -52,14 +52,14 @@ class Thinner:
         location: Location,
         way: Access,
         options: argparse.Namespace,
-        wish: Wish,
+        request: PruneRequest,
     ) -> None:
         self.location = location
         self._way = way
         self._options = options
-        self._wish = wish
+        self._request = request
         self.parts: list[Part] = []
-        self.needs = Needs({}, Course(wish.now))
+        self.needs = Needs({}, Course(request.now))
         self.tally = Tally()
         self._unseen: BackupError | None = None
         self._judged: list[Judged] = []
@@ -68,7 +68,7 @@ class Thinner:
 
     def look(self) -> None:
         """See what is there; if that fails, :meth:`run` says so."""
-        seen = attempt(lambda: look(self.location, self._way, self._wish))
+        seen = attempt(lambda: look(self.location, self._way, self._request))
         if isinstance(seen, BackupError):
             self._unseen = seen
         else:
@@ -84,7 +84,7 @@ class Thinner:
         if self._unseen:
             raise self._unseen
         options = self._options
-        self._judged = [judge_part(p, self._wish, self.needs) for p in self.parts]
+        self._judged = [judge_part(p, self._request, self.needs) for p in self.parts]
         doomed = [s for judged in self._judged for s in judged.doomed]
         self._weigh()
         for judged in self._judged:
@@ -99,7 +99,7 @@ class Thinner:
         them = "it" if len(doomed) == 1 else f"these {len(doomed)}"
         if not (options.yes or confirmed(f"Delete {them}? [y/N]: ")):
             raise Declined(f"nothing was deleted at {self.parts[0].place}")
-        outcome = carry_out(self._judged, self._wish, self.needs, options.wait)
+        outcome = carry_out(self._judged, self._request, self.needs, options.wait)
         self._gone = frozenset(snapshot.uuid for snapshot in outcome.gone)
         if self._gone:
             self.tally.add(Tally(done=1))
@@ -154,12 +154,12 @@ class Thinner:
         for verdict in judged.verdicts:
             snapshot = verdict.snapshot
             word = "keep" if verdict.kept else "delete"
-            age = tell.age(snapshot.created, self._wish.now)
+            age = tell.age(snapshot.created, self._request.now)
             why = _in_short(verdict.reasons) or self._size(snapshot)
             rows.append((word, visible(snapshot.name), age, visible(why)))
         if rows:
             print_line("\n".join(table(rows, 2)))
-        if judged.passed_over and self._wish.prefix is None:
+        if judged.passed_over and self._request.prefix is None:
             prefixes = ", ".join(f"'{visible(p)}'" for p in judged.passed_over)
             self._say(
                 f"nothing here tells that names that begin with {prefixes} are ours; to"
@@ -212,7 +212,7 @@ class Thinner:
                 yield {
                     "name": snapshot.name,
                     "kind": judged.part.kind.value,
-                    **tell.time_fields("created", snapshot.created, self._wish.now),
+                    **tell.time_fields("created", snapshot.created, self._request.now),
                     "uuid": str(snapshot.uuid),
                     "verdict": "keep" if verdict.kept else "delete",
                     "reasons": list(verdict.reasons),
