@@ -427,7 +427,7 @@ class Judgement:
         return self.doubts + self.dangers
 
     @property
-    def doomed(self) -> list[Snapshot]:
+    def to_delete(self) -> list[Snapshot]:
         """Return what the rules would delete, the oldest first."""
         return [v.snapshot for v in self.verdicts if not v.kept]
 
@@ -496,8 +496,8 @@ def _dangers(
     went by is only time: if at the last backup, or before a pause, it kept what was
     there then.
     """
-    doomed = sum(not verdict.kept for verdict in verdicts)
-    if 2 * doomed <= len(verdicts):
+    to_delete = sum(not verdict.kept for verdict in verdicts)
+    if 2 * to_delete <= len(verdicts):
         return
     if question.is_standing:
         if not question.policy.looks_at_time:
@@ -506,7 +506,7 @@ def _dangers(
             return
     which = f" that begin with {question.prefix!r}" if question.prefix else ""
     yield (
-        f"{doomed} of {len(verdicts)} {question.noun}s at {question.place}{which}"
+        f"{to_delete} of {len(verdicts)} {question.noun}s at {question.place}{which}"
         " would go, more than half"
     )
 

@@ -394,8 +394,8 @@ def test_what_is_needed_since_it_was_judged_stays(scene: Scene):
         (part,) = look(location, way, request)
         needs = Needs({}, course_of([part], request))
         judged = judge_part(part, request, needs)
-        assert [s.name for s in judged.doomed] == NAMES[:5]
-        hold = base_hold(judged.doomed[2])
+        assert [s.name for s in judged.to_delete] == NAMES[:5]
+        hold = base_hold(judged.to_delete[2])
         needed = {HeldPlace("/away", "1"): frozenset({hold})}
         (scene.source / STATE / HOLDS).write_bytes(format_holds(needed))
         make_named(folder, None, [f"{NAMES[0]}_1", f"{NAMES[0]}_2"])

@@ -82,8 +82,8 @@ class Machine:
             )
             self.told += judgement.dangers + judgement.waiting
             if not judgement.withheld:
-                doomed = set(judgement.doomed)
-                place[:] = [s for s in place if s not in doomed]
+                to_delete = set(judgement.to_delete)
+                place[:] = [s for s in place if s not in to_delete]
 
     def runs(self, count: int, wrong: timedelta = timedelta(), **how: Any) -> None:
         """Do that again and again."""

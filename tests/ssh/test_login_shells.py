@@ -157,7 +157,7 @@ NOTE, OTHER_NOTE = "note '\n.json", "-note!\\"
 WORD = os.fsdecode(b" it's \"$(id)` \\!~* +0101%s\\n\n \xff\\")
 #: Of the snapshots, first and second.
 NAMES = [os.fsdecode(b"-rf %s\n\\!'\"$(id)`\xff\\" % number) for number in (b"1", b"2")]
-DOOMED = [
+TO_DELETE = [
     *(" ", "\n", "ends\n", "'", '"', "\\", "\\\\", "!", "!!", "$(id)", "`id`", "$HOME"),
     *(
         "*",
@@ -384,7 +384,7 @@ def receive_into(scene: Scene) -> None:
 def listing(scene: Scene) -> None:
     there = path_of(scene.backups)
     subvolume = ("btrfs", "-q", "subvolume")
-    for name in DOOMED:
+    for name in TO_DELETE:
         places.output(*subvolume, "snapshot", "-r", path_of(scene.source), there / name)
     places.output(*subvolume, "snapshot", path_of(scene.source), there / "writable")
     places.output(*subvolume, "snapshot", "-r", there / NAMES[0], there / "tampered")
@@ -401,7 +401,7 @@ def listing(scene: Scene) -> None:
         assert found.names == expected.names
         assert carriers(found) == carriers(expected)
         assert facts_of(found) == facts_of(expected)
-    names = [*NAMES, *DOOMED, "tampered"]
+    names = [*NAMES, *TO_DELETE, "tampered"]
     assert sorted(s.name for s in found.snapshots) == sorted(names)
     ids = {s.name: s.tree_id for s in found.snapshots}
     intact = [ids[name] for name in (*NAMES, "\n")]
@@ -571,16 +571,16 @@ def named(place: Any, name: str) -> Snapshot:
 
 def delete(scene: Scene) -> None:
     backups = scene.backups
-    kept = set(os.listdir(backups.directory)) - {*DOOMED}
-    half = len(DOOMED) // 2
-    doomed = [named(backups, name) for name in DOOMED]
-    backups.delete(doomed[:half], convert_rw=False)
-    assert set(os.listdir(backups.directory)) == kept | {*DOOMED[half:]}
-    backups.delete(doomed[half:], convert_rw=True)
+    kept = set(os.listdir(backups.directory)) - {*TO_DELETE}
+    half = len(TO_DELETE) // 2
+    to_delete = [named(backups, name) for name in TO_DELETE]
+    backups.delete(to_delete[:half], convert_rw=False)
+    assert set(os.listdir(backups.directory)) == kept | {*TO_DELETE[half:]}
+    backups.delete(to_delete[half:], convert_rw=True)
     assert set(os.listdir(backups.directory)) == kept
     for convert_rw in (False, True):
         with pytest.raises(CommandFailed):
-            backups.delete(doomed[:1], convert_rw=convert_rw)
+            backups.delete(to_delete[:1], convert_rw=convert_rw)
     assert set(os.listdir(backups.directory)) == kept
 
 

@@ -27,24 +27,24 @@ class Deletion:
 
 
 def delete(
-    place: BtrfsEndpoint, doomed: Sequence[Snapshot], *, convert_rw: bool = False
+    place: BtrfsEndpoint, to_delete: Sequence[Snapshot], *, convert_rw: bool = False
 ) -> Deletion:
     """Delete snapshots, and look whether they are gone.
 
     The lock of the place has to be held.
 
-    :param doomed: as a look under that lock saw them, or as a transfer of this run
+    :param to_delete: as a look under that lock saw them, or as a transfer of this run
         brought them.
     :raises ListingFailed: if nobody can tell what is there.
     """
-    if not all(snapshot.tree_id for snapshot in doomed):
-        doomed = _identified(place, doomed)
-    if not doomed:
+    if not all(snapshot.tree_id for snapshot in to_delete):
+        to_delete = _identified(place, to_delete)
+    if not to_delete:
         return Deletion(())
-    error = attempt(lambda: place.delete(doomed, convert_rw=convert_rw))
+    error = attempt(lambda: place.delete(to_delete, convert_rw=convert_rw))
     there = {snapshot.uuid for snapshot in _look(place)}
-    left = [snapshot for snapshot in doomed if snapshot.uuid in there]
-    gone = tuple(snapshot for snapshot in doomed if snapshot.uuid not in there)
+    left = [snapshot for snapshot in to_delete if snapshot.uuid in there]
+    gone = tuple(snapshot for snapshot in to_delete if snapshot.uuid not in there)
     if isinstance(error, BackupError):
         return Deletion(gone, error)
     if not left:
@@ -64,9 +64,11 @@ def _look(place: BtrfsEndpoint) -> Sequence[Snapshot]:
     return seen.snapshots
 
 
-def _identified(place: BtrfsEndpoint, doomed: Sequence[Snapshot]) -> Sequence[Snapshot]:
+def _identified(
+    place: BtrfsEndpoint, to_delete: Sequence[Snapshot]
+) -> Sequence[Snapshot]:
     """Return the same as they are there: what a transfer brought was not seen yet."""
     there: dict[tuple[str, UUID], Snapshot]
     there = {(s.name, s.origin): s for s in _look(place)}
-    found = [there.get((s.name, s.origin)) for s in doomed]
+    found = [there.get((s.name, s.origin)) for s in to_delete]
     return [snapshot for snapshot in found if snapshot]

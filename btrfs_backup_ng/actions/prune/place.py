@@ -126,7 +126,7 @@ class Judged:
     waiting: tuple[str, ...]
 
     @property
-    def doomed(self) -> list[Snapshot]:
+    def to_delete(self) -> list[Snapshot]:
         """Return what is to be deleted, the oldest first."""
         return [v.snapshot for v in self.verdicts if not v.kept]
 
@@ -399,9 +399,9 @@ def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | N
 def carry_out(
     judged: Sequence[Judged], request: PruneRequest, needs: Needs, wait_s: float
 ) -> Deletion:
-    """Delete what is doomed at one place, under its lock, and look whether it is gone.
+    """Delete the judged snapshots of one place under its lock, and check that they are gone.
 
-    What is no longer doomed when the lock is held stays.
+    A snapshot that a second judgement under the lock keeps is not deleted.
 
     :param judged: the parts of the place.
     :raises Busy: if another run works there for longer than ``wait_s``.
@@ -422,7 +422,9 @@ def carry_out(
 
 
 def _delete(judged: Judged, request: PruneRequest, needs: Needs) -> Deletion:
-    planned = {s.uuid for s in judged.doomed}
+    planned = {s.uuid for s in judged.to_delete}
     part = judged.part.looked_again()
-    doomed = [s for s in judge_part(part, request, needs).doomed if s.uuid in planned]
-    return delete(part.place, doomed)
+    to_delete = [
+        s for s in judge_part(part, request, needs).to_delete if s.uuid in planned
+    ]
+    return delete(part.place, to_delete)

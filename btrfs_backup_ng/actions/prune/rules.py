@@ -181,14 +181,14 @@ def _prune(
         text = visible(". ".join(told) + ending)
         name = str(place.location)
         context.tell(Noted(name, Level.WARNING, text, hint))
-    doomed = [] if judgement.withheld else judgement.doomed
+    to_delete = [] if judgement.withheld else judgement.to_delete
     if job.dry_run:
-        for snapshot in doomed:
+        for snapshot in to_delete:
             context.tell(Deleted(str(place.location), snapshot.name, dry=True))
         return
-    if not doomed:
+    if not to_delete:
         return
-    outcome = delete(place, doomed, convert_rw=job.convert_rw)
+    outcome = delete(place, to_delete, convert_rw=job.convert_rw)
     for snapshot in outcome.gone:
         context.tell(Deleted(str(place.location), snapshot.name, dry=False))
     if outcome.error:

@@ -85,26 +85,26 @@ class Thinner:
             raise self._unseen
         options = self._options
         self._judged = [judge_part(p, self._request, self.needs) for p in self.parts]
-        doomed = [s for judged in self._judged for s in judged.doomed]
+        to_delete = [s for judged in self._judged for s in judged.to_delete]
         self._weigh()
         for judged in self._judged:
             self._show(judged)
         self._tell_waiting()
         self._check_refusals()
-        if not doomed or options.dry_run:
+        if not to_delete or options.dry_run:
             self.tally.add(Tally(done=1))
             return
         if not options.wait:
             check_free(self.parts[0].place)
-        them = "it" if len(doomed) == 1 else f"these {len(doomed)}"
+        them = "it" if len(to_delete) == 1 else f"these {len(to_delete)}"
         if not (options.yes or confirmed(f"Delete {them}? [y/N]: ")):
             raise Declined(f"nothing was deleted at {self.parts[0].place}")
         outcome = carry_out(self._judged, self._request, self.needs, options.wait)
         self._gone = frozenset(snapshot.uuid for snapshot in outcome.gone)
         if self._gone:
             self.tally.add(Tally(done=1))
-            freed = self._freed([s for s in doomed if s.uuid in self._gone])
-            self._say(f"deleted {len(self._gone)} of {len(doomed)}, {freed}")
+            freed = self._freed([s for s in to_delete if s.uuid in self._gone])
+            self._say(f"deleted {len(self._gone)} of {len(to_delete)}, {freed}")
         if outcome.error:
             raise outcome.error
 
@@ -128,28 +128,28 @@ class Thinner:
             )
 
     def _weigh(self) -> None:
-        """Ask what is each doomed snapshot's alone, if somebody is going to see it."""
+        """Ask for the exclusive size of each snapshot to delete, if it will be shown."""
         options = self._options
         for judged in self._judged:
-            doomed = judged.doomed
+            to_delete = judged.to_delete
             if options.verbose:
                 limit = "all"
-            elif options.yes or len(doomed) > _WEIGHED_AT_MOST:
+            elif options.yes or len(to_delete) > _WEIGHED_AT_MOST:
                 limit = "0"
             else:
                 limit = _WEIGHING_S
             if not options.quiet or options.json:
-                sizes = weigh(judged.part, doomed, limit)
-                uuids = (snapshot.uuid for snapshot in doomed)
+                sizes = weigh(judged.part, to_delete, limit)
+                uuids = (snapshot.uuid for snapshot in to_delete)
                 self._space.update(zip(uuids, sizes, strict=True))
 
     def _show(self, judged: Judged) -> None:
-        part, doomed = judged.part, judged.doomed
+        part, to_delete = judged.part, judged.to_delete
         if self._options.json or self._options.quiet:
             return
         counts = tell.count(part.kind, len(judged.verdicts))
         policy = f"{part.policy}, {part.policy.zone}"
-        self._say(f"{counts}, {len(doomed)} to delete, by {policy}")
+        self._say(f"{counts}, {len(to_delete)} to delete, by {policy}")
         rows = []
         for verdict in judged.verdicts:
             snapshot = verdict.snapshot
@@ -170,8 +170,8 @@ class Thinner:
                 "of some backups it is not known whose they are; if they are all of one"
                 f" source:  {PROGRAM} prune --one-source -p PREFIX PLACE"
             )
-        if doomed:
-            self._say(f"to delete: {len(doomed)}, {self._freed(doomed)}")
+        if to_delete:
+            self._say(f"to delete: {len(to_delete)}, {self._freed(to_delete)}")
 
     def _size(self, snapshot: Snapshot) -> str:
         size = self._space.get(snapshot.uuid)
