@@ -129,7 +129,7 @@ def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
     return carriers
 
 
-def root_seal(descriptor: int, tree_id: int) -> tuple[bool, int, int, int] | None:
+def read_root_item(descriptor: int, tree_id: int) -> tuple[bool, int, int, int] | None:
     """Read from the root tree what tells whether a subvolume was changed.
 
     :returns: read-only, ``ctransid``, ``otransid`` and ``rtransid`` (0 if it carries no

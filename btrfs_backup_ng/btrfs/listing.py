@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from btrfs_backup_ng.btrfs import ioctl
-from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, judge_seal, parse_uuid
-from btrfs_backup_ng.core.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, judge_integrity, parse_uuid
+from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.record import Content, parse_answer
 
 #: A line of ``btrfs subvolume list -uqRcg``, up to the path.
@@ -59,18 +59,18 @@ def read_listing(directory: int) -> Listing:
 
 def look_closely(
     directory: int, tree_ids: Iterable[int], *, are_checkpoints: bool = False
-) -> Seal:
+) -> Integrity:
     """Tell whether all of some subvolumes of a filesystem here are unchanged.
 
     :param directory: descriptor of one on that filesystem.
     :raises OSError: if they cannot be looked at.
     """
     for tree_id in tree_ids:
-        found = ioctl.root_seal(directory, tree_id)
-        seal = found and judge_seal(*found, is_checkpoint=are_checkpoints)
-        if seal is Seal.BROKEN:
-            return Seal.BROKEN
-    return Seal.INTACT
+        found = ioctl.read_root_item(directory, tree_id)
+        integrity = found and judge_integrity(*found, is_checkpoint=are_checkpoints)
+        if integrity is Integrity.CHANGED:
+            return Integrity.CHANGED
+    return Integrity.INTACT
 
 
 def _read_snapshot(directory: int, name: str) -> Snapshot | None:
@@ -102,7 +102,7 @@ def _read_snapshot(directory: int, name: str) -> Snapshot | None:
         parent_uuid=info.parent_uuid,
         received_uuid=info.received_uuid,
         generation=info.otransid,
-        seal=judge_seal(
+        integrity=judge_integrity(
             True,
             info.ctransid,
             info.otransid,
@@ -205,7 +205,7 @@ def _snapshot(match: re.Match[bytes], name: str) -> Snapshot:
         received_uuid=parse_uuid(match[6].decode()),
         generation=made,
         # a later generation may mean a change, or just that it served as base
-        seal=Seal.INTACT if generation == made else Seal.UNKNOWN,
+        integrity=Integrity.INTACT if generation == made else Integrity.UNKNOWN,
         tree_id=int(match[1]),
     )
 

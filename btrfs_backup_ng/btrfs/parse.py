@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from uuid import UUID
 
-from btrfs_backup_ng.core.model import Seal
+from btrfs_backup_ng.core.model import Integrity
 
 _VERSION = re.compile(r"btrfs-progs v(\d+)\.(\d+)")
 #: The fields of ``btrfs subvolume show`` as they follow one another; between these
@@ -91,7 +91,7 @@ def parse_uuid(text: str) -> UUID | None:
 
 
 def parse_root_items(text: str) -> dict[int, tuple[bool, int, int, int]]:
-    """Read root items of ``dump-tree``: id -> the arguments of :func:`judge_seal`."""
+    """Read root items of ``dump-tree``: id -> arguments of :func:`judge_integrity`."""
     items = {}
     for found in _ROOT_ITEM.finditer(text):
         tree_id, flags, received_uuid, ctransid, otransid, rtransid = found.groups()
@@ -105,14 +105,14 @@ def parse_root_items(text: str) -> dict[int, tuple[bool, int, int, int]]:
     return items
 
 
-def judge_seal(
+def judge_integrity(
     read_only: bool,
     ctransid: int,
     otransid: int,
     rtransid: int,
     *,
     is_checkpoint: bool = False,
-) -> Seal:
+) -> Integrity:
     """Tell from its transactions whether a snapshot was changed after it was made.
 
     ``snapshot -r`` makes content and snapshot in one transaction, and nothing but an
@@ -128,7 +128,7 @@ def judge_seal(
     if is_checkpoint:
         received_in_place = received_in_place and ctransid <= rtransid
     unchanged = ctransid <= otransid or received_in_place
-    return Seal.INTACT if read_only and unchanged else Seal.BROKEN
+    return Integrity.INTACT if read_only and unchanged else Integrity.CHANGED
 
 
 def extent_size(line: bytes) -> int:

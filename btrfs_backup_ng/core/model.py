@@ -16,11 +16,11 @@ from btrfs_backup_ng.core.policy import Policy
 STALL_TIMEOUT_S = 300.0
 
 
-class Seal(enum.Enum):
+class Integrity(enum.Enum):
     """Whether a snapshot still is what it was when it became read-only."""
 
     INTACT = "intact"
-    BROKEN = "broken"
+    CHANGED = "changed"
     UNKNOWN = "unknown"
     """Only a close look at this one can tell."""
 
@@ -43,7 +43,7 @@ class Snapshot:
     parent_uuid: UUID | None
     received_uuid: UUID | None
     generation: int
-    seal: Seal = Seal.INTACT
+    integrity: Integrity = Integrity.INTACT
     tree_id: int = 0
     otime: datetime | None = None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from btrfs_backup_ng.core.model import Incremental, Listing, Seal, Snapshot
+from btrfs_backup_ng.core.model import Incremental, Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.naming import free_name, stem_of
 from btrfs_backup_ng.core.retention import in_order
 
@@ -65,7 +65,7 @@ def plan_transfers(
     there: Listing,
     *,
     related: Collection[UUID],
-    seals: Mapping[UUID, Seal],
+    integrity_there: Mapping[UUID, Integrity],
     incremental: Incremental = Incremental.AUTO,
 ) -> TransferPlan:
     """Decide what to send: all that is missing, in the order in which it was made.
@@ -81,12 +81,12 @@ def plan_transfers(
     :param wanted: the snapshots of ``here`` to have there.
     :param related: UUIDs of the snapshots of ``here`` that may serve as parents:
         of the same subvolume as the wanted ones.
-    :param seals: origin -> what a close look there found.
+    :param integrity_there: origin -> what a close look there found.
     """
     repeated = _repeated(here)
     present = _present(wanted, here, there, repeated)
     missing = [s for s in _in_order_of_making(wanted) if s.uuid not in present]
-    common, refusals = _common(here, there, repeated, related, seals)
+    common, refusals = _common(here, there, repeated, related, integrity_there)
     bases = [] if incremental is Incremental.NEVER else common
     why_full = _why_full(there, incremental)
     chain = sorted(bases, key=_position)
@@ -104,17 +104,21 @@ def plan_transfers(
         names.add(target)
         if incremental is Incremental.NEVER or snapshot.origin in repeated:
             continue
-        looked = seals.get(snapshot.origin, Seal.INTACT)
-        if looked is Seal.INTACT and snapshot.seal is not Seal.BROKEN:
+        looked = integrity_there.get(snapshot.origin, Integrity.INTACT)
+        if looked is Integrity.INTACT and snapshot.integrity is not Integrity.CHANGED:
             bisect.insort(chain, snapshot, key=_position)
     return TransferPlan(
         transfers=tuple(transfers),
         present=len(wanted) - len(missing),
         base=max(common, key=_position, default=None),
         refusals=tuple(refusals) if missing and bases is common else (),
-        doubtful=_doubtful(transfers, there, seals),
+        doubtful=_doubtful(transfers, there, integrity_there),
         doubtful_here=next(
-            (t.parent for t in transfers if t.parent and t.parent.seal is Seal.UNKNOWN),
+            (
+                t.parent
+                for t in transfers
+                if t.parent and t.parent.integrity is Integrity.UNKNOWN
+            ),
             None,
         ),
     )
@@ -159,13 +163,13 @@ def _received(listing: Listing) -> Iterable[Snapshot]:
     return (s for s in listing.snapshots if s.received_uuid)
 
 
-def _seals_there(there: Listing) -> dict[UUID, Seal]:
+def _integrity_of_copies(there: Listing) -> dict[UUID, Integrity]:
     """Return for each origin the worst that is known of its copies in the listing."""
-    rank = (Seal.INTACT, Seal.UNKNOWN, Seal.BROKEN)
-    worst: dict[UUID, Seal] = {}
+    rank = (Integrity.INTACT, Integrity.UNKNOWN, Integrity.CHANGED)
+    worst: dict[UUID, Integrity] = {}
     for copy in _received(there):
-        known = worst.get(copy.origin, Seal.INTACT)
-        worst[copy.origin] = max(known, copy.seal, key=rank.index)
+        known = worst.get(copy.origin, Integrity.INTACT)
+        worst[copy.origin] = max(known, copy.integrity, key=rank.index)
     return worst
 
 
@@ -174,10 +178,10 @@ def _common(
     there: Listing,
     repeated: Collection[UUID],
     related: Collection[UUID],
-    seals: Mapping[UUID, Seal],
+    integrity_there: Mapping[UUID, Integrity],
 ) -> tuple[list[Snapshot], list[str]]:
     """Return what both places have and can be trusted, and why others cannot."""
-    copies = _seals_there(there)
+    copies = _integrity_of_copies(there)
     common, refusals = [], []
     for snapshot in in_order(here.snapshots):
         origin = snapshot.origin
@@ -185,13 +189,13 @@ def _common(
             continue
         if origin in repeated:
             why = f"others carry its received UUID {origin}, too"
-        elif snapshot.seal is Seal.BROKEN:
+        elif snapshot.integrity is Integrity.CHANGED:
             why = "it was changed at the source after it was made"
-        elif Seal.BROKEN in (copies[origin], seals.get(origin)):
+        elif Integrity.CHANGED in (copies[origin], integrity_there.get(origin)):
             count = len(there.carriers.get(origin, ()))
             which = f"one of {count} copies" if count > 1 else "its copy"
             why = f"{which} at the destination was changed after it was received"
-        elif seals.get(origin) is Seal.UNKNOWN:
+        elif integrity_there.get(origin) is Integrity.UNKNOWN:
             why = "nobody can tell whether its copy at the destination is unchanged"
         else:
             common.append(snapshot)
@@ -227,21 +231,23 @@ def _why_full(there: Listing, incremental: Incremental) -> WhyFull:
 
 
 def _doubtful(
-    transfers: Collection[Transfer], there: Listing, seals: Mapping[UUID, Seal]
+    transfers: Collection[Transfer],
+    there: Listing,
+    integrity_there: Mapping[UUID, Integrity],
 ) -> UUID | None:
     """Return the first parent's origin that cheap looks leave in doubt.
 
     That is one whose copy may have been changed, or of which the filesystem holds
     more copies than the one we know, as ``btrfs receive`` might take another.
     """
-    copies = _seals_there(there)
+    copies = _integrity_of_copies(there)
     for transfer in transfers:
-        if transfer.parent is None or transfer.parent.origin in seals:
+        if transfer.parent is None or transfer.parent.origin in integrity_there:
             continue
         origin = transfer.parent.origin
         known = 1 if origin in copies else 0
         others = len(there.carriers.get(origin, ())) > known
-        if others or copies.get(origin) is Seal.UNKNOWN:
+        if others or copies.get(origin) is Integrity.UNKNOWN:
             return origin
     return None
 

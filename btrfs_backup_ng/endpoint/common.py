@@ -18,7 +18,7 @@ from btrfs_backup_ng.btrfs.parse import (
 )
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Facts, Listing, Seal, Snapshot, Waiting
+from btrfs_backup_ng.core.model import Facts, Integrity, Listing, Snapshot, Waiting
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.endpoint import staging
@@ -195,7 +195,7 @@ class BtrfsEndpoint:
         )
         return replace(seen, snapshots=dated), contents
 
-    def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Seal:
+    def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
         """Find out whether all of some subvolumes of the filesystem are unchanged."""
         return self.host.look_closely(self.directory, tree_ids, **how)
 

@@ -8,8 +8,8 @@ from btrfs_backup_ng.__util__ import BackupError, Refused
 from btrfs_backup_ng.core import record
 from btrfs_backup_ng.core.model import (
     Facts,
+    Integrity,
     Listing,
-    Seal,
 )
 from btrfs_backup_ng.process.command import Command, Completed
 from btrfs_backup_ng.wire.grammar import Verb
@@ -69,10 +69,10 @@ class Host(Protocol):
 
     def look_closely(
         self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
-    ) -> Seal:
+    ) -> Integrity:
         """Tell whether all of some subvolumes of a filesystem are unchanged.
 
-        :param are_checkpoints: as :func:`btrfs.parse.judge_seal` wants to know.
+        :param are_checkpoints: as :func:`btrfs.parse.judge_integrity` wants to know.
         """
 
     def lock(

@@ -17,9 +17,9 @@ from btrfs_backup_ng.core import record
 from btrfs_backup_ng.core.model import (
     STALL_TIMEOUT_S,
     Facts,
+    Integrity,
     Listing,
     Privilege,
-    Seal,
 )
 from btrfs_backup_ng.host.common import IF_SLOW, ListingFailed, LockHeld, NeedsRoot, Say
 from btrfs_backup_ng.host.entry import (
@@ -91,7 +91,7 @@ class LocalHost:
 
     def look_closely(
         self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
-    ) -> Seal:
+    ) -> Integrity:
         """Look at subvolumes of a filesystem here."""
         try:
             with entered(directory) as descriptor:

@@ -13,10 +13,10 @@ from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.listing import parse_listing
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
-    judge_seal,
+    judge_integrity,
     parse_root_items,
 )
-from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, Facts, Listing, Seal
+from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, Facts, Integrity, Listing
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.host.clock import seconds
 from btrfs_backup_ng.host.common import IF_SLOW, ListingFailed, LockHeld, Say
@@ -246,7 +246,7 @@ class SshHost:
 
     def look_closely(
         self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
-    ) -> Seal:
+    ) -> Integrity:
         """Look at subvolumes of a filesystem there: one session.
 
         ``UNKNOWN`` where the root tree there cannot be read.
@@ -255,12 +255,12 @@ class SshHost:
         text = self.call(verbs.ITEMS, directory, *numbers).stdout.decode()
         items = parse_root_items(text)
         if not set(tree_ids) <= set(items):
-            return Seal.UNKNOWN
-        seals = [
-            judge_seal(*items[tree_id], is_checkpoint=are_checkpoints)
+            return Integrity.UNKNOWN
+        found = [
+            judge_integrity(*items[tree_id], is_checkpoint=are_checkpoints)
             for tree_id in tree_ids
         ]
-        return Seal.BROKEN if Seal.BROKEN in seals else Seal.INTACT
+        return Integrity.CHANGED if Integrity.CHANGED in found else Integrity.INTACT
 
     @contextmanager
     def lock(

@@ -12,8 +12,8 @@ from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import (
     Facts,
+    Integrity,
     Listing,
-    Seal,
     Snapshot,
     SshOptions,
     Waiting,
@@ -361,7 +361,7 @@ def _judge(
             state, why = State.DAMAGED, "its received UUID is gone: made writable"
     elif time is None:
         state, why = State.FOREIGN, "not named by us"
-    elif snapshot.seal is Seal.BROKEN:
+    elif snapshot.integrity is Integrity.CHANGED:
         state, why = State.CHANGED, "written to after it was made"
     elif snapshot.received_uuid and carriers > 1:
         why = f"{carriers} subvolumes carry its received UUID"

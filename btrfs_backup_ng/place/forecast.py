@@ -39,7 +39,7 @@ from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from btrfs_backup_ng.core.model import Facts, Incremental, Listing, Seal, Snapshot
+from btrfs_backup_ng.core.model import Facts, Incremental, Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming, split_name
 from btrfs_backup_ng.core.plan import TransferPlan, WhyFull, plan_transfers
 from btrfs_backup_ng.core.record import Content, Unreadable
@@ -80,7 +80,7 @@ def next_snapshot(
 class Looker(Protocol):
     """Where subvolumes can be looked at closely."""
 
-    def look_closely(self, tree_ids: Sequence[int]) -> Seal:
+    def look_closely(self, tree_ids: Sequence[int]) -> Integrity:
         """Find out whether all of some subvolumes are unchanged."""
 
 
@@ -90,8 +90,8 @@ class Planner:
     def __init__(self, source: BtrfsEndpoint, place: Looker) -> None:
         self._source = source
         self._place = place
-        self._here: dict[UUID, Seal] = {}
-        self._there: dict[UUID, Seal] = {}
+        self._here: dict[UUID, Integrity] = {}
+        self._there: dict[UUID, Integrity] = {}
 
     def plan(
         self,
@@ -133,14 +133,16 @@ class Planner:
                 here,
                 there,
                 related=related,
-                seals=self._there,
+                integrity_there=self._there,
                 incremental=incremental,
             )
             if plan.doubtful_here:
                 doubtful = plan.doubtful_here
                 found = self._source.look_closely([doubtful.tree_id])
                 # A seal that is not sure is taken for a broken one.
-                seal = Seal.INTACT if found is Seal.INTACT else Seal.BROKEN
+                seal = (
+                    Integrity.INTACT if found is Integrity.INTACT else Integrity.CHANGED
+                )
                 self._here[doubtful.uuid] = seal
             elif plan.doubtful:
                 carriers = there.carriers.get(plan.doubtful, ())
@@ -152,7 +154,9 @@ class Planner:
         known = self._here
         if not known:
             return here
-        snapshots = (replace(s, seal=known.get(s.uuid, s.seal)) for s in here.snapshots)
+        snapshots = (
+            replace(s, integrity=known.get(s.uuid, s.integrity)) for s in here.snapshots
+        )
         return replace(here, snapshots=tuple(snapshots))
 
 
@@ -370,14 +374,14 @@ def _coming(holds: Content, place: str, there: Listing) -> Iterator[str]:
 class Unchanged:
     """A place that is not looked at, of which all is taken for unchanged."""
 
-    def look_closely(self, tree_ids: Sequence[int]) -> Seal:
+    def look_closely(self, tree_ids: Sequence[int]) -> Integrity:
         """Say that it is."""
-        return Seal.INTACT
+        return Integrity.INTACT
 
 
 def place_with(snapshot: Snapshot) -> Listing:
     """Describe a place that has a good copy of a snapshot, and nothing else."""
     copy = replace(snapshot, uuid=uuid.uuid4(), received_uuid=snapshot.origin)
     carriers: Mapping[UUID, tuple[int, ...]] = {snapshot.origin: (copy.tree_id,)}
-    copies = (replace(copy, seal=Seal.INTACT),)
+    copies = (replace(copy, integrity=Integrity.INTACT),)
     return Listing(copies, frozenset({snapshot.name}), carriers)

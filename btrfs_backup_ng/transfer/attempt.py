@@ -18,7 +18,7 @@ from btrfs_backup_ng.__util__ import (
 from btrfs_backup_ng.btrfs.parse import explain, is_full
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Scheme
-from btrfs_backup_ng.core.model import Seal, Snapshot, TransferOptions
+from btrfs_backup_ng.core.model import Integrity, Snapshot, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import (
@@ -163,7 +163,7 @@ def _unchanged(
     if checkpoint is None:
         return None
     seal = keeper.look_closely([checkpoint.tree_id], are_checkpoints=True)
-    if seal is Seal.BROKEN:
+    if seal is Integrity.CHANGED:
         log.warning("%s: a checkpoint was written to; it is not built upon", keeper)
         return None
     return checkpoint

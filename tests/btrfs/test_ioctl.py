@@ -15,7 +15,7 @@ import pytest
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.core.location import parse_location
-from btrfs_backup_ng.core.model import Seal, SshOptions
+from btrfs_backup_ng.core.model import Integrity, SshOptions
 from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
@@ -101,17 +101,17 @@ def test_many_nested_subvolumes_are_all_found(room):
     assert sorted(found) == sorted(b"p-%d" % (n + 1) for n in range(COUNT))
 
 
-def test_root_seals_tell_who_was_changed(room):
+def test_a_root_item_shows_whether_its_subvolume_was_changed(room):
     source = room.source()
     make_snapshots(source, room.here, 2)
     ids = [places.show(room.here / f"p-{number}").tree_id for number in (1, 2)]
     with ioctl.opened_directory(str(room.here)) as descriptor:
-        assert look_closely(descriptor, ids) is Seal.INTACT
+        assert look_closely(descriptor, ids) is Integrity.INTACT
         places.tamper(room.here / "p-2")
-        assert look_closely(descriptor, ids[:1]) is Seal.INTACT
-        assert look_closely(descriptor, ids) is Seal.BROKEN
-        assert ioctl.root_seal(descriptor, 2**40) is None
-        found = ioctl.root_seal(descriptor, ids[0])
+        assert look_closely(descriptor, ids[:1]) is Integrity.INTACT
+        assert look_closely(descriptor, ids) is Integrity.CHANGED
+        assert ioctl.read_root_item(descriptor, 2**40) is None
+        found = ioctl.read_root_item(descriptor, ids[0])
     shown = places.show(room.here / "p-1")
     assert found and found[0] and found[2] == shown.made
 

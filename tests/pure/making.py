@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
-from btrfs_backup_ng.core.model import Listing, Seal, Snapshot
+from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.plan import Transfer
 
@@ -25,7 +25,7 @@ def made(
     *,
     name: str | None = None,
     received: UUID | None = None,
-    seal: Seal = Seal.INTACT,
+    integrity: Integrity = Integrity.INTACT,
     generation: int | None = None,
     created: datetime | None = None,
 ) -> Snapshot:
@@ -38,7 +38,7 @@ def made(
         parent_uuid=uid(1),
         received_uuid=received,
         generation=number if generation is None else generation,
-        seal=seal,
+        integrity=integrity,
     )
 
 
@@ -46,7 +46,7 @@ def copy_of(
     snapshot: Snapshot,
     *,
     name: str | None = None,
-    seal: Seal = Seal.INTACT,
+    integrity: Integrity = Integrity.INTACT,
     number: int | None = None,
 ) -> Snapshot:
     """Make the backup of a snapshot that a destination has."""
@@ -57,7 +57,7 @@ def copy_of(
         parent_uuid=None,
         received_uuid=snapshot.origin,
         generation=snapshot.generation + 500,
-        seal=seal,
+        integrity=integrity,
     )
 
 

@@ -11,13 +11,13 @@ from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
     explain,
     extent_size,
-    judge_seal,
+    judge_integrity,
     parse_root_items,
     parse_show,
     parse_uuid,
     parse_version,
 )
-from btrfs_backup_ng.core.model import Privilege, Seal
+from btrfs_backup_ng.core.model import Integrity, Privilege
 from btrfs_backup_ng.core.record import ANSWERS, LIMIT_BYTES, TOO_LARGE
 from btrfs_backup_ng.host.facts import is_same_filesystem, parse_facts
 
@@ -238,9 +238,13 @@ def test_a_listing_is_read(record):
     assert set(snapshots) == {"a b", "s1"}
     made = snapshots["a b"]
     assert (made.uuid, made.parent_uuid, made.received_uuid) == (S2, HOME, None)
-    assert (made.generation, made.seal, made.created) == (10, Seal.UNKNOWN, None)
+    assert (made.generation, made.integrity, made.created) == (
+        10,
+        Integrity.UNKNOWN,
+        None,
+    )
     copy = snapshots["s1"]
-    assert (copy.uuid, copy.origin, copy.seal) == (COPY, S1, Seal.INTACT)
+    assert (copy.uuid, copy.origin, copy.integrity) == (COPY, S1, Integrity.INTACT)
     assert listing.carriers == {S1: (259,)}
 
 
@@ -486,17 +490,17 @@ def test_root_items_tell_what_a_seal_rests_on():
 @pytest.mark.parametrize(
     ("transactions", "seal"),
     [
-        ((True, 8, 9, 0), Seal.INTACT),  # a snapshot
-        ((True, 9, 9, 0), Seal.INTACT),
-        ((True, 10, 9, 0), Seal.BROKEN),  # changed after it was made
-        ((False, 8, 9, 0), Seal.BROKEN),  # writable now
-        ((True, 12, 11, 12), Seal.INTACT),  # received in place by another tool
-        ((True, 20, 21, 12), Seal.INTACT),  # published by us
-        ((True, 22, 21, 12), Seal.BROKEN),  # published by us, then changed
+        ((True, 8, 9, 0), Integrity.INTACT),  # a snapshot
+        ((True, 9, 9, 0), Integrity.INTACT),
+        ((True, 10, 9, 0), Integrity.CHANGED),  # changed after it was made
+        ((False, 8, 9, 0), Integrity.CHANGED),  # writable now
+        ((True, 12, 11, 12), Integrity.INTACT),  # received in place by another tool
+        ((True, 20, 21, 12), Integrity.INTACT),  # published by us
+        ((True, 22, 21, 12), Integrity.CHANGED),  # published by us, then changed
     ],
 )
 def test_a_seal_is_judged_by_its_transactions(transactions, seal):
-    assert judge_seal(*transactions) is seal
+    assert judge_integrity(*transactions) is seal
 
 
 HELLO = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.core.model import Incremental, Listing, Seal, Snapshot
+from btrfs_backup_ng.core.model import Incremental, Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.naming import free_name, stem_of
 from btrfs_backup_ng.core.plan import (
     TransferPlan,
@@ -32,13 +32,13 @@ class World(NamedTuple):
     there: Listing
     wanted: tuple[Snapshot, ...]
     related: frozenset[UUID]
-    truth: dict[UUID, Seal]
+    truth: dict[UUID, Integrity]
 
     def plan(
         self, there: Listing | None = None, incremental: Incremental = AUTO
     ) -> TransferPlan:
         """Plan as a run does: with a close look wherever one is asked for."""
-        seals: dict[UUID, Seal] = {}
+        seals: dict[UUID, Integrity] = {}
         here, uuids = self.here, {s.uuid for s in self.wanted}
         while True:
             plan = plan_transfers(
@@ -46,11 +46,11 @@ class World(NamedTuple):
                 here,
                 self.there if there is None else there,
                 related=self.related,
-                seals=seals,
+                integrity_there=seals,
                 incremental=incremental,
             )
             if asked := plan.doubtful_here:
-                assert asked.seal is Seal.UNKNOWN
+                assert asked.integrity is Integrity.UNKNOWN
                 here = dataclasses.replace(
                     here,
                     snapshots=tuple(
@@ -59,14 +59,14 @@ class World(NamedTuple):
                 )
             elif plan.doubtful:
                 assert plan.doubtful not in seals, "asked twice"
-                seals[plan.doubtful] = self.truth.get(plan.doubtful, Seal.INTACT)
+                seals[plan.doubtful] = self.truth.get(plan.doubtful, Integrity.INTACT)
             else:
                 return plan
 
     def looked_at(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot of the source as a close look shows it."""
-        seal = Seal.INTACT if snapshot.generation % 2 else Seal.BROKEN
-        return dataclasses.replace(snapshot, seal=seal)
+        seal = Integrity.INTACT if snapshot.generation % 2 else Integrity.CHANGED
+        return dataclasses.replace(snapshot, integrity=seal)
 
     def shuffled(self, seed: int) -> "World":
         """Return the same in another order."""
@@ -96,7 +96,9 @@ def worlds(draw: st.DrawFn, repeated: bool = False) -> World:
     generations = draw(st.permutations(range(1, count + 1)))
     origins = [None, *(uid(n) for n in range(50, 50 + count))]
     sources: list[Snapshot] = []
-    seals = st.sampled_from([Seal.INTACT, Seal.INTACT, Seal.UNKNOWN, Seal.BROKEN])
+    seals = st.sampled_from(
+        [Integrity.INTACT, Integrity.INTACT, Integrity.UNKNOWN, Integrity.CHANGED]
+    )
     for number in range(count):
         received = draw(st.sampled_from(origins))
         if received and not repeated:
@@ -109,7 +111,7 @@ def worlds(draw: st.DrawFn, repeated: bool = False) -> World:
                 name=name,
                 received=received,
                 generation=generations[number],
-                seal=draw(seals),
+                integrity=draw(seals),
             )
         )
     copies: list[Snapshot] = []
@@ -121,14 +123,16 @@ def worlds(draw: st.DrawFn, repeated: bool = False) -> World:
                 copy_of(
                     snapshot,
                     name=name,
-                    seal=draw(seals),
+                    integrity=draw(seals),
                     number=snapshot.uuid.int * 10 + place,
                 )
             )
-        truth[snapshot.origin] = draw(st.sampled_from([Seal.INTACT, Seal.BROKEN]))
+        truth[snapshot.origin] = draw(
+            st.sampled_from([Integrity.INTACT, Integrity.CHANGED])
+        )
     for copy in copies:
-        if copy.seal is Seal.BROKEN and copy.received_uuid:
-            truth[copy.received_uuid] = Seal.BROKEN
+        if copy.integrity is Integrity.CHANGED and copy.received_uuid:
+            truth[copy.received_uuid] = Integrity.CHANGED
     taken = {copy.name for copy in copies}
     strangers = [
         made(100 + number, name=snapshot.name, received=draw(st.none() | st.uuids()))
@@ -219,14 +223,14 @@ def test_no_parent_was_changed_at_either_side(world):
     for transfer in world.plan().transfers:
         if (parent := transfer.parent) is None:
             continue
-        assert parent.seal is Seal.INTACT
+        assert parent.integrity is Integrity.INTACT
         for copy in world.there.snapshots:
             if copy.received_uuid == parent.origin:
-                assert copy.seal is not Seal.BROKEN
-                if copy.seal is Seal.UNKNOWN:
-                    assert world.truth[parent.origin] is Seal.INTACT
+                assert copy.integrity is not Integrity.CHANGED
+                if copy.integrity is Integrity.UNKNOWN:
+                    assert world.truth[parent.origin] is Integrity.INTACT
         if parent.origin in arrived and len(world.there.carriers[parent.origin]) > 1:
-            assert world.truth[parent.origin] is Seal.INTACT
+            assert world.truth[parent.origin] is Integrity.INTACT
 
 
 @given(worlds(repeated=True))
@@ -250,7 +254,7 @@ def test_the_base_is_the_newest_that_both_places_have(world):
     base = world.plan().base
     arrived = {s.received_uuid for s in world.there.snapshots}
     if base:
-        assert base.origin in arrived and base.seal is not Seal.BROKEN
+        assert base.origin in arrived and base.integrity is not Integrity.CHANGED
 
 
 @given(worlds(repeated=True))
@@ -266,14 +270,14 @@ def test_each_refusal_is_one_line_about_one_snapshot(world):
 
 
 def plan(
-    sources, there, *, wanted=None, seals=None, incremental=AUTO, related=None
+    sources, there, *, wanted=None, integrity_there=None, incremental=AUTO, related=None
 ) -> TransferPlan:
     return plan_transfers(
         sources if wanted is None else wanted,
         listing(sources),
         there,
         related={s.uuid for s in sources} if related is None else related,
-        seals=seals or {},
+        integrity_there=integrity_there or {},
         incremental=incremental,
     )
 
@@ -388,16 +392,18 @@ def test_with_one_origin_nobody_gets_the_name_that_another_has_here():
 @pytest.mark.parametrize(
     ("source", "copy", "looked", "words"),
     [
-        (Seal.BROKEN, Seal.INTACT, None, "at the source"),
-        (Seal.INTACT, Seal.BROKEN, None, "at the destination"),
-        (Seal.INTACT, Seal.UNKNOWN, Seal.BROKEN, "at the destination"),
-        (Seal.INTACT, Seal.INTACT, Seal.BROKEN, "at the destination"),
+        (Integrity.CHANGED, Integrity.INTACT, None, "at the source"),
+        (Integrity.INTACT, Integrity.CHANGED, None, "at the destination"),
+        (Integrity.INTACT, Integrity.UNKNOWN, Integrity.CHANGED, "at the destination"),
+        (Integrity.INTACT, Integrity.INTACT, Integrity.CHANGED, "at the destination"),
     ],
 )
 def test_a_broken_seal_is_refused_as_parent_with_one_line(source, copy, looked, words):
-    one, two, three = made(1), made(2, seal=source), made(3)
-    there = listing([copy_of(one), copy_of(two, seal=copy)])
-    found = plan([one, two, three], there, seals={two.origin: looked} if looked else {})
+    one, two, three = made(1), made(2, integrity=source), made(3)
+    there = listing([copy_of(one), copy_of(two, integrity=copy)])
+    found = plan(
+        [one, two, three], there, integrity_there={two.origin: looked} if looked else {}
+    )
     assert parents(found) == {three.name: one.name}
     (refusal,) = found.refusals
     assert refusal.startswith(two.name) and words in refusal
@@ -405,13 +411,13 @@ def test_a_broken_seal_is_refused_as_parent_with_one_line(source, copy, looked, 
 
 
 def test_a_snapshot_changed_at_the_source_is_sent_and_is_no_parent_of_the_next():
-    one, two = made(1, seal=Seal.BROKEN), made(2)
+    one, two = made(1, integrity=Integrity.CHANGED), made(2)
     assert parents(plan([one, two], listing([]))) == {one.name: None, two.name: None}
 
 
 def test_refusals_are_not_repeated_when_there_is_nothing_to_send():
     one = made(1)
-    there = listing([copy_of(one, seal=Seal.BROKEN)])
+    there = listing([copy_of(one, integrity=Integrity.CHANGED)])
     assert plan([one], there).refusals == ()
     assert plan([one, made(2)], there).refusals
     assert plan([one, made(2)], there, incremental=NEVER).refusals == ()
@@ -420,20 +426,20 @@ def test_refusals_are_not_repeated_when_there_is_nothing_to_send():
 def test_a_doubtful_parent_is_asked_about_before_it_is_used():
     one, two = made(1), made(2)
     for there in (
-        listing([copy_of(one, seal=Seal.UNKNOWN)]),
+        listing([copy_of(one, integrity=Integrity.UNKNOWN)]),
         listing([copy_of(one)], hidden=1),
         listing([copy_of(one), copy_of(one, name="twin", number=5)]),
     ):
         assert plan([one, two], there).doubtful == one.origin
-        found = plan([one, two], there, seals={one.origin: Seal.INTACT})
+        found = plan([one, two], there, integrity_there={one.origin: Integrity.INTACT})
         assert found.doubtful is None and parents(found) == {two.name: one.name}
-        found = plan([one, two], there, seals={one.origin: Seal.BROKEN})
+        found = plan([one, two], there, integrity_there={one.origin: Integrity.CHANGED})
         assert found.doubtful is None and parents(found) == {two.name: None}
         assert len(found.refusals) == 1
 
 
 def test_a_doubtful_snapshot_of_the_source_is_asked_about_before_it_is_used():
-    one, two = made(1, seal=Seal.UNKNOWN), made(2)
+    one, two = made(1, integrity=Integrity.UNKNOWN), made(2)
     there = listing([copy_of(one)])
     assert plan([one, two], there).doubtful_here == one
     assert plan([one, two], listing([])).doubtful_here == one
@@ -443,15 +449,15 @@ def test_a_doubtful_snapshot_of_the_source_is_asked_about_before_it_is_used():
 
 def test_what_nobody_can_look_at_is_no_parent():
     one, two = made(1), made(2)
-    there = listing([copy_of(one, seal=Seal.UNKNOWN)])
-    found = plan([one, two], there, seals={one.origin: Seal.UNKNOWN})
+    there = listing([copy_of(one, integrity=Integrity.UNKNOWN)])
+    found = plan([one, two], there, integrity_there={one.origin: Integrity.UNKNOWN})
     assert parents(found) == {two.name: None} and found.doubtful is None
     assert len(found.refusals) == 1
 
 
 def test_nobody_asks_about_a_doubtful_copy_that_is_no_parent():
     one, two, three = made(1), made(2), made(3)
-    there = listing([copy_of(one, seal=Seal.UNKNOWN), copy_of(two)])
+    there = listing([copy_of(one, integrity=Integrity.UNKNOWN), copy_of(two)])
     assert plan([one, two, three], there).doubtful is None
     assert plan([one, two], there).doubtful is None
     assert plan([one, two, three], there, incremental=NEVER).doubtful is None

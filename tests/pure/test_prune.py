@@ -32,7 +32,7 @@ def one_run(run, here, there, *, keep_source, keep_there):
     here = [*here, made(run)]
     wanted = worth_sending(here, there, latest(keep_there), NAMING, Course(now))
     plan = plan_transfers(
-        wanted, listing(here), there, related={s.uuid for s in here}, seals={}
+        wanted, listing(here), there, related={s.uuid for s in here}, integrity_there={}
     )
     there = with_transfers(there, plan.transfers)
     base = plan.transfers[-1].snapshot if plan.transfers else plan.base

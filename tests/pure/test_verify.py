@@ -28,7 +28,7 @@ from btrfs_backup_ng.actions.verify.identity import (
 )
 from btrfs_backup_ng.actions.verify.place import settle
 from btrfs_backup_ng.core.choose import is_in_part, pick
-from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.place.verified import (
     Depth,
@@ -60,10 +60,10 @@ def pairs(count: int) -> tuple[list[Snapshot], list[Snapshot]]:
 
 
 def alone(
-    one: Snapshot, *others: Snapshot, **changes: Seal
+    one: Snapshot, *others: Snapshot, **changes: Integrity
 ) -> set[tuple[Check, Result]]:
     twins = find_twins(Listing((one, *others)))
-    found = judge_alone(one, one.seal, twins, {}, is_backup=True)
+    found = judge_alone(one, one.integrity, twins, {}, is_backup=True)
     return {(finding.check, finding.result) for finding in found}
 
 
@@ -76,9 +76,9 @@ def test_each_damage_of_a_backup_alone_is_found():
     _, (one, other) = pairs(2)
     lost = dataclasses.replace(one, received_uuid=None)
     assert alone(lost, other) == {(Check.RECEIVED_UUID, Result.BAD)}
-    broken = dataclasses.replace(one, seal=Seal.BROKEN)
+    broken = dataclasses.replace(one, integrity=Integrity.CHANGED)
     assert alone(broken, other) == {(Check.SEAL, Result.BAD)}
-    doubtful = dataclasses.replace(one, seal=Seal.UNKNOWN)
+    doubtful = dataclasses.replace(one, integrity=Integrity.UNKNOWN)
     assert alone(doubtful, other) == {(Check.SEAL, Result.UNCHECKED)}
     twin = dataclasses.replace(other, received_uuid=one.received_uuid)
     assert alone(one, twin) == {(Check.DUPLICATE, Result.BAD)}
@@ -87,18 +87,18 @@ def test_each_damage_of_a_backup_alone_is_found():
 @pytest.mark.parametrize(
     ("seal", "result"),
     [
-        (Seal.INTACT, Result.GOOD),
-        (Seal.BROKEN, Result.BAD),
-        (Seal.UNKNOWN, Result.UNCHECKED),
+        (Integrity.INTACT, Result.GOOD),
+        (Integrity.CHANGED, Result.BAD),
+        (Integrity.UNKNOWN, Result.UNCHECKED),
     ],
 )
-def test_who_else_carries_the_received_uuid_counts(seal: Seal, result: Result):
+def test_who_else_carries_the_received_uuid_counts(seal: Integrity, result: Result):
     _, (one,) = pairs(1)
     assert one.received_uuid
     listing = Listing((one,), carriers={one.received_uuid: (one.tree_id, 999)})
     assert carried_elsewhere(listing) == {one.received_uuid: (999,)}
     others = {one.received_uuid: seal}
-    (found,) = judge_alone(one, Seal.INTACT, {}, others, is_backup=True)
+    (found,) = judge_alone(one, Integrity.INTACT, {}, others, is_backup=True)
     assert (found.check, found.result) == (Check.DUPLICATE, result)
 
 
@@ -195,14 +195,14 @@ def test_the_worst_counts_and_nothing_is_good():
 def test_seals_are_settled_with_few_looks(broken: set[int], count: int):
     looks = 0
 
-    def look(some: object) -> Seal:
+    def look(some: object) -> Integrity:
         nonlocal looks
         looks += 1
         assert isinstance(some, list | range)
-        return Seal.BROKEN if broken & set(some) else Seal.INTACT
+        return Integrity.CHANGED if broken & set(some) else Integrity.INTACT
 
     seals = settle(look, range(count))
-    assert {i for i, seal in seals.items() if seal is Seal.BROKEN} == {
+    assert {i for i, seal in seals.items() if seal is Integrity.CHANGED} == {
         i for i in broken if i < count
     }
     assert set(seals) == set(range(count))

@@ -26,9 +26,9 @@ from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import (
     Facts,
+    Integrity,
     Listing,
     Privilege,
-    Seal,
     Snapshot,
     SshOptions,
     TransferOptions,
@@ -405,8 +405,8 @@ def listing(scene: Scene) -> None:
     assert sorted(s.name for s in found.snapshots) == sorted(names)
     ids = {s.name: s.tree_id for s in found.snapshots}
     intact = [ids[name] for name in (*NAMES, "\n")]
-    assert scene.backups.look_closely(intact) is Seal.INTACT
-    assert scene.backups.look_closely([*intact, ids["tampered"]]) is Seal.BROKEN
+    assert scene.backups.look_closely(intact) is Integrity.INTACT
+    assert scene.backups.look_closely([*intact, ids["tampered"]]) is Integrity.CHANGED
 
 
 def carriers(seen: Listing) -> dict[str, list[int]]:
@@ -416,7 +416,7 @@ def carriers(seen: Listing) -> dict[str, list[int]]:
 
 def facts_of(seen: Listing) -> dict[str, Snapshot]:
     """Tell all of each snapshot that a listing tells here and there."""
-    apart: Any = {"seal": Seal.UNKNOWN, "created": None, "otime": None}
+    apart: Any = {"integrity": Integrity.UNKNOWN, "created": None, "otime": None}
     return {s.name: replace(s, **apart) for s in seen.snapshots}
 
 

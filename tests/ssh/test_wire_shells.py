@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from btrfs_backup_ng.__util__ import MIB, BackupError
 from btrfs_backup_ng.actions.versions import answers as wire_versions
 from btrfs_backup_ng.btrfs import ioctl
-from btrfs_backup_ng.core.model import Seal
+from btrfs_backup_ng.core.model import Integrity
 from btrfs_backup_ng.core.record import DIRECTORY, LINK, SPECIAL, TOO_LARGE
 from btrfs_backup_ng.endpoint.common import _batches
 from btrfs_backup_ng.host.common import ListingFailed
@@ -437,11 +437,11 @@ def same_listing(there, directory):
         for field in ("uuid", "parent_uuid", "received_uuid", "origin", "generation"):
             assert getattr(other, field) == getattr(one, field), (name, field)
         tree_id = subvolume_id(os.path.join(directory, name))
-        assert HERE.look_closely(directory, [tree_id]) is one.seal, name
-        if other.seal is Seal.UNKNOWN:
-            assert there.look_closely(directory, [tree_id]) is one.seal, name
+        assert HERE.look_closely(directory, [tree_id]) is one.integrity, name
+        if other.integrity is Integrity.UNKNOWN:
+            assert there.look_closely(directory, [tree_id]) is one.integrity, name
         else:
-            assert other.seal is one.seal, name
+            assert other.integrity is one.integrity, name
     return expected
 
 
@@ -465,7 +465,7 @@ SNAPSHOTS = {os.fsdecode(name) for name in NAMES} | {
 def test_a_listing_is_the_same_there_as_here(disk, there, name):
     found = same_listing(there, disk.path / name)
     assert set(found) == SNAPSHOTS
-    broken = {name for name, one in found.items() if one.seal is Seal.BROKEN}
+    broken = {name for name, one in found.items() if one.integrity is Integrity.CHANGED}
     assert broken == {"tampered", "tampered copy"}
     assert found["published"].origin == found["received"].origin
 

@@ -399,7 +399,7 @@ def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | N
 def carry_out(
     judged: Sequence[Judged], request: PruneRequest, needs: Needs, wait_s: float
 ) -> Deletion:
-    """Delete the judged snapshots of one place under its lock, and check that they are gone.
+    """Delete the judged snapshots of a place under its lock; check that they are gone.
 
     A snapshot that a second judgement under the lock keeps is not deleted.
 

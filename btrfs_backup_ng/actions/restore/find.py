@@ -10,7 +10,7 @@ from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import Refused, visible
 from btrfs_backup_ng.core.choose import choose
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Seal, Snapshot
+from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.endpoint import open_source
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
@@ -65,10 +65,10 @@ def find_snapshot(
             location, ANY_NAME, "", connections=access.connections, ssh=access.ssh
         )
         preflight.look(place, access.sudo_line)
-    seal = snapshot.seal
-    if seal is Seal.UNKNOWN:
+    seal = snapshot.integrity
+    if seal is Integrity.UNKNOWN:
         seal = place.look_closely([snapshot.tree_id])
-    if kept.state is State.CHANGED or seal is Seal.BROKEN:
+    if kept.state is State.CHANGED or seal is Integrity.CHANGED:
         raise Refused(
             f"{visible(snapshot.name)} at {place} was written to after it was made, so"
             " it is not what was backed up",

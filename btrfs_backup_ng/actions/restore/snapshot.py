@@ -34,9 +34,9 @@ from btrfs_backup_ng.actions.restore.swap import Around, Swap, parse_default, pl
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import (
+    Integrity,
     Job,
     Listing,
-    Seal,
     Snapshot,
     TransferOptions,
     Waiting,
@@ -224,16 +224,16 @@ class Restoration:
             ids = set(there.carriers.get(snapshot.origin, ()))
             ids |= {s.tree_id for s in there.snapshots if s.origin == snapshot.origin}
             ids |= {snapshot.tree_id} if same else set()
-            if not ids or snapshot.seal is Seal.BROKEN:
+            if not ids or snapshot.integrity is Integrity.CHANGED:
                 continue
             if looks == _CLOSE_LOOKS:
                 return None
             looks += 1
             keeper = self.chosen.keeper
-            if snapshot.seal is Seal.UNKNOWN:
-                if keeper.look_closely([snapshot.tree_id]) is not Seal.INTACT:
+            if snapshot.integrity is Integrity.UNKNOWN:
+                if keeper.look_closely([snapshot.tree_id]) is not Integrity.INTACT:
                     continue
-            if self.target.look_closely(sorted(ids)) is Seal.INTACT:
+            if self.target.look_closely(sorted(ids)) is Integrity.INTACT:
                 return snapshot
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.naming import stem_of, time_in
 from btrfs_backup_ng.core.retention import in_order
 
@@ -102,9 +102,9 @@ def find_twins(listing: Listing) -> dict[UUID, list[str]]:
 
 def judge_alone(
     snapshot: Snapshot,
-    seal: Seal,
+    seal: Integrity,
     twins: Mapping[UUID, Sequence[str]],
-    others: Mapping[UUID, Seal],
+    others: Mapping[UUID, Integrity],
     *,
     is_backup: bool,
 ) -> Iterator[Finding]:
@@ -122,10 +122,10 @@ def judge_alone(
             Check.RECEIVED_UUID,
             "it has no received UUID: it was writable for a time, or never received",
         )
-    if seal is Seal.BROKEN:
+    if seal is Integrity.CHANGED:
         text = "it was written to after it was made"
         yield Finding(Result.BAD, Check.SEAL, text)
-    elif seal is Seal.UNKNOWN:
+    elif seal is Integrity.UNKNOWN:
         text = "nobody can tell whether it was written to after it was made"
         yield Finding(Result.UNCHECKED, Check.SEAL, text)
     if received is None:
@@ -138,12 +138,12 @@ def judge_alone(
         yield _judge_others(others[received])
 
 
-def _judge_others(seal: Seal) -> Finding:
+def _judge_others(seal: Integrity) -> Finding:
     text = "a subvolume elsewhere on that filesystem has the same received UUID"
-    if seal is Seal.BROKEN:
+    if seal is Integrity.CHANGED:
         text += ", and can be written to or was changed"
         return Finding(Result.BAD, Check.DUPLICATE, text)
-    if seal is Seal.UNKNOWN:
+    if seal is Integrity.UNKNOWN:
         text += ", and nobody can tell whether it was changed"
         return Finding(Result.UNCHECKED, Check.DUPLICATE, text)
     return Finding(Result.GOOD, Check.DUPLICATE, f"{text}, unchanged")

@@ -10,7 +10,7 @@ from btrfs_backup_ng.actions.verify.identity import (
     carried_elsewhere,
     find_twins,
 )
-from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.record import Content, Unread, Unreadable
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.host.entry import plain
@@ -126,12 +126,12 @@ class CloseLooks:
     :ivar others: received UUID -> the seal of who else carries it on its filesystem.
     """
 
-    seals: dict[UUID, Seal] = field(default_factory=dict)
-    others: dict[UUID, Seal] = field(default_factory=dict)
+    seals: dict[UUID, Integrity] = field(default_factory=dict)
+    others: dict[UUID, Integrity] = field(default_factory=dict)
 
-    def seal(self, snapshot: Snapshot) -> Seal:
+    def seal(self, snapshot: Snapshot) -> Integrity:
         """Return all that is known of a seal."""
-        return self.seals.get(snapshot.uuid, snapshot.seal)
+        return self.seals.get(snapshot.uuid, snapshot.integrity)
 
 
 def look_closely(chosen: Sequence[Item], originals: Sequence[Item] = ()) -> CloseLooks:
@@ -145,7 +145,7 @@ def look_closely(chosen: Sequence[Item], originals: Sequence[Item] = ()) -> Clos
         unknown = {
             snapshot.tree_id: snapshot.uuid
             for home, snapshot in doubtful
-            if home is shelf and snapshot.seal is Seal.UNKNOWN
+            if home is shelf and snapshot.integrity is Integrity.UNKNOWN
         }
         seals = settle(shelf.endpoint.look_closely, sorted(unknown))
         known.seals |= {unknown[tree_id]: seal for tree_id, seal in seals.items()}
@@ -162,17 +162,17 @@ def _shelves(items: Sequence[Item]) -> list[Shelf]:
 
 
 def settle(
-    look: Callable[[Sequence[int]], Seal], tree_ids: Sequence[int]
-) -> dict[int, Seal]:
+    look: Callable[[Sequence[int]], Integrity], tree_ids: Sequence[int]
+) -> dict[int, Integrity]:
     """Find out the seal of each of some subvolumes, with few looks if most are intact.
 
     :param look: gives the worst seal of some.
     """
-    seals: dict[int, Seal] = {}
+    seals: dict[int, Integrity] = {}
     for start in range(0, len(tree_ids), _AT_ONCE):
         some = tree_ids[start : start + _AT_ONCE]
         found = look(some)
-        if found is not Seal.BROKEN or len(some) == 1:
+        if found is not Integrity.CHANGED or len(some) == 1:
             seals |= dict.fromkeys(some, found)
             continue
         middle = len(some) // 2
@@ -180,12 +180,12 @@ def settle(
     return seals
 
 
-def _seal_of_others(endpoint: BtrfsEndpoint, tree_ids: Sequence[int]) -> Seal:
+def _seal_of_others(endpoint: BtrfsEndpoint, tree_ids: Sequence[int]) -> Integrity:
     """Find out whether who else carries a received UUID is unchanged.
 
     While another run works there, that may be what it is receiving.
     """
     seal = endpoint.look_closely(tree_ids)
-    if seal is Seal.BROKEN and endpoint.held() is not None:
-        return Seal.UNKNOWN
+    if seal is Integrity.CHANGED and endpoint.held() is not None:
+        return Integrity.UNKNOWN
     return seal

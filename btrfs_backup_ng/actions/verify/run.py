@@ -68,7 +68,7 @@ from btrfs_backup_ng.actions.verify.tree import (
 )
 from btrfs_backup_ng.core.choose import is_in_part, pick
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Listing, Result, Seal, Snapshot
+from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
 from btrfs_backup_ng.place.contents import Access, Role, open_place
@@ -381,7 +381,7 @@ class Verification:
         failed = attempt(
             lambda: self._compare(shelf.endpoint, snapshot, what, compared)
         )
-        doubt = home is not shelf and self._known.seal(first) is not Seal.INTACT
+        doubt = home is not shelf and self._known.seal(first) is not Integrity.INTACT
         if doubt:
             text = f"{first.name} at {home.endpoint.location} was changed after it was"
             text += " made, or nobody can tell, so it proves nothing"

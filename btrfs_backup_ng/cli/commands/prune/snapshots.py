@@ -128,7 +128,7 @@ class Thinner:
             )
 
     def _weigh(self) -> None:
-        """Ask for the exclusive size of each snapshot to delete, if it will be shown."""
+        """Ask for the exclusive size of each snapshot to delete, if it is shown."""
         options = self._options
         for judged in self._judged:
             to_delete = judged.to_delete
