@@ -114,7 +114,7 @@ def preamble(version: int) -> bytes:
     return MAGIC + VERSION.pack(version)
 
 
-def seal_command(kind: int, body: bytes) -> bytes:
+def frame_command(kind: int, body: bytes) -> bytes:
     """Put the header, with its checksum, before the attributes of a command."""
     blank = COMMAND.pack(len(body), kind, 0)
     return COMMAND.pack(len(body), kind, crc32c(body, crc32c(blank))) + body
@@ -128,4 +128,4 @@ def build_command(kind: int, attributes: Iterable[tuple[int, bytes]]) -> bytes:
     body = b"".join(
         ATTRIBUTE.pack(kind, len(value)) + value for kind, value in attributes
     )
-    return seal_command(kind, body)
+    return frame_command(kind, body)

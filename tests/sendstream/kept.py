@@ -17,8 +17,8 @@ from btrfs_backup_ng.sendstream.format import (
     Attribute,
     Kind,
     build_command,
+    frame_command,
     preamble,
-    seal_command,
 )
 from tests.support import filesystems, ours, trees
 
@@ -70,7 +70,7 @@ def write_command(data: bytes, *, version: int, path: bytes = b"a file") -> byte
         )
     )
     header = ATTRIBUTE.pack(Attribute.DATA, len(data))
-    return seal_command(Kind.WRITE, body + header[: 4 if version == 1 else 2] + data)
+    return frame_command(Kind.WRITE, body + header[: 4 if version == 1 else 2] + data)
 
 
 def _fallocate() -> bytes:

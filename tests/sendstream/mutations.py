@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from btrfs_backup_ng.sendstream.format import (
     COMMAND,
     PREAMBLE_SIZE,
-    seal_command,
+    frame_command,
 )
 
 _EDGES = (0, 1, 2, 3, 9, 255, 256, 4095, 4096, 65535, 1 << 16, 1 << 20, 1 << 31)
@@ -48,7 +48,7 @@ def reseal(stream: bytes) -> bytes:
         end = at + COMMAND.size + size
         if end > len(stream):
             break
-        parts.append(seal_command(kind, stream[at + COMMAND.size : end]))
+        parts.append(frame_command(kind, stream[at + COMMAND.size : end]))
         at = end
     return b"".join(parts) + stream[at:]
 

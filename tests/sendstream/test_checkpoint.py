@@ -27,8 +27,8 @@ from btrfs_backup_ng.sendstream.format import (
     Kind,
     StreamDamaged,
     build_command,
+    frame_command,
     preamble,
-    seal_command,
 )
 from btrfs_backup_ng.sendstream.reader import StreamCommand, read_commands
 
@@ -72,7 +72,7 @@ def write(size: int, seed: int, protocol: int) -> bytes:
     path = ATTRIBUTE.pack(Attribute.PATH, 1) + b"f"
     offset = ATTRIBUTE.pack(Attribute.FILE_OFFSET, 8) + bytes(8)
     header = ATTRIBUTE.pack(Attribute.DATA, size % 65536)
-    return seal_command(
+    return frame_command(
         Kind.WRITE, path + offset + (header[:2] if protocol > 1 else header) + data
     )
 

@@ -10,8 +10,8 @@ from btrfs_backup_ng.sendstream.format import (
     ATTRIBUTE,
     Attribute,
     Kind,
+    frame_command,
     preamble,
-    seal_command,
 )
 from btrfs_backup_ng.sendstream.reader import MAX_COMMAND
 from tests.sendstream import dump, kept, mutations
@@ -97,7 +97,7 @@ def test_they_agree_on_garbage_and_next_to_nothing(stream):
 
 
 def _one(kind: int, body: bytes) -> bytes:
-    return preamble(2) + kept.SUBVOL + seal_command(kind, body) + kept.END
+    return preamble(2) + kept.SUBVOL + frame_command(kind, body) + kept.END
 
 
 _NAME = b"\x0f\0\1\0f"
@@ -148,4 +148,4 @@ def test_a_real_receive_takes_and_refuses_what_may_follow_a_stream(btrfs):
 def _renamed() -> bytes:
     """Begin another subvolume than that of the corpus."""
     body = kept.SUBVOL[10:].replace(b"by hand", b"another")
-    return seal_command(Kind.SUBVOL, body)
+    return frame_command(Kind.SUBVOL, body)

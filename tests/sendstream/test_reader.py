@@ -20,8 +20,8 @@ from btrfs_backup_ng.sendstream.format import (
     Kind,
     StreamDamaged,
     build_command,
+    frame_command,
     preamble,
-    seal_command,
 )
 from btrfs_backup_ng.sendstream.reader import (
     BLOCK,
@@ -53,7 +53,7 @@ def in_pieces(stream: bytes, sizes: list[int]) -> Callable[[int], bytes]:
 
 
 def one_command(kind: int, body: bytes, *, version: int = 1) -> bytes:
-    return preamble(version) + kept.SUBVOL + seal_command(kind, body) + kept.END
+    return preamble(version) + kept.SUBVOL + frame_command(kind, body) + kept.END
 
 
 def test_the_corpus_has_every_command_and_protocol():
