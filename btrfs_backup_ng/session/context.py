@@ -25,7 +25,7 @@ class Context:
     """What all tasks of a run share.
 
     :ivar now: aware, in the zone in which names show it; read once for the run.
-    :ivar tell: takes every event as it happens, from any thread.
+    :ivar emit: takes every event as it happens, from any thread.
     :ivar watched: somebody looks at the progress, so percent and ETA are of use.
     :ivar sudo_line: runs the same as root, for hints.
     :ivar is_synchronised: the clock of this machine follows another one.
@@ -37,7 +37,7 @@ class Context:
     connections: Connections
     turns: Turns
     progress: Progress
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     watched: bool
     sudo_line: str
     is_synchronised: bool = False
@@ -46,4 +46,4 @@ class Context:
 
     def warn(self, place: str, text: str) -> None:
         """Tell something that a person should know."""
-        self.tell(Noted(place, Level.WARNING, text))
+        self.emit(Noted(place, Level.WARNING, text))

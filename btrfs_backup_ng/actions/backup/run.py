@@ -66,7 +66,7 @@ class _Run:
     def fail(self, place: str, error: BackupError) -> None:
         """Tell a failure and count it."""
         status = error.exit_status
-        self._context.tell(Failed(place, error.message, error.hint, status))
+        self._context.emit(Failed(place, error.message, error.hint, status))
         self.tally.add(Tally(failures=(status,)))
 
     def run(self, stack: ExitStack) -> None:
@@ -136,7 +136,7 @@ class _Run:
             ssh=job.ssh,
         )
         for note in preflight.check_source(source, job, context.sudo_line):
-            context.tell(note)
+            context.emit(note)
         return source
 
     def _destinations(self, source: BtrfsEndpoint) -> list[Location]:
@@ -188,7 +188,7 @@ class _Run:
             for note in preflight.check_destination(
                 destination.keeper, source, job, context.sudo_line
             ):
-                context.tell(note)
+                context.emit(note)
         return Target(destination, source, job, context)
 
     def _lock(
@@ -282,7 +282,7 @@ class _Run:
             for target in targets:
                 target.plan(self._here, self._course)
         event = Snapshotted(str(source.location), planned.name, job.dry_run)
-        self._context.tell(event)
+        self._context.emit(event)
 
     def _transfer(self, target: Target, holds: Holds, standin: Snapshot | None) -> None:
         if self._job.dry_run:
@@ -321,5 +321,5 @@ class _Run:
         locations = [str(location) for location in job.destinations]
         for location, hold in self._look(source).forget(locations):
             event = Released(str(source.location), location, hold.name, job.dry_run)
-            self._context.tell(event)
+            self._context.emit(event)
         self.tally.add(Tally(done=1))

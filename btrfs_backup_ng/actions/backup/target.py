@@ -138,7 +138,7 @@ class Target:
             words = [PROGRAM, "prune", "--one-source", "-p", prefix, self.name]
             line = visible(shlex.join(words))
             hint = f"If they are all of one source:  {line}"
-        context.tell(Noted(self.name, Level.WARNING, text, hint))
+        context.emit(Noted(self.name, Level.WARNING, text, hint))
 
     def plan(self, here: Listing, course: Course) -> None:
         """Decide what to send, with a close look at a parent that needs one.
@@ -234,7 +234,7 @@ class Target:
             ]
             oldest = in_order(here.snapshots)[0]
             size = format_size(self._size(transfer))
-            self._context.tell(
+            self._context.emit(
                 Noted(
                     self.name,
                     Level.INFO,
@@ -262,7 +262,7 @@ class Target:
             for note in preflight.check_space(
                 self.name, name, needed, free - taken, options
             ):
-                self._context.tell(note)
+                self._context.emit(note)
             taken += needed
 
     def _make_room(
@@ -325,7 +325,7 @@ class Target:
             self._warn_of_size(transfer, size)
             there = self._waiting(transfer)
             moved = Moved(max(0, size - there), 0.0, b"")
-            self._context.tell(self._delivery.sent(transfer, moved, "", there))
+            self._context.emit(self._delivery.sent(transfer, moved, "", there))
             self._arrived(transfer)
         self._settle(holds)
 
@@ -382,7 +382,7 @@ class Target:
                 sent = self._delivery.send(
                     transfer, size, holder, signed_in, holds.read_again
                 )
-                self._context.tell(sent)
+                self._context.emit(sent)
                 self._arrived(transfer)
             signed_in()
         self._clear_staging()
@@ -413,7 +413,7 @@ class Target:
         if not self._plan.transfers:
             source, dry = str(self._source.location), self._job.dry_run
             event = UpToDate(source, self.name, self._plan.present, dry)
-            self._context.tell(event)
+            self._context.emit(event)
         if self.keeper:
             holds.set(self.place, self._bases())
 

@@ -180,17 +180,17 @@ def _prune(
         hint = f"To delete by this policy at once:  {_by_hand(place, question, job)}"
         text = visible(". ".join(told) + ending)
         name = str(place.location)
-        context.tell(Noted(name, Level.WARNING, text, hint))
+        context.emit(Noted(name, Level.WARNING, text, hint))
     to_delete = [] if judgement.withheld else judgement.to_delete
     if job.dry_run:
         for snapshot in to_delete:
-            context.tell(Deleted(str(place.location), snapshot.name, dry=True))
+            context.emit(Deleted(str(place.location), snapshot.name, dry=True))
         return
     if not to_delete:
         return
     outcome = delete(place, to_delete, convert_rw=job.convert_rw)
     for snapshot in outcome.gone:
-        context.tell(Deleted(str(place.location), snapshot.name, dry=False))
+        context.emit(Deleted(str(place.location), snapshot.name, dry=False))
     if outcome.error:
         raise outcome.error
     if job.sync:

@@ -122,7 +122,7 @@ class FileRestoration:
             for note in preflight.check_space(
                 str(to), what, self.size_bytes, free, options
             ):
-                context.tell(note)
+                context.emit(note)
 
     @property
     def _is_copy(self) -> bool:

@@ -274,7 +274,7 @@ class Restoration:
         for note in preflight.check_space(
             str(target.location), name, self._needed, free, options
         ):
-            self._context.tell(note)
+            self._context.emit(note)
 
     def _make_room(self) -> None:
         """Drop what gives way.

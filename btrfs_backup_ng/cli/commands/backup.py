@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> int:
             connections=connections,
             turns=Turns(),
             progress=progress,
-            tell=output.tell,
+            emit=output.tell,
             watched=line,
             sudo_line=sudo_line(words),
             remember=History(state_directory()).add,

@@ -356,7 +356,7 @@ def _context(
         connections=way.connections,
         turns=Turns(),
         progress=progress,
-        tell=output.tell,
+        emit=output.tell,
         watched=watched,
         sudo_line=way.sudo_line,
     )
