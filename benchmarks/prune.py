@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.faults.many import make_named  # noqa: E402
 from tests.support import filesystems, ours, program, sshd  # noqa: E402
+from tests.support.many import make_named  # noqa: E402
 
 LIMIT_S = 2.0
 FOLDER = ".btrfs-backup-ng/snapshots"

@@ -34,8 +34,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.btrfs.places import set_read_only  # noqa: E402
 from tests.support import filesystems, processes, program, sshd  # noqa: E402
+from tests.support.places import set_read_only  # noqa: E402
 
 GIB = 1 << 30
 IN_A_DIRECTORY = 200

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import accounts, filesystems, ours, program
 from tests.support import sshd as ssh_servers
+from tests.support.rooms import room, shared_filesystems  # noqa: F401
 
 # No deadline: the machine may be busy with the filesystems of another worker.
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)

@@ -19,7 +19,7 @@ from tests.attacks.scene import (
     Scene,
 )
 from tests.attacks.victims import OLD_ID, RECORDS
-from tests.btrfs import places
+from tests.support import places
 
 INCOMING = f"{STATE}/incoming"
 #: Stands in a path for the id of a transfer that a run would go on with.

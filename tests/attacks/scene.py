@@ -19,11 +19,10 @@ from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.sendstream.checkpoint import body_name, seal_name
 from tests.attacks.victims import OLD_ID, SECRET, Victim, make_victims
-from tests.btrfs import places
-from tests.faults.many import make_named
-from tests.support import accounts, filesystems, ours, sshd
+from tests.support import accounts, filesystems, ours, places, sshd
 from tests.support.accounts import Account
 from tests.support.filesystems import Filesystem
+from tests.support.many import make_named
 from tests.support.program import CHECKOUT, Argument, environment, run_program
 from tests.support.sshd import Sshd
 

@@ -18,7 +18,7 @@ from tests.attacks.scene import (
     mend,
     names_below,
 )
-from tests.btrfs.places import subvolumes as list_subvolumes
+from tests.support.places import subvolumes as list_subvolumes
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("attacks")]
 

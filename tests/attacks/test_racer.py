@@ -16,7 +16,7 @@ import pytest
 
 from tests.attacks.racer import LURE, STOLEN
 from tests.attacks.scene import NAMES, NEW, STATE, Arena, Done, Scene, clean
-from tests.btrfs.places import is_subvolume, output
+from tests.support.places import is_subvolume, output
 from tests.support.program import CHECKOUT, Argument
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("races")]

@@ -20,7 +20,7 @@ from tests.attacks.scene import (
     names_below,
 )
 from tests.attacks.test_swaps import check_noticed, put_back, swapped, taking
-from tests.btrfs.places import show
+from tests.support.places import show
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("attacks")]
 

@@ -21,8 +21,8 @@ from tests.attacks.scene import (
     clean,
     hooked,
 )
-from tests.btrfs import places
-from tests.btrfs.places import is_subvolume
+from tests.support import places
+from tests.support.places import is_subvolume
 from tests.support.program import Argument
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("attacks")]

@@ -19,7 +19,7 @@ from btrfs_backup_ng.core.model import Integrity, SshOptions
 from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
-from tests.btrfs import places
+from tests.support import places
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scenes import Scene
 from tests.support import ours
 from tests.support.filesystems import Filesystem, btrfs_filesystem
+from tests.support.scenes import Scene
 
 _numbers = itertools.count(1)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scenes import (
+from tests.support.program import run_program
+from tests.support.scenes import (
     MIB,
     Scene,
     complaint,
@@ -22,7 +23,6 @@ from tests.cli.scenes import (
     ssh_place,
     ssh_words,
 )
-from tests.support.program import run_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

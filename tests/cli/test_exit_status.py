@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scenes import MIB, Scene, appears, complaint, must, ssh_place, ssh_words
 from tests.support.processes import Process, descendants, wait_until
 from tests.support.program import (
     PROGRAM,
@@ -17,6 +16,15 @@ from tests.support.program import (
     environment,
     run_program,
     start_program,
+)
+from tests.support.scenes import (
+    MIB,
+    Scene,
+    appears,
+    complaint,
+    must,
+    ssh_place,
+    ssh_words,
 )
 from tests.support.sshd import Sshd
 

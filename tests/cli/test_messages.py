@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scenes import (
+from tests.conftest import MakesFilesystems
+from tests.support.accounts import Account
+from tests.support.program import (
+    CHECKOUT,
+    Argument,
+    run_program,
+    start_program,
+)
+from tests.support.scenes import (
     MIB,
     Scene,
     appears,
@@ -25,14 +33,6 @@ from tests.cli.scenes import (
     ssh_place,
     ssh_words,
     sudo_line,
-)
-from tests.conftest import MakesFilesystems
-from tests.support.accounts import Account
-from tests.support.program import (
-    CHECKOUT,
-    Argument,
-    run_program,
-    start_program,
 )
 from tests.support.sshd import Sshd
 

@@ -17,7 +17,7 @@ TREES = [parser._parser(), *(module._parser() for module in _VERBS)]
 def _covered() -> set[str]:
     """Read from all test modules, here and beside, what their tests say they cover."""
     found = set()
-    for path in Path(__file__).parents[1].glob("*/test_*.py"):
+    for path in Path(__file__).parents[1].rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef):
                 continue

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng import __version__
-from tests.cli.scenes import (
+from tests.support.program import PROGRAM, Argument, environment, run_program
+from tests.support.scenes import (
     MIB,
     Scene,
     complaint,
@@ -17,7 +18,6 @@ from tests.cli.scenes import (
     must,
     on_terminal,
 )
-from tests.support.program import PROGRAM, Argument, environment, run_program
 
 pytestmark = pytest.mark.btrfs
 

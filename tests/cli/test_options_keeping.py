@@ -10,7 +10,8 @@ import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.parser import parse_task
-from tests.cli.scenes import (
+from tests.support.program import run_program
+from tests.support.scenes import (
     Scene,
     by_age,
     complaint,
@@ -19,7 +20,6 @@ from tests.cli.scenes import (
     logging_path,
     must,
 )
-from tests.support.program import run_program
 
 pytestmark = pytest.mark.btrfs
 

@@ -11,7 +11,10 @@ import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.parser import parse_task
-from tests.cli.scenes import (
+from tests.conftest import MakesFilesystems
+from tests.support.processes import wait_until
+from tests.support.program import Argument, run_program, start_program
+from tests.support.scenes import (
     MIB,
     Scene,
     appears,
@@ -22,9 +25,6 @@ from tests.cli.scenes import (
     ssh_place,
     ssh_words,
 )
-from tests.conftest import MakesFilesystems
-from tests.support.processes import wait_until
-from tests.support.program import Argument, run_program, start_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

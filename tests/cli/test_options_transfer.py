@@ -11,7 +11,8 @@ from btrfs_backup_ng.cli.parser import parse_task
 from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.transfer.route import middle_stages
-from tests.cli.scenes import (
+from tests.support.program import Argument, run_program
+from tests.support.scenes import (
     MIB,
     Scene,
     complaint,
@@ -23,7 +24,6 @@ from tests.cli.scenes import (
     ssh_place,
     ssh_words,
 )
-from tests.support.program import Argument, run_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.cli.parser import parse_task
-from tests.cli.scenes import Scene, by_age, complaint, must
 from tests.support.program import Argument, run_program
+from tests.support.scenes import Scene, by_age, complaint, must
 
 pytestmark = pytest.mark.btrfs
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scenes import Scene, must, password_file, ssh_place, ssh_words
 from tests.support.accounts import SUDO_PASSWORD, Account
 from tests.support.processes import wait_until
 from tests.support.program import PROGRAM, environment, run_program
+from tests.support.scenes import Scene, must, password_file, ssh_place, ssh_words
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

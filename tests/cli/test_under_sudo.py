@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scenes import (
+from tests.support.accounts import SUDO_ALL, SUDO_PASSWORD, Account
+from tests.support.processes import wait_until
+from tests.support.program import Argument, run_program
+from tests.support.scenes import (
     Done,
     Scene,
     as_user,
@@ -22,9 +25,6 @@ from tests.cli.scenes import (
     ssh_place,
     ssh_words,
 )
-from tests.support.accounts import SUDO_ALL, SUDO_PASSWORD, Account
-from tests.support.processes import wait_until
-from tests.support.program import Argument, run_program
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

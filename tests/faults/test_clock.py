@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.faults import cutting
-from tests.faults.many import make_named, write_records
 from tests.faults.scene import (
     MIB,
     Scene,
@@ -17,6 +16,7 @@ from tests.faults.scene import (
     faulty_btrfs,
     was_faulty,
 )
+from tests.support.many import make_named, write_records
 from tests.support.program import run_program
 
 pytestmark = pytest.mark.btrfs

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.many import make_pairs
 from tests.faults.scene import MIB, Scene, command, remote, ssh_words
 from tests.support import filesystems, processes
+from tests.support.many import make_pairs
 from tests.support.program import PROGRAM, environment, run_program
 from tests.support.sshd import Sshd
 

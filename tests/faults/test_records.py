@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.faults.many import make_named, make_pairs
 from tests.faults.scene import STATE, Scene, remote, show, ssh_words
 from tests.support import processes
+from tests.support.many import make_named, make_pairs
 from tests.support.program import PROGRAM, environment, run_program
 from tests.support.sshd import Sshd
 

@@ -16,8 +16,6 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.place.holds import parse_holds
-from tests.btrfs.places import set_read_only
-from tests.cli.scenes import covers
 from tests.conftest import MakesFilesystems
 from tests.faults import cutting
 from tests.faults.conftest import Disks
@@ -39,7 +37,9 @@ from tests.faults.scene import (
 from tests.support import ours, processes
 from tests.support.accounts import SUDO_BTRFS, Account
 from tests.support.filesystems import Filesystem, PowerCut, btrfs_filesystem
+from tests.support.places import set_read_only
 from tests.support.program import run_program, start_program
+from tests.support.scenes import covers
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

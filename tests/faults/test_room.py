@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.scenes import covers
 from tests.conftest import MakesFilesystems
 from tests.faults.conftest import Disks
 from tests.faults.cutting import (
@@ -34,6 +33,7 @@ from tests.faults.scene import (
 from tests.support import processes
 from tests.support.filesystems import Filesystem
 from tests.support.program import run_program
+from tests.support.scenes import covers
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

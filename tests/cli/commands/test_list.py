@@ -1,0 +1,503 @@
+"""The ``list`` verb: what is at a place is told, and nothing else happens."""
+
+import json
+import os
+import re
+import subprocess
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btrfs_backup_ng.__util__ import format_age, format_size
+from tests.support.many import make_pairs, make_snapshots
+from tests.support.processes import cpu_seconds, trace
+from tests.support.program import PROGRAM, Argument, environment, run_program
+from tests.support.scenes import (
+    Done,
+    Scene,
+    as_nobody,
+    by_age,
+    complaint,
+    must,
+    on_terminal,
+    ssh_place,
+    ssh_words,
+    sudo_line,
+)
+from tests.support.sshd import Sshd
+from tests.support.staged import (
+    ID,
+    NAME,
+    OLD_ID,
+    SEALED,
+    STATE,
+    both_ways,
+    cut_transfer,
+    document,
+    fill,
+    local_way,
+    locked,
+    read_only,
+    ssh_way,
+)
+
+pytestmark = pytest.mark.btrfs
+
+#: Line breaks, what steers a terminal, what turns text around, what is not UTF-8.
+HOSTILE = "x\n\x1b[31m\t\u202e".encode() + b"\xff-20260102-030000"
+
+
+def listed(*words: Argument, **changes: Any) -> Done:
+    """Run it."""
+    return run_program("list", *words, **changes)
+
+
+def rows(done: Done) -> list[list[str]]:
+    """Return the cells of each line below the heading."""
+    _, *lines = must(done).stdout.splitlines()
+    return [re.split("  +", line.strip()) for line in lines]
+
+
+def states(place: dict[str, Any]) -> dict[str, str]:
+    """Return the state of each, by name and in order."""
+    return {one["name"]: one["state"] for one in place["snapshots"]}
+
+
+# What is there.
+
+
+def test_backups_and_snapshots_come_oldest_first(scene: Scene, sshd: Sshd):
+    for _ in range(3):
+        must(scene.back_up())  # three in two seconds: _1 is among them
+    for way in both_ways(sshd):
+        words = [*way(scene.destination), way(scene.source)[-1]]
+        there, here = document(listed("--json", *words))
+        assert there["place"].endswith(str(scene.destination))
+        assert [one["name"] for one in there["snapshots"]] == scene.backups
+        assert [one["name"] for one in here["snapshots"]] == scene.snapshots
+        assert {one["kind"] for one in there["snapshots"]} == {"backup"}
+        assert {one["kind"] for one in here["snapshots"]} == {"snapshot"}
+        for one, other in zip(here["snapshots"], there["snapshots"], strict=True):
+            assert one["uuid"] == other["received_uuid"] != other["uuid"]
+            assert (one["complete"], other["complete"]) == (True, True)
+            assert one["created"] == other["created"]
+            assert 0 <= one["age_s"] < 600
+            assert datetime.fromisoformat(one["created"]).utcoffset() == timedelta()
+        assert (there["waiting"], there["error"]) == ([], None)
+
+
+def test_a_line_has_name_age_time_and_state(scene: Scene):
+    (name,) = fill(scene)
+    done = listed(scene.destination, env={"TZ": "UTC-2"})
+    assert done.stdout.splitlines()[0] == f"{scene.destination}: 1 backup"
+    ((shown, age, time, state),) = rows(done)
+    assert (shown, state) == (name, "complete")
+    assert time == "2020-02-02 00:00:00 +0200"
+    assert 2000 < int(age.removesuffix(" days")) < 200_000
+
+
+def test_nothing_is_changed_and_no_lock_waited_for(scene: Scene, sshd: Sshd):
+    fill(scene)
+    cut_transfer(scene)
+    before = scene.fingerprint()
+    with locked(scene.destination / STATE), locked(scene.source / STATE):
+        for way in both_ways(sshd):
+            must(listed(*way(scene.source), way(scene.destination)[-1]))
+    assert scene.fingerprint() == before
+
+
+def test_a_place_without_bookkeeping_gets_none(scene: Scene, sshd: Sshd):
+    for way in both_ways(sshd):
+        done = must(listed(*way(scene.source), way(scene.destination)[-1]))
+        endings = [line.split()[-2:] for line in done.stdout.splitlines()]
+        assert endings == [["nothing", "yet"]] * 2
+        assert os.listdir(scene.source) == ["first"]
+        assert os.listdir(scene.destination) == []
+
+
+def test_what_is_not_ours_is_foreign(scene: Scene, sshd: Sshd):
+    (ours,) = fill(scene)
+    read_only(scene.destination / "x-20200101-000000")
+    other = scene.other_destination("other")
+    make_pairs(scene.source / STATE, other, "", range(1))
+    os.rename(other / "20200202-000000", other / "by-me")
+    for name in ("writable", "x-20210101-000000"):
+        subprocess.run(["btrfs", "-q", "subvolume", "create", scene.destination / name])
+    for way in both_ways(sshd):
+        words = [*way(scene.destination), way(other)[-1]]
+        place, others = document(listed("--json", *words))
+        assert states(place) == {"x-20200101-000000": "foreign", ours: "complete"}
+        assert place["snapshots"][0]["why"] == "not received"
+        (one,) = others["snapshots"]
+        assert (one["name"], one["state"]) == ("by-me", "foreign")
+        assert one["why"] == "not named by us"
+        if way is local_way:
+            assert one["age_s"] < 600
+        else:  # btrfs subvolume list does not tell when it was made
+            assert (one["created"], one["age_s"]) == (None, None)
+    ((name, time, state),) = rows(listed(*way(other)))
+    assert (name, time, state) == ("by-me", "time unknown", "foreign (not named by us)")
+
+
+def test_a_snapshot_that_somebody_wrote_to_is_no_complete_one(scene: Scene):
+    (name,) = fill(scene)
+    for folder in (scene.destination, scene.source / STATE / "snapshots"):
+        setting = ("btrfs", "property", "set", "-f", "-ts", folder / name, "ro")
+        subprocess.run([*setting, "false"], check=True)
+        (folder / name / "more").touch()
+        subprocess.run([*setting, "true"], check=True)
+    here, there = document(listed("--json", scene.source, scene.destination))
+    assert here["snapshots"][0]["state"] == "changed"
+    assert here["snapshots"][0]["complete"] is False
+    # btrfs drops the received UUID when it becomes writable.
+    assert there["snapshots"][0]["why"] == "not received"
+
+
+def test_a_place_that_is_source_and_destination_shows_both(scene: Scene, sshd: Sshd):
+    middle = scene.source
+    folder = middle / STATE / "snapshots"
+    folder.mkdir(parents=True)
+    make_pairs(folder, scene.destination, "m-", range(1))
+    make_pairs(scene.destination, middle, "x-", range(1, 2))
+    for way in both_ways(sshd):
+        done = listed(*way(middle))
+        assert done.stdout.splitlines()[0].endswith(": 1 snapshot, 1 backup")
+        shown = [(name, state) for name, _, _, state in rows(done)]
+        assert shown == [
+            ("m-20200202-000000", "snapshot, complete"),
+            ("x-20200202-000001", "backup, complete"),
+        ]
+
+
+def test_snapshots_may_be_in_another_folder(scene: Scene, sshd: Sshd):
+    (scene.source / "kept here").mkdir()
+    make_pairs(scene.source / "kept here", scene.destination, "x-", range(1))
+    assert "nothing yet" in must(listed(scene.source)).stdout
+    for option, way in (("-f", local_way), ("--snapshot-folder", ssh_way(sshd))):
+        (place,) = document(listed("--json", option, "kept here", *way(scene.source)))
+        assert states(place) == {"x-20200202-000000": "complete"}
+        assert place["snapshots"][0]["kind"] == "snapshot"
+
+
+# What waits.
+
+
+def test_what_waits_and_what_runs_is_told(scene: Scene, sshd: Sshd):
+    cut_transfer(scene, OLD_ID, name="x-20260203-040506", sealed_bytes=0)
+    directory = cut_transfer(scene)
+    (directory.parent / "not-ours").mkdir()
+    (directory.parent / f"{ID}.old").mkdir()
+    began = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    expected = {
+        "id": ID,
+        "name": NAME,
+        "started": "2026-01-02T03:04:05+00:00",
+        "size_bytes": SEALED,
+    }
+    for way in both_ways(sshd):
+        with locked(directory):
+            (place,) = document(listed("--json", *way(scene.destination)))
+        one, other = place["waiting"]
+        past = datetime.now(timezone.utc) - began
+        assert -600 < past.total_seconds() - one.pop("age_s") < 600
+        assert one == {**expected, "running": True}
+        assert (other["id"], other["name"]) == (OLD_ID, "x-20260203-040506")
+        assert (other["size_bytes"], other["running"]) == (0, False)
+        assert place["snapshots"] == []
+
+
+def test_how_it_looks_what_waits_and_what_runs(scene: Scene):
+    with locked(cut_transfer(scene, OLD_ID, sealed_bytes=0)):
+        cut_transfer(scene)
+        done = listed(scene.destination, env={"TZ": "UTC"})
+    assert done.stdout.splitlines()[0].endswith(": 1 waiting to go on, 1 running")
+    (name, _, time, waiting), (*_, running) = rows(done)
+    assert (name, time) == (NAME, "2026-01-02 03:04:05 +0000")
+    assert waiting == f"waiting, 1.2 GiB safe there, id {ID}"
+    assert running == f"running, nothing safe there yet, id {OLD_ID}"
+
+
+# What it is to other places, and what is on record.
+
+
+def test_sizes_relations_and_the_places_on_record(
+    scene: Scene, sshd: Sshd, tmp_path: Path
+):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    complaint(listed(env=env), 2, "a place is missing", "on record")
+    folder, away = scene.source.parent / "kept", scene.other_destination("away")
+    there = scene.other_destination("there")
+    words, over_ssh = ssh_words(sshd), ssh_place(sshd, there)
+    options: list[Argument] = [*words, "-f", folder]
+    sent = []
+    others: list[list[Argument]] = [[over_ssh, away], [over_ssh], []]
+    for also in others:
+        done = must(scene.back_up(*options, "--json", also=also, env=env))
+        events = json.loads(done.stdout)["events"]
+        sent.append({e["destination"]: e["size_bytes"] for e in events if "codec" in e})
+    first, second, third = by_age(folder)
+    here, usb = str(scene.source), str(scene.destination)
+    # All of a source's places are known, with the folder of its snapshots.
+    done = listed("--json", *words, env=env)
+    places = {place["place"]: place for place in document(done)}
+    assert list(places) == [here, usb, over_ssh, str(away)]
+    snapshots = places[here]["snapshots"]
+    assert [one["name"] for one in snapshots] == [first, second, third]
+    assert [one["common_with"] for one in snapshots] == [
+        [usb, over_ssh, str(away)],
+        [usb, over_ssh],
+        [usb],
+    ]
+    parents = [[str(away)], [over_ssh], [usb]]
+    assert [one["next_parent"] for one in snapshots] == parents
+    assert [one["size_bytes"] for one in snapshots] == [None] * 3
+    for place, count in ((usb, 3), (over_ssh, 2), (str(away), 1)):
+        backups = places[place]["snapshots"]
+        sizes = [one["size_bytes"] for one in backups]
+        assert sizes == [run[place] for run in sent[:count]] and all(sizes)
+        assert [b["next_parent"] for b in backups] == [[]] * (count - 1) + [[here]]
+        assert here in backups[0]["common_with"]
+        assert all(b["being_sent_to"] == b["perhaps_needed_by"] == [] for b in backups)
+    # For people; the source alone knows by its holds what is where.
+    lines = must(listed("-f", folder, scene.source, env=env)).stdout.splitlines()
+    on_record = "on record as parent of the next transfer to"
+    assert lines[1].endswith(f"complete, {on_record} {away}")
+    assert lines[3].endswith(f"complete, {on_record} {usb}")
+    lines = must(listed(away, scene.destination, env=env)).stdout.splitlines()
+    size = format_size(sent[0][str(away)])
+    shared = "complete (3 subvolumes carry its received UUID)"  # all on one disk
+    assert lines[1].endswith(f"  {size}  {shared}, also at {usb}")
+    assert lines[3].endswith(f"  {size}  {shared}, also at {away}")
+    # Of what the history has forgotten, the holds at a source know.
+    history = tmp_path / "state" / "history.jsonl"
+    history.write_text(history.read_text().splitlines(keepends=True)[-1])
+    known = document(listed("--json", *words, env=env))
+    assert [p["place"] for p in known] == [here, usb, *sorted([str(away), over_ssh])]
+    # What cannot be reached is told, and the others are.
+    os.rename(away, away.with_name("gone"))
+    done = listed(*words, env=env)
+    complaint(done, 10, f"{away} does not exist")
+    assert done.stdout.count(": 3 ") == 2
+    # What is recorded to be on its way, or perhaps needed.
+    holds = scene.source / STATE / "holds.json"
+    holds.write_text(
+        holds.read_text()
+        .replace("last common", "being sent", 1)
+        .replace("last common", "perhaps needed", 1)
+    )
+    text = must(listed("-f", folder, scene.source, env=env)).stdout
+    assert text.count("being sent to /") == text.count("perhaps needed by ") == 1
+    # Records that are damaged say nothing, and that is said.
+    holds.write_text("{")
+    done = must(listed("-f", folder, scene.source, env=env))
+    assert "holds.json cannot be read" in done.stderr
+    assert done.stdout.count("complete\n") == 3
+    # A command is not on record: there may be a secret in it.
+    for command in ("cat >/dev/null; : secret", "cat >/dev/null; exit 3 # secret"):
+        run_program("-p", "y-", scene.source, f"shell://{command}", env=env)
+    assert "secret" not in history.read_text()
+    *_, good, bad = map(json.loads, history.read_text().splitlines())
+    assert [one["destination"] for one in (good, bad)] == ["shell://"] * 2
+    assert good["error"] == "" and "status 3" in bad["error"]
+    # A history that cannot be read matters only where it is needed.
+    history.unlink()
+    history.mkdir()
+    must(listed(scene.destination, env=env))
+    complaint(listed(env=env), 1, "history.jsonl cannot be read")
+
+
+def test_what_is_damaged_is_told_with_the_reason(scene: Scene, sshd: Sshd):
+    for _ in range(3):
+        must(scene.back_up())
+    writable, cleared, good = (scene.destination / name for name in scene.backups)
+    setting = ("btrfs", "property", "set", "-f", "-ts")
+    for path in (writable, cleared):
+        subprocess.run([*setting, path, "ro", "false"], check=True)
+    subprocess.run([*setting, cleared, "ro", "true"], check=True)
+    copy = ("btrfs", "-q", "subvolume", "snapshot", "-r", good)
+    subprocess.run([*copy, scene.destination / "copy"], check=True)
+    (scene.destination / "notes-20200101-000000").touch()  # not of our prefix
+    broken = scene.source / STATE / "snapshots" / "x-20200101-000000"
+    subprocess.run(["btrfs", "-q", "subvolume", "create", broken], check=True)
+    for way in both_ways(sshd):
+        words = [*way(scene.destination), way(scene.source)[-1]]
+        there, here = document(listed("--json", *words))
+        told = {one["name"]: one for one in there["snapshots"]}
+        assert told.keys() == {writable.name, cleared.name, good.name, "copy"}
+        for path, why in ((writable, "not a read-only"), (cleared, "UUID is gone")):
+            one = told[path.name]
+            assert (one["state"], one["complete"]) == ("damaged", False)
+            assert why in one["why"]
+        assert told[writable.name]["uuid"] is None
+        assert told[good.name]["complete"] is True
+        assert told[good.name]["why"] == "2 subvolumes carry its received UUID"
+        assert told["copy"]["state"] == "foreign"
+        states = {one["name"]: one["state"] for one in here["snapshots"]}
+        assert states[broken.name] == "damaged"
+        assert list(states.values()).count("complete") == 3
+    done = must(listed(scene.destination, scene.source))
+    assert f"{scene.destination}: 3 backups, 2 damaged" in done.stdout
+    assert f"{scene.source}: 3 snapshots, 1 damaged" in done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if writable.name in line][:1]
+    assert line.endswith(
+        "damaged (not a read-only subvolume: cut short, or made writable)"
+    )
+
+
+# How it looks.
+
+
+def test_names_that_could_do_harm_are_shown_safely(scene: Scene, sshd: Sshd):
+    read_only(scene.destination / os.fsdecode(HOSTILE))
+    cut_transfer(scene, name=HOSTILE)
+    done = must(listed(scene.destination))
+    assert len(done.stdout.splitlines()) == 3
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e\udcff]", done.stdout)
+    assert done.stdout.count("x\\n\\x1b[31m\\t\\u202e\\xff-20260102-030000") == 2
+    for way in both_ways(sshd):
+        done = listed("--json", *way(scene.destination))
+        assert done.stdout.isascii()
+        (place,) = document(done)
+        names = [place["snapshots"][0]["name"], place["waiting"][0]["name"]]
+        assert list(map(os.fsencode, names)) == [HOSTILE] * 2
+
+
+def test_40_columns_are_enough(scene: Scene):
+    (name,) = fill(scene)
+    read_only(scene.destination / "f")
+    cut_transfer(scene)
+    shown = on_terminal("list", scene.destination, env={"COLUMNS": "40"}).stdout
+    lines = shown.replace("\r\n", "\n").splitlines()
+    too_long = [line for line in lines if len(line) > 40]
+    assert all(len(line.split()) == 1 for line in too_long), shown
+    words = " ".join(shown.split())
+    assert f" {name} " in words
+    assert f"waiting, 1.2 GiB safe there, id {ID}" in words
+    wide = on_terminal("list", scene.destination, env={"COLUMNS": "200"}).stdout
+    assert len(wide.splitlines()) == 4
+    # Where nobody looks, a line is a line, however long.
+    done = listed(scene.destination, env={"COLUMNS": "40"})
+    lines = [re.sub(r"\b\d+ (s|min) ", "", line) for line in done.stdout.splitlines()]
+    wide_lines = wide.replace("\r\n", "\n").splitlines()
+    assert lines == [re.sub(r"\b\d+ (s|min) ", "", line) for line in wide_lines]
+
+
+def test_quiet_says_nothing_and_verbose_shows_commands(scene: Scene, sshd: Sshd):
+    fill(scene)
+    done = must(listed("-q", scene.destination))
+    assert (done.stdout, done.stderr) == ("", "")
+    done = must(listed("-vv", *ssh_way(sshd)(scene.destination)))
+    assert " bbng2 list " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [
+        (timedelta(seconds=5), "5 s"),
+        (timedelta(seconds=89), "89 s"),
+        (timedelta(seconds=90), "2 min"),
+        (timedelta(minutes=89), "89 min"),
+        (timedelta(hours=26), "26 h"),
+        (timedelta(hours=47), "47 h"),
+        (timedelta(days=2), "2 days"),
+        (timedelta(days=400), "400 days"),
+    ],
+)
+def test_an_age_is_told_in_one_unit(age: timedelta, words: str):
+    assert format_age(age) == words
+
+
+def test_what_is_dated_in_the_future_is_said_to_be(scene: Scene):
+    read_only(scene.destination / "x-20990101-000000")
+    ((_, age, *_),) = rows(listed(scene.destination))
+    assert age == "future"
+
+
+# What it costs.
+
+
+def test_1000_snapshots_cost_what_few_do(scene: Scene, sshd: Sshd):
+    few = scene.other_destination("few")
+    here, there = [], []
+    for folder, numbers in ((few, range(3)), (scene.destination, range(1000))):
+        make_snapshots(folder, "x-", numbers)
+        traced = trace(*PROGRAM, "list", folder, env=environment())
+        assert len(traced.stdout.splitlines()) == 1 + len(numbers)
+        here.append(traced.processes)
+        sshd.mark()
+        (place,) = document(listed("--json", *ssh_way(sshd)(folder)))
+        assert len(place["snapshots"]) == len(numbers)
+        there.append((sshd.connections(), sshd.sessions()))
+    words = [*PROGRAM, "list", "--json"]
+    cost, least = (
+        min(cpu_seconds(*words, folder, env=environment()) for _ in range(2))
+        for folder in (scene.destination, few)
+    )
+    assert cost < 3 * least  # in seconds: benchmarks/list.py
+    assert here == [1, 1]  # the version of btrfs-progs
+    assert there == [(1, 2), (1, 2)]  # what is there, and the list
+    cut_transfer(scene)
+    cut_transfer(scene, OLD_ID)
+    sshd.mark()
+    must(listed(*ssh_way(sshd)(scene.destination)))
+    assert (sshd.connections(), sshd.sessions()) == (1, 3)
+
+
+# What cannot be listed.
+
+
+def test_a_place_that_cannot_be_listed_is_not_an_empty_one(
+    scene: Scene, tmp_path: Path, sshd: Sshd
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    expected = {
+        scene.destination / "no": "does not exist",
+        tmp_path / "empty": "is the backup disk mounted?",
+        tmp_path / "full": "snapshots are only on btrfs",
+    }
+    for way in both_ways(sshd):
+        words = [*way(scene.source)[:-1], *(way(path)[-1] for path in expected)]
+        done = listed("--json", *words)
+        for place, part in zip(document(done, 1), expected.values(), strict=True):
+            assert part in place["error"]["message"]
+            assert place["snapshots"] == []
+        for path, part in expected.items():
+            assert str(path) in done.stderr and part in done.stderr
+        assert done.stderr.count("btrfs-backup-ng: ") == 3
+
+
+def test_one_that_fails_does_not_keep_the_others(scene: Scene):
+    fill(scene)
+    no = scene.destination / "no"
+    done = listed(no, scene.destination, scene.source)
+    complaint(done, 10, "does not exist")
+    assert done.stdout.count("complete") == 2
+
+
+def test_only_root_sees_snapshots(scene: Scene):
+    fill(scene)
+    done = as_nobody("list", scene.destination)
+    complaint(done, 1, "needs root", f"Run:  {sudo_line('list', scene.destination)}")
+
+
+def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
+    for words, part in (
+        (["shell://cat"], "shell://"),
+        (["nas:/x"], "could be a path or a host"),
+        (["--no-such", scene.source], "--no-such"),
+        (["-n", scene.source], "-n"),
+    ):
+        done = listed(*words)
+        complaint(done, 2, part)
+        assert done.stdout == ""
+
+
+def test_the_help_tells_states_and_statuses():
+    shown = must(listed("--help")).stdout
+    for word in ("complete", "foreign", "changed", "waiting", "running", "10"):
+        assert word in shown
+    assert "list [PLACE ...]" in must(run_program("--help")).stdout

@@ -1,0 +1,280 @@
+"""The ``status`` verb: one word for each place, and nobody is disturbed."""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from btrfs_backup_ng.place.locks import parse_holder
+from tests.support.processes import wait_until
+from tests.support.program import Argument, run_program, start_program
+from tests.support.scenes import (
+    MIB,
+    Done,
+    Scene,
+    complaint,
+    must,
+    on_terminal,
+    ssh_place,
+    ssh_words,
+)
+from tests.support.sshd import Sshd
+from tests.support.staged import (
+    ID,
+    NAME,
+    OLD_ID,
+    SEALED,
+    STATE,
+    both_ways,
+    cut_transfer,
+    document,
+    fill,
+    locked,
+    read_only,
+    ssh_way,
+)
+
+pytestmark = pytest.mark.btrfs
+
+
+def status(*words: Argument, **changes: Any) -> Done:
+    """Run it."""
+    return run_program("status", *words, **changes)
+
+
+def test_ok_with_the_newest(scene: Scene, sshd: Sshd):
+    *_, name = fill(scene, 2)
+    read_only(scene.destination / "x-20990101-000000")  # newer, and nobody received it
+    there, here = must(status(scene.destination, scene.source)).stdout.splitlines()
+    assert re.fullmatch(rf"OK       {scene.destination}: {name}, \d+ days ago", there)
+    assert here.startswith(f"OK       {scene.source}: {name}, ")
+    words = [*ssh_way(sshd)(scene.destination), ssh_place(sshd, scene.source)]
+    for place, kind in zip(
+        document(status("--json", *words)), ("backup", "snapshot"), strict=True
+    ):
+        assert (place["status"], place["newest"]["kind"]) == ("ok", kind)
+        assert place["newest"]["name"] == name
+        assert (place["waiting"], place["running"], place["reason"]) == ([], None, "")
+
+
+def test_never_and_nothing_is_made(scene: Scene, sshd: Sshd):
+    read_only(scene.destination / "x-20200101-000000")
+    before = scene.fingerprint()
+    for way in both_ways(sshd):
+        words = [*way(scene.destination), way(scene.source)[-1]]
+        lines = must(status(*words), 1).stdout.splitlines()
+        assert [line.split()[0] for line in lines] == ["NEVER", "NEVER"]
+        assert scene.fingerprint() == before
+        assert not (scene.destination / STATE).exists()
+
+
+def test_waiting_with_what_to_do(scene: Scene, sshd: Sshd):
+    (name,) = fill(scene)
+    cut_transfer(scene)
+    cut_transfer(scene, OLD_ID, sealed_bytes=0)
+    before = scene.fingerprint()
+    *words, place = ssh_way(sshd)(scene.destination)
+    text = must(status(*words, place, env={"TZ": "UTC"}), 1).stdout
+    first, second, go_on, drop = text.splitlines()
+    assert first.startswith(f"WAITING  {place}: {NAME}, 1.2 GiB safe there, since ")
+    assert re.search(r"since 2026-01-02 03:04:05 \+0000 \(\d+ days\)$", first)
+    assert "nothing safe there yet" in second
+    assert go_on.endswith(f"Go on:  btrfs-backup-ng SOURCE {place}")
+    assert drop.endswith(f"btrfs-backup-ng prune --staging {place}")
+    (found,) = document(status("--json", scene.destination), 1)
+    assert (found["status"], found["newest"]["name"]) == ("waiting", name)
+    waiting = [(one["id"], one["size_bytes"]) for one in found["waiting"]]
+    assert waiting == [(ID, SEALED), (OLD_ID, 0)]
+    assert scene.fingerprint() == before
+
+
+def _holder(scene: Scene, **changes: Any) -> None:
+    facts = {
+        "pid": 4711,
+        "host": "elsewhere",
+        "since": "2026-01-02T03:04:05+00:00",
+        "doing": "sending x-1, 62%",
+    }
+    text = json.dumps({**facts, **changes})
+    (scene.destination / STATE / "holder").write_text(text)
+
+
+def test_running_with_who_and_what(scene: Scene, sshd: Sshd):
+    cut_transfer(scene)
+    _holder(scene)
+    with locked(scene.destination / STATE):
+        done = must(status(scene.destination, env={"TZ": "UTC"}))
+        (place,) = document(status("--json", *ssh_way(sshd)(scene.destination)))
+    said = "pid 4711, on elsewhere, since 03:04, sending x-1, 62%"
+    assert done.stdout == f"RUNNING  {scene.destination}: {said}\n"
+    assert place["status"] == "running"
+    running = place["running"]
+    since = running.pop("since")
+    assert running == {"pid": 4711, "host": "elsewhere", "doing": "sending x-1, 62%"}
+    assert since.startswith("2026-01-02T")
+    # Whatever it says of itself is only true as long as it is there.
+    assert "WAITING" in must(status(scene.destination), 1).stdout
+
+
+def test_a_holder_that_tells_nothing_runs_all_the_same(scene: Scene):
+    fill(scene)
+    with locked(scene.destination / STATE):
+        (scene.destination / STATE / "holder").write_text("\x1b[31m")
+        done = must(status(scene.destination))
+    assert done.stdout.endswith(": does not tell who it is\n")
+    assert done.stdout.startswith("RUNNING  ")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"pid": 1}', "\0", "[" * 99999])
+def test_what_no_holder_wrote_is_not_understood(text: str):
+    assert parse_holder(text) is None
+
+
+def test_a_receiver_without_a_lock_runs_too(scene: Scene):
+    with locked(cut_transfer(scene)):
+        done = must(status(scene.destination))
+    assert done.stdout.endswith(f": receiving {NAME}\n")
+    assert done.stdout.startswith("RUNNING  ")
+
+
+def test_two_who_look_do_not_take_each_other_for_a_run(scene: Scene, sshd: Sshd):
+    fill(scene)
+    descriptor = os.open(scene.destination / STATE, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        for way in both_ways(sshd):
+            assert must(status(*way(scene.destination))).stdout.startswith("OK ")
+    finally:
+        os.close(descriptor)
+
+
+def test_a_real_run_is_seen_at_both_ends(scene: Scene, sshd: Sshd):
+    scene.more("much", MIB)
+    words = [str(scene.source), *ssh_way(sshd)(scene.destination)]
+    with start_program(*scene.words("--rate", "1M")) as program:
+        incoming = scene.destination / STATE / "incoming"
+        wait_until(lambda: incoming.exists() and os.listdir(incoming), 30)
+        program.send_signal(signal.SIGSTOP)  # it will not be over before that is seen
+        try:
+            found = document(status("--json", *words))
+        finally:
+            program.send_signal(signal.SIGCONT)
+        program.communicate()
+    assert program.returncode == 0
+    for place in found:
+        assert place["status"] == "running"
+        assert place["running"]["pid"] == program.pid
+        assert place["running"]["host"] == os.uname().nodename
+        assert "sending" in place["running"]["doing"]
+    assert [p["status"] for p in document(status("--json", *words))] == ["ok", "ok"]
+
+
+def test_away_with_the_reason(scene: Scene, tmp_path: Path, sshd: Sshd):
+    fill(scene)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        nobody = f"ssh://127.0.0.1:{taken.getsockname()[1]}/x"
+        words: list[Argument] = [*ssh_words(sshd, without=["Port"]), nobody]
+        words += [scene.destination / "no", tmp_path, scene.destination]
+        words += [ssh_place(sshd, scene.destination / "no")]
+        (tmp_path / "full").touch()
+        done = must(status(*words), 1)
+    lines = [line for line in done.stdout.splitlines() if line[0] != " "]
+    assert [line.split()[0] for line in lines] == ["AWAY"] * 3 + ["OK", "AWAY"]
+    assert "refused" in lines[0]
+    assert lines[1] == f"AWAY     {scene.destination}/no: does not exist"
+    assert "snapshots are only on btrfs" in lines[2]
+    assert done.stderr == ""
+    away, ok = document(status("--json", *words[-3:-1]), 1)
+    assert (away["status"], ok["status"]) == ("away", "ok")
+    assert "snapshots are only on btrfs" in away["reason"]
+
+
+def test_a_mount_point_without_its_disk_is_away(tmp_path: Path):
+    done = must(status(tmp_path), 1)
+    assert done.stdout.startswith(f"AWAY     {tmp_path}: ")
+    assert "is the backup disk mounted?" in done.stdout
+
+
+def test_what_is_on_record_is_told_of_a_place_that_is_away(
+    scene: Scene, tmp_path: Path
+):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    complaint(status(env=env), 2, "a place is missing")
+    must(scene.back_up(env=env))
+    (name,) = scene.backups
+    ok = document(status("--json", env=env))
+    assert [p["place"] for p in ok] == [str(scene.source), str(scene.destination)]
+    assert [p["status"] for p in ok] == ["ok", "ok"]
+    assert (ok[1]["last_arrived"]["name"], ok[1]["last_failure"]) == (name, None)
+    broken = tmp_path / "bin" / "btrfs"
+    broken.parent.mkdir()
+    broken.write_text(
+        "#!/bin/sh\ncase $* in *receive*) echo ERROR: no luck >&2; exit 1;; esac\n"
+        f'exec {shutil.which("btrfs")} "$@"\n'
+    )
+    broken.chmod(0o755)
+    path = {"PATH": f"{broken.parent}:{os.environ['PATH']}"}
+    must(scene.back_up(env={**env, **path}), 1)
+    lines = must(status(env=env)).stdout.splitlines()
+    assert lines[1].startswith(f"OK       {scene.destination}: {name}, ")
+    assert re.match(r" {9}last transfer failed, \d+ s ago: .*no luck", lines[2])
+    os.rename(scene.destination, scene.destination.with_name("gone"))
+    lines = must(status(env=env), 1).stdout.splitlines()
+    assert lines[1].startswith(f"AWAY     {scene.destination}: does not exist")
+    assert re.match(rf" {{9}}last on record: {name}, \d+ s ago", lines[2])
+    _, away = document(status("--json", env=env), 1)
+    assert away["last_arrived"]["name"] == name
+    assert "no luck" in away["last_failure"]["error"]
+
+
+def test_quiet_tells_only_what_needs_somebody(scene: Scene):
+    fill(scene)
+    done = must(status("-q", scene.destination))
+    assert (done.stdout, done.stderr) == ("", "")
+    done = must(status("-q", scene.destination, scene.destination / "no"), 1)
+    assert done.stdout.count("\n") == 1
+    assert "does not exist" in done.stdout
+
+
+def test_names_that_could_do_harm_are_shown_safely(scene: Scene):
+    name = b"x\n\x1b[31m\xff-20260102-030000"
+    cut_transfer(scene, name=name)
+    done = must(status(scene.destination), 1)
+    assert "x\\n\\x1b[31m\\xff-20260102-030000, 1.2 GiB" in done.stdout
+    assert not re.search("[\x00-\x09\x0b-\x1f\udcff]", done.stdout)
+    _holder(scene, doing="\x1b[31m\n")
+    with locked(scene.destination / STATE):
+        assert "\\x1b[31m\\n" in must(status(scene.destination)).stdout
+
+
+def test_40_columns_are_enough(scene: Scene):
+    cut_transfer(scene)
+    shown = on_terminal("status", scene.destination, env={"COLUMNS": "40"}).stdout
+    lines = shown.replace("\r\n", "\n").splitlines()
+    # Words and commands stay whole, so that they can be copied.
+    long = [line for line in lines if len(line) > 40 and len(line.split()) > 2]
+    assert all("btrfs-backup-ng" in line for line in long), shown
+    assert len(lines) > 4
+
+
+def test_what_it_costs_behind_ssh(scene: Scene, sshd: Sshd):
+    fill(scene)
+    sshd.mark()
+    must(status(*ssh_way(sshd)(scene.destination)))
+    assert (sshd.connections(), sshd.sessions()) == (1, 3)
+
+
+def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
+    for words in (["shell://cat"], ["--check", scene.source]):
+        assert complaint(status(*words), 2)
+    shown = must(status("--help")).stdout
+    for word in ("OK", "RUNNING", "WAITING", "NEVER", "AWAY", "exit status"):
+        assert word in shown

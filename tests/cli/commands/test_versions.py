@@ -1,0 +1,399 @@
+"""The ``versions`` verb: what a file was is told, wherever that is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.accounts import DOAS, SUDO_BTRFS, Account
+from tests.support.filesystems import btrfs_filesystem
+from tests.support.processes import trace
+from tests.support.program import PROGRAM, Argument, environment, run_program
+from tests.support.scenes import (
+    Done,
+    Scene,
+    as_nobody,
+    complaint,
+    covers,
+    must,
+    on_terminal,
+    ssh_place,
+    ssh_words,
+    sudo_line,
+)
+from tests.support.sshd import Sshd
+from tests.support.staged import STATE, read_only
+
+pytestmark = pytest.mark.btrfs
+
+#: Of a directory and of a file in it.
+HOSTILE = (b"d\n it's\xff", b"-f\n\\n \x1b[31m \xe2\x80\xae\xff\r")
+
+
+def versions(*words: Argument, **changes: Any) -> Done:
+    """Run it."""
+    return run_program("versions", *words, **changes)
+
+
+def read(done: Done, status: int = 0) -> dict[str, Any]:
+    """Read its JSON."""
+    found = json.loads(must(done, status).stdout)
+    assert (found["version"], found["exit_status"]) == (1, status)
+    assert isinstance(found, dict)
+    return found
+
+
+def timeline(found: dict[str, Any]) -> list[tuple[int | None, list[int], bool]]:
+    """Return of each run: number, how many snapshots at each place, whether now."""
+    return [
+        (run["number"], [len(p["snapshots"]) for p in run["places"]], run["now"])
+        for run in found["timeline"]
+    ]
+
+
+def rows(done: Done) -> list[list[str]]:
+    """Return the cells of each line below the heading."""
+    lines = [line for line in must(done).stdout.splitlines() if line[0] == " "]
+    return [re.split("  +", line.strip()) for line in lines]
+
+
+@pytest.fixture
+def told(scene: Scene, sshd: Sshd) -> Iterator[tuple[Scene, Path, list[str], str]]:
+    """Let a file change, be deleted and come back, with backups here and over ssh.
+
+    Gives the scene, the file, the words that reach the server, and the place there.
+    """
+    scene.destination.chmod(0o755)
+    there = scene.other_destination("there")
+    words, place = ssh_words(sshd), ssh_place(sshd, there)
+    file = scene.source / "me" / "deep" / "thesis.txt"
+    file.parent.mkdir(parents=True)
+
+    def back_up(*options: str) -> None:
+        must(scene.back_up(*words, *options, also=[place]))
+
+    file.write_text("a\nb\n")
+    back_up()
+    file.write_text("a\nc\n")
+    os.utime(file, (0, 0))  # as large as before, and with any time
+    back_up()
+    file.unlink()
+    (file.parent / "other").touch()
+    back_up()
+    file.write_text("a\nb\n")
+    back_up("-N", "3")
+    file.write_text("a\nb\nnow\n")
+    yield scene, file, words, place
+
+
+@covers("--diff", "--at", "--number")
+def test_a_files_whole_story(told: tuple[Scene, Path, list[str], str], sshd: Sshd):
+    scene, file, words, place = told
+    path = "me/deep/thesis.txt"
+    here = [str(scene.source), str(scene.destination), place]
+    sshd.mark()
+    found = read(versions("--json", *words, file))
+    assert (sshd.connections(), sshd.sessions()) == (1, 3)  # look, list, stat
+    assert (found["subvolume"], found["path"]) == (here[0], path)
+    expected = [
+        (1, [1, 1], False),
+        (2, [1, 1, 1], False),
+        (None, [1, 1, 1], False),
+        (1, [1, 1, 1], False),
+        (3, [], True),
+    ]
+    assert timeline(found) == expected
+    assert [p["place"] for p in found["timeline"][1]["places"]] == here
+    one, two, three = found["versions"]
+    for version, content in ((one, b"a\nb\n"), (two, b"a\nc\n")):
+        assert version["sha256"] == hashlib.sha256(content).hexdigest()
+        assert version["size_bytes"] == 4
+        back = version["restore"]
+        assert (back["place"], back["path"]) == (here[0], path)
+        kept = scene.source / STATE / "snapshots" / back["snapshot"] / path
+        assert kept.read_bytes() == content
+    assert two["modified"] == "1970-01-01T00:00:00+00:00"
+    assert (three["sha256"], three["size_bytes"]) == (None, 8)  # as no other is
+    assert (three["now"], three["restore"], found["failures"]) == (True, None, [])
+    # For people.
+    done = versions(*words, file)
+    heading, *_, last = done.stdout.splitlines()
+    assert heading == f"{file}: 3 versions in 11 snapshots"
+    cells = rows(done)
+    assert [(row[0], row[3]) for row in cells] == [
+        ("1", "4 B"),
+        ("2", "4 B"),
+        ("-", "deleted"),
+        ("1", "4 B"),
+        ("3", "8 B"),
+    ]
+    assert cells[1][4] == f"1 at {here[0]}, 1 at {here[1]}, 1 at {here[2]}"
+    assert cells[4][1::3] == ["now", "now"]
+    newest = scene.snapshots[-1]
+    assert last == (
+        f"Bring version 1 back:  btrfs-backup-ng restore {here[0]} {newest}"
+        f" --file {path} --to DIR"
+    )
+    # By its number, from the nearest place and from another machine.
+    for number, text, at in ((1, "a\nb\n", ()), (2, "a\nc\n", (place,))):
+        back = scene.other_destination(f"back {number}")
+        by_number = ("--file", file, "--number", str(number), "--to", back)
+        must(run_program("restore", *words, *at, *by_number))
+        assert (back / path).read_text() == text
+    complaint(run_program("restore", *words, *by_number), 4, "there is already")
+    by_number = ("--file", file, "--number", "9", "--to", back)
+    complaint(run_program("restore", *words, *by_number), 2, "no version 9")
+    # The difference; a version from another machine; what is there now.
+    text = must(versions("--diff", "1", "2", *words, file)).stdout
+    assert text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
+    assert f"{path} (version 1, {newest}, " in text.splitlines()[0]
+    text = must(versions(file, *words, "--diff", "3", "1")).stdout
+    assert text.splitlines()[2:] == ["@@ -1,3 +1,2 @@", " a", " b", "-now"]
+    # Only there; and now without the file, and even without its directory.
+    shutil.rmtree(file.parent)
+    there = read(versions("--json", *words, "--at", place, file))
+    assert timeline(there)[0] == (1, [1], False)
+    assert timeline(there)[-1] == (None, [], True)
+    shown = on_terminal("versions", file, *words, env={"COLUMNS": "40"}).stdout
+    lines = shown.replace("\r\n", "\n").splitlines()[:-1]
+    assert all(len(line) <= 40 or len(line.split()) < 4 for line in lines), shown
+    # One place is away, the others are told of.
+    os.rename(scene.destination, scene.destination.with_name("gone"))
+    away = versions("--json", *words, file)
+    found = read(away, 10)
+    assert found["failures"][0]["place"] == here[1]
+    assert f"{here[1]} does not exist" in away.stderr
+    assert timeline(found)[0] == (1, [1], False)
+    # The only version of that content behind ssh is fetched for the difference.
+    for name in scene.snapshots:
+        subprocess.run(
+            [
+                "btrfs",
+                "-q",
+                "subvolume",
+                "delete",
+                scene.source / STATE / "snapshots" / name,
+            ]
+        )
+    text = must(versions("--diff", "1", "2", *words, file), 10).stdout
+    assert text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
+
+
+def test_whatever_its_name_and_whatever_it_is(scene: Scene, sshd: Sshd):
+    folder, name = map(os.fsdecode, HOSTILE)
+    file = scene.source / folder / name
+    file.parent.mkdir()
+    words, there = ssh_words(sshd), ssh_place(sshd, scene.destination)
+    outside = scene.source.parent / "outside"
+    outside.mkdir()
+    (outside / name).write_text("not in any snapshot")
+
+    def back_up() -> None:
+        must(run_program("-p", "x-", *words, scene.source, there))
+
+    file.write_bytes(b"\0binary" * 1000)
+    back_up()
+    file.unlink()
+    file.symlink_to(b"to\n\xff where" + HOSTILE[1])
+    back_up()
+    file.unlink()
+    file.mkdir()
+    back_up()
+    file.rmdir()
+    os.mkfifo(file)
+    back_up()
+    shutil.rmtree(file.parent)
+    file.parent.symlink_to(outside)  # what is behind is nobody's version
+    back_up()
+    file.parent.unlink()
+    file.parent.mkdir()
+    file.write_bytes(b"\1binary" * 1000)
+    found = read(versions("--json", *words, file))
+    kinds = [(v["number"], v["kind"], v["size_bytes"]) for v in found["versions"]]
+    assert kinds == [
+        (1, "file", 7000),
+        (2, "link", None),
+        (3, "directory", None),
+        (4, "pipe", None),
+        (5, "file", 7000),
+    ]
+    assert timeline(found)[4:] == [(None, [1, 1], False), (5, [], True)]
+    assert os.fsencode(found["path"]) == b"/".join(HOSTILE)
+    assert (
+        os.fsencode(found["versions"][1]["link_to"]) == b"to\n\xff where" + HOSTILE[1]
+    )
+    digests = [found["versions"][index]["sha256"] for index in (0, 4)]
+    assert digests[0] == hashlib.sha256(b"\0binary" * 1000).hexdigest() != digests[1]
+    done = must(versions(*words, file))
+    assert not re.search("[\x00-\x09\x0b-\x1f\u202e\udcff]", done.stdout)
+    assert len(done.stdout.splitlines()) == 8
+    # A path with a slash at its end, or one that starts elsewhere, is the same.
+    same = versions("--json", *words, f"./{name}/", cwd=file.parent)
+    assert read(same)["path"] == found["path"]
+    done = must(versions("--diff", "1", "5", *words, file))
+    assert done.stdout == (
+        "versions 1 (6.8 KiB) and 5 (6.8 KiB) differ, and are not text\n"
+    )
+    for number in ("3", "4"):
+        done = versions("--diff", "1", number, *words, file)
+        complaint(done, 4, f"version {number} is a ")
+    link = must(versions("--diff", "2", "2", *words, file), 2)
+    assert "and 2 is one" in link.stderr
+
+
+def test_backups_of_others_are_left_out(scene: Scene):
+    other = scene.from_filesystem.subvolume(f"{scene.source.parent.name}/other")
+    for subvolume, prefix in ((scene.source, "x-"), (other, "y-")):
+        (subvolume / "file").write_text(f"of {prefix}")
+        must(run_program("-p", prefix, subvolume, scene.destination))
+    read_only(scene.destination / "x-20200101-000000", content="received by nobody")
+    found = read(versions("--json", scene.source / "file"))
+    assert timeline(found) == [(1, [1, 1], True)]
+    # Snapshots in one folder elsewhere: by the subvolume that they are of.
+    folder = scene.source.parent / "folder"
+    folder.mkdir()
+    for subvolume in (scene.source, other):
+        (subvolume / "file").write_text("now")
+        must(run_program("-T", "-f", folder, "-p", "x-", subvolume))
+    for option in ("-f", "--snapshot-folder"):
+        found = read(versions("--json", option, folder, scene.source / "file"))
+        own = [p for run in found["timeline"] for p in run["places"]]
+        assert [
+            len(p["snapshots"]) for p in own if p["place"] == str(scene.source)
+        ] == [1]
+
+
+def test_a_file_may_be_named_by_any_mount_of_its_subvolume(
+    scene: Scene, tmp_path: Path
+):
+    folder = scene.source / "folder"
+    folder.mkdir()
+    (folder / "file").write_text("x")
+    link = tmp_path / "link"
+    link.symlink_to(scene.source)
+    must(
+        run_program(
+            "-p", "x-", "-f", scene.source.parent / "f", link, scene.destination
+        )
+    )
+    (scene.source / STATE / "holds.json").unlink()  # the history knows by itself
+    bound = tmp_path / "bound"
+    bound.mkdir()
+    try:
+        subprocess.run(["mount", "--bind", scene.source, bound], check=True)
+        found = read(versions("--json", bound / "folder" / "file"))
+        assert (found["subvolume"], found["path"]) == (str(bound), "folder/file")
+        assert timeline(found) == [(1, [1, 1], True)]
+        subprocess.run(["umount", bound], check=True)
+        subprocess.run(["mount", "--bind", folder, bound], check=True)
+        complaint(versions(bound / "file"), 4, "mounted by itself")
+    finally:
+        subprocess.run(["umount", bound], check=True)
+    for path in (link / "folder" / "file", folder / "file"):
+        found = read(versions("--json", path))
+        assert timeline(found) == [(1, [1, 1], True)]
+    found = read(versions("--json", "--at", scene.source, folder / "file"))
+    assert timeline(found) == [(1, [1], True)]
+
+
+def test_what_cannot_be_read_is_its_own_version_and_told(scene: Scene, tmp_path: Path):
+    (scene.source / "file").write_text("first")
+    must(scene.back_up())
+    (scene.source / "file").write_text("secnd")
+    must(scene.back_up())
+    log = "case $* in *x-*file*) exit 1;; esac; exec /usr/bin/sha256sum"
+    fake = tmp_path / "bin" / "sha256sum"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\n{log} "$@"\n')
+    fake.chmod(0o755)
+    env = {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
+    found = read(versions("--json", scene.source / "file", env=env), 10)
+    assert [v["readable"] for v in found["versions"]] == [False, False]
+    done = must(versions(scene.source / "file", env=env), 10)
+    assert done.stdout.count("5 B, cannot be read") == 2
+
+
+def test_who_may_only_run_btrfs_there_is_told_and_nothing_taken_for_absent(
+    scene: Scene, sshd: Sshd, account: Callable[..., Account]
+):
+    closed = scene.source / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "file").write_text("x")
+    (scene.source / "open").write_text("x")
+    must(scene.back_up())
+    words = ssh_words(sshd)
+    for rights, works in (({"doas": DOAS}, True), ({"sudoers": SUDO_BTRFS}, False)):
+        user = account(**rights)
+        place = ssh_place(sshd, scene.destination, user=user.name)
+        at = [*words, "--at", place]
+        assert timeline(read(versions("--json", *at, scene.source / "open"))) == [
+            (1, [1, 1], True)
+        ]
+        done = versions("--json", *at, closed / "file")
+        found = read(done, 0 if works else 10)
+        assert timeline(found) == [(1, [1, 1] if works else [1], True)]
+        if not works:
+            assert "Permission denied" in found["failures"][0]["message"]
+            assert "let sudo run stat, sha256sum, readlink and cat" in done.stderr
+
+
+def test_300_snapshots_cost_what_few_do(
+    tmp_path_factory: pytest.TempPathFactory, scene: Scene
+):
+    """One look at all of them, however many there are."""
+    directory = tmp_path_factory.mktemp("versions")
+    with btrfs_filesystem(directory, mount_options=("nobarrier", "noatime")) as disk:
+        home = disk.subvolume("home")
+        folder = home / STATE / "snapshots"
+        folder.mkdir(parents=True)
+        for number in range(300):
+            if number % 100 == 0:
+                (home / "file").write_text(f"{number:03}")
+            name = f"x-20200202-00{number // 60:02}{number % 60:02}"
+            disk.snapshot("home", os.path.relpath(folder / name, disk.path))
+        traced = trace(*PROGRAM, "versions", home / "file", env=environment())
+        assert traced.returncode == 0, traced.stderr
+        first = traced.stdout.splitlines()[1:4]
+        assert [f"100 at {home}" in line for line in first] == [True] * 3
+        # One version of btrfs-progs; a shell and xargs for each of two questions, and
+        # for the second one a process for its three files.
+        assert traced.count("sha256sum") == traced.count("stat") == 1
+        assert traced.processes <= 12, traced.execs
+
+
+def test_what_makes_no_sense_is_told(scene: Scene, tmp_path: Path):
+    file = scene.source / "first"
+    for words, status, part in (
+        ([], 2, "a place is missing"),
+        ([file, file], 2, "about one file, and 2 are given"),
+        (["ssh://nas/x"], 2, "on this machine"),
+        (["--at", "shell://cat", file], 2, "shell://"),
+        (["--diff", "1", "x", file], 2, "not the number of a version"),
+        (["--diff", "1", "2", "--json", file], 2, "no JSON"),
+        ([""], 2, "path of a file"),
+        ([scene.source], 4, "a whole subvolume"),
+        ([tmp_path / "x" / "y"], 4, "only btrfs has snapshots"),
+        ([file], 4, "no snapshots or backups"),
+    ):
+        done = versions(*words)
+        assert done.stdout == ""
+        complaint(done, status, part)
+    must(scene.back_up())
+    complaint(versions("--diff", "1", "2", file), 2, "only version 1")
+    complaint(versions(scene.source / "no"), 1, "no is in none of the 2 snapshots")
+    (scene.source / "folder").mkdir()
+    complaint(versions(scene.source / "folder"), 4, "is a directory", "diff A B")
+    assert must(versions("-q", file)).stdout == ""
+    done = as_nobody("versions", file)
+    complaint(done, 4, f"Run:  {sudo_line('versions', file)}")
+    shown = must(versions("--help")).stdout
+    assert "--diff" in shown and "versions FILE" in must(run_program("--help")).stdout

@@ -1,0 +1,728 @@
+"""The whole contract of a place behind ssh, in every login shell, by every privilege.
+
+One account and one connection for each combination. The steps come one after the
+other, and each goes on from what the earlier ones left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from btrfs_backup_ng.__util__ import KIB, MIB, Refused
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.model import (
+    Facts,
+    Integrity,
+    Listing,
+    Privilege,
+    Snapshot,
+    SshOptions,
+    TransferOptions,
+)
+from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.plan import Transfer, WhyFull
+from btrfs_backup_ng.endpoint import staging
+from btrfs_backup_ng.endpoint.common import (
+    BtrfsEndpoint,
+    NameTaken,
+    WrongArrival,
+    new_transfer_id,
+)
+from btrfs_backup_ng.endpoint.local import local_endpoint
+from btrfs_backup_ng.endpoint.ssh import Connections, ssh_endpoint
+from btrfs_backup_ng.host.common import LockHeld
+from btrfs_backup_ng.process.command import CommandFailed
+from btrfs_backup_ng.process.pipeline import PipelineFailed, run_pipeline
+from btrfs_backup_ng.process.relay import Meter
+from btrfs_backup_ng.sendstream.filter import filter_argv, filter_words
+from btrfs_backup_ng.transfer.attempt import Way, run_transfer
+from btrfs_backup_ng.transfer.route import Route
+from btrfs_backup_ng.transfer.size import rehearsed, stream_size, written_since
+from btrfs_backup_ng.wire.grammar import Verb
+from tests.support import accounts, filesystems, ours, places, processes, trees
+from tests.support.places import FOLDER
+from tests.support.sshd import Sshd
+from tests.wire.hostile import HOSTILE, PRINT, Made
+
+SHELLS = ["dash", "bash", "ash", "fish", "tcsh", "zsh"]
+PASSWORD = " it's: $(id) \\"
+#: How a user there comes to run btrfs as root -> what the account needs for it.
+ACCOUNTS: dict[str, dict[str, Any]] = {
+    "root": {"superuser": True},
+    "sudo": {"sudoers": accounts.SUDO_ALL},
+    "sudo-btrfs": {"sudoers": accounts.SUDO_BTRFS},
+    "sudo-password": {"sudoers": accounts.SUDO_PASSWORD, "password": PASSWORD},
+    "doas": {"doas": accounts.DOAS},
+}
+#: The same -> what the first look finds.
+FOUND = {
+    "root": Privilege.ROOT,
+    "sudo": Privilege.SUDO,
+    "sudo-btrfs": Privilege.SUDO,
+    "sudo-password": Privilege.ROOT,  # the whole of a verb runs as root
+    "doas": Privilege.DOAS,
+}
+#: Each shell, and each way to run btrfs as root; every shell with every way if
+#: ``BBNG_EVERY_PAIR`` is set. All ways come to a shell in one form, by one decoder.
+PAIRS = [
+    *((shell, "root") for shell in SHELLS),
+    *(("tcsh", "sudo"), ("bash", "sudo-btrfs"), ("ash", "doas")),
+    *(("fish", "sudo-password"), ("zsh", "sudo-password")),
+]
+if "BBNG_EVERY_PAIR" in os.environ:
+    PAIRS = list(itertools.product(SHELLS, FOUND))
+
+
+def assert_login_shell(sshd: Sshd, user: accounts.Account) -> None:
+    """Make sure that the shell there is the one that is meant."""
+    done = sshd.ssh("sh -c 'readlink /proc/$PPID/exe'; true", user=user.name)
+    expected = os.path.realpath(pwd.getpwnam(user.name).pw_shell)
+    assert done.stdout.splitlines() == [expected], done
+
+
+def options_for(sshd: Sshd, **more: Any) -> SshOptions:
+    """Return the options that lead to the server of the tests."""
+    return SshOptions(options=tuple(sshd.ssh_options), **more)
+
+
+def at(sshd: Sshd, user: accounts.Account, path: Path | str) -> Location:
+    """Name a directory there."""
+    return Location(Scheme.SSH, os.fspath(path), host=sshd.host, user=user.name)
+
+
+# Arguments, byte by byte.
+
+#: Like :data:`PRINT`, but by a program that has the privilege.
+PRINT_AS_ROOT = Made("print", '$root printf "%s\\0" "$@"; finish 0')
+
+#: Tells whose child the script is.
+PARENT = Made("parent", 'cat "/proc/$PPID/comm"; finish 0')
+
+MANY = [
+    *(bytes((byte,)) for byte in range(1, 256)),
+    *HOSTILE,
+    *(b"\\" * length for length in range(2, 9)),
+    *(b"x\\" * length + b"'" for length in range(1, 5)),
+    *(before + b"\n" for before in (b"\\", b"!", b"'", b"x\r", b"\xff", b"-n")),
+    *(b"+0101", b"+0", b"+01", b"\\0101", b"!x", b"$(id)`id`", b"%00", b"~/x", b"*/*"),
+    *(
+        unit * 200
+        for unit in (b"a", b"'", b"\n", b"\\", b"!", b"\x80", b"$(id)", b"* ")
+    ),
+]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_hostile_arguments_come_back_byte_by_byte(sshd, account, shell):
+    user = account(shell=shell)
+    assert_login_shell(sshd, user)
+    sshd.mark()
+    with Connections() as connections:
+        host = connections.host(at(sshd, user, "/"), options_for(sshd))
+        assert come_back(host, PRINT, MANY) == MANY
+        for argument in (b"", b" ", b"\n", b"!", b"\\", b"'", b"-n", b"\xff"):
+            assert come_back(host, PRINT, [argument]) == [argument]
+        assert come_back(host, PRINT, []) == []
+        assert host.call(PARENT).stdout.startswith(b"sshd")  # no shell stays between
+    assert sshd.connections() == 1
+
+
+def come_back(host: Any, verb: Verb, arguments: list[bytes]) -> list[bytes]:
+    """Let a verb tell what its arguments are there."""
+    answer: bytes = host.call(verb, *map(os.fsdecode, arguments)).stdout
+    return answer.split(b"\0")[:-1]
+
+
+# The contract.
+
+NOW = datetime(2026, 11, 23, 10, 15, tzinfo=timezone.utc)
+NESTED = "nested '\n"
+NOTE, OTHER_NOTE = "note '\n.json", "-note!\\"
+#: In the path of each place.
+WORD = os.fsdecode(b" it's \"$(id)` \\!~* +0101%s\\n\n \xff\\")
+#: Of the snapshots, first and second.
+NAMES = [os.fsdecode(b"-rf %s\n\\!'\"$(id)`\xff\\" % number) for number in (b"1", b"2")]
+TO_DELETE = [
+    *(" ", "\n", "ends\n", "'", '"', "\\", "\\\\", "!", "!!", "$(id)", "`id`", "$HOME"),
+    *(
+        "*",
+        "?",
+        "[a-z]",
+        "~",
+        "~root",
+        "-",
+        "--",
+        "-rf",
+        "--help",
+        "%s%n",
+        "+",
+        "+0101",
+    ),
+    *("#", ";id", "&", "|", "<", ">", "=ls", "^", "{a,b}", "...", "x" * 255, "\udcff"),
+]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Both places there, each as seen through ssh and from here; and two places here.
+
+    :ivar kept: what a step keeps for the later ones: snapshots, in their order.
+    """
+
+    kind: str
+    user: accounts.Account
+    source: BtrfsEndpoint
+    source_seen: BtrfsEndpoint
+    backups: BtrfsEndpoint
+    backups_seen: BtrfsEndpoint
+    own_source: BtrfsEndpoint
+    own_backups: BtrfsEndpoint
+    kept: dict[str, list[Snapshot]]
+
+    @property
+    def pairs(self) -> tuple[tuple[BtrfsEndpoint, BtrfsEndpoint], ...]:
+        """Return the places there, each as seen from there and from here."""
+        return (self.source, self.source_seen), (self.backups, self.backups_seen)
+
+
+def path_of(place: BtrfsEndpoint, name: str = "") -> Path:
+    """Return the path of a place, or of a snapshot there."""
+    return Path(place.directory, name) if name else Path(place.location.path)
+
+
+def hand_over(path: Path, user: accounts.Account) -> None:
+    """Make a file the user's, as it is where the user may run nothing but btrfs."""
+    os.chown(path, user.uid, user.gid, follow_symlinks=False)
+
+
+def seen_alike(seen: BtrfsEndpoint, mine: BtrfsEndpoint, privilege: Privilege) -> Facts:
+    """Let both look, and compare what they find."""
+    found, expected = seen.look(), mine.look()
+    assert found.privilege is privilege
+    for field in ("size_used", "size_free"):
+        assert abs(getattr(found, field) - getattr(expected, field)) < 64 * MIB
+    assert not found.trouble
+    apart: Any = {"size_used": 0, "size_free": 0, "privilege": privilege}
+    # Root here does not trust a state directory of the user there.
+    apart |= {"trouble": "", "leftovers": found.leftovers}
+    assert found.clock_ahead_s is not None and abs(found.clock_ahead_s) < 10
+    apart["clock_ahead_s"] = None
+    assert replace(found, **apart) == replace(expected, **apart)
+    return found
+
+
+def pass_arguments(scene: Scene) -> None:
+    """Let them come back from what has the privilege, where it may be anything."""
+    verb = PRINT if scene.kind == "sudo-btrfs" else PRINT_AS_ROOT
+    assert come_back(scene.source.host, verb, HOSTILE) == HOSTILE
+
+
+def look(scene: Scene) -> None:
+    for seen, mine in scene.pairs:
+        facts = seen_alike(seen, mine, FOUND[scene.kind])
+        assert facts.is_btrfs and facts.is_writable and not facts.has_state
+    assert scene.source.facts.nested == (NESTED,)
+    assert scene.source.facts.uuid and not scene.source.facts.has_folder
+    places.output("btrfs", "subvolume", "delete", path_of(scene.source) / NESTED)
+    missing = scene.backups.location.join("no")
+    nowhere = BtrfsEndpoint(missing, scene.backups.host, Naming(""), None)
+    assert not nowhere.look().exists
+    for own in (scene.own_source, scene.own_backups):
+        own.look()
+        with own.lock(0, "prepare"):
+            pass
+
+
+def prepare(scene: Scene) -> None:
+    for seen, mine in scene.pairs:
+        for _ in range(2):
+            with seen.lock(0, "prepare"):
+                pass
+        facts = seen_alike(seen, mine, FOUND[scene.kind])
+        assert facts.has_state and facts.leftovers == ()
+        status = os.stat(seen.state)
+        owner = 0 if scene.kind == "sudo-password" else scene.user.uid
+        assert (status.st_uid, status.st_mode & 0o7777) == (owner, 0o700)
+    assert scene.source.facts.has_folder
+    assert os.stat(scene.source.state).st_ino == 256  # a subvolume of its own
+    assert os.stat(scene.backups.state).st_ino != 256
+
+
+def is_roots(place: BtrfsEndpoint) -> bool:
+    """Tell whether root here may enter a state directory: it trusts no other user."""
+    return os.stat(place.state).st_uid == 0
+
+
+def lock(scene: Scene) -> None:
+    for seen, mine in scene.pairs:
+        line = WORD.replace("\n", " ")
+        with seen.lock(0, line) as say:
+            processes.wait_until(lambda: held_by(seen) == line)
+            if is_roots(seen):
+                processes.wait_until(lambda: held_by(mine) == line)
+            say(f"goes on {line}")
+            processes.wait_until(lambda: held_by(seen) == f"goes on {line}")
+        if is_roots(seen):
+            with mine.lock(0, "this machine"):
+                assert held_by(seen) == "this machine"
+            assert held_by(mine) == ""
+        else:  # root does not work in the state directory of another user
+            with pytest.raises(Refused, match="belongs to the user"):
+                held_by(mine)
+        assert held_by(seen) == ""
+
+
+def held_by(place: BtrfsEndpoint) -> str:
+    """Try to lock a place; tell who has it locked, or nothing if it was free."""
+    try:
+        with place.lock(0, "somebody else"):
+            return ""
+    except LockHeld as error:
+        return error.message
+
+
+def note(scene: Scene) -> None:
+    for seen, mine in scene.pairs:
+        assert seen.listing(NOTE)[1] is None
+        for content in (b"", b"{}", bytes(range(256)) * 300 + b"\n\n"):
+            seen.write_note(NOTE, content)
+            # A record has no NUL; one of a damaged record comes as another byte.
+            assert seen.listing(NOTE)[1] == content.replace(b"\0", b"\1")
+        seen.set_aside(NOTE, OTHER_NOTE)
+        assert seen.listing(NOTE)[1] is None
+        assert Path(seen.state, OTHER_NOTE).read_bytes() == content
+        with pytest.raises(CommandFailed):
+            seen.set_aside(NOTE, OTHER_NOTE)
+
+
+def take_snapshot(scene: Scene) -> None:
+    for source in (scene.source, scene.own_source):
+        for name in NAMES:
+            made = source.take_snapshot(name, NOW)
+            shown = places.show(path_of(source, name))
+            assert (str(made.uuid), made.generation) == (shown.uuid, shown.made)
+            assert made.received_uuid is None and shown.received_uuid == "-"
+            assert made.parent_uuid == source.facts.uuid and shown.read_only
+            scene.kept[source.directory].append(made)
+            (path_of(source) / WORD).write_text("second")
+    before = os.listdir(scene.source.directory)
+    with pytest.raises(NameTaken):
+        scene.source.take_snapshot(NAMES[0], NOW)
+    assert os.listdir(scene.source.directory) == before
+    assert os.listdir(path_of(scene.source, NAMES[0])) != []
+
+
+def tell_sizes(scene: Scene) -> None:
+    first, second = scene.kept[scene.source.directory]
+    for snapshot, since in ((None, first), (second, first), (second, None)):
+        size = written_since(scene.source, snapshot, since)
+        if is_roots(scene.source):
+            assert size == written_since(scene.source_seen, snapshot, since)
+    assert size >= 200_000  # all of it
+    with pytest.raises(CommandFailed):
+        written_since(scene.source, replace(first, name="no"), None)
+    exact = stream_size(scene.source, second, first, "1")
+    if is_roots(scene.source):
+        assert exact == stream_size(scene.source_seen, second, first, "1")
+    with rehearsed(scene.source, "rehearsal", NOW) as planned:
+        assert planned and stream_size(scene.source, planned, second, "1") > 100
+    assert not os.path.lexists(planned.name)
+
+
+def transfer(scene: Scene, source: BtrfsEndpoint, sink: BtrfsEndpoint) -> None:
+    """Move both snapshots of a source, and compare what arrived."""
+    full, incremental = scene.kept[source.directory]
+    work = [
+        Transfer(full, None, full.name, WhyFull.FIRST),
+        Transfer(incremental, full, incremental.name, None),
+    ]
+    options = TransferOptions(mbuffer=False)
+    sizes = []
+    interval = 64 * KIB
+    for one, codec in zip(work, (codecs.NONE, "zstd:1"), strict=True):
+        moved = run_transfer(
+            one,
+            source,
+            sink,
+            way=Way(Route("1", codec), options, interval),
+            meter=Meter(),
+            now=NOW,
+        )
+        sizes.append(moved.size_bytes)
+    assert sizes[0] > 200_000 > 50_000 > sizes[1]
+    places.assert_copies(
+        [path_of(source, name) for name in NAMES],
+        [path_of(sink, name) for name in NAMES],
+    )
+    assert (path_of(sink, NAMES[1]) / WORD).read_text() == "second"
+    assert places.staged(path_of(sink)) == []
+
+
+def send_out(scene: Scene) -> None:
+    transfer(scene, scene.source, scene.own_backups)
+
+
+def receive_into(scene: Scene) -> None:
+    transfer(scene, scene.own_source, scene.backups)
+
+
+def listing(scene: Scene) -> None:
+    there = path_of(scene.backups)
+    subvolume = ("btrfs", "-q", "subvolume")
+    for name in TO_DELETE:
+        places.output(*subvolume, "snapshot", "-r", path_of(scene.source), there / name)
+    places.output(*subvolume, "snapshot", path_of(scene.source), there / "writable")
+    places.output(*subvolume, "snapshot", "-r", there / NAMES[0], there / "tampered")
+    places.tamper(there / "tampered")
+    (there / "directory\n").mkdir()
+    (there / "file\n").write_text("x")
+    (there / "link").symlink_to(NAMES[0])
+    places.output("btrfs", "filesystem", "sync", there)
+    for seen, mine in scene.pairs:
+        found = seen.listing(NOTE)[0]
+        if not is_roots(seen):
+            continue
+        expected = mine.listing(NOTE)[0]
+        assert found.names == expected.names
+        assert carriers(found) == carriers(expected)
+        assert facts_of(found) == facts_of(expected)
+    names = [*NAMES, *TO_DELETE, "tampered"]
+    assert sorted(s.name for s in found.snapshots) == sorted(names)
+    ids = {s.name: s.tree_id for s in found.snapshots}
+    intact = [ids[name] for name in (*NAMES, "\n")]
+    assert scene.backups.look_closely(intact) is Integrity.INTACT
+    assert scene.backups.look_closely([*intact, ids["tampered"]]) is Integrity.CHANGED
+
+
+def carriers(seen: Listing) -> dict[str, list[int]]:
+    """Tell who carries which received UUID."""
+    return {str(uuid): sorted(ids) for uuid, ids in seen.carriers.items()}
+
+
+def facts_of(seen: Listing) -> dict[str, Snapshot]:
+    """Tell all of each snapshot that a listing tells here and there."""
+    apart: Any = {"integrity": Integrity.UNKNOWN, "created": None, "otime": None}
+    return {s.name: replace(s, **apart) for s in seen.snapshots}
+
+
+def refuse_what_is_wrong(scene: Scene) -> None:
+    first, second = scene.kept[scene.own_source.directory]
+    backups, before = scene.backups, set(os.listdir(scene.backups.directory))
+    ids = [new_transfer_id(NOW) for _ in range(3)]
+
+    def receive(transfer_id: str, named: Snapshot) -> bytes:
+        send = scene.own_source.source(first, None, "1", codecs.NONE)
+        stages = (send, backups.sink(transfer_id, named, codecs.NONE))
+        return run_pipeline(stages, meter=Meter(), stall_timeout_s=60).output
+
+    def accept(transfer_id: str, snapshot: Snapshot, output: bytes, name: str) -> None:
+        backups.accept(transfer_id, snapshot, name, output=output, verify=True)
+
+    with pytest.raises(PipelineFailed):  # it brings another name
+        receive(ids[0], second)
+    output = receive(ids[1], first)
+    with pytest.raises(WrongArrival):  # it has another identity
+        accept(ids[1], replace(first, uuid=uuid4()), output, "new")
+    output = receive(ids[2], first)
+    with pytest.raises(WrongArrival):  # it did not come alone
+        accept(ids[2], first, output.replace(b"\0\0", b"\0more\0\0", 1), "new")
+    for taken in (NAMES[0], "file\n", "link", "directory\n"):
+        with pytest.raises(NameTaken):
+            accept(ids[2], first, output, taken)
+    assert set(os.listdir(backups.directory)) == before
+    assert sorted(backups.look().leftovers) == sorted(ids)
+    accept(ids[2], first, output, "new '\n")
+    copy = path_of(backups, "new '\n")
+    assert places.show(copy).read_only
+    assert places.show(copy).received_uuid == str(first.uuid)
+    assert sorted(backups.look().leftovers) == sorted(ids[:2])
+
+
+def discard(scene: Scene) -> None:
+    backups = scene.backups
+    wrong = list(backups.look().leftovers)
+    assert len(wrong) == 2
+    incoming = Path(backups.state, "incoming")
+    for transfer_id in wrong:
+        # read-only, as it arrived; and what else may lie around
+        (inside,) = places.subvolumes(incoming / transfer_id)
+        assert places.show(inside).read_only
+        places.output(
+            *("btrfs", "-q", "subvolume", "snapshot", "-r", inside),
+            incoming / transfer_id / ".-rf\n'",
+        )
+        for path in (inside.parent / "-d '\n", inside.parent / "-d '\n" / "*"):
+            path.mkdir()
+            hand_over(path, scene.user)
+        (inside.parent / "link").symlink_to(path_of(backups, "directory\n"))
+        (inside.parent / "dangling").symlink_to("nowhere")
+    with unfinished(scene) as (running, partial):
+        assert sorted(backups.look().leftovers) == sorted([*wrong, running])
+        assert backups.discard([*wrong, running]) == (running,)
+        assert partial.exists() and os.listdir(incoming) == [running]
+        assert backups.discard([running, "../../nothing of ours"]) == (running,)
+    assert backups.discard([running]) == () and os.listdir(incoming) == []
+    assert backups.discard([running]) == ()
+    assert path_of(backups, "directory\n").is_dir()
+
+
+@contextlib.contextmanager
+def unfinished(scene: Scene) -> Iterator[tuple[str, Path]]:
+    """Begin to receive; give the id and the half of a snapshot; then break off."""
+    first, _ = scene.kept[scene.own_source.directory]
+    sender = scene.own_source.source(first, None, "1", codecs.NONE)
+    stream = subprocess.run(sender.argv, stdout=subprocess.PIPE, check=True).stdout
+    transfer_id = new_transfer_id(NOW)
+    partial = Path(scene.backups.state, "incoming", transfer_id, first.name)
+    command = scene.backups.sink(transfer_id, first, codecs.NONE)
+    with subprocess.Popen(
+        command.argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as receiver:
+        assert receiver.stdin and receiver.stderr
+        receiver.stdin.write(stream[: len(stream) // 2])
+        receiver.stdin.flush()
+        processes.wait_until(partial.exists)
+        yield transfer_id, partial
+        receiver.stdin.close()
+        words = receiver.stderr.read()
+    assert receiver.returncode == 1 and words.endswith(b"bbng2 1\n"), words
+
+
+def go_on(scene: Scene) -> None:
+    """Cut a transfer whose receiver stays, end that, and go on at the last seal."""
+    source, backups = scene.own_source, scene.backups
+    first, _ = scene.kept[source.directory]
+    assert not backups.look().leftovers and backups.waiting([]) == ()
+    interval = 16 * KIB
+    packing = [source.source(first, None, "1", codecs.NONE).argv]
+    cut_id = staging.full_id(new_transfer_id(NOW), first, None, "1")
+    words = filter_words(interval, staging.chance_in(cut_id), None)
+    packing.append(filter_argv(words))
+    stream = b""
+    for argv in packing:
+        done = subprocess.run(argv, input=stream, stdout=subprocess.PIPE, check=True)
+        stream = done.stdout
+    command = backups.sink(cut_id, first, codecs.NONE)
+    with subprocess.Popen(
+        command.argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as receiver:
+        assert receiver.stdin
+        receiver.stdin.write(stream[: len(stream) * 2 // 3])
+        receiver.stdin.flush()
+        processes.wait_until(
+            lambda: any(w.size_bytes for w in backups.waiting([cut_id]))
+        )
+        (waiting,) = backups.waiting([cut_id, "20000101T000000Z-00000000"])
+        assert (waiting.name, waiting.running) == (first.name, True)
+        assert backups.discard([cut_id], keep_sealed=True) == ()
+        checkpoint = backups.checkpoint(cut_id, first)
+        assert receiver.wait(30) != 0
+        receiver.stdin.close()
+    assert checkpoint and checkpoint.offset >= waiting.size_bytes > interval
+    assert [w.running for w in backups.waiting([cut_id])] == [False]
+    assert backups.look().leftovers == (cut_id,)
+    way = Way(Route("1", codecs.NONE), TransferOptions(mbuffer=False), interval)
+    name = "again '\n"
+    moved = run_transfer(
+        Transfer(first, None, name, WhyFull.FIRST),
+        source,
+        backups,
+        way=replace(way, checkpoint=checkpoint),
+        meter=Meter(),
+        now=NOW,
+    )
+    assert moved.size_bytes < len(stream) - checkpoint.offset + interval
+    copy = path_of(backups, name)
+    assert places.show(copy).read_only
+    assert places.show(copy).received_uuid == str(first.uuid)
+    here, there = map(trees.describe, (path_of(source, first.name), copy))
+    assert not trees.differences(here, there)
+    assert not backups.look().leftovers
+    assert backups.checkpoint(cut_id, first) is None
+    backups.delete([named(backups, name)], convert_rw=False)
+
+
+def named(place: Any, name: str) -> Snapshot:
+    """Find a snapshot by its name."""
+    listing: Listing = place.listing("none")[0]
+    return next(one for one in listing.snapshots if one.name == name)
+
+
+def delete(scene: Scene) -> None:
+    backups = scene.backups
+    kept = set(os.listdir(backups.directory)) - {*TO_DELETE}
+    half = len(TO_DELETE) // 2
+    to_delete = [named(backups, name) for name in TO_DELETE]
+    backups.delete(to_delete[:half], convert_rw=False)
+    assert set(os.listdir(backups.directory)) == kept | {*TO_DELETE[half:]}
+    backups.delete(to_delete[half:], convert_rw=True)
+    assert set(os.listdir(backups.directory)) == kept
+    for convert_rw in (False, True):
+        with pytest.raises(CommandFailed):
+            backups.delete(to_delete[:1], convert_rw=convert_rw)
+    assert set(os.listdir(backups.directory)) == kept
+
+
+def sync(scene: Scene) -> None:
+    for place in (scene.backups, scene.source):
+        place.sync()
+    deleted = ("btrfs", "subvolume", "list", "-d", path_of(scene.backups))
+    assert places.output(*deleted) == ""
+
+
+def take_a_snapshot_of_what_was_received(scene: Scene) -> None:
+    """Make a backup writable, as it is done wrongly, and begin again from there."""
+    restored = path_of(scene.backups, "restored '\n\\")
+    copy = path_of(scene.backups, NAMES[0])
+    places.output("btrfs", "-q", "subvolume", "snapshot", "-r", copy, restored)
+    places.set_read_only(restored, False)
+    hand_over(restored, scene.user)
+    location = replace(scene.backups.location, path=str(restored))
+    source = BtrfsEndpoint(location, scene.backups.host, Naming(""), FOLDER)
+    assert source.look().received_uuid
+    with source.lock(0, "prepare"):
+        pass
+    made = source.take_snapshot(NAMES[0], NOW)
+    shown = places.show(path_of(source, NAMES[0]))
+    assert (shown.uuid, shown.received_uuid) == (str(made.uuid), "-")
+    assert shown.read_only and made.received_uuid is None
+    assert os.listdir(Path(source.state, "incoming")) == []
+    (listed,) = source.listing(NOTE)[0].snapshots
+    assert listed.origin == made.origin
+    with pytest.raises(NameTaken):
+        source.take_snapshot(NAMES[0], NOW)
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def disks() -> Iterator[tuple[Path, Path]]:
+    """Make two filesystems, where any user may look in: here and there."""
+    directory = ours.public_directory()
+    try:
+        with contextlib.ExitStack() as stack:
+            here, there = (
+                stack.enter_context(filesystems.btrfs_filesystem(directory, size="1G"))
+                for _ in range(2)
+            )
+            yield here.path, there.path
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def scene(
+    disks: tuple[Path, Path],
+    sshd: Sshd,
+    account: Callable[..., accounts.Account],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shell: str,
+    privilege: str,
+) -> Iterator[Scene]:
+    """Log in, and make the places: on both sides one source and one for backups."""
+    # A lock is known to be held once it beats; here nobody wants to wait for that.
+    monkeypatch.setattr("btrfs_backup_ng.host.ssh._BEAT_S", 0.1)
+    user = account(shell=shell, **ACCOUNTS[privilege])
+    assert_login_shell(sshd, user)
+    more = {}
+    if privilege == "sudo-password":
+        file = tmp_path / "password"
+        file.write_text(f"{PASSWORD}\n")
+        file.chmod(0o600)
+        more["sudo_password_file"] = str(file)
+    options = options_for(sshd, **more)
+    paths = []
+    for disk in disks:
+        room = disk / f"room-{next(_numbers)}"
+        room.mkdir()
+        source, backups = room / f"source {WORD}", room / f"backups {WORD}"
+        places.output("btrfs", "-q", "subvolume", "create", source)
+        backups.mkdir()
+        (source / "large").write_bytes(os.urandom(200_000))
+        (source / WORD).write_text("first")
+        (source / "link").symlink_to(WORD)
+        paths += [source, backups]
+    places.output("btrfs", "-q", "subvolume", "create", paths[2] / NESTED)
+    for path in paths[2:]:
+        if privilege == "sudo-btrfs":  # nothing else may be done as root there
+            hand_over(path, user)
+    sshd.mark()
+    with Connections() as connections:
+        mine, seen = [], []
+        for number, path in enumerate(paths):
+            naming, folder = Naming(""), None if number % 2 else FOLDER
+            location = Location(Scheme.LOCAL, str(path))
+            mine.append(local_endpoint(location, naming, folder))
+            if number >= 2:
+                there = at(sshd, user, path)
+                seen.append(
+                    ssh_endpoint(
+                        there, naming, folder, connections=connections, options=options
+                    )
+                )
+        yield Scene(
+            kind=privilege,
+            user=user,
+            source=seen[0],
+            source_seen=mine[2],
+            backups=seen[1],
+            backups_seen=mine[3],
+            own_source=mine[0],
+            own_backups=mine[1],
+            kept={place.directory: [] for place in (seen[0], mine[0])},
+        )
+
+
+STEPS: tuple[Callable[[Scene], None], ...] = (
+    look,
+    pass_arguments,
+    prepare,
+    lock,
+    note,
+    take_snapshot,
+    tell_sizes,
+    send_out,
+    receive_into,
+    listing,
+    refuse_what_is_wrong,
+    discard,
+    go_on,
+    delete,
+    sync,
+    take_a_snapshot_of_what_was_received,
+)
+
+
+@pytest.mark.parametrize(("shell", "privilege"), PAIRS)
+def test_the_contract_of_a_place_holds(scene, sshd, shell, privilege):
+    for step in STEPS:
+        try:
+            step(scene)
+        except BaseException as error:
+            error.add_note(
+                f"login shell {shell}, as root by {privilege}: {step.__name__}"
+            )
+            raise
+    assert sshd.connections() == 1

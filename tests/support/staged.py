@@ -1,0 +1,123 @@
+"""What a cut transfer leaves, made by hand, and how places are named to verbs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.many import make_pairs
+from tests.support.program import Argument
+from tests.support.scenes import Done, Scene, by_age, must, ssh_place, ssh_words
+from tests.support.sshd import Sshd
+
+STATE = ".btrfs-backup-ng"
+#: As they are now, and as they were before there were checkpoints.
+ID = "20260102T030405Z-1a2b3c4d-00112233445566ff-ffeeddccbbaa9988"
+OLD_ID = "20260203T040506Z-99999999"
+NAME = "x-20260102-030000"
+#: Of the stream, so that it is no size of anything there.
+SEALED = 1_288_490_189
+
+#: A path -> the words that name it, on this machine or behind ssh.
+Way = Callable[[Path], list[str]]
+
+
+def local_way(path: Path) -> list[str]:
+    """Name a place of this machine."""
+    return [str(path)]
+
+
+def ssh_way(server: Sshd) -> Way:
+    """Return the way to places behind an ssh server."""
+    return lambda path: [*ssh_words(server), ssh_place(server, path)]
+
+
+def both_ways(server: Sshd) -> tuple[Way, Way]:
+    """Return the way here, and the way through ssh to the same places."""
+    return local_way, ssh_way(server)
+
+
+def fill(scene: Scene, count: int = 1) -> list[str]:
+    """Let there be snapshots and backups of 2020, without any transfer."""
+    folder = scene.source / STATE / "snapshots"
+    folder.mkdir(parents=True)
+    (scene.destination / STATE).mkdir()
+    make_pairs(folder, scene.destination, "x-", range(count))
+    return by_age(scene.destination)
+
+
+def cut_transfer(
+    scene: Scene,
+    transfer_id: str = ID,
+    *,
+    name: str | bytes = NAME,
+    sealed_bytes: int = SEALED,
+) -> Path:
+    """Leave at the destination what a transfer leaves that was cut.
+
+    :param sealed_bytes: how much of the stream is safe; 0 for what was cut before
+        the first checkpoint, or without any.
+    """
+    directory = scene.destination / STATE / "incoming" / transfer_id
+    directory.mkdir(mode=0o700, parents=True)
+    directory.parent.chmod(0o700)
+    name = os.fsencode(name)
+    if sealed_bytes:
+        _received(scene, directory, b".seal-%020d-" % sealed_bytes + name)
+        # An older one, too, which is smaller.
+        older = os.fsencode(directory / f".seal-{sealed_bytes // 2:020}-") + name
+        newer = os.fsencode(directory / f".seal-{sealed_bytes:020}-") + name
+        _btrfs("subvolume", "snapshot", "-r", newer, older)
+        name = b".body-%020d-" % (2 * sealed_bytes) + name
+    _btrfs("subvolume", "create", os.path.join(os.fsencode(directory), name))
+    return directory
+
+
+def _received(scene: Scene, directory: Path, name: bytes) -> None:
+    """Receive the source as it is, under a name of its own."""
+    taken = scene.source.parent / "taken"
+    _btrfs("subvolume", "snapshot", "-r", scene.source, taken)
+    stream = subprocess.run(["btrfs", "send", "-q", taken], stdout=subprocess.PIPE)
+    subprocess.run(
+        ["btrfs", "receive", "-q", directory], input=stream.stdout, check=True
+    )
+    _btrfs("subvolume", "delete", taken)
+    os.rename(directory / "taken", os.path.join(os.fsencode(directory), name))
+
+
+def _btrfs(*argv: Argument) -> None:
+    subprocess.run(["btrfs", "-q", *argv], check=True)
+
+
+def read_only(path: Path, *, content: str = "x") -> Path:
+    """Make a read-only subvolume that nobody received."""
+    _btrfs("subvolume", "create", path)
+    (path / "file").write_text(content)
+    _btrfs("property", "set", "-ts", path, "ro", "true")
+    return path
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the lock that who works in a directory holds."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def document(done: Done, status: int = 0) -> list[dict[str, Any]]:
+    """Read the JSON that a verb printed, and give its places."""
+    read = json.loads(must(done, status).stdout)
+    assert (read["version"], read["exit_status"]) == (1, status)
+    places = read["places"]
+    assert isinstance(places, list)
+    return places
