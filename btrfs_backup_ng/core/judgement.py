@@ -138,7 +138,7 @@ class Course:
         return min((self.now, *self.earlier))
 
 
-def follow(clock: Clock, places: Iterable[Collection[Snapshot]]) -> Course:
+def find_course(clock: Clock, places: Iterable[Collection[Snapshot]]) -> Course:
     """Find out what time it may be.
 
     A long time in which nothing was made may be a jump of the clock. It is taken for
@@ -287,7 +287,7 @@ def keep_by_policy(policy: Policy, naming: Naming, course: Course) -> Rule:
     return claims
 
 
-def keep_by_policy_there(policy: Policy, naming: Naming, course: Course) -> Rule:
+def keep_by_policy_on_arrival(policy: Policy, naming: Naming, course: Course) -> Rule:
     """Keep what a policy wants by the times at which backups came, likewise.
 
     Nobody who sends there can change those, so no name that is invented makes an older
@@ -445,7 +445,7 @@ def rules_of(
     if policy.looks_at_time:
         rules.append(keep_made_in_order(policy, naming, course, of_source=of_source))
         if not of_source:
-            rules.append(keep_by_policy_there(policy, naming, course))
+            rules.append(keep_by_policy_on_arrival(policy, naming, course))
     return rules
 
 

@@ -16,7 +16,7 @@ from btrfs_backup_ng.core.judgement import (
     Clock,
     Course,
     Question,
-    follow,
+    find_course,
     judge_series,
     later,
 )
@@ -72,7 +72,7 @@ class Machine:
         self.made.append(replace(new, name=name, created=self.time))
         self.here.append(new)
         self.there.append(copy)
-        course = follow(
+        course = find_course(
             Clock(now, synchronised, tuple(others)), [self.here, self.there]
         )
         self.told = []
@@ -368,7 +368,7 @@ def test_reasons_name_the_clock_only_where_nothing_else_keeps_it() -> None:
     machine.runs(200)
     machine.time += 61 * DAY
     machine.run()
-    course = follow(Clock(machine.time), [machine.here])
+    course = find_course(Clock(machine.time), [machine.here])
     verdicts = judge_series(_question(USUAL, True), machine.here, course).verdicts
     reasons = {v.snapshot.uuid.int: v.reasons for v in verdicts}
     assert reasons[201][0] == "latest"
@@ -386,4 +386,4 @@ def test_a_clock_beyond_all_calendars_is_the_last_time_there_is(seconds: float) 
 
 def test_unknown_identities_do_no_harm() -> None:
     snapshot = Snapshot("x", None, UUID(int=1), None, None, 1)
-    assert follow(Clock(START), [[snapshot], []]).earlier == ()
+    assert find_course(Clock(START), [[snapshot], []]).earlier == ()

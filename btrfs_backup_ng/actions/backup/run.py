@@ -9,7 +9,7 @@ from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.actions.backup.target import Target
 from btrfs_backup_ng.actions.prune import rules as prune
 from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
-from btrfs_backup_ng.core.judgement import Clock, Course, follow, later
+from btrfs_backup_ng.core.judgement import Clock, Course, find_course, later
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Job, Listing, Snapshot
 from btrfs_backup_ng.core.naming import time_in
@@ -245,7 +245,7 @@ class _Run:
         others = tuple(later(now, ahead) for ahead in found if ahead is not None)
         clock = Clock(now, self._context.is_synchronised, others)
         listings = [self._here, *(target.listing for target in targets)]
-        return follow(
+        return find_course(
             clock,
             [
                 [s for s in seen.snapshots if naming.time_of(s.name) is not None]

@@ -18,7 +18,7 @@ from btrfs_backup_ng.core.judgement import (
     Course,
     Judgement,
     Question,
-    follow,
+    find_course,
     judge_series,
     later,
 )
@@ -227,10 +227,10 @@ def course_of(parts: Sequence[Part], request: PruneRequest) -> Course:
     """Find out what time it may be, by all clocks and all that was made at places."""
     clock = request.clock
     if request.is_forced:
-        return follow(replace(clock, is_synchronised=True), _members(parts))
+        return find_course(replace(clock, is_synchronised=True), _members(parts))
     found = (part.place.facts.clock_ahead_s for part in parts)
     others = tuple(later(clock.now, ahead) for ahead in found if ahead is not None)
-    return follow(replace(clock, others=others), _members(parts))
+    return find_course(replace(clock, others=others), _members(parts))
 
 
 def _members(parts: Sequence[Part]) -> list[list[Snapshot]]:
