@@ -21,7 +21,7 @@ from btrfs_backup_ng.process.command import (
     CommandFailed,
     Completed,
     ContactLost,
-    settle,
+    read_status,
 )
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.sendstream.changes import Change, read_changes
@@ -157,7 +157,7 @@ def _read(command: Command, meter: Meter) -> Iterator[Change]:
         except StreamDamaged as error:
             damage = error
         child.close_pipes()
-        status, stderr = settle(command, child.finish(), bytes(child.words))
+        status, stderr = read_status(command, child.finish(), bytes(child.words))
     completed = Completed(command, status, b"", stderr)
     check_interrupted()
     if status is None:

@@ -29,7 +29,7 @@ from btrfs_backup_ng.process.command import (
     Completed,
     last_words,
     patience,
-    settle,
+    read_status,
 )
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from btrfs_backup_ng.sshutil.passwords import (
@@ -297,7 +297,7 @@ class SshHost:
                 raise LockHeld(os.fsdecode(child.read_rest(_HOLDER)))
             if word != b"locked":
                 ended = child.wait(10) or 0
-                status, said = settle(command, ended, bytes(child.words))
+                status, said = read_status(command, ended, bytes(child.words))
                 if status == grammar.NOT_OURS:
                     raise CommandFailed(Completed(command, status, b"", said))
                 words = visible(last_words(said))

@@ -25,7 +25,7 @@ from btrfs_backup_ng.process.command import (
     environment,
     identity,
     last_words,
-    settle,
+    read_status,
 )
 from btrfs_backup_ng.process.poller import TICK_S, Loop, Tail, widen
 from btrfs_backup_ng.process.silence import Silence
@@ -463,7 +463,7 @@ def run(
         if not loop.linger():
             what = "left something behind that writes on and on"
             raise child.failure(CommandFailed, what)
-        status, stderr = settle(command, child.reap(), bytes(child.words))
+        status, stderr = read_status(command, child.reap(), bytes(child.words))
     completed = Completed(command, status, bytes(output), stderr)
     if status != 0:
         check_interrupted()

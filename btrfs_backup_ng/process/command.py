@@ -65,7 +65,7 @@ class Command:
 
     :ivar label: who is blamed, for people: ``btrfs receive on nas``.
     :ivar reports: its stderr carries a last status line ``bbng2 <number>``, which
-        counts instead of the status of, say, an ssh client: see :func:`settle`.
+        counts instead of the status of, say, an ssh client: see :func:`read_status`.
     :ivar counts: it says on stderr how much it has written so far:
         :func:`moved_bytes`.
     :ivar terminal: it stays in our process group, so that it may ask at the
@@ -173,7 +173,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def settle(command: Command, status: int, stderr: bytes) -> tuple[int | None, str]:
+def read_status(command: Command, status: int, stderr: bytes) -> tuple[int | None, str]:
     """Return the status that counts, and the stderr without the status line.
 
     Status 255 of an ssh client may mean anything from "no route" to "the remote

@@ -21,7 +21,7 @@ from btrfs_backup_ng.process.command import (
     last_words,
     moved_bytes,
     patience,
-    settle,
+    read_status,
     skipped_bytes,
 )
 from btrfs_backup_ng.process.poller import TICK_S, Loop, widen
@@ -381,7 +381,7 @@ class _Pipeline:
 
 def _settle(stage: _Stage) -> Completed:
     child = stage.child
-    status, text = settle(child.command, child.reap(), bytes(child.words))
+    status, text = read_status(child.command, child.reap(), bytes(child.words))
     return Completed(child.command, status, b"", text)
 
 

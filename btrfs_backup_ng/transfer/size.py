@@ -29,7 +29,7 @@ from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, new_transfer_id
 from btrfs_backup_ng.host.entry import INCOMING, entered
 from btrfs_backup_ng.process.child import PIPE, Child
-from btrfs_backup_ng.process.command import CommandFailed, Completed, settle
+from btrfs_backup_ng.process.command import CommandFailed, Completed, read_status
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
 from btrfs_backup_ng.wire import verbs
@@ -203,6 +203,6 @@ def _inode(path: bytes, top: int) -> int | None:
 
 
 def _check(child: Child) -> None:
-    status, words = settle(child.command, child.finish(), bytes(child.words))
+    status, words = read_status(child.command, child.finish(), bytes(child.words))
     if status != 0:
         raise CommandFailed(Completed(child.command, status, b"", words))

@@ -34,7 +34,7 @@ from btrfs_backup_ng.process.command import (
     environment,
     find_program,
     last_words,
-    settle,
+    read_status,
 )
 from btrfs_backup_ng.process.silence import Silence
 from btrfs_backup_ng.wire.grammar import MAGIC
@@ -322,7 +322,7 @@ def test_a_status_line_of_a_command_that_does_not_report_is_just_words():
 
 
 def test_words_that_are_not_text_survive():
-    assert settle(shell(""), 1, b"a\xff\n") == (1, "a\udcff\n")
+    assert read_status(shell(""), 1, b"a\xff\n") == (1, "a\udcff\n")
     assert last_words("a\udcff\n") == "a\\xff"
 
 

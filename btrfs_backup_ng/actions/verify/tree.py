@@ -24,7 +24,7 @@ from btrfs_backup_ng.process.command import (
     Completed,
     ContactLost,
     TimedOut,
-    settle,
+    read_status,
 )
 from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sshutil.refusal import explain_session
@@ -127,7 +127,7 @@ def _answer(child: Child, command: Command, may_lack: bool) -> Iterator[bytes]:
         ended = child.finish()
     except TimedOut as error:
         raise _explained(error) from error
-    status, stderr = settle(command, ended, bytes(child.words))
+    status, stderr = read_status(command, ended, bytes(child.words))
     completed = Completed(command, status, b"", stderr)
     check_interrupted()
     if status == UNAVAILABLE and stderr.strip():

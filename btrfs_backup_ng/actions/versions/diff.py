@@ -20,7 +20,7 @@ from btrfs_backup_ng.process.command import (
     CommandFailed,
     Completed,
     ContactLost,
-    settle,
+    read_status,
 )
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.wire import verbs
@@ -94,7 +94,7 @@ def _fetch(host: Host, path: str, target: str) -> None:
                 if size > _LIMIT_BYTES:
                     raise child.failure(CommandFailed, "gave more than there was")
                 file.write(block)
-            status, stderr = settle(command, child.finish(), bytes(child.words))
+            status, stderr = read_status(command, child.finish(), bytes(child.words))
     completed = Completed(command, status, b"", stderr)
     if status != 0:
         check_interrupted()
