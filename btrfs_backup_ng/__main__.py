@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from btrfs_backup_ng.__logger__ import log_message
-from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.cli.commands import VERBS
 from btrfs_backup_ng.cli.commands import backup as classic
 from btrfs_backup_ng.cli.commands import run_verb
@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
         if words and words[0] in VERBS:
             return run_verb(words[0], words[1:])
         return classic.main(words)
-    except BackupError as error:
+    except (BackupError, Interrupted) as error:
         log_message(error.message, error.hint)
         return error.exit_status
     except Exception as error:  # the last one: whatever it is, it is a bug

@@ -46,14 +46,21 @@ class Refused(BackupError):
     exit_status = 4
 
 
-class Interrupted(BackupError):
-    """A signal told the program to end."""
+class Interrupted(BaseException):
+    """A signal told the program to end.
+
+    Like ``KeyboardInterrupt`` it is no failure of one place or transfer, so code that
+    handles those must not catch it: only ``__main__`` does.
+    """
+
+    hint = ""
 
     def __init__(self, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
-        super().__init__(
+        self.message = (
             f"ended by {name}. What is unfinished the next run goes on with, or clears"
         )
+        super().__init__(self.message)
         self.exit_status = 128 + signal_number
 
 
@@ -64,8 +71,6 @@ def attempt(action: Callable[[], T]) -> T | BackupError:
     """
     try:
         return action()
-    except Interrupted:
-        raise
     except BackupError as error:
         return error
 

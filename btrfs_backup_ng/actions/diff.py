@@ -4,11 +4,10 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
 from btrfs_backup_ng.core import codecs
-from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host.common import Host, NeedsRoot
@@ -58,9 +57,9 @@ def compare(
     :raises Refused: if they cannot be compared.
     :raises BackupError: if it failed.
     """
-    if Scheme.SHELL in (first.scheme, second.scheme):
+    if first.is_command or second.is_command:
         raise UsageError("a command (shell://) has no snapshots to compare")
-    if replace(first, path="") != replace(second, path=""):
+    if not first.is_beside(second):
         raise UsageError(
             f"{visible(str(first))} and {visible(str(second))} are not on one machine,"
             " and only snapshots of one filesystem can be compared",
@@ -68,7 +67,7 @@ def compare(
         )
     with Connections() as connections:
         host: Host = LocalHost(options.silence_s)
-        if first.scheme is Scheme.SSH:
+        if first.is_remote:
             host = connections.host(first, options)
         facts = _check(host, first, sudo_line)
         other = _check(host, second, sudo_line)
@@ -134,7 +133,7 @@ def _snapshot_by_hand(host: Host, location: Location) -> str:
 
 
 def _compare_by_hand(first: Location, second: Location) -> str:
-    if first.scheme is not Scheme.LOCAL:
+    if not first.is_here:
         return ""
     return visible(
         f"Read both:  {shlex.join(['diff', '-rq', first.path, second.path])}"

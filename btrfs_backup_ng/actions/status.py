@@ -7,14 +7,10 @@ from dataclasses import dataclass
 from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
-from btrfs_backup_ng.place.contents import (
-    Access,
-    Contents,
-    Kept,
-    open_place,
-    read_contents,
-)
+from btrfs_backup_ng.place.contents import Contents, Kept, read_contents
 from btrfs_backup_ng.place.locks import Worker, parse_holder
+from btrfs_backup_ng.place.preflight import READING, look_at
+from btrfs_backup_ng.session.session import Session
 
 
 class Word(enum.Enum):
@@ -48,17 +44,20 @@ class Standing:
     hint: str = ""
 
 
-def examine(location: Location, access: Access) -> Standing:
-    """Find out how a place is doing; nothing is changed there, and nobody waits."""
-    found = attempt(lambda: _look(location, access))
+def examine(location: Location, session: Session, folder: str) -> Standing:
+    """Find out how a place is doing; nothing is changed there, and no lock is taken.
+
+    :param folder: of its own snapshots, "" for that of the session.
+    """
+    found = attempt(lambda: _look(location, session, folder))
     if isinstance(found, BackupError):
         return Standing(Word.AWAY, reason=found.message, hint=found.hint)
     return found
 
 
-def _look(location: Location, access: Access) -> Standing:
-    place = open_place(location, access)
-    contents = read_contents(place, access).warn()
+def _look(location: Location, session: Session, folder: str) -> Standing:
+    place = look_at(location, session, READING, folder=folder)
+    contents = read_contents(place).warn()
     return judge(contents, place.held())
 
 

@@ -15,10 +15,13 @@ from btrfs_backup_ng.cli.parser import Parser, display_level, parse_places
 from btrfs_backup_ng.cli.ssh_options import ssh_options
 from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.cli.version import version_text
-from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.place.contents import Access, places_in
+from btrfs_backup_ng.host.clock import read_clock
+from btrfs_backup_ng.place.contents import places_in
 from btrfs_backup_ng.session.history import Record, read_history, state_directory
+from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +135,7 @@ def read_keepers(options: argparse.Namespace) -> list[Location]:
     :raises UsageError: if one of them is a command.
     """
     places = read_places(options)
-    if any(place.scheme is Scheme.SHELL for place in places):
+    if any(place.is_command for place in places):
         raise UsageError("a command (shell://) tells nobody what it keeps")
     return places
 
@@ -144,14 +147,22 @@ def print_document(status: int, places: Sequence[object]) -> None:
 
 
 @contextmanager
-def access(
+def open_session(
     options: argparse.Namespace, folder: str, verb: str, words: Sequence[str]
-) -> Iterator[Access]:
-    """Return the way to all places; connections end with the context.
+) -> Iterator[Session]:
+    """Return the session of a command; its connections end with the context.
 
     :param folder: where a source's snapshots are.
     :param words: all those behind the verb.
     """
     with Connections() as connections:
-        ssh, line = ssh_options(options), sudo_line([verb, *words])
-        yield Access(connections, ssh, folder, line)
+        clock = read_clock()
+        yield Session(
+            now=clock.now,
+            connections=connections,
+            sudo_line=sudo_line([verb, *words]),
+            progress=Progress(enabled_line=False, silent=True),
+            ssh=ssh_options(options),
+            folder=folder,
+            is_synchronised=clock.is_synchronised,
+        )

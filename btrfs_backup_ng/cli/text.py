@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import BackupError, format_age, format_size, visible
-from btrfs_backup_ng.core.model import Result, Waiting
-from btrfs_backup_ng.place.contents import Broken, Kept, Role, State
+from btrfs_backup_ng.core.model import Result, Role, Waiting
+from btrfs_backup_ng.place.contents import Broken, Kept, State
 from btrfs_backup_ng.place.forecast import Forecast
 from btrfs_backup_ng.place.relations import Relation
 from btrfs_backup_ng.place.verified import Verified

@@ -44,6 +44,25 @@ class Location:
         port = f":{self.port}" if self.port else ""
         return f"{user}{f'[{self.host}]' if ':' in self.host else self.host}{port}"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a path of this machine."""
+        return self.scheme is Scheme.LOCAL
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is a path of another machine."""
+        return self.scheme is Scheme.SSH
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is a command of this machine, which takes streams."""
+        return self.scheme is Scheme.SHELL
+
+    def is_beside(self, other: "Location") -> bool:
+        """Return whether two places are on one machine, reached in the same way."""
+        return replace(self, path="") == replace(other, path="")
+
     def join(self, path: str) -> "Location":
         """Return the place ``path`` (relative to this one, or absolute) on its host."""
         return replace(self, path=os.path.join(self.path, path))

@@ -25,6 +25,13 @@ class Integrity(enum.Enum):
     """Only a close look at this one can tell."""
 
 
+class Role(enum.Enum):
+    """How a snapshot came to its place: made there, or received."""
+
+    SNAPSHOT = "snapshot"
+    BACKUP = "backup"
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A read-only snapshot as seen at one endpoint.
@@ -223,31 +230,49 @@ class TransferOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Destination:
+    """Where backups go, and how.
+
+    :ivar keep: which backups stay there, ``None`` for all.
+    """
+
+    location: Location
+    keep: Policy | None = None
+    checks: Checks = Checks.AUTO
+    ssh: SshOptions = field(default_factory=SshOptions)
+    options: TransferOptions = field(default_factory=TransferOptions)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One task, as both front doors produce it.
 
-    :ivar keep_source: which snapshots stay, ``None`` for all.
-    :ivar keep_destination: the same for each destination.
+    :ivar recorded: how backups go to all other destinations that are on record at the
+        source, if these are asked for; its location means nothing.
     :ivar snapshot_folder: absolute, or relative to the source.
+    :ivar keep_source: which snapshots stay, ``None`` for all.
+    :ivar ssh: how the source is reached.
     """
 
     source: Location
-    destinations: tuple[Location, ...]
+    destinations: tuple[Destination, ...]
     naming: Naming
     snapshot_folder: str
+    recorded: Destination | None = None
     keep_source: Policy | None = None
-    keep_destination: Policy | None = None
     take_snapshot: bool = True
     transfer: bool = True
     sync: bool = False
     convert_rw: bool = False
-    locked_destinations: bool = False
     remove_locks: bool = False
-    checks: Checks = Checks.AUTO
     wait_s: float = 0.0
     dry_run: bool = False
     ssh: SshOptions = field(default_factory=SshOptions)
-    options: TransferOptions = field(default_factory=TransferOptions)
+
+    @property
+    def places(self) -> tuple[Location, ...]:
+        """Return the source and the destinations that are named."""
+        return (self.source, *(one.location for one in self.destinations))
 
 
 class Result(enum.Enum):

@@ -125,7 +125,7 @@ def plan_transfers(
 
 
 def _repeated(here: Listing) -> frozenset[UUID]:
-    """Origins that do not tell the snapshots of this place apart."""
+    """Sources that do not tell the snapshots of this place apart."""
     counts = Counter(s.origin for s in here.snapshots)
     return frozenset(origin for origin, count in counts.items() if count > 1)
 

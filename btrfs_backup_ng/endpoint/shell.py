@@ -1,27 +1,62 @@
-"""The sink that is any command: it gets whole streams and keeps no listing."""
+"""A command as destination: it takes whole streams, and nothing of it is listed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Facts, Privilege, Snapshot, Waiting
+from btrfs_backup_ng.core.model import Facts, Privilege, Role, Snapshot, Waiting
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
+from btrfs_backup_ng.host.common import Say
+from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.process.command import Command
 
 
-class ShellEndpoint:
+class CommandPlace(Place):
+    """A command of this machine: it has no lock, no records and no staging."""
+
+    def __init__(self, location: Location) -> None:
+        super().__init__(location, LocalHost())
+        self.public_name = "shell://"  # a command may hold a secret
+        self.backups = CommandEndpoint(self)
+        self.facts = Facts(Privilege.NONE, None, send_protocol=1, is_directory=False)
+
+    def look(self) -> Facts:
+        """Return the same facts as before: a command cannot be looked at."""
+        return self.facts
+
+    @contextmanager
+    def lock(self, wait_s: float, note: str, role: Role) -> Iterator[Say]:
+        """Lock nothing."""
+        yield lambda note: None
+
+    def held(self) -> str | None:
+        """Return None: there is no lock."""
+        return None
+
+    def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
+        """Return nothing: no stream to a command can be resumed."""
+        return ()
+
+    def discard(
+        self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
+    ) -> tuple[str, ...]:
+        """Do nothing: the files that the command wrote are the user's."""
+        return ()
+
+    def write_record(self, name: str, content: bytes) -> None:
+        """Write nothing."""
+
+    def set_aside(self, name: str, new_name: str) -> None:
+        """Do nothing: there are no records."""
+
+
+class CommandEndpoint(Endpoint):
     """``sh -c COMMAND`` with the stream on stdin and the snapshot's name as ``$1``.
 
     Its exit status is all that is known of it: 0 means that the stream is safe.
     """
 
-    def __init__(self, location: Location) -> None:
-        self.location = location
-        self.facts = Facts(Privilege.NONE, None, send_protocol=1, is_directory=False)
-
-    def __str__(self) -> str:
-        return visible(str(self.location))
-
-    def sink(
+    def receive(
         self,
         transfer_id: str,
         snapshot: Snapshot,
@@ -29,26 +64,5 @@ class ShellEndpoint:
         useless: Sequence[str] = (),
     ) -> Command:
         """Return the user's command."""
-        argv = ("sh", "-c", self.location.path, "sh", snapshot.name)
+        argv = ("sh", "-c", self.place.location.path, "sh", snapshot.name)
         return Command(argv, label=f"the command {self}")
-
-    def accept(
-        self,
-        transfer_id: str,
-        snapshot: Snapshot,
-        target: str,
-        *,
-        output: bytes,
-        verify: bool,
-    ) -> None:
-        """Do nothing: the pipeline has seen the command's exit status."""
-
-    def discard(
-        self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
-    ) -> tuple[str, ...]:
-        """Do nothing: what the command wrote is the user's."""
-        return ()
-
-    def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
-        """Return nothing: no stream goes on in the middle."""
-        return ()

@@ -1,4 +1,4 @@
-"""The btrfs directory on another machine: the right host for the endpoint."""
+"""A btrfs directory of another machine, and the connections to such machines."""
 
 import threading
 from contextlib import ExitStack
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
-from btrfs_backup_ng.core.naming import Naming
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint.btrfs import btrfs_place
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 
@@ -40,16 +40,15 @@ class Connections(ExitStack):
             return self._hosts[key]
 
 
-def ssh_endpoint(
+def ssh_place(
     location: Location,
-    naming: Naming,
     folder: str | None,
     *,
     connections: Connections,
     options: SshOptions,
-) -> BtrfsEndpoint:
-    """Return the endpoint for a path of another machine.
+) -> Place:
+    """Return the place at a path of another machine; it is not looked at yet.
 
     :raises ConnectionFailed: if no connection can be opened.
     """
-    return BtrfsEndpoint(location, connections.host(location, options), naming, folder)
+    return btrfs_place(location, connections.host(location, options), folder)

@@ -1,85 +1,83 @@
-"""The look at what a place keeps: snapshots, backups, transfers that wait."""
+"""One look at a place: its snapshots, its backups, the interrupted transfers."""
 
 import enum
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
-from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import (
     Facts,
     Integrity,
     Listing,
+    Role,
     Snapshot,
-    SshOptions,
     Waiting,
 )
 from btrfs_backup_ng.core.naming import Naming, time_in
 from btrfs_backup_ng.core.record import Content, Unread, Unreadable
 from btrfs_backup_ng.core.retention import in_order
-from btrfs_backup_ng.endpoint import open_destination, open_source
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.host.entry import STATE, plain
-from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
+from btrfs_backup_ng.host.entry import STATE
 from btrfs_backup_ng.place.holds import HOLDS, Records, parse_holds
-from btrfs_backup_ng.place.sources import ORIGINS, Origins, parse_origins
+from btrfs_backup_ng.place.preflight import READING, look_at
+from btrfs_backup_ng.place.sources import SOURCES, Sources, parse_sources
 from btrfs_backup_ng.place.verified import VERIFIED, Verified, read_verified
 from btrfs_backup_ng.session.history import Record, known_places
+from btrfs_backup_ng.session.session import Session
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Whoever looks does not know the prefixes; a time at the end of a name must do.
-ANY_NAME = Naming("")
-
-
-class Role(enum.Enum):
-    """What a read-only subvolume is to its place."""
-
-    SNAPSHOT = "snapshot"
-    BACKUP = "backup"
-
-    @property
-    def record(self) -> str:
-        """Name the file of our bookkeeping about them."""
-        return HOLDS if self is Role.SNAPSHOT else ORIGINS
+#: The record about the snapshots of each role.
+RECORDS = {Role.SNAPSHOT: HOLDS, Role.BACKUP: SOURCES}
 
 
 class State(enum.Enum):
-    """Whether it can be relied upon."""
+    """Whether a snapshot or backup can be relied upon."""
 
     COMPLETE = "complete"
     FOREIGN = "foreign"
     """Not made by this program, which never deletes it."""
     CHANGED = "changed"
-    """Somebody wrote to it after it was made."""
+    """It was written to after it was made."""
     DAMAGED = "damaged"
-    """It has a name of ours, and is not what stands under such a name."""
+    """Its name is one that only backups have, and it is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A snapshot or backup.
 
-    :ivar why: the reason for its state, where that is not complete; else what else is
-        to be known of it.
+    :ivar endpoint: where it is.
+    :ivar why: the reason for its state, where that is not complete; else another
+        remark.
     """
 
     snapshot: Snapshot
-    kind: Role
+    endpoint: Endpoint
     state: State
     why: str = ""
+
+    @property
+    def kind(self) -> Role:
+        """Return the role of the snapshot at its place."""
+        return self.endpoint.role
+
+    @property
+    def path(self) -> str:
+        """Return its path on its host."""
+        return self.endpoint.path(self.snapshot.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Something of a name of ours that is no read-only subvolume.
+    """Something with a name of ours that is no read-only subvolume.
 
     :ivar created: the time in its name.
     """
@@ -91,43 +89,88 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
-    """What one listing of a place saw.
+class Seen:
+    """One look at a directory of snapshots: its listing, and the records about it.
 
-    :ivar record: our bookkeeping there of that kind, ``None`` if there is none.
+    :ivar record: content of ``holds.json`` for snapshots, ``sources.json`` for backups.
+    :ivar verified: content of ``verified.json``.
     """
 
-    endpoint: BtrfsEndpoint
-    kind: Role
+    endpoint: Endpoint
     listing: Listing
-    record: Content
+    record: Content = None
+    verified: Content = None
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "Seen":
+        """List a directory, in one step.
+
+        :raises ListingFailed: if that is not possible; then nothing is known.
+        """
+        listing, records = endpoint.listing(RECORDS[endpoint.role], VERIFIED)
+        return cls(endpoint, listing, *records)
+
+    @property
+    def role(self) -> Role:
+        """Return the role of these snapshots at their place."""
+        return self.endpoint.role
+
+    @property
+    def place(self) -> Place:
+        """Return the place that was looked at."""
+        return self.endpoint.place
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """Return all snapshots that were seen."""
+        return self.listing.snapshots
+
+    @property
+    def record_path(self) -> str:
+        """Return the path of the record about them, for people."""
+        return self.place.record_path(RECORDS[self.role])
+
+
+def see(place: Place) -> tuple[Seen, ...]:
+    """List the snapshots of a place, and its backups, where it has these.
+
+    :param place: one that was looked at.
+    :raises ListingFailed: if one of them cannot be listed.
+    """
+    snapshots, backups = place.snapshots, place.backups
+    if not place.has_snapshots:
+        return (Seen.of(backups),)
+    found = [Seen.of(snapshots)]
+    if _may_have_backups(place.facts) and backups.directory != snapshots.directory:
+        found.append(Seen.of(backups))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
     """All that one look at a place found.
 
+    :ivar seen: by listing, as a source and as a destination.
     :ivar kept: oldest first.
-    :ivar waiting: transfers that were cut, or that run; in the order they began.
-    :ivar broken: what is damaged beyond being a snapshot; by name.
-    :ivar holds: what is recorded there of what destinations need, if it is a source.
-    :ivar origins: what is recorded there of whose backups it has.
+    :ivar waiting: transfers that were interrupted or run, in the order they began.
+    :ivar broken: damaged beyond being a snapshot, by name.
+    :ivar holds: recorded there about the needs of destinations, if it is a source.
+    :ivar sources: recorded there about the owners of its backups.
     :ivar verified: UUID of a snapshot -> how it was verified last.
-    :ivar sides: what was seen of it, as a source and as a destination.
-    :ivar unread: what of that is not known, as a record cannot be read; sentences.
+    :ivar unread: sentences about records that cannot be read.
     """
 
+    seen: tuple[Seen, ...] = ()
     kept: tuple[Kept, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     broken: tuple[Broken, ...] = ()
     holds: Records = field(default_factory=dict)
-    origins: Origins = field(default_factory=dict)
+    sources: Sources = field(default_factory=dict)
     verified: Mapping[UUID, Verified] = field(default_factory=dict)
-    sides: tuple[Side, ...] = ()
     unread: tuple[str, ...] = ()
 
     def warn(self) -> "Contents":
-        """Say what is not known, for a look that somebody asked for.
+        """Log a warning for each record that cannot be read.
 
         :returns: itself.
         """
@@ -142,46 +185,14 @@ class Contents:
         return complete[-1] if complete else None
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How all places of a call are reached.
-
-    :ivar folder: where a source's snapshots are, relative to it or absolute.
-    :ivar sudo_line: runs the same as root, for hints.
-    """
-
-    connections: Connections
-    ssh: SshOptions
-    folder: str
-    sudo_line: str
-
-
-def open_place(location: Location, access: Access) -> BtrfsEndpoint:
-    """Look at a place, whatever it is; changes nothing.
-
-    :returns: its endpoint as a source: a destination has no folder for snapshots.
-    :raises UsageError: if it keeps nothing that could be seen.
-    :raises Refused: if it cannot be looked at, or may not be mounted.
-    """
-    place = open_source(
-        location,
-        ANY_NAME,
-        access.folder,
-        connections=access.connections,
-        ssh=access.ssh,
-    )
-    preflight.check_readable(place, access.sudo_line)
-    return place
-
-
-def look_at(
-    places: Iterable[tuple[Location, str]], access: Access, *, follow: bool = False
+def look_at_all(
+    places: Iterable[tuple[Location, str]], session: Session, *, follow: bool = False
 ) -> dict[str, Contents | BackupError]:
-    """Look at places one after the other; one that fails does not keep the others.
+    """Look at places one after the other; one that fails does not end the others.
 
-    :param places: with the folder of its snapshots each, "" for that of the access.
+    :param places: each with the folder of its snapshots, "" for that of the session.
     :param follow: look at the destinations that are recorded at sources, too.
-    :returns: what each keeps, or why nobody knows; in the order they were looked at.
+    :returns: the contents or the error of each, in the order of the looks.
     """
     seen: dict[str, Contents | BackupError] = {}
     waiting = list(places)
@@ -189,10 +200,10 @@ def look_at(
         location, folder = waiting.pop(0)
         if str(location) in seen:
             continue
-        way = replace(access, folder=folder) if folder else access
 
         def look() -> Contents:
-            return read_contents(open_place(location, way), way).warn()
+            place = look_at(location, session, READING, folder=folder)
+            return read_contents(place).warn()
 
         found = seen[str(location)] = attempt(look)
         if follow and not isinstance(found, BackupError):
@@ -203,7 +214,7 @@ def look_at(
 def places_in(
     records: Iterable[Record], folder: str = ""
 ) -> list[tuple[Location, str]]:
-    """Return the places that the history knows, as :func:`look_at` wants them.
+    """Return the places that the history knows, as :func:`look_at_all` takes them.
 
     :param folder: of all sources, if it is not to be as recorded.
     """
@@ -221,76 +232,52 @@ def destinations_in(holds: Records) -> list[Location]:
 
 
 def recorded_place(text: str) -> Location | None:
-    """Read the name of a place in our own records; nothing if nobody can look there."""
+    """Read the name of a place in a record; None if it cannot be looked at."""
     location = attempt(lambda: parse_location(text, working_directory="/"))
-    if isinstance(location, BackupError) or location.scheme is Scheme.SHELL:
+    if isinstance(location, BackupError) or location.is_command:
         return None
     return location
 
 
-def read_contents(place: BtrfsEndpoint, access: Access) -> Contents:
-    """Find what a place keeps, by one listing, or two where it is both.
+def read_contents(place: Place) -> Contents:
+    """Find the contents of a place.
 
-    :param place: from :func:`open_place`.
+    :param place: one that was looked at.
     :raises ListingFailed: if it cannot be listed.
     """
     kept: list[Kept] = []
     broken: list[Broken] = []
     holds: Records = {}
-    origins: Origins = {}
-    record: Content = None
+    sources: Sources = {}
     reader = _Reader(place)
-    sides: list[Side] = []
-    for keeper, kind in keepers(place, access):
-        seen, (content, record) = keeper.listing_with(kind.record, VERIFIED)
-        sides.append(Side(keeper, kind, seen, content))
+    everything = see(place)
+    for seen in everything:
         is_ours: Callable[[str], bool] = _is_dated
-        if kind is Role.SNAPSHOT:
-            holds = reader.read(HOLDS, parse_holds, content) or {}
+        if seen.role is Role.SNAPSHOT:
+            holds = reader.read(HOLDS, parse_holds, seen.record) or {}
         else:
-            origins = reader.read(ORIGINS, parse_origins, content) or {}
-            is_ours = _namer(origins)
-        kept += _judged(seen, kind, is_ours)
-        broken += _broken(seen, kind, is_ours)
+            sources = reader.read(SOURCES, parse_sources, seen.record) or {}
+            is_ours = _namer(sources)
+        kept += _judged(seen, is_ours)
+        broken += _broken(seen, is_ours)
     waiting = place.waiting(place.facts.leftovers)
+    verified = everything[-1].verified  # the same record each time
     return Contents(
-        _oldest_first(kept),
-        tuple(sorted(waiting, key=_began)),
-        tuple(sorted(broken, key=lambda one: (one.created, one.name))),
-        holds,
-        origins,
-        reader.read(VERIFIED, read_verified, record) or {},
-        tuple(sides),
-        tuple(reader.unread),
+        seen=everything,
+        kept=_oldest_first(kept),
+        waiting=tuple(sorted(waiting, key=_began)),
+        broken=tuple(sorted(broken, key=lambda one: (one.created, one.name))),
+        holds=holds,
+        sources=sources,
+        verified=reader.read(VERIFIED, read_verified, verified) or {},
+        unread=tuple(reader.unread),
     )
 
 
-def keepers(
-    place: BtrfsEndpoint, access: Access
-) -> Iterator[tuple[BtrfsEndpoint, Role]]:
-    """Return what keeps something at a place, and what that is: two where it is both.
-
-    :param place: from :func:`open_place`.
-    """
-    is_source = place.facts.is_subvolume and place.facts.has_folder
-    if is_source:
-        yield place, Role.SNAPSHOT
-    if not is_source or _may_have_backups(place.facts):
-        keeper = open_destination(
-            place.location,
-            ANY_NAME,
-            connections=access.connections,
-            ssh=access.ssh,
-        ).keeper
-        if keeper and (keeper.directory != place.directory or not is_source):
-            keeper.facts = place.facts
-            yield keeper, Role.BACKUP
-
-
-#: What is not told if a record cannot be read.
+#: Behind "so", if a record cannot be read.
 _UNTOLD = {
     HOLDS: "what destinations need is not told",
-    ORIGINS: "whose backups are there is not known",
+    SOURCES: "whose backups are there is not known",
     VERIFIED: "what was verified there is not told",
 }
 
@@ -301,7 +288,7 @@ class _Reader:
     :ivar unread: of each that cannot be read: why, and what is not known now.
     """
 
-    def __init__(self, place: BtrfsEndpoint) -> None:
+    def __init__(self, place: Place) -> None:
         self._place = place
         self.unread: list[str] = []
 
@@ -314,9 +301,9 @@ class _Reader:
         try:
             return parse(content)
         except Unreadable as error:
-            path = plain(f"{self._place.state}/{name}")
-            text = f"{path} cannot be read ({error}), so {_UNTOLD[name]}"
-            self.unread.append(visible(text))
+            path = self._place.record_path(name)
+            text = f"cannot be read ({error}), so {_UNTOLD[name]}"
+            self.unread.append(f"{path} {visible(text)}")
             return None
 
 
@@ -333,48 +320,49 @@ def _is_dated(name: str) -> bool:
     return time_in(name) is not None
 
 
-def _namer(origins: Origins) -> Callable[[str], bool]:
+def _namer(sources: Sources) -> Callable[[str], bool]:
     """Return what tells whether a name at a destination must be a backup's."""
-    namings = [Naming(prefix) for prefix in origins]
+    namings = [Naming(prefix) for prefix in sources]
     return lambda name: any(n.time_of(name) is not None for n in namings)
 
 
-def _judged(seen: Listing, kind: Role, is_ours: Callable[[str], bool]) -> list[Kept]:
-    """Judge what is there.
+def _judged(seen: Seen, is_ours: Callable[[str], bool]) -> list[Kept]:
+    """Judge the snapshots of one look.
 
-    :param is_ours: tells that a name is one that only our own may have there.
+    :param is_ours: whether a name is one that only a backup or snapshot of ours has.
     """
+    carriers = seen.listing.carriers
     return [
-        _judge(snapshot, kind, is_ours, len(seen.carriers.get(snapshot.origin, ())))
+        _judge(snapshot, seen.endpoint, is_ours, len(carriers.get(snapshot.origin, ())))
         for snapshot in seen.snapshots
     ]
 
 
 def _judge(
-    snapshot: Snapshot, kind: Role, is_ours: Callable[[str], bool], carriers: int
+    snapshot: Snapshot,
+    endpoint: Endpoint,
+    is_ours: Callable[[str], bool],
+    carriers: int,
 ) -> Kept:
-    time = time_in(snapshot.name)
     state, why = State.COMPLETE, ""
-    if kind is Role.BACKUP and snapshot.received_uuid is None:
+    if endpoint.role is Role.BACKUP and snapshot.received_uuid is None:
         state, why = State.FOREIGN, "not received"
         if is_ours(snapshot.name):
             state, why = State.DAMAGED, "its received UUID is gone: made writable"
-    elif time is None:
+    elif time_in(snapshot.name) is None:
         state, why = State.FOREIGN, "not named by us"
     elif snapshot.integrity is Integrity.CHANGED:
         state, why = State.CHANGED, "written to after it was made"
     elif snapshot.received_uuid and carriers > 1:
         why = f"{carriers} subvolumes carry its received UUID"
-    if time and time != snapshot.created:
-        snapshot = replace(snapshot, created=time)
-    return Kept(snapshot, kind, state, why)
+    return Kept(snapshot, endpoint, state, why)
 
 
-def _broken(seen: Listing, kind: Role, is_ours: Callable[[str], bool]) -> list[Broken]:
+def _broken(seen: Seen, is_ours: Callable[[str], bool]) -> list[Broken]:
     """Find names of ours that no read-only subvolume has."""
-    others = seen.names.difference(snapshot.name for snapshot in seen.snapshots)
+    others = seen.listing.names.difference(s.name for s in seen.snapshots)
     return [
-        Broken(name, kind, time)
+        Broken(name, seen.role, time)
         for name in others
         if (time := time_in(name)) and is_ours(name)
     ]

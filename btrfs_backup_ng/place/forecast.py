@@ -33,19 +33,19 @@ recorded to be on its way is named, too, as it would be the parent once it has a
 import os
 import shlex
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Facts, Incremental, Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming, split_name
 from btrfs_backup_ng.core.plan import TransferPlan, WhyFull, plan_transfers
 from btrfs_backup_ng.core.record import Content, Unreadable
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
+from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.holds import Why, parse_holds
-from btrfs_backup_ng.place.sources import origin_of, parse_origins
+from btrfs_backup_ng.place.sources import identity_of, parse_sources
 
 #: Generation of a snapshot that is planned and not made yet: later than all.
 NOT_MADE_YET = 2**63
@@ -59,7 +59,7 @@ def usual_prefix() -> str:
 
 
 def next_snapshot(
-    source: BtrfsEndpoint, naming: Naming, now: datetime, taken: Collection[str]
+    source: Place, naming: Naming, now: datetime, taken: Collection[str]
 ) -> Snapshot:
     """Describe the snapshot that a run is going to make.
 
@@ -77,19 +77,12 @@ def next_snapshot(
     )
 
 
-class Looker(Protocol):
-    """Where subvolumes can be looked at closely."""
-
-    def look_closely(self, tree_ids: Sequence[int]) -> Integrity:
-        """Find out whether all of some subvolumes are unchanged."""
-
-
 class Planner:
     """Plans of what goes from a source to a place; no look is taken twice."""
 
-    def __init__(self, source: BtrfsEndpoint, place: Looker) -> None:
-        self._source = source
-        self._place = place
+    def __init__(self, snapshots: Endpoint, backups: Endpoint) -> None:
+        self._snapshots = snapshots
+        self._backups = backups
         self._here: dict[UUID, Integrity] = {}
         self._there: dict[UUID, Integrity] = {}
 
@@ -111,7 +104,7 @@ class Planner:
         :param wanted: UUIDs of the snapshots to have there.
         :param naming: of the names that are the source's, ``None`` for no name.
         """
-        children, kin = _relatives(self._source.facts, here, naming)
+        children, kin = _relatives(self._snapshots.place.facts, here, naming)
         plan = self._settled(here, there, wanted, children, incremental)
         if plan.base is None and kin:
             return self._settled(here, there, wanted, children | kin, incremental)
@@ -138,7 +131,7 @@ class Planner:
             )
             if plan.doubtful_here:
                 doubtful = plan.doubtful_here
-                found = self._source.look_closely([doubtful.tree_id])
+                found = self._snapshots.look_closely([doubtful.tree_id])
                 # A seal that is not sure is taken for a broken one.
                 seal = (
                     Integrity.INTACT if found is Integrity.INTACT else Integrity.CHANGED
@@ -146,7 +139,7 @@ class Planner:
                 self._here[doubtful.uuid] = seal
             elif plan.doubtful:
                 carriers = there.carriers.get(plan.doubtful, ())
-                self._there[plan.doubtful] = self._place.look_closely(carriers)
+                self._there[plan.doubtful] = self._backups.look_closely(carriers)
             else:
                 return plan
 
@@ -275,73 +268,57 @@ class Forecast:
 
 
 def foresee(
-    source: BtrfsEndpoint,
-    here: Listing,
-    place: Looker,
-    there: Listing,
-    *,
-    name: str,
+    here: Seen,
+    there: Seen,
     now: datetime,
-    holds: Content = None,
-    origins: Content = None,
+    *,
+    name: str = "",
     prefix: str | None = None,
 ) -> Forecast:
     """Foretell the next backup from a source to a place.
 
-    :param source: an endpoint that was looked at.
-    :param here: what it has.
-    :param there: what the place has.
-    :param name: of the place.
+    :param here: the look at the snapshots of the source.
+    :param there: the look at the backups of the place.
     :param now: aware.
-    :param holds: the record at the source of what places need.
-    :param origins: the record at the place of whose backups it has.
-    :param prefix: what the next backup's name begins with, ``None`` if that is not
-        known.
+    :param name: of the place, if it is not its location.
+    :param prefix: of the next backup's name, ``None`` if that is not known.
     :raises BackupError: if one of the two cannot be looked at closely.
     """
-    planner = Planner(source, place)
+    planner = Planner(here.endpoint, there.endpoint)
+    source, place = str(here.place.location), name or str(there.place.location)
+    coming = tuple(_coming(here.record, place, there.listing))
 
     def outcome(begin: str | None) -> NextBackup:
         naming = None if begin is None else Naming(begin)
-        planned = next_snapshot(source, naming or Naming(""), now, here.names)
-        listing = replace(here, snapshots=(*here.snapshots, planned))
+        taken = here.listing.names
+        planned = next_snapshot(here.place, naming or Naming(""), now, taken)
+        listing = replace(here.listing, snapshots=(*here.snapshots, planned))
         # Other missing ones go from the same, or from one that is sent before.
-        plan = planner.plan(listing, there, {planned.uuid}, naming)
+        plan = planner.plan(listing, there.listing, {planned.uuid}, naming)
         why = next((t.why_full for t in plan.transfers if t.why_full), None)
         return NextBackup(begin, plan.base, why, plan.refusals)
 
     if prefix is not None:
         only = outcome(prefix)
-        return Forecast(
-            str(source.location),
-            name,
-            (only,),
-            only,
-            (),
-            (*_coming(holds, name, there),),
-        )
-    likely = _signed_in(source, origins) or [usual_prefix()]
+        return Forecast(source, place, (only,), only, (), coming)
+    likely = _signed_in(here.place, there.record) or [usual_prefix()]
     outcomes = [outcome(likely_one) for likely_one in likely]
     better: list[NextBackup] = []
     if any(one.parent is None for one in outcomes):
         tried = {one.prefix for one in outcomes}
-        shared = [outcome(p) for p in _shared_prefixes(here, there) if p not in tried]
+        prefixes = _shared_prefixes(here, there)
+        shared = [outcome(prefix) for prefix in prefixes if prefix not in tried]
         better = [one for one in shared if one.parent]
     return Forecast(
-        str(source.location),
-        name,
-        tuple(outcomes),
-        outcome(None),
-        tuple(better),
-        tuple(_coming(holds, name, there)),
+        source, place, tuple(outcomes), outcome(None), tuple(better), coming
     )
 
 
-def _signed_in(source: BtrfsEndpoint, origins: Content) -> list[str]:
+def _signed_in(source: Place, record: Content) -> list[str]:
     """Return the prefixes under which a source is recorded at a place."""
-    own = origin_of(source)
+    own = identity_of(source)
     try:
-        recorded = parse_origins(origins)
+        recorded = parse_sources(record)
     except Unreadable:
         return []
     return [
@@ -351,7 +328,7 @@ def _signed_in(source: BtrfsEndpoint, origins: Content) -> list[str]:
     ]
 
 
-def _shared_prefixes(here: Listing, there: Listing) -> list[str]:
+def _shared_prefixes(here: Seen, there: Seen) -> list[str]:
     """Return the prefixes of names at a source whose snapshots are at a place, too."""
     origins = {s.received_uuid for s in there.snapshots if s.received_uuid}
     found = (split_name(s.name) for s in here.snapshots if s.origin in origins)
@@ -371,17 +348,22 @@ def _coming(holds: Content, place: str, there: Listing) -> Iterator[str]:
                 yield hold.name
 
 
-class Unchanged:
-    """A place that is not looked at, of which all is taken for unchanged."""
+class Unchanged(Endpoint):
+    """A directory that is not looked at; its snapshots are taken for unchanged."""
 
-    def look_closely(self, tree_ids: Sequence[int]) -> Integrity:
-        """Say that it is."""
+    def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
+        """Return that they are intact."""
         return Integrity.INTACT
 
 
-def place_with(snapshot: Snapshot) -> Listing:
-    """Describe a place that has a good copy of a snapshot, and nothing else."""
-    copy = replace(snapshot, uuid=uuid.uuid4(), received_uuid=snapshot.origin)
-    carriers: Mapping[UUID, tuple[int, ...]] = {snapshot.origin: (copy.tree_id,)}
-    copies = (replace(copy, integrity=Integrity.INTACT),)
-    return Listing(copies, frozenset({snapshot.name}), carriers)
+def any_place_with(snapshot: Snapshot, source: Place) -> Seen:
+    """Return the look at a place that has a good copy of a snapshot, and no other."""
+    copy = replace(
+        snapshot,
+        uuid=uuid.uuid4(),
+        received_uuid=snapshot.origin,
+        integrity=Integrity.INTACT,
+    )
+    carriers = {snapshot.origin: (copy.tree_id,)}
+    listing = Listing((copy,), frozenset({snapshot.name}), carriers)
+    return Seen(Unchanged(source), listing)

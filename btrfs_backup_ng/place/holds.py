@@ -23,8 +23,7 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host.entry import plain
+from btrfs_backup_ng.endpoint.common import Place
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class Holds:
 
     def __init__(
         self,
-        source: BtrfsEndpoint,
+        source: Place,
         records: Records,
         *,
         dry_run: bool,
@@ -157,8 +156,8 @@ class Holds:
 
         :raises BackupError: if the source cannot be looked at.
         """
-        _, recorded = self._source.listing(HOLDS)
-        path = path_of(self._source)
+        _, (recorded,) = self._source.snapshots.listing(HOLDS)
+        path = self._source.record_path(HOLDS)
         doubts = why_unknown(recorded, path, ())
         if recorded is None and self._is_on_disk:
             doubts = (f"{path} is gone",)
@@ -188,7 +187,7 @@ class Holds:
         kept = {place: holds for place, holds in records.items() if holds}
         is_new = kept != self._records or not self._is_on_disk
         if is_new and not self._dry_run:
-            self._source.write_note(HOLDS, format_holds(kept))
+            self._source.write_record(HOLDS, format_holds(kept))
             self._is_on_disk = True
         self._records = kept
 
@@ -201,11 +200,6 @@ def base_hold(snapshot: Snapshot) -> Hold:
 def sending_hold(snapshot: Snapshot) -> Hold:
     """Hold what is on its way."""
     return Hold(snapshot.origin, snapshot.name, Why.SENDING)
-
-
-def path_of(source: BtrfsEndpoint) -> str:
-    """Return the path of the record of a source, for people."""
-    return visible(plain(f"{source.state}/{HOLDS}"))
 
 
 def is_expected(snapshots: Collection[Snapshot]) -> bool:
@@ -237,7 +231,7 @@ def why_unknown(
 
 
 def open_holds(
-    source: BtrfsEndpoint,
+    source: Place,
     recorded: Content,
     existing: Collection[Snapshot],
     locations: Collection[str],
@@ -259,7 +253,7 @@ def open_holds(
     :param last_arrived: tells from the history of this machine which origin arrived
         last at each destination; asked only if the record is lost.
     """
-    path = path_of(source)
+    path = source.record_path(HOLDS)
     doubts = why_unknown(recorded, path, existing)
     done = "it is made anew"
     try:

@@ -11,7 +11,8 @@ from datetime import datetime
 from typing import Self
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, visible
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.core.model import Role
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.common import LockHeld, Say
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Holder:
 
     def __init__(self, since: datetime) -> None:
         self._since = since
-        self._says: dict[BtrfsEndpoint, Say] = {}
+        self._says: dict[Place, Say] = {}
         self._regained = ExitStack()
 
     def __enter__(self) -> Self:
@@ -48,43 +49,45 @@ class Holder:
         }
         return json.dumps(facts)
 
-    def tell(self, doing: str, *needed: BtrfsEndpoint | None) -> None:
+    def tell(self, doing: str, *needed: Place) -> None:
         """Replace what the locks held so far say.
 
         :param needed: the places that are going to be changed.
         :raises BackupError: if the lock of one of them is lost.
         """
-        for endpoint, say in self._says.items():
+        for place, say in self._says.items():
             said = attempt(functools.partial(say, self.line(doing)))
-            if isinstance(said, BackupError) and endpoint in needed:
+            if isinstance(said, BackupError) and place in needed:
                 raise said
 
-    def regain(self, endpoint: BtrfsEndpoint, wait_s: float) -> bool:
+    def regain(self, place: Place, wait_s: float, role: Role) -> bool:
         """Lock a place again if its lock is lost, as its connection was.
 
         :returns: whether it was: others may have worked there meanwhile.
         :raises Busy: if another run has it for longer than ``wait_s``.
         """
-        say = self._says.get(endpoint)
+        say = self._says.get(place)
         if not (say and isinstance(attempt(lambda: say(self.line())), BackupError)):
             return False
-        self._regained.enter_context(self.holding(endpoint, wait_s))
+        self._regained.enter_context(self.holding(place, wait_s, role))
         return True
 
     @contextmanager
-    def holding(self, endpoint: BtrfsEndpoint, wait_s: float) -> Iterator[None]:
+    def holding(
+        self, place: Place, wait_s: float, role: Role = Role.BACKUP
+    ) -> Iterator[None]:
         """Hold the lock of a place.
 
         :raises Busy: if another run has it for longer than ``wait_s``.
         """
         with ExitStack() as stack:
             try:
-                say = stack.enter_context(endpoint.lock(wait_s, self.line()))
+                say = stack.enter_context(place.lock(wait_s, self.line(), role))
             except LockHeld as error:
-                raise busy(endpoint, error.message) from error
-            log.info("locked %s", endpoint)
-            self._says[endpoint] = say
-            stack.callback(self._says.pop, endpoint, None)
+                raise busy(place, error.message) from error
+            log.info("locked %s", place)
+            self._says[place] = say
+            stack.callback(self._says.pop, place, None)
             yield
 
 
@@ -123,7 +126,7 @@ def parse_holder(text: str) -> Worker | None:
         return None
 
 
-def busy(endpoint: BtrfsEndpoint, holder: str) -> Busy:
+def busy(place: Place, holder: str) -> Busy:
     """Say who holds the lock of a place.
 
     :param holder: what he wrote about himself.
@@ -131,5 +134,5 @@ def busy(endpoint: BtrfsEndpoint, holder: str) -> Busy:
     worker = parse_holder(holder)
     who = f" ({worker})" if worker else ""
     return Busy(
-        f"another run is working on {endpoint}{who}", hint="Wait for it:  --wait 3600"
+        f"another run is working on {place}{who}", hint="Wait for it:  --wait 3600"
     )

@@ -1,191 +1,187 @@
-"""What must be true of every place before anything is changed."""
+"""Looking at a place, and what must be true of it before anything is changed.
+
+A purpose is a tuple of checks, in the order in which a person would fix them. A check
+takes the place and the session, and raises what is wrong; the first one that does ends
+the look. Nothing has been changed by then.
+"""
 
 import os
 import shlex
+from collections.abc import Callable
 
-from btrfs_backup_ng.__util__ import MIB, Refused, format_size, visible
+from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, format_size, visible
 from btrfs_backup_ng.core.events import Level, Noted
-from btrfs_backup_ng.core.model import Checks, Facts, Job, Privilege, TransferOptions
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import (
+    Checks,
+    Facts,
+    Privilege,
+    SshOptions,
+    TransferOptions,
+)
+from btrfs_backup_ng.endpoint import open_place
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.common import Host, NeedsRoot
 from btrfs_backup_ng.host.entry import plain, refusal
 from btrfs_backup_ng.host.facts import is_same_filesystem
+from btrfs_backup_ng.session.session import Session
 
 #: A send needs room for metadata, too, however small it is.
 _SPACE_AT_LEAST = 100 * MIB
-#: What is used on the disk may be so many times as much in a stream.
+#: A stream may have so many times the size that compressed data has on the disk.
 _COMPRESSION_AT_MOST = 10
 
+#: Raises :class:`Refused` if something is wrong with a place.
+Check = Callable[[Place, Session], None]
+#: All that a place must be, for one purpose.
+Purpose = tuple[Check, ...]
 
-def check_ours(place: BtrfsEndpoint) -> None:
-    """Go on only where our bookkeeping is ours.
 
-    :raises Refused: if a part of it is a link, or belongs to another user.
+def look_at(
+    location: Location,
+    session: Session,
+    purpose: Purpose,
+    *,
+    with_snapshots: bool = True,
+    folder: str = "",
+    ssh: SshOptions | None = None,
+) -> Place:
+    """Look at a place; changes nothing.
+
+    :param with_snapshots: its own snapshots are of interest, too, if there are any.
+    :param folder: where these are, if not as the session says.
+    :param ssh: how it is reached, likewise.
+    :raises UsageError: if it is a command, and more than streams to it is needed.
+    :raises Refused: if it cannot be looked at, or is not fit for the purpose.
     """
-    if place.facts.trouble:
-        raise refusal(place.state, place.facts.trouble)
-
-
-def check_source(source: BtrfsEndpoint, job: Job, sudo_line: str) -> list[Noted]:
-    """Look at the source.
-
-    :param sudo_line: runs the same as root, for a hint.
-    :returns: what the user should know.
-    :raises Refused: if no snapshot of it could be made, or none kept.
-    """
-    facts = look(source, sudo_line)
-    path = visible(source.location.path)
-    _check_directory(source, facts)
-    if not facts.is_btrfs:
-        raise Refused(
-            f"{source} is {visible(facts.filesystem_type)}, and only btrfs subvolumes"
-            " can be snapshotted"
-        )
-    check_tools(source.host, facts)
-    check_privilege(source, facts, sudo_line)
-    if not facts.is_subvolume:
-        raise Refused(
-            f"{path} is a directory inside the subvolume {visible(facts.containing)},"
-            " and only whole subvolumes can be snapshotted",
-            hint=f"Back up {visible(facts.containing)}, or make a subvolume of it:  "
-            + _conversion(source.location.path),
-        )
-    check_ours(source)
-    if job.take_snapshot and not facts.is_writable:
-        raise Refused(f"{source} is mounted read-only, so no snapshot can be made")
-    if not is_same_filesystem(facts.folder_filesystem, facts.filesystem):
-        raise Refused(
-            f"the snapshot folder {visible(plain(source.directory))} is on another"
-            f" filesystem than {source}",
-            hint="Choose one on the same filesystem:  --snapshot-folder DIR",
-        )
-    return _nested_note(source, facts)
-
-
-def _conversion(path: str) -> str:
-    new, old = shlex.quote(path), shlex.quote(f"{path}.old")
-    return visible(
-        f"mv {new} {old} && btrfs subvolume create {new}"
-        f" && cp -a --reflink=always {old}/. {new}/"
+    place = open_place(
+        location,
+        (folder or session.folder) if with_snapshots else None,
+        connections=session.connections,
+        ssh=ssh or session.ssh,
     )
+    look(place, session.sudo_line)
+    if place.backups.lists or lists in purpose:
+        check(place, session, purpose)
+    return place
 
 
-def _stream_hint(source: BtrfsEndpoint, destination: BtrfsEndpoint) -> str:
-    path = shlex.quote(f"{destination.location.path}/")
-    sink = shlex.quote(f'shell://cat > {path}"$1"')
-    return visible(f"btrfs-backup-ng {shlex.quote(str(source.location))} {sink}")
+def check(place: Place, session: Session, purpose: Purpose) -> None:
+    """Check that a place, which was looked at, is fit for a purpose.
+
+    :raises Refused: if it is not.
+    """
+    for one in purpose:
+        one(place, session)
 
 
-def look(endpoint: BtrfsEndpoint, sudo_line: str) -> Facts:
-    """Look at a place; if only root may, say how.
+def look(place: Place, sudo_line: str) -> Facts:
+    """Look at a place; if only root may, the error says how.
 
     :raises Refused: if it cannot be looked at.
     """
     try:
-        return endpoint.look()
+        return place.look()
     except NeedsRoot as error:
         error.hint = f"Run:  {sudo_line}"
         raise
 
 
-def _nested_note(source: BtrfsEndpoint, facts: Facts) -> list[Noted]:
-    """Name the subvolumes that a snapshot leaves out; ours are no loss."""
-    ours = (plain(source.state), plain(source.directory))
-    paths = (os.path.join(source.location.path, nested) for nested in facts.nested)
-    foreign = [
-        visible(path)
-        for path in paths
-        if path not in ours and not path.startswith(tuple(f"{our}/" for our in ours))
-    ]
-    if not foreign:
-        return []
-    count = f"{len(foreign)} nested subvolume{'s are' if len(foreign) > 1 else ' is'}"
-    text = f"{count} not in this snapshot: {', '.join(foreign)}"
-    return [Noted(str(source.location), Level.WARNING, text)]
+def lists(place: Place, session: Session) -> None:
+    """Refuse a command, of which nothing can be seen."""
+    if not place.backups.lists:
+        raise UsageError(f"{place} keeps nothing that could be seen")
 
 
-def check_destination(
-    destination: BtrfsEndpoint, source: BtrfsEndpoint, job: Job, sudo_line: str
-) -> list[Noted]:
-    """Look at a destination.
-
-    :returns: what the user should know.
-    :raises Refused: if no backup could be kept there, or not where it seems to.
-    """
-    facts = look(destination, sudo_line)
-    _check_directory(destination, facts)
-    if job.checks is not Checks.SKIP:
-        _check_mounted(destination, facts)
-    if not facts.is_btrfs:
-        raise Refused(
-            f"{destination} is {visible(facts.filesystem_type)}, so snapshots cannot"
-            " live there as subvolumes",
-            hint="Use a directory on btrfs, or keep the streams in files:  "
-            + _stream_hint(source, destination),
-        )
-    check_tools(destination.host, facts)
-    check_privilege(destination, facts, sudo_line)
-    check_ours(destination)
-    if job.checks is Checks.SKIP:
-        return []
-    if not facts.is_writable:
-        raise Refused(f"{destination} is mounted read-only or not ours to write")
-    return _check_distance(destination, source, job)
-
-
-def check_readable(
-    place: BtrfsEndpoint, sudo_line: str, *, may_be_empty: bool = False
-) -> None:
-    """Look at a place that nothing is going to be changed at.
-
-    :param may_be_empty: an empty directory on the system disk is what is meant.
-    :raises Refused: if what it keeps cannot be seen, or may be somewhere else.
-    """
-    facts = look(place, sudo_line)
-    if not facts.exists:
+def exists(place: Place, session: Session) -> None:
+    """Refuse a path at which there is nothing."""
+    if not place.facts.exists:
         raise Refused(f"{place} does not exist")
-    if not facts.is_directory:
+
+
+def subvolume_exists(place: Place, session: Session) -> None:
+    """Refuse the path of a source at which there is nothing."""
+    if not place.facts.exists:
+        raise Refused(f"{place} does not exist; a subvolume is needed")
+
+
+def destination_exists(place: Place, session: Session) -> None:
+    """Refuse the path of a destination at which there is nothing."""
+    if not place.facts.exists:
+        command = f"mkdir -p {shlex.quote(place.location.path)}"
+        if place.host.name:
+            command = shlex.join(["ssh", place.host.name, command])
+        raise Refused(
+            f"{place} does not exist; a directory is needed",
+            hint=f"Once its disk is mounted:  {visible(command)}",
+        )
+
+
+def is_directory(place: Place, session: Session) -> None:
+    """Refuse what is no directory."""
+    if not place.facts.is_directory:
         raise Refused(f"{place} is not a directory that can be entered")
-    if facts.on_system_disk and facts.is_empty and not may_be_empty:
+
+
+def path_is_directory(place: Place, session: Session) -> None:
+    """Refuse what is no directory; the message has the path alone."""
+    if not place.facts.is_directory:
+        path = visible(place.location.path)
+        raise Refused(f"{path} is not a directory that can be entered")
+
+
+def is_mounted(place: Place, session: Session) -> None:
+    """Refuse the empty directory in which a disk should be mounted."""
+    if place.facts.on_system_disk and place.facts.is_empty:
         raise Refused(
             f"{place} is an empty directory on the system disk; is the backup disk"
             " mounted?"
         )
-    if not facts.is_btrfs:
-        kind = visible(facts.filesystem_type)
-        raise Refused(f"{place} is {kind}, and snapshots are only on btrfs")
-    check_tools(place.host, facts)
-    check_privilege(place, facts, sudo_line)
 
 
-def _check_directory(endpoint: BtrfsEndpoint, facts: Facts) -> None:
-    path = visible(endpoint.location.path)
-    if not facts.exists:
-        what = "subvolume" if endpoint.is_source else "directory"
-        hint = "" if endpoint.is_source else _make_hint(endpoint)
-        raise Refused(f"{endpoint} does not exist; a {what} is needed", hint=hint)
-    if not facts.is_directory:
-        raise Refused(f"{path} is not a directory that can be entered")
-
-
-def _make_hint(endpoint: BtrfsEndpoint) -> str:
-    command = f"mkdir -p {shlex.quote(endpoint.location.path)}"
-    if endpoint.host.name:
-        command = shlex.join(["ssh", endpoint.host.name, command])
-    return f"Once its disk is mounted:  {visible(command)}"
-
-
-def _check_mounted(destination: BtrfsEndpoint, facts: Facts) -> None:
-    if facts.on_system_disk and facts.is_empty:
+def destination_is_mounted(place: Place, session: Session) -> None:
+    """Refuse the empty directory in which a backup disk should be mounted."""
+    if place.facts.on_system_disk and place.facts.is_empty:
         raise Refused(
-            f"{destination} is an empty directory on the system disk; is the backup"
+            f"{place} is an empty directory on the system disk; is the backup"
             " disk mounted? Skipped, nothing written",
             hint="If it is meant to be there:  --fs-checks skip",
         )
 
 
+def is_btrfs(place: Place, session: Session) -> None:
+    """Refuse a place on another filesystem."""
+    if not place.facts.is_btrfs:
+        kind = visible(place.facts.filesystem_type)
+        raise Refused(f"{place} is {kind}, and snapshots are only on btrfs")
+
+
+def source_is_btrfs(place: Place, session: Session) -> None:
+    """Refuse a source on another filesystem."""
+    if not place.facts.is_btrfs:
+        raise Refused(
+            f"{place} is {visible(place.facts.filesystem_type)}, and only btrfs"
+            " subvolumes can be snapshotted"
+        )
+
+
+def target_is_btrfs(place: Place, session: Session) -> None:
+    """Refuse to restore a snapshot to another filesystem."""
+    if not place.facts.is_btrfs:
+        raise Refused(
+            f"{place} is {visible(place.facts.filesystem_type)}, and a snapshot can be"
+            " restored to btrfs only",
+            hint="Files and folders can be restored anywhere:  --file PATH",
+        )
+
+
+def has_tools(place: Place, session: Session) -> None:
+    """Refuse a host without a btrfs command."""
+    check_tools(place.host, place.facts)
+
+
 def check_tools(host: Host, facts: Facts) -> None:
-    """Go on only where there is a btrfs command.
+    """Continue only where there is a btrfs command.
 
     :raises Refused: if there is none.
     """
@@ -198,29 +194,189 @@ def check_tools(host: Host, facts: Facts) -> None:
         )
 
 
-def check_privilege(endpoint: BtrfsEndpoint, facts: Facts, sudo_line: str) -> None:
-    """Go on only with the rights that btrfs needs.
+def has_privilege(place: Place, session: Session) -> None:
+    """Refuse a place where btrfs cannot be run as root."""
+    if place.facts.privilege is Privilege.NONE:
+        raise Refused(
+            f"reading snapshots of {place} needs root",
+            hint=f"Run:  {session.sudo_line}",
+        )
 
-    :raises Refused: without them.
-    """
-    if facts.privilege is not Privilege.NONE:
-        return
-    raise Refused(
-        f"reading snapshots of {endpoint} needs root", hint=f"Run:  {sudo_line}"
+
+def is_subvolume(place: Place, session: Session) -> None:
+    """Refuse a source that is only a directory."""
+    facts = place.facts
+    if not facts.is_subvolume:
+        path, whole = visible(place.location.path), visible(facts.containing)
+        raise Refused(
+            f"{path} is a directory inside the subvolume {whole},"
+            " and only whole subvolumes can be snapshotted",
+            hint=f"Back up {whole}, or make a subvolume of it:  "
+            + _conversion(place.location.path),
+        )
+
+
+def _conversion(path: str) -> str:
+    new, old = shlex.quote(path), shlex.quote(f"{path}.old")
+    return visible(
+        f"mv {new} {old} && btrfs subvolume create {new}"
+        f" && cp -a --reflink=always {old}/. {new}/"
     )
 
 
-def _check_distance(
-    destination: BtrfsEndpoint, source: BtrfsEndpoint, job: Job
-) -> list[Noted]:
+def is_ours(place: Place, session: Session) -> None:
+    """Refuse records of which a part is a link, or belongs to another user."""
+    if place.facts.trouble:
+        raise refusal(place.state, place.facts.trouble)
+
+
+def can_take_snapshots(place: Place, session: Session) -> None:
+    """Refuse a source in which no snapshot can be made."""
+    if not place.facts.is_writable:
+        raise Refused(f"{place} is mounted read-only, so no snapshot can be made")
+
+
+def folder_is_near(place: Place, session: Session) -> None:
+    """Refuse a folder for snapshots on another filesystem than the source."""
+    facts = place.facts
+    if not is_same_filesystem(facts.folder_filesystem, facts.filesystem):
+        raise Refused(
+            f"the snapshot folder {visible(plain(place.snapshots.directory))} is on"
+            f" another filesystem than {place}",
+            hint="Choose one on the same filesystem:  --snapshot-folder DIR",
+        )
+
+
+def is_no_snapshot(place: Place, session: Session) -> None:
+    """Refuse to make something in a read-only snapshot."""
+    facts = place.facts
+    if facts.is_subvolume and not (facts.is_writable or facts.is_mounted_read_only):
+        raise Refused(
+            f"{place} is a read-only snapshot, and nothing can be made in it",
+            hint="Choose another path:  --to PATH",
+        )
+
+
+def is_writable(place: Place, session: Session) -> None:
+    """Refuse a place in which nothing can be written."""
+    if not place.facts.is_writable:
+        raise Refused(f"{place} is mounted read-only or not ours to write")
+
+
+#: To see that a path is there, or what is.
+PATH: Purpose = (lists,)
+#: To read the snapshots of a place.
+READING: Purpose = (
+    lists,
+    exists,
+    is_directory,
+    is_mounted,
+    is_btrfs,
+    has_tools,
+    has_privilege,
+)
+#: To change records, or to delete.
+CHANGING: Purpose = (*READING, is_ours)
+#: To receive snapshots for a test, also into an empty directory.
+SCRATCH: Purpose = (
+    *(check for check in CHANGING if check is not is_mounted),
+    is_writable,
+)
+#: To make snapshots.
+SOURCE: Purpose = (
+    lists,
+    subvolume_exists,
+    path_is_directory,
+    source_is_btrfs,
+    has_tools,
+    has_privilege,
+    is_subvolume,
+    is_ours,
+    can_take_snapshots,
+    folder_is_near,
+)
+#: To receive a restored snapshot, into a directory that exists.
+TARGET: Purpose = (
+    target_is_btrfs,
+    has_tools,
+    has_privilege,
+    is_ours,
+    is_no_snapshot,
+    is_writable,
+)
+
+
+def source_purpose(*, take_snapshot: bool) -> Purpose:
+    """Return the checks of a source."""
+    needless = None if take_snapshot else can_take_snapshots
+    return tuple(check for check in SOURCE if check is not needless)
+
+
+def destination_purpose(source: Place, checks: Checks) -> Purpose:
+    """Return the checks of a destination for backups of a source.
+
+    :param checks: with ``SKIP``, doubts about its filesystem count for nothing.
+    """
+
+    def destination_is_btrfs(place: Place, session: Session) -> None:
+        if not place.facts.is_btrfs:
+            kind = visible(place.facts.filesystem_type)
+            path = shlex.quote(f"{place.location.path}/")
+            sink = shlex.quote(f'shell://cat > {path}"$1"')
+            line = f"btrfs-backup-ng {shlex.quote(str(source.location))} {sink}"
+            raise Refused(
+                f"{place} is {kind}, so snapshots cannot live there as subvolumes",
+                hint="Use a directory on btrfs, or keep the streams in files:  "
+                + visible(line),
+            )
+
+    purpose: Purpose = (
+        destination_exists,
+        path_is_directory,
+        destination_is_mounted,
+        destination_is_btrfs,
+        has_tools,
+        has_privilege,
+        is_ours,
+        is_writable,
+    )
+    skipped = (destination_is_mounted, is_writable) if checks is Checks.SKIP else ()
+    return tuple(check for check in purpose if check not in skipped)
+
+
+def note_nested(source: Place) -> list[Noted]:
+    """Return a warning about subvolumes that a snapshot leaves out.
+
+    The program's own subvolume and folder are no loss.
+    """
+    own = (plain(source.state), plain(source.snapshots.directory))
+    nested = source.facts.nested
+    paths = [os.path.join(source.location.path, path) for path in nested]
+    foreign = [
+        visible(path)
+        for path in paths
+        if path not in own and not path.startswith(tuple(f"{one}/" for one in own))
+    ]
+    if not foreign:
+        return []
+    count = f"{len(foreign)} nested subvolume{'s are' if len(foreign) > 1 else ' is'}"
+    text = f"{count} not in this snapshot: {', '.join(foreign)}"
+    return [Noted(str(source.location), Level.WARNING, text)]
+
+
+def note_distance(destination: Place, source: Place, checks: Checks) -> list[Noted]:
+    """Return a warning if one broken disk would take source and backups.
+
+    :raises Refused: then, if the checks are strict.
+    """
     one, other = destination.facts.filesystem, source.facts.filesystem
-    if not is_same_filesystem(one, other):
+    if checks is Checks.SKIP or not is_same_filesystem(one, other):
         return []
     text = (
         f"{destination} is on the same filesystem as {source}; what breaks one breaks"
         " both"
     )
-    if job.checks is Checks.STRICT:
+    if checks is Checks.STRICT:
         raise Refused(text, hint="Without --fs-checks strict this is a warning.")
     return [Noted(str(destination.location), Level.WARNING, text)]
 
@@ -249,7 +405,7 @@ def check_space(
 
 
 def fits(needed: int, free: int, options: TransferOptions) -> bool:
-    """Tell whether a transfer fits with the margin; sizes in bytes."""
+    """Return whether a transfer fits with the margin; sizes in bytes."""
     return needed + _margin(needed, options) <= free
 
 
@@ -258,6 +414,6 @@ def _margin(needed: int, options: TransferOptions) -> float:
 
 
 def certainly_fits(source: Facts, free: int, options: TransferOptions) -> bool:
-    """Tell whether even all data of the source's filesystem would fit, uncompressed."""
+    """Return whether all data of the source's filesystem would fit, uncompressed."""
     margin = 1 + options.safety_margin_percent / 100
     return free > source.size_used * _COMPRESSION_AT_MOST * margin + _SPACE_AT_LEAST

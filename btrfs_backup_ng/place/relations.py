@@ -8,9 +8,9 @@ from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
-from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.model import Role, Snapshot
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.place.contents import Contents, Role, Side, State
+from btrfs_backup_ng.place.contents import Contents, Seen, State
 from btrfs_backup_ng.place.forecast import Forecast, foresee
 from btrfs_backup_ng.place.holds import HeldPlace, Why
 
@@ -47,17 +47,16 @@ def foresee_all(
     :param now: aware.
     :returns: by the names of both; nothing of those that cannot be looked at closely.
     """
-    sides = [(place, side) for place, one in seen.items() for side in one.sides]
+    sources = _looks(seen, Role.SNAPSHOT)
     found: dict[tuple[str, str], Forecast] = {}
-    for source, here in sides:
-        for place, there in sides:
-            kinds = here.kind, there.kind
-            if kinds != (Role.SNAPSHOT, Role.BACKUP) or source == place:
+    for source, here in sources:
+        for place, there in _looks(seen, Role.BACKUP):
+            origins = {s.origin for s in here.snapshots}
+            if source == place or origins.isdisjoint(
+                s.received_uuid for s in there.snapshots
+            ):
                 continue
-            origins = {s.origin for s in here.listing.snapshots}
-            if origins.isdisjoint(s.received_uuid for s in there.listing.snapshots):
-                continue
-            forecast = attempt(partial(_foresee, here, there, place, now))
+            forecast = attempt(partial(foresee, here, there, now, name=place))
             if isinstance(forecast, BackupError):
                 log.warning("%s", forecast.message)
             else:
@@ -65,17 +64,14 @@ def foresee_all(
     return found
 
 
-def _foresee(here: Side, there: Side, place: str, now: datetime) -> Forecast:
-    return foresee(
-        here.endpoint,
-        here.listing,
-        there.endpoint,
-        there.listing,
-        name=place,
-        now=now,
-        holds=here.record,
-        origins=there.record,
-    )
+def _looks(seen: Mapping[str, Contents], role: Role) -> list[tuple[str, Seen]]:
+    """Return the looks at snapshots, or at backups, with the names of their places."""
+    return [
+        (place, one)
+        for place, contents in seen.items()
+        for one in contents.seen
+        if one.role is role
+    ]
 
 
 def relate(
@@ -144,7 +140,7 @@ def _is_foretold(
     """Tell whether the very disk that something is held for was looked at."""
     if (source, place.location) not in forecasts:
         return False
-    facts = seen[place.location].sides[0].endpoint.facts
+    facts = seen[place.location].seen[0].place.facts
     known = place.filesystem
     return not known or is_same_filesystem(known, facts.filesystem)
 

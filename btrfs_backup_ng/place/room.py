@@ -1,17 +1,19 @@
 """What gives way where a transfer lacks room: what interrupted ones have left."""
 
 from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
 
 from btrfs_backup_ng.__util__ import format_size, visible
 from btrfs_backup_ng.core.model import Waiting
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint import staging
+from btrfs_backup_ng.endpoint.common import Place
 
 #: Tells whether a transfer fits into so many free bytes.
 Fits = Callable[[int], bool]
 
 
 def find_what_gives_way(
-    keeper: BtrfsEndpoint, wanted: Collection[str], fits: Fits, beside: int
+    place: Place, wanted: Collection[str], fits: Fits, beside: int
 ) -> tuple[Waiting, ...]:
     """Find interrupted transfers at a place whose room may be enough; changes nothing.
 
@@ -19,9 +21,9 @@ def find_what_gives_way(
     :param beside: so many bytes each may have left beside what is known of it.
     :returns: the oldest first; nothing if the room of all of them would not do.
     """
-    ids = [name for name in keeper.facts.leftovers if name not in wanted]
-    found = [one for one in keeper.waiting(ids) if one.size_bytes and not one.running]
-    if not fits(keeper.facts.size_free + sum(w.size_bytes + beside for w in found)):
+    ids = [name for name in place.facts.leftovers if name not in wanted]
+    found = [one for one in place.waiting(ids) if one.size_bytes and not one.running]
+    if not fits(place.facts.size_free + sum(w.size_bytes + beside for w in found)):
         return ()
     return tuple(sorted(found, key=lambda one: (one.started, one.transfer_id)))
 
@@ -38,7 +40,7 @@ def needed_of(
 
 
 def make_room(
-    keeper: BtrfsEndpoint,
+    place: Place,
     waiting: Sequence[Waiting],
     fits: Fits,
     tell: Callable[[Waiting], None],
@@ -51,12 +53,31 @@ def make_room(
     :param tell: told of each that was dropped.
     """
     for one in waiting:
-        if fits(keeper.facts.size_free):
+        if fits(place.facts.size_free):
             return
-        if not keeper.discard([one.transfer_id]):
+        if not place.discard([one.transfer_id]):
             tell(one)
-            keeper.sync()
-            keeper.look()
+            place.sync()
+            place.look()
+
+
+def drop_expired(
+    place: Place,
+    resumed: Collection[str],
+    now: datetime,
+    age: timedelta,
+    *,
+    is_sure: bool,
+) -> None:
+    """Drop interrupted transfers that began too long ago.
+
+    Those with a date in the future are dropped, too, if the time is sure.
+
+    :param resumed: ids of transfers that are resumed; they stay.
+    :param now: the first of all times that it may be.
+    """
+    expired = staging.expired(place.facts.leftovers, now, age, is_sure=is_sure)
+    place.discard([one for one in expired if one not in resumed])
 
 
 def about(one: Waiting) -> str:

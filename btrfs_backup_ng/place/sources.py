@@ -17,7 +17,6 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import visible
-from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import (
@@ -29,16 +28,15 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host.entry import plain
+from btrfs_backup_ng.endpoint.common import Place
 
 #: File of our bookkeeping at a destination.
-ORIGINS = "sources.json"
+SOURCES = "sources.json"
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class SourceIdentity:
     """A source: the same one if its UUID or its place is the same.
 
     A restored source has another UUID, a moved one another place.
@@ -47,7 +45,7 @@ class Origin:
     uuid: UUID
     place: str
 
-    def is_same(self, other: "Origin") -> bool:
+    def is_same(self, other: "SourceIdentity") -> bool:
         """Tell whether two descriptions mean one source."""
         return self.uuid == other.uuid or self.place == other.place
 
@@ -60,24 +58,24 @@ class Series:
     :ivar unknown: origins of backups of which it is not known whose they are.
     """
 
-    sources: tuple[Origin, ...] = ()
+    sources: tuple[SourceIdentity, ...] = ()
     unknown: frozenset[UUID] = frozenset()
 
 
 #: Prefix of the backups -> where they come from.
-Origins = Mapping[str, Series]
+Sources = Mapping[str, Series]
 
 
-def origin_of(source: BtrfsEndpoint) -> Origin:
-    """Describe a source, also for who sees the destination from another machine."""
+def identity_of(source: Place) -> SourceIdentity:
+    """Return the identity of a source, with the name of its machine."""
     place = str(source.location)
-    if source.location.scheme is Scheme.LOCAL:
+    if source.location.is_here:
         place = f"{os.uname().nodename}:{place}"
     assert source.facts.uuid
-    return Origin(source.facts.uuid, place)
+    return SourceIdentity(source.facts.uuid, place)
 
 
-def parse_origins(content: Content) -> Origins:
+def parse_sources(content: Content) -> Sources:
     """Read the record; where there is none, it names no prefix.
 
     :raises Unreadable: if it is not fully understood; then nothing is known.
@@ -85,7 +83,7 @@ def parse_origins(content: Content) -> Origins:
     return {} if content is None else parse_document(content, _VERSION, _built)
 
 
-def _built(document: Any) -> Origins:
+def _built(document: Any) -> Sources:
     unknown = as_dict(document.get("unknown", {}))
     prefixes = as_dict(document["prefixes"])
     if not unknown.keys() <= prefixes.keys():
@@ -93,7 +91,7 @@ def _built(document: Any) -> Origins:
     return {
         prefix: Series(
             tuple(
-                Origin(UUID(as_text(uuid)), as_text(place))
+                SourceIdentity(UUID(as_text(uuid)), as_text(place))
                 for uuid, place in map(as_list, as_list(entries))
             ),
             frozenset(UUID(as_text(u)) for u in as_list(unknown.get(prefix, []))),
@@ -102,11 +100,11 @@ def _built(document: Any) -> Origins:
     }
 
 
-def format_origins(origins: Origins) -> bytes:
-    """Write the record so that :func:`parse_origins` reads the same."""
-    ordered = sorted(origins.items())
+def format_sources(sources: Sources) -> bytes:
+    """Write the record so that :func:`parse_sources` reads the same."""
+    ordered = sorted(sources.items())
     prefixes = {
-        prefix: [[str(origin.uuid), origin.place] for origin in series.sources]
+        prefix: [[str(source.uuid), source.place] for source in series.sources]
         for prefix, series in ordered
     }
     unknown = {
@@ -118,15 +116,10 @@ def format_origins(origins: Origins) -> bytes:
     return format_document(_VERSION, fields if unknown else {"prefixes": prefixes})
 
 
-def signed_in(series: Series, own: Origin) -> Series:
+def signed_in(series: Series, own: SourceIdentity) -> Series:
     """Add a source, or bring its entry up to date."""
     others = tuple(o for o in series.sources if not o.is_same(own))
     return replace(series, sources=(*others, own))
-
-
-def path_of(keeper: BtrfsEndpoint) -> str:
-    """Return the path of the record of a destination, for people."""
-    return visible(plain(f"{keeper.state}/{ORIGINS}"))
 
 
 def why_unknown(recorded: Content, path: str, prefix: str | None) -> tuple[str, ...]:
@@ -137,10 +130,10 @@ def why_unknown(recorded: Content, path: str, prefix: str | None) -> tuple[str, 
     :returns: sentences without their end; empty if it is known.
     """
     try:
-        origins = parse_origins(recorded)
+        sources = parse_sources(recorded)
     except Unreadable as error:
         return (f"{path} cannot be read ({visible(str(error))})",)
-    if prefix is None or prefix in origins:
+    if prefix is None or prefix in sources:
         return ()
     if recorded is None:
         return (f"{path} is missing, which says whose backups are there",)
@@ -157,11 +150,11 @@ class Ownership:
     :ivar others: the places of other sources.
     """
 
-    def __init__(self, keeper: BtrfsEndpoint, own: Origin, prefix: str) -> None:
-        self._keeper = keeper
+    def __init__(self, place: Place, own: SourceIdentity, prefix: str) -> None:
+        self._place = place
         self._own = own
         self._prefix = prefix
-        self._recorded: Origins = {}
+        self._recorded: Sources = {}
         self._is_own_there = False
         self.withheld: tuple[str, ...] = ()
         self.unknown: frozenset[UUID] = frozenset()
@@ -193,15 +186,15 @@ class Ownership:
         present = {s.origin for s in backups_of(there, naming)}
         mine = present.intersection(own_snapshots)
         prefix = self._prefix if present else None
-        self.withheld = why_unknown(content, path_of(self._keeper), prefix)
+        self.withheld = why_unknown(content, self._place.record_path(SOURCES), prefix)
         done = "it is made anew"
         try:
-            self._recorded = parse_origins(content)
+            self._recorded = parse_sources(content)
         except Unreadable as error:
-            aside = error.name_aside(ORIGINS, now)
+            aside = error.name_aside(SOURCES, now)
             done = f"it is moved to {aside} and made anew"
             if not dry_run:
-                self._keeper.set_aside(ORIGINS, aside)
+                self._place.set_aside(SOURCES, aside)
         series = self._recorded.get(self._prefix, Series())
         if self.withheld:
             mine |= present.intersection(remembered())
@@ -222,10 +215,10 @@ class Ownership:
             series = signed_in(series, self._own)
         if series == Series() and not self.withheld:
             return
-        origins = {**self._recorded, self._prefix: series}
-        if origins != self._recorded:
-            self._keeper.write_note(ORIGINS, format_origins(origins))
-            self._recorded = origins
+        sources = {**self._recorded, self._prefix: series}
+        if sources != self._recorded:
+            self._place.write_record(SOURCES, format_sources(sources))
+            self._recorded = sources
 
     def known_in(self, there: Listing) -> Listing:
         """Return a listing without the backups of which the owner is not known."""
@@ -242,10 +235,10 @@ def backups_of(there: Listing, naming: Naming) -> Sequence[Snapshot]:
     ]
 
 
-def settled(origins: Origins, prefix: str) -> Origins:
+def settled(recorded: Sources, prefix: str) -> Sources:
     """Note that all backups of a prefix are of one source.
 
     If several have signed in, they are forgotten: the next one to send there is it.
     """
-    sources = origins.get(prefix, Series()).sources
-    return {**origins, prefix: Series(sources if len(sources) == 1 else ())}
+    sources = recorded.get(prefix, Series()).sources
+    return {**recorded, prefix: Series(sources if len(sources) == 1 else ())}

@@ -15,8 +15,7 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host.entry import plain
+from btrfs_backup_ng.endpoint.common import Place
 
 #: File of our bookkeeping at a place.
 VERIFIED = "verified.json"
@@ -115,7 +114,7 @@ class Memory:
     :ivar notes: what did not go well with it, for people; no error.
     """
 
-    def __init__(self, place: BtrfsEndpoint, now: datetime) -> None:
+    def __init__(self, place: Place, now: datetime) -> None:
         """Prepare.
 
         :param now: aware.
@@ -141,7 +140,7 @@ class Memory:
 
     def _set_aside(self, error: Unreadable) -> None:
         aside = error.name_aside(VERIFIED, self._now)
-        path = visible(plain(f"{self._place.state}/{VERIFIED}"))
+        path = self._place.record_path(VERIFIED)
         text = f"{path} cannot be read ({visible(str(error))})"
         try:
             self._place.set_aside(VERIFIED, aside)
@@ -166,7 +165,7 @@ class Memory:
             return
         self._changed = False
         try:
-            self._place.write_note(VERIFIED, format_verified(self._record))
+            self._place.write_record(VERIFIED, format_verified(self._record))
         except BackupError as error:
             self._failed = True
             text = f"what was verified at {self._place} cannot be remembered there: "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.host.ssh import PLACES_AT_ONCE
 from btrfs_backup_ng.process.child import check_interrupted
 
@@ -30,7 +30,7 @@ class Turns:
         :raises Interrupted: if a signal told us to end meanwhile.
         """
         wanted = set(places)
-        hosts = Counter(replace(p, path="") for p in wanted if p.scheme is Scheme.SSH)
+        hosts = Counter(replace(p, path="") for p in wanted if p.is_remote)
         with self._changed:
             while not self._is_free(wanted, hosts):
                 self._changed.wait(0.1)

@@ -219,7 +219,7 @@ class _Connection:
         self._child: Child | None = None
         self._closing = threading.Event()
         self._opened = threading.Event()
-        self._failure: BackupError | None = None
+        self._failure: BaseException | None = None
         # The kernel ends a child with the thread that started it, and tasks that
         # share this connection end one before the other.
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -258,7 +258,7 @@ class _Connection:
                 while not self._closing.wait(0.5):
                     if child.peek() is not None:
                         return
-        except BackupError as error:
+        except BaseException as error:  # raised again by :meth:`open`
             self._failure = error
         finally:
             self._opened.set()

@@ -1,10 +1,10 @@
-"""One transfer: stages, the move, the check, the final name; and its resumption."""
+"""One attempt at a transfer: prepared by looking only, then run by moving only."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,13 +17,12 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.btrfs.parse import explain, is_full
 from btrfs_backup_ng.core import codecs
-from btrfs_backup_ng.core.location import Scheme
-from btrfs_backup_ng.core.model import Integrity, Snapshot, TransferOptions
+from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import (
-    BtrfsEndpoint,
-    Sink,
+    Endpoint,
+    Place,
     WrongArrival,
     new_transfer_id,
 )
@@ -41,7 +40,7 @@ from btrfs_backup_ng.process.pipeline import (
 from btrfs_backup_ng.sendstream.filter import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.transfer.probe import probe_codec
-from btrfs_backup_ng.transfer.route import Route, stages_between
+from btrfs_backup_ng.transfer.route import PROTOCOLS, Route, crosses_wire
 from btrfs_backup_ng.transfer.size import stream_size, written_since
 from btrfs_backup_ng.wire import grammar
 
@@ -54,55 +53,260 @@ _ENDING_S = 10.0
 _MEASURING_S = 2.0
 
 
+class StreamChanged(BackupError):
+    """An interrupted transfer cannot be resumed: the stream is not what it was."""
+
+
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How one snapshot goes.
+class Attempt:
+    """One attempt at a transfer, as :func:`prepare` found that it can be made.
 
     :ivar interval: bytes between two checkpoints, 0 for none.
-    :ivar checkpoint: where an earlier attempt was cut, if it can go on.
+    :ivar checkpoint: where an earlier attempt is resumed, if one is.
     """
 
+    transfer: Transfer
     route: Route
-    options: TransferOptions
     interval: int = 0
     checkpoint: Checkpoint | None = None
 
+    def run(
+        self,
+        meter: Meter,
+        now: datetime,
+        before_publishing: Callable[[], None] = lambda: None,
+    ) -> Moved:
+        """Move one snapshot and publish it; durable at the return.
 
-class StreamChanged(BackupError):
-    """A cut transfer cannot go on: the stream is not what it was."""
+        On failure there is nothing under the final name. If the attempt can be resumed
+        from a checkpoint, its staging stays; else it is dropped, now if the place can
+        still be reached, or by the next run. A place that fell silent is not asked
+        again.
+
+        :param before_publishing: done when the stream has arrived.
+        :raises StreamChanged: if the checkpoint is of no use; it was dropped.
+        :raises BackupError: if it failed.
+        """
+        transfer_id = self._transfer_id(now)
+        if self.checkpoint:
+            meter.resumed_bytes = self.checkpoint.offset
+        options, place = self.route.options, self.route.sink.place
+        try:
+            moved = run_pipeline(
+                self._stages(transfer_id),
+                meter=meter,
+                stall_timeout_s=options.stall_timeout_s,
+                max_size=options.max_size,
+            )
+            before_publishing()
+            self.route.sink.publish(
+                transfer_id,
+                self.transfer.snapshot,
+                self.transfer.target,
+                output=moved.output,
+                verify=options.verify,
+            )
+        except TimedOut:
+            raise
+        except TooLarge as error:
+            error.hint = _drop_all(place, transfer_id)
+            raise
+        except PipelineFailed as error:
+            self._explain(error, transfer_id)
+            raise
+        except WrongArrival:
+            attempt(lambda: place.discard([transfer_id]))
+            raise
+        except BackupError:
+            self._clear(transfer_id)
+            raise
+        return moved
+
+    def _transfer_id(self, now: datetime) -> str:
+        if self.checkpoint:
+            return self.checkpoint.transfer_id
+        what = self.transfer.snapshot, self.transfer.parent, self.route.protocol
+        return staging.full_id(new_transfer_id(now), *what)
+
+    def _stages(self, transfer_id: str) -> tuple[Command, ...]:
+        """Return the commands of the pipeline, from the sender to the receiver."""
+        route, snapshot = self.route, self.transfer.snapshot
+        useless = self.checkpoint.useless if self.checkpoint else ()
+        words = self._filter_words(transfer_id)
+        what = snapshot, self.transfer.parent, route.protocol, route.codec
+        stages = [route.source.send(*what, words)]
+        if words and route.source.place.location.is_here:  # else it is in the sender
+            stages.append(Command(filter_argv(words), label=_FILTER, counts=True))
+        receiver = route.sink.receive(transfer_id, snapshot, route.codec, useless)
+        return (*stages, *route.stages_between(), receiver)
+
+    def _filter_words(self, transfer_id: str) -> tuple[str, ...]:
+        """Return the arguments of the checkpoint filter, if there is one."""
+        if not self.interval:
+            return ()
+        known = self.checkpoint.known if self.checkpoint else None
+        return filter_words(self.interval, staging.chance_in(transfer_id), known)
+
+    def _explain(self, error: PipelineFailed, transfer_id: str) -> None:
+        """Clear staging after a failed pipeline, and let the error say what remains.
+
+        :raises StreamChanged: if a filter found that it is another stream.
+        :raises Refused: if the program's files there are not its own.
+        """
+        sink, checkpoint = self.route.sink, self.checkpoint
+        stages = (error.blamed, *error.others)
+        if checkpoint and any(stage.status == DIFFERS for stage in stages):
+            sink.place.discard([transfer_id])
+            name = visible(self.transfer.snapshot.name)
+            raise StreamChanged(
+                f"the stream of {name} is not the one whose beginning"
+                f" ({format_size(checkpoint.offset)}) is at {sink}"
+            ) from error
+        if sink.lists and error.blamed.status == grammar.NOT_OURS:
+            raise refusal_by_verb(sink.place.state, error.blamed.stderr) from error
+        left = self._clear(transfer_id)
+        if is_full(error.blamed.stderr):
+            left = ""  # ``full_disk`` decides what becomes of it
+        hints = [error.hint or _meaning(error), left]
+        error.hint = "\n".join(filter(None, hints))
+
+    def _clear(self, transfer_id: str) -> str:
+        """Drop what cannot be resumed, and return a sentence about the rest."""
+        place, has_checkpoints = self.route.sink.place, self.interval > 0
+        ids = [transfer_id]
+        dropped = attempt(lambda: place.discard(ids, keep_sealed=has_checkpoints))
+        if not has_checkpoints:
+            return ""
+        unknown = "What is complete there stays; the next run goes on from it."
+        if isinstance(dropped, TimedOut):
+            return unknown
+        left = attempt(lambda: place.waiting(ids))
+        if isinstance(left, BackupError):
+            return unknown
+        safe = max((waiting.size_bytes for waiting in left), default=0)
+        if not safe:
+            return ""
+        return f"{format_size(safe)} are safe there; the next run goes on from that."
 
 
-def decided(
-    route: Route, transfer: Transfer, source: BtrfsEndpoint, sink: BtrfsEndpoint
-) -> Route:
-    """Decide what is open about a route: whether it pays to compress.
+def prepare(
+    transfer: Transfer,
+    route: Route,
+    size_bytes: int | None,
+    warn: Callable[[str], None],
+) -> Attempt:
+    """Look at all that an attempt needs; moves nothing.
 
-    :raises BackupError: if that cannot be tried.
+    An earlier attempt that still runs is ended; one that cannot be resumed is dropped.
+
+    :param size_bytes: of the stream, if it is known.
+    :param warn: takes sentences for the user.
+    :raises BackupError: if one of the places cannot be looked at.
     """
-    if route.codec != codecs.AUTO:
-        return route
-    plain = source.source(
-        transfer.snapshot, transfer.parent, route.protocol, codecs.NONE
-    )
-    codec = probe_codec(source, sink, plain, codec=codecs.FASTEST)
-    return replace(route, codec=codec)
+    if not route.sink.takes_parents:
+        return Attempt(transfer, route)
+    if route.codec == codecs.AUTO:
+        route = replace(route, codec=_choose_codec(transfer, route))
+    ids = route.resumable(transfer)
+    checkpoint = _find_checkpoint(route.sink, ids, transfer.snapshot)
+    if checkpoint:  # however little is left
+        return Attempt(transfer, route, route.options.checkpoint_interval, checkpoint)
+    if not ids:
+        _warn_of_other_forms(transfer, route, warn)
+    return Attempt(transfer, route, _choose_interval(transfer, route, size_bytes))
+
+
+def _choose_codec(transfer: Transfer, route: Route) -> str:
+    """Return the codec that pays for a stream, or none, by trying it."""
+    what = transfer.snapshot, transfer.parent, route.protocol, codecs.NONE
+    plain = route.source.send(*what)
+    ends = route.source.place, route.sink.place
+    return probe_codec(*ends, plain, codec=codecs.FASTEST)
+
+
+def _find_checkpoint(
+    sink: Endpoint, ids: Sequence[str], snapshot: Snapshot
+) -> Checkpoint | None:
+    """Find the farthest checkpoint of earlier attempts; the others are dropped."""
+    found: Checkpoint | None = None
+    for transfer_id in ids:
+        try:
+            checkpoint = _unchanged(sink, sink.checkpoint(transfer_id, snapshot))
+        except CommandFailed as error:
+            if error.completed.status != grammar.BUSY:
+                raise
+            text = "%s: an earlier transfer (%s) still runs and cannot be ended"
+            log.warning(text, sink, transfer_id)
+            continue
+        if checkpoint is None or (found and found.offset >= checkpoint.offset):
+            _drop(sink.place, transfer_id)
+        else:
+            found = checkpoint
+    return found
+
+
+def _unchanged(sink: Endpoint, checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """Return a checkpoint only if its seal is intact, as far as that can be seen."""
+    if checkpoint is None:
+        return None
+    seal = sink.look_closely([checkpoint.tree_id], are_checkpoints=True)
+    if seal is Integrity.CHANGED:
+        log.warning("%s: a checkpoint was written to; it is not built upon", sink)
+        return None
+    return checkpoint
+
+
+def _drop(place: Place, transfer_id: str) -> None:
+    """Drop the staging of an attempt; if that fails, it does not disturb others."""
+    error = attempt(lambda: place.discard([transfer_id]))
+    if isinstance(error, BackupError):
+        log.warning("%s: what is left of %s stays: %s", place, transfer_id, error)
+
+
+def _warn_of_other_forms(
+    transfer: Transfer, route: Route, warn: Callable[[str], None]
+) -> None:
+    """Warn if an earlier attempt sent the data in another form, so is of no use."""
+    place = route.sink.place
+    for protocol in PROTOCOLS:
+        ids = route.earlier_attempts(transfer, protocol)
+        size = max((one.size_bytes for one in place.waiting(ids)), default=0)
+        if size and protocol != route.protocol:
+            name = visible(transfer.snapshot.name)
+            text = f"{format_size(size)} of {name} at {place} came in another"
+            warn(f"{text} form (see --compress), so it is sent from the start")
+
+
+def _choose_interval(transfer: Transfer, route: Route, size_bytes: int | None) -> int:
+    """Return the bytes between two checkpoints; 0 where they would not pay.
+
+    They are made where the stream comes from, as the part that is read again after a
+    cut must not cross a wire. On this machine a transfer has to be longer than one.
+    """
+    source, wanted = route.source, route.options.checkpoint_interval
+    if not wanted:
+        return 0
+    if not source.place.facts.has_python:
+        log.info("%s has no python3, so no checkpoints are made", source)
+        return 0
+    if crosses_wire(source.place.location, route.sink.place.location):
+        return wanted
+    if size_bytes is None:
+        what = transfer.snapshot, transfer.parent
+        size_bytes = written_since(source, *what, limit=wanted)
+    return wanted if size_bytes > wanted else 0
 
 
 @contextmanager
 def expecting(
-    meter: Meter,
-    source: BtrfsEndpoint,
-    transfer: Transfer,
-    protocol: str,
-    *,
-    wanted: bool,
+    meter: Meter, transfer: Transfer, route: Route, *, wanted: bool
 ) -> Iterator[None]:
-    """Find out beside a transfer how much it will move, for percent and ETA.
+    """Measure beside a transfer how much it will move, for percent and ETA.
 
     First roughly, if nothing is known; then exactly, as long as that takes little CPU
     from the transfer.
 
-    :param wanted: whether anybody is looking.
+    :param wanted: the progress is shown.
     """
     if not wanted:
         yield
@@ -110,13 +314,16 @@ def expecting(
     over = threading.Event()
 
     def measure() -> None:
-        what = transfer.snapshot, transfer.parent
-        if meter.expected_bytes is None:
-            expect(lambda: written_since(source, *what, over=over))
-        expect(lambda: stream_size(source, *what, protocol, over, _MEASURING_S))
+        source, what = route.source, (transfer.snapshot, transfer.parent)
+        with suppress(Interrupted):  # the transfer raises it, too
+            if meter.expected_bytes is None:
+                expect(lambda: written_since(source, *what, over=over))
+            expect(
+                lambda: stream_size(source, *what, route.protocol, over, _MEASURING_S)
+            )
 
-    def expect(way: Callable[[], int]) -> None:
-        size = attempt(way)
+    def expect(measured: Callable[[], int]) -> None:
+        size = attempt(measured)
         if isinstance(size, int) and not over.is_set():
             meter.expected_bytes = size
 
@@ -129,165 +336,11 @@ def expecting(
         thread.join()
 
 
-def find_checkpoint(
-    keeper: BtrfsEndpoint, attempts: Sequence[str], snapshot: Snapshot
-) -> Checkpoint | None:
-    """Find where an earlier attempt at a transfer was cut, if it can go on there.
-
-    What still works on it is ended; what cannot go on is dropped.
-
-    :param attempts: ids of the attempts.
-    :raises BackupError: if the place cannot be asked.
-    """
-    found: Checkpoint | None = None
-    for transfer_id in attempts:
-        try:
-            checkpoint = _unchanged(keeper, keeper.checkpoint(transfer_id, snapshot))
-        except CommandFailed as error:
-            if error.completed.status != grammar.BUSY:
-                raise
-            text = "%s: an earlier transfer (%s) still runs and cannot be ended"
-            log.warning(text, keeper, transfer_id)
-            continue
-        if checkpoint is None or (found and found.offset >= checkpoint.offset):
-            _drop(keeper, transfer_id)
-        else:
-            found = checkpoint
-    return found
-
-
-def _unchanged(
-    keeper: BtrfsEndpoint, checkpoint: Checkpoint | None
-) -> Checkpoint | None:
-    """Return a checkpoint only if nobody wrote to its seal, as far as one can see."""
-    if checkpoint is None:
-        return None
-    seal = keeper.look_closely([checkpoint.tree_id], are_checkpoints=True)
-    if seal is Integrity.CHANGED:
-        log.warning("%s: a checkpoint was written to; it is not built upon", keeper)
-        return None
-    return checkpoint
-
-
-def _drop(keeper: BtrfsEndpoint, transfer_id: str) -> None:
-    """Drop what is left of an attempt; what cannot be dropped is in nobody's way."""
-    error = attempt(lambda: keeper.discard([transfer_id]))
-    if isinstance(error, BackupError):
-        log.warning("%s: what is left of %s stays: %s", keeper, transfer_id, error)
-
-
-def run_transfer(
-    transfer: Transfer,
-    source: BtrfsEndpoint,
-    sink: Sink,
-    *,
-    way: Way,
-    meter: Meter,
-    now: datetime,
-    before_publishing: Callable[[], None] = lambda: None,
-) -> Moved:
-    """Move one snapshot and publish it; durable when this returns.
-
-    On failure nothing stands under the final name. What can go on from a checkpoint
-    stays in staging; else what was received is dropped, if the place can still be
-    reached, or else by the next run. A place that fell silent is not asked again.
-
-    :param before_publishing: what must have been done by then.
-    :raises StreamChanged: if ``way.checkpoint`` is of no use; it was dropped.
-    :raises BackupError: if it failed.
-    """
-    snapshot, checkpoint = transfer.snapshot, way.checkpoint
-    if checkpoint:
-        transfer_id = checkpoint.transfer_id
-        meter.resumed_bytes = checkpoint.offset
-    else:
-        what = snapshot, transfer.parent, way.route.protocol
-        transfer_id = staging.full_id(new_transfer_id(now), *what)
-    stages = _stages(transfer, transfer_id, source, sink, way)
-    try:
-        moved = run_pipeline(
-            stages,
-            meter=meter,
-            stall_timeout_s=way.options.stall_timeout_s,
-            max_size=way.options.max_size,
-        )
-        before_publishing()
-        sink.accept(
-            transfer_id,
-            snapshot,
-            transfer.target,
-            output=moved.output,
-            verify=way.options.verify,
-        )
-    except (Interrupted, TimedOut):
-        raise
-    except TooLarge as error:
-        error.hint = _drop_all(sink, transfer_id)
-        raise
-    except PipelineFailed as error:
-        if checkpoint and _differs(error):
-            sink.discard([transfer_id])
-            raise StreamChanged(
-                f"the stream of {visible(snapshot.name)} is not the one whose beginning"
-                f" ({format_size(checkpoint.offset)}) is at {sink}"
-            ) from error
-        if isinstance(sink, BtrfsEndpoint) and error.blamed.status == grammar.NOT_OURS:
-            raise refusal_by_verb(sink.state, error.blamed.stderr) from error
-        left = _clear(sink, transfer_id, way)
-        if is_full(error.blamed.stderr):
-            left = ""  # what comes of it, ``delivery`` decides
-        hints = [error.hint or _meaning(error), left]
-        error.hint = "\n".join(filter(None, hints))
-        raise
-    except WrongArrival:
-        attempt(lambda: sink.discard([transfer_id]))
-        raise
-    except BackupError:
-        attempt(lambda: sink.discard([transfer_id], keep_sealed=way.interval > 0))
-        raise
-    return moved
-
-
-def _stages(
-    transfer: Transfer, transfer_id: str, source: BtrfsEndpoint, sink: Sink, way: Way
-) -> tuple[Command, ...]:
-    """Return what a transfer runs, from the sender to the receiver."""
-    route, useless = way.route, way.checkpoint.useless if way.checkpoint else ()
-    words = _filter_words(way, transfer_id)
-    what = transfer.snapshot, transfer.parent, route.protocol, route.codec
-    return (
-        source.source(*what, words),
-        *_filter_here(words, source),
-        *stages_between(source.location, sink.location, way.options, route.codec),
-        sink.sink(transfer_id, transfer.snapshot, route.codec, useless),
-    )
-
-
-def _filter_words(way: Way, transfer_id: str) -> tuple[str, ...]:
-    """Return the arguments of the checkpoint filter, none if there is no filter."""
-    if not way.interval:
-        return ()
-    known = way.checkpoint.known if way.checkpoint else None
-    return filter_words(way.interval, staging.chance_in(transfer_id), known)
-
-
-def _filter_here(words: Sequence[str], source: BtrfsEndpoint) -> tuple[Command, ...]:
-    """Return the filter as a stage; that of another machine is a part of its sender."""
-    if not words or source.location.scheme is not Scheme.LOCAL:
-        return ()
-    return (Command(filter_argv(words), label=_FILTER, counts=True),)
-
-
-def _differs(error: PipelineFailed) -> bool:
-    """Tell whether a filter, here or there, says that it is another stream."""
-    return any(stage.status == DIFFERS for stage in (error.blamed, *error.others))
-
-
-def _drop_all(sink: Sink, transfer_id: str) -> str:
-    """Drop what came of a stream that is longer than it may be, and say so."""
+def _drop_all(place: Place, transfer_id: str) -> str:
+    """Drop the staging of a stream that is too long, and return a hint about it."""
     deadline = time.monotonic() + _ENDING_S
     while True:  # a receiver behind a wire may not have noticed yet that it is over
-        left = attempt(lambda: sink.discard([transfer_id]))
+        left = attempt(lambda: place.discard([transfer_id]))
         if not left or isinstance(left, BackupError) or time.monotonic() > deadline:
             break
         check_interrupted()
@@ -299,25 +352,8 @@ def _drop_all(sink: Sink, transfer_id: str) -> str:
     return f"{kept}\nIf it is to be so long, allow more:  --max-size SIZE"
 
 
-def _clear(sink: Sink, transfer_id: str, way: Way) -> str:
-    """Drop what is of no use any more, and say what is."""
-    dropped = attempt(lambda: sink.discard([transfer_id], keep_sealed=way.interval > 0))
-    if not way.interval:
-        return ""
-    unknown = "What is complete there stays; the next run goes on from it."
-    if isinstance(dropped, TimedOut):
-        return unknown
-    left = attempt(lambda: sink.waiting([transfer_id]))
-    if isinstance(left, BackupError):
-        return unknown
-    safe = max((waiting.size_bytes for waiting in left), default=0)
-    if not safe:
-        return ""
-    return f"{format_size(safe)} are safe there; the next run goes on from that."
-
-
 def _meaning(error: PipelineFailed) -> str:
-    """Say what a failure means, or nothing."""
+    """Return the meaning of a failure, or ""."""
     blamed = error.blamed
     # What a failed compressor wrote may fail the other one first.
     ends = [end for end in (blamed, *error.others) if end.command.reports]

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import KIB, MIB, format_size
 from btrfs_backup_ng.core import codecs
-from btrfs_backup_ng.core.location import Scheme
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.wire import verbs
@@ -48,9 +47,7 @@ class Sample:
     compress_rate: float
 
 
-def probe_codec(
-    source: BtrfsEndpoint, sink: BtrfsEndpoint, send: Command, *, codec: str
-) -> str:
+def probe_codec(source: Place, sink: Place, send: Command, *, codec: str) -> str:
     """Choose the codec for a stream, or none, by trying its beginning and the line.
 
     :param send: makes the stream, uncompressed.
@@ -61,11 +58,11 @@ def probe_codec(
     if sample.size_bytes < _WORTH_IT:
         return codecs.NONE
     lines, others = [], [sample.compress_rate]
-    if source.location.scheme is Scheme.SSH:
+    if source.location.is_remote:
         lines.append(sample.read_rate)
     else:
         others.append(sample.read_rate)
-    if sink.location.scheme is Scheme.SSH:
+    if sink.location.is_remote:
         lines.append(line_rate(sink.host.command(verbs.SINK, label="a trial")))
     plain = max(1 / rate for rate in [*lines, *others[1:]])
     compressed = max(*(sample.ratio / rate for rate in lines), *(1 / r for r in others))

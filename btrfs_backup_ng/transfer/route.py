@@ -1,4 +1,4 @@
-"""How a stream is carried: its protocol, its codec, what stands in between."""
+"""How a stream is carried: its protocol, its codec, the stages in between."""
 
 import logging
 import os
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import Refused, UsageError, visible
 from btrfs_backup_ng.core import codecs
-from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, TransferOptions
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, Sink
+from btrfs_backup_ng.core.plan import Transfer
+from btrfs_backup_ng.endpoint import staging
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.process.command import Command, find_program
 
 log = logging.getLogger(__name__)
@@ -23,67 +25,98 @@ _BUFFER = "64M"
 _CORES_FOR_A_BUFFER = 4
 
 
+#: What :attr:`Route.protocol` may be.
+PROTOCOLS = ("1", "2", "2c")
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How streams go from a source to a sink.
+    """How streams go from one endpoint to another.
 
-    :ivar protocol: of the stream, as the verb ``send`` knows it.
-    :ivar codec: what it is compressed with on the wire; ``auto`` is not decided yet.
+    :ivar protocol: of the stream, as the verb ``send`` takes it.
+    :ivar codec: compresses the stream on the wire; ``auto`` is not decided yet.
     """
 
+    source: Endpoint
+    sink: Endpoint
+    options: TransferOptions
     protocol: str
     codec: str
 
+    @property
+    def packed_codec(self) -> str:
+        """Return the codec of the bytes that are counted, before the last stage, or "".
 
-def choose_route(source: BtrfsEndpoint, sink: Sink, options: TransferOptions) -> Route:
-    """Choose the way of all streams from a source to a sink.
+        A local receiver gets them unpacked.
+        """
+        is_packed = self.codec != codecs.NONE and self.sink.place.location.is_remote
+        return self.codec if is_packed else ""
+
+    def stages_between(self) -> tuple[Command, ...]:
+        """Return the commands of this machine between sender and receiver.
+
+        :raises UsageError: if one that is needed is not installed.
+        """
+        ends = self.source.place.location, self.sink.place.location
+        return stages_between(*ends, self.options, self.codec)
+
+    def earlier_attempts(self, transfer: Transfer, protocol: str = "") -> list[str]:
+        """Return the ids of interrupted attempts at a transfer, the latest first.
+
+        :param protocol: another one than that of this route.
+        """
+        what = transfer.snapshot, transfer.parent, protocol or self.protocol
+        return staging.of_transfer(self.sink.place.facts.leftovers, *what)
+
+    def resumable(self, transfer: Transfer) -> list[str]:
+        """Return the ids of earlier attempts that may be resumed, the latest first."""
+        has_filter = self.source.place.facts.has_python
+        if not (self.options.checkpoint_interval and has_filter):
+            return []
+        return self.earlier_attempts(transfer)
+
+
+def choose_route(source: Endpoint, sink: Endpoint, options: TransferOptions) -> Route:
+    """Choose the route of all streams from a source to a sink.
 
     Data that is compressed on the disk goes as it lies there, if both ends can do
     that, and is not compressed once more. Nothing is compressed that crosses no wire.
 
     :raises Refused: if an end lacks the program for the codec that is wanted.
     """
-    ends = (source.facts, sink.facts)
-    version = send_protocol(*ends)
+    protocol, codec = _choose_protocol(source.place, sink.place, options)
+    return Route(source, sink, options, protocol, codec)
+
+
+def _choose_protocol(
+    source: Place, sink: Place, options: TransferOptions
+) -> tuple[str, str]:
+    """Return the protocol and the codec of a route."""
+    version = send_protocol(source.facts, sink.facts)
     codec = options.compress
-    if not is_on_the_wire(source.location, sink.location):
+    if not crosses_wire(source.location, sink.location):
         codec = codecs.NONE
     if codec != codecs.NONE and version == 2 and source.facts.is_compressed:
         log.info("%s is compressed on its disk, and sent as it lies there", source)
         codec = codecs.NONE
     if codec == codecs.NONE:
-        return Route("2c" if version == 2 else "1", codec)
-    protocol = str(version)
-    for endpoint, facts in zip((source, sink), ends, strict=True):
-        if codec == codecs.AUTO and not facts.codecs >= {"zstd"}:
-            log.info("%s has no zstd, so nothing is compressed", endpoint)
-            return Route(protocol, codecs.NONE)
-        if codec != codecs.AUTO and codecs.program(codec) not in facts.codecs:
+        return "2c" if version == 2 else "1", codec
+    for place in (source, sink):
+        if codec == codecs.AUTO and not place.facts.codecs >= {"zstd"}:
+            log.info("%s has no zstd, so nothing is compressed", place)
+            return str(version), codecs.NONE
+        if codec != codecs.AUTO and codecs.program(codec) not in place.facts.codecs:
             raise Refused(
-                f"{endpoint} has no {codecs.program(codec)}, which --compress"
+                f"{place} has no {codecs.program(codec)}, which --compress"
                 f" {visible(options.compress)} needs",
                 hint="Install it there, or leave the option out.",
             )
-    return Route(protocol, codec)
+    return str(version), codec
 
 
-def is_on_the_wire(source: Location, sink: Location) -> bool:
-    """Tell whether a stream crosses a network that we know of."""
-    is_stream_of_ours = sink.scheme is not Scheme.SHELL
-    return is_stream_of_ours and Scheme.SSH in (source.scheme, sink.scheme)
-
-
-def packed_codec(route: Route, sink: Location) -> str:
-    """Return the codec of the bytes that are counted, before the last stage, or "".
-
-    A local receiver gets them unpacked.
-    """
-    is_packed = route.codec != codecs.NONE and sink.scheme is Scheme.SSH
-    return route.codec if is_packed else ""
-
-
-#: What :attr:`Route.protocol` may be.
-PROTOCOLS = ("1", "2", "2c")
+def crosses_wire(source: Location, sink: Location) -> bool:
+    """Return whether a stream crosses a network that is known to the program."""
+    return not sink.is_command and (source.is_remote or sink.is_remote)
 
 
 def send_protocol(source: Facts, sink: Facts) -> int:
@@ -97,25 +130,25 @@ def send_protocol(source: Facts, sink: Facts) -> int:
 def stages_between(
     source: Location, sink: Location, options: TransferOptions, codec: str
 ) -> tuple[Command, ...]:
-    """Return what runs here between sender and receiver.
+    """Return the commands of this machine between sender and receiver.
 
     A codec is applied at the source's end and undone at the sink's, by the verbs
     there or by a stage here.
 
     :raises UsageError: if what was asked for is not installed.
     """
-    schemes = frozenset((source.scheme, sink.scheme))
-    middle = middle_stages(options, schemes, cores=len(os.sched_getaffinity(0)))
+    is_remote = source.is_remote or sink.is_remote
+    cores = len(os.sched_getaffinity(0))
+    middle = middle_stages(options, is_remote=is_remote, cores=cores)
     if codec == codecs.NONE:
         return middle
-    here = Scheme.LOCAL
-    before = (_stage(*codecs.compressor(codec)),) if source.scheme is here else ()
-    behind = (_stage(*codecs.decompressor(codec)),) if sink.scheme is here else ()
+    before = (_stage(*codecs.compressor(codec)),) if source.is_here else ()
+    behind = (_stage(*codecs.decompressor(codec)),) if sink.is_here else ()
     return (*before, *middle, *behind)
 
 
 def middle_stages(
-    options: TransferOptions, schemes: frozenset[Scheme], *, cores: int
+    options: TransferOptions, *, is_remote: bool, cores: int
 ) -> tuple[Command, ...]:
     """Return the rate limit and the buffer.
 
@@ -128,8 +161,8 @@ def middle_stages(
     has_mbuffer = find_program("mbuffer") is not None
     wants_mbuffer = options.mbuffer
     if wants_mbuffer is None:
-        is_ssh, has_room = Scheme.SSH in schemes, cores >= _CORES_FOR_A_BUFFER
-        wants_mbuffer = has_mbuffer and is_ssh and has_room
+        has_room = cores >= _CORES_FOR_A_BUFFER
+        wants_mbuffer = has_mbuffer and is_remote and has_room
     if options.mbuffer and not has_mbuffer:
         raise UsageError(
             "--use-mbuffer needs mbuffer, which is not installed",

@@ -24,9 +24,8 @@ from uuid import uuid4
 from btrfs_backup_ng.__util__ import KIB, MIB, BackupError
 from btrfs_backup_ng.btrfs.extents import Extents
 from btrfs_backup_ng.btrfs.parse import extent_size
-from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import Snapshot
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint, new_transfer_id
+from btrfs_backup_ng.endpoint.common import Endpoint, Place, new_transfer_id
 from btrfs_backup_ng.host.entry import INCOMING, entered
 from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import CommandFailed, Completed, read_status
@@ -44,7 +43,7 @@ _LINE = 64 * KIB
 
 
 def written_since(
-    source: BtrfsEndpoint,
+    source: Endpoint,
     snapshot: Snapshot | None,
     parent: Snapshot | None,
     limit: int | None = None,
@@ -60,9 +59,9 @@ def written_since(
     :param over: nobody wants to know any more; what is given then means nothing.
     :raises CommandFailed: if btrfs does not tell.
     """
-    path = source.path(snapshot.name) if snapshot else source.location.path
+    path = source.path(snapshot.name) if snapshot else source.place.location.path
     since = str(parent.generation) if parent else "0"
-    command = source.host.command(verbs.SIZE, path, since, label="btrfs find-new")
+    command = source.place.host.command(verbs.SIZE, path, since, label="btrfs find-new")
     size, inode = 0, b""
     with Child.start(command, stdout=PIPE) as child:
         for line in _lines(child, over):
@@ -95,7 +94,7 @@ def _lines(child: Child, over: threading.Event | None) -> Iterator[bytes]:
 
 
 def stream_size(
-    source: BtrfsEndpoint,
+    source: Endpoint,
     snapshot: Snapshot,
     parent: Snapshot | None,
     protocol: str,
@@ -108,12 +107,12 @@ def stream_size(
     upper bound. Takes milliseconds for large files, and about as long as the stream
     itself for small ones.
 
-    :param protocol: as the verb ``send`` knows it.
+    :param protocol: as the verb ``send`` takes it.
     :param over: nobody wants to know any more; what is given then means nothing.
     :param budget_s: so much CPU time may be spent; then it is over, too.
     :raises BackupError: if btrfs does not tell.
     """
-    dry = source.source(snapshot, parent, "n" + protocol.removesuffix("c"), "none")
+    dry = source.send(snapshot, parent, "n" + protocol.removesuffix("c"), "none")
     end = time.thread_time() + budget_s
     with Child.start(dry, stdout=PIPE) as child:
 
@@ -139,9 +138,7 @@ def stream_size(
 
 
 @contextmanager
-def rehearsed(
-    source: BtrfsEndpoint, name: str, now: datetime
-) -> Iterator[Snapshot | None]:
+def rehearsed(source: Place, name: str, now: datetime) -> Iterator[Snapshot | None]:
     """Make the snapshot that a run would make, in staging, for as long as it is needed.
 
     If we are killed, that of this machine stays until the next run.
@@ -174,10 +171,10 @@ def rehearsed(
 
 @contextmanager
 def _compressed(
-    source: BtrfsEndpoint, snapshot: Snapshot, protocol: str
+    source: Endpoint, snapshot: Snapshot, protocol: str
 ) -> Iterator[bool | Compressed]:
     """Find out, where it can be seen, how data lies on the disk that goes like that."""
-    if not protocol.endswith("c") or source.location.scheme is not Scheme.LOCAL:
+    if not protocol.endswith("c") or not source.place.location.is_here:
         yield protocol.endswith("c")
         return
     with entered(source.path(snapshot.name)) as top:

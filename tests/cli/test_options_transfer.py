@@ -8,7 +8,6 @@ import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.parser import parse_task
-from btrfs_backup_ng.core.location import Scheme
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.transfer.route import middle_stages
 from tests.support.program import Argument, run_program
@@ -157,17 +156,16 @@ def test_over_ssh_mbuffer_is_used_unless_forbidden(
 
 
 @pytest.mark.parametrize(
-    ("schemes", "cores", "labels"),
+    ("is_remote", "cores", "labels"),
     [
-        ({Scheme.SSH, Scheme.LOCAL}, 4, ["mbuffer"]),
-        ({Scheme.SSH}, 64, ["mbuffer"]),
-        ({Scheme.SSH, Scheme.LOCAL}, 3, []),
-        ({Scheme.LOCAL}, 64, []),
-        ({Scheme.LOCAL, Scheme.SHELL}, 64, []),
+        (True, 4, ["mbuffer"]),
+        (True, 64, ["mbuffer"]),
+        (True, 3, []),
+        (False, 64, []),
     ],
 )
-def test_a_buffer_stands_where_it_helps(schemes, cores, labels):
-    stages = middle_stages(TransferOptions(), frozenset(schemes), cores=cores)
+def test_a_buffer_stands_where_it_helps(is_remote, cores, labels):
+    stages = middle_stages(TransferOptions(), is_remote=is_remote, cores=cores)
     assert [stage.label for stage in stages] == labels
 
 

@@ -33,23 +33,23 @@ from btrfs_backup_ng.core.model import (
     SshOptions,
     TransferOptions,
 )
-from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
 from btrfs_backup_ng.endpoint import staging
+from btrfs_backup_ng.endpoint.btrfs import btrfs_place
 from btrfs_backup_ng.endpoint.common import (
-    BtrfsEndpoint,
+    Endpoint,
     NameTaken,
     WrongArrival,
     new_transfer_id,
 )
-from btrfs_backup_ng.endpoint.local import local_endpoint
-from btrfs_backup_ng.endpoint.ssh import Connections, ssh_endpoint
+from btrfs_backup_ng.endpoint.local import local_place
+from btrfs_backup_ng.endpoint.ssh import Connections, ssh_place
 from btrfs_backup_ng.host.common import LockHeld
 from btrfs_backup_ng.process.command import CommandFailed
 from btrfs_backup_ng.process.pipeline import PipelineFailed, run_pipeline
 from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sendstream.filter import filter_argv, filter_words
-from btrfs_backup_ng.transfer.attempt import Way, run_transfer
+from btrfs_backup_ng.transfer.attempt import Attempt
 from btrfs_backup_ng.transfer.route import Route
 from btrfs_backup_ng.transfer.size import rehearsed, stream_size, written_since
 from btrfs_backup_ng.wire.grammar import Verb
@@ -185,23 +185,23 @@ class Scene:
 
     kind: str
     user: accounts.Account
-    source: BtrfsEndpoint
-    source_seen: BtrfsEndpoint
-    backups: BtrfsEndpoint
-    backups_seen: BtrfsEndpoint
-    own_source: BtrfsEndpoint
-    own_backups: BtrfsEndpoint
+    source: Endpoint
+    source_seen: Endpoint
+    backups: Endpoint
+    backups_seen: Endpoint
+    own_source: Endpoint
+    own_backups: Endpoint
     kept: dict[str, list[Snapshot]]
 
     @property
-    def pairs(self) -> tuple[tuple[BtrfsEndpoint, BtrfsEndpoint], ...]:
+    def pairs(self) -> tuple[tuple[Endpoint, Endpoint], ...]:
         """Return the places there, each as seen from there and from here."""
         return (self.source, self.source_seen), (self.backups, self.backups_seen)
 
 
-def path_of(place: BtrfsEndpoint, name: str = "") -> Path:
+def path_of(place: Endpoint, name: str = "") -> Path:
     """Return the path of a place, or of a snapshot there."""
-    return Path(place.directory, name) if name else Path(place.location.path)
+    return Path(place.directory, name) if name else Path(place.place.location.path)
 
 
 def hand_over(path: Path, user: accounts.Account) -> None:
@@ -209,9 +209,9 @@ def hand_over(path: Path, user: accounts.Account) -> None:
     os.chown(path, user.uid, user.gid, follow_symlinks=False)
 
 
-def seen_alike(seen: BtrfsEndpoint, mine: BtrfsEndpoint, privilege: Privilege) -> Facts:
+def seen_alike(seen: Endpoint, mine: Endpoint, privilege: Privilege) -> Facts:
     """Let both look, and compare what they find."""
-    found, expected = seen.look(), mine.look()
+    found, expected = seen.place.look(), mine.place.look()
     assert found.privilege is privilege
     for field in ("size_used", "size_free"):
         assert abs(getattr(found, field) - getattr(expected, field)) < 64 * MIB
@@ -228,56 +228,56 @@ def seen_alike(seen: BtrfsEndpoint, mine: BtrfsEndpoint, privilege: Privilege) -
 def pass_arguments(scene: Scene) -> None:
     """Let them come back from what has the privilege, where it may be anything."""
     verb = PRINT if scene.kind == "sudo-btrfs" else PRINT_AS_ROOT
-    assert come_back(scene.source.host, verb, HOSTILE) == HOSTILE
+    assert come_back(scene.source.place.host, verb, HOSTILE) == HOSTILE
 
 
 def look(scene: Scene) -> None:
     for seen, mine in scene.pairs:
         facts = seen_alike(seen, mine, FOUND[scene.kind])
         assert facts.is_btrfs and facts.is_writable and not facts.has_state
-    assert scene.source.facts.nested == (NESTED,)
-    assert scene.source.facts.uuid and not scene.source.facts.has_folder
+    assert scene.source.place.facts.nested == (NESTED,)
+    assert scene.source.place.facts.uuid and not scene.source.place.facts.has_folder
     places.output("btrfs", "subvolume", "delete", path_of(scene.source) / NESTED)
-    missing = scene.backups.location.join("no")
-    nowhere = BtrfsEndpoint(missing, scene.backups.host, Naming(""), None)
-    assert not nowhere.look().exists
+    missing = scene.backups.place.location.join("no")
+    nowhere = btrfs_place(missing, scene.backups.place.host, None).backups
+    assert not nowhere.place.look().exists
     for own in (scene.own_source, scene.own_backups):
-        own.look()
-        with own.lock(0, "prepare"):
+        own.place.look()
+        with own.place.lock(0, "prepare", own.role):
             pass
 
 
 def prepare(scene: Scene) -> None:
     for seen, mine in scene.pairs:
         for _ in range(2):
-            with seen.lock(0, "prepare"):
+            with seen.place.lock(0, "prepare", seen.role):
                 pass
         facts = seen_alike(seen, mine, FOUND[scene.kind])
         assert facts.has_state and facts.leftovers == ()
-        status = os.stat(seen.state)
+        status = os.stat(seen.place.state)
         owner = 0 if scene.kind == "sudo-password" else scene.user.uid
         assert (status.st_uid, status.st_mode & 0o7777) == (owner, 0o700)
-    assert scene.source.facts.has_folder
-    assert os.stat(scene.source.state).st_ino == 256  # a subvolume of its own
-    assert os.stat(scene.backups.state).st_ino != 256
+    assert scene.source.place.facts.has_folder
+    assert os.stat(scene.source.place.state).st_ino == 256  # a subvolume of its own
+    assert os.stat(scene.backups.place.state).st_ino != 256
 
 
-def is_roots(place: BtrfsEndpoint) -> bool:
+def is_roots(place: Endpoint) -> bool:
     """Tell whether root here may enter a state directory: it trusts no other user."""
-    return os.stat(place.state).st_uid == 0
+    return os.stat(place.place.state).st_uid == 0
 
 
 def lock(scene: Scene) -> None:
     for seen, mine in scene.pairs:
         line = WORD.replace("\n", " ")
-        with seen.lock(0, line) as say:
+        with seen.place.lock(0, line, seen.role) as say:
             processes.wait_until(lambda: held_by(seen) == line)
             if is_roots(seen):
                 processes.wait_until(lambda: held_by(mine) == line)
             say(f"goes on {line}")
             processes.wait_until(lambda: held_by(seen) == f"goes on {line}")
         if is_roots(seen):
-            with mine.lock(0, "this machine"):
+            with mine.place.lock(0, "this machine", mine.role):
                 assert held_by(seen) == "this machine"
             assert held_by(mine) == ""
         else:  # root does not work in the state directory of another user
@@ -286,10 +286,10 @@ def lock(scene: Scene) -> None:
         assert held_by(seen) == ""
 
 
-def held_by(place: BtrfsEndpoint) -> str:
+def held_by(place: Endpoint) -> str:
     """Try to lock a place; tell who has it locked, or nothing if it was free."""
     try:
-        with place.lock(0, "somebody else"):
+        with place.place.lock(0, "somebody else", place.role):
             return ""
     except LockHeld as error:
         return error.message
@@ -297,16 +297,16 @@ def held_by(place: BtrfsEndpoint) -> str:
 
 def note(scene: Scene) -> None:
     for seen, mine in scene.pairs:
-        assert seen.listing(NOTE)[1] is None
+        assert seen.listing(NOTE)[1][0] is None
         for content in (b"", b"{}", bytes(range(256)) * 300 + b"\n\n"):
-            seen.write_note(NOTE, content)
+            seen.place.write_record(NOTE, content)
             # A record has no NUL; one of a damaged record comes as another byte.
-            assert seen.listing(NOTE)[1] == content.replace(b"\0", b"\1")
-        seen.set_aside(NOTE, OTHER_NOTE)
-        assert seen.listing(NOTE)[1] is None
-        assert Path(seen.state, OTHER_NOTE).read_bytes() == content
+            assert seen.listing(NOTE)[1][0] == content.replace(b"\0", b"\1")
+        seen.place.set_aside(NOTE, OTHER_NOTE)
+        assert seen.listing(NOTE)[1][0] is None
+        assert Path(seen.place.state, OTHER_NOTE).read_bytes() == content
         with pytest.raises(CommandFailed):
-            seen.set_aside(NOTE, OTHER_NOTE)
+            seen.place.set_aside(NOTE, OTHER_NOTE)
 
 
 def take_snapshot(scene: Scene) -> None:
@@ -316,7 +316,7 @@ def take_snapshot(scene: Scene) -> None:
             shown = places.show(path_of(source, name))
             assert (str(made.uuid), made.generation) == (shown.uuid, shown.made)
             assert made.received_uuid is None and shown.received_uuid == "-"
-            assert made.parent_uuid == source.facts.uuid and shown.read_only
+            assert made.parent_uuid == source.place.facts.uuid and shown.read_only
             scene.kept[source.directory].append(made)
             (path_of(source) / WORD).write_text("second")
     before = os.listdir(scene.source.directory)
@@ -338,12 +338,12 @@ def tell_sizes(scene: Scene) -> None:
     exact = stream_size(scene.source, second, first, "1")
     if is_roots(scene.source):
         assert exact == stream_size(scene.source_seen, second, first, "1")
-    with rehearsed(scene.source, "rehearsal", NOW) as planned:
+    with rehearsed(scene.source.place, "rehearsal", NOW) as planned:
         assert planned and stream_size(scene.source, planned, second, "1") > 100
     assert not os.path.lexists(planned.name)
 
 
-def transfer(scene: Scene, source: BtrfsEndpoint, sink: BtrfsEndpoint) -> None:
+def transfer(scene: Scene, source: Endpoint, sink: Endpoint) -> None:
     """Move both snapshots of a source, and compare what arrived."""
     full, incremental = scene.kept[source.directory]
     work = [
@@ -354,14 +354,8 @@ def transfer(scene: Scene, source: BtrfsEndpoint, sink: BtrfsEndpoint) -> None:
     sizes = []
     interval = 64 * KIB
     for one, codec in zip(work, (codecs.NONE, "zstd:1"), strict=True):
-        moved = run_transfer(
-            one,
-            source,
-            sink,
-            way=Way(Route("1", codec), options, interval),
-            meter=Meter(),
-            now=NOW,
-        )
+        route = Route(source, sink, options, "1", codec)
+        moved = Attempt(one, route, interval).run(Meter(), NOW)
         sizes.append(moved.size_bytes)
     assert sizes[0] > 200_000 > 50_000 > sizes[1]
     places.assert_copies(
@@ -425,12 +419,12 @@ def refuse_what_is_wrong(scene: Scene) -> None:
     ids = [new_transfer_id(NOW) for _ in range(3)]
 
     def receive(transfer_id: str, named: Snapshot) -> bytes:
-        send = scene.own_source.source(first, None, "1", codecs.NONE)
-        stages = (send, backups.sink(transfer_id, named, codecs.NONE))
+        send = scene.own_source.send(first, None, "1", codecs.NONE)
+        stages = (send, backups.receive(transfer_id, named, codecs.NONE))
         return run_pipeline(stages, meter=Meter(), stall_timeout_s=60).output
 
     def accept(transfer_id: str, snapshot: Snapshot, output: bytes, name: str) -> None:
-        backups.accept(transfer_id, snapshot, name, output=output, verify=True)
+        backups.publish(transfer_id, snapshot, name, output=output, verify=True)
 
     with pytest.raises(PipelineFailed):  # it brings another name
         receive(ids[0], second)
@@ -444,19 +438,19 @@ def refuse_what_is_wrong(scene: Scene) -> None:
         with pytest.raises(NameTaken):
             accept(ids[2], first, output, taken)
     assert set(os.listdir(backups.directory)) == before
-    assert sorted(backups.look().leftovers) == sorted(ids)
+    assert sorted(backups.place.look().leftovers) == sorted(ids)
     accept(ids[2], first, output, "new '\n")
     copy = path_of(backups, "new '\n")
     assert places.show(copy).read_only
     assert places.show(copy).received_uuid == str(first.uuid)
-    assert sorted(backups.look().leftovers) == sorted(ids[:2])
+    assert sorted(backups.place.look().leftovers) == sorted(ids[:2])
 
 
 def discard(scene: Scene) -> None:
     backups = scene.backups
-    wrong = list(backups.look().leftovers)
+    wrong = list(backups.place.look().leftovers)
     assert len(wrong) == 2
-    incoming = Path(backups.state, "incoming")
+    incoming = Path(backups.place.state, "incoming")
     for transfer_id in wrong:
         # read-only, as it arrived; and what else may lie around
         (inside,) = places.subvolumes(incoming / transfer_id)
@@ -471,12 +465,12 @@ def discard(scene: Scene) -> None:
         (inside.parent / "link").symlink_to(path_of(backups, "directory\n"))
         (inside.parent / "dangling").symlink_to("nowhere")
     with unfinished(scene) as (running, partial):
-        assert sorted(backups.look().leftovers) == sorted([*wrong, running])
-        assert backups.discard([*wrong, running]) == (running,)
+        assert sorted(backups.place.look().leftovers) == sorted([*wrong, running])
+        assert backups.place.discard([*wrong, running]) == (running,)
         assert partial.exists() and os.listdir(incoming) == [running]
-        assert backups.discard([running, "../../nothing of ours"]) == (running,)
-    assert backups.discard([running]) == () and os.listdir(incoming) == []
-    assert backups.discard([running]) == ()
+        assert backups.place.discard([running, "../../nothing of ours"]) == (running,)
+    assert backups.place.discard([running]) == () and os.listdir(incoming) == []
+    assert backups.place.discard([running]) == ()
     assert path_of(backups, "directory\n").is_dir()
 
 
@@ -484,11 +478,11 @@ def discard(scene: Scene) -> None:
 def unfinished(scene: Scene) -> Iterator[tuple[str, Path]]:
     """Begin to receive; give the id and the half of a snapshot; then break off."""
     first, _ = scene.kept[scene.own_source.directory]
-    sender = scene.own_source.source(first, None, "1", codecs.NONE)
+    sender = scene.own_source.send(first, None, "1", codecs.NONE)
     stream = subprocess.run(sender.argv, stdout=subprocess.PIPE, check=True).stdout
     transfer_id = new_transfer_id(NOW)
-    partial = Path(scene.backups.state, "incoming", transfer_id, first.name)
-    command = scene.backups.sink(transfer_id, first, codecs.NONE)
+    partial = Path(scene.backups.place.state, "incoming", transfer_id, first.name)
+    command = scene.backups.receive(transfer_id, first, codecs.NONE)
     with subprocess.Popen(
         command.argv,
         stdin=subprocess.PIPE,
@@ -509,9 +503,9 @@ def go_on(scene: Scene) -> None:
     """Cut a transfer whose receiver stays, end that, and go on at the last seal."""
     source, backups = scene.own_source, scene.backups
     first, _ = scene.kept[source.directory]
-    assert not backups.look().leftovers and backups.waiting([]) == ()
+    assert not backups.place.look().leftovers and backups.place.waiting([]) == ()
     interval = 16 * KIB
-    packing = [source.source(first, None, "1", codecs.NONE).argv]
+    packing = [source.send(first, None, "1", codecs.NONE).argv]
     cut_id = staging.full_id(new_transfer_id(NOW), first, None, "1")
     words = filter_words(interval, staging.chance_in(cut_id), None)
     packing.append(filter_argv(words))
@@ -519,7 +513,7 @@ def go_on(scene: Scene) -> None:
     for argv in packing:
         done = subprocess.run(argv, input=stream, stdout=subprocess.PIPE, check=True)
         stream = done.stdout
-    command = backups.sink(cut_id, first, codecs.NONE)
+    command = backups.receive(cut_id, first, codecs.NONE)
     with subprocess.Popen(
         command.argv,
         stdin=subprocess.PIPE,
@@ -530,34 +524,29 @@ def go_on(scene: Scene) -> None:
         receiver.stdin.write(stream[: len(stream) * 2 // 3])
         receiver.stdin.flush()
         processes.wait_until(
-            lambda: any(w.size_bytes for w in backups.waiting([cut_id]))
+            lambda: any(w.size_bytes for w in backups.place.waiting([cut_id]))
         )
-        (waiting,) = backups.waiting([cut_id, "20000101T000000Z-00000000"])
+        (waiting,) = backups.place.waiting([cut_id, "20000101T000000Z-00000000"])
         assert (waiting.name, waiting.running) == (first.name, True)
-        assert backups.discard([cut_id], keep_sealed=True) == ()
+        assert backups.place.discard([cut_id], keep_sealed=True) == ()
         checkpoint = backups.checkpoint(cut_id, first)
         assert receiver.wait(30) != 0
         receiver.stdin.close()
     assert checkpoint and checkpoint.offset >= waiting.size_bytes > interval
-    assert [w.running for w in backups.waiting([cut_id])] == [False]
-    assert backups.look().leftovers == (cut_id,)
-    way = Way(Route("1", codecs.NONE), TransferOptions(mbuffer=False), interval)
+    assert [w.running for w in backups.place.waiting([cut_id])] == [False]
+    assert backups.place.look().leftovers == (cut_id,)
     name = "again '\n"
-    moved = run_transfer(
-        Transfer(first, None, name, WhyFull.FIRST),
-        source,
-        backups,
-        way=replace(way, checkpoint=checkpoint),
-        meter=Meter(),
-        now=NOW,
-    )
+    options = TransferOptions(mbuffer=False)
+    route = Route(source, backups, options, "1", codecs.NONE)
+    again = Transfer(first, None, name, WhyFull.FIRST)
+    moved = Attempt(again, route, interval, checkpoint).run(Meter(), NOW)
     assert moved.size_bytes < len(stream) - checkpoint.offset + interval
     copy = path_of(backups, name)
     assert places.show(copy).read_only
     assert places.show(copy).received_uuid == str(first.uuid)
     here, there = map(trees.describe, (path_of(source, first.name), copy))
     assert not trees.differences(here, there)
-    assert not backups.look().leftovers
+    assert not backups.place.look().leftovers
     assert backups.checkpoint(cut_id, first) is None
     backups.delete([named(backups, name)], convert_rw=False)
 
@@ -585,7 +574,7 @@ def delete(scene: Scene) -> None:
 
 def sync(scene: Scene) -> None:
     for place in (scene.backups, scene.source):
-        place.sync()
+        place.place.sync()
     deleted = ("btrfs", "subvolume", "list", "-d", path_of(scene.backups))
     assert places.output(*deleted) == ""
 
@@ -597,16 +586,16 @@ def take_a_snapshot_of_what_was_received(scene: Scene) -> None:
     places.output("btrfs", "-q", "subvolume", "snapshot", "-r", copy, restored)
     places.set_read_only(restored, False)
     hand_over(restored, scene.user)
-    location = replace(scene.backups.location, path=str(restored))
-    source = BtrfsEndpoint(location, scene.backups.host, Naming(""), FOLDER)
-    assert source.look().received_uuid
-    with source.lock(0, "prepare"):
+    location = replace(scene.backups.place.location, path=str(restored))
+    source = btrfs_place(location, scene.backups.place.host, FOLDER).snapshots
+    assert source.place.look().received_uuid
+    with source.place.lock(0, "prepare", source.role):
         pass
     made = source.take_snapshot(NAMES[0], NOW)
     shown = places.show(path_of(source, NAMES[0]))
     assert (shown.uuid, shown.received_uuid) == (str(made.uuid), "-")
     assert shown.read_only and made.received_uuid is None
-    assert os.listdir(Path(source.state, "incoming")) == []
+    assert os.listdir(Path(source.place.state, "incoming")) == []
     (listed,) = source.listing(NOTE)[0].snapshots
     assert listed.origin == made.origin
     with pytest.raises(NameTaken):
@@ -672,16 +661,15 @@ def scene(
     with Connections() as connections:
         mine, seen = [], []
         for number, path in enumerate(paths):
-            naming, folder = Naming(""), None if number % 2 else FOLDER
-            location = Location(Scheme.LOCAL, str(path))
-            mine.append(local_endpoint(location, naming, folder))
+            folder = None if number % 2 else FOLDER
+            here = local_place(Location(Scheme.LOCAL, str(path)), folder)
+            mine.append(here.backups if folder is None else here.snapshots)
             if number >= 2:
-                there = at(sshd, user, path)
-                seen.append(
-                    ssh_endpoint(
-                        there, naming, folder, connections=connections, options=options
-                    )
+                location = at(sshd, user, path)
+                there = ssh_place(
+                    location, folder, connections=connections, options=options
                 )
+                seen.append(there.backups if folder is None else there.snapshots)
         yield Scene(
             kind=privilege,
             user=user,

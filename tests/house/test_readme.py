@@ -64,10 +64,8 @@ def test_the_example_file_is_understood(tmp_path):
     file.write_text("".join(line[4:] + "\n" for line in EXAMPLE[2].splitlines()))
     (task,) = split_tasks(expand([f"@{file}"]))
     job = classic._job(parse_task(task))
-    assert (job.keep_source, job.keep_destination) == (
-        Policy(latest=24),
-        Policy(latest=60),
-    )
+    assert job.keep_source == Policy(latest=24)
+    assert [one.keep for one in job.destinations] == 2 * [Policy(latest=60)]
     assert job.wait_s == 3600
     assert len(job.destinations) == 2
 

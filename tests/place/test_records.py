@@ -24,10 +24,10 @@ from btrfs_backup_ng.core.record import (
 from btrfs_backup_ng.host.entry import read_record
 from btrfs_backup_ng.place.holds import parse_holds
 from btrfs_backup_ng.place.sources import (
-    Origin,
     Series,
-    format_origins,
-    parse_origins,
+    SourceIdentity,
+    format_sources,
+    parse_sources,
     settled,
     signed_in,
     why_unknown,
@@ -36,31 +36,31 @@ from btrfs_backup_ng.place.verified import parse_verified
 from tests.core.making import uid
 
 TEXT = st.text() | st.binary().map(lambda raw: raw.decode(errors="surrogateescape"))
-SOURCES = st.lists(st.builds(Origin, st.uuids(), TEXT), max_size=3).map(tuple)
-SERIES = st.builds(Series, SOURCES, st.frozensets(st.uuids(), max_size=3))
-ORIGINS = st.dictionaries(TEXT, SERIES, max_size=3)
-EXAMPLE = {"x-": Series((Origin(uid(1), "host:/home"),), frozenset({uid(2)}))}
+OWNERS = st.lists(st.builds(SourceIdentity, st.uuids(), TEXT), max_size=3).map(tuple)
+SERIES = st.builds(Series, OWNERS, st.frozensets(st.uuids(), max_size=3))
+SOURCES = st.dictionaries(TEXT, SERIES, max_size=3)
+EXAMPLE = {"x-": Series((SourceIdentity(uid(1), "host:/home"),), frozenset({uid(2)}))}
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 
 
-@given(ORIGINS)
+@given(SOURCES)
 def test_sources_survive_being_written(origins):
-    assert parse_origins(format_origins(origins)) == origins
+    assert parse_sources(format_sources(origins)) == origins
 
 
 @given(st.binary())
 def test_any_bytes_are_unreadable(content):
-    for parse in (parse_origins, parse_holds, parse_verified):
+    for parse in (parse_sources, parse_holds, parse_verified):
         with pytest.raises(Unreadable):
             parse(content)
 
 
-@given(ORIGINS, st.data())
+@given(SOURCES, st.data())
 def test_a_record_of_sources_that_was_cut_is_unreadable(origins, data):
-    content = format_origins(origins).rstrip()
+    content = format_sources(origins).rstrip()
     length = data.draw(st.integers(0, len(content) - 1))
     with pytest.raises(Unreadable):
-        parse_origins(content[:length])
+        parse_sources(content[:length])
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_a_record_of_sources_that_was_cut_is_unreadable(origins, data):
     ids=json.dumps,
 )
 def test_sources_of_another_shape_are_unreadable(change):
-    fields = json.loads(format_origins(EXAMPLE))
+    fields = json.loads(format_sources(EXAMPLE))
     with pytest.raises(Unreadable):
-        parse_origins(json.dumps({**fields, **change}).encode())
+        parse_sources(json.dumps({**fields, **change}).encode())
 
 
 @pytest.mark.parametrize("version", [2, 9999, 0, -1, 10_000, 10**4000, "2", 2.0, True])
 def test_only_what_a_newer_version_wrote_is_moved_to_where_that_looks(version):
     with pytest.raises(Unreadable) as caught:
-        parse_origins(b'{"version": %s}' % json.dumps(version).encode())
+        parse_sources(b'{"version": %s}' % json.dumps(version).encode())
     newer = type(version) is int and 1 < version < 10_000
     word = f"version-{version}" if newer else "unreadable"
     name = caught.value.name_aside("sources.json", NOW)
@@ -107,7 +107,7 @@ def test_only_what_a_newer_version_wrote_is_moved_to_where_that_looks(version):
 
 def test_what_was_not_read_is_unreadable_with_its_reason():
     for unread in (*ANSWERS.values(), Unread("it is away")):
-        for parse in (parse_origins, parse_holds, parse_verified):
+        for parse in (parse_sources, parse_holds, parse_verified):
             with pytest.raises(Unreadable, match=unread.reason):
                 parse(unread)
 
@@ -163,7 +163,7 @@ def test_what_is_no_small_file_is_not_read(
 
 
 def test_a_prefix_is_known_only_if_the_record_names_it():
-    content = format_origins(EXAMPLE)
+    content = format_sources(EXAMPLE)
     assert why_unknown(content, "/r", "x-") == why_unknown(None, "/r", None) == ()
     assert "does not say" in why_unknown(content, "/r", "y-")[0]
     assert "is missing" in why_unknown(None, "/r", "x-")[0]
@@ -172,16 +172,19 @@ def test_a_prefix_is_known_only_if_the_record_names_it():
 
 
 def test_a_source_that_signs_in_is_the_last_and_there_once():
-    first, second = Origin(uid(1), "/a"), Origin(uid(2), "/b")
-    moved = Origin(uid(1), "/c")
+    first, second = SourceIdentity(uid(1), "/a"), SourceIdentity(uid(2), "/b")
+    moved = SourceIdentity(uid(1), "/c")
     series = signed_in(signed_in(Series(), first), second)
     assert signed_in(series, moved) == Series((second, moved))
 
 
 def test_what_is_settled_is_of_one_source():
-    both = Series((Origin(uid(1), "/a"), Origin(uid(2), "/b")), frozenset({uid(3)}))
+    both = Series(
+        (SourceIdentity(uid(1), "/a"), SourceIdentity(uid(2), "/b")),
+        frozenset({uid(3)}),
+    )
     origins = settled({**EXAMPLE, "y-": both}, "y-")
     assert origins == {**EXAMPLE, "y-": Series()}
     one = settled(EXAMPLE, "x-")["x-"]
-    assert one == Series((Origin(uid(1), "host:/home"),))
+    assert one == Series((SourceIdentity(uid(1), "host:/home"),))
     assert settled({}, "z-") == {"z-": Series()}

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from btrfs_backup_ng.place.holds import HOLDS, format_holds
-from btrfs_backup_ng.place.sources import ORIGINS, Series, format_origins
+from btrfs_backup_ng.place.sources import SOURCES, Series, format_sources
 from tests.faults.scene import STATE, Scene
 
 # linux/btrfs.h
@@ -113,4 +113,4 @@ def write_records(scene: Scene, prefix: str = "s-") -> None:
     (scene.source / STATE / HOLDS).write_bytes(format_holds({}))
     state = scene.target / STATE
     state.mkdir(mode=0o700, exist_ok=True)
-    (state / ORIGINS).write_bytes(format_origins({prefix: Series()}))
+    (state / SOURCES).write_bytes(format_sources({prefix: Series()}))

@@ -19,7 +19,7 @@ from btrfs_backup_ng.actions.versions import answers as wire_versions
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.core.model import Integrity
 from btrfs_backup_ng.core.record import DIRECTORY, LINK, SPECIAL, TOO_LARGE
-from btrfs_backup_ng.endpoint.common import _batches
+from btrfs_backup_ng.endpoint.btrfs import batches
 from btrfs_backup_ng.host.common import ListingFailed
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.host.local import LocalHost
@@ -238,12 +238,12 @@ def test_a_command_stays_below_128_kib(verb):
 
 def test_names_are_cut_into_commands_that_fit():
     names = [f"{'ü' * 115}20261123-101500+0200_{number}" for number in range(500)]
-    batches = list(_batches(names))
-    assert [name for batch in batches for name in batch] == names
-    for batch in batches:
+    lots = list(batches(names))
+    assert [name for batch in lots for name in batch] == names
+    for batch in lots:
         command = verbs.UNSEAL.remote_command(("sudo", "/backup", *batch))
         assert len(command) < 120 * 1024
-    assert len(list(_batches(["short"] * 500))) == 1
+    assert len(list(batches(["short"] * 500))) == 1
 
 
 @pytest.mark.parametrize("inner", INNER)

@@ -17,10 +17,17 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.actions.prune import rules as prune
+from btrfs_backup_ng.actions.prune.rules import worth_sending
 from btrfs_backup_ng.core.events import Level, Noted, UpToDate
 from btrfs_backup_ng.core.judgement import Course
-from btrfs_backup_ng.core.model import Incremental, Job, Listing, Snapshot, Waiting
+from btrfs_backup_ng.core.model import (
+    Destination,
+    Incremental,
+    Job,
+    Listing,
+    Snapshot,
+    Waiting,
+)
 from btrfs_backup_ng.core.plan import (
     Transfer,
     TransferPlan,
@@ -29,17 +36,18 @@ from btrfs_backup_ng.core.plan import (
 )
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.retention import in_order
-from btrfs_backup_ng.endpoint import Destination, staging
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint import staging
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.place.holds import HeldPlace, Hold, Holds, base_hold, sending_hold
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.place.sources import ORIGINS, Ownership, origin_of
+from btrfs_backup_ng.place.room import drop_expired
+from btrfs_backup_ng.place.sources import SOURCES, Ownership, identity_of
 from btrfs_backup_ng.process.pipeline import Moved
-from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import origins_of
-from btrfs_backup_ng.transfer import size as measure
+from btrfs_backup_ng.session.session import Session
+from btrfs_backup_ng.transfer import size
 from btrfs_backup_ng.transfer.delivery import Delivery
 
 log = logging.getLogger(__name__)
@@ -49,51 +57,55 @@ class Target:
     """One destination of a task, from the first look to the last transfer.
 
     :ivar name: the destination as events name it.
-    :ivar listing: what is there; after :meth:`deliver` with what came since.
+    :ivar keep: which backups stay there, ``None`` for all.
+    :ivar listing: of the backups there; after :meth:`deliver` with those that came.
     :ivar base: newest snapshot that both places have, kept up to date likewise.
     """
 
     def __init__(
         self,
         destination: Destination,
-        source: BtrfsEndpoint,
+        place: Place,
+        source: Place,
         job: Job,
-        context: Context,
+        session: Session,
     ) -> None:
-        self.destination = destination
-        self.keeper = destination.keeper
+        self.place = place
+        self.name = str(place.location)
+        self.keep = destination.keep
         self.listing = Listing()
+        self.base: Snapshot | None = None
+        self._options = destination.options
         self._source = source
         self._job = job
-        self._context = context
-        self.name = str(destination.sink.location)
-        self._plan: TransferPlan
+        self._session = session
+        self._plan = TransferPlan((), 0, None, (), None, None)
         self._sizes: dict[tuple[str, str], int] = {}
         self._here: tuple[Snapshot, ...] = ()
-        self._planner = Planner(source, self.keeper) if self.keeper else None
-        self._ownership: Ownership | None = None
-        self.base: Snapshot | None = None
+        self._planner = Planner(source.snapshots, place.backups)
+        self._ownership = Ownership(place, identity_of(source), job.naming.prefix)
         self._begun: list[str] | None = None
-        self._delivery = Delivery(source, destination, job, context)
+        self._delivery = Delivery(
+            source.snapshots, place.backups, destination.options, session
+        )
 
     def __str__(self) -> str:
         return visible(self.name)
 
     @property
-    def place(self) -> HeldPlace:
-        """What holds call it."""
-        sink = self.destination.sink
-        return HeldPlace(self.name, sink.facts.filesystem)
+    def _held_place(self) -> HeldPlace:
+        """Return the place as holds name it."""
+        return HeldPlace(self.name, self.place.facts.filesystem)
 
     @property
     def withheld(self) -> tuple[str, ...]:
         """Return why nothing may be deleted there in this run; nothing if it may."""
-        return self._ownership.withheld if self._ownership else ()
+        return self._ownership.withheld
 
     @property
     def known(self) -> Listing:
         """Return what is there without backups of which the owner is not known."""
-        return self._ownership.known_in(self.listing) if self._ownership else Listing()
+        return self._ownership.known_in(self.listing)
 
     def look(self, here: Listing) -> None:
         """See what is there, and whose it is.
@@ -101,18 +113,18 @@ class Target:
         :param here: what the source has.
         :raises ListingFailed: if that is not possible.
         """
-        if self.keeper:
-            self.listing, content = self.keeper.listing(ORIGINS)
-            log.info("%s has %d snapshots", self, len(self.listing.snapshots))
-            self._find_owner(self.keeper, content, here)
+        if not self.place.backups.lists:
+            return
+        self.listing, (content,) = self.place.backups.listing(SOURCES)
+        log.info("%s has %d snapshots", self, len(self.listing.snapshots))
+        self._find_owner(content, here)
 
-    def _find_owner(
-        self, keeper: BtrfsEndpoint, content: Content, here: Listing
-    ) -> None:
-        source, context, prefix = self._source, self._context, self._job.naming.prefix
-        is_inside = source.directory.startswith(f"{source.location.path.rstrip('/')}/")
+    def _find_owner(self, content: Content, here: Listing) -> None:
+        source, session, prefix = self._source, self._session, self._job.naming.prefix
+        directory, path = source.snapshots.directory, source.location.path
+        is_inside = directory.startswith(f"{path.rstrip('/')}/")
         own_uuid = source.facts.uuid
-        ownership = Ownership(keeper, origin_of(source), prefix)
+        ownership = self._ownership
         done = ownership.read(
             content,
             self.listing,
@@ -121,11 +133,10 @@ class Target:
                 for s in here.snapshots
                 if is_inside or s.parent_uuid == own_uuid
             },
-            lambda: origins_of(context.recall(), str(source.location)),
-            now=context.now,
+            lambda: origins_of(session.recall(), str(source.location)),
+            now=session.now,
             dry_run=self._job.dry_run,
         )
-        self._ownership = ownership
         if not ownership.withheld:
             return
         text = f"{ownership.withheld[0]}; {done}. Nothing is deleted at {self} now"
@@ -138,7 +149,7 @@ class Target:
             words = [PROGRAM, "prune", "--one-source", "-p", prefix, self.name]
             line = visible(shlex.join(words))
             hint = f"If they are all of one source:  {line}"
-        context.emit(Noted(self.name, Level.WARNING, text, hint))
+        session.emit(Noted(self.name, Level.WARNING, text, hint))
 
     def plan(self, here: Listing, course: Course) -> None:
         """Decide what to send, with a close look at a parent that needs one.
@@ -149,28 +160,25 @@ class Target:
         job, naming = self._job, self._job.naming
         self._here = here.snapshots
         ours = [s for s in here.snapshots if naming.time_of(s.name) is not None]
-        if self._planner is None:
+        if not self.place.backups.takes_parents:
             self._plan = plan_whole_stream(ours if job.transfer else [])
             return
-        others = self._ownership and self._ownership.others
-        limit = None if others else job.keep_destination
+        limit = None if self._ownership.others else self.keep
         begun = self._begun_of(ours) if limit else set()
-        worth_sending = prune.worth_sending(
-            ours, self.known, limit, naming, course, begun
-        )
-        wanted = {s.uuid for s in worth_sending} if job.transfer else set()
+        worth_it = worth_sending(ours, self.known, limit, naming, course, begun)
+        wanted = {s.uuid for s in worth_it} if job.transfer else set()
         self._plan = self._planner.plan(
-            here, self.listing, wanted, naming, job.options.incremental
+            here, self.listing, wanted, naming, self._options.incremental
         )
         self.base = self._plan.base
 
     def _begun_of(self, ours: Collection[Snapshot]) -> set[UUID]:
         """Return the UUIDs of snapshots of which a part is safe there."""
-        if self.keeper and self._begun is None:
-            ids = staging.of_snapshots(self.keeper.facts.leftovers, ours)
-            waiting = self.keeper.waiting(ids)
+        if self._begun is None:
+            ids = staging.of_snapshots(self.place.facts.leftovers, ours)
+            waiting = self.place.waiting(ids)
             self._begun = [one.transfer_id for one in waiting if one.size_bytes]
-        begun = self._begun or []
+        begun = self._begun
         return {s.uuid for s in ours if staging.of_snapshots(begun, [s])}
 
     def check_alone(self) -> None:
@@ -178,7 +186,7 @@ class Target:
 
         :raises Refused: if there are any.
         """
-        if self._ownership and self._ownership.others:
+        if self._ownership.others:
             prefix = visible(self._job.naming.prefix)
             others = visible(", ".join(self._ownership.others))
             raise Refused(
@@ -188,19 +196,17 @@ class Target:
             )
 
     def drop_expired(self, course: Course) -> None:
-        """Drop cut transfers that are too old, but none that is going on now."""
-        if not self.keeper or self._job.dry_run:
-            return
-        left, age = self.keeper.facts.leftovers, self._job.options.staging_max_age
-        going_on = self._going_on()
-        sure = course.is_confirmed
-        expired = staging.expired(left, course.earliest, age, is_sure=sure)
-        self.keeper.discard([name for name in expired if name not in going_on])
+        """Drop interrupted transfers that are too old, but none that is resumed now."""
+        if not self._job.dry_run:
+            age, sure = self._options.staging_max_age, course.is_confirmed
+            drop_expired(
+                self.place, self._resumed(), course.earliest, age, is_sure=sure
+            )
 
-    def _going_on(self) -> set[str]:
-        """Return the ids of interrupted transfers that this run may go on with."""
-        attempts = map(self._delivery.attempts, self._plan.transfers)
-        return {name for names in attempts for name in names}
+    def _resumed(self) -> set[str]:
+        """Return the ids of interrupted transfers that this run may resume."""
+        resumable = self._delivery.route.resumable
+        return {name for t in self._plan.transfers for name in resumable(t)}
 
     def check(self, here: Listing) -> None:
         """Say what is odd about the plan; refuse what must not or cannot be done.
@@ -208,20 +214,21 @@ class Target:
         :raises Refused: if a transfer would be full that must not be, or too large.
         """
         for text in self._plan.refusals:
-            self._context.warn(self.name, f"{self}: {visible(text)}")
+            self._session.warn(self.name, f"{self}: {visible(text)}")
         for transfer in self._plan.transfers:
             if transfer.target != transfer.snapshot.name:
                 name, target = visible(transfer.snapshot.name), visible(transfer.target)
                 text = f"{self} has another {name} already; this one becomes {target}"
-                self._context.warn(self.name, text)
+                self._session.warn(self.name, text)
         full = [t for t in self._plan.transfers if t.parent is None]
-        if full and self.keeper and self._job.transfer:
+        backups = self.place.backups
+        if full and backups.takes_parents and self._job.transfer:
             self._check_full(full[0], here)
-        if self.keeper and self._job.options.check_space:
-            self._check_space(self.keeper)
+        if backups.lists and self._options.check_space:
+            self._check_space()
 
     def _check_full(self, transfer: Transfer, here: Listing) -> None:
-        required = self._job.options.incremental is Incremental.REQUIRED
+        required = self._options.incremental is Incremental.REQUIRED
         if required:
             assert transfer.why_full
             raise Refused(
@@ -234,7 +241,7 @@ class Target:
             ]
             oldest = in_order(here.snapshots)[0]
             size = format_size(self._size(transfer))
-            self._context.emit(
+            self._session.emit(
                 Noted(
                     self.name,
                     Level.INFO,
@@ -245,8 +252,8 @@ class Target:
                 )
             )
 
-    def _check_space(self, keeper: BtrfsEndpoint) -> None:
-        options, free = self._job.options, keeper.facts.size_free
+    def _check_space(self) -> None:
+        options, free = self._options, self.place.facts.size_free
         if preflight.certainly_fits(self._source.facts, free, options):
             return
         taken = 0  # by the transfers before
@@ -258,16 +265,14 @@ class Target:
                 # clones are counted twice
                 needed = max(0, min(needed, self._measured(transfer) - there))
             if not preflight.fits(needed, free - taken, options):
-                free = self._make_room(keeper, name, taken, needed)
+                free = self._make_room(name, taken, needed)
             for note in preflight.check_space(
                 self.name, name, needed, free - taken, options
             ):
-                self._context.emit(note)
+                self._session.emit(note)
             taken += needed
 
-    def _make_room(
-        self, keeper: BtrfsEndpoint, name: str, taken: int, needed: int
-    ) -> int:
+    def _make_room(self, name: str, taken: int, needed: int) -> int:
         """Let interrupted transfers give way to one that lacks room.
 
         Those that this run goes on with stay; and all, if they would not do.
@@ -275,7 +280,7 @@ class Target:
         :param taken: by the transfers before it.
         :returns: how many bytes are free then, or would be, in a rehearsal.
         """
-        options = self._job.options
+        place, options = self.place, self._options
 
         def fits(free: int) -> bool:
             return preflight.fits(needed, free - taken, options)
@@ -283,24 +288,24 @@ class Target:
         def tell(one: Waiting) -> None:
             word = "would drop" if self._job.dry_run else "dropped"
             text = f"{self}: {word} {room.about(one)}: {visible(name)} needs the room"
-            self._context.warn(self.name, text)
+            self._session.warn(self.name, text)
 
         interval = options.checkpoint_interval
-        found = room.find_what_gives_way(keeper, self._going_on(), fits, interval)
+        found = room.find_what_gives_way(place, self._resumed(), fits, interval)
         if not self._job.dry_run:
-            room.make_room(keeper, found, fits, tell)
-            return keeper.facts.size_free
-        dropped, free = room.needed_of(found, keeper.facts.size_free, fits)
+            room.make_room(place, found, fits, tell)
+            return place.facts.size_free
+        dropped, free = room.needed_of(found, place.facts.size_free, fits)
         for one in dropped:
             tell(one)
         return free
 
     def _measured(self, transfer: Transfer) -> int:
         """Measure a stream, also before its snapshot is made if there is a place."""
-        snapshot, now = transfer.snapshot, self._context.now
+        snapshot, now = transfer.snapshot, self._session.now
         if snapshot.generation < NOT_MADE_YET:
             return self._exact_size(transfer, None)
-        with measure.rehearsed(self._source, snapshot.name, now) as standin:
+        with size.rehearsed(self._source, snapshot.name, now) as standin:
             return self._exact_size(transfer, standin)
 
     def _size(self, transfer: Transfer) -> int:
@@ -312,7 +317,9 @@ class Target:
             parent = transfer.parent
             if parent and parent.generation == NOT_MADE_YET:  # a backfill: from below
                 parent = None
-            self._sizes[key] = measure.written_since(self._source, snapshot, parent)
+            self._sizes[key] = size.written_since(
+                self._source.snapshots, snapshot, parent
+            )
         return self._sizes[key]
 
     def rehearse(self, holds: Holds, standin: Snapshot | None) -> None:
@@ -321,26 +328,26 @@ class Target:
         :param standin: measured in place of the snapshot that is not made yet.
         """
         for transfer in self._plan.transfers:
-            size = self._exact_size(transfer, standin)
-            self._warn_of_size(transfer, size)
+            whole = self._exact_size(transfer, standin)
+            self._warn_of_size(transfer, whole)
             there = self._waiting(transfer)
-            moved = Moved(max(0, size - there), 0.0, b"")
-            self._context.emit(self._delivery.sent(transfer, moved, "", there))
+            moved = Moved(max(0, whole - there), 0.0, b"")
+            event = self._delivery.sent(transfer, moved, "", there, dry=True)
+            self._session.emit(event)
             self._arrived(transfer)
         self._settle(holds)
 
-    def _warn_of_size(self, transfer: Transfer, size: int) -> None:
-        most = self._job.options.max_size
-        if most is not None and size > most:
+    def _warn_of_size(self, transfer: Transfer, size_bytes: int) -> None:
+        most = self._options.max_size
+        if most is not None and size_bytes > most:
             name = visible(transfer.snapshot.name)
             text = f"sending {name} to {self} would be ended: it is longer than"
             text += f" {format_size(most)} (--max-size)"
-            self._context.warn(self.name, text)
+            self._session.warn(self.name, text)
 
     def _waiting(self, transfer: Transfer) -> int:
-        """Return how much of a stream an earlier attempt has brought."""
-        attempts = self._delivery.attempts(transfer)
-        found = self.keeper.waiting(attempts) if self.keeper and attempts else ()
+        """Return the bytes of a stream that an earlier attempt has brought."""
+        found = self.place.waiting(self._delivery.route.resumable(transfer))
         return max((waiting.size_bytes for waiting in found), default=0)
 
     def _exact_size(self, transfer: Transfer, standin: Snapshot | None) -> int:
@@ -353,8 +360,8 @@ class Target:
         snapshot, parent = made(transfer.snapshot), made(transfer.parent)
         if snapshot is None or (transfer.parent and not parent):
             return self._size(transfer)
-        protocol = self._delivery.protocol
-        return measure.stream_size(self._source, snapshot, parent, protocol)
+        protocol = self._delivery.route.protocol
+        return size.stream_size(self._source.snapshots, snapshot, parent, protocol)
 
     def deliver(self, holds: Holds, holder: Holder) -> None:
         """Send everything that is planned, oldest first.
@@ -369,53 +376,53 @@ class Target:
 
             def signed_in() -> None:
                 if isinstance(attempt(signing.result), BackupError):
-                    self._sign_in()  # the line was cut
+                    self._sign_in()  # the connection was cut
 
             for transfer in self._plan.transfers:
-                if self.keeper:
-                    sending = sending_hold(transfer.snapshot)
-                    holds.set(self.place, [sending, *self._bases()])
+                self._hold(holds, sending_hold(transfer.snapshot), *self._bases())
                 doing = f"sending {transfer.snapshot.name} to {self.name}"
-                holder.tell(doing, self._source, self.keeper)
+                holder.tell(doing, self._source, self.place)
                 log.info("sending %s to %s", transfer.snapshot.name, self)
-                size = self._sizes.get(_key(transfer))
+                estimate = self._sizes.get(_key(transfer))
                 sent = self._delivery.send(
-                    transfer, size, holder, signed_in, holds.read_again
+                    transfer, estimate, holder, signed_in, holds.read_again
                 )
-                self._context.emit(sent)
+                self._session.emit(sent)
                 self._arrived(transfer)
             signed_in()
         self._clear_staging()
         self._settle(holds)
 
     def _clear_staging(self) -> None:
-        """Drop attempts at what is there now."""
-        if self.keeper:
-            origins = {copy.received_uuid for copy in self.listing.snapshots}
-            there = [s for s in self._here if s.origin in origins]
-            left = staging.of_snapshots(self.keeper.facts.leftovers, there)
-            for transfer_id in self.keeper.discard(left):
-                text = f"{self}: an earlier transfer ({transfer_id}) still runs there"
-                self._context.warn(self.name, text)
+        """Drop attempts at snapshots that are there now."""
+        received = {copy.received_uuid for copy in self.listing.snapshots}
+        there = [s for s in self._here if s.origin in received]
+        left = staging.of_snapshots(self.place.facts.leftovers, there)
+        for transfer_id in self.place.discard(left):
+            text = f"{self}: an earlier transfer ({transfer_id}) still runs there"
+            self._session.warn(self.name, text)
 
     def _sign_in(self) -> None:
-        """Record at the destination whose backups it gets."""
-        if self._ownership:
-            self._ownership.sign_in(sends=bool(self._plan.transfers))
+        """Record at the destination which source it has backups of."""
+        self._ownership.sign_in(sends=bool(self._plan.transfers))
+
+    def _hold(self, holds: Holds, *needed: Hold) -> None:
+        """Record at the source the needs of a destination that builds upon backups."""
+        if self.place.backups.takes_parents:
+            holds.set(self._held_place, needed)
 
     def _bases(self) -> list[Hold]:
         return [base_hold(self.base)] if self.base else []
 
     def _settle(self, holds: Holds) -> None:
-        """Say if there was nothing to do, and hold what the next run builds upon."""
+        """Report if there was nothing to do, and hold the base of the next run."""
         if not self._job.transfer:
             return
         if not self._plan.transfers:
             source, dry = str(self._source.location), self._job.dry_run
             event = UpToDate(source, self.name, self._plan.present, dry)
-            self._context.emit(event)
-        if self.keeper:
-            holds.set(self.place, self._bases())
+            self._session.emit(event)
+        self._hold(holds, *self._bases())
 
     def _arrived(self, transfer: Transfer) -> None:
         """Note in the listing what is there now."""
@@ -429,7 +436,7 @@ class Target:
             # Later than all that is there, by the generations of that filesystem.
             generation=1 + max((one.generation for one in there), default=0),
             tree_id=0,
-            otime=self._context.now,
+            otime=self._session.now,
         )
         self.listing = replace(
             self.listing,

@@ -13,7 +13,7 @@ from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, 
 from btrfs_backup_ng.actions.doctor import diagnosis
 from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Spot
 from btrfs_backup_ng.core.codecs import PROGRAMS
-from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host.common import NeedsRoot
@@ -47,9 +47,9 @@ def examine(
     :returns: one finding for each check, whether or not it could be made.
     :raises UsageError: if it is none that can be looked at.
     """
-    if location.scheme is Scheme.SHELL:
+    if location.is_command:
         raise UsageError("a command (shell://) cannot be examined; only it knows")
-    if location.scheme is Scheme.LOCAL:
+    if location.is_here:
         findings = _look_here(location.path, command_line, options.silence_s)
         return diagnosis.completed(diagnosis.HERE, findings, "that needs root")
     findings = []
@@ -64,7 +64,7 @@ def rule_for(location: Location, options: SshOptions) -> str:
     :raises UsageError: if it is not a place on another machine.
     :raises Refused: if there is nothing that such a line could be for.
     """
-    if location.scheme is not Scheme.SSH:
+    if not location.is_remote:
         raise UsageError(
             "on this machine the whole program runs as root, and no rule is needed",
             hint="Run:  sudo btrfs-backup-ng ...",

@@ -6,8 +6,7 @@ from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.core.model import Snapshot
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.place.holds import HOLDS
+from btrfs_backup_ng.endpoint.common import Endpoint
 
 
 class CameBack(BackupError):
@@ -27,24 +26,24 @@ class Deletion:
 
 
 def delete(
-    place: BtrfsEndpoint, to_delete: Sequence[Snapshot], *, convert_rw: bool = False
+    endpoint: Endpoint, snapshots: Sequence[Snapshot], *, convert_rw: bool = False
 ) -> Deletion:
     """Delete snapshots, and look whether they are gone.
 
     The lock of the place has to be held.
 
-    :param to_delete: as a look under that lock saw them, or as a transfer of this run
+    :param snapshots: as a look under that lock saw them, or as a transfer of this run
         brought them.
     :raises ListingFailed: if nobody can tell what is there.
     """
-    if not all(snapshot.tree_id for snapshot in to_delete):
-        to_delete = _identified(place, to_delete)
-    if not to_delete:
+    if not all(snapshot.tree_id for snapshot in snapshots):
+        snapshots = _identified(endpoint, snapshots)
+    if not snapshots:
         return Deletion(())
-    error = attempt(lambda: place.delete(to_delete, convert_rw=convert_rw))
-    there = {snapshot.uuid for snapshot in _look(place)}
-    left = [snapshot for snapshot in to_delete if snapshot.uuid in there]
-    gone = tuple(snapshot for snapshot in to_delete if snapshot.uuid not in there)
+    error = attempt(lambda: endpoint.delete(snapshots, convert_rw=convert_rw))
+    there = {snapshot.uuid for snapshot in _look(endpoint)}
+    left = [snapshot for snapshot in snapshots if snapshot.uuid in there]
+    gone = tuple(snapshot for snapshot in snapshots if snapshot.uuid not in there)
     if isinstance(error, BackupError):
         return Deletion(gone, error)
     if not left:
@@ -53,22 +52,23 @@ def delete(
     return Deletion(
         gone,
         CameBack(
-            f"{place}: {visible(left[0].name)} was deleted and is there again{others}",
+            f"{endpoint}: {visible(left[0].name)} was deleted and is there again"
+            f"{others}",
             hint="Look for an error of the filesystem:  dmesg",
         ),
     )
 
 
-def _look(place: BtrfsEndpoint) -> Sequence[Snapshot]:
-    seen, _ = place.listing(HOLDS)
+def _look(endpoint: Endpoint) -> Sequence[Snapshot]:
+    seen, _ = endpoint.listing()
     return seen.snapshots
 
 
 def _identified(
-    place: BtrfsEndpoint, to_delete: Sequence[Snapshot]
+    endpoint: Endpoint, snapshots: Sequence[Snapshot]
 ) -> Sequence[Snapshot]:
     """Return the same as they are there: what a transfer brought was not seen yet."""
     there: dict[tuple[str, UUID], Snapshot]
-    there = {(s.name, s.origin): s for s in _look(place)}
-    found = [there.get((s.name, s.origin)) for s in to_delete]
+    there = {(s.name, s.origin): s for s in _look(endpoint)}
+    found = [there.get((s.name, s.origin)) for s in snapshots]
     return [snapshot for snapshot in found if snapshot]

@@ -3,21 +3,21 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from btrfs_backup_ng.actions.prune.staging import open_staging
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Unreadable
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.place.contents import Access
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.place.locks import Holder
+from btrfs_backup_ng.place.preflight import CHANGING, look_at
 from btrfs_backup_ng.place.sources import (
-    ORIGINS,
-    Origins,
+    SOURCES,
+    Sources,
     backups_of,
-    format_origins,
-    parse_origins,
+    format_sources,
+    parse_sources,
     settled,
 )
+from btrfs_backup_ng.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,41 +35,37 @@ class Settled:
 
 def settle(
     location: Location,
-    access: Access,
+    session: Session,
     prefix: str,
     *,
     wait_s: float,
-    now: datetime,
     dry_run: bool,
 ) -> Settled:
     """Record at a destination that its backups of a prefix are of one source.
 
-    :param now: aware.
     :raises Busy: if another run works there for longer than ``wait_s``.
     :raises Refused: if it cannot be looked at.
     """
-    keeper = open_staging(location, access)
+    place = look_at(location, session, CHANGING, with_snapshots=False)
     if dry_run:
-        return _settle(keeper, prefix, now, dry_run=True)
-    holder = Holder(now)
-    with holder.holding(keeper, wait_s):
-        holder.tell("recording whose backups are there", keeper)
-        return _settle(keeper, prefix, now, dry_run=False)
+        return _settle(place, prefix, session.now, dry_run=True)
+    holder = Holder(session.now)
+    with holder.holding(place, wait_s):
+        holder.tell("recording whose backups are there", place)
+        return _settle(place, prefix, session.now, dry_run=False)
 
 
-def _settle(
-    keeper: BtrfsEndpoint, prefix: str, now: datetime, *, dry_run: bool
-) -> Settled:
-    there, content = keeper.listing(ORIGINS)
+def _settle(place: Place, prefix: str, now: datetime, *, dry_run: bool) -> Settled:
+    there, (content,) = place.backups.listing(SOURCES)
     count = len(backups_of(there, Naming(prefix)))
     aside = ""
-    recorded: Origins = {}
+    recorded: Sources = {}
     try:
-        recorded = parse_origins(content)
+        recorded = parse_sources(content)
     except Unreadable as error:
-        aside = error.name_aside(ORIGINS, now)
+        aside = error.name_aside(SOURCES, now)
         if not dry_run:
-            keeper.set_aside(ORIGINS, aside)
+            place.set_aside(SOURCES, aside)
     if not dry_run:
-        keeper.write_note(ORIGINS, format_origins(settled(recorded, prefix)))
+        place.write_record(SOURCES, format_sources(settled(recorded, prefix)))
     return Settled(count, aside)

@@ -3,13 +3,13 @@
 import logging
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
 from btrfs_backup_ng.actions.prune.ages_and_sizes import parse_space
 from btrfs_backup_ng.actions.prune.deletion import Deletion, delete
 from btrfs_backup_ng.actions.prune.rules import with_arrivals
@@ -23,20 +23,17 @@ from btrfs_backup_ng.core.judgement import (
     later,
 )
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Listing, Snapshot
+from btrfs_backup_ng.core.model import Role, Snapshot
 from btrfs_backup_ng.core.naming import split_name
 from btrfs_backup_ng.core.policy import Policy
-from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.retention import NOT_OURS, Verdict, in_order
-from btrfs_backup_ng.endpoint import open_destination
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.place import holds, preflight
-from btrfs_backup_ng.place import sources as origins
-from btrfs_backup_ng.place.contents import ANY_NAME, Access, Role, open_place
-from btrfs_backup_ng.place.forecast import Forecast, foresee
+from btrfs_backup_ng.place import holds, preflight, sources
+from btrfs_backup_ng.place.contents import Seen
+from btrfs_backup_ng.place.forecast import foresee
 from btrfs_backup_ng.place.holds import Holds, parse_holds
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.place.sources import Series, parse_origins
+from btrfs_backup_ng.place.sources import Series, parse_sources
+from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
@@ -48,14 +45,14 @@ OWNER_UNKNOWN = "of an unknown source"
 
 @dataclass(frozen=True, slots=True)
 class PruneRequest:
-    """What is to be kept.
+    """The policies of a call, and which snapshots they are about.
 
     :ivar keep: of the snapshots of a source, ``None``: they are not looked at.
     :ivar keep_at: of backups, likewise.
     :ivar prefix: of the names that are meant; ``None`` for all that are ours.
     :ivar usual_prefix: of names that are ours without any record.
     :ivar clock: of this machine.
-    :ivar is_forced: a person says that the plan, and the clock, are right.
+    :ivar is_forced: the user says that the plan, and the clock, are right.
     """
 
     keep: Policy | None
@@ -70,41 +67,19 @@ class PruneRequest:
         """Return the time by this machine; aware."""
         return self.clock.now
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The snapshots of a source, or the backups of a destination, as one look saw them.
-
-    :ivar listing: all that the look saw.
-    :ivar records: our bookkeeping there about them.
-    """
-
-    place: BtrfsEndpoint
-    kind: Role
-    policy: Policy
-    listing: Listing = field(default_factory=Listing)
-    records: Content = None
-
-    @property
-    def snapshots(self) -> tuple[Snapshot, ...]:
-        """Return all snapshots that the look saw."""
-        return self.listing.snapshots
-
-    def looked_again(self) -> "Part":
-        """See what is there now.
-
-        :raises ListingFailed: if that is not possible.
-        """
-        seen, records = self.place.listing(self.kind.record)
-        return replace(self, listing=seen, records=records)
+    def policy(self, role: Role) -> Policy:
+        """Return the policy for the snapshots of a role that were looked at."""
+        policy = self.keep if role is Role.SNAPSHOT else self.keep_at
+        assert policy
+        return policy
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the judgement of one part has to know of all places.
+    """What the judgement of one place has to know of all places.
 
-    :ivar origins: what must stay, and why.
-    :ivar course: what time it may be.
+    :ivar origins: must stay, and why.
+    :ivar course: the times that it may be.
     """
 
     origins: Mapping[UUID, str]
@@ -113,21 +88,21 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What is to become of a part.
+    """What is to become of the snapshots, or of the backups, of a place.
 
     :ivar verdicts: oldest first.
-    :ivar refusals: why that should not be done unless it is forced.
+    :ivar refusals: why nothing should be deleted unless it is forced.
     :ivar waiting: why some of it stays for now, unless it is forced.
     """
 
-    part: Part
+    seen: Seen
     verdicts: tuple[Verdict, ...]
     refusals: tuple[str, ...]
     waiting: tuple[str, ...]
 
     @property
     def to_delete(self) -> list[Snapshot]:
-        """Return what is to be deleted, the oldest first."""
+        """Return the snapshots that are to be deleted, the oldest first."""
         return [v.snapshot for v in self.verdicts if not v.kept]
 
     @property
@@ -138,58 +113,32 @@ class Judged:
         return sorted({split[0] for split in found if split})
 
 
-def look(location: Location, access: Access, request: PruneRequest) -> list[Part]:
-    """See what a place keeps of what is meant; one listing for each kind.
+def look(location: Location, session: Session, request: PruneRequest) -> list[Seen]:
+    """List the snapshots and backups of a place that are meant.
 
-    :raises Refused: if it cannot be looked at, or there is no policy for what it keeps.
+    :raises Refused: if it cannot be looked at, or there is no policy for it.
     :raises ListingFailed: if it cannot be listed.
     """
-    if request.keep is None:  # quicker: nothing of a source is looked for
-        keeper = _open_keeper(location, access)
-        preflight.check_readable(keeper, access.sudo_line)
-        preflight.check_ours(keeper)
-        backups = _backups(keeper, request)
-        if any(s.received_uuid for part in backups for s in part.snapshots):
-            return backups
-    place = open_place(location, access)
-    preflight.check_ours(place)
-    is_source = place.facts.is_subvolume and place.facts.has_folder
-    parts = []
-    if is_source and request.keep:
-        parts.append(Part(place, Role.SNAPSHOT, request.keep).looked_again())
-    keeper = _open_keeper(location, access)
-    keeper.facts = place.facts
-    for part in _backups(keeper, request):
-        received = any(s.received_uuid for s in part.snapshots)
-        parts += [part] if received or not is_source else []
-    if not parts:
-        what, option = (
-            ("snapshots", "--keep") if is_source else ("backups", "--keep-at")
+    place = preflight.look_at(location, session, preflight.CHANGING)
+    found = []
+    if place.has_snapshots and request.keep:
+        found.append(Seen.of(place.snapshots))
+    if request.keep_at:
+        backups = Seen.of(place.backups)
+        received = any(s.received_uuid for s in backups.snapshots)
+        found += [backups] if received or not place.has_snapshots else []
+    if not found:
+        kind, option = (
+            ("snapshots", "--keep") if place.has_snapshots else ("backups", "--keep-at")
         )
         raise Refused(
-            f"{place} keeps {what}, and no policy says which of them stay",
+            f"{place} keeps {kind}, and no policy says which of them stay",
             hint=f"For these:  {option} 'latest 24h 7d 4w 12m'",
         )
-    return parts
+    return found
 
 
-def _open_keeper(location: Location, access: Access) -> BtrfsEndpoint:
-    keeper = open_destination(
-        location, ANY_NAME, connections=access.connections, ssh=access.ssh
-    ).keeper
-    if keeper is None:
-        raise UsageError(f"{location} keeps nothing that could be seen")
-    return keeper
-
-
-def _backups(keeper: BtrfsEndpoint, request: PruneRequest) -> list[Part]:
-    """Look at backups, if they are meant."""
-    if request.keep_at is None:
-        return []
-    return [Part(keeper, Role.BACKUP, request.keep_at).looked_again()]
-
-
-def common(parts: Sequence[Part], now: datetime) -> dict[UUID, str]:
+def common(everything: Sequence[Seen], now: datetime) -> dict[UUID, str]:
     """Return the origins that the next transfer between these places may start from.
 
     The newest that two of them have stays in any case, whether or not it is trusted as
@@ -198,74 +147,61 @@ def common(parts: Sequence[Part], now: datetime) -> dict[UUID, str]:
     :param now: aware.
     """
     needed: dict[UUID, str] = {}
-    for source in (part for part in parts if part.kind is Role.SNAPSHOT):
-        for keeper in (part for part in parts if part.kind is Role.BACKUP):
-            there = {s.received_uuid for s in keeper.snapshots}
-            both = [s for s in source.snapshots if s.origin in there]
+    for here in (seen for seen in everything if seen.role is Role.SNAPSHOT):
+        for there in (seen for seen in everything if seen.role is Role.BACKUP):
+            received = {s.received_uuid for s in there.snapshots}
+            both = [s for s in here.snapshots if s.origin in received]
             if both:
                 newest = max(both, key=lambda s: s.generation)
-                parents = {newest.origin, *_foreseen(source, keeper, now).parents}
-                reason = f"last common: {source.place}, {keeper.place}"
+                parents = {newest.origin, *foresee(here, there, now).parents}
+                reason = f"last common: {here.place}, {there.place}"
                 needed |= dict.fromkeys(parents, reason)
     return needed
 
 
-def _foreseen(source: Part, keeper: Part, now: datetime) -> Forecast:
-    return foresee(
-        source.place,
-        source.listing,
-        keeper.place,
-        keeper.listing,
-        name=str(keeper.place.location),
-        now=now,
-        holds=source.records,
-        origins=keeper.records,
-    )
-
-
-def course_of(parts: Sequence[Part], request: PruneRequest) -> Course:
-    """Find out what time it may be, by all clocks and all that was made at places."""
+def course_of(everything: Sequence[Seen], request: PruneRequest) -> Course:
+    """Find the times that it may be, by all clocks and all that was made at places."""
     clock = request.clock
     if request.is_forced:
-        return find_course(replace(clock, is_synchronised=True), _members(parts))
-    found = (part.place.facts.clock_ahead_s for part in parts)
+        return find_course(replace(clock, is_synchronised=True), _members(everything))
+    found = (seen.place.facts.clock_ahead_s for seen in everything)
     others = tuple(later(clock.now, ahead) for ahead in found if ahead is not None)
-    return find_course(replace(clock, others=others), _members(parts))
+    return find_course(replace(clock, others=others), _members(everything))
 
 
-def _members(parts: Sequence[Part]) -> list[list[Snapshot]]:
-    """Return what has a time of ours in its name, the snapshots of sources first."""
-    ordered = sorted(parts, key=lambda part: part.kind is not Role.SNAPSHOT)
+def _members(everything: Sequence[Seen]) -> list[list[Snapshot]]:
+    """Return those with a time of ours in the name, the snapshots of sources first."""
+    ordered = sorted(everything, key=lambda seen: seen.role is not Role.SNAPSHOT)
     return [
         [
             replace(snapshot, created=split[1])
-            for snapshot in part.snapshots
+            for snapshot in seen.snapshots
             if (split := split_name(snapshot.name))
         ]
-        for part in ordered
+        for seen in ordered
     ]
 
 
-def judge_part(part: Part, request: PruneRequest, needs: Needs) -> Judged:
+def judge_seen(seen: Seen, request: PruneRequest, needs: Needs) -> Judged:
     """Decide what is to go. Snapshots of different prefixes count for themselves.
 
     :raises Refused: if nobody can tell what must stay there.
     """
-    _check_known(part, None, (), request.prefix)
-    needed = {**needs.origins, **_held(part)}
-    series, foreign = _series(part, request)
+    _check_known(seen, None, (), request.prefix)
+    needed = {**needs.origins, **_held(seen)}
+    series, foreign = _series(seen, request)
     verdicts = [Verdict(s, (why,)) for s, why in foreign]
     judgements: list[Judgement] = []
     for prefix, members in series.items():
-        _check_known(part, prefix, members)
-        _check_alone(part, prefix)
+        _check_known(seen, prefix, members)
+        _check_alone(seen, prefix)
         question = Question(
-            place=str(part.place),
-            noun=part.kind.value,
+            place=str(seen.place),
+            noun=seen.role.value,
             prefix=prefix,
-            policy=part.policy,
+            policy=request.policy(seen.role),
             needed=needed,
-            of_source=part.kind is Role.SNAPSHOT,
+            of_source=seen.role is Role.SNAPSHOT,
             is_forced=request.is_forced,
         )
         judgement = judge_series(question, members, needs.course)
@@ -276,18 +212,18 @@ def judge_part(part: Part, request: PruneRequest, needs: Needs) -> Judged:
     verdicts.sort(key=lambda verdict: position[verdict.snapshot.uuid])
     refusals = [why for judgement in judgements for why in judgement.withheld]
     waiting = [why for judgement in judgements for why in judgement.waiting]
-    return Judged(part, tuple(verdicts), tuple(refusals), tuple(waiting))
+    return Judged(seen, tuple(verdicts), tuple(refusals), tuple(waiting))
 
 
-def _held(part: Part) -> Mapping[UUID, str]:
+def _held(seen: Seen) -> Mapping[UUID, str]:
     """Return what is recorded at a source as needed by destinations."""
-    if part.kind is not Role.SNAPSHOT or part.records is None:
+    if seen.role is not Role.SNAPSHOT or seen.record is None:
         return {}
-    return Holds(part.place, parse_holds(part.records), dry_run=True).reasons()
+    return Holds(seen.place, parse_holds(seen.record), dry_run=True).reasons()
 
 
 def _check_known(
-    part: Part,
+    seen: Seen,
     prefix: str | None,
     members: Sequence[Snapshot],
     wanted: str | None = None,
@@ -299,43 +235,43 @@ def _check_known(
     :raises Refused: if that is so.
     """
     hint = "The next backup makes this record anew."
-    if part.kind is Role.SNAPSHOT:
-        why = holds.why_unknown(part.records, holds.path_of(part.place), members)
+    if seen.role is Role.SNAPSHOT:
+        why = holds.why_unknown(seen.record, seen.record_path, members)
     else:
-        why = origins.why_unknown(part.records, origins.path_of(part.place), prefix)
+        why = sources.why_unknown(seen.record, seen.record_path, prefix)
         words = [PROGRAM, "prune", "--one-source", "-p", prefix or wanted or "PREFIX"]
-        line = visible(shlex.join([*words, str(part.place.location)]))
+        line = visible(shlex.join([*words, str(seen.place.location)]))
         hint += f" Or if all backups there are of one source:  {line}"
     if why:
-        raise Refused(f"{why[0]}, so nothing is deleted at {part.place}", hint=hint)
+        raise Refused(f"{why[0]}, so nothing is deleted at {seen.place}", hint=hint)
 
 
 def _series(
-    part: Part, request: PruneRequest
+    seen: Seen, request: PruneRequest
 ) -> tuple[dict[str, Sequence[Snapshot]], list[tuple[Snapshot, str]]]:
     """Sort what is there by the prefixes of its names; give what is not ours apart.
 
     Everything with a time in its name is ours in the folder that only we write to;
     elsewhere only what has a prefix that is recorded, or that was named.
     """
-    known = _known_prefixes(part, request)
-    recorded = parse_origins(part.records) if part.kind is Role.BACKUP else {}
+    known = _known_prefixes(seen, request)
+    recorded = parse_sources(seen.record) if seen.role is Role.BACKUP else {}
     unknown = {uuid for series in recorded.values() for uuid in series.unknown}
     members: list[Snapshot] = []
     foreign = []
-    for snapshot in part.snapshots:
+    for snapshot in seen.snapshots:
         prefix, moment = split_name(snapshot.name) or (None, None)
         if prefix is None or known is not None and prefix not in known:
             foreign.append((snapshot, NOT_OURS))
-        elif part.kind is Role.BACKUP and snapshot.received_uuid is None:
+        elif seen.role is Role.BACKUP and snapshot.received_uuid is None:
             foreign.append((snapshot, _NOT_RECEIVED))
-        elif part.kind is Role.BACKUP and snapshot.origin in unknown:
+        elif seen.role is Role.BACKUP and snapshot.origin in unknown:
             foreign.append((snapshot, OWNER_UNKNOWN))
         else:
             members.append(replace(snapshot, created=moment))
     dated: Sequence[Snapshot] = members
-    if part.kind is Role.BACKUP and part.policy.looks_at_time:
-        dated = with_arrivals(part.place, members)
+    if seen.role is Role.BACKUP and request.policy(seen.role).looks_at_time:
+        dated = with_arrivals(seen.place, members)
     series: dict[str, list[Snapshot]] = {}
     for snapshot in dated:
         series.setdefault(_prefix_of(snapshot.name), []).append(snapshot)
@@ -346,37 +282,37 @@ def _prefix_of(name: str) -> str:
     return (split_name(name) or ("", None))[0]
 
 
-def _known_prefixes(part: Part, request: PruneRequest) -> Collection[str] | None:
+def _known_prefixes(seen: Seen, request: PruneRequest) -> Collection[str] | None:
     """Return the prefixes of names that are ours; ``None``: all of them are."""
     if request.prefix is not None:
         return {request.prefix}
-    if part.kind is Role.BACKUP:
-        return {*parse_origins(part.records), request.usual_prefix}
-    if part.place.directory.startswith(f"{part.place.state}/"):
+    if seen.role is Role.BACKUP:
+        return {*parse_sources(seen.record), request.usual_prefix}
+    if seen.endpoint.directory.startswith(f"{seen.place.state}/"):
         return None
-    held = parse_holds(part.records).values() if part.records else ()
+    held = parse_holds(seen.record).values() if seen.record else ()
     names = [split_name(hold.name) for holds in held for hold in holds]
     return {request.usual_prefix, *(found[0] for found in names if found)}
 
 
-def _check_alone(part: Part, prefix: str) -> None:
+def _check_alone(seen: Seen, prefix: str) -> None:
     """Refuse to delete where backups of two sources look the same.
 
     :raises Refused: if they do.
     """
-    if part.kind is not Role.BACKUP:
+    if seen.role is not Role.BACKUP:
         return
-    series = parse_origins(part.records).get(prefix, Series())
-    sources = [origin.place for origin in series.sources]
-    if len(sources) > 1:
+    series = parse_sources(seen.record).get(prefix, Series())
+    owners = [source.place for source in series.sources]
+    if len(owners) > 1:
         raise Refused(
-            f"{part.place} keeps backups of {visible(', '.join(sources))} that all"
+            f"{seen.place} keeps backups of {visible(', '.join(owners))} that all"
             f" begin with {visible(prefix)!r}, so nothing is deleted there",
             hint="Give each source a directory of its own, or a prefix.",
         )
 
 
-def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | None]:
+def weigh(seen: Seen, snapshots: Sequence[Snapshot], limit: str) -> list[int | None]:
     """Ask how many bytes are each snapshot's alone: the least that deleting it frees.
 
     :param limit: what :data:`SPACE` takes for it.
@@ -386,10 +322,8 @@ def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | N
         return []
     names = [s.name for s in snapshots]
     raw = "".join(f"./{name}\0" for name in names).encode(errors="surrogateescape")
-    place = part.place
-    answer = attempt(
-        lambda: place.host.call(verbs.SPACE, place.directory, limit, stdin=raw)
-    )
+    place, directory = seen.place, seen.endpoint.directory
+    answer = attempt(lambda: place.host.call(verbs.SPACE, directory, limit, stdin=raw))
     if isinstance(answer, BackupError):
         log.debug("%s: %s", place, answer.message)
         return [None] * len(names)
@@ -399,17 +333,18 @@ def weigh(part: Part, snapshots: Sequence[Snapshot], limit: str) -> list[int | N
 def carry_out(
     judged: Sequence[Judged], request: PruneRequest, needs: Needs, wait_s: float
 ) -> Deletion:
-    """Delete the judged snapshots of a place under its lock; check that they are gone.
+    """Delete the snapshots that are not kept at one place, under its lock.
 
-    A snapshot that a second judgement under the lock keeps is not deleted.
+    Those that are to be kept by the time the lock is held stay.
 
-    :param judged: the parts of the place.
+    :param judged: the snapshots and the backups of the place.
     :raises Busy: if another run works there for longer than ``wait_s``.
     """
-    place, holder = judged[0].part.place, Holder(request.now)
+    first, holder = judged[0].seen, Holder(request.now)
+    place = first.place
     gone: list[Snapshot] = []
     errors: list[BackupError] = []
-    with holder.holding(place, wait_s):
+    with holder.holding(place, wait_s, first.role):
         holder.tell("deleting old snapshots", place)
         for one in judged:
             outcome = attempt(partial(_delete, one, request, needs))
@@ -423,8 +358,6 @@ def carry_out(
 
 def _delete(judged: Judged, request: PruneRequest, needs: Needs) -> Deletion:
     planned = {s.uuid for s in judged.to_delete}
-    part = judged.part.looked_again()
-    to_delete = [
-        s for s in judge_part(part, request, needs).to_delete if s.uuid in planned
-    ]
-    return delete(part.place, to_delete)
+    seen = Seen.of(judged.seen.endpoint)
+    still = judge_seen(seen, request, needs).to_delete
+    return delete(seen.endpoint, [s for s in still if s.uuid in planned])

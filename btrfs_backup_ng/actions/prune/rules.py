@@ -1,7 +1,7 @@
 """The deletion of what no rule keeps, at the source and at destinations."""
 
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -21,9 +21,9 @@ from btrfs_backup_ng.core.model import Job, Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import judge
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.common import ListingFailed
-from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.wire import verbs
 
 #: Added to the generations of a source, so that they are later than those of a
@@ -66,86 +66,113 @@ def worth_sending(
     return [s for s in ours if s.origin in present or s.uuid in kept]
 
 
-def prune_source(
-    source: BtrfsEndpoint,
-    here: Listing,
-    needed: dict[UUID, str],
-    job: Job,
-    context: Context,
-    course: Course,
-    doubts: tuple[str, ...] = (),
-) -> None:
-    """Delete snapshots at the source that its policy does not keep and nobody needs.
+class Pruning:
+    """The deletion of all that the policies of a job do not keep.
 
-    :param needed: origins that must stay, and why.
-    :param doubts: why nothing may be deleted there in this run; that was told.
-    :raises BackupError: if not all of it is gone.
+    :param course: the times that it may be.
     """
-    if job.keep_source is None:
-        return
-    question = Question(
-        place=str(source),
-        noun="snapshot",
-        prefix=job.naming.prefix,
-        policy=job.keep_source,
-        needed=needed,
-        of_source=True,
-        doubts=doubts,
-        is_standing=True,
-    )
-    ours = _ours(here, job)
-    _prune(source, ours, question, job, context, course)
+
+    def __init__(self, job: Job, session: Session, course: Course) -> None:
+        self._job = job
+        self._session = session
+        self._course = course
+
+    def snapshots(
+        self, source: Place, here: Listing, needed: Mapping[UUID, str]
+    ) -> None:
+        """Delete snapshots of the source that are neither kept nor needed.
+
+        :param needed: origins that must stay, and why.
+        :raises BackupError: if not all of it is gone.
+        """
+        if self._job.keep_source:
+            question = self._question(source, self._job.keep_source, needed, "snapshot")
+            self._prune(source.snapshots, self._ours(here), question)
+
+    def backups(
+        self, place: Place, there: Listing, keep: Policy, base: Snapshot | None
+    ) -> None:
+        """Delete backups that are not kept, of which only received ones count.
+
+        :param base: of the next incremental backup; it stays.
+        :raises BackupError: if not all of it is gone.
+        """
+        backups: Sequence[Snapshot]
+        backups = [s for s in self._ours(there) if s.received_uuid]
+        if keep.looks_at_time:
+            backups = with_arrivals(place, backups)
+        needed = {base.origin: "last common"} if base else {}
+        question = self._question(place, keep, needed, "backup")
+        self._prune(place.backups, backups, question)
+
+    def _question(
+        self, place: Place, policy: Policy, needed: Mapping[UUID, str], noun: str
+    ) -> Question:
+        return Question(
+            place=str(place),
+            noun=noun,
+            prefix=self._job.naming.prefix,
+            policy=policy,
+            needed=needed,
+            of_source=noun == "snapshot",
+            is_standing=True,
+        )
+
+    def _ours(self, seen: Listing) -> list[Snapshot]:
+        """Return those with a name of ours: others neither count nor are deleted."""
+        naming = self._job.naming
+        return [s for s in seen.snapshots if naming.time_of(s.name) is not None]
+
+    def _prune(
+        self, endpoint: Endpoint, snapshots: Sequence[Snapshot], question: Question
+    ) -> None:
+        """Judge, warn of what is withheld and how to overrule that, delete the rest.
+
+        :raises BackupError: if not all of it is gone.
+        """
+        job, place = self._job, str(endpoint.place.location)
+        judgement = judge_series(question, snapshots, self._course)
+        told = judgement.dangers or judgement.waiting
+        if told and not judgement.doubts:
+            ending = "; nothing is deleted there" if judgement.dangers else ""
+            by_hand = self._by_hand(place, question)
+            hint = f"To delete by this policy at once:  {by_hand}"
+            text = visible(". ".join(told) + ending)
+            self._session.emit(Noted(place, Level.WARNING, text, hint))
+        to_delete = [] if judgement.withheld else judgement.to_delete
+        if job.dry_run:
+            for snapshot in to_delete:
+                self._session.emit(Deleted(place, snapshot.name, dry=True))
+            return
+        if not to_delete:
+            return
+        outcome = delete(endpoint, to_delete, convert_rw=job.convert_rw)
+        for snapshot in outcome.gone:
+            self._session.emit(Deleted(place, snapshot.name, dry=False))
+        if outcome.error:
+            raise outcome.error
+        if job.sync:
+            endpoint.place.sync()
+
+    def _by_hand(self, place: str, question: Question) -> str:
+        """Return the command that deletes all that a policy does not keep."""
+        policy = question.policy
+        words = [PROGRAM, "prune", "--keep" if question.of_source else "--keep-at"]
+        words.append(str(policy))
+        if policy.looks_at_time and str(policy.zone) != "UTC":
+            words += ["--keep-zone", str(policy.zone)]
+        if question.of_source:
+            words += ["-f", self._job.snapshot_folder]
+        words.append(f"--snapshot-prefix={question.prefix}")
+        words += ["--force", place]
+        return visible(shlex.join(words))
 
 
-def prune_destination(
-    keeper: BtrfsEndpoint,
-    there: Listing,
-    base: Snapshot | None,
-    job: Job,
-    context: Context,
-    course: Course,
-    doubts: tuple[str, ...] = (),
-) -> None:
-    """Delete backups at a destination that its policy does not keep.
-
-    Only what was received counts as a backup, and the base of the next incremental
-    one stays.
-
-    :param doubts: why nothing may be deleted there in this run; that was told.
-    :raises BackupError: if not all of it is gone.
-    """
-    if job.keep_destination is None:
-        return
-    backups: Sequence[Snapshot]
-    backups = [s for s in _ours(there, job) if s.received_uuid]
-    if job.keep_destination.looks_at_time:
-        backups = with_arrivals(keeper, backups)
-    question = Question(
-        place=str(keeper),
-        noun="backup",
-        prefix=job.naming.prefix,
-        policy=job.keep_destination,
-        needed={base.origin: "last common"} if base else {},
-        of_source=False,
-        doubts=doubts,
-        is_standing=True,
-    )
-    _prune(keeper, backups, question, job, context, course)
-
-
-def _ours(seen: Listing, job: Job) -> list[Snapshot]:
-    """Return what has a name of ours: nothing else is ever deleted, or counts."""
-    naming = job.naming
-    return [s for s in seen.snapshots if naming.time_of(s.name) is not None]
-
-
-def with_arrivals(
-    place: BtrfsEndpoint, backups: Sequence[Snapshot]
-) -> Sequence[Snapshot]:
+def with_arrivals(place: Place, backups: Sequence[Snapshot]) -> Sequence[Snapshot]:
     """Ask a place for the times at which backups arrived, where they are not known.
 
-    Other machines tell them with one more command; of what arrived in other ways than
-    ours, not even then.
+    Other machines print them with one more command; of backups that arrived by another
+    program, not even then.
 
     :raises ListingFailed: if the answer is not understood.
     """
@@ -153,59 +180,10 @@ def with_arrivals(
     asked = next((s for s in unknown if s.parent_uuid), None)
     if asked is None:
         return backups
-    answer = place.host.call(verbs.TIMES, place.directory, asked.name).stdout
+    directory = place.backups.directory
+    answer = place.host.call(verbs.TIMES, directory, asked.name).stdout
     try:
         times = parse_times(answer)
     except OutputNotUnderstood as error:
         raise ListingFailed(f"{place}: {visible(str(error))}") from error
     return [replace(s, otime=s.otime or times.get(s.uuid)) for s in backups]
-
-
-def _prune(
-    place: BtrfsEndpoint,
-    snapshots: Sequence[Snapshot],
-    question: Question,
-    job: Job,
-    context: Context,
-    course: Course,
-) -> None:
-    """Judge, say what waits and how to overrule that, and delete the rest.
-
-    :raises BackupError: if not all of it is gone.
-    """
-    judgement = judge_series(question, snapshots, course)
-    told = judgement.dangers or judgement.waiting
-    if told and not judgement.doubts:
-        ending = "; nothing is deleted there" if judgement.dangers else ""
-        hint = f"To delete by this policy at once:  {_by_hand(place, question, job)}"
-        text = visible(". ".join(told) + ending)
-        name = str(place.location)
-        context.emit(Noted(name, Level.WARNING, text, hint))
-    to_delete = [] if judgement.withheld else judgement.to_delete
-    if job.dry_run:
-        for snapshot in to_delete:
-            context.emit(Deleted(str(place.location), snapshot.name, dry=True))
-        return
-    if not to_delete:
-        return
-    outcome = delete(place, to_delete, convert_rw=job.convert_rw)
-    for snapshot in outcome.gone:
-        context.emit(Deleted(str(place.location), snapshot.name, dry=False))
-    if outcome.error:
-        raise outcome.error
-    if job.sync:
-        place.sync()
-
-
-def _by_hand(place: BtrfsEndpoint, question: Question, job: Job) -> str:
-    """Return the command that deletes all that a policy does not keep."""
-    policy = question.policy
-    words = [PROGRAM, "prune", "--keep" if question.of_source else "--keep-at"]
-    words.append(str(policy))
-    if policy.looks_at_time and str(policy.zone) != "UTC":
-        words += ["--keep-zone", str(policy.zone)]
-    if question.of_source:
-        words += ["-f", job.snapshot_folder]
-    words.append(f"--snapshot-prefix={question.prefix}")
-    words += ["--force", str(place.location)]
-    return visible(shlex.join(words))

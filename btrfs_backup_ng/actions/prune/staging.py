@@ -3,13 +3,9 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from btrfs_backup_ng.__util__ import BackupError, UsageError
-from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.__util__ import BackupError
 from btrfs_backup_ng.core.model import Waiting
-from btrfs_backup_ng.endpoint import open_destination
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.place import preflight
-from btrfs_backup_ng.place.contents import ANY_NAME, Access
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.place.locks import Holder, busy
 
 
@@ -17,22 +13,7 @@ class NoSuchTransfer(BackupError):
     """None of that id waits there."""
 
 
-def open_staging(location: Location, access: Access) -> BtrfsEndpoint:
-    """Look at a place; what is staged there does not depend on what it is.
-
-    :raises Refused: if it cannot be looked at, or may not be mounted.
-    """
-    keeper = open_destination(
-        location, ANY_NAME, connections=access.connections, ssh=access.ssh
-    ).keeper
-    if keeper is None:
-        raise UsageError(f"{location} keeps nothing")
-    preflight.check_readable(keeper, access.sudo_line)
-    preflight.check_ours(keeper)
-    return keeper
-
-
-def find(place: BtrfsEndpoint, ids: Collection[str]) -> tuple[Waiting, ...]:
+def find(place: Place, ids: Collection[str]) -> tuple[Waiting, ...]:
     """Return the transfers that were left at a place, the first one first.
 
     :param place: one that was looked at.
@@ -48,7 +29,7 @@ def find(place: BtrfsEndpoint, ids: Collection[str]) -> tuple[Waiting, ...]:
     return tuple(one for one in waiting if not ids or one.transfer_id in ids)
 
 
-def check_free(place: BtrfsEndpoint) -> None:
+def check_free(place: Place) -> None:
     """Go on only if nobody works on a place, before somebody is asked in vain.
 
     :raises Busy: if somebody does.
@@ -59,7 +40,7 @@ def check_free(place: BtrfsEndpoint) -> None:
 
 
 def drop(
-    place: BtrfsEndpoint, waiting: Collection[Waiting], *, wait_s: float, now: datetime
+    place: Place, waiting: Collection[Waiting], *, wait_s: float, now: datetime
 ) -> frozenset[str]:
     """Drop transfers, under the lock of their place.
 

@@ -12,17 +12,16 @@ from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, 
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.actions.restore.snapshot import look_at_target
 from btrfs_backup_ng.core import codecs
-from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.endpoint.common import new_transfer_id
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.entry import below, entered, plain
 from btrfs_backup_ng.place import preflight
-from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
-from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer.route import stages_between
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
@@ -88,8 +87,7 @@ class FileRestoration:
         chosen: Chosen,
         paths: Sequence[str],
         to: Location,
-        access: Access,
-        context: Context,
+        session: Session,
         options: TransferOptions,
     ) -> None:
         """Look at both ends; changes nothing.
@@ -99,22 +97,22 @@ class FileRestoration:
         self.paths = tuple(paths)
         self.to = to
         self._chosen = chosen
-        self._context = context
+        self._session = session
         self._options = options
         self._directories = sorted({above for p in paths for above in _above(p)})
-        self._from: Host = chosen.keeper.host
-        target = look_at_target(to, access)
+        self._from: Host = chosen.place.host
+        target = look_at_target(to, session)
         self._host: Host = target.host
         if not target.facts.is_directory:
             raise Refused(
                 f"{target} is not a directory; files are restored below one",
                 hint=f"Make one:  mkdir -p {visible(to.path)}",
             )
-        preflight.check_privilege(target, target.facts, access.sudo_line)
+        preflight.has_privilege(target, session)
         self._kinds = self._look_there()
         self._moves = self._look_here()
         if not self._is_copy:
-            self._check_tar(chosen.keeper.location, self._from)
+            self._check_tar(chosen.place.location, self._from)
             self._check_tar(to, self._host)
         self.size_bytes = self._measure()
         if options.check_space and self.size_bytes is not None:
@@ -122,20 +120,22 @@ class FileRestoration:
             for note in preflight.check_space(
                 str(to), what, self.size_bytes, free, options
             ):
-                context.emit(note)
+                session.emit(note)
 
     @property
     def _is_copy(self) -> bool:
         """Tell whether one command here can do it, without an archive in between."""
-        places = (self._chosen.keeper.location, self.to)
+        places = (self._chosen.place.location, self.to)
         size = sum(len(os.fsencode(path)) + 16 for path in self.paths)
-        is_here = all(place.scheme is Scheme.LOCAL for place in places)
+        is_here = all(place.is_here for place in places)
         return is_here and size < _ARGUMENTS_BYTES
 
     def _look_there(self) -> Mapping[str, _Seen]:
         """Look at what is wanted in the snapshot."""
         name = visible(self._chosen.kept.snapshot.name)
-        seen = _look(self._from, self._chosen.path, [*self._directories, *self.paths])
+        seen = _look(
+            self._from, self._chosen.kept.path, [*self._directories, *self.paths]
+        )
         links = [d for d in self._directories if d in seen and not seen[d].is_directory]
         if links:
             raise Refused(f"in {name} these are no directories: {_listed(links)}")
@@ -192,7 +192,7 @@ class FileRestoration:
 
     def _measure(self) -> int | None:
         listed = _list(self.paths)
-        action = verbs.SIZES, self._chosen.path
+        action = verbs.SIZES, self._chosen.kept.path
         done = attempt(lambda: self._from.call(*action, stdin=listed))
         if isinstance(done, BackupError):
             log.info("the size is not known: %s", done)
@@ -210,7 +210,7 @@ class FileRestoration:
         :raises BackupError: if it failed.
         """
         started = time.monotonic()
-        name = f".restoring-{new_transfer_id(self._context.now)}"
+        name = f".restoring-{new_transfer_id(self._session.now)}"
         stage = below(self.to.path, name)
         self._call(verbs.STAGE, self.to.path, name)
         try:
@@ -228,7 +228,7 @@ class FileRestoration:
         self._host.call(verb, *arguments, stdin=stdin)
 
     def _bring(self, stage: str) -> None:
-        snapshot = self._chosen.path
+        snapshot = self._chosen.kept.path
         if self._is_copy:
             paths = (f"./{path}" for path in self.paths)
             self._call(verbs.COPY, snapshot, stage, *paths)
@@ -245,14 +245,14 @@ class FileRestoration:
                 Command(("cat", "--", listed.name), label="the list of files"),
                 source.command(verbs.PACK, snapshot, there, label="reading the files"),
                 *stages_between(
-                    self._chosen.keeper.location, self.to, self._options, codecs.NONE
+                    self._chosen.place.location, self.to, self._options, codecs.NONE
                 ),
                 self._host.command(verbs.UNPACK, stage, label="writing the files"),
             )
             meter = Meter()
             meter.expected_bytes = self.size_bytes
             label = f"files of {self._chosen.kept.snapshot.name} -> {self.to}"
-            with self._context.progress.add(meter, label):
+            with self._session.progress.add(meter, label):
                 run_pipeline(
                     stages,
                     meter=meter,
@@ -270,10 +270,10 @@ class FileRestoration:
             kind = came[path].mode if path in came else 0
             if stat.S_IFMT(kind) != stat.S_IFMT(seen.mode):
                 raise BackupError(
-                    f"{visible(path)} did not come from {self._chosen.keeper}, or as"
+                    f"{visible(path)} did not come from {self._chosen.place}, or as"
                     " something else"
                 )
-        if self.to.scheme is Scheme.LOCAL:
+        if self.to.is_here:
             self._check_nothing_else(stage)
 
     def _check_nothing_else(self, stage: str) -> None:
@@ -286,7 +286,7 @@ class FileRestoration:
                 others = set(os.listdir(descriptor)) - names
             if others:
                 raise BackupError(
-                    f"{self._chosen.keeper} sent what nobody asked for:"
+                    f"{self._chosen.place} sent what nobody asked for:"
                     f" {_listed(sorted(others))}"
                 )
 

@@ -1,4 +1,4 @@
-"""The finding of the snapshot that somebody wants back."""
+"""Finding the snapshot that is to be restored."""
 
 import os
 import shlex
@@ -12,41 +12,40 @@ from btrfs_backup_ng.core.choose import choose
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.naming import prefix_in
-from btrfs_backup_ng.endpoint import open_source
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.place import preflight
-from btrfs_backup_ng.place.contents import (
-    ANY_NAME,
-    Access,
-    Contents,
-    Kept,
-    Role,
-    State,
-    open_place,
-    read_contents,
-)
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
+from btrfs_backup_ng.place.contents import Contents, Kept, State, read_contents
+from btrfs_backup_ng.place.preflight import READING, look_at
+from btrfs_backup_ng.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The snapshot that is wanted, and where it is.
+    """The snapshot that is wanted, and others near it.
 
-    :ivar keeper: the place as what has its snapshots in its directory.
-    :ivar others: what else may serve as parent, the nearest first.
+    :ivar others: snapshots that may serve as parent, the nearest first.
     """
 
     kept: Kept
-    keeper: BtrfsEndpoint
     others: tuple[Snapshot, ...]
 
     @property
-    def path(self) -> str:
-        """Return its path on its host."""
-        return self.keeper.path(self.kept.snapshot.name)
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot."""
+        return self.kept.snapshot
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Return the directory in which it is."""
+        return self.kept.endpoint
+
+    @property
+    def place(self) -> Place:
+        """Return the place at which it is."""
+        return self.endpoint.place
 
 
 def find_snapshot(
-    location: Location, word: str, *, prefix: str | None, access: Access, now: datetime
+    location: Location, word: str, session: Session, *, prefix: str | None
 ) -> Chosen:
     """Find the snapshot that a word means at a place; changes nothing.
 
@@ -54,27 +53,22 @@ def find_snapshot(
     :raises NotChosen: if there is none, or more than one.
     :raises Refused: if the place cannot be looked at, or what is there was changed.
     """
-    place = open_place(location, access)
-    contents = read_contents(place, access)
+    place = look_at(location, session, READING)
+    contents = read_contents(place)
     if not contents.kept:
         raise Refused(f"{place} keeps no snapshot", hint=_inside_hint(place))
-    kept = _choose(contents, word, prefix, place, now)
+    kept = _choose(contents, word, prefix, place, session.now)
     snapshot = kept.snapshot
-    if kept.kind is Role.BACKUP:
-        place = open_source(
-            location, ANY_NAME, "", connections=access.connections, ssh=access.ssh
-        )
-        preflight.look(place, access.sudo_line)
     seal = snapshot.integrity
     if seal is Integrity.UNKNOWN:
-        seal = place.look_closely([snapshot.tree_id])
+        seal = kept.endpoint.look_closely([snapshot.tree_id])
     if kept.state is State.CHANGED or seal is Integrity.CHANGED:
         raise Refused(
             f"{visible(snapshot.name)} at {place} was written to after it was made, so"
             " it is not what was backed up",
             hint="Files can be taken from it as they are:  --file PATH",
         )
-    return Chosen(kept, place, tuple(_others(contents, kept)))
+    return Chosen(kept, tuple(_others(contents, kept)))
 
 
 def _choose(
@@ -87,8 +81,8 @@ def _choose(
     return next(kept for kept in contents.kept if kept.snapshot == found)
 
 
-def _inside_hint(place: BtrfsEndpoint) -> str:
-    """Help who names a snapshot where its place belongs."""
+def _inside_hint(place: Place) -> str:
+    """Return the command for a snapshot that was named instead of its place."""
     if not place.facts.is_subvolume or place.facts.is_writable:
         return ""
     directory, name = os.path.split(place.location.path)

@@ -25,50 +25,42 @@ import logging
 import os
 import shlex
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.actions.restore.find import Chosen
-from btrfs_backup_ng.actions.restore.swap import Around, Swap, parse_default, plan_swap
 from btrfs_backup_ng.core.events import Sent
-from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import (
     Integrity,
-    Job,
     Listing,
     Snapshot,
     TransferOptions,
     Waiting,
 )
-from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
-from btrfs_backup_ng.core.record import Unreadable
-from btrfs_backup_ng.endpoint import Destination, open_destination, open_source, staging
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint.btrfs import BackupDirectory
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import STATE, plain
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place import preflight, room
-from btrfs_backup_ng.place.contents import ANY_NAME, Access, Role
-from btrfs_backup_ng.place.forecast import Forecast, Unchanged, foresee, place_with
-from btrfs_backup_ng.place.holds import HOLDS
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.place.sources import ORIGINS, Series, parse_origins, path_of
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.pipeline import PipelineFailed
-from btrfs_backup_ng.session.context import Context
-from btrfs_backup_ng.transfer import size as measure
+from btrfs_backup_ng.session.session import Session
+from btrfs_backup_ng.transfer import size
 from btrfs_backup_ng.transfer.delivery import Delivery
+from btrfs_backup_ng.transfer.route import Route
 from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
-#: Snapshots that are looked at closely, at most, to find one to build upon.
+#: Snapshots that are looked at closely, at most, to find a parent.
 _CLOSE_LOOKS = 4
-#: CPU time for finding out exactly how large it is going to be, where that is near.
+#: CPU time for measuring the exact size, in seconds.
 _MEASURING_S = 1.0
-#: Where a source has its snapshots, and a writable restored one its first.
-_SNAPSHOTS = f"{STATE}/snapshots"
+#: The folder of a source's snapshots; a writable restored one has its first there.
+SNAPSHOTS = f"{STATE}/snapshots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,398 +81,283 @@ class RestoreRequest:
     wait_s: float
 
 
-def look_at_target(location: Location, access: Access) -> BtrfsEndpoint:
-    """Look at a path that something is to be made at.
-
-    :raises UsageError: if it is a command.
-    """
-    if location.scheme is Scheme.SHELL:
-        raise UsageError("a command (shell://) cannot take a restored snapshot")
-    keeper = open_destination(
-        location, ANY_NAME, connections=access.connections, ssh=access.ssh
-    ).keeper
-    assert keeper
-    preflight.look(keeper, access.sudo_line)
-    return keeper
-
-
+@dataclass(frozen=True, slots=True)
 class Restoration:
-    """One snapshot on its way back.
+    """One snapshot on its way back, as :func:`plan_restore` planned it.
 
-    :ivar chosen: what is restored.
-    :ivar target: the directory in which it appears, as a place for snapshots.
-    :ivar name: under which it appears there.
-    :ivar transfer: how it goes.
-    :ivar size_bytes: of its stream: an estimate, for a rehearsal exact.
+    :ivar chosen: the snapshot that is restored.
+    :ivar target: the place in whose directory it appears.
+    :ivar delivery: brings it there.
+    :ivar transfer: the plan of that.
+    :ivar size_bytes: estimate of its stream.
+    :ivar needed_bytes: at the target, besides the parts that are there already.
+    :ivar gives_way: interrupted transfers there that are dropped for it.
     """
 
-    def __init__(
-        self, chosen: Chosen, request: RestoreRequest, access: Access, context: Context
-    ) -> None:
-        """Look at the target and plan; changes nothing.
-
-        :raises Refused: if it must not or cannot be restored there.
-        """
-        self.chosen = chosen
-        self._request = request
-        self._access = access
-        self._context = context
-        self.target, self.name = self._find_target()
-        self._check_target()
-        there, _ = self.target.listing(ORIGINS)
-        if self.name in there.names:
-            self._refuse_taken()
-        snapshot, parent = chosen.kept.snapshot, self._find_parent(there)
-        why = None if parent else _why_full(there)
-        self.transfer = Transfer(snapshot, parent, self.name, why)
-        self.size_bytes = self._estimate()
-        self._needed = self.size_bytes
-        self._gives_way: tuple[Waiting, ...] = ()
-        if request.options.check_space:
-            self._check_space()
+    chosen: Chosen
+    request: RestoreRequest
+    session: Session
+    target: Place
+    delivery: Delivery
+    transfer: Transfer
+    size_bytes: int
+    needed_bytes: int
+    gives_way: tuple[Waiting, ...]
 
     @property
     def place(self) -> Location:
-        """Return what is made."""
-        return self.target.location.join(self.name)
+        """Return the location of the restored snapshot."""
+        return self.target.location.join(self.transfer.target)
 
-    def _find_target(self) -> tuple[BtrfsEndpoint, str]:
-        to, name = self._request.to, self.chosen.kept.snapshot.name
-        target = look_at_target(to, self._access)
-        if target.facts.is_directory:
-            self._check_not_done(target)
-            return target, name
-        if target.facts.exists:
-            self._refuse_taken(to)
-        directory, name = os.path.split(to.path)
-        target = look_at_target(to.join(directory), self._access)
-        if not target.facts.is_directory:
-            words = visible(shlex.join(["mkdir", "-p", directory]))
-            raise Refused(f"{target} does not exist", hint=f"Make it:  {words}")
-        return target, name
-
-    def _check_not_done(self, target: BtrfsEndpoint) -> None:
-        """Refuse to make a second one in what this very snapshot was made of it.
-
-        :raises Refused: if the same command ran before.
-        """
-        if not (self._request.writable and target.facts.is_subvolume):
-            return
-        path = target.location.join(_SNAPSHOTS)
-        inside = look_at_target(path, self._access)
-        if inside.facts.is_directory:
-            there, _ = inside.listing(ORIGINS)
-            origin = self.chosen.kept.snapshot.origin
-            if origin in {snapshot.origin for snapshot in there.snapshots}:
-                raise Refused(
-                    f"{target} has that very snapshot already, as its source or since"
-                    " it was restored",
-                    hint="Choose another path:  --to PATH",
-                )
-
-    def _refuse_taken(self, place: Location | None = None) -> None:
-        raise Refused(
-            f"{visible(str(place or self.place))} exists already, and nothing is"
-            " overwritten",
-            hint="Choose another path:  --to PATH",
-        )
-
-    def _check_target(self) -> None:
-        target, facts = self.target, self.target.facts
-        if self.name == STATE:
-            raise Refused(f"{visible(str(self.place))} is for the bookkeeping")
-        if not facts.is_btrfs:
-            raise Refused(
-                f"{target} is {visible(facts.filesystem_type)}, and a snapshot can be"
-                " restored to btrfs only",
-                hint="Files and folders can be restored anywhere:  --file PATH",
-            )
-        preflight.check_tools(target.host, facts)
-        preflight.check_privilege(target, facts, self._access.sudo_line)
-        preflight.check_ours(target)
-        if facts.is_subvolume and not (facts.is_writable or facts.is_mounted_read_only):
-            raise Refused(
-                f"{target} is a read-only snapshot, and nothing can be made in it",
-                hint="Choose another path:  --to PATH",
-            )
-        if not facts.is_writable:
-            raise Refused(f"{target} is mounted read-only or not ours to write")
-
-    def _is_same_filesystem(self) -> bool:
-        one, other = self.chosen.keeper, self.target
-        same_host = replace(one.location, path="") == replace(other.location, path="")
-        return same_host and is_same_filesystem(
-            one.facts.filesystem, other.facts.filesystem
-        )
-
-    def _find_parent(self, there: Listing) -> Snapshot | None:
-        """Find what the target's filesystem has in common with the place.
-
-        The best is the snapshot itself: then no data moves at all.
-        """
-        same = self._is_same_filesystem()
-        looks = 0
-        for snapshot in (self.chosen.kept.snapshot, *self.chosen.others):
-            ids = set(there.carriers.get(snapshot.origin, ()))
-            ids |= {s.tree_id for s in there.snapshots if s.origin == snapshot.origin}
-            ids |= {snapshot.tree_id} if same else set()
-            if not ids or snapshot.integrity is Integrity.CHANGED:
-                continue
-            if looks == _CLOSE_LOOKS:
-                return None
-            looks += 1
-            keeper = self.chosen.keeper
-            if snapshot.integrity is Integrity.UNKNOWN:
-                if keeper.look_closely([snapshot.tree_id]) is not Integrity.INTACT:
-                    continue
-            if self.target.look_closely(sorted(ids)) is Integrity.INTACT:
-                return snapshot
-        return None
-
-    def _estimate(self) -> int:
-        keeper, transfer = self.chosen.keeper, self.transfer
-        if transfer.parent == transfer.snapshot:
-            return 0
-        if keeper.location.scheme is Scheme.LOCAL:
-            over = threading.Event()
-            what = transfer.snapshot, transfer.parent, self._way().protocol
-            size = measure.stream_size(keeper, *what, over, _MEASURING_S)
-            if not over.is_set():
-                return size
-        return measure.written_since(keeper, transfer.snapshot, transfer.parent)
-
-    def _fits(self, free: int) -> bool:
-        return preflight.fits(self._needed, free, self._request.options)
-
-    def _check_space(self) -> None:
-        """Refuse what does not fit, also if interrupted transfers there give way.
-
-        :raises Refused: then.
-        """
-        target, options = self.target, self._request.options
-        free = target.facts.size_free
-        if not self._fits(free):
-            going_on = self._way().attempts(self.transfer)
-            there = [one.size_bytes for one in target.waiting(going_on)]
-            self._needed = max(0, self._needed - max(there, default=0))
-        if not self._fits(free):
-            beside = options.checkpoint_interval
-            found = room.find_what_gives_way(target, going_on, self._fits, beside)
-            self._gives_way, free = room.needed_of(found, free, self._fits)
-        for one in self._gives_way:
-            text = f"{target}: {room.about(one)} gives way: the room is needed"
-            self._context.warn(str(target.location), text)
-        name = self.chosen.kept.snapshot.name
-        for note in preflight.check_space(
-            str(target.location), name, self._needed, free, options
-        ):
-            self._context.emit(note)
-
-    def _make_room(self) -> None:
-        """Drop what gives way.
-
-        :raises Refused: if that was not enough.
-        """
-        if not self._gives_way:
-            return
-        target, name = self.target, self.chosen.kept.snapshot.name
-        room.make_room(target, self._gives_way, self._fits, _dropped)
-        free, place = target.facts.size_free, str(target.location)
-        preflight.check_space(place, name, self._needed, free, self._request.options)
-
-    def measure(self) -> None:
-        """Find out exactly how large it is going to be."""
-        transfer = self.transfer
-        self.size_bytes = measure.stream_size(
-            self.chosen.keeper, transfer.snapshot, transfer.parent, self._way().protocol
-        )
-
-    def _way(self) -> Delivery:
-        request, source = self._request, self.chosen.keeper
-        job = Job(
-            source=source.location,
-            destinations=(self.target.location,),
-            naming=ANY_NAME,
-            snapshot_folder="",
-            ssh=self._access.ssh,
-            options=request.options,
-        )
-        if request.writable:
-            self.target.publishing = verbs.WRITABLE
-        destination = Destination(self.target, self.target)
-        return Delivery(source, destination, job, self._context)
+    def exact_size(self) -> int:
+        """Return the exact size of the stream, in bytes."""
+        route = self.delivery.route
+        what = self.transfer.snapshot, self.transfer.parent, route.protocol
+        return size.stream_size(route.source, *what)
 
     def run(self) -> Sent:
-        """Bring it; what is made is complete and on the disk when this returns.
+        """Bring it; the restored snapshot is complete and durable at the return.
 
         :raises Busy: if another run works on the target.
         :raises BackupError: if it failed; then nothing is under the final name.
         """
-        target, request = self.target, self._request
-        with Holder(self._context.now) as holder:
-            with holder.holding(target, request.wait_s):
+        with Holder(self.session.now) as holder:
+            with holder.holding(self.target, self.request.wait_s):
                 try:
                     return self._deliver(holder)
                 finally:
                     self._tidy()
 
     def _deliver(self, holder: Holder) -> Sent:
-        target, name = self.target, self.transfer.snapshot.name
-        way, transfer = self._way(), self.transfer
-        left, age = target.facts.leftovers, self._request.options.staging_max_age
-        going_on = way.attempts(transfer)
-        sure = self._context.is_synchronised
-        expired = staging.expired(left, self._context.now, age, is_sure=sure)
-        target.discard([one for one in expired if one not in going_on])
-        target.discard(left, keep_sealed=True)
+        target, transfer, session = self.target, self.transfer, self.session
+        room.drop_expired(
+            target,
+            self.delivery.route.resumable(transfer),
+            session.now,
+            self.request.options.staging_max_age,
+            is_sure=session.is_synchronised,
+        )
+        target.discard(target.facts.leftovers, keep_sealed=True)
+        name = transfer.snapshot.name
         holder.tell(f"restoring {name} to {self.place.path}", target)
         self._make_room()
         try:
-            return self._send(way, self.size_bytes, holder)
+            return self.delivery.send(transfer, self.size_bytes, holder)
         except PipelineFailed as error:
             if not transfer.parent or not _is_about_parent(error):
                 raise
             text = f"{visible(transfer.parent.name)} cannot be built upon there"
-            self._context.warn(str(target.location), f"{text}; sending in full")
+            session.warn(str(target.location), f"{text}; sending in full")
         whole = replace(transfer, parent=None, why_full=WhyFull.NOTHING_COMMON)
-        self.transfer = whole
-        return self._send(way, None, holder)
+        return self.delivery.send(whole, None, holder)
 
-    def _send(self, way: Delivery, size_bytes: int | None, holder: Holder) -> Sent:
-        """Send it; there is nothing to record meanwhile, and the source has no lock."""
-        return way.send(self.transfer, size_bytes, holder, _nothing, _nothing)
+    def _make_room(self) -> None:
+        """Drop the transfers that give way.
+
+        :raises Refused: if that was not enough.
+        """
+        if not self.gives_way:
+            return
+        target, name, options = (
+            self.target,
+            self.chosen.snapshot.name,
+            self.request.options,
+        )
+
+        def fits(free: int) -> bool:
+            return preflight.fits(self.needed_bytes, free, options)
+
+        room.make_room(target, self.gives_way, fits, _log_dropped)
+        free, place = target.facts.size_free, str(target.location)
+        preflight.check_space(place, name, self.needed_bytes, free, options)
 
     def _tidy(self) -> None:
-        """Leave no bookkeeping where nothing is kept; what waits to go on stays."""
+        """Leave no records where no snapshots are kept; resumable transfers stay."""
         target = self.target
         with last_steps():
             done = attempt(lambda: target.host.call(verbs.TIDY, target.state))
         if isinstance(done, BackupError):
             log.warning("%s stays: %s", visible(plain(target.state)), done)
 
-    def foresee_next(self) -> Forecast:
-        """Foretell the next backup of the writable subvolume that was made.
 
-        That is to the place it came from. If that is a source, it is to any place that
-        has the same snapshot, unchanged.
+def plan_restore(
+    chosen: Chosen, request: RestoreRequest, session: Session
+) -> Restoration:
+    """Look at the target and plan; changes nothing.
 
-        :raises BackupError: if one of the two cannot be looked at.
-        """
-        chosen, access = self.chosen, self._access
-        made = open_source(
-            self.place,
-            ANY_NAME,
-            _SNAPSHOTS,
-            connections=access.connections,
-            ssh=access.ssh,
-        )
-        made.look()
-        here, holds = made.listing(HOLDS)
-        now = self._context.now
-        if chosen.kept.kind is Role.SNAPSHOT:
-            snapshot = chosen.kept.snapshot
-            name = f"any place that has {snapshot.name}"
-            return foresee(
-                made, here, Unchanged(), place_with(snapshot), name=name, now=now
+    :raises Refused: if the snapshot must not or cannot be restored there.
+    """
+    target, name = _find_target(chosen, request, session)
+    if name == STATE:
+        path = str(target.location.join(name))
+        raise Refused(f"{visible(path)} is for the bookkeeping")
+    preflight.check(target, session, preflight.TARGET)
+    there, _ = target.backups.listing()
+    if name in there.names:
+        _refuse_taken(target.location.join(name))
+    if request.writable:
+        target.backups = BackupDirectory(target, verbs.WRITABLE)
+    parent = _find_parent(chosen, target, there)
+    why = None if parent else _why_full(there)
+    transfer = Transfer(chosen.snapshot, parent, name, why)
+    delivery = Delivery(chosen.endpoint, target.backups, request.options, session)
+    size_bytes = _estimate(transfer, delivery.route)
+    needed = size_bytes
+    gives_way: tuple[Waiting, ...] = ()
+    if request.options.check_space:
+        needed, gives_way = _check_space(transfer, delivery.route, size_bytes, session)
+    return Restoration(
+        chosen,
+        request,
+        session,
+        target,
+        delivery,
+        transfer,
+        size_bytes,
+        needed,
+        gives_way,
+    )
+
+
+def look_at_target(location: Location, session: Session) -> Place:
+    """Look at a path at which something is going to be made.
+
+    :raises UsageError: if it is a command.
+    """
+    if location.is_command:
+        raise UsageError("a command (shell://) cannot take a restored snapshot")
+    return preflight.look_at(location, session, preflight.PATH, with_snapshots=False)
+
+
+def _find_target(
+    chosen: Chosen, request: RestoreRequest, session: Session
+) -> tuple[Place, str]:
+    """Return the directory for the restored snapshot, and its name there."""
+    to, name = request.to, chosen.snapshot.name
+    target = look_at_target(to, session)
+    if target.facts.is_directory:
+        if request.writable and target.facts.is_subvolume:
+            _check_not_done(chosen, target, session)
+        return target, name
+    if target.facts.exists:
+        _refuse_taken(to)
+    directory, name = os.path.split(to.path)
+    target = look_at_target(to.join(directory), session)
+    if not target.facts.is_directory:
+        words = visible(shlex.join(["mkdir", "-p", directory]))
+        raise Refused(f"{target} does not exist", hint=f"Make it:  {words}")
+    return target, name
+
+
+def _check_not_done(chosen: Chosen, target: Place, session: Session) -> None:
+    """Refuse to make a second one in the subvolume that this snapshot was restored to.
+
+    :raises Refused: if the same command ran before.
+    """
+    inside = look_at_target(target.location.join(SNAPSHOTS), session)
+    if inside.facts.is_directory:
+        there, _ = inside.backups.listing()
+        if chosen.snapshot.origin in {snapshot.origin for snapshot in there.snapshots}:
+            raise Refused(
+                f"{target} has that very snapshot already, as its source or since"
+                " it was restored",
+                hint="Choose another path:  --to PATH",
             )
-        there, origins = chosen.keeper.listing(ORIGINS)
-        return foresee(
-            made,
-            here,
-            chosen.keeper,
-            there,
-            name=str(chosen.keeper.location),
-            now=now,
-            holds=holds,
-            origins=origins,
+
+
+def _refuse_taken(place: Location) -> None:
+    raise Refused(
+        f"{visible(str(place))} exists already, and nothing is overwritten",
+        hint="Choose another path:  --to PATH",
+    )
+
+
+def _find_parent(chosen: Chosen, target: Place, there: Listing) -> Snapshot | None:
+    """Find a snapshot that the target's filesystem has in common with the place.
+
+    The best is the snapshot itself: then no data moves at all.
+    """
+    one, other = chosen.place, target
+    is_same = one.location.is_beside(other.location) and is_same_filesystem(
+        one.facts.filesystem, other.facts.filesystem
+    )
+    looks = 0
+    for snapshot in (chosen.snapshot, *chosen.others):
+        ids = set(there.carriers.get(snapshot.origin, ()))
+        ids |= {s.tree_id for s in there.snapshots if s.origin == snapshot.origin}
+        ids |= {snapshot.tree_id} if is_same else set()
+        if not ids or snapshot.integrity is Integrity.CHANGED:
+            continue
+        if looks == _CLOSE_LOOKS:
+            return None
+        looks += 1
+        if snapshot.integrity is Integrity.UNKNOWN:
+            if chosen.endpoint.look_closely([snapshot.tree_id]) is not Integrity.INTACT:
+                continue
+        if target.backups.look_closely(sorted(ids)) is Integrity.INTACT:
+            return snapshot
+    return None
+
+
+def _estimate(transfer: Transfer, route: Route) -> int:
+    """Return the size of a stream in bytes: exact if that is quick, else about."""
+    if transfer.parent == transfer.snapshot:
+        return 0
+    what = transfer.snapshot, transfer.parent
+    if route.source.place.location.is_here:
+        over = threading.Event()
+        exact = size.stream_size(
+            route.source, *what, route.protocol, over, _MEASURING_S
         )
-
-    def swap(self) -> Swap | None:
-        """Find the commands that put it in the place of the old one.
-
-        :returns: ``None`` if nobody knows where that is, or it is the same place.
-        """
-        old = self._request.replaces or self._old_place()
-        if not old or not self._request.writable:
-            return None
-        around = self._look_around(old)
-        if around.new == around.old:
-            return None
-        stamp = self._context.now.strftime("%Y%m%d-%H%M%S")
-        try:
-            return plan_swap(around, stamp)
-        except ValueError as error:
-            log.warning("no commands to swap it in: %s", visible(str(error)))
-            return None
-
-    def _look_around(self, old: str) -> Around:
-        said = self.target.host.call(verbs.AROUND, self.place.path, old).stdout
-        fields = [os.fsdecode(field) for field in said.split(b"\0")]
-        new, old, exists, mounts, kernel, fstab, default, *_ = fields
-        return Around(
-            new=_real(new, self.place.path),
-            old=_real(old, old),
-            old_exists=exists == "1",
-            mounts=mounts,
-            kernel=kernel,
-            fstab=fstab,
-            default=parse_default(default),
-        )
-
-    def _old_place(self) -> str:
-        """Find where the source was, if that is on the target's machine."""
-        chosen, target = self.chosen, self.target.location
-        if chosen.kept.kind is Role.SNAPSHOT:
-            here = chosen.keeper.location
-            same = replace(here, path="") == replace(target, path="")
-            return here.path if same else ""
-        _, content = chosen.keeper.listing(ORIGINS)
-        prefix = prefix_in(chosen.kept.snapshot.name)
-        try:
-            sources = parse_origins(content).get(prefix, Series()).sources
-        except Unreadable as error:
-            text = "%s cannot be read (%s), so where the source was is not known"
-            log.warning(text, path_of(chosen.keeper), visible(str(error)))
-            return ""
-        places = [origin.place for origin in sources]
-        found = [path for place in places if (path := _path_on(place, target))]
-        return found[-1] if found else ""  # who backed up last signed in last
+        if not over.is_set():
+            return exact
+    return size.written_since(route.source, *what)
 
 
-def _real(text: str, instead: str) -> str:
-    """Read a path that ``readlink`` printed, with an x behind it."""
-    path = text.removesuffix("x").removesuffix("\n")
-    return path or instead
+def _check_space(
+    transfer: Transfer, route: Route, size_bytes: int, session: Session
+) -> tuple[int, tuple[Waiting, ...]]:
+    """Refuse a transfer that does not fit, even if interrupted ones give way.
 
+    :returns: the bytes that are needed, and the transfers that give way.
+    :raises Refused: then.
+    """
+    target, options = route.sink.place, route.options
+    needed, free = size_bytes, target.facts.size_free
 
-def _path_on(place: str, target: Location) -> str:
-    """Return the path of a source that signed in, if it is on the target's machine."""
-    if place.startswith("ssh://"):
-        found = attempt(lambda: parse_location(place, working_directory="/"))
-        if isinstance(found, BackupError):
-            return ""
-        same = replace(found, path="") == replace(target, path="")
-        return found.path if same else ""
-    host, _, path = place.partition(":")
-    is_here = target.scheme is Scheme.LOCAL and host == os.uname().nodename
-    return path if is_here else ""
+    def fits(free: int) -> bool:
+        return preflight.fits(needed, free, options)
+
+    gives_way: tuple[Waiting, ...] = ()
+    if not fits(free):
+        resumable = route.resumable(transfer)
+        there = [one.size_bytes for one in target.waiting(resumable)]
+        needed = max(0, needed - max(there, default=0))
+        if not fits(free):
+            beside = options.checkpoint_interval
+            found = room.find_what_gives_way(target, resumable, fits, beside)
+            gives_way, free = room.needed_of(found, free, fits)
+    place = str(target.location)
+    for one in gives_way:
+        text = f"{target}: {room.about(one)} gives way: the room is needed"
+        session.warn(place, text)
+    name = transfer.snapshot.name
+    for note in preflight.check_space(place, name, needed, free, options):
+        session.emit(note)
+    return needed, gives_way
 
 
 def _why_full(there: Listing) -> WhyFull:
-    received: Sequence[Snapshot] = [s for s in there.snapshots if s.received_uuid]
+    received = [s for s in there.snapshots if s.received_uuid]
     return WhyFull.NOTHING_COMMON if received else WhyFull.FIRST
 
 
 def _is_about_parent(error: PipelineFailed) -> bool:
-    """Tell whether an end did not get along with the parent; then in full it may."""
+    """Return whether an end could not use the parent; then in full it may work."""
     said = [error.blamed.stderr, *(stage.stderr for stage in error.others)]
     return any("parent" in text for text in said)
 
 
-def _dropped(waiting: Waiting) -> None:
-    """Log what was told before."""
+def _log_dropped(waiting: Waiting) -> None:
+    """Log a dropped transfer; the user was warned of it before."""
     log.info("dropped %s", room.about(waiting))
-
-
-def _nothing() -> None:
-    """Do nothing."""

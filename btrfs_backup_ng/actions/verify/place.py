@@ -1,4 +1,4 @@
-"""The whole look at what a place keeps: its snapshots, and the records of them."""
+"""The records and the seals of snapshots: the look that a listing leaves open."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,83 +8,43 @@ from btrfs_backup_ng.actions.verify.identity import (
     Check,
     Finding,
     carried_elsewhere,
-    find_twins,
 )
-from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
-from btrfs_backup_ng.core.record import Content, Unread, Unreadable
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.host.entry import plain
+from btrfs_backup_ng.core.model import Integrity, Result, Role, Snapshot
+from btrfs_backup_ng.core.record import Unread, Unreadable
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.place.contents import Access, Role, keepers
+from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.holds import HeldPlace, Why, parse_holds
-from btrfs_backup_ng.place.sources import parse_origins
-from btrfs_backup_ng.place.verified import VERIFIED
+from btrfs_backup_ng.place.sources import parse_sources
 
 
-@dataclass(frozen=True, slots=True)
-class Shelf:
-    """A directory of snapshots.
-
-    :ivar kind: what they are to their place.
-    :ivar record: the file of our bookkeeping about them.
-    :ivar verified: that of what was verified at its place, likewise.
-    :ivar twins: received UUID -> names of those here that share it.
-    """
-
-    endpoint: BtrfsEndpoint
-    kind: Role
-    listing: Listing
-    record: Content
-    verified: Content
-    twins: Mapping[UUID, Sequence[str]]
-
-    @classmethod
-    def read(cls, endpoint: BtrfsEndpoint, kind: Role) -> "Shelf":
-        """Look at one.
-
-        :raises ListingFailed: if it cannot be listed.
-        """
-        seen, (record, verified) = endpoint.listing_with(kind.record, VERIFIED)
-        return cls(endpoint, kind, seen, record, verified, find_twins(seen))
-
-
-def read_shelves(place: BtrfsEndpoint, access: Access) -> tuple[Shelf, ...]:
-    """Look at what a place keeps, by one listing, or two where it is both.
-
-    :param place: from ``listing.open_place``.
-    :raises ListingFailed: if it cannot be listed.
-    """
-    return tuple(Shelf.read(*keeper) for keeper in keepers(place, access))
-
-
-def check_records(shelves: Iterable[Shelf]) -> Iterator[Finding]:
+def check_records(everything: Iterable[Seen]) -> Iterator[Finding]:
     """Judge whether the records of backups are what they should be."""
-    for shelf in shelves:
-        why = _damage(shelf)
+    for seen in everything:
+        why = _damage(seen)
         if why:
-            path = plain(f"{shelf.endpoint.state}/{shelf.kind.record}")
-            text = f"{path} cannot be read ({why})"
-            if isinstance(shelf.record, Unread) and shelf.record.may_be_whole:
+            text = f"{seen.record_path} cannot be read ({why})"
+            if isinstance(seen.record, Unread) and seen.record.may_be_whole:
                 yield Finding(Result.UNCHECKED, Check.RECORDS, text)
                 continue
             hint = "The next backup moves it aside and makes it anew."
             yield Finding(Result.BAD, Check.RECORDS, text, hint)
 
 
-def _damage(shelf: Shelf) -> str:
-    if shelf.record is None:
+def _damage(seen: Seen) -> str:
+    if seen.record is None:
         return ""
     try:
-        if shelf.kind is Role.SNAPSHOT:
-            parse_holds(shelf.record)
+        if seen.role is Role.SNAPSHOT:
+            parse_holds(seen.record)
         else:
-            parse_origins(shelf.record)
+            parse_sources(seen.record)
     except Unreadable as error:
         return str(error)
     return ""
 
 
-def parents_for(place: BtrfsEndpoint, sources: Iterable[Shelf]) -> Mapping[UUID, str]:
+def parents_for(place: Place, sources: Iterable[Seen]) -> Mapping[UUID, str]:
     """Return what sources hold as parents of the next backups to a place.
 
     What is held for another disk at the same path says nothing of this one.
@@ -92,17 +52,17 @@ def parents_for(place: BtrfsEndpoint, sources: Iterable[Shelf]) -> Mapping[UUID,
     :returns: origin -> name.
     """
     found: dict[UUID, str] = {}
-    for shelf in sources:
-        if shelf.kind is not Role.SNAPSHOT or shelf.record is None or _damage(shelf):
+    for seen in sources:
+        if seen.role is not Role.SNAPSHOT or seen.record is None or _damage(seen):
             continue
-        for held_for, holds in parse_holds(shelf.record).items():
+        for held_for, holds in parse_holds(seen.record).items():
             if not _is_same(held_for, place):
                 continue
             found |= {hold.origin: hold.name for hold in holds if hold.why is Why.BASE}
     return found
 
 
-def _is_same(held_for: HeldPlace, place: BtrfsEndpoint) -> bool:
+def _is_same(held_for: HeldPlace, place: Place) -> bool:
     """Tell whether a place that is held for is this one, whoever reaches it and how."""
     here, filesystem = place.location, place.facts.filesystem
     if held_for.location == str(here):
@@ -112,7 +72,7 @@ def _is_same(held_for: HeldPlace, place: BtrfsEndpoint) -> bool:
 
 
 #: A snapshot, and where it is.
-Item = tuple[Shelf, Snapshot]
+Item = tuple[Seen, Snapshot]
 
 #: A look at this many snapshots fits into one command.
 _AT_ONCE = 2000
@@ -141,24 +101,24 @@ def look_closely(chosen: Sequence[Item], originals: Sequence[Item] = ()) -> Clos
     :raises BackupError: if a place cannot be looked at.
     """
     known, doubtful = CloseLooks(), [*chosen, *originals]
-    for shelf in _shelves(doubtful):
+    for seen in _looks(doubtful):
         unknown = {
             snapshot.tree_id: snapshot.uuid
             for home, snapshot in doubtful
-            if home is shelf and snapshot.integrity is Integrity.UNKNOWN
+            if home is seen and snapshot.integrity is Integrity.UNKNOWN
         }
-        seals = settle(shelf.endpoint.look_closely, sorted(unknown))
+        seals = settle(seen.endpoint.look_closely, sorted(unknown))
         known.seals |= {unknown[tree_id]: seal for tree_id, seal in seals.items()}
     wanted = {snapshot.received_uuid for _, snapshot in chosen}
-    for shelf in _shelves(chosen):
-        for uuid, tree_ids in carried_elsewhere(shelf.listing).items():
+    for seen in _looks(chosen):
+        for uuid, tree_ids in carried_elsewhere(seen.listing).items():
             if uuid in wanted:
-                known.others[uuid] = _seal_of_others(shelf.endpoint, tree_ids)
+                known.others[uuid] = _seal_of_others(seen.endpoint, tree_ids)
     return known
 
 
-def _shelves(items: Sequence[Item]) -> list[Shelf]:
-    return list({id(shelf): shelf for shelf, _ in items}.values())
+def _looks(items: Sequence[Item]) -> list[Seen]:
+    return list({id(seen): seen for seen, _ in items}.values())
 
 
 def settle(
@@ -180,12 +140,12 @@ def settle(
     return seals
 
 
-def _seal_of_others(endpoint: BtrfsEndpoint, tree_ids: Sequence[int]) -> Integrity:
+def _seal_of_others(endpoint: Endpoint, tree_ids: Sequence[int]) -> Integrity:
     """Find out whether who else carries a received UUID is unchanged.
 
     While another run works there, that may be what it is receiving.
     """
     seal = endpoint.look_closely(tree_ids)
-    if seal is Integrity.CHANGED and endpoint.held() is not None:
+    if seal is Integrity.CHANGED and endpoint.place.held() is not None:
         return Integrity.UNKNOWN
     return seal

@@ -7,25 +7,25 @@ from dataclasses import replace
 from datetime import datetime
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
-from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Facts, Snapshot, TransferOptions, Waiting
+from btrfs_backup_ng.core.model import Snapshot, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
-from btrfs_backup_ng.endpoint import open_destination, staging
+from btrfs_backup_ng.endpoint import staging
+from btrfs_backup_ng.endpoint.btrfs import BackupDirectory
 from btrfs_backup_ng.endpoint.common import (
-    BtrfsEndpoint,
+    Endpoint,
+    Place,
     WrongArrival,
     new_transfer_id,
 )
 from btrfs_backup_ng.host.entry import INCOMING, plain
 from btrfs_backup_ng.place import preflight
-from btrfs_backup_ng.place.contents import ANY_NAME, Access
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter
-from btrfs_backup_ng.transfer import size as measure
-from btrfs_backup_ng.transfer.attempt import Way, run_transfer
+from btrfs_backup_ng.transfer.attempt import Attempt
 from btrfs_backup_ng.transfer.route import choose_route
+from btrfs_backup_ng.transfer.size import written_since
 
 log = logging.getLogger(__name__)
 
@@ -35,48 +35,28 @@ _PROTOCOL = "restore-test"
 _OPTIONS = TransferOptions()
 
 
-def open_scratch(location: Location, access: Access) -> BtrfsEndpoint:
-    """Look at the place for restore tests.
-
-    :raises Refused: if nothing can be restored there.
-    """
-    scratch = open_destination(
-        location, ANY_NAME, connections=access.connections, ssh=access.ssh
-    ).keeper
-    assert scratch
-    preflight.check_readable(scratch, access.sudo_line, may_be_empty=True)
-    preflight.check_ours(scratch)
-    if not scratch.facts.is_writable:
-        raise Refused(f"{scratch} is mounted read-only or not ours to write")
-    return scratch
-
-
-class _Staging:
-    """The staging directory of a place, as a sink that publishes nothing.
+class _Staging(BackupDirectory):
+    """The staging directory of a place, as an endpoint that publishes nothing.
 
     :ivar transfer_id: of the one that it takes.
     """
 
-    def __init__(self, scratch: BtrfsEndpoint, transfer_id: str) -> None:
-        self.location: Location = scratch.location
-        self.facts: Facts = scratch.facts
+    def __init__(self, scratch: Place, transfer_id: str) -> None:
+        super().__init__(scratch)
         self.transfer_id = transfer_id
-        self._scratch = scratch
+        self.directory = f"{scratch.state}/{INCOMING}/{transfer_id}"
 
-    def __str__(self) -> str:
-        return str(self._scratch)
-
-    def sink(
+    def receive(
         self,
         transfer_id: str,
         snapshot: Snapshot,
         codec: str,
         useless: Sequence[str] = (),
     ) -> Command:
-        """Return the command that receives into a directory of ours."""
-        return self._scratch.sink(self.transfer_id, snapshot, codec, useless)
+        """Return ``btrfs receive`` into the directory of this test."""
+        return super().receive(self.transfer_id, snapshot, codec, useless)
 
-    def accept(
+    def publish(
         self,
         transfer_id: str,
         snapshot: Snapshot,
@@ -89,8 +69,7 @@ class _Staging:
 
         :raises WrongArrival: if it is not.
         """
-        host, state = self._scratch.host, self._scratch.state
-        found, _ = host.listing(self.directory, state, "holder")
+        found, _ = self.listing("holder")
         received = {one.name: one.received_uuid for one in found.snapshots}
         names = ", ".join(map(visible, sorted(found.names)))
         if found.names != {snapshot.name} or received != {
@@ -101,72 +80,49 @@ class _Staging:
                 f" {visible(snapshot.name)} with received UUID {snapshot.origin}"
             )
 
-    @property
-    def directory(self) -> str:
-        """Return the path of what it takes."""
-        return f"{self._scratch.state}/{INCOMING}/{self.transfer_id}"
-
-    def discard(
-        self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
-    ) -> tuple[str, ...]:
-        """Drop what was restored."""
-        return self._scratch.discard([self.transfer_id])
-
-    def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
-        """Say that nothing of it can go on."""
-        return ()
-
 
 @contextmanager
 def restored(
-    keeper: BtrfsEndpoint,
+    endpoint: Endpoint,
     snapshot: Snapshot,
-    scratch: BtrfsEndpoint,
+    scratch: Place,
     meter: Meter,
     now: datetime,
 ) -> Iterator[str]:
-    """Restore a snapshot in full, and remove it afterwards, come what may.
+    """Restore a snapshot in full, and remove it afterwards in any case.
 
-    :param keeper: where it is.
-    :param scratch: from :func:`open_scratch`.
+    :param endpoint: where it is.
+    :param scratch: a place that is fit for that.
     :returns: its path at the scratch place, while the context lasts.
     :raises BackupError: if it cannot be restored.
     """
     with Holder(now) as holder, holder.holding(scratch, 0.0):
         holder.tell("testing a restore", scratch)
         _clear_old(scratch)
-        _check_room(keeper, snapshot, scratch, meter)
+        _check_room(endpoint, snapshot, scratch, meter)
         transfer_id = staging.full_id(new_transfer_id(now), snapshot, None, _PROTOCOL)
         sink = _Staging(scratch, transfer_id)
         options = replace(_OPTIONS, stall_timeout_s=scratch.host.silence_s)
-        route = choose_route(keeper, sink, options)
+        route = choose_route(endpoint, sink, options)
+        transfer = Transfer(snapshot, None, snapshot.name, WhyFull.ASKED)
         try:
-            run_transfer(
-                Transfer(snapshot, None, snapshot.name, WhyFull.ASKED),
-                keeper,
-                sink,
-                way=Way(route, options),
-                meter=meter,
-                now=now,
-            )
-            yield f"{sink.directory}/{snapshot.name}"
+            Attempt(transfer, route).run(meter, now)
+            yield sink.path(snapshot.name)
         finally:
             _remove(sink)
 
 
-def _clear_old(scratch: BtrfsEndpoint) -> None:
-    """Remove what a test left that was killed; the lock of the place is ours."""
+def _clear_old(scratch: Place) -> None:
+    """Remove the remains of a test that was killed; the lock of the place is held."""
     scratch.look()
     scratch.discard(staging.of_protocol(scratch.facts.leftovers, _PROTOCOL))
 
 
 def _check_room(
-    keeper: BtrfsEndpoint, snapshot: Snapshot, scratch: BtrfsEndpoint, meter: Meter
+    endpoint: Endpoint, snapshot: Snapshot, scratch: Place, meter: Meter
 ) -> None:
-    needed, free = (
-        measure.written_since(keeper, snapshot, None),
-        scratch.facts.size_free,
-    )
+    needed = written_since(endpoint, snapshot, None)
+    free = scratch.facts.size_free
     meter.expected_bytes = needed
     if not preflight.fits(needed, free, _OPTIONS):
         raise Refused(
@@ -177,9 +133,9 @@ def _check_room(
 
 
 def _remove(sink: _Staging) -> None:
-    """Remove what was restored, also after a signal told us to end."""
+    """Remove the restored snapshot, also after a signal to end."""
     with last_steps():
-        left = attempt(lambda: sink.discard([]))
+        left = attempt(lambda: sink.place.discard([sink.transfer_id]))
     if left:
         why = left.message if isinstance(left, BackupError) else "it is in use"
         text = "%s: what a restore test left in %s stays until the next one: %s"

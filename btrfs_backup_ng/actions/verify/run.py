@@ -28,7 +28,6 @@ good, bad or could not be made, and the worst of them counts.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -37,6 +36,7 @@ from btrfs_backup_ng.actions.verify.identity import (
     Check,
     Finding,
     Reference,
+    find_twins,
     judge_against,
     judge_alone,
     judge_bases,
@@ -53,13 +53,11 @@ from btrfs_backup_ng.actions.verify.manifest import Difference
 from btrfs_backup_ng.actions.verify.place import (
     CloseLooks,
     Item,
-    Shelf,
     check_records,
     look_closely,
     parents_for,
-    read_shelves,
 )
-from btrfs_backup_ng.actions.verify.restore_test import open_scratch, restored
+from btrfs_backup_ng.actions.verify.restore_test import restored
 from btrfs_backup_ng.actions.verify.tree import (
     KEPT,
     Compared,
@@ -68,14 +66,14 @@ from btrfs_backup_ng.actions.verify.tree import (
 )
 from btrfs_backup_ng.core.choose import is_in_part, pick
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
-from btrfs_backup_ng.core.record import Content
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.place.contents import Access, Role, open_place
+from btrfs_backup_ng.core.model import Integrity, Listing, Result, Role, Snapshot
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
+from btrfs_backup_ng.place.contents import Seen, see
 from btrfs_backup_ng.place.forecast import Forecast, foresee
+from btrfs_backup_ng.place.preflight import READING, SCRATCH, look_at
 from btrfs_backup_ng.place.verified import Depth, Memory
 from btrfs_backup_ng.process.pipeline import Meter
-from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.session import Session
 
 #: Differences that are kept until the end, of all snapshots together.
 _KEPT_IN_ALL = 10 * KEPT
@@ -156,37 +154,34 @@ class _Originals:
     :ivar homes: UUID of a snapshot -> where it is.
     """
 
-    place: BtrfsEndpoint
+    place: Place
     reference: Reference
-    homes: Mapping[UUID, Shelf]
-    shelves: Sequence[Shelf]
+    homes: Mapping[UUID, Seen]
+    everything: Sequence[Seen]
 
 
 class Verification:
     """One place, from the look to the last word about it.
 
-    :param now: aware.
-    :param tell: takes each verdict as it comes.
+    :param report: takes each verdict as it comes.
     """
 
     def __init__(
         self,
         request: VerifyRequest,
-        access: Access,
-        progress: Progress,
-        now: datetime,
-        tell: Callable[[SnapshotResult], None],
+        session: Session,
+        report: Callable[[SnapshotResult], None],
     ) -> None:
         self._request = request
-        self._access = access
-        self._progress = progress
-        self._now = now
-        self._tell = tell
+        self._session = session
+        self._now = session.now
+        self._report = report
         self._verdicts: list[SnapshotResult] = []
         self._room = _KEPT_IN_ALL
         self._known = CloseLooks()
+        self._twins: dict[Role, Mapping[UUID, Sequence[str]]] = {}
         self._source: _Originals | None = None
-        self._scratch: BtrfsEndpoint | None = None
+        self._scratch: Place | None = None
         self._there: frozenset[UUID] = frozenset()
         self._next: Forecast | None = None
 
@@ -196,33 +191,36 @@ class Verification:
         :raises UsageError: if a word means no snapshot there.
         :raises BackupError: if the place cannot be looked at.
         """
-        request, access = self._request, self._access
-        place = open_place(request.location, access)
-        shelves = read_shelves(place, access)
-        homes = _homes(shelves)
-        findings = [*check_records(shelves), *self._open_source()]
-        backups = [s for u, (shelf, s) in homes.items() if shelf.kind is Role.BACKUP]
+        request, session = self._request, self._session
+        place = look_at(request.location, session, READING)
+        everything = see(place)
+        self._twins = {seen.role: find_twins(seen.listing) for seen in everything}
+        homes = _homes(everything)
+        findings = [*check_records(everything), *self._open_source()]
+        backups = [s for u, (seen, s) in homes.items() if seen.role is Role.BACKUP]
         self._there = frozenset(snapshot.origin for snapshot in backups)
         if self._source:
-            parents = parents_for(place, self._source.shelves)
+            parents = parents_for(place, self._source.everything)
             findings += judge_bases(backups, parents)
-            findings += self._judge_next(self._source, shelves, backups)
-        chosen = self._choose(shelves, homes)
+            findings += self._judge_next(self._source, everything, backups)
+        chosen = self._choose(everything, homes)
         if request.scratch:
-            self._scratch = open_scratch(request.scratch, access)
+            self._scratch = look_at(
+                request.scratch, session, SCRATCH, with_snapshots=False
+            )
         memory = Memory(place, self._now)
-        record = shelves[-1].verified if shelves else None  # all have the same
+        record = everything[-1].verified if everything else None  # all have the same
         memory.read(record, homes.keys())
         self._known = self._look_closely(chosen)
-        for shelf, snapshot in chosen:
-            verdict = self._judge(shelf, snapshot)
+        for seen, snapshot in chosen:
+            verdict = self._judge(seen, snapshot)
             for level, result in _reached(verdict, request.level):
                 memory.note(snapshot.uuid, level, result)
             if request.level is not Depth.IDENTITY:
                 memory.write()  # it took long, and the next one may be interrupted
             self._conclude(verdict)
         memory.write()
-        total = sum(len(shelf.listing.snapshots) for shelf in shelves)
+        total = sum(len(seen.listing.snapshots) for seen in everything)
         notes = (*memory.notes, *_cut(place))
         return PlaceResult(
             tuple(findings),
@@ -233,28 +231,28 @@ class Verification:
         )
 
     def _choose(
-        self, shelves: Sequence[Shelf], homes: Mapping[UUID, Item]
+        self, everything: Sequence[Seen], homes: Mapping[UUID, Item]
     ) -> list[Item]:
         """Choose what to verify, and tell of what should be a snapshot and is none."""
         words = list(self._request.words)
         wants_all = not words or "all" in words
-        for shelf in shelves:
-            for name in suspects(shelf.listing):
+        for seen in everything:
+            for name in suspects(seen.listing):
                 if wants_all or name in words:
-                    self._suspect(shelf, name)
+                    self._suspect(seen, name)
         told = {verdict.name for verdict in self._verdicts}
         left = [word for word in words if word not in told]
         if words and not left:
             return []
-        everything = [snapshot for _, snapshot in homes.values()]
-        picked = pick(left, everything, str(self._request.location), self._now)
+        snapshots = [snapshot for _, snapshot in homes.values()]
+        picked = pick(left, snapshots, str(self._request.location), self._now)
         if self._request.part:
             picked = [s for s in picked if is_in_part(s, *self._request.part)]
         return [homes[snapshot.uuid] for snapshot in picked]
 
     def _conclude(self, verdict: SnapshotResult) -> None:
         """Tell a verdict, and keep it with as many differences as there is room for."""
-        self._tell(verdict)
+        self._report(verdict)
         kept = verdict.differences[: self._room]
         self._room -= len(kept)
         self._verdicts.append(replace(verdict, differences=kept))
@@ -269,45 +267,33 @@ class Verification:
             text = f"the source cannot be looked at: {seen.message}"
             yield Finding(Result.UNCHECKED, Check.SOURCE, text, seen.hint)
             return
-        place, shelves = seen
+        place, everything = seen
         # All of them: other tools make snapshots, too, with other names.
-        every = [(shelf, s) for shelf in shelves for s in shelf.listing.snapshots]
+        every = [(seen, s) for seen in everything for s in seen.listing.snapshots]
         reference = Reference.of(str(location), [snapshot for _, snapshot in every])
-        shelf_of = {snapshot.uuid: shelf for shelf, snapshot in every}
-        self._source = _Originals(place, reference, shelf_of, shelves)
-        yield from check_records(shelves)
+        shelf_of = {snapshot.uuid: seen for seen, snapshot in every}
+        self._source = _Originals(place, reference, shelf_of, everything)
+        yield from check_records(everything)
         yield from judge_reference(reference)
 
-    def _read_source(
-        self, location: Location
-    ) -> tuple[BtrfsEndpoint, tuple[Shelf, ...]]:
-        place = open_place(location, self._access)
-        return place, read_shelves(place, self._access)
+    def _read_source(self, location: Location) -> tuple[Place, tuple[Seen, ...]]:
+        place = look_at(location, self._session, READING)
+        return place, see(place)
 
     def _judge_next(
-        self, source: _Originals, shelves: Sequence[Shelf], backups: Sequence[Snapshot]
+        self,
+        source: _Originals,
+        everything: Sequence[Seen],
+        backups: Sequence[Snapshot],
     ) -> Iterator[Finding]:
         """Foretell the next backup, and judge that."""
-        keepers = [shelf for shelf in shelves if shelf.kind is Role.BACKUP]
+        there = [seen for seen in everything if seen.role is Role.BACKUP]
         here = _as_source(source)
-        if here is None or not keepers:
+        if here is None or not there:
             yield from judge_common(backups, source.reference)
             return
-        (keeper,) = keepers
-        listing, holds = here
-        foretold = attempt(
-            lambda: foresee(
-                source.place,
-                listing,
-                keeper.endpoint,
-                keeper.listing,
-                name=str(keeper.endpoint.location),
-                now=self._now,
-                holds=holds,
-                origins=keeper.record,
-                prefix=self._request.prefix,
-            )
-        )
+        prefix = self._request.prefix
+        foretold = attempt(lambda: foresee(here, there[0], self._now, prefix=prefix))
         name = source.reference.name
         if isinstance(foretold, BackupError):
             text = f"the parent of the next backup from {name} is not known:"
@@ -333,33 +319,35 @@ class Verification:
             ]
         return look_closely(chosen, originals)
 
-    def _suspect(self, shelf: Shelf, name: str) -> None:
+    def _suspect(self, seen: Seen, name: str) -> None:
         """Judge what is named like a snapshot and is no read-only one."""
-        endpoint = shelf.endpoint
-        seen = attempt(lambda: endpoint.host.look(endpoint.path(name)))
-        if isinstance(seen, BackupError):
-            text = f"it cannot be looked at: {seen.message}"
-            finding = Finding(Result.UNCHECKED, Check.READ_ONLY, text, seen.hint)
-        elif seen.is_subvolume:
-            finding = judge_writable(seen.received_uuid)
+        path = seen.endpoint.path(name)
+        facts = attempt(lambda: seen.place.host.look(path))
+        if isinstance(facts, BackupError):
+            text = f"it cannot be looked at: {facts.message}"
+            finding = Finding(Result.UNCHECKED, Check.READ_ONLY, text, facts.hint)
+        elif facts.is_subvolume:
+            finding = judge_writable(facts.received_uuid)
         else:
-            return  # somebody's file or directory, or gone by now
-        self._conclude(SnapshotResult(name, shelf.kind, None, (finding,)))
+            return  # a file or directory of the user, or gone by now
+        self._conclude(SnapshotResult(name, seen.role, None, (finding,)))
 
-    def _judge(self, shelf: Shelf, snapshot: Snapshot) -> SnapshotResult:
-        is_backup = shelf.kind is Role.BACKUP
+    def _judge(self, seen: Seen, snapshot: Snapshot) -> SnapshotResult:
+        is_backup = seen.role is Role.BACKUP
         seal, others = self._known.seal(snapshot), self._known.others
         findings = list(
-            judge_alone(snapshot, seal, shelf.twins, others, is_backup=is_backup)
+            judge_alone(
+                snapshot, seal, self._twins[seen.role], others, is_backup=is_backup
+            )
         )
         if self._source and is_backup:
             findings += judge_against(snapshot, self._source.reference, self._there)
         compared = Compared([])
         if self._request.level is not Depth.IDENTITY:
-            findings += self._read_all(shelf, snapshot, compared)
+            findings += self._read_all(seen, snapshot, compared)
         return SnapshotResult(
             snapshot.name,
-            shelf.kind,
+            seen.role,
             snapshot,
             tuple(findings),
             tuple(compared.differences),
@@ -368,7 +356,7 @@ class Verification:
         )
 
     def _read_all(
-        self, shelf: Shelf, snapshot: Snapshot, compared: Compared
+        self, seen: Seen, snapshot: Snapshot, compared: Compared
     ) -> Iterator[Finding]:
         """Compare a snapshot, file by file, or one that is restored from it."""
         check = Check.RESTORE if self._scratch else Check.CONTENTS
@@ -376,20 +364,18 @@ class Verification:
         if isinstance(original, str) and not self._scratch:
             yield Finding(Result.UNCHECKED, check, original)
             return
-        home, first = (shelf, snapshot) if isinstance(original, str) else original
-        what = TreeLocation(home.endpoint.host, home.endpoint.path(first.name))
-        failed = attempt(
-            lambda: self._compare(shelf.endpoint, snapshot, what, compared)
-        )
-        doubt = home is not shelf and self._known.seal(first) is not Integrity.INTACT
+        home, first = (seen, snapshot) if isinstance(original, str) else original
+        what = TreeLocation(home.place.host, home.endpoint.path(first.name))
+        failed = attempt(lambda: self._compare(seen.endpoint, snapshot, what, compared))
+        doubt = home is not seen and self._known.seal(first) is not Integrity.INTACT
         if doubt:
-            text = f"{first.name} at {home.endpoint.location} was changed after it was"
+            text = f"{first.name} at {home.place.location} was changed after it was"
             text += " made, or nobody can tell, so it proves nothing"
             yield Finding(Result.UNCHECKED, check, text)
         if compared.count:
             clear = compared.count > compared.unclear and not doubt
             text = f"{compared.count} difference{'s' if compared.count > 1 else ''}"
-            text += f" from {first.name} at {home.endpoint.location}"
+            text += f" from {first.name} at {home.place.location}"
             yield Finding(Result.BAD if clear else Result.UNCHECKED, check, text)
         if compared.no_xattrs:
             text = f"xattrs and ACLs could not be checked: {compared.no_xattrs}"
@@ -416,7 +402,7 @@ class Verification:
 
     def _compare(
         self,
-        endpoint: BtrfsEndpoint,
+        endpoint: Endpoint,
         snapshot: Snapshot,
         original: TreeLocation,
         compared: Compared,
@@ -426,12 +412,14 @@ class Verification:
         :raises BackupError: if something cannot be read, or not be restored.
         """
         if self._scratch is None:
-            copy = TreeLocation(endpoint.host, endpoint.path(snapshot.name))
+            copy = TreeLocation(endpoint.place.host, endpoint.path(snapshot.name))
             self._compare_trees(original, copy, snapshot.name, compared)
             return
         moving, scratch = Meter(), self._scratch
         with (
-            self._progress.add(moving, f"{snapshot.name} -> {scratch.location}"),
+            self._session.progress.add(
+                moving, f"{snapshot.name} -> {scratch.location}"
+            ),
             restored(endpoint, snapshot, scratch, moving, self._now) as path,
         ):
             copy = TreeLocation(scratch.host, path)
@@ -441,31 +429,31 @@ class Verification:
         self, original: TreeLocation, copy: TreeLocation, name: str, compared: Compared
     ) -> None:
         meter = Meter()
-        with self._progress.add(meter, f"comparing {name}"):
+        with self._session.progress.add(meter, f"comparing {name}"):
             compare_trees(original, copy, meter, compared)
 
 
-def _as_source(source: _Originals) -> tuple[Listing, Content] | None:
-    """Return what a backup from a place would see, and the record of what is needed.
+def _as_source(source: _Originals) -> Seen | None:
+    """Return the look that a backup from a place would begin with.
 
     :returns: ``None`` for a place from which no backup is made: it has backups itself,
         or is no subvolume that can be written to.
     """
-    for shelf in source.shelves:
-        if shelf.kind is Role.SNAPSHOT:
-            return shelf.listing, shelf.record
+    for seen in source.everything:
+        if seen.role is Role.SNAPSHOT:
+            return seen
     facts = source.place.facts
-    snapshots = (s for shelf in source.shelves for s in shelf.listing.snapshots)
+    snapshots = (s for seen in source.everything for s in seen.snapshots)
     if not (facts.is_subvolume and facts.is_writable):
         return None
     if any(snapshot.received_uuid for snapshot in snapshots):
         return None
-    return Listing(), None
+    return Seen(source.place.snapshots, Listing())
 
 
-def _homes(shelves: Sequence[Shelf]) -> dict[UUID, Item]:
-    """Return what can be judged of each shelf, oldest first, with where it is."""
-    return {s.uuid: (shelf, s) for shelf in shelves for s in of_ours(shelf.listing)}
+def _homes(everything: Sequence[Seen]) -> dict[UUID, Item]:
+    """Return what can be judged of each seen, oldest first, with where it is."""
+    return {s.uuid: (seen, s) for seen in everything for s in of_ours(seen.listing)}
 
 
 def _reached(verdict: SnapshotResult, level: Depth) -> Iterator[tuple[Depth, Result]]:
@@ -484,7 +472,7 @@ def _reached(verdict: SnapshotResult, level: Depth) -> Iterator[tuple[Depth, Res
         yield Depth.DATA, Result.GOOD
 
 
-def _cut(place: BtrfsEndpoint) -> Iterator[str]:
+def _cut(place: Place) -> Iterator[str]:
     """Tell of transfers that were cut; what they left is taken for no backup."""
     for waiting in place.waiting(place.facts.leftovers):
         if not waiting.running:

@@ -48,24 +48,24 @@ from btrfs_backup_ng.actions.versions.timeline import (
     nearest,
     versions,
 )
-from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.location import Location, parse_location
+from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.naming import Naming
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.common import Host, NeedsRoot
 from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.place.contents import (
-    Access,
     Contents,
     Kept,
-    Role,
     State,
     destinations_in,
-    open_place,
     read_contents,
     recorded_place,
 )
-from btrfs_backup_ng.place.sources import Origin, Origins, origin_of
+from btrfs_backup_ng.place.preflight import READING, look_at
+from btrfs_backup_ng.place.sources import SourceIdentity, Sources, identity_of
 from btrfs_backup_ng.session.history import Record
+from btrfs_backup_ng.session.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +112,8 @@ class Taken:
     path: str
 
 
-@dataclass(slots=True)
-class _Place:
-    """A place that was looked at.
-
-    :ivar kept: snapshots there, and the directory of each.
-    """
-
-    endpoint: BtrfsEndpoint
-    kept: list[tuple[Kept, str]]
+#: A place that was looked at, and what is there of the subvolume.
+_Looked = tuple[Place, list[Kept]]
 
 
 def find_file(text: str, sudo_line: str, *, working_directory: str) -> File:
@@ -195,30 +188,29 @@ def _is_same(source: str, subvolume: str) -> bool:
 def find_versions(
     file: File,
     places: Sequence[Location],
-    access: Access,
+    session: Session,
     records: Sequence[Record],
-    now: datetime,
 ) -> Found:
     """Look for a file in the snapshots of its subvolume and in their backups.
 
     :param places: where to look; if none, at those on record here and at the source.
-    :param access: its folder is that of the subvolume's snapshots.
+    :param session: its folder is that of the subvolume's snapshots.
     :param records: from :func:`records_of`.
     :raises BackupError: if not even the subvolume can be looked at, or if no place is
         known that has snapshots of it.
     """
-    source = Location(Scheme.LOCAL, file.subvolume)
-    at_source = open_place(source, access)
-    contents = read_contents(at_source, access).warn()
+    source = parse_location(file.subvolume, working_directory="/")
+    at_source = look_at(source, session, READING)
+    contents = read_contents(at_source).warn()
     wanted = [p for p in places or _on_record(contents, records) if p != source]
     origins = {kept.snapshot.origin for kept in contents.kept}
     origins |= {record.origin for record in records if record.origin}
-    is_ours = _Belonging(origin_of(at_source), frozenset(origins))
+    is_ours = _Belonging(identity_of(at_source), frozenset(origins))
     own = _own_snapshots(at_source, contents)
-    looked = [_Place(at_source, own)]
+    looked: list[_Looked] = [(at_source, own)]
     failures: list[tuple[str, BackupError]] = []
     for location in wanted:
-        found = attempt(lambda: _look_at(location, access, is_ours))
+        found = attempt(lambda: _look_at(location, session, is_ours))
         if isinstance(found, BackupError):
             failures.append((str(location), found))
         else:
@@ -228,11 +220,11 @@ def find_versions(
             f"no snapshots or backups of {visible(file.subvolume)} are known",
             hint="Say where they are:  --snapshot-folder DIR, --at PLACE",
         )
-    sightings, more = _sightings(file, looked, now)
+    sightings, more = _sightings(file, looked, session.now)
     return Found(
         file=file,
-        places=tuple(str(place.endpoint.location) for place in looked),
-        hosts=tuple(place.endpoint.host for place in looked),
+        places=tuple(str(place.location) for place, _ in looked),
+        hosts=tuple(place.host for place, _ in looked),
         runs=tuple(in_runs(sightings)),
         looked=sum(bool(sighting.snapshot) for sighting in sightings),
         failures=(*failures, *more),
@@ -247,11 +239,12 @@ def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
     return list(dict.fromkeys(known))
 
 
-def _own_snapshots(source: BtrfsEndpoint, contents: Contents) -> list[tuple[Kept, str]]:
-    """Return the snapshots of a source; in a folder elsewhere there may be others'."""
-    is_inside = source.directory.startswith(f"{source.location.path.rstrip('/')}/")
+def _own_snapshots(source: Place, contents: Contents) -> list[Kept]:
+    """Return the snapshots of a source; a folder elsewhere may have those of others."""
+    directory, path = source.snapshots.directory, source.location.path
+    is_inside = directory.startswith(f"{path.rstrip('/')}/")
     return [
-        (kept, source.directory)
+        kept
         for kept in contents.kept
         if kept.kind is Role.SNAPSHOT
         and kept.state is State.COMPLETE
@@ -267,10 +260,10 @@ class _Belonging:
     :ivar origins: of snapshots that are surely its own.
     """
 
-    own: Origin
+    own: SourceIdentity
     origins: frozenset[UUID]
 
-    def holds(self, kept: Kept, recorded: Origins) -> bool:
+    def holds(self, kept: Kept, recorded: Sources) -> bool:
         """Tell whether something is a backup of the source.
 
         Where no source has signed in, all backups are taken for that.
@@ -282,27 +275,25 @@ class _Belonging:
         if kept.kind is Role.SNAPSHOT or not recorded:
             return kept.kind is Role.BACKUP
         return any(
-            all(origin.is_same(self.own) for origin in series.sources)
+            all(source.is_same(self.own) for source in series.sources)
             and kept.snapshot.origin not in series.unknown
             and Naming(prefix).time_of(kept.snapshot.name) is not None
             for prefix, series in recorded.items()
         )
 
 
-def _look_at(location: Location, access: Access, is_ours: _Belonging) -> _Place:
-    endpoint = open_place(location, access)
-    contents = read_contents(endpoint, access).warn()
-    folder = {Role.SNAPSHOT: endpoint.directory, Role.BACKUP: location.path}
-    kept = [
-        (one, folder[one.kind])
-        for one in contents.kept
-        if one.state is State.COMPLETE and is_ours.holds(one, contents.origins)
+def _look_at(location: Location, session: Session, is_ours: _Belonging) -> _Looked:
+    place = look_at(location, session, READING)
+    contents = read_contents(place).warn()
+    return place, [
+        kept
+        for kept in contents.kept
+        if kept.state is State.COMPLETE and is_ours.holds(kept, contents.sources)
     ]
-    return _Place(endpoint, kept)
 
 
 def _sightings(
-    file: File, places: Sequence[_Place], now: datetime
+    file: File, places: Sequence[_Looked], now: datetime
 ) -> tuple[list[Sighting], list[tuple[str, BackupError]]]:
     """Look into all snapshots at all places.
 
@@ -310,17 +301,17 @@ def _sightings(
     """
     looks: list[Look] = []
     failures: list[tuple[str, BackupError]] = []
-    for index, place in enumerate(places):
-        here = [_look(index, *kept, file.path) for kept in place.kept]
+    for index, (place, found) in enumerate(places):
+        here = [_look(index, kept, file.path) for kept in found]
         if index == 0:
             path = os.path.join(file.subvolume, file.path)
             here.append(Look(0, "", now, None, path))
-        failed = attempt(lambda: take_stats(place.endpoint, here, file.path))
+        failed = attempt(lambda: take_stats(place, here, file.path))
         if isinstance(failed, BackupError):
-            failures.append((str(place.endpoint.location), failed))
+            failures.append((str(place.location), failed))
         else:
             looks += here
-    contents = SameContents(looks, [place.endpoint for place in places])
+    contents = SameContents(looks, [place for place, _ in places])
     failures += contents.failures
     return [
         Sighting(
@@ -336,10 +327,10 @@ def _sightings(
     ], failures
 
 
-def _look(place: int, kept: Kept, directory: str, path: str) -> Look:
+def _look(place: int, kept: Kept, path: str) -> Look:
     snapshot = kept.snapshot
     assert snapshot.created  # what is complete has a time in its name
-    whole = os.path.join(directory, snapshot.name, path)
+    whole = os.path.join(kept.path, path)
     return Look(place, snapshot.name, snapshot.created, snapshot.origin, whole)
 
 

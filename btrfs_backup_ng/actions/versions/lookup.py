@@ -19,7 +19,7 @@ from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.actions.versions import answers as wire_versions
 from btrfs_backup_ng.actions.versions.answers import Status
 from btrfs_backup_ng.actions.versions.timeline import KINDS, Content
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
 
@@ -43,7 +43,7 @@ class Look:
     status: Status | None = None
 
 
-def take_stats(place: BtrfsEndpoint, looks: Sequence[Look], path: str) -> None:
+def take_stats(place: Place, looks: Sequence[Look], path: str) -> None:
     """Find out what the file is in each snapshot: one question for all.
 
     The directories above it are looked at, too: a link among them would lead out of
@@ -65,12 +65,12 @@ def take_stats(place: BtrfsEndpoint, looks: Sequence[Look], path: str) -> None:
             look.status = status
 
 
-def _ask(place: BtrfsEndpoint, verb: Verb, paths: Sequence[str]) -> bytes:
+def _ask(place: Place, verb: Verb, paths: Sequence[str]) -> bytes:
     return place.host.call(verb, stdin=wire_versions.listed(paths)).stdout
 
 
 @contextmanager
-def _understanding(place: BtrfsEndpoint) -> Iterator[None]:
+def _understanding(place: Place) -> Iterator[None]:
     """Say of which place an answer is not understood."""
     try:
         yield
@@ -89,7 +89,7 @@ class SameContents:
     :ivar failures: places at which that could not be found out.
     """
 
-    def __init__(self, looks: Sequence[Look], places: Sequence[BtrfsEndpoint]) -> None:
+    def __init__(self, looks: Sequence[Look], places: Sequence[Place]) -> None:
         self.failures: list[tuple[str, BackupError]] = []
         self._same: dict[_Key, _Key] = {}
         self._join_copies(looks)
@@ -142,10 +142,10 @@ class SameContents:
 
     def _read(
         self,
-        place: BtrfsEndpoint,
+        place: Place,
         keys: Sequence[_Key],
         looks: Mapping[_Key, Look],
-        read: Callable[[BtrfsEndpoint, Sequence[Look]], Sequence[str | None]],
+        read: Callable[[Place, Sequence[Look]], Sequence[str | None]],
     ) -> None:
         marks = attempt(lambda: read(place, [looks[key] for key in keys]))
         if isinstance(marks, BackupError):
@@ -166,14 +166,14 @@ def _key(look: Look) -> _Key | None:
     return (look.place, status.kind, status.stamps) if status else None
 
 
-def _digests(place: BtrfsEndpoint, looks: Sequence[Look]) -> Sequence[str | None]:
+def _digests(place: Place, looks: Sequence[Look]) -> Sequence[str | None]:
     paths = [look.path for look in looks]
     answer = _ask(place, verbs.DIGESTS, paths)
     with _understanding(place):
         return wire_versions.parse_digests(answer, paths)
 
 
-def _links(place: BtrfsEndpoint, looks: Sequence[Look]) -> Sequence[str | None]:
+def _links(place: Place, looks: Sequence[Look]) -> Sequence[str | None]:
     answer = _ask(place, verbs.LINKS, [look.path for look in looks])
     with _understanding(place):
         sizes = [look.status.size for look in looks if look.status]

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import UsageError
@@ -18,9 +19,10 @@ from btrfs_backup_ng.cli.ssh_options import ssh_options
 from btrfs_backup_ng.cli.sudo import become_root, sudo_line
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.core.events import Tally, exit_status
-from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import (
     Checks,
+    Destination,
     Incremental,
     Job,
     TransferOptions,
@@ -30,10 +32,9 @@ from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.place.forecast import usual_prefix
-from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.history import History, state_directory
 from btrfs_backup_ng.session.progress import Progress
-from btrfs_backup_ng.session.turns import Turns
+from btrfs_backup_ng.session.session import Session
 
 #: Tasks at once. Over ssh each needs up to four sessions of a master at a time, and
 #: sshd allows ten (MaxSessions).
@@ -66,11 +67,10 @@ def main(words: Sequence[str]) -> int:
             progress=progress, quiet=quiet, notes=level != "error", as_json=as_json
         )
         clock = read_clock()
-        context = Context(
+        session = Session(
             now=clock.now,
             is_synchronised=clock.is_synchronised,
             connections=connections,
-            turns=Turns(),
             progress=progress,
             emit=output.tell,
             watched=line,
@@ -78,18 +78,17 @@ def main(words: Sequence[str]) -> int:
             remember=History(state_directory()).add,
             recall=remembered,
         )
-        status = exit_status(_run_side_by_side(jobs, context))
+        status = exit_status(_run_side_by_side(jobs, session))
     output.finish(status)
     return status
 
 
-def _run_side_by_side(jobs: Sequence[Job], context: Context) -> list[Tally]:
+def _run_side_by_side(jobs: Sequence[Job], session: Session) -> list[Tally]:
     """Run each job in a thread; this one stays free for signals."""
-    places = [place for job in jobs for place in (job.source, *job.destinations)]
-    remote = any(place.scheme is Scheme.SSH for place in places)
+    remote = any(place.is_remote for job in jobs for place in job.places)
     room = _SIDE_BY_SIDE_SSH if remote else _SIDE_BY_SIDE
     with ThreadPoolExecutor(room) as pool:
-        futures = [pool.submit(back_up, job, context) for job in jobs]
+        futures = [pool.submit(back_up, job, session) for job in jobs]
         # Never without a limit: a signal that comes while another thread forks is
         # noted there, and does not wake this thread up, where its handler runs.
         while wait(futures, _LOOK_FOR_SIGNALS_S).not_done:
@@ -105,7 +104,7 @@ def _job(options: argparse.Namespace) -> Job:
     if not options.places:
         raise UsageError("a source is missing", hint=f"See:  {PROGRAM} --help")
     source, *destinations = [_location(text) for text in options.places]
-    if source.scheme is Scheme.SHELL:
+    if source.is_command:
         raise UsageError("a command (shell://) cannot be a source")
     for place in destinations:
         if destinations.count(place) > 1:
@@ -117,24 +116,29 @@ def _job(options: argparse.Namespace) -> Job:
     prefix = options.snapshot_prefix
     if prefix is None:
         prefix = usual_prefix()
+    ssh = ssh_options(options)
+    template = Destination(
+        source,
+        keep=_policy(options, "-n", "--keep-at"),
+        checks=Checks(options.fs_checks),
+        ssh=ssh,
+        options=_transfer_options(options),
+    )
     return Job(
         source=source,
-        destinations=tuple(destinations),
+        destinations=tuple(replace(template, location=p) for p in destinations),
+        recorded=template if options.locked_destinations else None,
         naming=Naming(prefix),
         snapshot_folder=options.snapshot_folder,
         keep_source=_policy(options, "-N", "--keep"),
-        keep_destination=_policy(options, "-n", "--keep-at"),
         take_snapshot=not options.no_snapshot,
         transfer=not options.no_transfer,
         sync=options.sync,
         convert_rw=options.convert_rw,
-        locked_destinations=options.locked_destinations,
         remove_locks=options.remove_locks,
-        checks=Checks(options.fs_checks),
         wait_s=options.wait,
         dry_run=options.dry_run,
-        ssh=ssh_options(options),
-        options=_transfer_options(options),
+        ssh=ssh,
     )
 
 

@@ -24,7 +24,7 @@ from btrfs_backup_ng.cli.places import new_parser
 from btrfs_backup_ng.cli.ssh_options import add_ssh, ssh_options
 from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.cli.version import version_text
-from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.sendstream.changes import Change, FileType, Sort, Touch
 from btrfs_backup_ng.session.progress import Progress
 
@@ -118,7 +118,7 @@ def _places(words: Sequence[str]) -> tuple[Location, Location]:
     first = parse_location(words[0], working_directory=directory)
     if not words[1] or "://" in words[1] or words[1].startswith("/"):
         return first, parse_location(words[1], working_directory=directory)
-    if first.scheme is Scheme.LOCAL and "/" in words[1]:
+    if first.is_here and "/" in words[1]:
         return first, parse_location(words[1], working_directory=directory)
     beside = os.path.dirname(first.path)
     second = parse_location(f"./{words[1]}", working_directory=beside)

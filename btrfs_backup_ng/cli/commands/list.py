@@ -14,9 +14,9 @@ from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
-    access,
     add_folder,
     new_parser,
+    open_session,
     print_document,
     read_words,
     remembered,
@@ -25,14 +25,13 @@ from btrfs_backup_ng.cli.places import (
 from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.table import table, wrapped
 from btrfs_backup_ng.core.events import Failed, Tally, exit_status
-from btrfs_backup_ng.core.model import Waiting
+from btrfs_backup_ng.core.model import Role, Waiting
 from btrfs_backup_ng.place.contents import (
     Broken,
     Contents,
     Kept,
-    Role,
     State,
-    look_at,
+    look_at_all,
 )
 from btrfs_backup_ng.place.relations import Relation, foresee_all, relate
 from btrfs_backup_ng.session.history import sizes_sent
@@ -73,8 +72,8 @@ def main(words: Sequence[str]) -> int:
         return 0
     records = remembered(needed=not options.places)
     places, now = wanted_places(options, records), datetime.now().astimezone()
-    with access(options, options.snapshot_folder, "list", words) as way:
-        seen = look_at(places, way, follow=not options.places)
+    with open_session(options, options.snapshot_folder, "list", words) as way:
+        seen = look_at_all(places, way, follow=not options.places)
         told = _Told(seen, sizes_sent(records), now)
     tally = Tally()
     for place, contents in seen.items():

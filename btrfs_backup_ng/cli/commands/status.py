@@ -3,7 +3,6 @@
 import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -14,9 +13,9 @@ from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
-    access,
     add_folder,
     new_parser,
+    open_session,
     print_document,
     read_words,
     remembered,
@@ -55,9 +54,9 @@ def main(words: Sequence[str]) -> int:
     records = remembered(needed=not options.places)
     places, now = wanted_places(options, records), datetime.now().astimezone()
     found: list[tuple[str, Standing, Last]] = []
-    with access(options, options.snapshot_folder, "status", words) as way:
+    with open_session(options, options.snapshot_folder, "status", words) as way:
         for place, folder in places:
-            standing = examine(place, replace(way, folder=folder or way.folder))
+            standing = examine(place, way, folder)
             told = str(place), standing, last_to(records, str(place))
             found.append(told)
             is_good = exit_status([standing]) == 0

@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from btrfs_backup_ng.__logger__ import log_message
@@ -24,9 +25,9 @@ from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
-    access,
     add_folder,
     new_parser,
+    open_session,
     print_document,
     read_words,
 )
@@ -34,7 +35,7 @@ from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.events import Failed
-from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Result
 from btrfs_backup_ng.place.forecast import Forecast
 from btrfs_backup_ng.place.verified import Depth
@@ -86,7 +87,7 @@ def main(words: Sequence[str]) -> int:
     if line is None:
         line = sys.stderr.isatty() and not options.quiet
     with (
-        access(options, options.snapshot_folder, "verify", words) as way,
+        open_session(options, options.snapshot_folder, "verify", words) as way,
         Progress(line, silent=options.quiet) as progress,
     ):
 
@@ -95,7 +96,7 @@ def main(words: Sequence[str]) -> int:
             if not options.json:
                 _show_verdict(verdict, options)
 
-        work = Verification(request, way, progress, now, show)
+        work = Verification(request, replace(way, progress=progress), show)
         outcome = attempt(work.run)
     return _finish(request, outcome, options, now)
 
@@ -201,7 +202,7 @@ def _request(options: argparse.Namespace, now: datetime) -> VerifyRequest:
 
 def _location(word: str) -> Location:
     location = parse_location(word, working_directory=os.getcwd())
-    if location.scheme is Scheme.SHELL:
+    if location.is_command:
         raise UsageError("a command (shell://) tells nobody what it keeps")
     return location
 

@@ -31,9 +31,9 @@ from btrfs_backup_ng.cli import types as values
 from btrfs_backup_ng.cli.output import print_bytes, print_line, tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display
 from btrfs_backup_ng.cli.places import (
-    access,
     add_folder,
     new_parser,
+    open_session,
     read_words,
     recorded_folder,
     remembered,
@@ -42,7 +42,7 @@ from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.cli.table import table, wrapped
 from btrfs_backup_ng.core.events import Failed
-from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.core.location import Location, parse_location
 
 _EPILOG = """\
 FILE is the path of a file in a mounted subvolume; it need not be there any more.
@@ -77,8 +77,8 @@ def main(words: Sequence[str]) -> int:
     file = find_file(options.places[0], line, working_directory=os.getcwd())
     records = records_of(remembered(), file.subvolume)
     folder = recorded_folder(options, records)
-    with access(options, folder, "versions", words) as way:
-        found = find_versions(file, _places(options), way, records, now)
+    with open_session(options, folder, "versions", words) as way:
+        found = find_versions(file, _places(options), way, records)
         for place, error in found.failures:
             tell_failure(Failed(place, error.message, error.hint, 1))
         _check_found(found)
@@ -146,7 +146,7 @@ def _places(options: argparse.Namespace) -> list[Location]:
     """
     directory = os.getcwd()
     places = [parse_location(p, working_directory=directory) for p in options.at]
-    if any(place.scheme is Scheme.SHELL for place in places):
+    if any(place.is_command for place in places):
         raise UsageError("a command (shell://) tells nobody what it keeps")
     return list(dict.fromkeys(places))
 

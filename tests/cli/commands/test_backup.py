@@ -15,6 +15,7 @@ from btrfs_backup_ng.cli.parser import display_level, parse_task
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import (
     Checks,
+    Destination,
     Incremental,
     Job,
     SshOptions,
@@ -34,7 +35,7 @@ def place(text):
 
 DEFAULT = Job(
     source=place("/a"),
-    destinations=(place("/b"),),
+    destinations=(Destination(place("/b")),),
     naming=Naming(f"{socket.gethostname()}-"),
     snapshot_folder=".btrfs-backup-ng/snapshots",
 )
@@ -43,17 +44,17 @@ DEFAULT = Job(
 OPTIONS = [
     ("-N 3", {"keep_source": Policy(latest=3)}),
     ("--num-snapshots=3", {"keep_source": Policy(latest=3)}),
-    ("-n 4", {"keep_destination": Policy(latest=4)}),
-    ("--num-backups 4", {"keep_destination": Policy(latest=4)}),
+    ("-n 4", {"keep": Policy(latest=4)}),
+    ("--num-backups 4", {"keep": Policy(latest=4)}),
     ("--keep=2d --keep-zone UTC", {"keep_source": Policy(counts=((Unit.DAY, 2),))}),
     (
         "--keep=2d -n 4 --keep-zone Asia/Tokyo",
         {
             "keep_source": Policy(counts=((Unit.DAY, 2),), zone=ZoneInfo("Asia/Tokyo")),
-            "keep_destination": Policy(latest=4),
+            "keep": Policy(latest=4),
         },
     ),
-    ("--keep-at=all", {"keep_destination": Policy(everything=True)}),
+    ("--keep-at=all", {"keep": Policy(everything=True)}),
     ("-S", {"take_snapshot": False}),
     ("--no-snapshot", {"take_snapshot": False}),
     ("-T", {"transfer": False}),
@@ -66,7 +67,7 @@ OPTIONS = [
     ("--sync", {"sync": True}),
     ("-w", {"convert_rw": True}),
     ("--convert-rw", {"convert_rw": True}),
-    ("--locked-destinations", {"locked_destinations": True}),
+    ("--locked-destinations", {"recorded": True}),
     ("--remove-locks", {"remove_locks": True}),
     ("--fs-checks strict", {"checks": Checks.STRICT}),
     ("--fs-checks skip", {"checks": Checks.SKIP}),
@@ -120,12 +121,17 @@ OPTIONS = [
 
 
 def fields(value):
-    """Return the fields of a job and of what it holds, flat."""
+    """Return the fields of a job, of its only destination and their options, flat."""
     found: dict[str, object] = {}
     for name in value.__slots__:
         part = getattr(value, name)
         if isinstance(part, (SshOptions, TransferOptions)):
-            found |= {f"{key}": each for key, each in fields(part).items()}
+            found |= fields(part)
+        elif name == "destinations":
+            (destination,) = part
+            found |= fields(destination)
+        elif name == "recorded":
+            found[name] = part is not None
         else:
             found[name] = part
     return found
@@ -166,11 +172,11 @@ def test_every_option_of_the_help_is_in_the_table_of_these_tests(capsys):
 def test_the_order_of_options_and_places_is_irrelevant(words):
     expected = {
         "keep_source": Policy(latest=5),
-        "keep_destination": Policy(latest=4),
+        "keep": Policy(latest=4),
         "rate": MIB,
     }
     made = fields(job(*words))
-    source, (destination,) = made["source"], made["destinations"]
+    source, destination = made["source"], made["location"]
     assert [source.path, destination.path] == [w for w in words if w[0] == "/"]
     assert {key: made[key] for key in expected} == expected
     assert made["take_snapshot"] is False
@@ -181,9 +187,9 @@ def test_a_place_may_begin_with_a_dash_behind_two_dashes(tmp_path, monkeypatch):
     for words in (["--", "-a", "/b"], ["-N", "3", "--", "-a", "/b"]):
         made = job(*words)
         assert made.source == place(f"{tmp_path}/-a")
-        assert made.destinations == (place("/b"),)
+        assert [one.location for one in made.destinations] == [place("/b")]
     made = job("/a", "--", "-b", "--force")
-    assert [d.path for d in made.destinations] == [
+    assert [one.location.path for one in made.destinations] == [
         f"{tmp_path}/-b",
         f"{tmp_path}/--force",
     ]
@@ -195,7 +201,7 @@ def test_a_place_may_begin_with_a_dash_behind_two_dashes(tmp_path, monkeypatch):
 def test_a_place_is_never_cut(path):
     made = job(path, "/b", f"ssh://nas{path}", "-p", path.replace("/", ""))
     assert made.source.path == path
-    assert made.destinations[1].path == path
+    assert made.destinations[1].location.path == path
     assert made.naming.prefix == path[1:]
 
 

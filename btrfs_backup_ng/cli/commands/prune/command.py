@@ -17,9 +17,9 @@ from btrfs_backup_ng.cli.output import tell_failure
 from btrfs_backup_ng.cli.parser import Parser, add_display, add_policies
 from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
-    access,
     add_folder,
     new_parser,
+    open_session,
     print_document,
     read_keepers,
     read_words,
@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> int:
     if options.staging:
         return _drop(options, words, now)
     if options.one_source:
-        return _settle(options, words, now)
+        return _settle(options, words)
     prefix, usual = options.snapshot_prefix, usual_prefix()
     request = PruneRequest(keep, keep_at, prefix, usual, clock, options.force)
     return _thin(options, words, request)
@@ -140,15 +140,15 @@ def _check(
 def _drop(options: argparse.Namespace, words: Sequence[str], now: datetime) -> int:
     """Drop what cut transfers left at places."""
     places = read_keepers(options)
-    with access(options, "", "prune", words) as way:
+    with open_session(options, "", "prune", words) as way:
         return _do(options, [Dropping(place, way, options, now) for place in places])
 
 
-def _settle(options: argparse.Namespace, words: Sequence[str], now: datetime) -> int:
+def _settle(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Record that backups at places are of one source."""
     places = read_keepers(options)
-    with access(options, "", "prune", words) as way:
-        return _do(options, [Settling(place, way, options, now) for place in places])
+    with open_session(options, "", "prune", words) as way:
+        return _do(options, [Settling(place, way, options) for place in places])
 
 
 def _thin(
@@ -156,12 +156,12 @@ def _thin(
 ) -> int:
     """Delete at places what their policies do not keep."""
     places = read_keepers(options)
-    with access(options, options.snapshot_folder, "prune", words) as way:
+    with open_session(options, options.snapshot_folder, "prune", words) as way:
         thinners = [Thinner(place, way, options, request) for place in places]
         for thinner in thinners:
             thinner.look()
-        parts = [part for thinner in thinners for part in thinner.parts]
-        needs = Needs(common(parts, request.now), course_of(parts, request))
+        everything = [seen for thinner in thinners for seen in thinner.everything]
+        needs = Needs(common(everything, request.now), course_of(everything, request))
         for thinner in thinners:
             thinner.needs = needs
         return _do(options, thinners)

@@ -1,7 +1,6 @@
 """What ``prune --one-source`` says about a place."""
 
 import argparse
-from datetime import datetime
 
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.actions.prune.one_source import Settled, settle
@@ -9,7 +8,8 @@ from btrfs_backup_ng.cli import text as tell
 from btrfs_backup_ng.cli.output import print_about
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.place.contents import Access, Role
+from btrfs_backup_ng.core.model import Role
+from btrfs_backup_ng.session.session import Session
 
 
 class Settling:
@@ -18,14 +18,12 @@ class Settling:
     def __init__(
         self,
         location: Location,
-        way: Access,
+        way: Session,
         options: argparse.Namespace,
-        now: datetime,
     ) -> None:
         self.location = location
         self._way = way
         self._options = options
-        self._now = now
         self._done: Settled | None = None
         self.tally = Tally()
 
@@ -41,7 +39,6 @@ class Settling:
             self._way,
             prefix,
             wait_s=options.wait,
-            now=self._now,
             dry_run=options.dry_run,
         )
         self.tally.add(Tally(done=1))

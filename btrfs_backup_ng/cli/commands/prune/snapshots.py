@@ -16,10 +16,9 @@ from btrfs_backup_ng.actions.prune.place import (
     OWNER_UNKNOWN,
     Judged,
     Needs,
-    Part,
     PruneRequest,
     carry_out,
-    judge_part,
+    judge_seen,
     look,
     weigh,
 )
@@ -33,7 +32,8 @@ from btrfs_backup_ng.core.judgement import Course
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.retention import BY_ARRIVAL
-from btrfs_backup_ng.place.contents import Access
+from btrfs_backup_ng.place.contents import Seen
+from btrfs_backup_ng.session.session import Session
 
 #: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
 #: so many seconds, only if somebody wants to know more (-v).
@@ -43,14 +43,14 @@ _WEIGHED_AT_MOST, _WEIGHING_S = 100, "10"
 class Thinner:
     """One place, from the look to the last word about it.
 
-    :ivar parts: what was seen there.
+    :ivar everything: the looks at its snapshots and backups.
     :ivar needs: what is known when all places were seen.
     """
 
     def __init__(
         self,
         location: Location,
-        way: Access,
+        way: Session,
         options: argparse.Namespace,
         request: PruneRequest,
     ) -> None:
@@ -58,7 +58,7 @@ class Thinner:
         self._way = way
         self._options = options
         self._request = request
-        self.parts: list[Part] = []
+        self.everything: list[Seen] = []
         self.needs = Needs({}, Course(request.now))
         self.tally = Tally()
         self._unseen: BackupError | None = None
@@ -72,7 +72,7 @@ class Thinner:
         if isinstance(seen, BackupError):
             self._unseen = seen
         else:
-            self.parts = seen
+            self.everything = seen
 
     def run(self) -> None:
         """Judge, show, ask, and delete.
@@ -84,7 +84,9 @@ class Thinner:
         if self._unseen:
             raise self._unseen
         options = self._options
-        self._judged = [judge_part(p, self._request, self.needs) for p in self.parts]
+        self._judged = [
+            judge_seen(seen, self._request, self.needs) for seen in self.everything
+        ]
         to_delete = [s for judged in self._judged for s in judged.to_delete]
         self._weigh()
         for judged in self._judged:
@@ -95,10 +97,10 @@ class Thinner:
             self.tally.add(Tally(done=1))
             return
         if not options.wait:
-            check_free(self.parts[0].place)
+            check_free(self.everything[0].place)
         them = "it" if len(to_delete) == 1 else f"these {len(to_delete)}"
         if not (options.yes or confirmed(f"Delete {them}? [y/N]: ")):
-            raise Declined(f"nothing was deleted at {self.parts[0].place}")
+            raise Declined(f"nothing was deleted at {self.everything[0].place}")
         outcome = carry_out(self._judged, self._request, self.needs, options.wait)
         self._gone = frozenset(snapshot.uuid for snapshot in outcome.gone)
         if self._gone:
@@ -128,7 +130,7 @@ class Thinner:
             )
 
     def _weigh(self) -> None:
-        """Ask for the exclusive size of each snapshot to delete, if it is shown."""
+        """Ask for the space that is each one's alone, if it is going to be shown."""
         options = self._options
         for judged in self._judged:
             to_delete = judged.to_delete
@@ -139,17 +141,18 @@ class Thinner:
             else:
                 limit = _WEIGHING_S
             if not options.quiet or options.json:
-                sizes = weigh(judged.part, to_delete, limit)
+                sizes = weigh(judged.seen, to_delete, limit)
                 uuids = (snapshot.uuid for snapshot in to_delete)
                 self._space.update(zip(uuids, sizes, strict=True))
 
     def _show(self, judged: Judged) -> None:
-        part, to_delete = judged.part, judged.to_delete
+        seen, to_delete = judged.seen, judged.to_delete
         if self._options.json or self._options.quiet:
             return
-        counts = tell.count(part.kind, len(judged.verdicts))
-        policy = f"{part.policy}, {part.policy.zone}"
-        self._say(f"{counts}, {len(to_delete)} to delete, by {policy}")
+        counts = tell.count(seen.role, len(judged.verdicts))
+        policy = self._request.policy(seen.role)
+        told = f"{policy}, {policy.zone}"
+        self._say(f"{counts}, {len(to_delete)} to delete, by {told}")
         rows = []
         for verdict in judged.verdicts:
             snapshot = verdict.snapshot
@@ -195,11 +198,12 @@ class Thinner:
             "dry_run": self._options.dry_run,
             "policies": [
                 {
-                    "kind": part.kind.value,
-                    "policy": str(part.policy),
-                    "zone": str(part.policy.zone),
+                    "kind": seen.role.value,
+                    "policy": str(policy),
+                    "zone": str(policy.zone),
                 }
-                for part in self.parts
+                for seen in self.everything
+                for policy in [self._request.policy(seen.role)]
             ],
             "snapshots": list(self._snapshot_fields()),
             "error": tell.error_fields(error) if error else None,
@@ -211,7 +215,7 @@ class Thinner:
                 snapshot = verdict.snapshot
                 yield {
                     "name": snapshot.name,
-                    "kind": judged.part.kind.value,
+                    "kind": judged.seen.role.value,
                     **tell.time_fields("created", snapshot.created, self._request.now),
                     "uuid": str(snapshot.uuid),
                     "verdict": "keep" if verdict.kept else "delete",

@@ -12,8 +12,9 @@ from btrfs_backup_ng.cli.prompt import Declined, confirmed
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
-from btrfs_backup_ng.endpoint.common import BtrfsEndpoint
-from btrfs_backup_ng.place.contents import Access
+from btrfs_backup_ng.endpoint.common import Place
+from btrfs_backup_ng.place.preflight import CHANGING, look_at
+from btrfs_backup_ng.session.session import Session
 
 
 class Dropping:
@@ -22,7 +23,7 @@ class Dropping:
     def __init__(
         self,
         location: Location,
-        way: Access,
+        way: Session,
         options: argparse.Namespace,
         now: datetime,
     ) -> None:
@@ -41,7 +42,7 @@ class Dropping:
         :raises Declined: if the answer was no.
         """
         options = self._options
-        place = leftovers.open_staging(self.location, self._way)
+        place = look_at(self.location, self._way, CHANGING, with_snapshots=False)
         self._waiting = leftovers.find(place, options.id)
         if not self._waiting:
             self._say("no transfer waits there")
@@ -59,7 +60,7 @@ class Dropping:
         )
         self._tell_all(running)
 
-    def _ask(self, place: BtrfsEndpoint) -> None:
+    def _ask(self, place: Place) -> None:
         for one in self._waiting:
             self._say(self._described(one))
         them = "it" if len(self._waiting) == 1 else f"these {len(self._waiting)}"

@@ -5,19 +5,18 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime
+from dataclasses import replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import (
     GIB,
     BackupError,
-    Interrupted,
     UsageError,
     visible,
 )
 from btrfs_backup_ng.actions.restore.files import FileRestoration, read_paths
 from btrfs_backup_ng.actions.restore.find import find_snapshot
-from btrfs_backup_ng.actions.restore.snapshot import Restoration, RestoreRequest
+from btrfs_backup_ng.actions.restore.snapshot import RestoreRequest, plan_restore
 from btrfs_backup_ng.actions.versions.find import (
     find_file,
     find_versions,
@@ -35,9 +34,9 @@ from btrfs_backup_ng.cli.parser import (
 )
 from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
-    access,
     add_folder,
     new_parser,
+    open_session,
     read_words,
     recorded_folder,
     remembered,
@@ -48,11 +47,8 @@ from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
 from btrfs_backup_ng.core.model import TransferOptions
-from btrfs_backup_ng.host.clock import read_clock
-from btrfs_backup_ng.place.contents import Access
-from btrfs_backup_ng.session.context import Context
 from btrfs_backup_ng.session.progress import Progress
-from btrfs_backup_ng.session.turns import Turns
+from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -94,33 +90,27 @@ def main(words: Sequence[str]) -> int:
     versioned = _Versioned(options, location, words) if options.number else None
     with ExitStack() as stack:
         folder = versioned.folder if versioned else options.snapshot_folder
-        way = stack.enter_context(access(options, folder, "restore", words))
+        session = stack.enter_context(open_session(options, folder, "restore", words))
         watched = options.progress
         if watched is None:
             watched = sys.stderr.isatty() and not options.quiet
         progress = stack.enter_context(Progress(watched, silent=options.quiet))
-        context = _context(options, way, progress, watched)
-        desk = Desk(options, context)
+        session = _shown(session, options, progress, watched)
+        desk = Desk(options, session)
         try:
             if versioned:
-                location, word, paths = versioned.find(way, context.now)
+                location, word, paths = versioned.find(session)
             assert location
             chosen = find_snapshot(
-                location,
-                word,
-                prefix=options.snapshot_prefix,
-                access=way,
-                now=context.now,
+                location, word, session, prefix=options.snapshot_prefix
             )
             desk.chosen = chosen
             if paths:
                 desk.files(
-                    FileRestoration(chosen, paths, to, way, context, _transfer(options))
+                    FileRestoration(chosen, paths, to, session, _transfer(options))
                 )
             else:
-                desk.snapshot(Restoration(chosen, _request(options, to), way, context))
-        except Interrupted:
-            raise
+                desk.snapshot(plan_restore(chosen, _request(options, to), session))
         except BackupError as error:
             if not options.json:
                 raise
@@ -253,9 +243,9 @@ class _Versioned:
         self._number = options.number
         self.folder = recorded_folder(options, self._records)
 
-    def find(self, way: Access, now: datetime) -> tuple[Location, str, tuple[str, ...]]:
+    def find(self, session: Session) -> tuple[Location, str, tuple[str, ...]]:
         """Return place, snapshot and path from which the version is best taken."""
-        found = find_versions(self._file, self._places, way, self._records, now)
+        found = find_versions(self._file, self._places, session, self._records)
         taken = pick(found, self._number)
         place = parse_location(taken.place, working_directory="/")
         return place, taken.snapshot, read_paths([taken.path])
@@ -342,21 +332,12 @@ def _transfer(options: argparse.Namespace) -> TransferOptions:
     )
 
 
-def _context(
-    options: argparse.Namespace, way: Access, progress: Progress, watched: bool
-) -> Context:
+def _shown(
+    session: Session, options: argparse.Namespace, progress: Progress, watched: bool
+) -> Session:
+    """Return the session with its events shown."""
     notes = display_level([options]) != "error"
     output = Output(
         progress=progress, quiet=options.quiet, notes=notes, as_json=options.json
     )
-    clock = read_clock()
-    return Context(
-        now=clock.now,
-        is_synchronised=clock.is_synchronised,
-        connections=way.connections,
-        turns=Turns(),
-        progress=progress,
-        emit=output.tell,
-        watched=watched,
-        sudo_line=way.sudo_line,
-    )
+    return replace(session, progress=progress, emit=output.tell, watched=watched)

@@ -12,6 +12,7 @@ from btrfs_backup_ng.__util__ import (
     format_span,
     visible,
 )
+from btrfs_backup_ng.actions.restore.after import find_swap, foresee_next
 from btrfs_backup_ng.actions.restore.files import FileRestoration
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.actions.restore.snapshot import Restoration
@@ -21,17 +22,18 @@ from btrfs_backup_ng.cli.output import print_line, tell_failure
 from btrfs_backup_ng.cli.places import FOLDER
 from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.events import Failed, Sent
+from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.naming import split_name
-from btrfs_backup_ng.place.contents import Role, State
-from btrfs_backup_ng.session.context import Context
+from btrfs_backup_ng.place.contents import State
+from btrfs_backup_ng.session.session import Session
 
 
 class Desk:
     """What is said about one restore, before and after."""
 
-    def __init__(self, options: argparse.Namespace, context: Context) -> None:
+    def __init__(self, options: argparse.Namespace, session: Session) -> None:
         self._options = options
-        self._context = context
+        self._session = session
         self._status = 0
         self._fields: dict[str, object] = {}
         self.chosen: Chosen | None = None
@@ -39,9 +41,8 @@ class Desk:
     def snapshot(self, restoration: Restoration) -> None:
         """Say what is going to be restored, do that, and say how to go on."""
         dry = self._options.dry_run
-        if dry:
-            restoration.measure()
-        transfer, size = restoration.transfer, restoration.size_bytes
+        transfer = restoration.transfer
+        size = restoration.exact_size() if dry else restoration.size_bytes
         self._introduce(str(restoration.place), self._kind())
         parent = transfer.parent.name if transfer.parent else None
         if transfer.parent == transfer.snapshot:
@@ -57,7 +58,7 @@ class Desk:
             self._done(restoration.run(), str(restoration.place))
             if self._options.writable:
                 self._tell_next(restoration)
-        self._tell_swap(restoration, restoration.swap())
+        self._tell_swap(restoration, find_swap(restoration))
 
     def _kind(self) -> str:
         return "writable" if self._options.writable else "a read-only snapshot"
@@ -65,7 +66,7 @@ class Desk:
     def _tell_next(self, restoration: Restoration) -> None:
         """Say what the next backup of what was made is, and how to name it."""
         assert self.chosen
-        forecast = attempt(restoration.foresee_next)
+        forecast = attempt(lambda: foresee_next(restoration))
         if isinstance(forecast, BackupError):
             self._fields["next_backup"] = None
             text = f"Its next backup may be full: {forecast.message}"
@@ -74,7 +75,7 @@ class Desk:
         self._fields["next_backup"] = tell.forecast_fields(forecast)
         told = f"to {forecast.place} is {forecast.describe()}"
         self._say(visible(f"The next backup of it {told}"))
-        split = split_name(self.chosen.kept.snapshot.name)
+        split = split_name(self.chosen.snapshot.name)
         if split and split[0] not in {one.prefix for one in forecast.outcomes}:
             option = visible(shlex.quote(split[0]))
             self._say(f"To go on with names of that series:  -p {option}")
@@ -114,8 +115,8 @@ class Desk:
     def _tell_writable(self, restoration: Restoration) -> None:
         """Tell how to get a writable one of it, for which no data moves any more."""
         assert self.chosen
-        words = [PROGRAM, "restore", str(self.chosen.keeper.location)]
-        words += [self.chosen.kept.snapshot.name, "--writable", "--to"]
+        words = [PROGRAM, "restore", str(self.chosen.place.location)]
+        words += [self.chosen.snapshot.name, "--writable", "--to"]
         line = shlex.join([*words, f"{restoration.place}.rw"])
         self._say_whole(f"To write to it:  {visible(line)}")
 
@@ -137,9 +138,9 @@ class Desk:
 
     def _introduce(self, place: str, what: str) -> None:
         assert self.chosen
-        kept, now = self.chosen.kept, self._context.now
+        kept, now = self.chosen.kept, self._session.now
         created = kept.snapshot.created
-        place_from = str(self.chosen.keeper.location)
+        place_from = str(self.chosen.place.location)
         self._fields |= {
             "snapshot": tell.kept_fields(kept, now),
             "from": place_from,
@@ -161,7 +162,7 @@ class Desk:
 
     def _say_whole(self, line: str) -> None:
         if not (self._options.json or self._options.quiet):
-            self._context.progress.clear()
+            self._session.progress.clear()
             print_line(line)
 
     def fail(self, place: str, error: BackupError) -> None:

@@ -19,18 +19,18 @@ from btrfs_backup_ng.actions.prune.place import (
     PruneRequest,
     carry_out,
     course_of,
-    judge_part,
+    judge_seen,
     look,
 )
 from btrfs_backup_ng.cli.commands.prune import command as verb
 from btrfs_backup_ng.core.judgement import Clock
 from btrfs_backup_ng.core.location import parse_location
-from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.policy import parse_policy
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.place.contents import Access
 from btrfs_backup_ng.place.holds import HOLDS, HeldPlace, base_hold, format_holds
-from btrfs_backup_ng.place.sources import ORIGINS, Series, format_origins
+from btrfs_backup_ng.place.sources import SOURCES, Series, format_sources
+from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.session import Session
 from tests.support.many import make_named
 from tests.support.program import Argument, run_program
 from tests.support.scenes import (
@@ -76,7 +76,7 @@ def folder_of(scene: Scene) -> Path:
     (folder.parent / HOLDS).write_bytes(format_holds({}))
     state = scene.destination / STATE
     state.mkdir(exist_ok=True)
-    (state / ORIGINS).write_bytes(format_origins({"x-": Series()}))
+    (state / SOURCES).write_bytes(format_sources({"x-": Series()}))
     return folder
 
 
@@ -247,7 +247,7 @@ def test_where_backups_of_two_sources_look_alike_nothing_is_deleted(scene: Scene
 @covers("--one-source", "-p", "-n", "--wait")
 def test_a_person_settles_that_backups_are_of_one_source(scene: Scene, sshd: Sshd):
     other = scene.from_filesystem.subvolume(f"{scene.source.parent.name}/other")
-    record = scene.destination / STATE / ORIGINS
+    record = scene.destination / STATE / SOURCES
     for way in both_ways(sshd):
         for source in (scene.source, other):
             must(run_program("-p", "x-", source, scene.destination))
@@ -390,10 +390,16 @@ def test_what_is_needed_since_it_was_judged_stays(scene: Scene):
     )
     location = parse_location(str(scene.source), working_directory="/")
     with Connections() as connections:
-        way = Access(connections, SshOptions(), f"{STATE}/snapshots", "")
+        way = Session(
+            now=NOW,
+            connections=connections,
+            sudo_line="",
+            progress=Progress(enabled_line=False),
+            folder=f"{STATE}/snapshots",
+        )
         (part,) = look(location, way, request)
         needs = Needs({}, course_of([part], request))
-        judged = judge_part(part, request, needs)
+        judged = judge_seen(part, request, needs)
         assert [s.name for s in judged.to_delete] == NAMES[:5]
         hold = base_hold(judged.to_delete[2])
         needed = {HeldPlace("/away", "1"): frozenset({hold})}
@@ -478,7 +484,7 @@ def test_a_place_without_a_policy_of_its_own_is_refused(scene: Scene):
     done = prune("-n", "--keep=1d", scene.destination)
     complaint(done, 4, "keeps backups", "--keep-at")
     # Of what is there nobody knows that it is ours: no backup ever signed in.
-    (scene.destination / STATE / ORIGINS).unlink()
+    (scene.destination / STATE / SOURCES).unlink()
     done = must(prune("-n", "--keep-at=1d", scene.destination))
     assert "20 backups, 0 to delete" in done.stdout
     assert "that begin with 'x-' are ours; to include them" in done.stdout

@@ -1,0 +1,106 @@
+"""What can be done after a restore: the next backup, and swapping it in."""
+
+import logging
+import os
+
+from btrfs_backup_ng.__util__ import BackupError, attempt, visible
+from btrfs_backup_ng.actions.restore.find import Chosen
+from btrfs_backup_ng.actions.restore.snapshot import SNAPSHOTS, Restoration
+from btrfs_backup_ng.actions.restore.swap import Around, Swap, parse_default, plan_swap
+from btrfs_backup_ng.core.location import Location, parse_location
+from btrfs_backup_ng.core.model import Role
+from btrfs_backup_ng.core.naming import prefix_in
+from btrfs_backup_ng.core.record import Unreadable
+from btrfs_backup_ng.place.contents import Seen
+from btrfs_backup_ng.place.forecast import Forecast, any_place_with, foresee
+from btrfs_backup_ng.place.preflight import PATH, look_at
+from btrfs_backup_ng.place.sources import SOURCES, Series, parse_sources
+from btrfs_backup_ng.wire import verbs
+
+log = logging.getLogger(__name__)
+
+
+def foresee_next(done: Restoration) -> Forecast:
+    """Foretell the next backup of the writable subvolume that was restored.
+
+    That is to the place it came from. If that is a source, it is to any place that
+    has the same snapshot, unchanged.
+
+    :raises BackupError: if one of the two cannot be looked at.
+    """
+    chosen, session = done.chosen, done.session
+    made = look_at(done.place, session, PATH, folder=SNAPSHOTS)
+    here = Seen.of(made.snapshots)
+    if chosen.kept.kind is Role.BACKUP:
+        return foresee(here, Seen.of(chosen.endpoint), session.now)
+    name = f"any place that has {chosen.snapshot.name}"
+    there = any_place_with(chosen.snapshot, made)
+    return foresee(here, there, session.now, name=name)
+
+
+def find_swap(done: Restoration) -> Swap | None:
+    """Find the commands that put a restored subvolume in the place of the old one.
+
+    :returns: ``None`` if its path is not known, or it is the same path.
+    """
+    old = done.request.replaces or _old_path(done.chosen, done.target.location)
+    if not old or not done.request.writable:
+        return None
+    around = _look_around(done, old)
+    if around.new == around.old:
+        return None
+    stamp = done.session.now.strftime("%Y%m%d-%H%M%S")
+    try:
+        return plan_swap(around, stamp)
+    except ValueError as error:
+        log.warning("no commands to swap it in: %s", visible(str(error)))
+        return None
+
+
+def _look_around(done: Restoration, old: str) -> Around:
+    answer = done.target.host.call(verbs.AROUND, done.place.path, old).stdout
+    fields = [os.fsdecode(field) for field in answer.split(b"\0")]
+    new, old_there, exists, mounts, kernel, fstab, default, *_ = fields
+    return Around(
+        new=_real(new, done.place.path),
+        old=_real(old_there, old),
+        old_exists=exists == "1",
+        mounts=mounts,
+        kernel=kernel,
+        fstab=fstab,
+        default=parse_default(default),
+    )
+
+
+def _real(text: str, instead: str) -> str:
+    """Return a path that ``readlink`` printed, with an x behind it."""
+    path = text.removesuffix("x").removesuffix("\n")
+    return path or instead
+
+
+def _old_path(chosen: Chosen, target: Location) -> str:
+    """Return the path of the source, if that is on the target's machine, or ""."""
+    place = chosen.place
+    if chosen.kept.kind is Role.SNAPSHOT:
+        return place.location.path if place.location.is_beside(target) else ""
+    _, (content,) = place.backups.listing(SOURCES)
+    prefix = prefix_in(chosen.snapshot.name)
+    try:
+        sources = parse_sources(content).get(prefix, Series()).sources
+    except Unreadable as error:
+        text = "%s cannot be read (%s), so where the source was is not known"
+        log.warning(text, place.record_path(SOURCES), visible(str(error)))
+        return ""
+    found = [path for one in sources if (path := _path_on(one.place, target))]
+    return found[-1] if found else ""  # the source that backed up last
+
+
+def _path_on(place: str, target: Location) -> str:
+    """Return the path of a recorded source, if it is on the target's machine."""
+    if place.startswith("ssh://"):
+        found = attempt(lambda: parse_location(place, working_directory="/"))
+        if isinstance(found, BackupError):
+            return ""
+        return found.path if found.is_beside(target) else ""
+    host, _, path = place.partition(":")
+    return path if target.is_here and host == os.uname().nodename else ""

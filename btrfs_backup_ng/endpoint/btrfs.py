@@ -1,0 +1,302 @@
+"""Snapshots as subvolumes in one directory of a place."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.btrfs.listing import parse_children
+from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, Shown, parse_show
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Integrity, Listing, Role, Snapshot
+from btrfs_backup_ng.core.naming import time_in
+from btrfs_backup_ng.core.record import Content
+from btrfs_backup_ng.endpoint import staging
+from btrfs_backup_ng.endpoint.common import (
+    Endpoint,
+    Place,
+    WrongArrival,
+    new_transfer_id,
+)
+from btrfs_backup_ng.endpoint.staging import Checkpoint
+from btrfs_backup_ng.host.common import Host
+from btrfs_backup_ng.host.entry import below, plain
+from btrfs_backup_ng.process.command import Command, CommandFailed
+from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
+from btrfs_backup_ng.sendstream.filter import portable
+from btrfs_backup_ng.wire import grammar, verbs
+
+#: What names may take in one command: 64 KiB are safe with ssh (transfer limit of one
+#: argument in Linux: 128 KiB, MAX_ARG_STRLEN), and the script needs some of it.
+_BATCH_BYTES = 48 * 1024
+#: The name that btrfs gives a snapshot of ``/proc/PID/fd/5`` (verb ``snapshot``) in a
+#: directory.
+_UNNAMED = "5"
+
+
+class WentAstray(BackupError):
+    """A snapshot did not appear in the directory in which it was made."""
+
+
+class BtrfsDirectory(Endpoint):
+    """Snapshots as subvolumes in one directory, on whatever host."""
+
+    lists = True
+    takes_parents = True
+
+    def __init__(self, place: Place, directory: str) -> None:
+        super().__init__(place)
+        self.directory = directory
+
+    def listing(self, *records: str) -> tuple[Listing, tuple[Content, ...]]:
+        """List all subvolumes; dates are those in their names, where there is one."""
+        place = self.place
+        seen, contents = place.host.listing(self.directory, place.state, *records)
+        dated = tuple(
+            replace(s, created=time_in(s.name) or s.created) for s in seen.snapshots
+        )
+        return replace(seen, snapshots=dated), contents
+
+    def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
+        """Return the worst seal of some subvolumes of the filesystem."""
+        return self.place.host.look_closely(self.directory, tree_ids, **how)
+
+    def delete(self, snapshots: Sequence[Snapshot], *, convert_rw: bool) -> None:
+        """Delete snapshots by their ids."""
+        names = [snapshot.name for snapshot in snapshots]
+        for batch in batches(names) if convert_rw else ():
+            self.place.call(verbs.UNSEAL, self.directory, *batch)
+        ids = " ".join(str(snapshot.tree_id) for snapshot in snapshots)
+        listed = ids + "\n" + "".join(f"./{name}\0" for name in names)
+        raw = listed.encode(errors="surrogateescape")
+        self.place.call(verbs.DELETE, self.directory, stdin=raw)
+
+    def send(
+        self,
+        snapshot: Snapshot,
+        parent: Snapshot | None,
+        protocol: str,
+        codec: str,
+        checkpoints: Sequence[str] = (),
+    ) -> Command:
+        """Return ``btrfs send``."""
+        base = self.path(parent.name) if parent else ""
+        path = self.path(snapshot.name)
+        words = (protocol, base, path, self._codec_there(codec))
+        extra: tuple[str, ...] = ("",)
+        host = self.place.host
+        if checkpoints and host.name:
+            extra = (portable(), *checkpoints)
+        return host.command(verbs.SEND, *words, *extra, label="btrfs send")
+
+    def _codec_there(self, codec: str) -> str:
+        """Return the codec that a verb applies; on this machine a stage does it."""
+        return codec if self.place.host.name else codecs.NONE
+
+    def recover_stray(self, parent: UUID, target: str, base: str) -> WentAstray:
+        """Delete the snapshot that appeared in another directory than it was made in.
+
+        A link had appeared at its name, and btrfs followed that.
+
+        :param parent: UUID of the subvolume that it is a snapshot of.
+        :param base: the name that btrfs gives it in a directory.
+        :returns: the error to raise.
+        """
+        path = self.place.location.path
+        answer = self.place.call(verbs.CHILDREN, path).stdout
+        children = [
+            child
+            for child in parse_children(answer)
+            if child.parent == parent and os.path.basename(child.path) == base
+        ]
+        stray = max(children, key=lambda child: child.tree_id, default=None)
+        where = "somewhere else"
+        if stray:
+            self.place.call(verbs.REMOVE, path, str(stray.tree_id))
+            where = f"at {visible(stray.path)}, and was deleted there"
+        return WentAstray(
+            f"{visible(target)} did not appear in {visible(plain(self.directory))} but"
+            f" {where}: the name was taken by then",
+            hint="See which user may write there and took it, and run the command"
+            " again.",
+        )
+
+
+class SnapshotFolder(BtrfsDirectory):
+    """The folder with the snapshots of a source."""
+
+    role = Role.SNAPSHOT
+
+    def listing(self, *records: str) -> tuple[Listing, tuple[Content, ...]]:
+        """List the folder; before the first run there is nothing in it."""
+        if not (self.place.facts.has_folder or self.place.is_prepared):
+            return Listing(), (None,) * len(records)
+        return super().listing(*records)
+
+    def take_snapshot(self, name: str, now: datetime) -> Snapshot:
+        """Make a read-only snapshot of the source, with an identity of its own.
+
+        :param now: aware.
+        :raises NameTaken: if the name is in use.
+        :raises WentAstray: if it appeared in another directory; it was deleted.
+        """
+        place = self.place
+        identity = "fresh" if place.facts.received_uuid else "keep"
+        words = (place.location.path, self.directory, name, place.state)
+        parent = place.facts.uuid
+        try:
+            answer = place.call(
+                verbs.SNAPSHOT, *words, identity, new_transfer_id(now)
+            ).stdout
+        except CommandFailed as error:
+            if error.completed.status != grammar.ASTRAY or not parent:
+                raise
+            raise self.recover_stray(parent, name, _UNNAMED) from error
+        made_of, _, text = answer.partition(b"\0")
+        shown = _parse_show(text)
+        parent = _parse_show(made_of).uuid if made_of else parent
+        if parent and shown.parent_uuid != parent:
+            raise self.recover_stray(parent, name, _UNNAMED)
+        return Snapshot(
+            name=name,
+            created=time_in(name) or now,
+            uuid=shown.uuid,
+            parent_uuid=place.facts.uuid,
+            received_uuid=shown.received_uuid,
+            generation=shown.made,
+        )
+
+
+class BackupDirectory(BtrfsDirectory):
+    """The directory that backups are received into: the place itself.
+
+    :ivar publishing: the verb that gives an arrived snapshot its final name.
+    """
+
+    def __init__(self, place: Place, publishing: grammar.Verb = verbs.PUBLISH) -> None:
+        super().__init__(place, place.location.path)
+        self.publishing = publishing
+
+    def receive(
+        self,
+        transfer_id: str,
+        snapshot: Snapshot,
+        codec: str,
+        useless: Sequence[str] = (),
+    ) -> Command:
+        """Return ``btrfs receive`` into a staging directory of its own."""
+        place = self.place
+        words = (place.state, transfer_id, snapshot.name, self._codec_there(codec))
+        batch = next(batches(useless), [])
+        return place.host.command(verbs.RECEIVE, *words, *batch, label="btrfs receive")
+
+    def publish(
+        self,
+        transfer_id: str,
+        snapshot: Snapshot,
+        target: str,
+        *,
+        output: bytes,
+        verify: bool,
+    ) -> None:
+        """Check what ``btrfs receive`` made, and rename it into the directory."""
+        place = self.place
+        raw, _, text = output.partition(b"\0\0")
+        names = [os.fsdecode(name) for name in raw.split(b"\0")]
+        others = [name for name in names if is_checkpoint(os.fsencode(name))]
+        if sorted(names) != sorted([*others, snapshot.name]):
+            found = ", ".join(map(visible, names))
+            raise WrongArrival(f"the stream brought {found or 'nothing'} to {self}")
+        arrived = _parse_show(text)
+        _check_identity(arrived, snapshot, f"what arrived at {self}")
+        batch = next(batches(others), [])
+        words = (place.state, transfer_id, snapshot.name, self.directory, target)
+        try:
+            done = place.call(self.publishing, *words, "1" if verify else "0", *batch)
+        except CommandFailed as error:
+            if error.completed.status != grammar.ASTRAY:
+                raise
+            raise self.recover_stray(arrived.uuid, target, snapshot.name) from error
+        if len(batch) < len(others):
+            place.discard([transfer_id])
+        if done.stdout:
+            published = _parse_show(done.stdout)
+            if published.parent_uuid != arrived.uuid:
+                raise self.recover_stray(arrived.uuid, target, snapshot.name)
+            _check_identity(published, snapshot, f"{visible(target)} at {self}")
+
+    def checkpoint(self, transfer_id: str, snapshot: Snapshot) -> Checkpoint | None:
+        """Find the newest sealed part of a transfer."""
+        answer = self.place.call(
+            verbs.REAP, self.place.state, transfer_id, snapshot.name
+        ).stdout
+        raw, _, rest = answer.partition(b"\0\0")
+        fields = rest.split(b"\0")
+        shown = {
+            os.fsdecode(name): _parse_show(text)
+            for name, text in zip(fields[::2], fields[1::2], strict=False)
+        }
+        seals = {
+            name: (seal.received_uuid, seal.tree_id)
+            for name, seal in shown.items()
+            if seal.read_only and seal.received_uuid
+        }
+        names = [os.fsdecode(name) for name in raw.split(b"\0") if name]
+        return staging.newest_checkpoint(transfer_id, snapshot.name, names, seals)
+
+
+def btrfs_place(location: Location, host: Host, folder: str | None) -> Place:
+    """Return a place that is not looked at yet.
+
+    :param folder: where its own snapshots are, relative to it or absolute; ``None`` if
+        only backups are looked for.
+    """
+    place = Place(location, host)
+    place.backups = BackupDirectory(place)
+    if folder is not None:
+        place.snapshots = SnapshotFolder(place, folder_in(location.path, folder))
+    return place
+
+
+def folder_in(place: str, folder: str) -> str:
+    """Return the directory of a folder for snapshots, as ``host.entry`` enters it.
+
+    :param folder: absolute, or relative to the place.
+    """
+    if folder.startswith("/"):
+        return folder.rstrip("/") or "/"
+    parts = [part for part in folder.split("/") if part not in ("", ".")]
+    return below(place, "/".join(parts)) if parts else place
+
+
+def batches(names: Sequence[str]) -> Iterator[list[str]]:
+    """Split names into groups, each short enough for one command."""
+    batch: list[str] = []
+    size = 0
+    for name in names:
+        size += len(grammar.encode(name)) + 1
+        if batch and size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], len(grammar.encode(name)) + 1
+        batch.append(name)
+    if batch:
+        yield batch
+
+
+def _parse_show(text: bytes) -> Shown:
+    try:
+        return parse_show(text.decode(errors="surrogateescape"))
+    except OutputNotUnderstood as error:
+        raise WrongArrival(f"what btrfs shows is not understood: {error}") from error
+
+
+def _check_identity(shown: Shown, snapshot: Snapshot, what: str) -> None:
+    origin: UUID = snapshot.origin
+    if not shown.read_only or shown.received_uuid != origin:
+        raise WrongArrival(
+            f"{what} is not the snapshot that was sent: read-only {shown.read_only},"
+            f" received UUID {shown.received_uuid} instead of {origin}"
+        )

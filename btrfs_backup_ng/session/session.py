@@ -1,0 +1,55 @@
+"""The values that all actions of one call of the program share."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from btrfs_backup_ng.core.events import Event, Level, Noted
+from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.session.history import Record
+from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.turns import Turns
+
+
+def _ignore(event: object) -> None:
+    """Do nothing with an event or a record."""
+
+
+def _no_records() -> Sequence[Record]:
+    """Return no record."""
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The values that all actions of one call of the program share.
+
+    :ivar now: aware, in the zone in which names show it; read once for the call.
+    :ivar sudo_line: the command that runs the same as root, for hints.
+    :ivar progress: shows transfers while they run.
+    :ivar ssh: how places are reached, unless a job says otherwise.
+    :ivar folder: where a source's snapshots are, relative to it or absolute.
+    :ivar emit: takes every event as it happens, from any thread.
+    :ivar watched: the progress is shown, so percent and ETA are of use.
+    :ivar is_synchronised: the clock of this machine follows another one.
+    :ivar remember: takes a record of each transfer, from any thread.
+    :ivar recall: returns the records of earlier transfers, oldest first.
+    """
+
+    now: datetime
+    connections: Connections
+    sudo_line: str
+    progress: Progress
+    ssh: SshOptions = field(default_factory=SshOptions)
+    folder: str = ""
+    turns: Turns = field(default_factory=Turns)
+    emit: Callable[[Event], None] = _ignore
+    watched: bool = False
+    is_synchronised: bool = False
+    remember: Callable[[Record], None] = _ignore
+    recall: Callable[[], Sequence[Record]] = _no_records
+
+    def warn(self, place: str, text: str) -> None:
+        """Report a warning about a place."""
+        self.emit(Noted(place, Level.WARNING, text))

@@ -1,0 +1,77 @@
+"""A transfer that filled the disk: its staging stays only if the rest of it fits."""
+
+from collections.abc import Sequence
+
+from btrfs_backup_ng.__util__ import BackupError, attempt, format_size
+from btrfs_backup_ng.btrfs.parse import is_full
+from btrfs_backup_ng.core.plan import Transfer
+from btrfs_backup_ng.endpoint.common import Place
+from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.process.command import CommandFailed
+from btrfs_backup_ng.process.pipeline import PipelineFailed
+from btrfs_backup_ng.transfer.route import Route
+from btrfs_backup_ng.transfer.size import written_since
+
+#: How often it is tried to delete something on a full disk.
+_DROPPING = 5
+
+
+def spare_full_disk(
+    transfer: Transfer, route: Route, size_bytes: int | None, error: BackupError
+) -> None:
+    """Drop the staging of a transfer that filled the disk, unless the rest of it fits.
+
+    The outcome is added to the hint of the error.
+
+    :param size_bytes: of its stream, if it is known.
+    """
+    if route.sink.lists and _is_about_full_disk(error):
+        kept = attempt(lambda: _keep_or_drop(transfer, route, size_bytes))
+        if isinstance(kept, BackupError):
+            kept = f"What is complete there stays: {kept.message}."
+        error.hint = "\n".join(filter(None, [error.hint, kept]))
+
+
+def _keep_or_drop(transfer: Transfer, route: Route, size_bytes: int | None) -> str:
+    place = route.sink.place
+    free = place.look().size_free
+    ids = route.earlier_attempts(transfer)
+    safe = max((one.size_bytes for one in place.waiting(ids)), default=0)
+    if not safe:
+        return ""
+    if size_bytes is None:
+        what = transfer.snapshot, transfer.parent
+        size_bytes = written_since(route.source, *what)
+    rest = size_bytes - safe  # 0 or less: the stream is longer than was estimated
+    if rest > 0 and preflight.fits(rest, free, route.options):
+        return f"{format_size(safe)} are safe there; the next run goes on from that."
+    _drop_from_full_disk(place, ids)
+    why = f"the rest, about {format_size(rest)}, does not fit"
+    if rest <= 0:
+        why = "nobody knows whether the rest fits"
+    return (
+        f"{format_size(safe)} that were safe there are dropped, as {why}, so that"
+        " the disk can be used again."
+    )
+
+
+def _drop_from_full_disk(place: Place, ids: Sequence[str]) -> None:
+    """Drop transfers where at first there may be no room even for deleting.
+
+    A transaction that ends returns the space that btrfs had reserved for it.
+    """
+    for _ in range(_DROPPING):
+        dropped = attempt(lambda: place.discard(ids))
+        if not isinstance(dropped, BackupError):
+            return
+        if not _is_about_full_disk(dropped):
+            raise dropped
+        place.sync()
+    place.discard(ids)
+
+
+def _is_about_full_disk(error: BackupError) -> bool:
+    """Return whether a transfer failed because the destination's disk is full."""
+    if isinstance(error, PipelineFailed):
+        return is_full(error.blamed.stderr)
+    return isinstance(error, CommandFailed) and is_full(error.completed.stderr)
