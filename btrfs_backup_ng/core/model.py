@@ -119,10 +119,10 @@ class Facts:
     :ivar trouble: why our bookkeeping there must not be used, or "": a part of it (the
         first word) is a link, or belongs to another user.
     :ivar leftovers: names in its staging directory.
-    :ivar is_mounted_read_only: nobody can write there.
+    :ivar mount_point: where the filesystem is mounted that it lies in.
+    :ivar mount_options: of that mount and its filesystem, as in mountinfo.
     :ivar codecs: names of the stream compressors installed there.
     :ivar has_python: at a source: there is a Python, so checkpoints can be made there.
-    :ivar is_compressed: its filesystem is mounted with a compression.
     :ivar clock_ahead_s: of the clock there, compared with the one here; ``None`` where
         both are the same, or it is not known.
     """
@@ -138,7 +138,8 @@ class Facts:
     on_system_disk: bool = False
     is_empty: bool = False
     is_writable: bool = False
-    is_mounted_read_only: bool = False
+    mount_point: str = ""
+    mount_options: tuple[str, ...] = ()
     size_used: int = 0
     size_free: int = 0
     containing: str = ""
@@ -153,9 +154,22 @@ class Facts:
     leftovers: tuple[str, ...] = ()
     codecs: frozenset[str] = frozenset()
     has_python: bool = False
-    is_compressed: bool = False
     parent_uuid: UUID | None = None
     clock_ahead_s: float | None = None
+
+    @property
+    def is_mounted_read_only(self) -> bool:
+        """Whether even root cannot write there."""
+        return "ro" in self.mount_options
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether new data is compressed there: mount options of btrfs(5)."""
+        options = [option.partition("=") for option in self.mount_options]
+        return any(
+            name.startswith("compress") and value not in ("no", "none")
+            for name, _, value in options
+        )
 
 
 class Checks(enum.Enum):

@@ -1,6 +1,6 @@
-"""The first look at a directory and what lies around it: nothing is changed.
+"""The first look at a directory and its surroundings: nothing is changed.
 
-Here it is read without starting a process, elsewhere from the answer of ``hello``.
+On this machine no process is started for it; from another one ``hello`` answers.
 """
 
 import os
@@ -27,7 +27,7 @@ _NESTED = ("nested", "nestedback")
 def read_facts(
     directory: str, folder: str, *, version: tuple[int, int] | None
 ) -> Facts:
-    """Look at a directory of this machine.
+    """Return the facts about a directory of this machine.
 
     :param folder: where its snapshots go, or nothing.
     :param version: of btrfs-progs here.
@@ -47,24 +47,20 @@ def read_facts(
         return facts
     directory = os.path.realpath(directory)
     with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
-        kind, options = _mount_of(directory, file.read())
+        facts = _with_mount(facts, directory, file.read())
     names = os.listdir(directory)
-    if kind == "btrfs" and folder:
+    if facts.is_btrfs and folder:
         with ioctl.opened_directory(directory) as descriptor:
-            ioctl.sync(descriptor)  # what is not on the disk yet is not counted
+            ioctl.sync(descriptor)  # data that is not on the disk yet is not counted
     space = os.statvfs(directory)
     facts = replace(
         facts,
-        is_btrfs=kind == "btrfs",
-        filesystem_type=kind,
         filesystem=_filesystem_id(directory),
         on_system_disk=is_same_filesystem(
             _filesystem_id(directory), _filesystem_id("/")
         ),
         is_empty=not names,
-        is_compressed=_compresses(options),
-        is_writable=os.access(directory, os.W_OK) and "ro" not in options,
-        is_mounted_read_only="ro" in options,
+        is_writable=os.access(directory, os.W_OK) and not facts.is_mounted_read_only,
         size_used=(space.f_blocks - space.f_bfree) * space.f_frsize,
         size_free=space.f_bavail * space.f_frsize,
         has_state=STATE in names,
@@ -95,13 +91,13 @@ def _with_subvolume(facts: Facts, directory: str, *, with_nested: bool) -> Facts
 
 
 def _filesystem_id(path: str) -> str:
-    """Write ``f_fsid`` as ``stat -f -c %i`` does: its first word first."""
+    """Return ``f_fsid`` as ``stat -f -c %i`` does: its first word first."""
     fsid = os.statvfs(path).f_fsid
     return f"{fsid & 0xFFFFFFFF:08x}{fsid >> 32:08x}"
 
 
 def is_same_filesystem(one: str, other: str) -> bool:
-    """Tell whether two ``f_fsid`` are of one filesystem.
+    """Return whether two ``f_fsid`` are of one filesystem.
 
     btrfs derives the first word from the filesystem and the second one from the
     subvolume, too (``btrfs_statfs`` in the kernel). Some filesystems have none.
@@ -139,7 +135,7 @@ def _read_text(path: str) -> str:
 
 
 def _ahead(clock: str, asked_at: float | None) -> float | None:
-    """Compare another clock with ours, to the length of a question."""
+    """Return by how much a clock is ahead of ours, to the length of a question."""
     if asked_at is None or not _SECONDS.fullmatch(clock):
         return None
     return int(clock) - asked_at
@@ -149,30 +145,27 @@ def _protocol(text: str) -> int:
     return int(text) if text.strip().isdigit() else 1
 
 
-def _mount_of(path: str, mounts: str) -> tuple[str, tuple[str, ...]]:
-    """Return type and options of what a path lies on.
+def _with_mount(facts: Facts, path: str, mounts: str) -> Facts:
+    """Return the facts with the mount that a path lies in.
 
     :param mounts: as in ``/proc/self/mountinfo``, proc_pid_mountinfo(5).
     """
-    longest, kind = "", ""
-    options: tuple[str, ...] = ()
     for line in mounts.split("\n"):
         before, separator, after = line.partition(" - ")
         if not separator:
             continue
         fields, behind = before.split(" "), after.split(" ")
         point = re.sub(r"\\([0-7]{3})", _unescaped, fields[4])
-        below = point.rstrip("/") + "/"
-        if f"{path}/".startswith(below) and len(point) >= len(longest):
-            longest, kind = point, behind[0]  # the last mount counts
-            options = (*fields[5].split(","), *behind[-1].split(","))
-    return kind, options
-
-
-def _compresses(options: tuple[str, ...]) -> bool:
-    """Tell whether new data is compressed there: mount options of btrfs(5)."""
-    values = [o.partition("=") for o in options if o.startswith("compress")]
-    return any(value not in ("no", "none") for _, _, value in values)
+        is_above = f"{path}/".startswith(point.rstrip("/") + "/")
+        if is_above and len(point) >= len(facts.mount_point):  # the last one counts
+            facts = replace(
+                facts,
+                is_btrfs=behind[0] == "btrfs",
+                filesystem_type=behind[0],
+                mount_point=point,
+                mount_options=(*fields[5].split(","), *behind[-1].split(",")),
+            )
+    return facts
 
 
 def _unescaped(match: re.Match[str]) -> str:
@@ -180,7 +173,7 @@ def _unescaped(match: re.Match[str]) -> str:
 
 
 def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Facts:
-    """Read what ``hello`` answered, as keys and values.
+    """Return the facts in the answer of ``hello``, keys and values.
 
     :param asked_at: our clock when it was asked.
     :raises ValueError: if it is not understood.
@@ -199,19 +192,16 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
         return facts
     magic, filesystem, block, blocks, unused, available = answer["stat"].split(" ")
     folder = answer.get("folder", "")
-    kind, options = _mount_of(answer["where"], answer["mounts"])
+    facts = _with_mount(facts, answer["where"], answer["mounts"])
     facts = replace(
         facts,
         is_btrfs=magic == ioctl.SUPER_MAGIC,
-        filesystem_type=kind,
         filesystem=filesystem.zfill(16),
         on_system_disk=is_same_filesystem(
             filesystem.zfill(16), answer["root"].zfill(16)
         ),
         is_empty=bool(answer["empty"]),
-        is_compressed=_compresses(options),
-        is_writable="writable" in answer and "ro" not in options,
-        is_mounted_read_only="ro" in options,
+        is_writable="writable" in answer and not facts.is_mounted_read_only,
         size_used=(int(blocks) - int(unused)) * int(block),
         size_free=int(available) * int(block),
         has_state="state" in answer,

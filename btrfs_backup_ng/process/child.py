@@ -14,7 +14,6 @@ from typing import IO, Self
 
 from btrfs_backup_ng.__util__ import GIB, KIB, MIB, Interrupted, visible
 from btrfs_backup_ng.process.command import (
-    WORKING,
     Command,
     CommandFailed,
     CommandNotFound,
@@ -29,6 +28,7 @@ from btrfs_backup_ng.process.command import (
 )
 from btrfs_backup_ng.process.poller import TICK_S, Loop, Tail, widen
 from btrfs_backup_ng.process.silence import Silence
+from btrfs_backup_ng.wire import protocol
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Child:
         check_interrupted()
         log.debug("+ %s", command)
         self.command = command
-        self.words = Tail(WORKING)
+        self.words = Tail(protocol.WORKING)
         self._silence = Silence(command.patience)
         self._guard = threading.RLock()  # a signal's handler may come in between
         self._reaped = False

@@ -11,23 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.wire.grammar import MAGIC
+from btrfs_backup_ng.wire import protocol
 
-_STATUS_LINE = re.compile(rb"bbng2 (\d{1,3})\r?\n")
-#: What a receiver says on stderr once it has taken all of the stream (``wire``).
-_TAKEN = b"bbng2 received\n"
-#: What a verb says on stderr every few seconds while it works long.
-WORKING = f"{MAGIC} working\n".encode()
 #: However often it says so, an answer has to be complete after so long. Deleting, and
 #: waiting for the space of what was deleted, take hours at worst.
 LONGEST_S = 86400.0
 #: A limit on silence is never shorter: between two lines that say that a verb works,
 #: and while a busy disk takes what was written, an honest one is silent.
 LEAST_S = 15.0
-#: What the checkpoint filter says while it reads what is there already.
-_SKIPPED = re.compile(rb"bbng2 skipped (\d+)\n")
-#: What it says of the bytes that it has written, if it counts them.
-_MOVED = re.compile(rb"bbng2 moved (\d+)\n")
 _KEPT_VARIABLES = re.compile(
     "HOME|USER|LOGNAME|TERM|DISPLAY|WAYLAND_DISPLAY|TMPDIR|XDG_RUNTIME_DIR"
     "|XDG_CONFIG_HOME|SSH_AUTH_SOCK|SSH_ASKPASS.*|SUDO_.*|GNUPGHOME|KRB5CCNAME"
@@ -64,10 +55,9 @@ class Command:
     """What to run, and how to speak of it.
 
     :ivar label: who is blamed, for people: ``btrfs receive on nas``.
-    :ivar reports: its stderr carries a last status line ``bbng2 <number>``, which
-        counts instead of the status of, say, an ssh client: see :func:`read_status`.
-    :ivar counts: it says on stderr how much it has written so far:
-        :func:`moved_bytes`.
+    :ivar reports: the status that it reports on stderr (``wire/protocol``) counts
+        instead of that of, say, an ssh client: see :func:`read_status`.
+    :ivar counts: it reports on stderr how much it has written so far.
     :ivar terminal: it stays in our process group, so that it may ask at the
         terminal (``/dev/tty``). The others get a group of their own.
     :ivar user: name of the user it runs as, if we are root; else and by default ours.
@@ -174,46 +164,20 @@ def _signal_name(number: int) -> str:
 
 
 def read_status(command: Command, status: int, stderr: bytes) -> tuple[int | None, str]:
-    """Return the status that counts, and the stderr without the status line.
+    """Return the status that counts, and the stderr without the lines that report.
 
     Status 255 of an ssh client may mean anything from "no route" to "the remote
-    command said so"; only the line tells. The last one counts, since the client may
-    add lines of its own after it. A client that failed though the line says 0 failed.
+    command said so"; only the line tells. A client that failed though the line says 0
+    failed.
 
     :returns: status ``None`` if a line was due and did not come.
     """
-    line = None
-    stderr = _MOVED.sub(b"", _SKIPPED.sub(b"", stderr))
-    if command.reports:
-        for line in _STATUS_LINE.finditer(stderr):
-            pass
-        if line:
-            stderr = stderr[: line.start()] + stderr[line.end() :]
-        stderr = stderr.replace(_TAKEN, b"")
-    text = stderr.decode("utf-8", "surrogateescape")
+    stderr = protocol.without_counts(stderr)
     if not command.reports:
-        return status, text
-    return (int(line[1]) or status) if line else None, text
-
-
-def has_taken_all(stderr: bytes) -> bool:
-    """Tell whether a receiver of ours says that it has got all of a stream."""
-    return _TAKEN in stderr
-
-
-def skipped_bytes(stderr: bytes) -> int:
-    """Return how much a stage says it has read so far that needs not move."""
-    return _last_number(_SKIPPED, stderr)
-
-
-def moved_bytes(stderr: bytes) -> int:
-    """Return how much a stage that counts says it has written so far."""
-    return _last_number(_MOVED, stderr)
-
-
-def _last_number(pattern: re.Pattern[bytes], stderr: bytes) -> int:
-    said = pattern.findall(stderr)
-    return int(said[-1]) if said else 0
+        return status, stderr.decode("utf-8", "surrogateescape")
+    reported, stderr = protocol.split_status(stderr)
+    text = stderr.decode("utf-8", "surrogateescape")
+    return reported if reported is None else reported or status, text
 
 
 def environment(command: Command | None = None) -> dict[str, str]:

@@ -17,16 +17,14 @@ from btrfs_backup_ng.process.command import (
     Command,
     Completed,
     describe,
-    has_taken_all,
     last_words,
-    moved_bytes,
     patience,
     read_status,
-    skipped_bytes,
 )
 from btrfs_backup_ng.process.poller import TICK_S, Loop, widen
 from btrfs_backup_ng.process.relay import Hop, Meter, Watch
 from btrfs_backup_ng.process.silence import Silence
+from btrfs_backup_ng.wire import protocol
 
 __all__ = ["Meter", "Moved", "PipelineFailed", "Stalled", "TooLarge", "run_pipeline"]
 
@@ -265,7 +263,7 @@ class _Pipeline:
         last = self._stages[-1]
         if not hop.is_open and not last.child.command.reports:
             return
-        if not hop.is_open and has_taken_all(bytes(last.child.words)):
+        if not hop.is_open and protocol.has_received_all(bytes(last.child.words)):
             self._end = self._end or Silence(patience(self._stall_timeout_s, ""))
         if self._end:
             self._watch_end(last, self._end)
@@ -316,7 +314,7 @@ class _Pipeline:
         meter = self._meter
         if meter.resumed_bytes and not meter.size_bytes:
             for stage in self._stages[:-1]:
-                skipped = skipped_bytes(bytes(stage.child.words))
+                skipped = protocol.skipped_bytes(bytes(stage.child.words))
                 meter.skipped_bytes = max(meter.skipped_bytes, skipped)
         self._count()
         return meter.size_bytes, hop.waiting, meter.skipped_bytes
@@ -325,7 +323,7 @@ class _Pipeline:
         """Take over what a stage says it has written."""
         for stage in self._stages[-2:-1]:
             if stage.child.command.counts:
-                size_bytes = moved_bytes(bytes(stage.child.words))
+                size_bytes = protocol.moved_bytes(bytes(stage.child.words))
                 if size_bytes > self._meter.size_bytes:
                     self._meter.add(size_bytes - self._meter.size_bytes)
 

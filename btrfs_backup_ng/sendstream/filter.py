@@ -19,14 +19,11 @@ from collections.abc import Callable, Sequence
 
 from btrfs_backup_ng.sendstream.checkpoint import Checkpoints, StreamDiffers
 from btrfs_backup_ng.sendstream.format import StreamDamaged
+from btrfs_backup_ng.wire.protocol import MOVED, SKIPPED
 
 #: Exit status if the stream is not that of the checkpoint; nothing was written then.
 #: EX_DATAERR of sysexits.h.
 DIFFERS = 65
-#: What it says on stderr while it reads what is there already.
-SKIPPED = b"bbng2 skipped %d\n"
-#: What it says of the bytes it has written, if it is to count them.
-MOVED = b"bbng2 moved %d\n"
 _SAY_EACH_S = 0.25
 _START = (
     "import sys; sys.path.insert(0, sys.argv.pop(1));"
@@ -75,10 +72,10 @@ def filter_words(
 def portable() -> str:
     """Return the filter as one word, for ``exec(zlib.decompress(b64decode(word)))``."""
     package = __name__.partition(".")[0]
-    inner = f"{package}.sendstream"
-    names = (f"{inner}.crc32c", f"{inner}.format", f"{inner}.checkpoint", __name__)
-    texts = [(package, ""), (inner, "")]
-    for name in names:
+    inner, wire = f"{package}.sendstream", f"{package}.wire"
+    names = (f"{inner}.crc32c", f"{inner}.format", f"{inner}.checkpoint")
+    texts = [(package, ""), (inner, ""), (wire, "")]
+    for name in (*names, f"{wire}.protocol", __name__):
         with open(sys.modules[name].__file__ or "", encoding="utf-8") as file:
             texts.append((name, file.read()))
     return _packed(_UNPACK % (texts,))

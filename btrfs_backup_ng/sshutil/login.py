@@ -1,4 +1,4 @@
-"""How ssh is told to log in: as whom, with which keys, options and ciphers."""
+"""How ssh logs in: the user, the keys, the options and the ciphers."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from btrfs_backup_ng.process.child import run
 from btrfs_backup_ng.process.command import Command, CommandNotStarted
 from btrfs_backup_ng.sshutil.passwords import find_password_file, has_terminal
 
-#: Options that keep a connection what it is for, and end it when the peer is gone.
+#: Options that allow nothing but commands, and end a connection whose peer is gone.
 _OPTIONS = (
     "ServerAliveInterval=15",
     "ServerAliveCountMax=4",
@@ -35,7 +35,7 @@ CREDENTIAL = "ssh-password"
 class Attempt:
     """One way to try a login.
 
-    :ivar user: whose ssh it is, with their keys, agent and files; "" is ours.
+    :ivar user: ssh runs as this user, with their keys, agent and files; "" is ours.
     :ivar asks: it may ask for a password or passphrase at the terminal.
     """
 
@@ -44,10 +44,9 @@ class Attempt:
 
 
 class Login:
-    """What is known of a login before it is tried.
+    """A login before it is tried.
 
     :ivar name: ``[user@]host``, for people.
-    :ivar password_file: answers what ssh asks, if there is one.
     """
 
     def __init__(self, location: Location, options: SshOptions) -> None:
@@ -59,7 +58,7 @@ class Login:
 
     @property
     def password_file(self) -> str:
-        """Return the path of the file that answers what ssh asks, or ""."""
+        """Return the path of the file with the answer to ssh's questions, or ""."""
         if not self.options.password_login:
             return ""
         return find_password_file(self.options.password_file, CREDENTIAL)
@@ -67,12 +66,12 @@ class Login:
     def attempts(self) -> list[Attempt]:
         """Return the ways to try, in order.
 
-        Under sudo, ssh runs as whoever called it: it finds their keys, agent, known
-        hosts and configuration as ever, and no such file speaks for root. Root's own
-        keys are tried after theirs. Who has no key at all is not tried, unless nobody
-        has.
+        Under sudo, ssh runs as the user who called sudo: it finds their keys, agent,
+        known hosts and configuration as usual, and no such file acts for root. Root's
+        own keys are tried after theirs. A user without a key is not tried, unless
+        neither has one.
 
-        :raises UsageError: if the agent that was named is none.
+        :raises UsageError: if there is no agent at the path that the user named.
         """
         self._check_agent()
         caller, users = sudo_caller(), [""]
@@ -91,7 +90,7 @@ class Login:
         return bool(self.keys(user)) or bool(user and self.agent)
 
     def keys(self, user: str) -> list[str]:
-        """Return the paths of the keys that are there for somebody's ssh to use."""
+        """Return the paths of the keys that the ssh of a user may use."""
         if self.options.identity_file:
             return [self.options.identity_file]
         home = pwd.getpwnam(user).pw_dir if user else os.path.expanduser("~")
@@ -114,7 +113,7 @@ class Login:
         raise UsageError(f"there is no ssh agent at {visible(path)}")
 
     def variables(self) -> tuple[tuple[str, str], ...]:
-        """Return what ssh finds in its environment, beyond the usual."""
+        """Return the variables that ssh gets beyond the usual ones."""
         named = self.options.auth_sock
         return (("SSH_AUTH_SOCK", named),) if named else ()
 
@@ -138,7 +137,7 @@ class Login:
         return [*words, "--", self.location.host]
 
     def ciphers(self, user: str) -> list[str]:
-        """Prefer AES-GCM, unless somebody chose ciphers: by option, file or policy.
+        """Return options that prefer AES-GCM, unless option, file or policy chose.
 
         Where CPUs have AES it takes a fifth less time and CPU than ssh's own first
         choice (measured: OpenSSH 9.2, loopback). The others stay, behind it.
@@ -159,13 +158,13 @@ class Login:
         return found[0].split(",")
 
     def configuration(self, user: str, *arguments: str) -> Mapping[str, list[str]]:
-        """Return what ssh makes of its files and our options: keyword -> values."""
+        """Return ssh's settings, from its files and our options: keyword -> values."""
         if (user, *arguments) in self._seen:
             return self._seen[user, *arguments]
         argv = ("ssh", "-G", *arguments, *self.arguments())
         command = Command(argv, label="ssh", user=user)
         found = self._seen[user, *arguments] = {}
-        with contextlib.suppress(CommandNotStarted):  # the login will say so
+        with contextlib.suppress(CommandNotStarted):  # the login will report it
             text = run(command, check=False).stdout
             for line in text.decode(errors="surrogateescape").splitlines():
                 key, _, value = line.partition(" ")
@@ -193,7 +192,7 @@ def sudo_caller() -> str:
 
 
 def _owner(path: str) -> str:
-    """Return who can use a key: its owner, if that is who called sudo; else us."""
+    """Return the user who can use a key: the one who called sudo, or "" for us."""
     caller = sudo_caller()
     with contextlib.suppress(OSError):
         if caller and os.stat(path).st_uid == pwd.getpwnam(caller).pw_uid:
@@ -202,7 +201,7 @@ def _owner(path: str) -> str:
 
 
 def _has_aes() -> bool:
-    """Tell whether this CPU has AES instructions."""
+    """Return whether this CPU has AES instructions."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", "rb") as file:
         return b" aes " in file.read().replace(b"\n", b" ")
     return False

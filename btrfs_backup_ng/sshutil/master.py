@@ -1,77 +1,72 @@
 """The one ssh connection to a host that all sessions of a run share.
 
-``sshutil/login`` knows as whom to log in, with which keys, agent, files and ciphers.
-Under sudo ssh runs as the user who called sudo, so that all of theirs is found as ever
-and nothing of it acts for root; root's own keys come after that. ``sshutil/master``
-opens the one connection of a run and lends it out: at most eight sessions at once, a
-lost one opened again once, or as often as ``--retries`` says, and only where a place is
-looked at and locked anew (``ensure``). Slaves never connect by themselves.
-``sshutil/host`` turns a verb into a session of it.
+``sshutil/login`` decides on the user, keys, agent, files and ciphers. Under sudo, ssh
+runs as the user who called sudo, so that all of theirs is found as usual and nothing of
+it acts for root; root's own keys come after that. This module opens the connection and
+lends it out: at most eight sessions at once, a lost one opened again once, or as often
+as ``--retries`` says, and only before a place is looked at and locked (``ensure``).
+Slaves never connect by themselves. ``host/ssh`` turns a verb into a session of it.
 
 Passwords come from ``sshutil/passwords`` (file, systemd credential, terminal) and
 travel through pipes alone. ssh gets its one through an askpass that reads a pipe in the
 private directory of the connection. sudo's on the other side is kept in memory by a
-session of its own (``keep``, ``elevate``), which gives it to each verb that is to run
+session of its own (``keep``, ``elevate``), which passes it to each verb that is to run
 as root, through a pipe that only that user can open: sudo remembers a password only for
-what the same shell starts, and the standard input of a verb belongs to its stream.
+the commands of the same shell, and the standard input of a verb belongs to its stream.
 
-A lock there is a session, too. It ends 30 s after the last sign of life of who holds
-it, as a cut may never be noticed on that side; who finds the lock taken looks whether
-its holder still beats, and waits if not.
+A lock there is a session, too. It ends 30 s after the last sign of life of its holder,
+as the other side may never notice a lost connection. A run that finds the lock taken
+watches whether the holder still gives signs of life, and waits if not.
 
-Whatever is asked of a place is given up if no byte comes for ``--stall-timeout``, 15 s
-at least (``command.Patience``, ``silence``), on this machine, too: it would hold the
-run's locks. A verb that works long says ``working`` on stderr every few seconds; that
-is never shown, and counts for a day. What it answers has limits as well: 64 MiB, of
-stderr the last 64 KiB, of what is read as it comes a length for each record. A stream
-has no limit on its time but on that in which nothing moves; once the receiver says that
-it took all, it has to say that it works. ``--max-size`` limits its length.
+A verb is ended if no byte comes for ``--stall-timeout``, 15 s at least
+(``command.Patience``, ``silence``), on this machine, too: it would hold the run's
+locks. A verb that works long prints ``working`` on stderr every few seconds; that is
+never shown, and counts for a day. Answers have limits as well: 64 MiB, of stderr the
+last 64 KiB, and a length for each record that is read as it comes. A stream may take
+any time as long as something moves; once the receiver has reported that it took all, it
+has to report that it works. ``--max-size`` limits its length.
 
 A stream is compressed (``route``, ``codecs``) by the verb ``send`` or a stage here, and
-undone by a stage here or the verb ``receive``; whether that pays is tried on its first
-64 MiB and on the line (``probe``).
+decompressed by a stage here or the verb ``receive``; whether that pays is tried on its
+first 64 MiB and on the connection (``probe``).
 """
 
 import contextlib
 import logging
 import os
-import pwd
-import shutil
 import threading
 import time
 from types import TracebackType
 from typing import Self
 
-from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.process.child import Child, check_interrupted
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.sshutil.login import Attempt, Login
 from btrfs_backup_ng.sshutil.passwords import read_password
+from btrfs_backup_ng.sshutil.private import give_to, make_private_directory
 from btrfs_backup_ng.sshutil.refusal import (
     ConnectionFailed,
     LoginRefused,
-    explained,
-    refused,
+    describe_refusal,
+    explain_failure,
 )
 
 __all__ = ["ConnectionFailed", "LoginRefused", "SSHMasterManager"]
 
 log = logging.getLogger(__name__)
 
-#: Longest path of a control socket. ``sun_path`` has 108 bytes, and ssh appends 17
-#: while it binds (measured with OpenSSH 9.2: 90 works, 91 fails).
-_SOCKET_PATH_MAX = 90
 #: Sessions of one connection at once; sshd refuses the 11th (MaxSessions).
 _SESSIONS = 8
-#: However short the user's patience is, so long may a login take: connecting alone may
-#: (ConnectTimeout); and if somebody may be typing a password.
+#: So long may a login take, however short --stall-timeout is: connecting alone may take
+#: 30 s (ConnectTimeout); and a user who types a password needs time.
 _LOGIN_S, _ASKING_S = 45.0, 600.0
-#: How often a master that is logging in is looked at.
+#: Time between two looks at a master that is logging in.
 _POLL_S = 0.02
-#: What ssh runs to ask. It answers what ssh itself asks, never a question of its
-#: about a host's key, and takes the answer from a pipe that nobody else can open.
+#: The program by which ssh asks. It answers questions for passwords, never one about a
+#: host's key, and takes the answer from a pipe that no other user can open.
 _ASKPASS = """#!/bin/sh
 case $1 in *assword*|*assphrase*) exec cat "${0%/*}/answer";; esac
 exit 1
@@ -79,7 +74,7 @@ exit 1
 
 
 class Sessions:
-    """Room for so many sessions at once; entering waits for it."""
+    """A limit on the sessions at once; entering waits for room."""
 
     def __init__(self, room: int) -> None:
         self._free = threading.BoundedSemaphore(room)
@@ -96,11 +91,11 @@ class SSHMasterManager:
     """A master connection, open as long as the context is.
 
     Slaves never open a connection of their own (``ProxyCommand=false``), so that a
-    dead master is an error and not a second login. A lost connection is opened again
-    where that is asked for (:meth:`ensure`), so often as the options say.
+    dead master is an error and not a second login. Only :meth:`ensure` opens a lost
+    connection again, as often as the options say.
 
-    :ivar prefers_aes: we put AES-GCM first, which is slow on a CPU without AES.
-    :ivar user: whose ssh this is, where it is not ours.
+    :ivar prefers_aes: AES-GCM was put first, which is slow on a CPU without AES.
+    :ivar user: ssh runs as this user; "" is ours.
     :ivar sessions: to be entered by every session.
     """
 
@@ -123,9 +118,9 @@ class SSHMasterManager:
     def __enter__(self) -> Self:
         """Log in.
 
-        :raises LoginRefused: if the host does not accept us.
+        :raises LoginRefused: if the host refuses the login.
         :raises ConnectionFailed: for every other reason.
-        :raises UsageError: if a password file or an agent is not what it should be.
+        :raises UsageError: if a password file or an agent cannot be used.
         """
         self._open(self._login.attempts())
         return self
@@ -151,14 +146,14 @@ class SSHMasterManager:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the connection is there, as far as one can see from here."""
+        """Return whether the ssh of the connection runs."""
         return self._connection is not None and self._connection.is_alive
 
     def ensure(self) -> bool:
-        """Open the connection again if it is lost, and tell whether it was.
+        """Open the connection again if it is lost, and return whether it was.
 
-        To be called where nothing depends on what was there before: no lock is held,
-        no transfer under way. Nobody is asked anything.
+        To be called where nothing depends on the old one: no lock is held, no transfer
+        under way. The user is not asked anything.
 
         :raises ConnectionFailed: if it was lost too often.
         """
@@ -200,7 +195,7 @@ class SSHMasterManager:
                 self.user = attempt.user
                 self.prefers_aes = connection.prefers_aes
                 return
-        raise refused(self._login, attempts)
+        raise describe_refusal(self._login, attempts)
 
 
 class _Connection:
@@ -214,7 +209,9 @@ class _Connection:
             self._password = read_password(login.password_file) + b"\n"
         ciphers = login.ciphers(attempt.user)
         self.prefers_aes = bool(ciphers)
-        self._directory = _private_directory(attempt.user, runs=bool(self._password))
+        self._directory = make_private_directory(
+            attempt.user, runs=bool(self._password)
+        )
         self._master = self._command(ciphers)
         self._child: Child | None = None
         self._closing = threading.Event()
@@ -226,7 +223,7 @@ class _Connection:
 
     @property
     def socket(self) -> str:
-        return os.path.join(self._directory, "s")
+        return os.path.join(self._directory.path, "s")
 
     @property
     def is_alive(self) -> bool:
@@ -247,7 +244,7 @@ class _Connection:
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.remove()
 
     def _serve(self) -> None:
         try:
@@ -273,7 +270,7 @@ class _Connection:
                 return
             if child.peek() is not None:
                 child.reap()
-                raise explained(child.stderr_tail(), self._login)
+                raise explain_failure(child.stderr_tail(), self._login)
             if limit_s and waited_s > limit_s:
                 raise ConnectionFailed(
                     f"{visible(self._login.location.host)} did not log us in within"
@@ -295,7 +292,7 @@ class _Connection:
         if self._password:
             # One answer to each question: a wrong one does not get better.
             argv += ("-o", "NumberOfPasswordPrompts=1")
-            path = os.path.join(self._directory, "askpass")
+            path = os.path.join(self._directory.path, "askpass")
             display = os.environ.get("DISPLAY", "") or ":"
             variables += (("SSH_ASKPASS", path), ("SSH_ASKPASS_REQUIRE", "force"))
             variables += (("DISPLAY", display),)  # OpenSSH before 8.4
@@ -308,54 +305,27 @@ class _Connection:
         )
 
     def _prepare_answer(self) -> None:
-        """Make what ssh runs to ask, and the pipe from which that takes the answer."""
+        """Make the program by which ssh asks, and the pipe with the answer."""
         if not self._password:
             return
         askpass, pipe = (
-            os.path.join(self._directory, n) for n in ("askpass", "answer")
+            os.path.join(self._directory.path, n) for n in ("askpass", "answer")
         )
         with open(askpass, "w", encoding="ascii") as file:
             file.write(_ASKPASS)
         os.chmod(askpass, 0o700)
         os.mkfifo(pipe, 0o600)
         for path in (askpass, pipe):
-            _give_to(self._attempt.user, path)
+            give_to(self._attempt.user, path)
 
     def _answer(self) -> None:
-        """Write the password into the pipe if somebody reads there."""
+        """Write the password into the pipe if a process reads there."""
         if not self._password:
             return
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-        with contextlib.suppress(OSError):  # ENXIO: nobody reads
-            pipe = os.open(os.path.join(self._directory, "answer"), flags)
+        with contextlib.suppress(OSError):  # ENXIO: no reader
+            pipe = os.open(os.path.join(self._directory.path, "answer"), flags)
             try:
                 os.write(pipe, self._password)
             finally:
                 os.close(pipe)
-
-
-def _private_directory(user: str, *, runs: bool) -> str:
-    """Make an unpredictable 0700 directory whose path leaves room for a socket.
-
-    :param user: whose it is to be, if not ours.
-    :param runs: programs in it are to be run.
-    :raises BackupError: if there is nowhere to make it.
-    """
-    wanted = [os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR")]
-    for place in (*([] if user else wanted), "/tmp", "/var/tmp"):
-        made = os.path.join(place, f"bbng-{os.urandom(4).hex()}")
-        if not place.startswith("/") or len(os.fsencode(made)) + 2 > _SOCKET_PATH_MAX:
-            continue
-        with contextlib.suppress(OSError):
-            if runs and os.statvfs(place).f_flag & os.ST_NOEXEC:
-                continue
-            os.mkdir(made, 0o700)
-            _give_to(user, made)
-            return made
-    raise BackupError("there is no directory in which an ssh socket can be made")
-
-
-def _give_to(user: str, path: str) -> None:
-    if user:
-        entry = pwd.getpwnam(user)
-        os.chown(path, entry.pw_uid, entry.pw_gid)

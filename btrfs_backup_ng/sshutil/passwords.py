@@ -1,7 +1,7 @@
-"""Where a password comes from: a file, a systemd credential, the terminal.
+"""The sources of a password: a file, a systemd credential, the terminal.
 
 A password is bytes in our memory and in pipes; never a word of a command, never in an
-environment, a log or a file of ours.
+environment, a log or a file that the program writes.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ from select import select
 from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
 from btrfs_backup_ng.process.child import check_interrupted
 
-#: Longer than any password, shorter than what a pipe takes at once (pipe(7)).
+#: Longer than any password, and a pipe takes so much at once (pipe(7)).
 _LONGEST = 1024
 _one_question_at_a_time = threading.Lock()
 
 
 def find_password_file(path: str, credential: str) -> str:
-    """Return the file that was named, else systemd's credential of that name, or "".
+    """Return the file that the user named, else systemd's credential, or "".
 
     :param credential: as in ``LoadCredential=NAME:PATH`` of systemd.exec(5).
     """
@@ -32,9 +32,9 @@ def find_password_file(path: str, credential: str) -> str:
 
 
 def read_password(path: str) -> bytes:
-    """Read the first line of a file that nobody else may read.
+    """Return the first line of a file that only its owner may read.
 
-    :raises UsageError: if it is none, or others may read it.
+    :raises UsageError: if it is not a password, or others may read the file.
     """
     name = visible(path)
     try:
@@ -59,7 +59,7 @@ def read_password(path: str) -> bytes:
 
 
 def _is_ours(uid: int) -> bool:
-    """Tell whether an owner is root, we, or who called sudo to make us root."""
+    """Return whether an owner is root, the user we run as, or the caller of sudo."""
     caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
     return uid in (0, os.geteuid()) or str(uid) == caller
 
@@ -75,17 +75,17 @@ def _forbidden(path: str) -> int:
 
 
 def _open_quietly(path: str, flags: int) -> int:
-    """Open without waiting for the other end of a pipe."""
+    """Open a file without waiting for the other end of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def has_terminal() -> bool:
-    """Tell whether somebody sits there who can be asked."""
+    """Return whether there is a terminal, so that the user can be asked."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
 def ask(question: str) -> bytes:
-    """Ask at the terminal, without showing what is typed.
+    """Return the user's answer to a question at the terminal, which is not shown.
 
     :raises BackupError: if there is no terminal, or no answer.
     :raises Interrupted: if a signal told us to end.

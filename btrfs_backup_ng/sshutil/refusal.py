@@ -1,4 +1,4 @@
-"""What is said when ssh does not get us in; the texts decide only the words."""
+"""Errors for a login that failed; the words of ssh decide nothing but the message."""
 
 import contextlib
 import os
@@ -17,11 +17,11 @@ class ConnectionFailed(BackupError):
 
 
 class LoginRefused(ConnectionFailed):
-    """The host answered and did not let us in."""
+    """The host answered and refused the login."""
 
 
-def explained(stderr: str, login: Login) -> ConnectionFailed:
-    """Say what a failed login means."""
+def explain_failure(stderr: str, login: Login) -> ConnectionFailed:
+    """Return the error for a failed login, from the words of ssh."""
     host = visible(login.location.host)
     if "IDENTIFICATION HAS CHANGED" in stderr:
         return ConnectionFailed(
@@ -44,21 +44,23 @@ def explained(stderr: str, login: Login) -> ConnectionFailed:
 
 
 def _known_name(stderr: str, login: Login) -> str:
-    """Return the name under which the host is known: ssh's own word for it, if any."""
+    """Return the name under which ssh knows the host."""
     match = re.search(r"^Host key for (\S+) has changed", stderr, re.MULTILINE)
     return match[1] if match else login.known_name()
 
 
-def refused(login: Login, attempts: Sequence[Attempt]) -> LoginRefused:
-    """Say that nobody was let in, who it was, with what, and what else there is."""
-    tried = list(dict.fromkeys(_tried(login, attempt.user) for attempt in attempts))
+def describe_refusal(login: Login, attempts: Sequence[Attempt]) -> LoginRefused:
+    """Return the error for a login refused to all, with the keys tried, and a hint."""
+    tried = list(
+        dict.fromkeys(_describe_keys(login, attempt.user) for attempt in attempts)
+    )
     return LoginRefused(
         f"{visible(login.name)} refused the login (tried: {'; '.join(tried)})",
-        hint="\n".join(_ways(login)),
+        hint="\n".join(_hints(login)),
     )
 
 
-def _tried(login: Login, user: str) -> str:
+def _describe_keys(login: Login, user: str) -> str:
     ways = []
     if login.agent:
         ways.append("agent" if _answers(login.agent) else "agent, which is dead")
@@ -70,7 +72,7 @@ def _tried(login: Login, user: str) -> str:
 
 
 def _answers(path: str) -> bool:
-    """Tell whether an agent listens there."""
+    """Return whether an agent listens on a socket."""
     with contextlib.suppress(OSError):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)
@@ -79,8 +81,8 @@ def _answers(path: str) -> bool:
     return False
 
 
-def _ways(login: Login) -> list[str]:
-    """Return lines that say what to do."""
+def _hints(login: Login) -> list[str]:
+    """Return the hint, in lines."""
     caller = sudo_caller()
     lines = []
     if caller and not login.agent:
@@ -100,7 +102,7 @@ def _ways(login: Login) -> list[str]:
 
 
 def explain_session(stderr: str) -> str:
-    """Say what the words of an ssh client mean that could not do its command."""
+    """Return the meaning of the words of an ssh client that failed, or ""."""
     if "ession open refused" in stderr or "administratively prohibited" in stderr:
         return (
             "sshd there allows too few sessions at once; put  MaxSessions 10  into its"

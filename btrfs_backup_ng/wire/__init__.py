@@ -1,1 +1,1 @@
-"""The words spoken to a shell, here and behind ssh: their form, and the verbs."""
+"""The commands that a shell runs, here and over ssh: their form, and the verbs."""

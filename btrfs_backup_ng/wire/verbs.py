@@ -1,7 +1,8 @@
 """The closed set of verbs that a place understands.
 
 Each is a file of ``verbs/`` whose header describes its arguments and its answer;
-``verbs/common.sh`` holds what all of them share, above all the walk into a directory.
+``verbs/common.sh`` has the functions that all of them use, above all the walk into a
+directory.
 """
 
 from btrfs_backup_ng.wire.grammar import Verb

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from btrfs_backup_ng.wire.grammar import MAGIC
+from btrfs_backup_ng.wire.protocol import MAGIC
 from tests.support import processes
 from tests.support.program import environment
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from btrfs_backup_ng.wire import grammar
+from btrfs_backup_ng.wire.protocol import MAGIC
+from tests.support import embedded
 from tests.support.program import CHECKOUT
 
 VERBS = CHECKOUT / "btrfs_backup_ng" / "wire" / "verbs"
@@ -178,7 +181,85 @@ def nothing_is_written_through_a_name(script: Script) -> Iterator[str]:
             may_make = False
 
 
+_HEADER = re.compile(r"# ([\w-]+)((?: \[?[A-Z]+(?:\.\.\.)?\]?)*)[:;] \w")
+_LIBRARY = re.compile(r"# (This text|Functions) ")
+_STATUSES = re.compile(r"^([a-z_]+)=\d\d\b", re.M)
+#: What goes to stdout, at the beginning of a line.
+_PRINTS = re.compile(
+    r"(printf|echo|tell|names_here|cat|head|\$as du|\$btrfs subvolume (show|list))\b"
+)
+
+
+def a_header_says_how_to_call_it(script: Script) -> Iterator[str]:
+    """The first line names the verb, and each argument that it uses."""
+    first = script.text.partition("\n")[0]
+    if _LIBRARY.match(first):
+        return
+    header = _HEADER.match(first)
+    if not header or header[1] != script.name:
+        yield script.at(1, "the header does not name the verb")
+        return
+    count = 99 if "..." in header[2] else len(header[2].split())
+    for number, line in script.lines_of_verb:
+        if re.match(r"(shift|set)\b", line):
+            return
+        for argument in re.findall(r"\$\{?(\d)", line):
+            if int(argument) > count:
+                yield script.at(number, f"${argument} is not in the header")
+
+
+def a_header_says_what_it_prints(script: Script) -> Iterator[str]:
+    """``# Answer: ...``, or a first sentence about stdout."""
+    if _LIBRARY.match(script.text) or re.search(r"^# Answer|stdout", script.text, re.M):
+        return
+    for number, line in script.lines:
+        if _PRINTS.match(line) and not re.search("[>|]", line):
+            yield script.at(number, "prints, and the header names no answer")
+
+
+def a_header_says_how_it_may_end(script: Script) -> Iterator[str]:
+    """``# Exit status: NAME ...`` for each one beside 0, 1 and not_ours."""
+    if _LIBRARY.match(script.text):
+        return
+    code = "\n".join(line for _, line in script.lines)
+    if re.search(r"^judge \$", code, re.M):
+        code += "$codec_failed"
+    if re.search(r"\bappear ", code):
+        code += "$exists$astray"
+    comments = "\n".join(re.findall("^#.*", script.text, re.M))
+    said = comments.partition("# Exit status: ")[2]
+    every = _STATUSES.findall((VERBS / "common.sh").read_text())
+    for name in set(every) - {"not_ours"}:
+        if f"${name}" in code and not re.search(rf"\b{name}\b", said):
+            yield script.at(1, f"the header does not name the exit status {name}")
+    if re.search(r"\bfinish (?!0|1\b)\d", code):
+        yield script.at(1, "an exit status has no name")
+
+
+def variables_are_words(script: Script) -> Iterator[str]:
+    assigned = re.compile(
+        r"\b(?:for|read -r|read) ([a-zA-Z])\b|(?:^|[\s;(])([a-zA-Z])="
+    )
+    for number, line in script.lines:
+        for found in assigned.finditer(re.sub(r"'[^']*'", "''", line)):
+            yield script.at(number, f"{found[1] or found[2]} is no word")
+
+
+def a_line_has_one_statement(script: Script) -> Iterator[str]:
+    """``;`` stands in front of then and do, and in a group of one statement."""
+    for number, line in script.lines:
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "''", line)
+        bare = re.sub(r"\{ [^;{}]*; \}", "{ }", bare)
+        if re.search(r";(?!;| then$| do$)(?<!;;)", bare):
+            yield script.at(number, "holds two statements")
+
+
 RULES = [
+    a_header_says_how_to_call_it,
+    a_header_says_what_it_prints,
+    a_header_says_how_it_may_end,
+    variables_are_words,
+    a_line_has_one_statement,
     no_other_line_walks,
     no_other_line_enters,
     a_state_directory_is_walked_to,
@@ -190,6 +271,34 @@ Rule = Callable[[Script], Iterator[str]]
 
 def read_scripts() -> list[Script]:
     return [Script(path.stem, path.read_text()) for path in sorted(VERBS.glob("*.sh"))]
+
+
+#: Functions of btrfs-ssh-send that are not those of the same name in common.sh.
+DIFFERENT = {
+    "finish": "no sign of life has to be ended",
+    "refuse": "its words also say that nothing was done, and as whom",
+}
+#: Rules for its verbs, which walk by themselves from the directory that the user named.
+FORM = [
+    rule for rule in RULES if rule.__name__.startswith(("a_header", "a_line", "var"))
+]
+
+
+@pytest.mark.parametrize("rule", FORM, ids=lambda rule: rule.__name__)
+def test_the_verbs_of_btrfs_ssh_send_have_the_form_of_all_verbs(rule: Rule):
+    for name, text in embedded.scripts().items():
+        assert list(rule(Script(name, text))) == []
+
+
+def test_a_function_that_both_programs_have_is_the_same():
+    def functions(text: str) -> dict[str, str]:
+        return dict(re.findall(r"^(\w+)\(\) \{\n(.*?)^\}$", text, re.M | re.S))
+
+    ours = functions((VERBS / "common.sh").read_text())
+    copies = functions(embedded.scripts()["common"])
+    both = ours.keys() & copies.keys()
+    assert both > {"step", "enter", "check_entered", "make", "adopt", *DIFFERENT}
+    assert {name for name in both if ours[name] != copies[name]} == set(DIFFERENT)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -211,6 +320,19 @@ def test_no_exception_is_left_over():
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
+        (a_header_says_how_to_call_it, "# other NAME: x"),
+        (a_header_says_how_to_call_it, '# verb NAME: x\ncat "$1" "./$2"'),
+        (a_header_says_how_to_call_it, "# verb name"),
+        (a_header_says_what_it_prints, "# verb NAME: x\nprintf 1\nfinish 0"),
+        (a_header_says_how_it_may_end, '# verb: x\n# Answer: busy\nfinish "$busy"'),
+        (a_header_says_how_it_may_end, "# verb: x\n[ -e . ] || finish 77"),
+        (a_header_says_how_it_may_end, "# verb: x\njudge $statuses"),
+        (variables_are_words, "x=1"),
+        (variables_are_words, "for x; do"),
+        (variables_are_words, "read -r x"),
+        (a_line_has_one_statement, "cd .; ls"),
+        (a_line_has_one_statement, "{ cd .; ls; }"),
+        (a_line_has_one_statement, "if true; then ls; fi"),
         (no_other_line_walks, 'btrfs subvolume delete -- "$1/incoming/$2"'),
         (no_other_line_walks, 'cat "$state/holder"'),
         (no_other_line_walks, "cat ${state}/holder"),
@@ -239,6 +361,16 @@ def test_a_broken_rule_is_seen(rule: Rule, text: str):
 @pytest.mark.parametrize(
     ("rule", "text"),
     [
+        (
+            a_header_says_how_to_call_it,
+            '# verb NAME: x\ncat "$1"\nset -- a b\ncat "$2"',
+        ),
+        (a_header_says_how_to_call_it, '# verb NAME...: x\ncat "$1" "$2"'),
+        (a_header_says_what_it_prints, "# verb: x\n# Answer: 1.\nprintf 1"),
+        (a_header_says_what_it_prints, "# verb: x\nprintf 1 >&4"),
+        (a_header_says_how_it_may_end, '# verb: x\n# Exit status: busy.\nx "$busy"'),
+        (variables_are_words, "TZ=UTC0\nsed 's/a=b/'\nread -r line"),
+        (a_line_has_one_statement, "for x; do\nif { a && b; }; then\n*) ;;\nx ';'"),
         (no_other_line_walks, 'cat "/proc/$$/fd/9/$name" ./holder # $1/x'),
         (no_other_line_enters, 'cd "/proc/$$/fd/6" && look_around'),
         (a_state_directory_is_walked_to, '# verb STATE: x\ngo "$1"\nshift\ncat "./$1"'),
@@ -259,3 +391,21 @@ def test_a_broken_rule_is_seen(rule: Rule, text: str):
 )
 def test_what_is_allowed_breaks_no_rule(rule: Rule, text: str):
     assert list(rule(Script("verb", text))) == []
+
+
+def test_what_a_verb_reports_is_worded_in_one_place_at_each_end():
+    package = CHECKOUT / "btrfs_backup_ng"
+    files = [*package.rglob("*.py"), *package.rglob("*.sh")]
+    having = [path for path in files if MAGIC in path.read_text()]
+    assert sorted(path.name for path in having) == ["common.sh", "protocol.py"]
+
+
+def test_the_exit_statuses_are_the_same_at_both_ends():
+    common = (VERBS / "common.sh").read_text()
+    there = dict(re.findall(r"^([a-z_]+)=(\d\d)\b", common, re.M))
+    here = {
+        name.lower(): str(value)
+        for name, value in vars(grammar).items()
+        if name.isupper() and isinstance(value, int)
+    }
+    assert there == here

@@ -37,7 +37,7 @@ from btrfs_backup_ng.process.command import (
     read_status,
 )
 from btrfs_backup_ng.process.silence import Silence
-from btrfs_backup_ng.wire.grammar import MAGIC
+from btrfs_backup_ng.wire.protocol import MAGIC
 from tests.support.processes import (
     Process,
     children,

@@ -28,7 +28,7 @@ from btrfs_backup_ng.process.pipeline import (
     TooLarge,
 )
 from btrfs_backup_ng.process.relay import Hop
-from btrfs_backup_ng.wire.grammar import MAGIC
+from btrfs_backup_ng.wire.protocol import MAGIC
 from tests.support.processes import (
     Process,
     children,

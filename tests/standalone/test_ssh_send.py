@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.machinery
-import importlib.util
 import itertools
 import os
 import re
@@ -24,12 +22,12 @@ from btrfs_backup_ng.wire import grammar
 from tests.faults.scene import show
 from tests.support import filesystems, ours, processes, trees
 from tests.support.accounts import Account
+from tests.support.embedded import load
 from tests.support.filesystems import Filesystem
 from tests.support.program import CHECKOUT, run_program
 from tests.support.sshd import Sshd
 
 SCRIPT = CHECKOUT / "btrfs-ssh-send"
-COMMON = CHECKOUT / "btrfs_backup_ng" / "wire" / "verbs" / "common.sh"
 _numbers = itertools.count(1)
 Done = subprocess.CompletedProcess[str]
 
@@ -135,15 +133,6 @@ def scene(
     scene = Scene(disks, sshd, tmp_path)
     yield scene
     processes.kill(scene.workers())
-
-
-def load():
-    loader = importlib.machinery.SourceFileLoader("ssh_send", str(SCRIPT))
-    spec = importlib.util.spec_from_loader("ssh_send", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
 
 
 def assert_same(source: str, backup: Path) -> None:
@@ -566,19 +555,6 @@ def test_the_transfer_id_and_the_wire_are_those_of_the_program(scene: Scene):
     _, _, place, transfer_id, name, *_ = (w[1:] for w in said[1][1].split())
     assert staging.ours([transfer_id])
     assert grammar.encode(str(scene.target))[1:] == place
-
-
-def functions(script: str) -> dict[str, str]:
-    """Return the functions of a shell script by their names."""
-    found = re.findall(r"^(\w+)\(\) \{\n(.*?)^\}$", script, re.M | re.S)
-    return {name: "".join(body.split()) for name, body in found}
-
-
-def test_it_enters_directories_just_as_the_program_does():
-    own, shared = functions(load().COMMON), functions(COMMON.read_text())
-    walk = ("remember_here", "step", "enter", "check_entered", "adopt", "make")
-    for name in (*walk, "is_taken", "is_subvolume", "try_as_root", "find_subvolume"):
-        assert own[name] == shared[name], name
 
 
 def test_endless_complaints_do_not_fill_the_memory(scene: Scene):

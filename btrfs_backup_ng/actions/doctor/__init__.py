@@ -1,1 +1,1 @@
-"""Finding out what would keep a backup from working."""
+"""Finding the reasons for which a backup would fail."""

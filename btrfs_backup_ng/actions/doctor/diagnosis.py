@@ -1,11 +1,11 @@
-"""What a look at a place means: facts -> findings, with the line that mends each.
+"""Facts about a place -> findings, with the command that fixes each.
 
-Nothing is looked at here. What could not be looked at is ``UNKNOWN``, and never good.
+Nothing is looked at here. A check that could not be made is ``UNKNOWN``, never good.
 """
 
 import enum
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import MIB, format_size, format_span, visible
@@ -13,20 +13,20 @@ from btrfs_backup_ng.core.model import Facts
 
 
 class Grade(enum.Enum):
-    """What a check came to."""
+    """The result of a check."""
 
     OK = "OK"
     WARN = "WARN"
     FAIL = "FAIL"
     UNKNOWN = "UNKNOWN"
-    """It could not be looked at."""
+    """The check could not be made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What one check found.
+    """The finding of one check.
 
-    :ivar mend: lines that say what to do; commands stand in them as to be typed.
+    :ivar mend: lines with the fix; commands are in them as to be typed.
     """
 
     check: str
@@ -36,12 +36,12 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
-    """A directory and who we are there.
+class Subject:
+    """A directory that is examined, and the user that works in it.
 
     :ivar machine: for people; "" is this one.
-    :ivar is_subvolume: its top is a subvolume, even if btrfs may not tell more of it.
-    :ivar is_root: what we do there, we do as root, and not just btrfs.
+    :ivar is_subvolume: its top is a subvolume, even if btrfs may not show more of it.
+    :ivar is_root: everything there is done as root, and not just btrfs.
     """
 
     path: str
@@ -52,19 +52,11 @@ class Spot:
     is_root: bool
 
 
-#: The checks of a place, in the order in which one rests on the other.
-OF_A_PLACE = ("directory", "mounted", "filesystem", "writable", "use", "space")
-HERE = ("btrfs", "version", "stream", "privilege", *OF_A_PLACE, "programs")
-THERE = (
-    *("connect", "login", "shell", "btrfs", "version", "stream", "flock"),
-    *("privilege", *OF_A_PLACE, "clock", "sessions", "programs"),
-)
-
-#: The oldest btrfs-progs that backups are tried with (Debian 11 has them), and the
-#: first that leave compressed data as it is on its way.
+#: The oldest btrfs-progs that backups are tested with (Debian 11 has them), and
+#: the first that leave compressed data as it is on its way.
 _OLD, _COMPRESSED_SINCE = (5, 10), (6, 0)
-#: Below the one every transfer is refused (``preflight``); below the other, or below
-#: that part of all, one should do something.
+#: Below the first one every transfer is refused (``preflight``); below the second one,
+#: or below that part of the filesystem, there is a warning.
 _NO_SPACE, _LITTLE_SPACE, _LITTLE_PART = 100 * MIB, 256 * MIB, 0.05
 #: Names carry the time by which they are sorted.
 _SKEW_S, _SKEW_TOO_FAR_S = 5.0, 86400.0
@@ -82,7 +74,7 @@ def exit_status(findings: Iterable[Diagnosis]) -> int:
 
 
 def unknown(check: str, because: str) -> Diagnosis:
-    """Say that a check could not be made."""
+    """Return the finding of a check that could not be made."""
     return Diagnosis(check, Grade.UNKNOWN, f"not checked: {because}")
 
 
@@ -91,7 +83,7 @@ def completed(
 ) -> tuple[Diagnosis, ...]:
     """Return a finding for each check in order.
 
-    :param because: why those that are missing could not be made.
+    :param because: why the missing ones could not be made.
     """
     found = {finding.check: finding for finding in findings}
     assert found.keys() <= set(checks)
@@ -101,7 +93,7 @@ def completed(
 def judge_btrfs(program: str, version: str, *, is_here: bool) -> Diagnosis:
     """Judge whether there is a btrfs command.
 
-    :param version: what it says of itself.
+    :param version: the output of ``btrfs --version``.
     """
     if program:
         return Diagnosis("btrfs", Grade.OK, visible(program))
@@ -130,7 +122,7 @@ def judge_version(version: tuple[int, int] | None, *, has_btrfs: bool) -> Diagno
 
 
 def judge_stream(protocol: int, version: tuple[int, int] | None) -> Diagnosis:
-    """Judge which send stream this end can make and take; any does."""
+    """Report which send stream this end can make and take; any will do."""
     if version is None:
         return unknown("stream", "the version of btrfs-progs is not known")
     if protocol >= 2 and version >= _COMPRESSED_SINCE:
@@ -141,44 +133,28 @@ def judge_stream(protocol: int, version: tuple[int, int] | None) -> Diagnosis:
 
 
 def judge_flock(path: str) -> Diagnosis:
-    """Judge whether two runs can be kept apart there."""
+    """Judge whether there can be a lock there."""
     if path:
         return Diagnosis("flock", Grade.OK, visible(path))
     text = "no flock command, so two runs could not be kept apart"
     return Diagnosis("flock", Grade.FAIL, text, "Install util-linux or busybox there.")
 
 
-def judge_spot(spot: Spot) -> list[Diagnosis]:
-    """Judge a directory: what is there, and what it can be used for."""
-    facts, path = spot.facts, visible(spot.path)
-    if not facts.exists or not facts.is_directory:
-        return [
-            _judge_absent(spot),
-            *(unknown(check, "the directory is not there") for check in OF_A_PLACE[1:]),
-        ]
-    return [
-        Diagnosis("directory", Grade.OK, path),
-        _judge_mounted(spot),
-        _judge_filesystem(spot),
-        _judge_writable(spot),
-        _judge_use(spot),
-        _judge_space(spot),
-    ]
-
-
-def _by_root(spot: Spot, command: str) -> str:
-    """Say who is to type a command, and where."""
-    who = "As root there" if spot.machine else "Run"
+def _command_for_root(subject: Subject, command: str) -> str:
+    """Return a command with the user and the machine it is for."""
+    who = "As root there" if subject.machine else "Run"
     return f"{who}:  {visible(command)}"
 
 
-def _judge_absent(spot: Spot) -> Diagnosis:
-    path = visible(spot.path)
-    if spot.facts.exists:
-        text = f"{path} is not a directory that {_who(spot)} can enter"
+def _judge_directory(subject: Subject) -> Diagnosis:
+    path = visible(subject.path)
+    if subject.facts.is_directory:
+        return Diagnosis("directory", Grade.OK, path)
+    if subject.facts.exists:
+        text = f"{path} is not a directory that {_user(subject)} can enter"
         return Diagnosis("directory", Grade.FAIL, text, "Name a directory.")
-    note = "" if spot.is_root else f", or {_who(spot)} may not look there"
-    make = _by_root(spot, f"mkdir -p {shlex.quote(spot.path)}")
+    note = "" if subject.is_root else f", or {_user(subject)} may not look there"
+    make = _command_for_root(subject, f"mkdir -p {shlex.quote(subject.path)}")
     return Diagnosis(
         "directory",
         Grade.FAIL,
@@ -187,75 +163,76 @@ def _judge_absent(spot: Spot) -> Diagnosis:
     )
 
 
-def _who(spot: Spot) -> str:
-    return visible(spot.user or "the user")
+def _user(subject: Subject) -> str:
+    return visible(subject.user or "the user")
 
 
-def _judge_mounted(spot: Spot) -> Diagnosis:
-    if not (spot.facts.on_system_disk and spot.facts.is_empty):
+def _judge_mounted(subject: Subject) -> Diagnosis:
+    if not (subject.facts.on_system_disk and subject.facts.is_empty):
         where = "on the system disk, and not empty"
-        found = where if spot.facts.on_system_disk else "not on the system disk"
+        found = where if subject.facts.on_system_disk else "not on the system disk"
         return Diagnosis("mounted", Grade.OK, found)
     return Diagnosis(
         "mounted",
-        Grade.WARN if spot.is_subvolume else Grade.FAIL,  # it may be a source
-        f"{visible(spot.path)} is an empty directory on the system disk; is the backup"
-        " disk mounted?",
-        _by_root(spot, f"mount {shlex.quote(spot.path)}")
+        Grade.WARN if subject.is_subvolume else Grade.FAIL,  # it may be a source
+        f"{visible(subject.path)} is an empty directory on the system disk; is the"
+        " backup disk mounted?",
+        _command_for_root(subject, f"mount {shlex.quote(subject.path)}")
         + "\nIf it is meant to be there, for backups:  --fs-checks skip",
     )
 
 
-def _judge_filesystem(spot: Spot) -> Diagnosis:
-    if spot.facts.is_btrfs:
+def _judge_filesystem(subject: Subject) -> Diagnosis:
+    if subject.facts.is_btrfs:
         return Diagnosis("filesystem", Grade.OK, "btrfs")
     mend = "Use a directory on btrfs."
-    if not spot.machine:
-        sink = f'shell://cat > {shlex.quote(spot.path + "/")}"$1"'
+    if not subject.machine:
+        sink = f'shell://cat > {shlex.quote(subject.path + "/")}"$1"'
         command = f"btrfs-backup-ng SOURCE {shlex.quote(sink)}"
         mend = f"Use a directory on btrfs, or keep streams:  {visible(command)}"
     return Diagnosis(
         "filesystem",
         Grade.FAIL,
-        f"{visible(spot.facts.filesystem_type)}, so snapshots cannot live there as"
+        f"{visible(subject.facts.filesystem_type)}, so snapshots cannot live there as"
         " subvolumes",
         mend,
     )
 
 
-def _judge_writable(spot: Spot) -> Diagnosis:
-    path = shlex.quote(spot.path)
-    if spot.facts.is_mounted_read_only:
-        mend = _by_root(spot, f"mount -o remount,rw {path}")
+def _judge_writable(subject: Subject) -> Diagnosis:
+    path = shlex.quote(subject.path)
+    if subject.facts.is_mounted_read_only:
+        point = shlex.quote(subject.facts.mount_point)
+        mend = _command_for_root(subject, f"mount -o remount,rw {point}")
         return Diagnosis("writable", Grade.FAIL, "it is mounted read-only", mend)
-    if spot.facts.is_writable:
-        return Diagnosis("writable", Grade.OK, f"{_who(spot)} may write")
-    if not spot.machine and not spot.is_root:
+    if subject.facts.is_writable:
+        return Diagnosis("writable", Grade.OK, f"{_user(subject)} may write")
+    if not subject.machine and not subject.is_root:
         return unknown("writable", "that needs root")
-    if spot.is_root:
-        mend = _by_root(spot, f"btrfs property get {path} ro")
+    if subject.is_root:
+        mend = _command_for_root(subject, f"btrfs property get {path} ro")
         text = "even root may not write; is it a read-only snapshot?"
         return Diagnosis("writable", Grade.FAIL, text, mend)
-    mend = _by_root(spot, f"chown {shlex.quote(spot.user)} {path}")
-    text = f"{_who(spot)} may not write, and has to own it"
+    mend = _command_for_root(subject, f"chown {shlex.quote(subject.user)} {path}")
+    text = f"{_user(subject)} may not write, and has to own it"
     return Diagnosis("writable", Grade.FAIL, text, mend)
 
 
-def _judge_use(spot: Spot) -> Diagnosis:
-    if not spot.facts.is_btrfs:
+def _judge_use(subject: Subject) -> Diagnosis:
+    if not subject.facts.is_btrfs:
         return unknown("use", "it is not btrfs")
-    if spot.is_subvolume:
+    if subject.is_subvolume:
         return Diagnosis("use", Grade.OK, "a subvolume: source or destination")
-    top = visible(spot.facts.containing)
+    top = visible(subject.facts.containing)
     text = f"a directory: destination; only all of {top} could be a source"
     return Diagnosis("use", Grade.OK, text)
 
 
-def _judge_space(spot: Spot) -> Diagnosis:
-    free = spot.facts.size_free
-    size = free + spot.facts.size_used
+def _judge_space(subject: Subject) -> Diagnosis:
+    free = subject.facts.size_free
+    size = free + subject.facts.size_used
     text = f"{format_size(free)} free of {format_size(size)}"
-    path = visible(shlex.quote(spot.path))
+    path = visible(shlex.quote(subject.path))
     mend = f"Keep fewer backups (-n), and see:  btrfs filesystem usage {path}"
     if free < _NO_SPACE:
         return Diagnosis("space", Grade.FAIL, f"{text}: too little to send any", mend)
@@ -264,11 +241,37 @@ def _judge_space(spot: Spot) -> Diagnosis:
     return Diagnosis("space", Grade.OK, text)
 
 
+#: The checks of a place, in the order in which one rests on the other. A new one is a
+#: function of :class:`Subject`, and a line here.
+OF_A_PLACE: dict[str, Callable[[Subject], Diagnosis]] = {
+    "directory": _judge_directory,
+    "mounted": _judge_mounted,
+    "filesystem": _judge_filesystem,
+    "writable": _judge_writable,
+    "use": _judge_use,
+    "space": _judge_space,
+}
+HERE = ("btrfs", "version", "stream", "privilege", *OF_A_PLACE, "programs")
+THERE = (
+    *("connect", "login", "shell", "btrfs", "version", "stream", "flock"),
+    *("privilege", *OF_A_PLACE, "clock", "sessions", "programs"),
+)
+
+
+def judge_place(subject: Subject) -> list[Diagnosis]:
+    """Make all checks of a place."""
+    if subject.facts.is_directory:
+        return [judge(subject) for judge in OF_A_PLACE.values()]
+    first, *others = OF_A_PLACE
+    because = "the directory is not there"
+    return [OF_A_PLACE[first](subject), *(unknown(check, because) for check in others)]
+
+
 def judge_clock(there: str, began: float, ended: float) -> Diagnosis:
     """Compare another machine's clock with ours.
 
-    :param there: what it showed, in whole seconds, at some time in between.
-    :param began: our clock when it was asked; ``ended``, when the answer was there.
+    :param there: the time it showed, in whole seconds, at some moment in between.
+    :param began: our clock when it was asked; ``ended``, when the answer had come.
     """
     if not there.isdigit():
         return unknown("clock", "date +%s says nothing that is understood")
@@ -288,7 +291,7 @@ def judge_clock(there: str, began: float, ended: float) -> Diagnosis:
 def judge_sessions(opened: int, words: str) -> Diagnosis:
     """Judge how many of :data:`SESSIONS` sessions side by side there were.
 
-    :param words: what was said when there was one too many.
+    :param words: the error message when there was one too many.
     """
     if opened >= SESSIONS:
         return Diagnosis("sessions", Grade.OK, f"{opened} side by side")
@@ -315,14 +318,14 @@ def judge_programs(here: frozenset[str], there: frozenset[str] | None) -> Diagno
             w for w, has in (("here", here), ("there", there)) if "zstd" not in has
         ]
         mend.append(f"Install {' and '.join(where)}:  zstd")
-    text = f"{_list(here)} here"
+    text = f"{_listed(here)} here"
     if there is not None:
-        text = f"{text}; {_list(there)} there"
+        text = f"{text}; {_listed(there)} there"
     if not lacks:
         return Diagnosis("programs", Grade.OK, text)
     text = f"{text}; not possible: {', '.join(lacks)}"
     return Diagnosis("programs", Grade.WARN, text, "\n".join(mend))
 
 
-def _list(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"

@@ -1,6 +1,6 @@
-"""The looking that ``doctor`` does: place by place, and nothing is changed.
+"""The examination of one place by ``doctor``; nothing is changed.
 
-What it finds is judged in ``diagnosis``.
+The facts that it finds are judged in ``diagnosis``.
 """
 
 import os
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.actions.doctor import diagnosis
-from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Spot
+from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Subject
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
@@ -43,9 +43,9 @@ def examine(
 ) -> tuple[Diagnosis, ...]:
     """Find out whether backups can be made from or to a place.
 
-    :param command_line: what the user typed, for the hint that repeats it.
+    :param command_line: as the user typed it, for the hint that repeats it.
     :returns: one finding for each check, whether or not it could be made.
-    :raises UsageError: if it is none that can be looked at.
+    :raises UsageError: if the place cannot be examined.
     """
     if location.is_command:
         raise UsageError("a command (shell://) cannot be examined; only it knows")
@@ -62,7 +62,7 @@ def rule_for(location: Location, options: SshOptions) -> str:
     """Return the line that lets our verbs run btrfs as root on another machine.
 
     :raises UsageError: if it is not a place on another machine.
-    :raises Refused: if there is nothing that such a line could be for.
+    :raises Refused: if such a line would be of no use.
     """
     if not location.is_remote:
         raise UsageError(
@@ -98,8 +98,8 @@ def _look_here(path: str, command_line: str, silence_s: float) -> list[Diagnosis
         privilege = Diagnosis("privilege", Grade.FAIL, text, sudo)
     findings = [*_look_at_tools(facts), privilege, _programs(None)]
     if is_seen:
-        spot = _spot_here(path, facts)
-        findings += diagnosis.judge_spot(spot)
+        subject = _subject_here(path, facts)
+        findings += diagnosis.judge_place(subject)
     return findings
 
 
@@ -112,13 +112,13 @@ def _look_at_tools(facts: Facts) -> list[Diagnosis]:
     ]
 
 
-def _spot_here(path: str, facts: Facts) -> Spot:
+def _subject_here(path: str, facts: Facts) -> Subject:
     try:
         user = pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         user = str(os.geteuid())
     is_subvolume = facts.is_btrfs and facts.containing == os.path.realpath(path)
-    return Spot(path, "", user, facts, is_subvolume, is_root=os.geteuid() == 0)
+    return Subject(path, "", user, facts, is_subvolume, is_root=os.geteuid() == 0)
 
 
 def _programs(there: frozenset[str] | None) -> Diagnosis:
@@ -133,10 +133,10 @@ def _look_there(
     clock: Clock,
     findings: list[Diagnosis],
 ) -> str:
-    """Look at a place of another machine, as far as one gets.
+    """Examine a place of another machine, as far as possible.
 
-    :param findings: takes what is found on the way.
-    :returns: why what was not reached was not.
+    :param findings: takes the findings on the way.
+    :returns: why the other checks could not be made.
     """
     where = visible(location.address)
     host = attempt(lambda: connections.host(location, options))
@@ -171,7 +171,7 @@ def _look_there(
     if isinstance(facts, BackupError):
         findings += (privilege, _failure("directory", facts))
         return "the answer is not understood"
-    spot = Spot(
+    subject = Subject(
         location.path,
         host.name,
         said.get("user", ""),
@@ -179,9 +179,9 @@ def _look_there(
         is_subvolume=facts.is_btrfs and facts.containing == more.get("where"),
         is_root=more.get("uid") == "0",
     )
-    if spot.is_subvolume and not facts.is_subvolume and privilege.grade is Grade.OK:
+    if subject.is_subvolume and not facts.is_subvolume and privilege.grade is Grade.OK:
         privilege = _half_a_privilege(said, more)
-    findings += (privilege, *diagnosis.judge_spot(spot))
+    findings += (privilege, *diagnosis.judge_place(subject))
     return ""
 
 
@@ -214,11 +214,11 @@ def _tools(said: Mapping[str, str], facts: Facts | BackupError) -> list[Diagnosi
 def _privilege(
     location: Location, options: SshOptions, host: SshHost, said: Mapping[str, str]
 ) -> tuple[Mapping[str, str], Diagnosis]:
-    """Judge how btrfs is run as root there, and give what is seen with that right.
+    """Return the answer of ``hello`` with the right to run btrfs, and judge that right.
 
-    Nobody is asked for a password: there is nobody to ask when a timer starts a backup.
+    The user is not asked for a password, as a timer that starts a backup cannot ask.
 
-    :param said: what is seen without a password.
+    :param said: the answer without a password.
     """
     privilege = said.get("privilege", "none")
     if privilege == "root":
@@ -242,7 +242,7 @@ def _privilege(
 
 
 def _half_a_privilege(said: Mapping[str, str], more: Mapping[str, str]) -> Diagnosis:
-    """Say that btrfs may tell its version as root, and not what a subvolume is."""
+    """Return the finding that root's btrfs may show its version, and no subvolume."""
     how = visible(more.get("privilege", ""))
     text = f"{how} runs btrfs --version as root, and not btrfs subvolume show"
     hint = privilege_error("", said).hint
@@ -250,9 +250,9 @@ def _half_a_privilege(said: Mapping[str, str], more: Mapping[str, str]) -> Diagn
 
 
 def _sessions(host: SshHost, *, is_one_kept: bool) -> Diagnosis:
-    """Really open as many sessions side by side as backups may need.
+    """Open as many sessions side by side as backups may need.
 
-    :param is_one_kept: there is one already.
+    :param is_one_kept: one is open already.
     """
     command = host.command(verbs.WAIT, label="a session")
     command = replace(command, room=nullcontext())  # to see where the room ends

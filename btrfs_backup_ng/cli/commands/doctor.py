@@ -8,7 +8,12 @@ from itertools import groupby
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
-from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, exit_status
+from btrfs_backup_ng.actions.doctor.diagnosis import (
+    OF_A_PLACE,
+    Diagnosis,
+    Grade,
+    exit_status,
+)
 from btrfs_backup_ng.actions.doctor.look import examine, rule_for
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser, add_display
@@ -21,7 +26,7 @@ from btrfs_backup_ng.cli.places import (
 from btrfs_backup_ng.cli.ssh_options import add_ssh, ssh_options
 from btrfs_backup_ng.cli.table import terminal_width, wrapped
 
-_EPILOG = """\
+_EPILOG = f"""\
 places:
   /path, ssh://[user@]host[:port]/path   as for a backup; nothing is changed there
 
@@ -30,7 +35,7 @@ what it looks at:
   btrfs, version, stream  btrfs-progs, and the send stream they and the kernel know
   flock                   keeps two runs apart on another machine
   privilege               root, or sudo -n or doas -n for btrfs; no password is asked
-  directory, mounted, filesystem, writable, use, space
+  {', '.join(OF_A_PLACE)}
                           what is there, and what can it be used for?
   clock                   names of snapshots carry the time
   sessions                MaxSessions of the sshd there, by really opening some

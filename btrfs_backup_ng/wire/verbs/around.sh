@@ -1,4 +1,4 @@
-# around NEW OLD: what there is to know about putting NEW in the place of OLD.
+# around NEW OLD: the facts that count for putting NEW in the place of OLD.
 # Answer, each with a NUL behind it: both paths without symbolic links (an x behind each), 1 if OLD exists, the mounts,
 # the command line of the kernel, fstab, the default subvolume where OLD is.
 

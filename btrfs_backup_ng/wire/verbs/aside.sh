@@ -1,4 +1,5 @@
 # aside STATE NAME NEW: rename a file in the state directory.
+# Exit status: exists, if NEW is a directory.
 
 act_as_owner "$1" "$@"
 work_long

@@ -1,4 +1,4 @@
-# children DIRECTORY: the subvolumes of the whole filesystem with the UUIDs of what each is a snapshot of.
+# children DIRECTORY: the subvolumes of the whole filesystem with their UUIDs and parent UUIDs.
 # Answer: the list in two orders, each with a NUL behind it.
 
 work_long

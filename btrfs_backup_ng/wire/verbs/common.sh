@@ -2,8 +2,8 @@
 #
 # A path that is written TOP//a/b means: TOP is a path that the user chose, where links are followed; a and b are
 # entered one at a time, and neither may be a link. Our own directories among them must belong to the user we run as,
-# and no one else may write to them. After a directory was entered only names in it are used, as whoever owns a
-# directory above may exchange what stands at any path, at any moment.
+# and no other user may write to them. After a directory was entered only names in it are used, as the owner of a
+# directory above may exchange any part of a path, at any moment.
 
 set -u
 umask 077
@@ -25,19 +25,26 @@ newline='
 '
 beating=
 
-# Exit statuses of our own, most of them from sysexits.h.
+# Exit statuses of our own, most of them from sysexits.h. Every verb may also end with 0, with 1 if it failed, and with
+# not_ours, as go does; the header of a verb names the others.
 unreadable=66  # some files could not be read
 unavailable=69 # a program is not installed here
 exists=73      # the name is taken
 codec_failed=74
 busy=75
+password_refused=77
 not_ours=78 # a directory that must be ours is a link, or belongs to another user
 astray=79   # a snapshot did not appear where it was made
 
-# finish STATUS: end with the status line, without which the other side takes the outcome for unknown.
+# notify WORD: print one of the lines on stderr by which a verb reports (wire/protocol.py).
+notify() {
+    printf 'bbng2 %s\n' "$1" >&2
+}
+
+# finish STATUS: end, and report the status, without which the other side takes the outcome for unknown.
 finish() {
     [ -z "$beating" ] || kill "$beating" 2>/dev/null
-    printf 'bbng2 %s\n' "$1" >&2
+    notify "$1"
     exit "$1"
 }
 
@@ -58,7 +65,7 @@ work_long() {
             sleep 5 2>/dev/null &
             nap=$!
             wait "$nap"
-            echo 'bbng2 working' >&2
+            notify working
         done
     } >/dev/null &
     beating=$!
@@ -92,7 +99,7 @@ is_ours() {
     [ -O "$1" ] || { [ -n "$root" ] && [ "$2" = 0 ]; }
 }
 
-# is_private: may no one but us write to the directory we stand in?
+# is_private: may no other user write to the directory we stand in?
 is_private() {
     looked=$(stat -c '%u %a' .) && ! may_others_write "${looked#* }" &&
         is_ours . "${looked% *}"
@@ -148,7 +155,7 @@ adopt() {
     fi
 }
 
-# make NAME: enter a directory that must be ours, after making it if there is none (another run may do so at the same
+# make NAME: enter a directory that must be ours, after making it if it is missing (another run may do so at the same
 # moment).
 make() {
     is_taken "./$1" || try_as_root mkdir -- "./$1" || is_taken "./$1" || return 1
@@ -156,7 +163,7 @@ make() {
     enter "$1"
 }
 
-# go PATH: enter the directory that a path means (see above). It fails if there is none.
+# go PATH: enter the directory that a path means (see above). It fails if it is missing.
 go() {
     walk_top=${1%%//*}
     walk_left=${1#"$walk_top"}
@@ -182,13 +189,13 @@ go() {
     check_entered
 }
 
-# act_as_owner STATE ARG...: if only root may enter our directory, and we act for root, run the verb again as root, all of
-# it, with the arguments. Called before anything is read or printed. `v` and `s` are the verb and its script (DECODER).
+# act_as_owner STATE ARG...: if only root may enter our directory, and we act for root, run all of the verb again as
+# root, with the arguments. Called before anything is read or printed. $verb and $script come from DECODER (grammar.py).
 act_as_owner() {
     [ -n "$root" ] || return 0
     if (go "${1%/*}" && [ -d "./${1##*/}" ] && [ ! -x "./${1##*/}" ]) 2>/dev/null && $root true 2>/dev/null; then
         shift
-        exec $root sh -c "$s" bbng2 "$v" none "$@"
+        exec $root sh -c "$script" "$0" "$verb" none "$@"
     fi
 }
 
@@ -232,7 +239,7 @@ is_out_of_reach() {
     while [ $# -gt 0 ]; do
         [ "$1" = 0 ] || [ "$1" = "$(id -u)" ] || return 1
         case $2 in
-        1???) ;; # sticky: what is ours there can only be renamed by us
+        1???) ;; # sticky: only we can rename our files there
         *) ! may_others_write "$2" || return 1 ;;
         esac
         shift 2
@@ -250,8 +257,8 @@ find_subvolume() {
     done
 }
 
-# erase NAME...: delete subvolumes of a directory that is ours, durably. Given a path, btrfs resolves it twice, and who
-# owns a directory above may exchange it in between. Where that is possible it goes by numbers.
+# erase NAME...: delete subvolumes of a directory that is ours, durably. Given a path, btrfs resolves it twice, and the
+# owner of a directory above may exchange it in between. Where that is possible it goes by numbers.
 erase() {
     [ $# -gt 0 ] || return 0
     if is_out_of_reach; then
@@ -282,7 +289,7 @@ appear() {
     is_subvolume "./$2" || finish "$astray"
 }
 
-# replace NAME: make stdin the content of a file in a directory of ours, in one step; it is on the disk then.
+# replace NAME: make stdin the content of a file in our directory, in one step; it is on the disk then.
 replace() {
     [ -O . ] || $root chown "$(id -u)" . || return 1
     for replaced in "$1" "$1.new"; do

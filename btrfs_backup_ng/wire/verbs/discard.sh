@@ -1,4 +1,4 @@
-# discard STATE WHICH ID...: delete what unfinished transfers left; not one that still runs.
+# discard STATE WHICH ID...: delete the rests of unfinished transfers; not of one that still runs.
 #   WHICH  all, or unsealed: those that cannot be resumed
 # Answer: the ids that still run, each with a NUL behind it.
 
@@ -11,7 +11,7 @@ is_sealed() {
     set -- ./.seal-*
     [ -e "$1" ]
 }
-# Delete all in the directory we stand in: one of ours, which was entered just now.
+# Delete all in the directory we stand in, which is ours and was entered just now.
 empty() {
     for found in ./* ./.*; do
         case $found in ./. | ./..) continue ;; esac

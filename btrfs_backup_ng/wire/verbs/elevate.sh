@@ -1,6 +1,7 @@
-# elevate TOKEN SCRIPT WORD...: run another verb as root, by a sudo that wants a password. sudo remembers it for what
-# the same shell starts next and for nothing else, so every session is told it; never on its stdin, where a stream may
+# elevate TOKEN SCRIPT WORD...: run another verb as root, by a sudo that wants a password. sudo remembers it for the
+# next commands of the same shell and for no others, so every session gets it; never on its stdin, where a stream may
 # come. A pipe that is opened in both directions blocks no process.
+# Exit status: that of the verb; password_refused.
 
 directory=${TMPDIR:-/tmp}/bbng-$1
 script=$2
@@ -12,7 +13,7 @@ pipe=$directory/$$
 password=$($limit head -n 1 <&5)
 exec 5>&-
 rm -f -- "$pipe"
-printf '%s\n' "$password" | sudo -S -v -p '' || finish 77 # it does not take the password
+printf '%s\n' "$password" | sudo -S -v -p '' || finish "$password_refused"
 password=
-sudo -n sh -c "$script" bbng2 "$@"
+sudo -n sh -c "$script" "$0" "$@"
 finish $?

@@ -1,11 +1,13 @@
-# hash SUBVOLUME WHAT: about each name in a tree, in the order of the bytes of the paths.
-#   WHAT  tree: path, facts, and path with the target of a symlink, each with a NUL behind it
-#         data: the output of `sha256sum -z` for each file by its first name, so that each is read once
-#         xattrs: the output of getfattr
-# It takes GNU coreutils (8.28) and findutils. The stub of a nested subvolume (inode 2) is left out, and so is whatever
-# is mounted in there. As no status of a pipe covers all its parts, each says its own on descriptor 3; all of them have
-# to come. Once stdin ends no one listens any more: all of it is ended, in the middle of a file, if the process group
+# hash SUBVOLUME ASPECT: look at each name in a tree, in the order of the bytes of the paths.
+# Answer, which depends on ASPECT:
+#   ASPECT  tree: path, facts, and path with the target of a symlink, each with a NUL behind it
+#           data: the output of `sha256sum -z` for each file by its first name, so that each is read once
+#           xattrs: the output of getfattr
+# It takes GNU coreutils (8.28) and findutils. The stub of a nested subvolume (inode 2) is left out, and so are
+# mounts in there. As no status of a pipe covers all its parts, each says its own on descriptor 3; all of them have
+# to come. Once stdin ends the answer has no reader: all of it is ended, in the middle of a file, if the process group
 # is this verb's alone.
+# Exit status: unreadable, if some names could not be read; unavailable.
 
 exec 6<&0 </dev/null
 {
@@ -15,7 +17,7 @@ exec 6<&0 </dev/null
     [ "$3" = $$ ] && $root kill -s TERM -- "-$$"
 } >/dev/null 2>&1 &
 go "$1" || finish 1
-what=$2
+aspect=$2
 gnu() {
     $root env LC_ALL=C QUOTING_STYLE=literal "$@"
 }
@@ -40,7 +42,7 @@ order() {
     report
 }
 parts=3
-case $what in
+case $aspect in
 tree)
     paths() {
         list_files -print0

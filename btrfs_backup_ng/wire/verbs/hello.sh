@@ -1,4 +1,4 @@
-# hello NONCE DIRECTORY FOLDER: what this machine and a directory of it are like. Changes nothing.
+# hello NONCE DIRECTORY FOLDER: facts about this machine and a directory. Changes nothing.
 #   FOLDER  for the snapshots of a source (it may not exist), or ""
 # Answer: the nonce, then facts as key=value, each with a NUL behind it. The privilege may be `auto`: find out.
 
@@ -50,7 +50,7 @@ tell why "$complaint"
 tell btrfs "$version"
 tell user "$(id -un)"
 
-# Programs. sudo looks for a command in secure_path, sudoers(5), however PATH is; a rule has to name what it finds.
+# Programs. sudo looks for a command in secure_path, sudoers(5), not in PATH; a rule has to name the one it finds.
 secure_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 tell program "$(command -v btrfs)"
 tell granted "$(PATH=$secure_path:$PATH && command -v btrfs)"

@@ -2,7 +2,7 @@
 
 # judge STATUS...: go on only if both ends of a pipe ended well. The statuses of the two ends come as they ended, the
 # first one in front; those of the stages between them only if they failed, behind a z ((de)compressor) or a k (filter
-# for checkpoints). Whatever failed for another reason than want of a reader (141) is the cause.
+# for checkpoints). The cause is one that failed for another reason than want of a reader (141).
 judge() {
     [ "$*" != 0 ] || return 0
     for status; do

@@ -1,9 +1,9 @@
 # list DIRECTORY STATE FILE...: all snapshots in a directory, and records of the state directory.
 # Answer: the names in the directory, an empty name; then, each with a NUL behind it: id and path of the containing
 # subvolume, the directory in it, its read-only subvolumes, the received UUIDs of the whole filesystem (both lists in
-# two orders), and of each record: nothing if there is none; 1 and its content, of which no more comes than what shows
-# that it is too large; or 2 and a word for why it is not read (record.py). A record has no NUL; those of a damaged one
-# become \001.
+# two orders), and of each record: nothing if it is missing; 1 and its content, at most so much that it
+# shows that it is too large; or 2 and a word for why it is not read (record.py). A record has no NUL; those of a
+# damaged one become \001.
 
 limit=8388609 # record.LIMIT_BYTES, and one byte that shows that there is more
 

@@ -5,7 +5,8 @@
 #   SECONDS      to wait for another holder
 #   WHO          the note about us
 #   KIND FOLDER  make the place ready before: see prepare
-# Answer: "locked", or "busy" and the note of the holder (exit status 75).
+# Answer: "locked", or "busy" and the note of the holder.
+# Exit status: busy then.
 
 patience=$2
 note=$3
@@ -15,7 +16,7 @@ exec 9<.
 rounds_left=225 # of 0.2 s: longer than a lock outlives its last sign of life
 first_beat=
 until flock -n 9; do
-    echo 'bbng2 working' >&2
+    notify working
     if [ "$patience" -gt 0 ]; then
         patience=$((patience - 1))
         sleep 1

@@ -1,5 +1,5 @@
 # place STAGE FROM DIRECTORY; names on stdin, each as ./NAME with a NUL behind it: move them from the directory FROM in
-# the stage to DIRECTORY; what exists there stays.
+# the stage to DIRECTORY; names that exist there stay.
 
 work_long
 go "$3" || finish 1

@@ -1,5 +1,5 @@
 # prepare STATE KIND FOLDER: make the directories of a place ready.
-#   KIND    subvolume or directory: what STATE is made as
+#   KIND    subvolume or directory: the kind of STATE if it has to be made
 #   FOLDER  for the snapshots of a source, or ""
 
 work_long

@@ -1,7 +1,8 @@
-# publish STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: make what was received appear under its final name, durably,
-# and delete it in staging, with the other names there.
-#   CHECK  1: look at it under its final name; 0: not, in a directory of ours
-# Answer: what btrfs shows of it then.
+# publish STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: make a received snapshot appear under its final name,
+# durably, and delete it in staging, with the other names there.
+#   CHECK  1: look at it under its final name; 0: not, if the directory is ours
+# Answer: `btrfs subvolume show` of it then.
+# Exit status: exists or astray, see appear.
 
 work_long
 go "$1" && exec 5<. && staged "$2" || finish 1

@@ -1,6 +1,7 @@
-# reap STATE ID NAME: end whatever still receives into a staging directory, from before an interruption.
-# Answer: the names in it, an empty name; of NAME and each seal: its name, what btrfs shows of it. Nothing if there is no
-# such directory.
+# reap STATE ID NAME: end the processes that still receive into a staging directory, from before an interruption.
+# Answer: the names in it, an empty name; of NAME and each seal: its name, `btrfs subvolume show`. Nothing if the
+# directory is missing.
+# Exit status: busy, if a receiver does not end.
 
 work_long
 go "$1" || finish 0

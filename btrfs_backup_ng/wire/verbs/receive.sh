@@ -1,9 +1,10 @@
 # receive STATE ID NAME CODEC [USELESS...]: receive the stream on stdin into a staging directory of its own, which stays
 # locked meanwhile, by descriptor 9: see reap.
-#   CODEC       what to undo first: see codecs.py
+#   CODEC       the compression to undo first: see codecs.py
 #   USELESS...  names that an earlier attempt left there, to be deleted first
-# Answer: the names in it, an empty name, what btrfs shows of NAME. A line on stderr says that all of the stream is
-# taken; what takes time then is the disk.
+# Answer: the names in it, an empty name, `btrfs subvolume show` of NAME. A line on stderr reports that all of the
+# stream is taken; from then on the disk takes the time.
+# Exit status: that of btrfs receive; codec_failed; busy, if another process receives there.
 
 name=$3
 go "$1" && staged "$2" || finish 1
@@ -25,14 +26,14 @@ trim() {
         shift
     done
 }
-# Delete what a newer checkpoint replaces: all bodies but the last, all seals but the last two, as the very last may
+# Delete all that a newer checkpoint replaces: all bodies but the last, all seals but the last two, as the very last may
 # not be finished yet.
 trim_all() {
     trim 1 ./.body-*
     trim 2 ./.seal-*
 }
-# Write to the disk, every second until stdin ends, what came so far: the disk works while the stream comes, and little
-# is left to do at the end.
+# Write to the disk, every second until stdin ends, all that came so far: the disk works while the stream comes, and
+# little is left to do at the end.
 flush() {
     if command -v timeout >/dev/null; then
         until timeout 1 cat; do
@@ -46,7 +47,7 @@ receive() {
     {
         $btrfs receive -C -q -- . >&4 3>&-
         echo $? >&3
-        echo 'bbng2 received' >&2
+        notify received
     } | flush
 }
 decompress() {

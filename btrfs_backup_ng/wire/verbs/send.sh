@@ -1,9 +1,10 @@
 # send PROTOCOL PARENT SNAPSHOT CODEC CODE [WORD...]: a send stream on stdout.
 #   PROTOCOL  1, 2, or 2c: 2 with compressed data as it lies on the disk; an n in front leaves the data out
 #   PARENT    path of the snapshot to build upon, or ""
-#   CODEC     what to compress the stream with: see codecs.py
+#   CODEC     the compression of the stream: see codecs.py
 #   CODE      the filter for checkpoints as packed Python, or "" for no checkpoints
-#   WORD...   what that filter is told
+#   WORD...   arguments of that filter
+# Exit status: that of btrfs send, or of the filter; codec_failed.
 
 protocol=$1
 parent=$2

@@ -1,4 +1,4 @@
-# sink: take whatever comes, to see how fast it does.
+# sink: read stdin to its end, to measure its speed.
 
 cat >/dev/null
 finish $?

@@ -2,7 +2,8 @@
 #   IDENTITY  keep, or fresh: drop the received UUID that a restored source still carries. A writable snapshot loses
 #             it, and the read-only one of that has none.
 #   ID        names the staging directory that takes
-# Answer: what btrfs shows of what it is a snapshot of, and behind a NUL of itself.
+# Answer: `btrfs subvolume show` of its parent, if IDENTITY is fresh; a NUL; the same of itself.
+# Exit status: exists or astray, see appear.
 
 work_long
 go "$1" || finish 1

@@ -1,6 +1,6 @@
 # times DIRECTORY NAME: when the snapshots in a directory were made. The list has no time zone, and a sudo or doas that
 # drops TZ makes it local time; so NAME, one of them, is shown as well, with its zone.
-# Answer: the snapshots with their times in two orders, each with a NUL behind it; what btrfs shows of NAME.
+# Answer: the snapshots with their times in two orders, each with a NUL behind it; `btrfs subvolume show` of NAME.
 
 work_long
 go "$1" || finish 1

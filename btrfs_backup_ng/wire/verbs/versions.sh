@@ -1,4 +1,4 @@
-# versions; paths on stdin: what each path is. They are absolute, with a NUL behind each.
+# versions; absolute paths on stdin, with a NUL behind each: the facts about each file.
 # Answer: of each that is there its facts and path, a line; a NUL; the complaints about the others.
 
 as=

@@ -1,4 +1,4 @@
-# waiting STATE ID...: what interrupted transfers left. Changes nothing.
+# waiting STATE ID...: the rests of interrupted transfers. Changes nothing.
 # Answer, of each that is there: its id, 1 if some process works on it, the names in it, an empty name.
 
 work_long

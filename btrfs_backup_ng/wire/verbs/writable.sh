@@ -1,6 +1,7 @@
 # writable STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: as publish, but a writable subvolume appears under the final
 # name, and in it a read-only snapshot, as the next backup of it needs one.
-# Answer: what btrfs shows of that snapshot.
+# Answer: `btrfs subvolume show` of that snapshot.
+# Exit status: exists or astray, see appear.
 
 work_long
 go "$1" && staged "$2" || finish 1
@@ -29,7 +30,7 @@ twin() {
     [ "$check" != 1 ] || $btrfs subvolume show -- "./$name" || finish 1
 }
 # The same where the user here may run btrfs as root, and not enter a directory of another user. It goes by paths, so
-# only where no one else may exchange what they mean.
+# only where no other user may exchange them.
 twin_by_path() {
     is_private || refuse "$target belongs to another user; log in as root"
     state=./$target/.btrfs-backup-ng

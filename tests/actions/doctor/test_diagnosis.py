@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import GIB, MIB
 from btrfs_backup_ng.actions.doctor import diagnosis
-from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Spot
+from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Subject
 from btrfs_backup_ng.core.model import Facts, Privilege
 from btrfs_backup_ng.host.ssh import privilege_rule, sudoers_rule
 
@@ -30,16 +30,31 @@ GOOD = Facts(
 )
 
 
-def spot(path="/srv/b", machine="nas", is_subvolume=False, is_root=False, **changes):
+def subject(path="/srv/b", machine="nas", is_subvolume=False, is_root=False, **changes):
     facts = replace(GOOD, **changes)
-    return Spot(path, machine, "backup", facts, is_subvolume, is_root)
+    return Subject(path, machine, "backup", facts, is_subvolume, is_root)
 
 
 def judged(*args, **changes):
     """Judge a place; give its findings by check."""
-    findings = diagnosis.judge_spot(spot(*args, **changes))
-    assert tuple(finding.check for finding in findings) == diagnosis.OF_A_PLACE
+    findings = diagnosis.judge_place(subject(*args, **changes))
+    assert tuple(finding.check for finding in findings) == tuple(diagnosis.OF_A_PLACE)
     return {finding.check: finding for finding in findings}
+
+
+CHECKS = (
+    *("connect", "login", "shell", "btrfs", "version", "stream", "flock", "privilege"),
+    *("directory", "mounted", "filesystem", "writable", "use", "space"),
+    *("clock", "sessions", "programs"),
+)
+
+
+@pytest.mark.parametrize("checks", [diagnosis.HERE, diagnosis.THERE])
+def test_the_checks_keep_their_names_and_their_order(checks):
+    """Scripts read them in --json. There may be further ones."""
+    only_there = {"connect", "login", "shell", "flock", "clock", "sessions"}
+    known = [c for c in CHECKS if checks is diagnosis.THERE or c not in only_there]
+    assert [check for check in checks if check in known] == known
 
 
 def made(*grades):
@@ -229,9 +244,10 @@ def test_what_is_not_btrfs_is_named(machine):
 
 
 def test_who_cannot_write_is_told_why():
-    found = judged(is_writable=False, is_mounted_read_only=True)["writable"]
+    mount = {"mount_point": "/srv disk", "mount_options": ("ro", "rw")}
+    found = judged(is_writable=False, **mount)["writable"]
     assert (found.grade, "read-only" in found.found) == (FAIL, True)
-    assert found.mend == "As root there:  mount -o remount,rw /srv/b"
+    assert found.mend == "As root there:  mount -o remount,rw '/srv disk'"
     found = judged(is_writable=False, path="/a b")["writable"]
     assert found.grade is FAIL
     assert found.mend == "As root there:  chown backup '/a b'"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from btrfs_backup_ng.actions.doctor.diagnosis import HERE, OF_A_PLACE, THERE
 from btrfs_backup_ng.host.ssh import sudoers_rule
 from tests.conftest import MakesFilesystems
 from tests.support import accounts, ours
@@ -40,11 +41,6 @@ pytestmark = pytest.mark.btrfs
 
 Findings = dict[str, dict[str, Any]]
 
-OF_A_PLACE = ["directory", "mounted", "filesystem", "writable", "use", "space"]
-HERE = ["btrfs", "version", "stream", "privilege", *OF_A_PLACE, "programs"]
-THERE = ["connect", "login", "shell", "btrfs", "version", "stream", "flock"]
-THERE += ["privilege", *OF_A_PLACE, "clock", "sessions", "programs"]
-
 
 def doctor(*words: Argument, **changes: Any) -> Done:
     """Run the doctor."""
@@ -67,7 +63,7 @@ def _read(done: Done) -> dict[str, Findings]:
     read = {}
     for place in document["places"]:
         found = {finding["check"]: finding for finding in place["findings"]}
-        assert list(found) == (THERE if "://" in place["place"] else HERE)
+        assert tuple(found) == (THERE if "://" in place["place"] else HERE)
         assert len(found) == len(place["findings"])
         read[place["place"]] = found
     return read
@@ -607,6 +603,22 @@ def test_a_disk_mounted_read_only_and_nearly_full(btrfs: MakesFilesystems, sshd:
         assert bad(found) == {"space": "fail", "writable": "fail"}
         check(found["writable"], "fail", "read-only", "mount -o remount,rw ")
         check(found["space"], "fail", "too little")
+
+
+@pytest.mark.parametrize("is_here", [True, False], ids=["here", "over ssh"])
+def test_the_command_that_makes_a_disk_writable_can_be_typed_for_a_directory_on_it(
+    btrfs: MakesFilesystems, sshd: Sshd, is_here: bool
+):
+    disk = btrfs(size="300M")
+    place = disk.path / "below" / "it's"
+    place.mkdir(parents=True)
+    disk.remount("ro")
+    words: list[Argument] = [place] if is_here else there(sshd, place)
+    (line,) = findings(*words, status=2)["writable"]["mend"]
+    who, command = line.split(":  ", 1)
+    assert (who, command.split()[0]) == ("Run" if is_here else "As root there", "mount")
+    subprocess.run(["sh", "-ec", command], check=True)
+    assert findings(*words, status=1)["writable"]["status"] == "ok"
 
 
 def disk_free(path: Path) -> int:
