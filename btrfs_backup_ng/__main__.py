@@ -1,4 +1,4 @@
-"""The door: argv in, exit status out; signals; the last ``except``."""
+"""The entry point: argv -> exit status; signals; the last ``except``."""
 
 import logging
 import os
@@ -10,11 +10,8 @@ from types import FrameType
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
-from btrfs_backup_ng.cli.commands import VERBS
-from btrfs_backup_ng.cli.commands import backup as classic
-from btrfs_backup_ng.cli.commands import run_verb
+from btrfs_backup_ng.cli.commands import run_words
 from btrfs_backup_ng.process.child import end_all, interrupt, interrupted
-from btrfs_backup_ng.session import progress
 
 #: A bug of ours: EX_SOFTWARE of sysexits.h.
 _BUG = 70
@@ -29,21 +26,19 @@ def _end(signal_number: int, frame: FrameType | None) -> None:
     interrupt(signal_number)
 
 
-def _show_progress(signal_number: int, frame: FrameType | None) -> None:
-    progress.request_line()
+def _ignore(signal_number: int, frame: FrameType | None) -> None:
+    """Ignore a signal; unlike SIG_IGN, children do not inherit that."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the program with these words and give its exit status."""
+    """Run the program with these words, and return its exit status."""
     for number in _ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
             signal.signal(number, _end)
-    signal.signal(signal.SIGUSR1, _show_progress)
+    signal.signal(signal.SIGUSR1, _ignore)  # until there is progress to show
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it hides how children end
     try:
-        if words and words[0] in VERBS:
-            return run_verb(words[0], words[1:])
-        return classic.main(words)
+        return run_words(words)
     except (BackupError, Interrupted) as error:
         log_message(error.message, error.hint)
         return error.exit_status

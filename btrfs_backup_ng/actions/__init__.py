@@ -1,1 +1,1 @@
-"""What the program can do: a module or folder for each command, under its name."""
+"""The actions of the program: a module or folder for each command, under its name."""

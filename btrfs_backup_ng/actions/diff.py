@@ -1,4 +1,4 @@
-"""The comparing of two snapshots of one place, by the stream between them."""
+"""The comparison of two snapshots of one place, by the stream between them."""
 
 import shlex
 import signal
@@ -32,7 +32,7 @@ from btrfs_backup_ng.wire import verbs
 
 #: btrfs-progs send protocol 2 from this version on.
 _PROTOCOL_2_SINCE = (6, 0)
-#: What ``btrfs send`` says of paths that it finds by two mounts. Hints only.
+#: Errors of ``btrfs send`` about two paths on different mounts. For hints only.
 _TWO_MOUNTS = (
     "not on mount point",
     "all subvolumes must be from the same filesystem",
@@ -48,11 +48,11 @@ def compare(
     progress: Progress,
     sudo_line: str,
 ) -> Iterator[Change]:
-    """Find out what changed from one snapshot to another, related or not.
+    """Return the changes from one snapshot to another, related or not.
 
-    Everything that can fail has been done when this returns.
+    All errors are raised before this returns.
 
-    :param sudo_line: runs the same as root, for a hint.
+    :param sudo_line: command that runs the same as root, for a hint.
     :raises UsageError: if they are not at one place.
     :raises Refused: if they cannot be compared.
     :raises BackupError: if it failed.
@@ -85,15 +85,15 @@ def compare(
 
 
 def _protocol(facts: Facts) -> str:
-    """Choose the protocol, without data; the second one tells of inode flags."""
+    """Choose the protocol, without data; version 2 has inode flags."""
     version = facts.btrfs_version or (0, 0)
     return "n2" if facts.send_protocol > 1 and version >= _PROTOCOL_2_SINCE else "n1"
 
 
 def _check(host: Host, location: Location, sudo_line: str) -> Facts:
-    """Look at a snapshot.
+    """Look at a path.
 
-    :raises Refused: if it is none.
+    :raises Refused: if it is not a snapshot.
     """
     place = visible(str(location))
     try:
@@ -141,7 +141,10 @@ def _compare_by_hand(first: Location, second: Location) -> str:
 
 
 def _read(command: Command, meter: Meter) -> Iterator[Change]:
-    """Run a sender and read what it says; it has ended well when this returns."""
+    """Run a sender, and read its stream to the end.
+
+    :raises CommandFailed: if it fails.
+    """
     changes: Iterator[Change] = iter(())
     damage: StreamDamaged | None = None
     with Child.start(command, stdout=PIPE) as child:
@@ -151,7 +154,7 @@ def _read(command: Command, meter: Meter) -> Iterator[Change]:
             meter.add(len(block))
             return block
 
-        try:  # the pipe changes nothing, and ssh checks by itself
+        try:  # no checksums: a pipe changes nothing, and ssh has its own
             changes = read_changes(read_commands(read, check=False))
         except StreamDamaged as error:
             damage = error
@@ -161,8 +164,8 @@ def _read(command: Command, meter: Meter) -> Iterator[Change]:
     check_interrupted()
     if status is None:
         raise _explained(ContactLost(completed))
-    ours = damage and status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
-    if status and not ours:
+    was_closed = damage and status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)
+    if status and not was_closed:
         raise _explained(CommandFailed(completed))
     if damage:
         label = visible(command.label)

@@ -1,4 +1,4 @@
-"""The one word that says how a place is doing, and what is behind it."""
+"""The state of a place in one word, with the details."""
 
 import enum
 from collections.abc import Iterable
@@ -14,26 +14,26 @@ from btrfs_backup_ng.session.session import Session
 
 
 class Word(enum.Enum):
-    """How a place is doing; the first that is true."""
+    """The state of a place: the first that applies."""
 
     AWAY = "AWAY"
     """It cannot be looked at."""
     RUNNING = "RUNNING"
-    """Somebody works on it."""
+    """A run works on it."""
     WAITING = "WAITING"
-    """A transfer was cut, and nobody goes on with it now."""
+    """It has an interrupted transfer, and no run resumes that now."""
     OK = "OK"
-    """It has something complete."""
+    """It has a complete snapshot or backup."""
     NEVER = "NEVER"
-    """It has nothing yet."""
+    """It has none yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What one look at a place says.
+    """The result of one look at a place.
 
-    :ivar worker: who holds its lock, as far as he tells.
-    :ivar reason: why it is away, and what to do: the fields of the error.
+    :ivar worker: the holder of its lock, if its note can be read.
+    :ivar reason: why it is away: the message of the error, as ``hint`` is its hint.
     """
 
     word: Word
@@ -45,7 +45,7 @@ class Standing:
 
 
 def examine(location: Location, session: Session, folder: str) -> Standing:
-    """Find out how a place is doing; nothing is changed there, and no lock is taken.
+    """Look at a place, and judge its state; change nothing, and take no lock.
 
     :param folder: of its own snapshots, "" for that of the session.
     """
@@ -62,9 +62,9 @@ def _look(location: Location, session: Session, folder: str) -> Standing:
 
 
 def judge(contents: Contents, holder: str | None) -> Standing:
-    """Return the word for what was seen.
+    """Judge the state of a place.
 
-    :param holder: what the holder of the lock says, ``None`` if nobody holds it.
+    :param holder: note of the lock's holder, ``None`` if the lock is free.
     """
     newest, waiting = contents.newest, contents.waiting
     worker = parse_holder(holder) if holder is not None else None
@@ -78,6 +78,6 @@ def judge(contents: Contents, holder: str | None) -> Standing:
 
 
 def exit_status(standings: Iterable[Standing]) -> int:
-    """Return 0 if no place needs somebody to look after it, else 1."""
+    """Return 0 if no place needs attention, else 1."""
     good = (Word.OK, Word.RUNNING)
     return int(any(standing.word not in good for standing in standings))

@@ -1,19 +1,17 @@
-"""How events look: lines on stdout, a JSON document, errors on stderr."""
+"""The output of a command: lines or a document on stdout, errors on stderr."""
 
-import argparse
 import contextlib
-import dataclasses
-import enum
 import json
 import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 from btrfs_backup_ng.__logger__ import log_message
-from btrfs_backup_ng.__util__ import format_size, format_span, visible
+from btrfs_backup_ng.__util__ import BackupError, format_size, format_span, visible
+from btrfs_backup_ng.cli.call import Call
 from btrfs_backup_ng.cli.table import wrapped
+from btrfs_backup_ng.core.document import to_document
 from btrfs_backup_ng.core.events import (
     Deleted,
     Event,
@@ -25,74 +23,95 @@ from btrfs_backup_ng.core.events import (
     Snapshotted,
     UpToDate,
 )
-from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.session.progress import Progress
 
 
 class Output:
-    """Where the events of a run go, from any thread.
+    """The results of one call, from any thread.
 
-    A closed stdout does not end a backup; what is printed then is lost.
+    A closed stdout does not end a backup; the rest of the output is lost then.
     """
 
-    def __init__(
-        self, *, progress: Progress, quiet: bool, notes: bool, as_json: bool
-    ) -> None:
+    def __init__(self, call: Call, progress: Progress | None = None) -> None:
         """Prepare.
 
-        :param quiet: no lines about success.
-        :param notes: show warnings and notes.
+        :param progress: whose line makes room for others.
         """
+        self._call = call
         self._progress = progress
-        self._quiet = quiet
-        self._notes = notes
-        self._as_json = as_json
-        self._events: list[Event] = []
-        self._planned: list[int] = []  # sizes of what a rehearsal would send
         self._guard = threading.Lock()
+        self.has_lines = not (call.quiet or call.as_json)
+
+    def line(self, text: str, indent: int | None = None) -> None:
+        """Print a line, unless the call is quiet or asks for a document.
+
+        :param indent: of its further lines, if it may be broken on a terminal.
+        """
+        if self.has_lines:
+            self.result(text, indent)
+
+    def result(self, text: str, indent: int | None = None) -> None:
+        """Print a line also of a quiet call, unless it asks for a document."""
+        if not self._call.as_json:
+            self._make_room()
+            for part in [text] if indent is None else wrapped(text, indent) or [""]:
+                print_line(part)
+
+    def about(self, place: object, text: str) -> None:
+        """Print a line about a place."""
+        self.line(f"{visible(str(place))}: {text}", 2)
+
+    def fail(self, place: object, error: BackupError, status: int | None = None) -> int:
+        """Print an error on stderr, and return its exit status or the given one."""
+        status = error.exit_status if status is None else status
+        self.tell(Failed(str(place), error.message, error.hint, status))
+        return status
 
     def tell(self, event: Event) -> None:
-        """Show one event; with JSON, keep it for the document."""
+        """Show an event."""
         with self._guard:
-            self._progress.clear()
+            self._make_room()
             if isinstance(event, Failed):
-                tell_failure(event)
+                place = visible(event.place)
+                place = "" if place in event.message else f"{place}: "
+                log_message(f"{place}{event.message}", event.hint)
             elif isinstance(event, Noted):
-                if self._notes:
-                    _tell_note(event)
-            elif not self._quiet and not self._as_json:
-                print_line(_line(event))
-            if isinstance(event, Sent) and event.dry:
-                self._planned.append(event.size_bytes or 0)
-            if self._as_json:
-                self._events.append(event)
+                if self._call.level != "error":
+                    word = "warning" if event.level is Level.WARNING else "note"
+                    log_message(f"{word}: {event.text}", event.hint)
+            else:
+                self.line(describe(event))
 
-    def finish(self, status: int) -> None:
-        """Print the JSON document, if one is wanted; after a rehearsal, the total."""
-        if len(self._planned) > 1 and not (self._quiet or self._as_json):
-            total = format_size(sum(self._planned))
-            print_line(f"in total: about {total} in {len(self._planned)} transfers")
-        if self._as_json:
-            events = [_as_json(event) for event in self._events]
-            document = {"version": 1, "exit_status": status, "events": events}
-            print_line(json.dumps(document, indent=1))
+    def entry(self, value: object) -> None:
+        """Print a value as a document of one line, if the call asks for documents."""
+        if self._call.as_json:
+            self._make_room()
+            print_line(json.dumps(to_document(value, self._call.now)))
 
+    def finish(self, exit_status: int, data: object, indent: int | None = 1) -> int:
+        """Print the document, if the call asks for one, and return the exit status.
 
-def print_about(place: Location, text: str, options: argparse.Namespace) -> None:
-    """Print something about a place, unless that is not wanted, or as JSON."""
-    if not options.json and not options.quiet:
-        for line in wrapped(f"{visible(str(place))}: {text}", 2):
-            print_line(line)
+        :param data: a dataclass, the fields of which follow the exit status.
+        """
+        if self._call.as_json:
+            start = {"version": 1, "exit_status": exit_status}
+            document = {**start, **to_document(data, self._call.now)}
+            print_line(json.dumps(document, indent=indent))
+        return exit_status
+
+    def _make_room(self) -> None:
+        if self._progress:
+            self._progress.clear()
 
 
 def print_line(text: str) -> None:
-    """Write to stdout; if that is not possible, it is lost, and nothing else."""
+    """Write to stdout; if that is not possible, the text is lost, and nothing else."""
     with _losing():
         print(text, flush=True)
 
 
 def print_bytes(raw: bytes) -> None:
-    """Write to stdout what is not ours, as it is, likewise."""
+    """Write bytes to stdout as they are; if that is not possible, they are lost."""
     with _losing():
         sys.stdout.flush()
         sys.stdout.buffer.write(raw)
@@ -103,13 +122,14 @@ def print_bytes(raw: bytes) -> None:
 def _losing() -> Iterator[None]:
     try:
         yield
-    except OSError:  # closed, or a full disk: the backup goes on
+    except OSError:  # closed, or a full disk: the backup continues
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
 
 
-def _line(event: Event) -> str:
+def describe(event: Event) -> str:
+    """Write an event as a line."""
     match event:
         case Snapshotted():
             word = "would make" if event.dry else "made"
@@ -145,47 +165,16 @@ def _count(present: int) -> str:
 
 def _sent(event: Sent) -> str:
     name, target = visible(event.name), visible(event.target)
-    what = name if name == target else f"{name} as {target}"
+    names = name if name == target else f"{name} as {target}"
     size = "" if event.size_bytes is None else f", {format_size(event.size_bytes)}"
     size += f" as {event.codec}" if event.codec else ""
     about = size.replace(", ", ", about ") if event.dry else size
     if event.parent:
         how = f" since {visible(event.parent)}"
     else:
-        why = event.why_full.value if event.why_full else ""
-        how = f" in full ({why})"
+        how = f" in full ({event.why_full.value if event.why_full else ''})"
     if event.resumed_bytes:
         how += f", resumed at {format_size(event.resumed_bytes)}"
     word = "would send" if event.dry else "sent"
     took = "" if event.dry else f" in {format_span(event.elapsed_s)}"
-    return f"{_way(event)}: {word} {what}{about}{how}{took}"
-
-
-def tell_failure(event: Failed) -> None:
-    """Say on stderr what failed, where, and what to do."""
-    place = visible(event.place)
-    place = "" if place in event.message else f"{place}: "
-    log_message(f"{place}{event.message}", event.hint)
-
-
-def _tell_note(event: Noted) -> None:
-    word = "warning" if event.level is Level.WARNING else "note"
-    log_message(f"{word}: {event.text}", event.hint)
-
-
-def _as_json(event: Event) -> dict[str, Any]:
-    kind = {
-        Snapshotted: "snapshot",
-        Sent: "sent",
-        UpToDate: "up-to-date",
-        Deleted: "deleted",
-        Released: "released",
-        Noted: "note",
-        Failed: "failed",
-    }[type(event)]
-    fields = dataclasses.asdict(event)
-    plain = {
-        key: value.value if isinstance(value, enum.Enum) else value
-        for key, value in fields.items()
-    }
-    return {"event": kind, **plain}
+    return f"{_way(event)}: {word} {names}{about}{how}{took}"

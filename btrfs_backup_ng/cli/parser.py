@@ -1,42 +1,26 @@
-"""The options of the classic command line."""
+"""Parsers: the fields that options set, and the options of several commands."""
 
 import argparse
+import enum
 from collections.abc import Sequence
-from datetime import timedelta, timezone
-from typing import NoReturn
+from dataclasses import MISSING, Field, fields
+from datetime import timezone
+from typing import Any, NoReturn, TypeVar
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import GIB, UsageError, visible
-from btrfs_backup_ng.cli import types as values
+from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.argv import join_levels, split_at_dashes
-from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.core.model import Checks
+from btrfs_backup_ng.core.model import TransferOptions
 
-_EPILOG = """\
+T = TypeVar("T")
+
+#: Where the snapshots of a source are by default.
+FOLDER = ".btrfs-backup-ng/snapshots"
+#: The part of an epilog that says what a place is.
+EPILOG_PLACES = """\
 places:
-  /path                        a subvolume (source), a directory on btrfs (destination)
-  ssh://[user@]host[:port]/path  the same on another machine
-  shell://COMMAND              any command; the stream comes on its stdin, always
-                               in full, and $1 is the snapshot's name
-
-  @FILE                        arguments from a file, one option or argument a line
-  TASK :: TASK                 several tasks side by side, each with its own options
-
-exit status:
-  0 done   1 failed   2 usage   3 another run is at work   4 refused before any change
-  10 some destinations failed, others did not   128+N ended by signal N
-
-verbs, as the first word; each has a --help:
-  list [PLACE ...]  snapshots, backups, and transfers that wait to go on
-  status [PLACE ...]
-                    one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
-  restore PLACE ... a snapshot, or files of it, back at a new path
-  prune PLACE ...   delete what a policy does not keep; drop transfers that wait
-  diff A B          what changed between two snapshots of one place
-  versions FILE     what a file was, in all snapshots and backups of it
-  verify PLACE ...  is what a place keeps good? identity, contents, a test of restoring
-  doctor PLACE ...  can backups be made from or to these places?
-  demo              try it without risk:  sudo btrfs-backup-ng demo
+  /path, ssh://[user@]host[:port]/path   a source, a destination, or both
 """
 
 
@@ -44,105 +28,79 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are :class:`UsageError`."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and how to find out more."""
+        """Raise the error, with a hint how to find out more."""
         hint = f"See:  {self.prog} --help"
         if "expected one argument" in message:
             hint = f"A value that starts with a dash:  --OPTION=VALUE\n{hint}"
         raise UsageError(visible(message), hint=hint)
 
 
-def parse_task(words: Sequence[str]) -> argparse.Namespace:
-    """Read the words of one task; options may stand before and after the places.
+def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parser:
+    """Return a parser that takes places, without further options.
 
-    :raises UsageError: if they do not make sense.
+    :param verb: "" for the classic command line.
     """
-    return parse_places(_parser(), words)
+    parser = Parser(
+        prog=f"{PROGRAM} {verb}".rstrip(),
+        usage=f"%(prog)s {usage}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
+    return parser
 
 
 def parse_places(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
-    """Read options and ``places`` in any order; behind ``--`` there are only places."""
+    """Read options and ``places`` in any order; behind ``--`` there are only places.
+
+    :raises UsageError: if they do not make sense.
+    """
     words, behind = split_at_dashes(join_levels(words))
     options = parser.parse_intermixed_args(words)
     options.places += behind
     return options
 
 
-def _parser() -> Parser:
-    parser = Parser(
-        prog=PROGRAM,
-        usage="%(prog)s [options] SOURCE [DESTINATION ...]",
-        description="Take a read-only snapshot of a btrfs subvolume, bring to each"
-        " destination\nwhat is missing there, and delete what is no longer wanted.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
-    _add_keeping(parser)
-    _add_transfer(parser)
-    add_ssh(parser)
-    _add_safety(parser)
-    add_display(parser)
-    return parser
+class OptionGroup:
+    """Options that set the fields of a dataclass, each of which has its default."""
+
+    def __init__(self, group: argparse._ActionsContainer, kind: type) -> None:
+        self._group = group
+        self._kind = kind
+        self._defaults = {field.name: _default(field) for field in fields(kind)}
+
+    def add(self, field: str, *flags: str, **settings: Any) -> None:
+        """Add an option for a field; settings are those of argparse."""
+        default = self._defaults[field]
+        if isinstance(default, enum.Enum):
+            if "action" not in settings:
+                settings.setdefault("choices", [each.value for each in type(default)])
+            default = default.value
+        if isinstance(default, tuple):
+            default = list(default)
+        dest = f"{self._kind.__name__}.{field}"
+        self._group.add_argument(*flags, dest=dest, default=default, **settings)
 
 
-def _add_keeping(parser: Parser) -> None:
-    group = parser.add_argument_group("snapshots")
-    add = group.add_argument
-    add(
-        "-N",
-        "--num-snapshots",
-        type=values.count,
-        metavar="N",
-        help="keep the latest N snapshots at the source, and what a destination needs"
-        " (default: keep all)",
-    )
-    add(
-        "-n",
-        "--num-backups",
-        type=values.backup_count,
-        metavar="N",
-        help="keep the latest N backups at each destination (default: keep all)",
-    )
-    add_policies(group)
-    add(
-        "-S",
-        "--no-snapshot",
-        action="store_true",
-        help="make no snapshot, transfer the existing ones only",
-    )
-    add(
-        "-T",
-        "--no-transfer",
-        action="store_true",
-        help="transfer nothing, only snapshot and delete",
-    )
-    add(
-        "-f",
-        "--snapshot-folder",
-        metavar="DIR",
-        default=".btrfs-backup-ng/snapshots",
-        help="where snapshots are kept, relative to the source or absolute"
-        " (default: %(default)s)",
-    )
-    add(
-        "-p",
-        "--snapshot-prefix",
-        metavar="P",
-        help="start of the snapshots' names (default: host name and -)",
-    )
-    add(
-        "-s",
-        "--sync",
-        action="store_true",
-        help="after deletions, wait until the space is free",
-    )
-    add(
-        "-w",
-        "--convert-rw",
-        action="store_true",
-        help="make snapshots writable before deleting them, for old kernels",
-    )
+def read_fields(kind: type[T], namespace: argparse.Namespace, /, **others: Any) -> T:
+    """Return a dataclass with the values of the options of its :class:`OptionGroup`.
+
+    :param others: fields that have no option of their own.
+    """
+    for field in fields(kind):  # type: ignore[arg-type]  # T is a dataclass
+        dest = f"{kind.__name__}.{field.name}"
+        if field.name not in others and hasattr(namespace, dest):
+            value, default = getattr(namespace, dest), _default(field)
+            if isinstance(default, enum.Enum):
+                value = type(default)(value)
+            others[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**others)
+
+
+def _default(field: "Field[Any]") -> Any:
+    return None if field.default is MISSING else field.default
 
 
 def add_policies(group: argparse._ActionsContainer) -> None:
@@ -156,11 +114,7 @@ def add_policies(group: argparse._ActionsContainer) -> None:
         " all of the last 2 days; always the newest; also latest=N, *d for all days,"
         " all, whole-weeks (months of whole weeks, as in btrbk)",
     )
-    add(
-        "--keep-at",
-        metavar="POLICY",
-        help="the same for backups at each destination",
-    )
+    add("--keep-at", metavar="POLICY", help="the same for backups at each destination")
     add(
         "--keep-zone",
         type=values.zone,
@@ -170,82 +124,65 @@ def add_policies(group: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_transfer(parser: Parser) -> None:
-    group = parser.add_argument_group("transfer")
-    add = group.add_argument
-    add("-I", "--no-incremental", action="store_true", help="always send in full")
-    add(
-        "--incremental",
-        choices=["auto", "required"],
-        default="auto",
-        help="required: rather fail than send in full (default: %(default)s)",
+def add_folder(parser: argparse._ActionsContainer) -> None:
+    """Add the option that says where a source's snapshots are."""
+    parser.add_argument(
+        "-f",
+        "--snapshot-folder",
+        metavar="DIR",
+        default=FOLDER,
+        help="where snapshots are kept, relative to the source or absolute"
+        " (default: %(default)s)",
     )
-    add(
+
+
+def add_wait(parser: argparse._ActionsContainer) -> None:
+    """Add the option that says how long to wait for a lock."""
+    parser.add_argument(
+        "--wait",
+        type=values.seconds,
+        metavar="S",
+        default=0.0,
+        help="wait up to S seconds for another run to end (default: %(default)g)",
+    )
+
+
+def add_sending(group: OptionGroup) -> None:
+    """Add the options about the way of a stream: rate, compression, resuming."""
+    group.add(
+        "rate",
         "--rate",
-        type=values.size,
+        type=values.rate,
         metavar="SIZE",
         help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
     )
-    add(
-        "--retries",
-        type=values.retries,
-        metavar="N",
-        default=0,
-        help="after a cut, wait and go on, up to N times in one run (default: 0; the"
-        " next run goes on in any case)",
-    )
-    add(
-        "--checkpoint-interval",
-        type=values.interval,
-        metavar="SIZE",
-        default=GIB,
-        help="how much a cut may cost: what has arrived is sealed each SIZE bytes, over"
-        " ssh and for larger local transfers, and not sent again (default: 1G)",
-    )
-    add(
-        "--no-checkpoints",
-        action="store_const",
-        const=0,
-        dest="checkpoint_interval",
-        help="after a cut, send again from the start",
-    )
-    add(
-        "--staging-max-age",
-        type=values.span,
-        metavar="AGE",
-        default=timedelta(days=14),
-        help="delete what is left of a cut transfer with which this run does not go on"
-        " after AGE, like 36h (default: 14d)",
-    )
-    add(
-        "--use-mbuffer",
-        action="store_true",
-        default=None,
-        dest="mbuffer",
-        help="buffer with mbuffer (default: over ssh, if it is installed)",
-    )
-    add("--no-mbuffer", action="store_false", dest="mbuffer", help="never use mbuffer")
-    add(
+    group.add(
+        "compress",
         "--compress",
         type=values.codec,
         metavar="HOW",
-        default="none",
         help="compress on the way through ssh: zstd, zstd:LEVEL, lz4, none, or auto,"
-        " which tries whether it pays (default: none)",
+        " which tries whether it pays (default: %(default)s)",
     )
-    add(
-        "--verify-transfer",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="look at a backup once more under its final name (default: yes; what"
-        " arrived is checked before in any case)",
+    group.add(
+        "retries",
+        "--retries",
+        type=values.retries,
+        metavar="N",
+        help="after a cut, wait and go on, up to N times in one run (default:"
+        " %(default)s; the next run goes on in any case)",
     )
-    add_max_size(group)
-
-
-def add_max_size(group: argparse._ActionsContainer) -> None:
-    """Add the option that says how long a stream may be."""
-    group.add_argument(
+    group.add(
+        "checkpoint_interval",
+        "--checkpoint-interval",
+        type=values.interval,
+        metavar="SIZE",
+        help="how much a cut may cost: what has arrived is sealed each SIZE bytes, over"
+        " ssh and for larger local transfers, and not sent again"
+        f" (default: {TransferOptions().checkpoint_interval // GIB}G)",
+    )
+    group.add(
+        "max_size",
         "--max-size",
         type=values.max_size,
         metavar="SIZE",
@@ -254,65 +191,18 @@ def add_max_size(group: argparse._ActionsContainer) -> None:
     )
 
 
-def _add_safety(parser: Parser) -> None:
-    group = parser.add_argument_group("safety")
-    add = group.add_argument
-    add("--dry-run", action="store_true", help="say what would be done; change nothing")
-    add(
-        "--wait",
-        type=values.seconds,
-        metavar="S",
-        default=0.0,
-        help="wait up to S seconds for another run to end (default: 0)",
-    )
-    add(
-        "--locked-destinations",
-        action="store_true",
-        help="add every destination that snapshots are held for",
-    )
-    add(
-        "--remove-locks",
-        action="store_true",
-        help="forget what is held for the given destinations, and do nothing else",
-    )
-    add(
-        "--fs-checks",
-        choices=[check.value for check in Checks],
-        default="auto",
-        help="doubts about a filesystem: strict refuses, skip does not look"
-        " (default: %(default)s)",
-    )
-    add(
-        "--skip-fs-checks",
-        action="store_const",
-        const="skip",
-        dest="fs_checks",
-        help="the same as --fs-checks skip",
-    )
-    add(
+def add_check_space(group: OptionGroup) -> None:
+    """Add the option that says whether to look for room before sending."""
+    group.add(
+        "check_space",
         "--no-check-space",
         action="store_false",
-        dest="check_space",
         help="do not compare what a transfer needs with what is free",
-    )
-    add(
-        "--safety-margin",
-        type=values.percent,
-        metavar="PCT",
-        default=10.0,
-        help="free space to leave beyond what is needed, at least 100 MiB"
-        " (default: 10)",
-    )
-    add("--force", action="store_true", help="go on where the space check says no")
-    add(
-        "--sudo",
-        action="store_true",
-        help="without root's rights: run all of this again through sudo",
     )
 
 
 def add_display(parser: Parser) -> None:
-    """Add the options about what is shown; they count for all tasks."""
+    """Add the options about the output; they count for all tasks."""
     group = parser.add_argument_group("display")
     add = group.add_argument
     add(
@@ -347,17 +237,3 @@ def add_display(parser: Parser) -> None:
         action="store_true",
         help="print the version; with -v those of python, kernel, btrfs and ssh, too",
     )
-
-
-def display_level(namespaces: Sequence[argparse.Namespace]) -> str:
-    """Return the name of the log level that all tasks together ask for."""
-    levels = ("debug", "info", "warning", "error")
-    named = [n.verbosity for n in namespaces if n.verbosity]
-    loudness = max(n.verbose for n in namespaces)
-    if loudness >= 2 or any(n.debug for n in namespaces):
-        return "debug"
-    if named:
-        return levels[min(map(levels.index, named))]
-    if loudness:
-        return "info"
-    return "error" if any(n.quiet for n in namespaces) else "warning"

@@ -1,94 +1,109 @@
-"""The options about ssh, for every verb that has them."""
+"""The options about ssh, for every command that has them."""
 
 import argparse
+from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import UsageError, visible
-from btrfs_backup_ng.cli import types as values
-from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, SshOptions
+from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli.parser import OptionGroup, Parser, read_fields
+from btrfs_backup_ng.core.model import SshOptions
 
 
-def add_ssh(parser: argparse.ArgumentParser) -> None:
-    """Add the options about how other machines are reached."""
+def add_ssh(parser: Parser) -> None:
+    """Add the options about how other machines are reached.
+
+    An option that is one of ssh's own needs only a few lines here: its ``type`` returns
+    ``KEY=VALUE``, and its field is ``options``, like that of ``--ssh-opt``.
+    """
     group = parser.add_argument_group("ssh")
-    add = group.add_argument
-    add(
-        "--ssh-opt",
-        action="append",
-        default=[],
-        type=_ssh_option,
-        metavar="KEY=VALUE",
-        help="an option as for ssh -o; wins over ours; may be repeated",
-    )
-    add(
-        "--ssh-sudo",
-        action="store_true",
-        help="use sudo on the other machine (default: find out)",
-    )
-    add("--ssh-identity-file", metavar="F", default="", help="log in with this key")
-    add(
-        "--ssh-username",
-        metavar="U",
-        default="",
-        help="log in as U where the place names no user",
-    )
-    add("--no-password-auth", action="store_true", help="never ask for a password")
-    add(
-        "--ssh-password-file",
-        metavar="F",
-        default="",
-        help="the first line of F answers what ssh asks: a password or passphrase",
-    )
-    add(
-        "--ssh-auth-sock",
-        metavar="PATH",
-        default="",
-        help='socket of your ssh agent, which sudo hides: "$SSH_AUTH_SOCK"',
-    )
-    add(
+    ssh = OptionGroup(group, SshOptions)
+    _add_login(ssh)
+    _add_secrets(ssh)
+    group.add_argument(
         "--ssh-host-key-policy",
         choices=["accept-new", "strict"],
         default="accept-new",
         help="a host that is not known yet: accept-new remembers its key, strict"
         " refuses it (default: %(default)s)",
     )
-    add(
+    ssh.add(
+        "sudo_password_file",
         "--sudo-password-file",
         metavar="F",
-        default="",
         help="the first line of F is the password that sudo asks for there",
     )
-    add(
+    ssh.add(
+        "silence_s",
         "--stall-timeout",
         type=values.seconds,
         metavar="S",
-        default=STALL_TIMEOUT_S,
         help="end a transfer in which nothing moves, and give up a place, also of this"
-        " machine, that says nothing, for S seconds, 0 for never (default: 300)",
+        " machine, that says nothing, for S seconds, 0 for never"
+        " (default: %(default)g)",
     )
 
 
-def ssh_options(options: argparse.Namespace) -> SshOptions:
-    """Read what :func:`add_ssh` added.
+def _add_login(ssh: OptionGroup) -> None:
+    add = ssh.add
+    add(
+        "options",
+        "--ssh-opt",
+        action="append",
+        type=_key_value,
+        metavar="KEY=VALUE",
+        help="an option as for ssh -o; wins over ours; may be repeated",
+    )
+    add(
+        "sudo",
+        "--ssh-sudo",
+        action="store_true",
+        help="use sudo on the other machine (default: find out)",
+    )
+    add(
+        "identity_file", "--ssh-identity-file", metavar="F", help="log in with this key"
+    )
+    add(
+        "username",
+        "--ssh-username",
+        metavar="U",
+        help="log in as U where the place names no user",
+    )
 
-    Whoever tries again after a cut opens a lost connection as often as it takes.
+
+def _add_secrets(ssh: OptionGroup) -> None:
+    add = ssh.add
+    add(
+        "password_login",
+        "--no-password-auth",
+        action="store_false",
+        help="never ask for a password",
+    )
+    add(
+        "password_file",
+        "--ssh-password-file",
+        metavar="F",
+        help="the first line of F answers what ssh asks: a password or passphrase",
+    )
+    add(
+        "auth_sock",
+        "--ssh-auth-sock",
+        metavar="PATH",
+        help='socket of your ssh agent, which sudo hides: "$SSH_AUTH_SOCK"',
+    )
+
+
+def read_ssh(options: argparse.Namespace, *, retries: int = 0) -> SshOptions:
+    """Read the options of :func:`add_ssh`.
+
+    :param retries: of a transfer; with any, a lost connection is opened again as often
+        as necessary.
     """
-    retries = getattr(options, "retries", 0)
-    return SshOptions(
-        options=tuple(options.ssh_opt),
-        sudo=options.ssh_sudo,
-        identity_file=options.ssh_identity_file,
-        username=options.ssh_username,
-        password_login=not options.no_password_auth,
-        auth_sock=options.ssh_auth_sock,
-        strict_host_keys=options.ssh_host_key_policy == "strict",
-        password_file=options.ssh_password_file,
-        sudo_password_file=options.sudo_password_file,
-        reopenings=None if retries else 1,
-        silence_s=options.stall_timeout,
-    )
+    strict = options.ssh_host_key_policy == "strict"
+    ssh = read_fields(SshOptions, options, strict_host_keys=strict)
+    return replace(ssh, reopenings=None) if retries else ssh
 
 
-def _ssh_option(text: str) -> str:
+def _key_value(text: str) -> str:
     key, separator, _ = text.partition("=")
     if not (separator and key.isascii() and key.isalnum()):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""How a user without root's rights gets them: the line to type, or sudo itself."""
+"""The line that runs the same command as root."""
 
 import os
 import shlex
@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.process.child import replace_by
-from btrfs_backup_ng.session.history import VARIABLE
 
 #: Where sudo looks for commands: ``secure_path`` of sudoers(5), as it mostly is.
 _SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -31,17 +29,3 @@ def command_line(words: Sequence[str]) -> list[str]:
 def sudo_line(words: Sequence[str]) -> str:
     """Return the line that runs this again as root."""
     return shlex.join(["sudo", *command_line(words)])
-
-
-def become_root(words: Sequence[str]) -> None:
-    """Run again through sudo, which may ask for a password; root just goes on.
-
-    The agent stays known, so that logins work as they do without sudo; and where to
-    remember what happened, if that was said.
-
-    :raises CommandNotStarted: if there is no sudo.
-    """
-    if os.geteuid() != 0:
-        kept = "--preserve-env=SSH_AUTH_SOCK"
-        kept += f",{VARIABLE}" if VARIABLE in os.environ else ""
-        replace_by(["sudo", kept, "--", *command_line(words)])

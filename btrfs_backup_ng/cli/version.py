@@ -1,7 +1,7 @@
-"""What ``--version`` prints."""
+"""The versions of this program, and of those it needs."""
 
 import os
-import platform
+import sys
 from contextlib import suppress
 
 from btrfs_backup_ng import __version__
@@ -11,10 +11,10 @@ from btrfs_backup_ng.process.command import Command, CommandNotStarted
 
 
 def version_text(*, detailed: bool) -> str:
-    """Return our version, and with ``detailed`` those of what we stand on."""
+    """Return the version, and with ``detailed`` those of Python, kernel, btrfs, ssh."""
     lines = [f"{PROGRAM} {__version__}"]
     if detailed:
-        lines.append(f"python {platform.python_version()}")
+        lines.append(f"python {sys.version.split()[0]}")
         lines.append(f"kernel {os.uname().release}")
         lines.append(_first_line("btrfs", "--version"))
         lines.append(_first_line("ssh", "-V"))

@@ -1,8 +1,11 @@
-"""What a run says it did: events, and the exit status that follows."""
+"""Events: the steps of a run, and the exit status that follows.
+
+The first field of each, ``event``, is its name in a document.
+"""
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from btrfs_backup_ng.core.plan import WhyFull
 
@@ -18,6 +21,7 @@ class Level(enum.Enum):
 class Snapshotted:
     """A snapshot was made, or would be."""
 
+    event: str = field(default="snapshot", init=False)
     source: str
     name: str
     dry: bool
@@ -30,11 +34,12 @@ class Sent:
     :ivar target: the name it got there.
     :ivar parent: name of the snapshot it is the difference from.
     :ivar size_bytes: of the stream; an estimate if dry, ``None`` if not known.
-    :ivar codec: what it was compressed with where it was counted, or "".
+    :ivar codec: its compression where it was counted, or "".
     :ivar resumed_bytes: of the stream that an earlier attempt had brought; the size is
         that of the rest.
     """
 
+    event: str = field(default="sent", init=False)
     source: str
     destination: str
     name: str
@@ -52,6 +57,7 @@ class Sent:
 class UpToDate:
     """A destination has everything already."""
 
+    event: str = field(default="up-to-date", init=False)
     source: str
     destination: str
     present: int
@@ -62,6 +68,7 @@ class UpToDate:
 class Deleted:
     """A snapshot or backup was deleted, or would be."""
 
+    event: str = field(default="deleted", init=False)
     place: str
     name: str
     dry: bool
@@ -71,6 +78,7 @@ class Deleted:
 class Released:
     """A hold was forgotten."""
 
+    event: str = field(default="released", init=False)
     source: str
     destination: str
     name: str
@@ -81,6 +89,7 @@ class Released:
 class Noted:
     """Something that a person should know."""
 
+    event: str = field(default="note", init=False)
     place: str
     level: Level
     text: str
@@ -91,6 +100,7 @@ class Noted:
 class Failed:
     """Something asked for was not done."""
 
+    event: str = field(default="failed", init=False)
     place: str
     message: str
     hint: str
@@ -102,7 +112,7 @@ Event = Snapshotted | Sent | UpToDate | Deleted | Released | Noted | Failed
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the parts of a run that can fail alone."""
+    """The results of the parts of a run that can fail alone."""
 
     done: int = 0
     failures: tuple[int, ...] = ()

@@ -4,9 +4,11 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Annotated
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import GIB
+from btrfs_backup_ng.core.document import Aged, Named
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
@@ -85,9 +87,9 @@ class Waiting:
     :ivar running: somebody works on it.
     """
 
-    transfer_id: str
+    transfer_id: Annotated[str, Named("id")]
     name: str
-    started: datetime
+    started: Aged[datetime]
     size_bytes: int
     running: bool
 

@@ -15,10 +15,10 @@ def open_place(
     connections: Connections,
     ssh: SshOptions,
 ) -> Place:
-    """Return the place at a location; it is not looked at yet.
+    """Return the place at a location, without a look at it.
 
-    :param folder: where its own snapshots are, relative to it or absolute; ``None`` if
-        only backups are looked for.
+    :param folder: of its own snapshots, relative to it or absolute; ``None`` if only
+        its backups are needed.
     :raises ConnectionFailed: if its host cannot be reached.
     """
     if location.scheme is Scheme.SHELL:

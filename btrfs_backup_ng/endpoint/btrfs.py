@@ -29,11 +29,11 @@ from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
 from btrfs_backup_ng.sendstream.filter import portable
 from btrfs_backup_ng.wire import grammar, verbs
 
-#: What names may take in one command: 64 KiB are safe with ssh (transfer limit of one
-#: argument in Linux: 128 KiB, MAX_ARG_STRLEN), and the script needs some of it.
+#: Size of the names in one command. 64 KiB are safe with ssh (Linux limits one argument
+#: to 128 KiB, MAX_ARG_STRLEN), and the script needs some of that.
 _BATCH_BYTES = 48 * 1024
-#: The name that btrfs gives a snapshot of ``/proc/PID/fd/5`` (verb ``snapshot``) in a
-#: directory.
+#: The name of a snapshot in a directory, if btrfs is told to make it from the path
+#: ``/proc/PID/fd/5`` (verb ``snapshot``).
 _UNNAMED = "5"
 
 
@@ -42,7 +42,7 @@ class WentAstray(BackupError):
 
 
 class BtrfsDirectory(Endpoint):
-    """Snapshots as subvolumes in one directory, on whatever host."""
+    """Snapshots as subvolumes in one directory, on any host."""
 
     lists = True
     takes_parents = True
@@ -52,7 +52,7 @@ class BtrfsDirectory(Endpoint):
         self.directory = directory
 
     def listing(self, *records: str) -> tuple[Listing, tuple[Content, ...]]:
-        """List all subvolumes; dates are those in their names, where there is one."""
+        """List all subvolumes; a date in the name counts as the time of creation."""
         place = self.place
         seen, contents = place.host.listing(self.directory, place.state, *records)
         dated = tuple(
@@ -61,7 +61,7 @@ class BtrfsDirectory(Endpoint):
         return replace(seen, snapshots=dated), contents
 
     def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
-        """Return the worst seal of some subvolumes of the filesystem."""
+        """Return the worst integrity of some subvolumes of the filesystem."""
         return self.place.host.look_closely(self.directory, tree_ids, **how)
 
     def delete(self, snapshots: Sequence[Snapshot], *, convert_rw: bool) -> None:
@@ -93,16 +93,16 @@ class BtrfsDirectory(Endpoint):
         return host.command(verbs.SEND, *words, *extra, label="btrfs send")
 
     def _codec_there(self, codec: str) -> str:
-        """Return the codec that a verb applies; on this machine a stage does it."""
+        """Return the codec that the verb applies; on this machine, a stage does it."""
         return codec if self.place.host.name else codecs.NONE
 
     def recover_stray(self, parent: UUID, target: str, base: str) -> WentAstray:
-        """Delete the snapshot that appeared in another directory than it was made in.
+        """Delete a snapshot that appeared in another directory than asked for.
 
-        A link had appeared at its name, and btrfs followed that.
+        A symbolic link had appeared at its name, and btrfs followed it.
 
-        :param parent: UUID of the subvolume that it is a snapshot of.
-        :param base: the name that btrfs gives it in a directory.
+        :param parent: UUID of the subvolume that was snapshotted.
+        :param base: the name that btrfs gives the snapshot in a directory.
         :returns: the error to raise.
         """
         path = self.place.location.path
@@ -131,13 +131,13 @@ class SnapshotFolder(BtrfsDirectory):
     role = Role.SNAPSHOT
 
     def listing(self, *records: str) -> tuple[Listing, tuple[Content, ...]]:
-        """List the folder; before the first run there is nothing in it."""
+        """List the folder; before the first run it does not exist, and is empty."""
         if not (self.place.facts.has_folder or self.place.is_prepared):
             return Listing(), (None,) * len(records)
         return super().listing(*records)
 
     def take_snapshot(self, name: str, now: datetime) -> Snapshot:
-        """Make a read-only snapshot of the source, with an identity of its own.
+        """Make a read-only snapshot of the source, with a new identity.
 
         :param now: aware.
         :raises NameTaken: if the name is in use.
@@ -145,12 +145,11 @@ class SnapshotFolder(BtrfsDirectory):
         """
         place = self.place
         identity = "fresh" if place.facts.received_uuid else "keep"
-        words = (place.location.path, self.directory, name, place.state)
+        paths = (place.location.path, self.directory, name, place.state)
         parent = place.facts.uuid
         try:
-            answer = place.call(
-                verbs.SNAPSHOT, *words, identity, new_transfer_id(now)
-            ).stdout
+            transfer_id = new_transfer_id(now)
+            answer = place.call(verbs.SNAPSHOT, *paths, identity, transfer_id).stdout
         except CommandFailed as error:
             if error.completed.status != grammar.ASTRAY or not parent:
                 raise
@@ -171,7 +170,7 @@ class SnapshotFolder(BtrfsDirectory):
 
 
 class BackupDirectory(BtrfsDirectory):
-    """The directory that backups are received into: the place itself.
+    """The directory of the backups at a destination: the place itself.
 
     :ivar publishing: the verb that gives an arrived snapshot its final name.
     """
@@ -202,7 +201,7 @@ class BackupDirectory(BtrfsDirectory):
         output: bytes,
         verify: bool,
     ) -> None:
-        """Check what ``btrfs receive`` made, and rename it into the directory."""
+        """Check the received snapshot, and rename it into the directory."""
         place = self.place
         raw, _, text = output.partition(b"\0\0")
         names = [os.fsdecode(name) for name in raw.split(b"\0")]
@@ -229,7 +228,7 @@ class BackupDirectory(BtrfsDirectory):
             _check_identity(published, snapshot, f"{visible(target)} at {self}")
 
     def checkpoint(self, transfer_id: str, snapshot: Snapshot) -> Checkpoint | None:
-        """Find the newest sealed part of a transfer."""
+        """Find the newest seal of a transfer."""
         answer = self.place.call(
             verbs.REAP, self.place.state, transfer_id, snapshot.name
         ).stdout
@@ -249,10 +248,10 @@ class BackupDirectory(BtrfsDirectory):
 
 
 def btrfs_place(location: Location, host: Host, folder: str | None) -> Place:
-    """Return a place that is not looked at yet.
+    """Return a place, without a look at it.
 
-    :param folder: where its own snapshots are, relative to it or absolute; ``None`` if
-        only backups are looked for.
+    :param folder: of its own snapshots, relative to it or absolute; ``None`` if only
+        its backups are needed.
     """
     place = Place(location, host)
     place.backups = BackupDirectory(place)
@@ -262,7 +261,7 @@ def btrfs_place(location: Location, host: Host, folder: str | None) -> Place:
 
 
 def folder_in(place: str, folder: str) -> str:
-    """Return the directory of a folder for snapshots, as ``host.entry`` enters it.
+    """Return the path of a snapshot folder, as ``host.entry`` enters it.
 
     :param folder: absolute, or relative to the place.
     """
@@ -293,10 +292,10 @@ def _parse_show(text: bytes) -> Shown:
         raise WrongArrival(f"what btrfs shows is not understood: {error}") from error
 
 
-def _check_identity(shown: Shown, snapshot: Snapshot, what: str) -> None:
+def _check_identity(shown: Shown, snapshot: Snapshot, name: str) -> None:
     origin: UUID = snapshot.origin
     if not shown.read_only or shown.received_uuid != origin:
         raise WrongArrival(
-            f"{what} is not the snapshot that was sent: read-only {shown.read_only},"
+            f"{name} is not the snapshot that was sent: read-only {shown.read_only},"
             f" received UUID {shown.received_uuid} instead of {origin}"
         )

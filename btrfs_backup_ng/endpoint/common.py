@@ -1,4 +1,4 @@
-"""A place, and how snapshots are kept there: the seam that every endpoint fills."""
+"""A place, and the interface of the endpoints that keep snapshots there."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ from btrfs_backup_ng.wire import grammar, verbs
 
 
 class NameTaken(BackupError):
-    """A name that was free is in use now."""
+    """A name that was free is now in use."""
 
 
 class WrongArrival(BackupError):
@@ -41,7 +41,7 @@ class WrongArrival(BackupError):
 
 
 def new_transfer_id(now: datetime) -> str:
-    """Return the beginning of a transfer's id: no two are the same.
+    """Return the first part of a transfer's id, which is unique.
 
     :param now: aware.
     """
@@ -49,20 +49,20 @@ def new_transfer_id(now: datetime) -> str:
 
 
 class Place:
-    """A directory on a host, with the program's records, lock and staging there.
+    """A directory on a host, with the records, the lock and the staging there.
 
     :ivar state: the directory of these, as ``host.entry`` enters it.
-    :ivar facts: found by :meth:`look`.
-    :ivar public_name: the place in records that other users may read.
-    :ivar is_prepared: the lock is held, so all directories exist.
-    :ivar snapshots: the snapshots made here, as those of a source.
-    :ivar backups: the snapshots received here, as those of a destination.
+    :ivar facts: set by :meth:`look`.
+    :ivar public_name: its name in records that other users may read.
+    :ivar is_prepared: the lock was taken, so all directories exist.
+    :ivar snapshots: made here, if it is a source.
+    :ivar backups: received here, if it is a destination.
     """
 
     facts: Facts
 
     def __init__(self, location: Location, host: Host) -> None:
-        """Describe a place that keeps nothing; it is not looked at yet."""
+        """Describe a place without snapshots, and without a look at it."""
         self.location = location
         self.host = host
         self.state = below(location.path, STATE)
@@ -76,11 +76,11 @@ class Place:
 
     @property
     def has_snapshots(self) -> bool:
-        """Whether it is a subvolume with a folder of its own snapshots."""
+        """Whether it is a subvolume with a snapshot folder."""
         return self.facts.is_subvolume and self.facts.has_folder
 
     def look(self) -> Facts:
-        """Look at the place and its host; changes nothing.
+        """Look at the place and its host; change nothing.
 
         :raises BackupError: if that is not possible.
         """
@@ -90,12 +90,12 @@ class Place:
 
     @contextmanager
     def lock(self, wait_s: float, note: str, role: Role) -> Iterator[Say]:
-        """Hold the lock of this place, whose directories are made for it.
+        """Hold the lock of this place; make the directories that the run needs.
 
-        At a source that is a subvolume of its own, so it is part of no backup.
+        At a source, the state directory is a subvolume, so no backup contains it.
 
-        :param note: shown to those who meet the lock.
-        :param role: of the snapshots that are going to be made or received.
+        :param note: shown to processes that find the lock held.
+        :param role: of the snapshots that will be made or received.
         :raises LockHeld: if another run has it for longer than ``wait_s``.
         """
         preparation: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ class Place:
             return self.host.held(self.state)
 
     def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
-        """Return what these unfinished transfers left in staging."""
+        """Return the progress of unfinished transfers, from their staging."""
         ids = staging.ours(transfer_ids)
         if not ids:
             return ()
@@ -133,10 +133,10 @@ class Place:
     def discard(
         self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
     ) -> tuple[str, ...]:
-        """Drop what unfinished transfers left in staging; a second time does nothing.
+        """Delete the staging of unfinished transfers; ignore those already deleted.
 
         :param keep_sealed: keep those that have a checkpoint.
-        :returns: ids of transfers that still run, and stay.
+        :returns: ids of transfers that are still running; these stay.
         """
         ids = staging.ours(transfer_ids)
         if not ids:
@@ -165,10 +165,10 @@ class Place:
     def call(
         self, verb: grammar.Verb, *arguments: str, stdin: bytes = b""
     ) -> Completed:
-        """Run a verb on the host, with errors that say what they mean here.
+        """Run a verb on the host; explain its errors.
 
         :raises NameTaken: if a name is in use.
-        :raises Refused: if the program's files here are not its own.
+        :raises Refused: if another user controls the state directory.
         :raises CommandFailed: if it failed otherwise.
         """
         with self.explaining():
@@ -176,7 +176,7 @@ class Place:
 
     @contextmanager
     def explaining(self) -> Iterator[None]:
-        """Let the failure of a command say what it means for this place."""
+        """Convert the failure of a command to an error about this place."""
         try:
             yield
         except CommandFailed as error:
@@ -196,14 +196,14 @@ class Place:
 
 
 class Endpoint:
-    """How snapshots are kept in a directory of a place. This one keeps none.
+    """The snapshots in a directory of a place; this base class has none.
 
-    Kinds of endpoints differ in what they can do, and say it as data.
+    Class variables state the abilities of each kind of endpoint.
 
-    :cvar role: of these snapshots to their place.
-    :cvar lists: they can be listed, looked at closely, and deleted.
+    :cvar role: of these snapshots at their place.
+    :cvar lists: they can be listed, inspected, and deleted.
     :cvar takes_parents: streams to it may be incremental.
-    :ivar directory: where they are, as ``host.entry`` enters it; "" for nowhere.
+    :ivar directory: as ``host.entry`` enters it; "" for none.
     """
 
     role = Role.BACKUP
@@ -222,20 +222,20 @@ class Endpoint:
 
         :param records: names of the records.
         :returns: the snapshots, and the content of each record.
-        :raises ListingFailed: if that is not possible; then nothing is known.
+        :raises ListingFailed: if that is not possible.
         """
         return Listing(), (None,) * len(records)
 
     def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
-        """Return the worst seal of some subvolumes of the filesystem."""
+        """Return the worst integrity of some subvolumes of the filesystem."""
         return Integrity.UNKNOWN
 
     def path(self, name: str) -> str:
-        """Return the path of a snapshot of that name, as ``host.entry`` enters it."""
+        """Return the path of a snapshot by name, as ``host.entry`` enters it."""
         return name if name.startswith("/") else below(self.directory, name)
 
     def delete(self, snapshots: Sequence[Snapshot], *, convert_rw: bool) -> None:
-        """Delete snapshots durably; the caller looks whether they are gone.
+        """Delete snapshots durably; the caller checks that they are gone.
 
         :param convert_rw: make them writable first, for kernels that need it.
         """
@@ -256,11 +256,11 @@ class Endpoint:
         codec: str,
         checkpoints: Sequence[str] = (),
     ) -> Command:
-        """Return the command that emits a snapshot as a stream.
+        """Return the command that sends a snapshot as a stream.
 
-        :param protocol: ``1``, ``2``, or ``2c`` with compressed data as it is.
-        :param codec: compresses the stream on another machine.
-        :param checkpoints: arguments of the checkpoint filter there.
+        :param protocol: ``1``, ``2``, or ``2c``: compressed data stays compressed.
+        :param codec: compresses the stream if the source is remote.
+        :param checkpoints: arguments of the checkpoint filter at the source.
         """
         raise NotImplementedError
 
@@ -271,10 +271,10 @@ class Endpoint:
         codec: str,
         useless: Sequence[str] = (),
     ) -> Command:
-        """Return the command that takes a stream into staging.
+        """Return the command that receives a stream into staging.
 
-        :param codec: decompresses the stream on another machine.
-        :param useless: names that an earlier attempt left there, to be deleted.
+        :param codec: decompresses the stream if the destination is remote.
+        :param useless: names in staging to delete, from an earlier attempt.
         """
         raise NotImplementedError
 
@@ -287,17 +287,16 @@ class Endpoint:
         output: bytes,
         verify: bool,
     ) -> None:
-        """Check what arrived, and give it its final name; durable at the return.
+        """Check the received snapshot, and give it its final name, durably.
 
-        :param output: printed by the command of :meth:`receive`.
-        :param verify: look at it once more under its final name.
+        :param output: of the command of :meth:`receive`.
+        :param verify: check it again under its final name.
         :raises WrongArrival: if it is not the snapshot that was sent.
         """
 
     def checkpoint(self, transfer_id: str, snapshot: Snapshot) -> Checkpoint | None:
-        """End a process that still works on an interrupted transfer, and find where
-        it can be resumed.
+        """Find the checkpoint of an interrupted transfer; end its receiver first.
 
-        :raises CommandFailed: if such a process cannot be ended.
+        :raises CommandFailed: if a receiver that still runs cannot be ended.
         """
         return None

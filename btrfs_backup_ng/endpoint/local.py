@@ -10,8 +10,8 @@ from btrfs_backup_ng.host.local import LocalHost
 def local_place(
     location: Location, folder: str | None, silence_s: float = STALL_TIMEOUT_S
 ) -> Place:
-    """Return the place at a path of this machine; it is not looked at yet.
+    """Return the place at a path of this machine, without a look at it.
 
-    :param silence_s: how long a verb may print nothing; 0 for no limit.
+    :param silence_s: the longest time in which a verb may print nothing; 0: no limit.
     """
     return btrfs_place(location, LocalHost(silence_s), folder)

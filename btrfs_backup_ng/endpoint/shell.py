@@ -1,4 +1,4 @@
-"""A command as destination: it takes whole streams, and nothing of it is listed."""
+"""A command as destination: it takes full streams, and its backups are not listed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +53,7 @@ class CommandPlace(Place):
 class CommandEndpoint(Endpoint):
     """``sh -c COMMAND`` with the stream on stdin and the snapshot's name as ``$1``.
 
-    Its exit status is all that is known of it: 0 means that the stream is safe.
+    Only its exit status is known: 0 means that the stream is safe.
     """
 
     def receive(

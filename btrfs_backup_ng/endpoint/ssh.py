@@ -47,7 +47,7 @@ def ssh_place(
     connections: Connections,
     options: SshOptions,
 ) -> Place:
-    """Return the place at a path of another machine; it is not looked at yet.
+    """Return the place at a path of another machine, without a look at it.
 
     :raises ConnectionFailed: if no connection can be opened.
     """

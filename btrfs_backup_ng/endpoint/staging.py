@@ -1,44 +1,45 @@
-"""The names in staging: what a transfer's directory is called, and how far it got.
+"""The names in staging, which say how an interrupted transfer can be resumed.
 
-Everything that is needed to go on with a cut transfer is in these names and in what
-btrfs says about the subvolumes that carry them.
+Each transfer has a directory in staging. It receives the stream in intervals, each into
+a *body*, a subvolume that is still written to. At the end of an interval, a read-only
+snapshot of the body is made: a *seal* (``sendstream.checkpoint``). The seals are the
+checkpoints. The names, and the properties of the subvolumes, are all that is needed to
+resume; there is no state file.
 
-- **The UUID of a seal is a digest** over all commands up to there, long ones by their
-  headers alone, as the checksum in there stands for the data. It proves what the seal
-  holds; its name tells how much that is. No state file is needed.
-- The next run (or attempt, with ``--retries``) reads the stream again, drops and
-  digests what lies below the newest seal, and goes on if the digest is the same. If
-  not, the stream is another one: nothing was written yet, staging is dropped, and all
-  of it is sent again. What is sealed is never sent twice; what is not, is at most an
-  interval.
-- Bodies have UUIDs and names of chance, so that a receiver that was thought dead finds
-  nothing to write to. A clone from the snapshot itself is led to the body that it is in
-  (``CLONE``, the only command that is changed); the checksum is linear, so that costs
-  next to nothing.
-- The filter looks at headers. The data behind them it moves on with splice(2). Where it
-  stands in front of the last stage it writes to that directly, and says how much, so
-  that no byte passes twice (``relay.Watch``).
-- It runs where the stream comes from, so that what is read again crosses no wire: on
-  another machine within the verb ``send``, given to the Python there as text (3.7 or
-  newer); without one there are no checkpoints.
-- The verb ``receive`` deletes what a newer seal replaces while it works; a seal is a
-  snapshot, which flushes what it is of, so a power cut costs no sealed interval.
-- The id of a transfer names the snapshot, its parent and the protocol, by digest. So
-  the next run knows an attempt at the same transfer; it ends whatever still receives
-  there (verb ``reap``: who has that directory open as descriptor 9 has the lock on it),
-  and deletes the body that was cut.
-- A seal that somebody opened and wrote to is not built upon, even if its received UUID
-  is what it was: nothing is ever written to a seal, so its ``ctransid`` never passes
-  its ``rtransid``.
-- Where a transfer lacks room, those that this run does not go on with give way, the
-  oldest first, one by one (``room``); all of them stay if they would not do. What a
-  transfer left that filled the disk stays only if the rest fits.
-- What was left is deleted after the snapshot has arrived in any way, by ``prune
-  --staging``, or after ``--staging-max-age`` if no transfer of the run goes on with it;
-  what another source left at the same place is not touched before that.
+**Resume.** The received UUID of a seal is a digest of all commands of the stream up to
+its end. Of a long command it covers only the header, as the checksum there stands for
+the data. So the UUID proves the content of the seal; its name has the offset. The next
+run (or attempt, with ``--retries``) reads the stream again. It digests and drops the
+part below the newest seal. If the digest is the same, it resumes there. If not, the
+stream is a different one; nothing was written yet, staging is deleted, and all of the
+stream is sent. Data in a seal is never sent twice; other data is, up to one interval.
 
-A stream of less than 1 MiB passes as it is. Here, between two disks, checkpoints are
-made if more than an interval is to be sent; over ssh always.
+**The filter** that makes the intervals runs at the source, so data that is read again
+does not cross the network. On a remote machine it is part of the verb ``send``, and
+runs in the Python there (3.7 or newer); without Python there are no checkpoints. It
+reads only headers, and moves the data behind them with splice(2). If it is next to the
+last stage, it writes to that directly and reports the number of bytes, so no byte is
+copied twice (``relay.Watch``). A stream of less than 1 MiB passes unchanged. Between
+two local disks, checkpoints are made only for transfers longer than one interval; over
+ssh, always. The filter changes only ``CLONE`` commands: a clone from the snapshot
+itself must name the body that holds it. The checksum is linear, so that is cheap.
+
+**The receiver** (verb ``receive``) deletes a seal when a newer one replaces it. A seal
+is a snapshot, and a snapshot flushes its data, so a power failure costs no seal. Bodies
+have random UUIDs and names, so a receiver of an earlier attempt that was believed dead
+finds nothing to write to. The id of a transfer has digests of the snapshot, its parent
+and the protocol, so the next run recognizes an attempt at the same transfer. It ends a
+receiver that still runs (verb ``reap``: the process that has the directory open as
+descriptor 9 holds the lock on it), and deletes the interrupted body. A seal that was
+made writable and changed is not used, even if its received UUID is still the same:
+nothing is ever written to a seal, so its ``ctransid`` must not exceed its ``rtransid``.
+
+**Deletion.** If a transfer lacks space, interrupted transfers that this run does not
+resume are deleted, one by one, the oldest first (``room``); all stay if even that is
+not enough. The staging of a transfer that filled the disk stays only if the rest fits.
+Otherwise staging is deleted when the snapshot has arrived in another way, by ``prune
+--staging``, or after ``--staging-max-age`` if no transfer of the run resumes it. The
+staging of another source at the same place stays until then.
 """
 
 import os
@@ -53,8 +54,8 @@ from btrfs_backup_ng.core.model import Snapshot, Waiting
 from btrfs_backup_ng.sendstream.checkpoint import BODY, SEAL, parse_name
 
 _STAMP = "%Y%m%dT%H%M%SZ"
-#: When it began, chance, what is sent, and how. Nothing else in staging is ours. The
-#: last two were not there before there were checkpoints.
+#: Start, random part, digest of the snapshot, digest of the parent and the protocol.
+#: Other names in staging are not ids. Versions without checkpoints omitted the digests.
 _TRANSFER_ID = re.compile(
     r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}(?:-([0-9a-f]{16})-([0-9a-f]{16}))?"
 )
@@ -62,13 +63,13 @@ _TRANSFER_ID = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a cut transfer can go on.
+    """The point where an interrupted transfer can be resumed.
 
-    :ivar offset: bytes of the stream that are there.
+    :ivar offset: bytes of the stream that have arrived.
     :ivar digest: of the commands of the stream up to there: the seal's received UUID.
-    :ivar tree_id: number of the seal, as a subvolume.
-    :ivar useless: names in the staging directory that are to be deleted before; the
-        body that was cut is the first.
+    :ivar tree_id: subvolume id of the seal.
+    :ivar useless: names in the staging directory to delete before; the interrupted
+        body is the first.
     """
 
     transfer_id: str
@@ -79,15 +80,15 @@ class Checkpoint:
 
     @property
     def known(self) -> tuple[int, bytes]:
-        """Return what ``sendstream.checkpoint`` wants to know of it."""
+        """Return the offset and the digest, for ``sendstream.checkpoint``."""
         return self.offset, self.digest.bytes
 
 
 def first_part(now: datetime, chance: bytes) -> str:
-    """Make the beginning of an id.
+    """Return the first part of an id.
 
     :param now: aware.
-    :param chance: four bytes of it.
+    :param chance: four random bytes.
     """
     return f"{now.astimezone(timezone.utc).strftime(_STAMP)}-{chance.hex()}"
 
@@ -95,40 +96,40 @@ def first_part(now: datetime, chance: bytes) -> str:
 def full_id(
     first_part: str, snapshot: Snapshot, parent: Snapshot | None, protocol: str
 ) -> str:
-    """Make the id of a transfer, which names its staging directory.
+    """Return the id of a transfer, which is the name of its staging directory.
 
-    It tells which stream that is, so that the next run knows it again.
+    It identifies the stream, so that the next run recognizes it.
     """
-    return f"{first_part}-{_what(snapshot)}-{_how(parent, protocol)}"
+    return f"{first_part}-{_snapshot_part(snapshot)}-{_form_part(parent, protocol)}"
 
 
-def _what(snapshot: Snapshot) -> str:
+def _snapshot_part(snapshot: Snapshot) -> str:
     return snapshot.origin.hex[:16]
 
 
-def _how(parent: Snapshot | None, protocol: str) -> str:
+def _form_part(parent: Snapshot | None, protocol: str) -> str:
     base = parent.origin.bytes if parent else b""
     return blake2b(base + protocol.encode(), digest_size=8).hexdigest()
 
 
 def ours(names: Iterable[str]) -> list[str]:
-    """Pick the ids of transfers from the names in staging."""
+    """Return the ids of transfers among the names in staging."""
     return [name for name in names if _TRANSFER_ID.fullmatch(name)]
 
 
 def is_known(transfer_id: str) -> bool:
-    """Tell whether an id says what is transferred."""
+    """Return whether an id identifies its stream."""
     match = _TRANSFER_ID.fullmatch(transfer_id)
     return match is not None and match[2] is not None
 
 
 def chance_in(transfer_id: str) -> str:
-    """Return the part of an id that no other attempt has."""
+    """Return the random part of an id."""
     return transfer_id.split("-")[1]
 
 
 def started(transfer_id: str) -> datetime:
-    """Return the time in an id, as aware UTC; the oldest there is for one that lies."""
+    """Return the time in an id, as aware UTC; the minimum if it is not a time."""
     match = _TRANSFER_ID.fullmatch(transfer_id)
     try:
         stamp = datetime.strptime(match[1] if match else "", _STAMP)
@@ -140,41 +141,41 @@ def started(transfer_id: str) -> datetime:
 def expired(
     names: Iterable[str], now: datetime, age: timedelta, *, is_sure: bool
 ) -> list[str]:
-    """Pick the ids of transfers that began too long ago.
+    """Return the ids of transfers that began too long ago.
 
-    Or that far in the future, if the time is sure: a clock was wrong then.
+    If the time is sure, also of those that far in the future: a clock was wrong.
 
-    :param now: the first of all times that it may be.
+    :param now: the earliest time that it can be.
     """
     ages = {name: now - started(name) for name in ours(names)}
     return [n for n, old in ages.items() if old > age or is_sure and -old > age]
 
 
 def of_snapshots(names: Iterable[str], snapshots: Iterable[Snapshot]) -> list[str]:
-    """Pick the ids of transfers of any of these snapshots."""
-    wanted = {_what(snapshot) for snapshot in snapshots}
+    """Return the ids of transfers of any of these snapshots."""
+    wanted = {_snapshot_part(snapshot) for snapshot in snapshots}
     matches = map(_TRANSFER_ID.fullmatch, names)
     return [match[0] for match in matches if match and match[2] in wanted]
 
 
 def of_protocol(names: Iterable[str], protocol: str) -> list[str]:
-    """Pick the ids of transfers that were full and went by this protocol."""
-    end = f"-{_how(None, protocol)}"
+    """Return the ids of full transfers with this protocol."""
+    end = f"-{_form_part(None, protocol)}"
     return [name for name in ours(names) if name.endswith(end)]
 
 
 def of_transfer(
     names: Iterable[str], snapshot: Snapshot, parent: Snapshot | None, protocol: str
 ) -> list[str]:
-    """Pick the ids of earlier attempts at a transfer, the latest first."""
-    end = f"-{_what(snapshot)}-{_how(parent, protocol)}"
+    """Return the ids of earlier attempts at a transfer, the latest first."""
+    end = f"-{_snapshot_part(snapshot)}-{_form_part(parent, protocol)}"
     return sorted((name for name in ours(names) if name.endswith(end)), reverse=True)
 
 
 def waiting(transfer_id: str, names: Iterable[str], *, running: bool) -> Waiting:
-    """Tell how far a transfer got.
+    """Return the progress of a transfer.
 
-    :param names: what lies in its staging directory.
+    :param names: in its staging directory.
     """
     offset, name = 0, ""
     for found in names:
@@ -190,12 +191,12 @@ def newest_checkpoint(
     names: Sequence[str],
     seals: Mapping[str, tuple[UUID, int]],
 ) -> Checkpoint | None:
-    """Find where a transfer can go on.
+    """Find the checkpoint where a transfer can be resumed.
 
-    :param names: what lies in its staging directory.
-    :param seals: name -> received UUID and number of what btrfs has finished there.
-    :returns: ``None`` if it has to begin anew, also for something that no transfer of
-        this snapshot leaves.
+    :param names: in its staging directory.
+    :param seals: name -> received UUID and subvolume id of each finished subvolume.
+    :returns: ``None`` if it has to start over, also if a name there is not from a
+        transfer of this snapshot.
     """
     if any(
         name != snapshot_name and not parse_name(os.fsencode(name)) for name in names
@@ -210,6 +211,6 @@ def newest_checkpoint(
 
 
 def _offset(name: str, *marks: bytes) -> int:
-    """Return the offset in the name of a seal (or what has such a mark); else 0."""
+    """Return the offset in the name of a seal, or of another of the marks; else 0."""
     parsed = parse_name(os.fsencode(name))
     return parsed[1] if parsed and parsed[0] in (marks or (SEAL,)) else 0

@@ -1,1 +1,1 @@
-"""A place, and what is known of it: its contents, its records, its lock."""
+"""A place and the knowledge about it: its contents, its records, its lock."""

@@ -1,4 +1,9 @@
-"""One look at a place: its snapshots, its backups, the interrupted transfers."""
+"""One look at a place: its snapshots, its backups, the interrupted transfers.
+
+A name is damaged if only this program makes such names, and it is not a read-only
+subvolume; at a destination, it also needs a received UUID. In the snapshot folder of a
+source, these are all names with a date; at a destination, those with a recorded prefix.
+"""
 
 import enum
 import logging
@@ -47,16 +52,15 @@ class State(enum.Enum):
     CHANGED = "changed"
     """It was written to after it was made."""
     DAMAGED = "damaged"
-    """Its name is one that only backups have, and it is none."""
+    """Named like a backup, but it is not one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A snapshot or backup.
 
-    :ivar endpoint: where it is.
-    :ivar why: the reason for its state, where that is not complete; else another
-        remark.
+    :ivar endpoint: its directory.
+    :ivar why: the reason for a state other than complete, or a remark.
     """
 
     snapshot: Snapshot
@@ -77,7 +81,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """Something with a name of ours that is no read-only subvolume.
+    """A name in the form of this program that is not a read-only subvolume.
 
     :ivar created: the time in its name.
     """
@@ -90,7 +94,7 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One look at a directory of snapshots: its listing, and the records about it.
+    """One look at a directory of snapshots: its listing and the records about it.
 
     :ivar record: content of ``holds.json`` for snapshots, ``sources.json`` for backups.
     :ivar verified: content of ``verified.json``.
@@ -103,9 +107,9 @@ class Seen:
 
     @classmethod
     def of(cls, endpoint: Endpoint) -> "Seen":
-        """List a directory, in one step.
+        """List a directory and read its records, in one step.
 
-        :raises ListingFailed: if that is not possible; then nothing is known.
+        :raises ListingFailed: if that is not possible.
         """
         listing, records = endpoint.listing(RECORDS[endpoint.role], VERIFIED)
         return cls(endpoint, listing, *records)
@@ -122,7 +126,7 @@ class Seen:
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """Return all snapshots that were seen."""
+        """Return the listed snapshots."""
         return self.listing.snapshots
 
     @property
@@ -132,10 +136,10 @@ class Seen:
 
 
 def see(place: Place) -> tuple[Seen, ...]:
-    """List the snapshots of a place, and its backups, where it has these.
+    """List the snapshots of a place, and its backups if it has any.
 
     :param place: one that was looked at.
-    :raises ListingFailed: if one of them cannot be listed.
+    :raises ListingFailed: if one of the directories cannot be listed.
     """
     snapshots, backups = place.snapshots, place.backups
     if not place.has_snapshots:
@@ -148,15 +152,15 @@ def see(place: Place) -> tuple[Seen, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that one look at a place found.
+    """The result of one look at a place.
 
-    :ivar seen: by listing, as a source and as a destination.
+    :ivar seen: the look at its snapshots, and the look at its backups.
     :ivar kept: oldest first.
-    :ivar waiting: transfers that were interrupted or run, in the order they began.
-    :ivar broken: damaged beyond being a snapshot, by name.
-    :ivar holds: recorded there about the needs of destinations, if it is a source.
-    :ivar sources: recorded there about the owners of its backups.
-    :ivar verified: UUID of a snapshot -> how it was verified last.
+    :ivar waiting: interrupted or running transfers, in the order they began.
+    :ivar broken: in the order of their dates.
+    :ivar holds: the record of holds, if the place is a source.
+    :ivar sources: the record of the sources of its backups.
+    :ivar verified: UUID of a snapshot -> its last verification.
     :ivar unread: sentences about records that cannot be read.
     """
 
@@ -180,7 +184,7 @@ class Contents:
 
     @property
     def newest(self) -> Kept | None:
-        """Return the newest of those that are complete."""
+        """Return the newest complete snapshot or backup."""
         complete = [kept for kept in self.kept if kept.state is State.COMPLETE]
         return complete[-1] if complete else None
 
@@ -188,10 +192,10 @@ class Contents:
 def look_at_all(
     places: Iterable[tuple[Location, str]], session: Session, *, follow: bool = False
 ) -> dict[str, Contents | BackupError]:
-    """Look at places one after the other; one that fails does not end the others.
+    """Look at places one after the other; an error does not stop the rest.
 
     :param places: each with the folder of its snapshots, "" for that of the session.
-    :param follow: look at the destinations that are recorded at sources, too.
+    :param follow: look at the destinations in the records of sources, too.
     :returns: the contents or the error of each, in the order of the looks.
     """
     seen: dict[str, Contents | BackupError] = {}
@@ -214,9 +218,9 @@ def look_at_all(
 def places_in(
     records: Iterable[Record], folder: str = ""
 ) -> list[tuple[Location, str]]:
-    """Return the places that the history knows, as :func:`look_at_all` takes them.
+    """Return the places in the history, with folders, for :func:`look_at_all`.
 
-    :param folder: of all sources, if it is not to be as recorded.
+    :param folder: of the snapshots of all sources, instead of the recorded ones.
     """
     return [
         (place, folder or known.folder)
@@ -226,13 +230,13 @@ def places_in(
 
 
 def destinations_in(holds: Records) -> list[Location]:
-    """Return the places that are recorded at a source, and can be looked at."""
+    """Return the destinations with recorded holds, if they can be looked at."""
     texts = sorted({place.location for place in holds})
     return [place for text in texts if (place := recorded_place(text))]
 
 
 def recorded_place(text: str) -> Location | None:
-    """Read the name of a place in a record; None if it cannot be looked at."""
+    """Parse the name of a place in a record; None if it cannot be looked at."""
     location = attempt(lambda: parse_location(text, working_directory="/"))
     if isinstance(location, BackupError) or location.is_command:
         return None
@@ -240,7 +244,7 @@ def recorded_place(text: str) -> Location | None:
 
 
 def read_contents(place: Place) -> Contents:
-    """Find the contents of a place.
+    """Read the contents of a place.
 
     :param place: one that was looked at.
     :raises ListingFailed: if it cannot be listed.
@@ -261,11 +265,11 @@ def read_contents(place: Place) -> Contents:
         kept += _judged(seen, is_ours)
         broken += _broken(seen, is_ours)
     waiting = place.waiting(place.facts.leftovers)
-    verified = everything[-1].verified  # the same record each time
+    verified = everything[-1].verified  # the same record in each look
     return Contents(
         seen=everything,
         kept=_oldest_first(kept),
-        waiting=tuple(sorted(waiting, key=_began)),
+        waiting=tuple(sorted(waiting, key=lambda one: one.transfer_id)),
         broken=tuple(sorted(broken, key=lambda one: (one.created, one.name))),
         holds=holds,
         sources=sources,
@@ -274,7 +278,7 @@ def read_contents(place: Place) -> Contents:
     )
 
 
-#: Behind "so", if a record cannot be read.
+#: The end of the message about a record that cannot be read, behind "so".
 _UNTOLD = {
     HOLDS: "what destinations need is not told",
     SOURCES: "whose backups are there is not known",
@@ -285,7 +289,7 @@ _UNTOLD = {
 class _Reader:
     """Reads the records of a place for a look.
 
-    :ivar unread: of each that cannot be read: why, and what is not known now.
+    :ivar unread: a sentence for each record that cannot be read.
     """
 
     def __init__(self, place: Place) -> None:
@@ -295,7 +299,7 @@ class _Reader:
     def read(
         self, name: str, parse: Callable[[bytes | Unread], T], content: Content
     ) -> T | None:
-        """Return what a record says; nothing if there is none, or it cannot be read."""
+        """Parse a record; None if it is missing or cannot be read."""
         if content is None:
             return None
         try:
@@ -308,12 +312,8 @@ class _Reader:
 
 
 def _may_have_backups(source: Facts) -> bool:
-    """Tell whether a source has subvolumes where backups would be."""
+    """Return whether a source has subvolumes where backups would be."""
     return any("/" not in path and path != STATE for path in source.nested)
-
-
-def _began(waiting: Waiting) -> str:
-    return waiting.transfer_id
 
 
 def _is_dated(name: str) -> bool:
@@ -321,7 +321,7 @@ def _is_dated(name: str) -> bool:
 
 
 def _namer(sources: Sources) -> Callable[[str], bool]:
-    """Return what tells whether a name at a destination must be a backup's."""
+    """Return a function that checks whether a name has a recorded prefix and a date."""
     namings = [Naming(prefix) for prefix in sources]
     return lambda name: any(n.time_of(name) is not None for n in namings)
 
@@ -329,7 +329,7 @@ def _namer(sources: Sources) -> Callable[[str], bool]:
 def _judged(seen: Seen, is_ours: Callable[[str], bool]) -> list[Kept]:
     """Judge the snapshots of one look.
 
-    :param is_ours: whether a name is one that only a backup or snapshot of ours has.
+    :param is_ours: whether only snapshots and backups of this program have a name.
     """
     carriers = seen.listing.carriers
     return [
@@ -359,7 +359,7 @@ def _judge(
 
 
 def _broken(seen: Seen, is_ours: Callable[[str], bool]) -> list[Broken]:
-    """Find names of ours that no read-only subvolume has."""
+    """Find the names in the form of this program without a read-only subvolume."""
     others = seen.listing.names.difference(s.name for s in seen.snapshots)
     return [
         Broken(name, seen.role, time)

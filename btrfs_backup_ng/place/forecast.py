@@ -1,36 +1,34 @@
-"""The plan of the next transfers from a source to a place, made or foretold.
+"""Plans and predictions of the next transfers from a source to a destination.
 
-A run plans with :class:`Planner`. Verbs that tell of the next backup ask
-:func:`foresee`, which plans the same, so the prediction and the run cannot differ.
+A backup run plans with :class:`Planner`. ``verify --source``, ``restore --writable``,
+``list`` and ``prune`` call :func:`foresee`, which uses the same ``Planner``. So a
+prediction and a run cannot differ.
 
-``btrfs receive`` builds an incremental backup on any subvolume of its filesystem that
-carries the parent's UUID, and does not notice when that was changed: the result is
-silently wrong. So a parent must be known to be unchanged on both sides. The transaction
-of a snapshot's last change (``ctransid``) never passes the one that made it
-(``otransid``), unless somebody edits it. This machine reads both by ioctl. On another
-one the listing gives a coarser answer (``gen`` = ``cgen``: surely unchanged); where
-that is not enough, or where several subvolumes carry the UUID, the root tree is read
-(``items``). Copies that other tools received in place were written after they were
-made, so being read-only with a received UUID must do there.
+A parent must be unchanged on both sides. ``btrfs receive`` builds an incremental backup
+on any subvolume of its filesystem that carries the parent's UUID. It does not notice if
+that subvolume was changed: the result is silently wrong. In an unchanged snapshot, the
+transaction of the last change (``ctransid``) is not later than the one that made it
+(``otransid``). This machine reads both by ioctl. For other machines, the listing gives
+a coarser answer (``gen`` = ``cgen``: certainly unchanged). Where that is not enough, or
+where several subvolumes carry the UUID, the root tree is read (``items``). Other tools
+receive a copy in place, so it was written after it was made; such a copy is accepted
+if it is read-only and has a received UUID.
 
-``forecast.Planner`` is what a run plans with: it says which snapshots of a source may
-be parents, calls ``plan_transfers``, and takes the close looks that this asks for. May
-be: what was made of the source, and what has a name of its prefix, whoever made it and
-copied it. If none of these is common, what the source itself was made of, and what else
-was made of that: so a restored subvolume goes on from its first snapshot, whatever that
-is called. (Only then: two subvolumes made of one another would else build upon each
-other's newer snapshots.)
+``Planner`` decides which snapshots of a source may be parents:
 
-``forecast.foresee`` lets the same ``Planner`` plan a snapshot that is made now.
-``verify --source``, ``restore --writable``, ``list`` and ``prune`` (what it must not
-delete) all ask it; none of them says by itself what the next backup is. The prefix is
-not known to them. So it is foretold for the prefixes under which this source signed in
-at the place, else for the usual one, and for one that no snapshot has; where these
-differ, each is told with its ``-p``, and ``verify`` calls it unchecked. What is
-recorded to be on its way is named, too, as it would be the parent once it has arrived.
+1. those made of the source, and those whose name has its prefix, from any tool;
+2. only if the destination has none of these: the subvolume that the source itself was
+   made of, and other snapshots of it. So the backups of a restored subvolume continue
+   from its first snapshot, whatever its name. (Otherwise two subvolumes, one made of
+   the other, would build on each other's newer snapshots.)
+
+``foresee`` plans a snapshot that is made now. The prefix of the next backup is not
+known, so it plans for several: the prefixes recorded for this source at the
+destination, or else the usual one, and a prefix that no snapshot has. If the results
+differ, each is shown with its ``-p``, and ``verify`` calls the backup unchecked. A
+snapshot recorded as being sent is named, too: once it has arrived, it is the parent.
 """
 
-import os
 import shlex
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -43,19 +41,15 @@ from btrfs_backup_ng.core.naming import Naming, split_name
 from btrfs_backup_ng.core.plan import TransferPlan, WhyFull, plan_transfers
 from btrfs_backup_ng.core.record import Content, Unreadable
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
+from btrfs_backup_ng.host.machine import usual_prefix
 from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.holds import Why, parse_holds
 from btrfs_backup_ng.place.sources import identity_of, parse_sources
 
 #: Generation of a snapshot that is planned and not made yet: later than all.
 NOT_MADE_YET = 2**63
-#: So many reasons are shown.
+#: Number of reasons that are shown.
 _SHOWN = 3
-
-
-def usual_prefix() -> str:
-    """Return what names begin with unless another prefix is asked for."""
-    return f"{os.uname().nodename}-"
 
 
 def next_snapshot(
@@ -78,7 +72,7 @@ def next_snapshot(
 
 
 class Planner:
-    """Plans of what goes from a source to a place; no look is taken twice."""
+    """Plans transfers from a source to a destination; inspects no snapshot twice."""
 
     def __init__(self, snapshots: Endpoint, backups: Endpoint) -> None:
         self._snapshots = snapshots
@@ -94,15 +88,11 @@ class Planner:
         naming: Naming | None,
         incremental: Incremental = Incremental.AUTO,
     ) -> TransferPlan:
-        """Decide what to send, with a close look at a parent that needs one.
+        """Plan the transfers, and inspect each parent that may have been changed.
 
-        Parents are snapshots of the source, and those with its names. Where none of
-        them will do, it is the subvolume that the source itself was made of, or
-        another snapshot of that: as after a restore.
-
-        :param here: what the source has.
-        :param wanted: UUIDs of the snapshots to have there.
-        :param naming: of the names that are the source's, ``None`` for no name.
+        :param here: the snapshots of the source.
+        :param wanted: UUIDs of the snapshots that the destination should have.
+        :param naming: of the source's snapshots; ``None``: names do not count.
         """
         children, kin = _relatives(self._snapshots.place.facts, here, naming)
         plan = self._settled(here, there, wanted, children, incremental)
@@ -118,9 +108,9 @@ class Planner:
         related: Collection[UUID],
         incremental: Incremental,
     ) -> TransferPlan:
-        """Plan until no parent of the plan is in doubt."""
+        """Plan until every parent of the plan is known to be unchanged."""
         while True:
-            here = self._with_seals(here)
+            here = self._with_findings(here)
             plan = plan_transfers(
                 [s for s in here.snapshots if s.uuid in wanted],
                 here,
@@ -132,31 +122,29 @@ class Planner:
             if plan.doubtful_here:
                 doubtful = plan.doubtful_here
                 found = self._snapshots.look_closely([doubtful.tree_id])
-                # A seal that is not sure is taken for a broken one.
-                seal = (
-                    Integrity.INTACT if found is Integrity.INTACT else Integrity.CHANGED
+                # A snapshot that is not known to be intact is treated as changed.
+                is_intact = found is Integrity.INTACT
+                self._here[doubtful.uuid] = (
+                    Integrity.INTACT if is_intact else Integrity.CHANGED
                 )
-                self._here[doubtful.uuid] = seal
             elif plan.doubtful:
                 carriers = there.carriers.get(plan.doubtful, ())
                 self._there[plan.doubtful] = self._backups.look_closely(carriers)
             else:
                 return plan
 
-    def _with_seals(self, here: Listing) -> Listing:
+    def _with_findings(self, here: Listing) -> Listing:
         known = self._here
-        if not known:
-            return here
         snapshots = (
             replace(s, integrity=known.get(s.uuid, s.integrity)) for s in here.snapshots
         )
-        return replace(here, snapshots=tuple(snapshots))
+        return replace(here, snapshots=tuple(snapshots)) if known else here
 
 
 def _relatives(
     source: Facts, here: Listing, naming: Naming | None
 ) -> tuple[set[UUID], set[UUID]]:
-    """Return the UUIDs of possible parents, and of those that serve for want of one."""
+    """Return the UUIDs of possible parents, and of substitutes if none is common."""
     children, kin = set(), set()
     for snapshot in here.snapshots:
         named = naming and naming.time_of(snapshot.name) is not None
@@ -169,10 +157,10 @@ def _relatives(
 
 @dataclass(frozen=True, slots=True)
 class NextBackup:
-    """What the next backup is going to be, with names of one prefix.
+    """A prediction of the next backup, for one prefix.
 
     :ivar prefix: ``None`` for one that no snapshot at the source has.
-    :ivar parent: what it starts from; ``None``: it is full.
+    :ivar parent: ``None`` if the backup is full.
     :ivar why_full: set exactly when there is no parent.
     :ivar refusals: one line for each snapshot that is not trusted as parent.
     """
@@ -183,7 +171,7 @@ class NextBackup:
     refusals: tuple[str, ...]
 
     def describe(self) -> str:
-        """Say what it is, and why."""
+        """Return "full" or "incremental", with the reason."""
         why = "; ".join(self.refusals[:_SHOWN])
         if self.parent:
             also = f" ({why})" if why else ""
@@ -192,7 +180,7 @@ class NextBackup:
         return f"full ({why or self.why_full.value})"
 
     def is_same(self, other: "NextBackup") -> bool:
-        """Tell whether both start from the same."""
+        """Return whether both have the same parent."""
         uuids = [one.parent.uuid if one.parent else None for one in (self, other)]
         return uuids[0] == uuids[1]
 
@@ -207,19 +195,19 @@ def _with_prefix(prefix: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What the next backup from a source to a place is going to be.
+    """A prediction of the next backup from a source to a destination.
 
-    It is one that makes a snapshot, from the same folder and in the usual way.
+    This backup makes a snapshot, in the same folder and with the usual options.
 
-    :ivar source: its name, for people.
-    :ivar place: the name of the destination, for people.
-    :ivar outcomes: for each prefix that it may have: those under which the source has
-        signed in there, else the usual one.
+    :ivar source: name of the source, for people.
+    :ivar place: name of the destination, for people.
+    :ivar outcomes: for each prefix recorded for the source at the destination, or else
+        for the usual prefix.
     :ivar otherwise: for a prefix that no snapshot has.
-    :ivar better: for prefixes of names that both sides have, and with which it would be
-        incremental; only where an outcome is not.
-    :ivar coming: names of snapshots that are recorded to be on their way there; one
-        that arrives before is the parent instead.
+    :ivar better: for other prefixes that both sides have, if the backup would be
+        incremental with them; only if one of the outcomes is full.
+    :ivar coming: names of snapshots recorded as being sent; one that arrives before
+        the next backup becomes the parent instead.
     """
 
     source: str
@@ -231,30 +219,30 @@ class Forecast:
 
     @property
     def is_incremental(self) -> bool | None:
-        """Tell whether it is; ``None``: that depends on the prefix."""
+        """Return whether it is incremental; ``None``: that depends on the prefix."""
         found = {one.parent is not None for one in (*self.outcomes, *self.better)}
         return found.pop() if len(found) == 1 else None
 
     @property
     def is_certain(self) -> bool:
-        """Tell whether it is the same with any prefix, and nothing is on its way."""
+        """Return whether it is the same for any prefix, and nothing is being sent."""
         return not self.coming and len(self.cases) == 1
 
     @property
     def cases(self) -> tuple[NextBackup, ...]:
-        """Return the outcomes that differ, the likeliest first."""
+        """Return the outcomes that differ, the most likely first."""
         every = (*self.outcomes, *self.better)
         if all(one.is_same(self.otherwise) for one in every):
             return every[:1]
         return (*every, self.otherwise)
 
     def describe(self) -> str:
-        """Say what the next backup is, and what that depends on: "incremental, ..."."""
-        told = [one.describe() for one in self.cases]
-        if len(told) > 1:
-            words = (_with_prefix(one.prefix) for one in self.cases)
-            told = [f"{one} {by}" for one, by in zip(told, words, strict=True)]
-        text = "; ".join(told)
+        """Return its kind and the conditions for that: "incremental, ..."."""
+        cases = self.cases
+        texts = [case.describe() for case in cases]
+        if len(cases) > 1:
+            texts = [f"{c.describe()} {_with_prefix(c.prefix)}" for c in cases]
+        text = "; ".join(texts)
         if self.coming:
             names = ", ".join(self.coming)
             text += f"; if what is on its way there arrives before, since that: {names}"
@@ -262,7 +250,7 @@ class Forecast:
 
     @property
     def parents(self) -> dict[UUID, Snapshot]:
-        """Return what it may start from, by origin."""
+        """Return the possible parents, by origin."""
         found = (one.parent for one in self.cases)
         return {parent.origin: parent for parent in found if parent}
 
@@ -275,14 +263,12 @@ def foresee(
     name: str = "",
     prefix: str | None = None,
 ) -> Forecast:
-    """Foretell the next backup from a source to a place.
+    """Predict the next backup from a source to a destination.
 
-    :param here: the look at the snapshots of the source.
-    :param there: the look at the backups of the place.
     :param now: aware.
-    :param name: of the place, if it is not its location.
-    :param prefix: of the next backup's name, ``None`` if that is not known.
-    :raises BackupError: if one of the two cannot be looked at closely.
+    :param name: of the destination, if it is not its location.
+    :param prefix: of the next backup's name; ``None`` if it is not known.
+    :raises BackupError: if a snapshot on either side cannot be inspected.
     """
     planner = Planner(here.endpoint, there.endpoint)
     source, place = str(here.place.location), name or str(there.place.location)
@@ -293,7 +279,7 @@ def foresee(
         taken = here.listing.names
         planned = next_snapshot(here.place, naming or Naming(""), now, taken)
         listing = replace(here.listing, snapshots=(*here.snapshots, planned))
-        # Other missing ones go from the same, or from one that is sent before.
+        # Other missing snapshots have the same parent, or one that is sent before.
         plan = planner.plan(listing, there.listing, {planned.uuid}, naming)
         why = next((t.why_full for t in plan.transfers if t.why_full), None)
         return NextBackup(begin, plan.base, why, plan.refusals)
@@ -301,21 +287,19 @@ def foresee(
     if prefix is not None:
         only = outcome(prefix)
         return Forecast(source, place, (only,), only, (), coming)
-    likely = _signed_in(here.place, there.record) or [usual_prefix()]
-    outcomes = [outcome(likely_one) for likely_one in likely]
+    likely = _recorded_prefixes(here.place, there.record) or [usual_prefix()]
+    outcomes = [outcome(one) for one in likely]
     better: list[NextBackup] = []
     if any(one.parent is None for one in outcomes):
-        tried = {one.prefix for one in outcomes}
-        prefixes = _shared_prefixes(here, there)
-        shared = [outcome(prefix) for prefix in prefixes if prefix not in tried]
-        better = [one for one in shared if one.parent]
+        others = [one for one in _shared_prefixes(here, there) if one not in likely]
+        better = [one for one in map(outcome, others) if one.parent]
     return Forecast(
         source, place, tuple(outcomes), outcome(None), tuple(better), coming
     )
 
 
-def _signed_in(source: Place, record: Content) -> list[str]:
-    """Return the prefixes under which a source is recorded at a place."""
+def _recorded_prefixes(source: Place, record: Content) -> list[str]:
+    """Return the prefixes under which a source is recorded at a destination."""
     own = identity_of(source)
     try:
         recorded = parse_sources(record)
@@ -329,14 +313,14 @@ def _signed_in(source: Place, record: Content) -> list[str]:
 
 
 def _shared_prefixes(here: Seen, there: Seen) -> list[str]:
-    """Return the prefixes of names at a source whose snapshots are at a place, too."""
+    """Return the prefixes of the snapshots that both places have."""
     origins = {s.received_uuid for s in there.snapshots if s.received_uuid}
     found = (split_name(s.name) for s in here.snapshots if s.origin in origins)
     return sorted({split[0] for split in found if split})
 
 
 def _coming(holds: Content, place: str, there: Listing) -> Iterator[str]:
-    """Return the names of snapshots that are recorded as on their way, and missing."""
+    """Return the names of snapshots recorded as being sent that have not arrived."""
     arrived = {snapshot.received_uuid for snapshot in there.snapshots}
     try:
         records = parse_holds(holds) if holds is not None else {}
@@ -349,15 +333,15 @@ def _coming(holds: Content, place: str, there: Listing) -> Iterator[str]:
 
 
 class Unchanged(Endpoint):
-    """A directory that is not looked at; its snapshots are taken for unchanged."""
+    """A directory that is not inspected; its snapshots count as unchanged."""
 
     def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
-        """Return that they are intact."""
+        """Return INTACT without a look."""
         return Integrity.INTACT
 
 
 def any_place_with(snapshot: Snapshot, source: Place) -> Seen:
-    """Return the look at a place that has a good copy of a snapshot, and no other."""
+    """Return a look at an imaginary place that has a good copy of one snapshot only."""
     copy = replace(
         snapshot,
         uuid=uuid.uuid4(),

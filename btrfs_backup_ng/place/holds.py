@@ -1,7 +1,7 @@
 """The recorded reasons not to delete a snapshot, for each destination.
 
-They lie next to the snapshots they are about, so whoever prunes there sees them. An
-absent destination keeps the base of its next incremental backup, and nothing else.
+The record is stored next to the snapshots, so every run that prunes there sees it. For
+an absent destination, only the parent of its next incremental backup is kept.
 """
 
 import enum
@@ -27,7 +27,7 @@ from btrfs_backup_ng.endpoint.common import Place
 
 log = logging.getLogger(__name__)
 
-#: File of our bookkeeping at a source.
+#: Name of the record at a source.
 HOLDS = "holds.json"
 _VERSION = 1
 
@@ -38,12 +38,12 @@ class Why(enum.Enum):
     BASE = "last common"
     SENDING = "being sent"
     UNKNOWN = "perhaps needed"
-    """The records were lost, and this destination has not been seen since."""
+    """The record was lost, and this destination has not been seen since."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One snapshot that must stay, as the one destination needs it."""
+    """One snapshot that must stay because one destination needs it."""
 
     origin: UUID
     name: str
@@ -52,9 +52,9 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class HeldPlace:
-    """Which destination: another disk at the same path is another place.
+    """A destination: another disk at the same path is another one.
 
-    :ivar filesystem: ``""`` if it was never seen.
+    :ivar filesystem: see :class:`Facts`; ``""`` if it was never seen.
     """
 
     location: str
@@ -67,7 +67,7 @@ Records = Mapping[HeldPlace, frozenset[Hold]]
 def parse_holds(content: bytes | Unread) -> Records:
     """Read recorded holds.
 
-    :raises Unreadable: if they are not fully understood; then nothing is known.
+    :raises Unreadable: if they are not fully understood.
     """
     return parse_document(content, _VERSION, _built)
 
@@ -104,10 +104,11 @@ def format_holds(records: Records) -> bytes:
 
 
 class Holds:
-    """The holds of one source during a run; every change is on its disk at once.
+    """The holds of one source during a run; every change is written at once.
 
-    :ivar withheld: why nothing may be deleted at the source in this run, each a
-        sentence without its end; empty if it may.
+    :ivar withheld: reasons why this run deletes nothing at the source, each a sentence
+        without its end; empty if it may delete.
+    :param is_on_disk: a file with these records is at the source.
     """
 
     def __init__(
@@ -119,10 +120,6 @@ class Holds:
         withheld: tuple[str, ...] = (),
         is_on_disk: bool = True,
     ) -> None:
-        """Prepare.
-
-        :param is_on_disk: a file with these records is at the source.
-        """
         self._source = source
         self._records = dict(records)
         self._dry_run = dry_run
@@ -131,18 +128,15 @@ class Holds:
         self.withheld = withheld
 
     def reasons(self) -> dict[UUID, str]:
-        """Return for each origin that must stay a reason for people."""
-        reasons = {}
-        for place, holds in self._records.items():
-            for hold in holds:
-                reasons[hold.origin] = f"{hold.why.value}: {visible(place.location)}"
-        return reasons
+        """Return the reason, for people, by the origin that must stay."""
+        return {
+            hold.origin: f"{hold.why.value}: {visible(place.location)}"
+            for place, holds in self._records.items()
+            for hold in holds
+        }
 
     def set(self, place: HeldPlace, holds: Iterable[Hold]) -> None:
-        """Record what a destination needs from now on, instead of what it did.
-
-        What was held since nobody knew better is settled by this, too.
-        """
+        """Replace the holds of a destination, also those from before it was seen."""
         unknown = replace(place, filesystem="")
         changed = {**self._records, place: frozenset(holds)}
         changed.pop(unknown, None)
@@ -150,11 +144,11 @@ class Holds:
         self._store(changed)
 
     def read_again(self) -> None:
-        """Take over what another run recorded while our lock was lost.
+        """Read the record again, as another run may have changed it without the lock.
 
-        What this run settled stays as it is.
+        Holds that this run has set stay as they are.
 
-        :raises BackupError: if the source cannot be looked at.
+        :raises BackupError: if the source cannot be read.
         """
         _, (recorded,) = self._source.snapshots.listing(HOLDS)
         path = self._source.record_path(HOLDS)
@@ -171,16 +165,16 @@ class Holds:
         self._records = {**others, **mine}
 
     def forget(self, locations: Collection[str]) -> list[tuple[str, Hold]]:
-        """Drop the holds of destinations.
+        """Delete the holds of destinations.
 
-        :returns: what was held, and for which of them.
+        :returns: the location and the hold, for each.
         """
         gone = {p: h for p, h in self._records.items() if p.location in locations}
         self._store({p: h for p, h in self._records.items() if p not in gone})
         return [(place.location, hold) for place in gone for hold in gone[place]]
 
     def keep_record(self) -> None:
-        """Write the record if there is none, so that a lost one is noticed."""
+        """Write the record if it is missing, so that a later loss is noticed."""
         self._store(self._records)
 
     def _store(self, records: dict[HeldPlace, frozenset[Hold]]) -> None:
@@ -193,19 +187,19 @@ class Holds:
 
 
 def base_hold(snapshot: Snapshot) -> Hold:
-    """Hold what the next incremental backup starts from."""
+    """Return the hold of the parent of the next incremental backup."""
     return Hold(snapshot.origin, snapshot.name, Why.BASE)
 
 
 def sending_hold(snapshot: Snapshot) -> Hold:
-    """Hold what is on its way."""
+    """Return the hold of a snapshot that is being sent."""
     return Hold(snapshot.origin, snapshot.name, Why.SENDING)
 
 
 def is_expected(snapshots: Collection[Snapshot]) -> bool:
-    """Tell whether a source with these snapshots should have a record.
+    """Return whether a source with these snapshots should have a record.
 
-    One that was received, and no other, is what a restore leaves there.
+    After a restore there is no record yet, and only the one received snapshot.
     """
     made_here = any(snapshot.received_uuid is None for snapshot in snapshots)
     return made_here or len(snapshots) > 1
@@ -214,11 +208,11 @@ def is_expected(snapshots: Collection[Snapshot]) -> bool:
 def why_unknown(
     recorded: Content, path: str, snapshots: Collection[Snapshot]
 ) -> tuple[str, ...]:
-    """Return why it is not known what destinations need of a source.
+    """Return why the needs of the destinations of a source are not known.
 
     :param path: of the record, for people.
-    :param snapshots: those of ours at the source.
-    :returns: sentences without their end; empty if it is known.
+    :param snapshots: those at the source that were made for backups.
+    :returns: sentences without their end; empty if the needs are known.
     """
     if recorded is None:
         text = f"{path} is missing, which says what destinations need"
@@ -241,17 +235,17 @@ def open_holds(
     warn: Callable[[str, str], None],
     last_arrived: Callable[[], Mapping[str, UUID]] = dict,
 ) -> Holds:
-    """Return the holds of a source, made anew from what is there if they are lost.
+    """Return the holds of a source; rebuild them if the record is lost or unreadable.
 
-    Then all existing snapshots are held for each destination of this run until it is
-    seen again; for each other one that is remembered, what arrived there last. Records
-    that cannot be read are moved aside, and nothing is deleted in this run.
+    A rebuilt record holds all existing snapshots for each destination of this run until
+    it is seen again, and for each other known destination its last backup. An
+    unreadable record is moved aside. This run then deletes nothing at the source.
 
-    :param recorded: what lies under the name of the record.
+    :param recorded: content of the record.
     :param existing: the snapshots that were made for backups.
     :param now: aware UTC.
-    :param last_arrived: tells from the history of this machine which origin arrived
-        last at each destination; asked only if the record is lost.
+    :param last_arrived: returns the origin of the last backup at each destination, from
+        the history of this machine; called only if the record is lost.
     """
     path = source.record_path(HOLDS)
     doubts = why_unknown(recorded, path, existing)
@@ -267,11 +261,11 @@ def open_holds(
     if doubts:
         text = f"{doubts[0]}; {done}. Nothing is deleted at {source} now"
         warn(str(source.location), text)
-    anew = _made_anew(existing, locations, last_arrived() if doubts else {})
-    return Holds(source, anew, dry_run=dry_run, withheld=doubts, is_on_disk=False)
+    records = _rebuilt(existing, locations, last_arrived() if doubts else {})
+    return Holds(source, records, dry_run=dry_run, withheld=doubts, is_on_disk=False)
 
 
-def _made_anew(
+def _rebuilt(
     existing: Collection[Snapshot],
     locations: Collection[str],
     last_arrived: Mapping[str, UUID],

@@ -1,4 +1,4 @@
-"""Who works on a place: one run at a time, and within a run one task."""
+"""The lock of a place: one run works on it at a time."""
 
 import functools
 import json
@@ -18,14 +18,14 @@ from btrfs_backup_ng.host.common import LockHeld, Say
 log = logging.getLogger(__name__)
 
 
-#: So much of what a holder says of itself is shown: two names of 255 signs fit.
+#: Characters of a holder's note that are shown: two names of 255 characters fit.
 _SHOWN = 600
 
 
 class Holder:
-    """Tell whoever meets our lock what this run is doing.
+    """The locks that this run holds, each with a note for processes that wait for it.
 
-    :param since: when the run began, aware.
+    :param since: start of the run, aware.
     """
 
     def __init__(self, since: datetime) -> None:
@@ -40,7 +40,7 @@ class Holder:
         self._regained.close()
 
     def line(self, doing: str = "") -> str:
-        """Write the facts as one line of JSON."""
+        """Return the note, as one line of JSON."""
         facts = {
             "pid": os.getpid(),
             "host": os.uname().nodename,
@@ -49,21 +49,21 @@ class Holder:
         }
         return json.dumps(facts)
 
-    def tell(self, doing: str, *needed: Place) -> None:
-        """Replace what the locks held so far say.
+    def note(self, doing: str, *needed: Place) -> None:
+        """Replace the note in all locks that this run holds.
 
-        :param needed: the places that are going to be changed.
-        :raises BackupError: if the lock of one of them is lost.
+        :param needed: the places that will be changed.
+        :raises BackupError: if the lock of one of these is lost.
         """
         for place, say in self._says.items():
-            said = attempt(functools.partial(say, self.line(doing)))
-            if isinstance(said, BackupError) and place in needed:
-                raise said
+            done = attempt(functools.partial(say, self.line(doing)))
+            if isinstance(done, BackupError) and place in needed:
+                raise done
 
     def regain(self, place: Place, wait_s: float, role: Role) -> bool:
-        """Lock a place again if its lock is lost, as its connection was.
+        """Lock a place again if its lock was lost with its connection.
 
-        :returns: whether it was: others may have worked there meanwhile.
+        :returns: whether it was lost; other runs may have changed the place since.
         :raises Busy: if another run has it for longer than ``wait_s``.
         """
         say = self._says.get(place)
@@ -93,10 +93,10 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """Who holds a lock, as it says itself.
+    """The holder of a lock, from its own note.
 
-    :ivar since: when its run began, aware, in the zone of this machine.
-    :ivar doing: what, for people; may be nothing.
+    :ivar since: start of its run, aware, in the zone of this machine.
+    :ivar doing: its present work, for people; may be "".
     """
 
     pid: int
@@ -105,7 +105,7 @@ class Worker:
     doing: str
 
     def __str__(self) -> str:
-        """Return all that in a few words."""
+        """Return all of it in a few words."""
         words = [f"pid {self.pid}"]
         if self.host != os.uname().nodename:
             words.append(f"on {self.host}")
@@ -115,7 +115,7 @@ class Worker:
 
 
 def parse_holder(text: str) -> Worker | None:
-    """Read what :meth:`Holder.line` wrote; ``None`` if that is not what it is."""
+    """Parse a note written by :meth:`Holder.line`; ``None`` if it is not one."""
     try:
         facts = json.loads(text)
         since = datetime.fromisoformat(facts["since"]).astimezone()
@@ -127,9 +127,9 @@ def parse_holder(text: str) -> Worker | None:
 
 
 def busy(place: Place, holder: str) -> Busy:
-    """Say who holds the lock of a place.
+    """Return the error that names the holder of a place's lock.
 
-    :param holder: what he wrote about himself.
+    :param holder: its note.
     """
     worker = parse_holder(holder)
     who = f" ({worker})" if worker else ""

@@ -1,8 +1,8 @@
-"""Looking at a place, and what must be true of it before anything is changed.
+"""The look at a place, and the checks that it has to pass before it is used.
 
-A purpose is a tuple of checks, in the order in which a person would fix them. A check
-takes the place and the session, and raises what is wrong; the first one that does ends
-the look. Nothing has been changed by then.
+A purpose is a tuple of checks, in the order in which a person would fix the findings. A
+check takes the place and the session, and raises an error if the place fails it. The
+first failure ends the look. Nothing has been changed by then.
 """
 
 import os
@@ -26,14 +26,14 @@ from btrfs_backup_ng.host.entry import plain, refusal
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.session.session import Session
 
-#: A send needs room for metadata, too, however small it is.
+#: Even the smallest transfer needs space for metadata.
 _SPACE_AT_LEAST = 100 * MIB
-#: A stream may have so many times the size that compressed data has on the disk.
+#: Largest ratio of the size of a stream to the size of its data on a compressed disk.
 _COMPRESSION_AT_MOST = 10
 
 #: Raises :class:`Refused` if something is wrong with a place.
 Check = Callable[[Place, Session], None]
-#: All that a place must be, for one purpose.
+#: The checks that a place has to pass for one use.
 Purpose = tuple[Check, ...]
 
 
@@ -46,12 +46,12 @@ def look_at(
     folder: str = "",
     ssh: SshOptions | None = None,
 ) -> Place:
-    """Look at a place; changes nothing.
+    """Look at a place; change nothing.
 
-    :param with_snapshots: its own snapshots are of interest, too, if there are any.
-    :param folder: where these are, if not as the session says.
-    :param ssh: how it is reached, likewise.
-    :raises UsageError: if it is a command, and more than streams to it is needed.
+    :param with_snapshots: look for snapshots of its own, too.
+    :param folder: of these, if it is not that of the session.
+    :param ssh: options for the connection, if not those of the session.
+    :raises UsageError: if it is a command, and the purpose needs a list of backups.
     :raises Refused: if it cannot be looked at, or is not fit for the purpose.
     """
     place = open_place(
@@ -76,7 +76,7 @@ def check(place: Place, session: Session, purpose: Purpose) -> None:
 
 
 def look(place: Place, sudo_line: str) -> Facts:
-    """Look at a place; if only root may, the error says how.
+    """Look at a place; if only root may, add the command to the error.
 
     :raises Refused: if it cannot be looked at.
     """
@@ -88,7 +88,7 @@ def look(place: Place, sudo_line: str) -> Facts:
 
 
 def lists(place: Place, session: Session) -> None:
-    """Refuse a command, of which nothing can be seen."""
+    """Refuse a command, as its backups cannot be listed."""
     if not place.backups.lists:
         raise UsageError(f"{place} keeps nothing that could be seen")
 
@@ -118,13 +118,13 @@ def destination_exists(place: Place, session: Session) -> None:
 
 
 def is_directory(place: Place, session: Session) -> None:
-    """Refuse what is no directory."""
+    """Refuse anything but a directory."""
     if not place.facts.is_directory:
         raise Refused(f"{place} is not a directory that can be entered")
 
 
 def path_is_directory(place: Place, session: Session) -> None:
-    """Refuse what is no directory; the message has the path alone."""
+    """Refuse anything but a directory; the message names only the path."""
     if not place.facts.is_directory:
         path = visible(place.location.path)
         raise Refused(f"{path} is not a directory that can be entered")
@@ -176,15 +176,12 @@ def target_is_btrfs(place: Place, session: Session) -> None:
 
 
 def has_tools(place: Place, session: Session) -> None:
-    """Refuse a host without a btrfs command."""
+    """Refuse a place whose host has no btrfs command."""
     check_tools(place.host, place.facts)
 
 
 def check_tools(host: Host, facts: Facts) -> None:
-    """Continue only where there is a btrfs command.
-
-    :raises Refused: if there is none.
-    """
+    """Refuse a host without a btrfs command."""
     if facts.btrfs_version is None:
         where = visible(host.name)
         raise Refused(
@@ -225,7 +222,7 @@ def _conversion(path: str) -> str:
 
 
 def is_ours(place: Place, session: Session) -> None:
-    """Refuse records of which a part is a link, or belongs to another user."""
+    """Refuse a state directory with a link in it, or a file of another user."""
     if place.facts.trouble:
         raise refusal(place.state, place.facts.trouble)
 
@@ -263,7 +260,7 @@ def is_writable(place: Place, session: Session) -> None:
         raise Refused(f"{place} is mounted read-only or not ours to write")
 
 
-#: To see that a path is there, or what is.
+#: To look at a path that may be missing.
 PATH: Purpose = (lists,)
 #: To read the snapshots of a place.
 READING: Purpose = (
@@ -315,7 +312,7 @@ def source_purpose(*, take_snapshot: bool) -> Purpose:
 def destination_purpose(source: Place, checks: Checks) -> Purpose:
     """Return the checks of a destination for backups of a source.
 
-    :param checks: with ``SKIP``, doubts about its filesystem count for nothing.
+    :param checks: ``SKIP`` leaves out those about a suspicious filesystem.
     """
 
     def destination_is_btrfs(place: Place, session: Session) -> None:
@@ -345,9 +342,9 @@ def destination_purpose(source: Place, checks: Checks) -> Purpose:
 
 
 def note_nested(source: Place) -> list[Noted]:
-    """Return a warning about subvolumes that a snapshot leaves out.
+    """Return a warning about nested subvolumes, which a snapshot leaves out.
 
-    The program's own subvolume and folder are no loss.
+    Not about the state directory and the snapshot folder of this program.
     """
     own = (plain(source.state), plain(source.snapshots.directory))
     nested = source.facts.nested
@@ -365,9 +362,9 @@ def note_nested(source: Place) -> list[Noted]:
 
 
 def note_distance(destination: Place, source: Place, checks: Checks) -> list[Noted]:
-    """Return a warning if one broken disk would take source and backups.
+    """Return a warning if source and backups are on one filesystem.
 
-    :raises Refused: then, if the checks are strict.
+    :raises Refused: instead, if the checks are strict.
     """
     one, other = destination.facts.filesystem, source.facts.filesystem
     if checks is Checks.SKIP or not is_same_filesystem(one, other):
@@ -384,9 +381,9 @@ def note_distance(destination: Place, source: Place, checks: Checks) -> list[Not
 def check_space(
     destination: str, name: str, needed: int, free: int, options: TransferOptions
 ) -> list[Noted]:
-    """Compare what a transfer needs with what is free; sizes in bytes.
+    """Compare the size of a transfer with the free space; sizes in bytes.
 
-    :raises Refused: if it does not fit with the margin, unless that is forced.
+    :raises Refused: if it does not fit with the margin, unless forced.
     """
     if fits(needed, free, options):
         return []

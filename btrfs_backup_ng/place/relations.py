@@ -1,4 +1,4 @@
-"""What snapshots and backups at several places are to each other."""
+"""Relations between the snapshots and backups at several places."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,33 +19,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """What a snapshot or backup is to other places.
+    """How other places use one snapshot or backup.
 
-    :ivar common: places that have it, too.
-    :ivar parent: at a source: destinations, the next transfer to which starts from it;
-        at a destination: sources, the next transfer from which does.
-    :ivar perhaps_parent: the same, where that depends on the prefix of the next
-        transfer, or on what is on its way.
-    :ivar parent_on_record: the same of destinations that were not looked at.
-    :ivar sending: destinations that it is recorded to be on its way to.
-    :ivar needed: destinations that may need it; nobody knows.
+    :ivar common_with: places that have it, too.
+    :ivar next_parent: other ends of a next transfer whose parent it is: destinations if
+        it is at a source, sources if it is at a destination.
+    :ivar perhaps_next_parent: the same, if that depends on the prefix of the next
+        transfer, or on transfers that are running.
+    :ivar next_parent_on_record: the same, for destinations that were not looked at.
+    :ivar being_sent_to: destinations that it is being sent to, according to the record.
+    :ivar perhaps_needed_by: destinations that may need it; this is not known.
     """
 
-    common: tuple[str, ...] = ()
-    parent: tuple[str, ...] = ()
-    perhaps_parent: tuple[str, ...] = ()
-    parent_on_record: tuple[str, ...] = ()
-    sending: tuple[str, ...] = ()
-    needed: tuple[str, ...] = ()
+    common_with: tuple[str, ...] = ()
+    next_parent: tuple[str, ...] = ()
+    perhaps_next_parent: tuple[str, ...] = ()
+    next_parent_on_record: tuple[str, ...] = ()
+    being_sent_to: tuple[str, ...] = ()
+    perhaps_needed_by: tuple[str, ...] = ()
 
 
 def foresee_all(
     seen: Mapping[str, Contents], now: datetime
 ) -> dict[tuple[str, str], Forecast]:
-    """Foretell the next backup from each source to each place that has some of it.
+    """Predict the next backup from each source to each place that has a backup of it.
 
     :param now: aware.
-    :returns: by the names of both; nothing of those that cannot be looked at closely.
+    :returns: by the names of both; pairs that cannot be inspected are left out.
     """
     sources = _looks(seen, Role.SNAPSHOT)
     found: dict[tuple[str, str], Forecast] = {}
@@ -77,14 +77,15 @@ def _looks(seen: Mapping[str, Contents], role: Role) -> list[tuple[str, Seen]]:
 def relate(
     seen: Mapping[str, Contents], forecasts: Mapping[tuple[str, str], Forecast]
 ) -> Callable[[str, Snapshot], Relation]:
-    """Find out what snapshots at places that were looked at are to each other.
+    """Relate the snapshots at places to each other.
 
-    What is common is told by origin, and where several at one place share an origin,
-    by name, too. What the next transfer between two of them starts from is foretold;
-    to a destination that was not looked at, it is as recorded at the source.
+    Two snapshots are the same if they have the same origin; if several snapshots at one
+    place share it, they must have the same name, too. The parent of the next transfer
+    comes from the forecast; for a destination that was not looked at, from the record
+    at the source.
 
     :param forecasts: from :func:`foresee_all`.
-    :returns: gives the relation of a snapshot at one of these places.
+    :returns: a function from a place and a snapshot there to their relation.
     """
     names = {place: _origin_names(contents) for place, contents in seen.items()}
     held: dict[tuple[str, UUID, Why], list[str]] = {}
@@ -120,12 +121,12 @@ def relate(
         perhaps = starts.get((place, origin, False), ())
         recorded = held.get((place, origin, Why.BASE), ())
         return Relation(
-            common=_once([*shared, *parent, *perhaps, *recorded]),
-            parent=_once(parent),
-            perhaps_parent=_once(perhaps),
-            parent_on_record=_once(recorded),
-            sending=_once(held.get((place, origin, Why.SENDING), ())),
-            needed=_once(held.get((place, origin, Why.UNKNOWN), ())),
+            common_with=_once([*shared, *parent, *perhaps, *recorded]),
+            next_parent=_once(parent),
+            perhaps_next_parent=_once(perhaps),
+            next_parent_on_record=_once(recorded),
+            being_sent_to=_once(held.get((place, origin, Why.SENDING), ())),
+            perhaps_needed_by=_once(held.get((place, origin, Why.UNKNOWN), ())),
         )
 
     return relation
@@ -137,7 +138,7 @@ def _is_foretold(
     forecasts: Mapping[tuple[str, str], Forecast],
     seen: Mapping[str, Contents],
 ) -> bool:
-    """Tell whether the very disk that something is held for was looked at."""
+    """Return whether the disk that a hold is for is one of those looked at."""
     if (source, place.location) not in forecasts:
         return False
     facts = seen[place.location].seen[0].place.facts
@@ -146,7 +147,7 @@ def _is_foretold(
 
 
 def _origin_names(contents: Contents) -> Mapping[UUID, Sequence[str]]:
-    """Return the names of what is unchanged at a place, by origin."""
+    """Return the names of the unchanged snapshots at a place, by origin."""
     found: dict[UUID, list[str]] = {}
     for kept in contents.kept:
         if kept.state in (State.COMPLETE, State.FOREIGN):

@@ -1,4 +1,4 @@
-"""What gives way where a transfer lacks room: what interrupted ones have left."""
+"""Interrupted transfers that are deleted to make room, or because they expired."""
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
@@ -8,18 +8,18 @@ from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
 
-#: Tells whether a transfer fits into so many free bytes.
+#: Returns whether a transfer fits into this number of free bytes.
 Fits = Callable[[int], bool]
 
 
-def find_what_gives_way(
+def find_expendable(
     place: Place, wanted: Collection[str], fits: Fits, beside: int
 ) -> tuple[Waiting, ...]:
-    """Find interrupted transfers at a place whose room may be enough; changes nothing.
+    """Find interrupted transfers that may free enough space; change nothing.
 
-    :param wanted: ids of those that are gone on with; they stay.
-    :param beside: so many bytes each may have left beside what is known of it.
-    :returns: the oldest first; nothing if the room of all of them would not do.
+    :param wanted: ids of transfers that will be resumed; they stay.
+    :param beside: bytes that each may occupy beyond its known size.
+    :returns: the oldest first; empty if deleting all of them would not be enough.
     """
     ids = [name for name in place.facts.leftovers if name not in wanted]
     found = [one for one in place.waiting(ids) if one.size_bytes and not one.running]
@@ -28,10 +28,10 @@ def find_what_gives_way(
     return tuple(sorted(found, key=lambda one: (one.started, one.transfer_id)))
 
 
-def needed_of(
+def first_needed(
     waiting: Sequence[Waiting], free: int, fits: Fits
 ) -> tuple[tuple[Waiting, ...], int]:
-    """Tell which of them would be dropped, and what would be free then, about."""
+    """Return those that would be deleted, and the estimated free bytes after that."""
     for count, one in enumerate(waiting):
         if fits(free):
             return tuple(waiting[:count]), free
@@ -43,20 +43,21 @@ def make_room(
     place: Place,
     waiting: Sequence[Waiting],
     fits: Fits,
-    tell: Callable[[Waiting], None],
+    report: Callable[[Waiting], None],
 ) -> None:
-    """Drop interrupted transfers, one after the other, until there is room.
+    """Delete interrupted transfers, one after the other, until there is room.
 
-    The lock of the place has to be held. What is free then is in the endpoint's facts.
+    The caller holds the lock of the place. The facts of the place are up to date
+    afterwards.
 
-    :param waiting: from :func:`find_what_gives_way`.
-    :param tell: told of each that was dropped.
+    :param waiting: from :func:`find_expendable`.
+    :param report: called with each that was deleted.
     """
     for one in waiting:
         if fits(place.facts.size_free):
             return
         if not place.discard([one.transfer_id]):
-            tell(one)
+            report(one)
             place.sync()
             place.look()
 
@@ -69,19 +70,19 @@ def drop_expired(
     *,
     is_sure: bool,
 ) -> None:
-    """Drop interrupted transfers that began too long ago.
+    """Delete interrupted transfers that began too long ago.
 
-    Those with a date in the future are dropped, too, if the time is sure.
+    If the time is sure, delete those with a date in the future, too.
 
-    :param resumed: ids of transfers that are resumed; they stay.
-    :param now: the first of all times that it may be.
+    :param resumed: ids of transfers that will be resumed; they stay.
+    :param now: the earliest time that it can be.
     """
     expired = staging.expired(place.facts.leftovers, now, age, is_sure=is_sure)
     place.discard([one for one in expired if one not in resumed])
 
 
 def about(one: Waiting) -> str:
-    """Name an interrupted transfer and what it has left."""
+    """Return the name, date and size of an interrupted transfer, for a message."""
     when = one.started.astimezone()
     size = format_size(one.size_bytes)
     return f"the interrupted transfer of {visible(one.name)} ({when:%Y-%m-%d}, {size})"

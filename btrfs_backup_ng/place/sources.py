@@ -1,12 +1,12 @@
-"""The record at a destination of where its backups come from.
+"""The record, at a destination, of the sources of its backups.
 
-Two sources whose backups have one prefix in one directory cannot be told apart
-there, and a limit on the number of backups would delete those of the other one. So
-each source signs in, and where two did, nothing is deleted.
+If two sources use the same prefix and directory, their backups cannot be told apart. A
+limit on the number of backups would delete those of the other source. So each source
+registers in this record, and nothing is deleted under a prefix with two sources.
 
-Where the record is lost, the backups that a source has as snapshots, or is remembered
-to have sent, are its own. Of the others it is not known whose they are: they are
-recorded as such, and stay.
+If the record is lost, a source owns the backups that it still has as snapshots, and
+those that the history says it sent. The owner of the others is unknown; they are
+recorded as unknown and never deleted.
 """
 
 import os
@@ -30,39 +30,39 @@ from btrfs_backup_ng.core.record import (
 )
 from btrfs_backup_ng.endpoint.common import Place
 
-#: File of our bookkeeping at a destination.
+#: Name of the record at a destination.
 SOURCES = "sources.json"
 _VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
 class SourceIdentity:
-    """A source: the same one if its UUID or its place is the same.
+    """A source; two are the same if the UUID or the place is the same.
 
-    A restored source has another UUID, a moved one another place.
+    After a restore, the UUID is different; after a move, the place is.
     """
 
     uuid: UUID
     place: str
 
     def is_same(self, other: "SourceIdentity") -> bool:
-        """Tell whether two descriptions mean one source."""
+        """Return whether both describe the same source."""
         return self.uuid == other.uuid or self.place == other.place
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Where the backups of one prefix come from.
+    """The sources of the backups with one prefix.
 
-    :ivar sources: the one that signed in last is the last.
-    :ivar unknown: origins of backups of which it is not known whose they are.
+    :ivar sources: in the order in which they registered.
+    :ivar unknown: origins of backups whose owner is unknown.
     """
 
     sources: tuple[SourceIdentity, ...] = ()
     unknown: frozenset[UUID] = frozenset()
 
 
-#: Prefix of the backups -> where they come from.
+#: Prefix of the backups -> their sources.
 Sources = Mapping[str, Series]
 
 
@@ -76,9 +76,9 @@ def identity_of(source: Place) -> SourceIdentity:
 
 
 def parse_sources(content: Content) -> Sources:
-    """Read the record; where there is none, it names no prefix.
+    """Parse the record; a missing one has no prefix.
 
-    :raises Unreadable: if it is not fully understood; then nothing is known.
+    :raises Unreadable: if it is not fully understood.
     """
     return {} if content is None else parse_document(content, _VERSION, _built)
 
@@ -116,18 +116,18 @@ def format_sources(sources: Sources) -> bytes:
     return format_document(_VERSION, fields if unknown else {"prefixes": prefixes})
 
 
-def signed_in(series: Series, own: SourceIdentity) -> Series:
-    """Add a source, or bring its entry up to date."""
+def with_source(series: Series, own: SourceIdentity) -> Series:
+    """Add a source, or update its entry."""
     others = tuple(o for o in series.sources if not o.is_same(own))
     return replace(series, sources=(*others, own))
 
 
 def why_unknown(recorded: Content, path: str, prefix: str | None) -> tuple[str, ...]:
-    """Return why it is not known whose backups a destination has.
+    """Return why the owners of the backups at a destination are not known.
 
     :param path: of the record, for people.
-    :param prefix: of backups that are there; ``None`` if there are none.
-    :returns: sentences without their end; empty if it is known.
+    :param prefix: of the backups there; ``None`` without backups.
+    :returns: sentences without their end; empty if the owners are known.
     """
     try:
         sources = parse_sources(recorded)
@@ -142,11 +142,11 @@ def why_unknown(recorded: Content, path: str, prefix: str | None) -> tuple[str, 
 
 
 class Ownership:
-    """Whose backups of one prefix a destination has, during a run.
+    """The owners of the backups with one prefix at a destination, during a run.
 
-    :ivar withheld: why nothing may be deleted there in this run, each a sentence
-        without its end; empty if it may.
-    :ivar unknown: origins of backups that stay, as it is not known whose they are.
+    :ivar withheld: reasons why this run deletes nothing there, each a sentence without
+        its end; empty if it may delete.
+    :ivar unknown: origins of backups that stay, as their owner is unknown.
     :ivar others: the places of other sources.
     """
 
@@ -170,17 +170,17 @@ class Ownership:
         now: datetime,
         dry_run: bool,
     ) -> str:
-        """Read the record, and find out what it does not say.
+        """Read the record, and find the owners that it does not name.
 
         A record that cannot be read is moved aside.
 
-        :param content: what lies under the name of the record.
-        :param there: what is at the destination.
+        :param content: of the record.
+        :param there: the listing of the destination.
         :param own_snapshots: origins of the snapshots of the source.
-        :param remembered: gives the origins of what it is remembered to have sent;
-            asked only if the record does not say whose backups are there.
+        :param remembered: returns the origins of the backups that the history says this
+            source sent; called only if the record does not name their owner.
         :param now: aware.
-        :returns: what is done with the record, for people; "" if it is whole.
+        :returns: the action on a missing or damaged record, for people; else "".
         """
         naming = Naming(self._prefix)
         present = {s.origin for s in backups_of(there, naming)}
@@ -204,15 +204,15 @@ class Ownership:
         self.others = tuple(o.place for o in series.sources if not o.is_same(self._own))
         return done if self.withheld else ""
 
-    def sign_in(self, *, sends: bool) -> None:
-        """Bring the record up to date; does nothing if it is.
+    def register(self, *, sends: bool) -> None:
+        """Register this source in the record, if that changes it.
 
-        :param sends: the destination gets backups from the source in this run.
+        :param sends: this run sends backups from the source to the destination.
         """
         series = self._recorded.get(self._prefix, Series())
         series = replace(series, unknown=self.unknown)
         if sends or (self.withheld and self._is_own_there):
-            series = signed_in(series, self._own)
+            series = with_source(series, self._own)
         if series == Series() and not self.withheld:
             return
         sources = {**self._recorded, self._prefix: series}
@@ -221,13 +221,13 @@ class Ownership:
             self._recorded = sources
 
     def known_in(self, there: Listing) -> Listing:
-        """Return a listing without the backups of which the owner is not known."""
+        """Return a listing without the backups whose owner is unknown."""
         known = (s for s in there.snapshots if s.received_uuid not in self.unknown)
         return replace(there, snapshots=tuple(known))
 
 
 def backups_of(there: Listing, naming: Naming) -> Sequence[Snapshot]:
-    """Return what was received under names of one kind."""
+    """Return the received snapshots with names of one prefix."""
     return [
         snapshot
         for snapshot in there.snapshots
@@ -236,9 +236,9 @@ def backups_of(there: Listing, naming: Naming) -> Sequence[Snapshot]:
 
 
 def settled(recorded: Sources, prefix: str) -> Sources:
-    """Note that all backups of a prefix are of one source.
+    """Record that all backups of a prefix are of one source.
 
-    If several have signed in, they are forgotten: the next one to send there is it.
+    If several are recorded, delete them: the next source that sends there becomes it.
     """
     sources = recorded.get(prefix, Series()).sources
     return {**recorded, prefix: Series(sources if len(sources) == 1 else ())}

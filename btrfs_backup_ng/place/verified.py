@@ -1,4 +1,4 @@
-"""The record at a place of what was verified there, when, and how thoroughly."""
+"""The record, at a place, of verified snapshots: the time, the depth and the result."""
 
 import enum
 from collections.abc import Collection, Mapping
@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.core.document import Aged
 from btrfs_backup_ng.core.model import Result
 from btrfs_backup_ng.core.record import (
     Content,
@@ -17,13 +18,13 @@ from btrfs_backup_ng.core.record import (
 )
 from btrfs_backup_ng.endpoint.common import Place
 
-#: File of our bookkeeping at a place.
+#: Name of the record at a place.
 VERIFIED = "verified.json"
 _VERSION = 1
 
 
 class Depth(enum.Enum):
-    """How thoroughly, the least first."""
+    """The depth of a check, the shallowest first."""
 
     IDENTITY = "identity"
     DATA = "data"
@@ -32,17 +33,17 @@ class Depth(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """How a snapshot was verified the last time at a level.
+    """The last check of a snapshot at one level.
 
     :ivar when: aware UTC.
     """
 
     level: Depth
-    when: datetime
+    when: Aged[datetime]
     result: Result
 
 
-#: UUID of a snapshot at its place -> the last time for each level.
+#: UUID of a snapshot at its place -> its last check at each level.
 Record = Mapping[UUID, Mapping[Depth, Verified]]
 
 
@@ -87,10 +88,10 @@ def format_verified(record: Record) -> bytes:
 
 
 def last_verified(record: Record, uuid: UUID) -> Verified | None:
-    """Return what counts of the times that a snapshot was verified.
+    """Return the check that decides the state of a snapshot.
 
-    The most thorough one; but what was found bad stays bad until a check of the same
-    level finds it good (then :class:`Memory` has put that in its place).
+    That is the deepest bad one, or else the deepest. A bad result counts until a check
+    of the same level is good and :class:`Memory` has replaced it.
     """
     seen, order = record.get(uuid, {}).values(), list(Depth)
     bad = [one for one in seen if one.result is Result.BAD]
@@ -98,7 +99,7 @@ def last_verified(record: Record, uuid: UUID) -> Verified | None:
 
 
 def read_verified(content: Content) -> Mapping[UUID, Verified]:
-    """Return what counts for each snapshot of a record.
+    """Parse a record, and return the deciding check of each snapshot.
 
     :param content: of the file :data:`VERIFIED`.
     :raises Unreadable: if it is not fully understood.
@@ -111,14 +112,11 @@ def read_verified(content: Content) -> Mapping[UUID, Verified]:
 class Memory:
     """The record of a place while it is verified.
 
-    :ivar notes: what did not go well with it, for people; no error.
+    :ivar notes: problems with the record, for people; none of them is an error.
+    :param now: aware.
     """
 
     def __init__(self, place: Place, now: datetime) -> None:
-        """Prepare.
-
-        :param now: aware.
-        """
         self._place = place
         self._now = now.astimezone(timezone.utc).replace(microsecond=0)
         self._record: dict[UUID, dict[Depth, Verified]] = {}
@@ -126,10 +124,10 @@ class Memory:
         self.notes: list[str] = []
 
     def read(self, content: Content, existing: Collection[UUID]) -> None:
-        """Read what is recorded; what is damaged is moved aside.
+        """Read the record; a damaged one is moved aside.
 
         :param content: of the file :data:`VERIFIED` there.
-        :param existing: UUIDs of what is there; the rest is forgotten.
+        :param existing: UUIDs of the snapshots there; other entries are dropped.
         """
         try:
             found = parse_verified(content)
@@ -146,21 +144,21 @@ class Memory:
             self._place.set_aside(VERIFIED, aside)
             self.notes.append(f"{text}; moved to {aside}")
         except BackupError as failed:
-            self._failed = True  # what may be whole is not overwritten
+            self._failed = True  # do not overwrite a record that may be whole
             self.notes.append(
                 f"{text} and not be moved aside, so what was verified cannot be"
                 f" remembered there: {failed.message}"
             )
 
     def note(self, uuid: UUID, level: Depth, result: Result) -> None:
-        """Note how a snapshot was found; what could not be checked leaves no mark."""
+        """Record the result of a check; ignore an unchecked snapshot."""
         if result is Result.UNCHECKED:
             return
         self._record.setdefault(uuid, {})[level] = Verified(level, self._now, result)
         self._changed = True
 
     def write(self) -> None:
-        """Bring what is new to the disk; where nobody may write, that is one note."""
+        """Write the record if it has changed; a failure is one note."""
         if not self._changed or self._failed:
             return
         self._changed = False

@@ -25,7 +25,9 @@ What a stream cannot tell:
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+from btrfs_backup_ng.core.document import Named
 from btrfs_backup_ng.sendstream.reader import StreamCommand
 from btrfs_backup_ng.sendstream.tree import FileType, Node, Touch, TouchedTree
 
@@ -63,10 +65,10 @@ class Change:
     :ivar replaced: what had this path in A was deleted.
     """
 
-    sort: Sort
+    sort: Annotated[Sort, Named("change")]
     path: bytes
     old_path: bytes | None = None
-    file_type: FileType | None = None
+    file_type: Annotated[FileType | None, Named("type")] = None
     touched: Touch = Touch(0)
     written: int = 0
     shared: int = 0

@@ -32,7 +32,7 @@ CREDENTIAL = "ssh-password"
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class LoginAttempt:
     """One way to try a login.
 
     :ivar user: ssh runs as this user, with their keys, agent and files; "" is ours.
@@ -63,7 +63,7 @@ class Login:
             return ""
         return find_password_file(self.options.password_file, CREDENTIAL)
 
-    def attempts(self) -> list[Attempt]:
+    def attempts(self) -> list[LoginAttempt]:
         """Return the ways to try, in order.
 
         Under sudo, ssh runs as the user who called sudo: it finds their keys, agent,
@@ -80,9 +80,9 @@ class Login:
             users = users or [caller]
         asks = self.options.password_login and has_terminal()
         if self.password_file or len(users) == 1:
-            return [Attempt(users[0], asks and not self.password_file)]
-        last = [Attempt(users[0], True)] if asks else []
-        return [*(Attempt(user, False) for user in users), *last]
+            return [LoginAttempt(users[0], asks and not self.password_file)]
+        last = [LoginAttempt(users[0], True)] if asks else []
+        return [*(LoginAttempt(user, False) for user in users), *last]
 
     def _may_log_in(self, user: str) -> bool:
         if named := self.options.identity_file:

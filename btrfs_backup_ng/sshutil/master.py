@@ -39,12 +39,12 @@ import time
 from types import TracebackType
 from typing import Self
 
-from btrfs_backup_ng.__util__ import visible
+from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.process.child import Child, check_interrupted
 from btrfs_backup_ng.process.command import Command
-from btrfs_backup_ng.sshutil.login import Attempt, Login
+from btrfs_backup_ng.sshutil.login import Login, LoginAttempt
 from btrfs_backup_ng.sshutil.passwords import read_password
 from btrfs_backup_ng.sshutil.private import give_to, make_private_directory
 from btrfs_backup_ng.sshutil.refusal import (
@@ -169,7 +169,7 @@ class SSHMasterManager:
                 self._reopenings -= 1
             log.warning("the connection to %s was lost; opening it again", self.name)
             self._connection.close()
-            self._open([Attempt(self.user, asks=False)])
+            self._open([LoginAttempt(self.user, asks=False)])
             return True
 
     def command(self, remote: str) -> tuple[str, ...]:
@@ -183,7 +183,7 @@ class SSHMasterManager:
             remote,
         )
 
-    def _open(self, attempts: list[Attempt]) -> None:
+    def _open(self, attempts: list[LoginAttempt]) -> None:
         for attempt in attempts:
             connection = _Connection(self._login, attempt)
             try:
@@ -201,7 +201,7 @@ class SSHMasterManager:
 class _Connection:
     """A master process from its login to its end."""
 
-    def __init__(self, login: Login, attempt: Attempt) -> None:
+    def __init__(self, login: Login, attempt: LoginAttempt) -> None:
         self._login = login
         self._attempt = attempt
         self._password = b""
@@ -216,7 +216,7 @@ class _Connection:
         self._child: Child | None = None
         self._closing = threading.Event()
         self._opened = threading.Event()
-        self._failure: BaseException | None = None
+        self._failure: BackupError | None = None
         # The kernel ends a child with the thread that started it, and tasks that
         # share this connection end one before the other.
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -236,6 +236,7 @@ class _Connection:
             self._opened.wait()
             if self._failure:
                 raise self._failure
+            check_interrupted()
         except BaseException:
             self.close()
             raise
@@ -248,14 +249,15 @@ class _Connection:
 
     def _serve(self) -> None:
         try:
-            with Child.start(self._master) as child:
+            # It is this thread alone that a signal ends here: :meth:`open` raises, too.
+            with contextlib.suppress(Interrupted), Child.start(self._master) as child:
                 self._child = child
                 self._wait_for_login(child)
                 self._opened.set()
                 while not self._closing.wait(0.5):
                     if child.peek() is not None:
                         return
-        except BaseException as error:  # raised again by :meth:`open`
+        except BackupError as error:
             self._failure = error
         finally:
             self._opened.set()

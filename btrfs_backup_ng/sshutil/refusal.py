@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.process.command import last_words
-from btrfs_backup_ng.sshutil.login import Attempt, Login, sudo_caller
+from btrfs_backup_ng.sshutil.login import Login, LoginAttempt, sudo_caller
 
 
 class ConnectionFailed(BackupError):
@@ -49,7 +49,7 @@ def _known_name(stderr: str, login: Login) -> str:
     return match[1] if match else login.known_name()
 
 
-def describe_refusal(login: Login, attempts: Sequence[Attempt]) -> LoginRefused:
+def describe_refusal(login: Login, attempts: Sequence[LoginAttempt]) -> LoginRefused:
     """Return the error for a login refused to all, with the keys tried, and a hint."""
     tried = list(
         dict.fromkeys(_describe_keys(login, attempt.user) for attempt in attempts)

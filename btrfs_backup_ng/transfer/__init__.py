@@ -1,1 +1,1 @@
-"""One snapshot on its way: measured, routed, carried, checked, retried."""
+"""The transfer of one snapshot: measure, choose a route, move, check, retry."""

@@ -1,4 +1,4 @@
-"""One attempt at a transfer: prepared by looking only, then run by moving only."""
+"""One attempt at a transfer: ``prepare`` only looks, ``run`` only moves."""
 
 import logging
 import threading
@@ -47,22 +47,22 @@ from btrfs_backup_ng.wire import grammar
 log = logging.getLogger(__name__)
 
 _FILTER = "the checkpoint filter"
-#: How long a receiver behind a wire may take to see that its stream is over.
+#: Time that a remote receiver may take to notice the end of its stream.
 _ENDING_S = 10.0
-#: CPU time for finding out how long a stream is going to be, while it moves.
+#: CPU time for measuring the size of a stream while it moves.
 _MEASURING_S = 2.0
 
 
 class StreamChanged(BackupError):
-    """An interrupted transfer cannot be resumed: the stream is not what it was."""
+    """An interrupted transfer cannot be resumed: the stream is a different one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a transfer, as :func:`prepare` found that it can be made.
+    """One attempt at a transfer, ready to run; made by :func:`prepare`.
 
     :ivar interval: bytes between two checkpoints, 0 for none.
-    :ivar checkpoint: where an earlier attempt is resumed, if one is.
+    :ivar checkpoint: of the earlier attempt that is resumed, if any.
     """
 
     transfer: Transfer
@@ -76,15 +76,15 @@ class Attempt:
         now: datetime,
         before_publishing: Callable[[], None] = lambda: None,
     ) -> Moved:
-        """Move one snapshot and publish it; durable at the return.
+        """Move one snapshot and publish it, durably.
 
-        On failure there is nothing under the final name. If the attempt can be resumed
-        from a checkpoint, its staging stays; else it is dropped, now if the place can
-        still be reached, or by the next run. A place that fell silent is not asked
-        again.
+        After a failure, nothing has the final name. If the attempt can be resumed from
+        a checkpoint, its staging stays. If not, its staging is deleted: now if the
+        place can be reached, or by the next run. After a timeout, the place is not
+        asked again.
 
-        :param before_publishing: done when the stream has arrived.
-        :raises StreamChanged: if the checkpoint is of no use; it was dropped.
+        :param before_publishing: called when the stream has arrived.
+        :raises StreamChanged: if the checkpoint did not match; it was deleted.
         :raises BackupError: if it failed.
         """
         transfer_id = self._transfer_id(now)
@@ -125,17 +125,17 @@ class Attempt:
     def _transfer_id(self, now: datetime) -> str:
         if self.checkpoint:
             return self.checkpoint.transfer_id
-        what = self.transfer.snapshot, self.transfer.parent, self.route.protocol
-        return staging.full_id(new_transfer_id(now), *what)
+        stream = self.transfer.snapshot, self.transfer.parent, self.route.protocol
+        return staging.full_id(new_transfer_id(now), *stream)
 
     def _stages(self, transfer_id: str) -> tuple[Command, ...]:
         """Return the commands of the pipeline, from the sender to the receiver."""
         route, snapshot = self.route, self.transfer.snapshot
         useless = self.checkpoint.useless if self.checkpoint else ()
         words = self._filter_words(transfer_id)
-        what = snapshot, self.transfer.parent, route.protocol, route.codec
-        stages = [route.source.send(*what, words)]
-        if words and route.source.place.location.is_here:  # else it is in the sender
+        stream = snapshot, self.transfer.parent, route.protocol, route.codec
+        stages = [route.source.send(*stream, words)]
+        if words and route.source.place.location.is_here:  # else the sender has it
             stages.append(Command(filter_argv(words), label=_FILTER, counts=True))
         receiver = route.sink.receive(transfer_id, snapshot, route.codec, useless)
         return (*stages, *route.stages_between(), receiver)
@@ -148,10 +148,10 @@ class Attempt:
         return filter_words(self.interval, staging.chance_in(transfer_id), known)
 
     def _explain(self, error: PipelineFailed, transfer_id: str) -> None:
-        """Clear staging after a failed pipeline, and let the error say what remains.
+        """Clear staging after a failed pipeline, and add a hint to the error.
 
-        :raises StreamChanged: if a filter found that it is another stream.
-        :raises Refused: if the program's files there are not its own.
+        :raises StreamChanged: if the filter found that it is another stream.
+        :raises Refused: if another user controls the state directory there.
         """
         sink, checkpoint = self.route.sink, self.checkpoint
         stages = (error.blamed, *error.others)
@@ -166,12 +166,12 @@ class Attempt:
             raise refusal_by_verb(sink.place.state, error.blamed.stderr) from error
         left = self._clear(transfer_id)
         if is_full(error.blamed.stderr):
-            left = ""  # ``full_disk`` decides what becomes of it
+            left = ""  # ``full_disk`` decides whether it stays
         hints = [error.hint or _meaning(error), left]
         error.hint = "\n".join(filter(None, hints))
 
     def _clear(self, transfer_id: str) -> str:
-        """Drop what cannot be resumed, and return a sentence about the rest."""
+        """Delete staging that cannot be resumed; return a sentence about the rest."""
         place, has_checkpoints = self.route.sink.place, self.interval > 0
         ids = [transfer_id]
         dropped = attempt(lambda: place.discard(ids, keep_sealed=has_checkpoints))
@@ -195,13 +195,14 @@ def prepare(
     size_bytes: int | None,
     warn: Callable[[str], None],
 ) -> Attempt:
-    """Look at all that an attempt needs; moves nothing.
+    """Prepare an attempt; move no data.
 
-    An earlier attempt that still runs is ended; one that cannot be resumed is dropped.
+    End earlier attempts that are still running, and delete those that cannot be
+    resumed.
 
     :param size_bytes: of the stream, if it is known.
     :param warn: takes sentences for the user.
-    :raises BackupError: if one of the places cannot be looked at.
+    :raises BackupError: if one of the places cannot be read.
     """
     if not route.sink.takes_parents:
         return Attempt(transfer, route)
@@ -209,7 +210,7 @@ def prepare(
         route = replace(route, codec=_choose_codec(transfer, route))
     ids = route.resumable(transfer)
     checkpoint = _find_checkpoint(route.sink, ids, transfer.snapshot)
-    if checkpoint:  # however little is left
+    if checkpoint:  # also if little remains to be sent
         return Attempt(transfer, route, route.options.checkpoint_interval, checkpoint)
     if not ids:
         _warn_of_other_forms(transfer, route, warn)
@@ -217,17 +218,17 @@ def prepare(
 
 
 def _choose_codec(transfer: Transfer, route: Route) -> str:
-    """Return the codec that pays for a stream, or none, by trying it."""
-    what = transfer.snapshot, transfer.parent, route.protocol, codecs.NONE
-    plain = route.source.send(*what)
-    ends = route.source.place, route.sink.place
-    return probe_codec(*ends, plain, codec=codecs.FASTEST)
+    """Try a codec on the beginning of a stream; return it if it pays, else none."""
+    source, sink = route.source, route.sink
+    stream = transfer.snapshot, transfer.parent, route.protocol
+    plain = source.send(*stream, codecs.NONE)
+    return probe_codec(source.place, sink.place, plain, codec=codecs.FASTEST)
 
 
 def _find_checkpoint(
     sink: Endpoint, ids: Sequence[str], snapshot: Snapshot
 ) -> Checkpoint | None:
-    """Find the farthest checkpoint of earlier attempts; the others are dropped."""
+    """Find the farthest checkpoint of earlier attempts; delete the other attempts."""
     found: Checkpoint | None = None
     for transfer_id in ids:
         try:
@@ -246,7 +247,7 @@ def _find_checkpoint(
 
 
 def _unchanged(sink: Endpoint, checkpoint: Checkpoint | None) -> Checkpoint | None:
-    """Return a checkpoint only if its seal is intact, as far as that can be seen."""
+    """Return a checkpoint, or None if its seal is known to be changed."""
     if checkpoint is None:
         return None
     seal = sink.look_closely([checkpoint.tree_id], are_checkpoints=True)
@@ -257,7 +258,7 @@ def _unchanged(sink: Endpoint, checkpoint: Checkpoint | None) -> Checkpoint | No
 
 
 def _drop(place: Place, transfer_id: str) -> None:
-    """Drop the staging of an attempt; if that fails, it does not disturb others."""
+    """Delete the staging of an attempt; log a failure, as it harms no other attempt."""
     error = attempt(lambda: place.discard([transfer_id]))
     if isinstance(error, BackupError):
         log.warning("%s: what is left of %s stays: %s", place, transfer_id, error)
@@ -266,7 +267,7 @@ def _drop(place: Place, transfer_id: str) -> None:
 def _warn_of_other_forms(
     transfer: Transfer, route: Route, warn: Callable[[str], None]
 ) -> None:
-    """Warn if an earlier attempt sent the data in another form, so is of no use."""
+    """Warn of earlier attempts with another protocol, which cannot be resumed."""
     place = route.sink.place
     for protocol in PROTOCOLS:
         ids = route.earlier_attempts(transfer, protocol)
@@ -278,10 +279,10 @@ def _warn_of_other_forms(
 
 
 def _choose_interval(transfer: Transfer, route: Route, size_bytes: int | None) -> int:
-    """Return the bytes between two checkpoints; 0 where they would not pay.
+    """Return the bytes between two checkpoints; 0 if they would not pay.
 
-    They are made where the stream comes from, as the part that is read again after a
-    cut must not cross a wire. On this machine a transfer has to be longer than one.
+    Checkpoints need Python at the source: so the part that is read again does not cross
+    the network. Between local disks, the transfer must be longer than one interval.
     """
     source, wanted = route.source, route.options.checkpoint_interval
     if not wanted:
@@ -292,8 +293,8 @@ def _choose_interval(transfer: Transfer, route: Route, size_bytes: int | None) -
     if crosses_wire(source.place.location, route.sink.place.location):
         return wanted
     if size_bytes is None:
-        what = transfer.snapshot, transfer.parent
-        size_bytes = written_since(source, *what, limit=wanted)
+        ends = transfer.snapshot, transfer.parent
+        size_bytes = written_since(source, *ends, limit=wanted)
     return wanted if size_bytes > wanted else 0
 
 
@@ -301,10 +302,10 @@ def _choose_interval(transfer: Transfer, route: Route, size_bytes: int | None) -
 def expecting(
     meter: Meter, transfer: Transfer, route: Route, *, wanted: bool
 ) -> Iterator[None]:
-    """Measure beside a transfer how much it will move, for percent and ETA.
+    """Measure the size of a transfer while it runs, for percent and ETA.
 
-    First roughly, if nothing is known; then exactly, as long as that takes little CPU
-    from the transfer.
+    First estimate it, if nothing is known. Then measure it exactly, within a small
+    limit of CPU time.
 
     :param wanted: the progress is shown.
     """
@@ -314,13 +315,11 @@ def expecting(
     over = threading.Event()
 
     def measure() -> None:
-        source, what = route.source, (transfer.snapshot, transfer.parent)
+        ends = route.source, transfer.snapshot, transfer.parent
         with suppress(Interrupted):  # the transfer raises it, too
             if meter.expected_bytes is None:
-                expect(lambda: written_since(source, *what, over=over))
-            expect(
-                lambda: stream_size(source, *what, route.protocol, over, _MEASURING_S)
-            )
+                expect(lambda: written_since(*ends, over=over))
+            expect(lambda: stream_size(*ends, route.protocol, over, _MEASURING_S))
 
     def expect(measured: Callable[[], int]) -> None:
         size = attempt(measured)
@@ -337,9 +336,9 @@ def expecting(
 
 
 def _drop_all(place: Place, transfer_id: str) -> str:
-    """Drop the staging of a stream that is too long, and return a hint about it."""
+    """Delete the staging of a stream that is too long; return a hint about it."""
     deadline = time.monotonic() + _ENDING_S
-    while True:  # a receiver behind a wire may not have noticed yet that it is over
+    while True:  # a remote receiver may not have noticed the end yet
         left = attempt(lambda: place.discard([transfer_id]))
         if not left or isinstance(left, BackupError) or time.monotonic() > deadline:
             break
@@ -355,7 +354,7 @@ def _drop_all(place: Place, transfer_id: str) -> str:
 def _meaning(error: PipelineFailed) -> str:
     """Return the meaning of a failure, or ""."""
     blamed = error.blamed
-    # What a failed compressor wrote may fail the other one first.
+    # The output of a failed compressor may make the decompressor fail first.
     ends = [end for end in (blamed, *error.others) if end.command.reports]
     if any(end.status == grammar.CODEC_FAILED for end in ends):
         return "The (de)compressor there failed. Without one:  --compress none"

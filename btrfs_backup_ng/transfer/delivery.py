@@ -1,4 +1,4 @@
-"""The transfers from a source to one destination, tried again after a cut."""
+"""The transfers from a source to one destination, with retries."""
 
 import logging
 import time
@@ -24,16 +24,16 @@ from btrfs_backup_ng.transfer.route import choose_route
 
 log = logging.getLogger(__name__)
 
-#: Before the first further attempt; twice as long before each one after that.
+#: Pause before the first retry, doubled before each further one, up to the longest.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
-#: A lock that was lost with its connection is free at the latest after 30 s (``LOCK``).
+#: A lock that was lost with its connection is free after at most 30 s (``LOCK``).
 _RELOCK_S = 60.0
 
 
 class Delivery:
     """The transfers from a source to one destination.
 
-    :ivar route: of the streams; the codec may be decided by the first transfer.
+    :ivar route: of the streams; the first transfer may decide the codec.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Delivery:
         before_publishing: Callable[[], None] = lambda: None,
         when_regained: Callable[[], None] = lambda: None,
     ) -> Sent:
-        """Bring a snapshot to the destination; after a cut, retry as the options say.
+        """Send a snapshot to the destination; retry as often as the options say.
 
-        :param size_bytes: of the stream, if it is known already.
+        :param size_bytes: of the stream, if it is known.
         :param when_regained: called when the source is locked again after its lock
             was lost.
         :raises BackupError: if it failed.
@@ -94,7 +94,7 @@ class Delivery:
         self._session.warn(self._name, text)
 
     def _reach_again(self, holder: Holder, when_regained: Callable[[], None]) -> None:
-        """Look at the places once more, and lock them if their locks are lost."""
+        """Look at the places again, and lock them again if their locks are lost."""
         source, sink = self.route.source.place, self.route.sink.place
         source.look()
         if holder.regain(source, _RELOCK_S, Role.SNAPSHOT):
@@ -103,7 +103,7 @@ class Delivery:
         holder.regain(sink, _RELOCK_S, Role.BACKUP)
 
     def _has_arrived(self, transfer: Transfer) -> bool:
-        """Return whether only the answer was lost, and all else was done."""
+        """Return whether the last attempt succeeded, and only its answer was lost."""
         listing, _ = self.route.sink.listing()
         there = [s for s in listing.snapshots if s.name == transfer.target]
         return any(s.received_uuid == transfer.snapshot.origin for s in there)
@@ -129,7 +129,7 @@ class Delivery:
         size_bytes: int | None,
         before_publishing: Callable[[], None],
     ) -> Sent:
-        """Run an attempt, with its progress shown."""
+        """Run an attempt, and show its progress."""
         session, transfer = self._session, attempt.transfer
         name, packed = transfer.snapshot.name, attempt.route.packed_codec
         meter = Meter()
@@ -172,7 +172,7 @@ class Delivery:
     def _remember(
         self, transfer: Transfer, sent: Sent | None = None, error: str = ""
     ) -> None:
-        """Put the outcome of a transfer on record; no command: it may hold a secret."""
+        """Record the outcome of a transfer; no command, as it may hold a secret."""
         name = self.route.sink.place.public_name
         resumed = sent.resumed_bytes if sent else 0
         record = Record(
@@ -193,7 +193,7 @@ class Delivery:
 
 
 def _is_transient(error: BackupError) -> bool:
-    """Return whether a further attempt may succeed."""
+    """Return whether a retry may succeed."""
     if isinstance(error, TooLarge):
         return False
     if isinstance(error, PipelineFailed):

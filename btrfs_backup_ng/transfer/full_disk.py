@@ -12,16 +12,16 @@ from btrfs_backup_ng.process.pipeline import PipelineFailed
 from btrfs_backup_ng.transfer.route import Route
 from btrfs_backup_ng.transfer.size import written_since
 
-#: How often it is tried to delete something on a full disk.
+#: Attempts at deleting something on a full disk.
 _DROPPING = 5
 
 
 def spare_full_disk(
     transfer: Transfer, route: Route, size_bytes: int | None, error: BackupError
 ) -> None:
-    """Drop the staging of a transfer that filled the disk, unless the rest of it fits.
+    """Delete the staging of a transfer that filled the disk, unless the rest fits.
 
-    The outcome is added to the hint of the error.
+    Add the outcome to the hint of the error.
 
     :param size_bytes: of its stream, if it is known.
     """
@@ -40,9 +40,8 @@ def _keep_or_drop(transfer: Transfer, route: Route, size_bytes: int | None) -> s
     if not safe:
         return ""
     if size_bytes is None:
-        what = transfer.snapshot, transfer.parent
-        size_bytes = written_since(route.source, *what)
-    rest = size_bytes - safe  # 0 or less: the stream is longer than was estimated
+        size_bytes = written_since(route.source, transfer.snapshot, transfer.parent)
+    rest = size_bytes - safe  # 0 or less: the stream is longer than estimated
     if rest > 0 and preflight.fits(rest, free, route.options):
         return f"{format_size(safe)} are safe there; the next run goes on from that."
     _drop_from_full_disk(place, ids)
@@ -56,9 +55,9 @@ def _keep_or_drop(transfer: Transfer, route: Route, size_bytes: int | None) -> s
 
 
 def _drop_from_full_disk(place: Place, ids: Sequence[str]) -> None:
-    """Drop transfers where at first there may be no room even for deleting.
+    """Delete transfers on a disk that may not even have space for deleting.
 
-    A transaction that ends returns the space that btrfs had reserved for it.
+    The end of a transaction frees the space that btrfs had reserved for it.
     """
     for _ in range(_DROPPING):
         dropped = attempt(lambda: place.discard(ids))

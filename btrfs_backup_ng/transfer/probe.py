@@ -1,4 +1,4 @@
-"""The finding out whether it pays to compress a stream on its way."""
+"""The trial that decides whether compressing a stream on the wire pays."""
 
 import contextlib
 import logging
@@ -17,28 +17,28 @@ from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
-#: How much of a stream is looked at, and for how long at most.
+#: Size of the sample of a stream, and the longest time for taking it.
 _SAMPLE, _SAMPLE_S = 64 * MIB, 5.0
-#: A stream that is shorter is sent as it is: there is little to gain.
+#: A shorter stream is not compressed: there is little to gain.
 _WORTH_IT = 16 * MIB
-#: How long a line is tried, and what it takes at once into buffers on the way: ssh's
+#: Duration of the trial of a line, and the bytes that buffers absorb at once: ssh's
 #: window of 2 MiB for a channel, and pipes.
 _LINE_S, _BUFFERS = 2.0, 2 * MIB + 256 * KIB
 _BLOCK = 256 * KIB
-#: It must take less than this part of the time to be worth the CPU,
+#: Compression is worth the CPU if it needs less than this part of the time,
 _GAIN = 0.9
-#: and on a line that is faster than 1 Gbit/s the CPU has enough to do without it
+#: and if the line is slower than 1 Gbit/s; on a faster one, the CPU is busy without it
 #: (measured: 1.31 of the time through the loopback, 0.86 at 1 Gbit/s).
 _FAST_LINE = 120 * MIB
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the beginning of a stream was like.
+    """Measurements of the beginning of a stream.
 
     :ivar ratio: compressed size by size.
-    :ivar read_rate: bytes a second in which it came.
-    :ivar compress_rate: bytes a second that the compressor took.
+    :ivar read_rate: of the sender, in bytes a second.
+    :ivar compress_rate: of the compressor, in bytes of input a second.
     """
 
     size_bytes: int
@@ -48,11 +48,12 @@ class Sample:
 
 
 def probe_codec(source: Place, sink: Place, send: Command, *, codec: str) -> str:
-    """Choose the codec for a stream, or none, by trying its beginning and the line.
+    """Return a codec if it pays for a stream, else none.
+
+    Try it on the beginning of the stream, and measure the line.
 
     :param send: makes the stream, uncompressed.
-    :param codec: what to try.
-    :raises BackupError: if something there cannot be run.
+    :raises BackupError: if a command cannot be run.
     """
     sample = take_sample(send, codec)
     if sample.size_bytes < _WORTH_IT:
@@ -79,7 +80,7 @@ def probe_codec(source: Place, sink: Place, send: Command, *, codec: str) -> str
 
 
 def take_sample(send: Command, codec: str) -> Sample:
-    """Compress the beginning of a stream, and throw it away."""
+    """Compress the beginning of a stream, and discard the result."""
     packer = Command(codecs.compressor(codec), label=codecs.program(codec))
     size, packed, reading_s, packing_s = 0, 0, 0.0, 0.0
     with (
@@ -120,9 +121,9 @@ def take_sample(send: Command, codec: str) -> Sample:
 
 
 def line_rate(sink: Command) -> float:
-    """Measure how many bytes a second a command takes, for two seconds.
+    """Measure for two seconds how many bytes a second a command takes.
 
-    What buffers on the way take at once does not count.
+    Bytes that buffers absorb at once do not count.
     """
     block = os.urandom(_BLOCK)
     size = -_BUFFERS

@@ -1,4 +1,4 @@
-"""How a stream is carried: its protocol, its codec, the stages in between."""
+"""The route of a stream: its protocol, its codec, the stages in between."""
 
 import logging
 import os
@@ -18,20 +18,20 @@ log = logging.getLogger(__name__)
 #: From these versions on, btrfs-progs send and receive compressed extents as they
 #: lie on the disk (changelog of btrfs-progs; receive fell back wrongly before).
 _COMPRESSED_SINCE = (6, 0)
-#: What mbuffer may use; enough for a second or so of a fast disk.
+#: Memory of mbuffer; enough for a second or so of a fast disk.
 _BUFFER = "64M"
-#: send, ssh and receive keep two busy; there mbuffer costs a fifth of the throughput
-#: (measured: benchmarks/README.md).
+#: send, ssh and receive keep two cores busy; with only two, mbuffer costs a fifth of
+#: the throughput (measured: benchmarks/README.md).
 _CORES_FOR_A_BUFFER = 4
 
 
-#: What :attr:`Route.protocol` may be.
+#: The values of :attr:`Route.protocol`.
 PROTOCOLS = ("1", "2", "2c")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How streams go from one endpoint to another.
+    """The route of streams from one endpoint to another.
 
     :ivar protocol: of the stream, as the verb ``send`` takes it.
     :ivar codec: compresses the stream on the wire; ``auto`` is not decided yet.
@@ -45,9 +45,9 @@ class Route:
 
     @property
     def packed_codec(self) -> str:
-        """Return the codec of the bytes that are counted, before the last stage, or "".
+        """Return the codec of the bytes that the meter counts, or "".
 
-        A local receiver gets them unpacked.
+        It counts before the last stage, and a local receiver gets them unpacked.
         """
         is_packed = self.codec != codecs.NONE and self.sink.place.location.is_remote
         return self.codec if is_packed else ""
@@ -55,7 +55,7 @@ class Route:
     def stages_between(self) -> tuple[Command, ...]:
         """Return the commands of this machine between sender and receiver.
 
-        :raises UsageError: if one that is needed is not installed.
+        :raises UsageError: if a program that the options need is not installed.
         """
         ends = self.source.place.location, self.sink.place.location
         return stages_between(*ends, self.options, self.codec)
@@ -63,10 +63,10 @@ class Route:
     def earlier_attempts(self, transfer: Transfer, protocol: str = "") -> list[str]:
         """Return the ids of interrupted attempts at a transfer, the latest first.
 
-        :param protocol: another one than that of this route.
+        :param protocol: if not that of this route.
         """
-        what = transfer.snapshot, transfer.parent, protocol or self.protocol
-        return staging.of_transfer(self.sink.place.facts.leftovers, *what)
+        stream = transfer.snapshot, transfer.parent, protocol or self.protocol
+        return staging.of_transfer(self.sink.place.facts.leftovers, *stream)
 
     def resumable(self, transfer: Transfer) -> list[str]:
         """Return the ids of earlier attempts that may be resumed, the latest first."""
@@ -79,10 +79,10 @@ class Route:
 def choose_route(source: Endpoint, sink: Endpoint, options: TransferOptions) -> Route:
     """Choose the route of all streams from a source to a sink.
 
-    Data that is compressed on the disk goes as it lies there, if both ends can do
-    that, and is not compressed once more. Nothing is compressed that crosses no wire.
+    Data that is compressed on the disk is sent compressed, if both ends support that,
+    and is not compressed again. Streams between local disks are not compressed.
 
-    :raises Refused: if an end lacks the program for the codec that is wanted.
+    :raises Refused: if an end lacks the program for the requested codec.
     """
     protocol, codec = _choose_protocol(source.place, sink.place, options)
     return Route(source, sink, options, protocol, codec)
@@ -115,12 +115,12 @@ def _choose_protocol(
 
 
 def crosses_wire(source: Location, sink: Location) -> bool:
-    """Return whether a stream crosses a network that is known to the program."""
+    """Return whether a stream crosses a network, as far as the program knows."""
     return not sink.is_command and (source.is_remote or sink.is_remote)
 
 
 def send_protocol(source: Facts, sink: Facts) -> int:
-    """Return the stream version both ends can: 2 brings compressed data as it is."""
+    """Return the stream version that both ends support; 2 keeps data compressed."""
     versions = [end.btrfs_version or (0, 0) for end in (source, sink)]
     if min(versions) < _COMPRESSED_SINCE:
         return 1
@@ -132,10 +132,10 @@ def stages_between(
 ) -> tuple[Command, ...]:
     """Return the commands of this machine between sender and receiver.
 
-    A codec is applied at the source's end and undone at the sink's, by the verbs
-    there or by a stage here.
+    A codec is applied at the source and undone at the sink: by the verbs of a remote
+    end, by a stage of this machine for a local end.
 
-    :raises UsageError: if what was asked for is not installed.
+    :raises UsageError: if a program that the options need is not installed.
     """
     is_remote = source.is_remote or sink.is_remote
     cores = len(os.sched_getaffinity(0))
@@ -152,11 +152,11 @@ def middle_stages(
 ) -> tuple[Command, ...]:
     """Return the rate limit and the buffer.
 
-    A buffer is of use where a network makes the ends take turns, so it is used
-    there if it is installed and has a core to run on, and elsewhere on request.
+    A buffer helps if a network makes the ends wait for each other. So mbuffer is used
+    for remote transfers, if it is installed and has a core to run on; else on request.
 
-    :param cores: how many this process may use.
-    :raises UsageError: if what was asked for is not installed.
+    :param cores: that this process may use.
+    :raises UsageError: if a program that the options need is not installed.
     """
     has_mbuffer = find_program("mbuffer") is not None
     wants_mbuffer = options.mbuffer

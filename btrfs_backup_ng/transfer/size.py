@@ -1,15 +1,18 @@
-"""How large a transfer is going to be: quickly and roughly, or exactly.
+"""The size of a transfer: a quick estimate, or the exact number of bytes.
 
-``btrfs send --no-data`` says for each piece of data how long it is, and leaves it out.
-With the framing of the real commands that is the length of the real stream, to the byte
-(``sendstream.size``); for compressed data that goes as it lies on the disk, the extents
-are looked up where that is possible (this machine), else it is an upper bound. It takes
-as long as sending for millions of small files, so it runs beside a transfer, only if
-somebody looks at the progress, and only for 2 s of CPU time; until then, and beyond, an
-estimate of ``find-new`` must do. A rehearsal waits for it. What a run would snapshot is
-measured on a snapshot that is gone afterwards (verb ``rehearse``). Whether there is
-room is asked of ``find-new`` first, which is quick and rarely too low; only if that
-says no is it measured.
+**The estimate** comes from ``btrfs subvolume find-new``; it is quick, and rarely too
+low. The check for free space uses it first, and measures only if it says that the
+transfer does not fit.
+
+**The measurement** reads ``btrfs send --no-data``, which prints the length of each
+piece of data instead of the data. With the framing of the real commands, that gives the
+size of the real stream to the byte (``sendstream.size``). If compressed data is sent
+compressed, the size of each extent is looked up on this machine; for a remote source
+the result is an upper bound. For millions of small files, measuring takes as long as
+sending. So it runs beside a transfer only if the progress is shown, and for at most 2 s
+of CPU time; the display uses the estimate until then, or if the time is up. A dry run
+waits for it. The snapshot that a run would make is measured on a temporary one (verb
+``rehearse``).
 """
 
 import math
@@ -33,12 +36,12 @@ from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
 from btrfs_backup_ng.wire import verbs
 
-#: What a stream says of a file beside its data, in bytes: mkfile, rename, chown, chmod,
-#: utimes and the head of a write, with paths of some length (measured: 261).
+#: Bytes in a stream for each file beside its data: mkfile, rename, chown, chmod, utimes
+#: and the header of a write, with paths of some length (measured: 261).
 _BESIDE = 256
-#: How much of a dry stream is taken at once.
+#: Bytes that are read at once.
 _BLOCK = MIB
-#: No line about an extent is longer: two numbers of a file, and its path.
+#: Longest line about an extent: two numbers of a file, and its path.
 _LINE = 64 * KIB
 
 
@@ -49,15 +52,15 @@ def written_since(
     limit: int | None = None,
     over: threading.Event | None = None,
 ) -> int:
-    """Return how many bytes of data were written since the parent, in little time.
+    """Estimate the size of a stream quickly: bytes of data written since the parent.
 
-    A stream is mostly no larger: it holds no data that it can clone. Preallocated space
-    counts in a stream, and here it does not.
+    The stream is rarely larger, and may be smaller: it has no data that it can clone.
+    Preallocated space counts in a stream, but not here.
 
     :param snapshot: ``None`` for the source as it is now.
-    :param limit: if it is more than this, how much more is of no interest.
-    :param over: nobody wants to know any more; what is given then means nothing.
-    :raises CommandFailed: if btrfs does not tell.
+    :param limit: stop counting above this.
+    :param over: if set, stop; the result then means nothing.
+    :raises CommandFailed: if btrfs fails.
     """
     path = source.path(snapshot.name) if snapshot else source.place.location.path
     since = str(parent.generation) if parent else "0"
@@ -77,9 +80,9 @@ def written_since(
 
 
 def _lines(child: Child, over: threading.Event | None) -> Iterator[bytes]:
-    """Return the lines that a child prints; until nobody wants to know any more.
+    """Yield the lines that a child prints, until ``over`` is set.
 
-    :raises CommandFailed: if one is so long that it is none.
+    :raises CommandFailed: if one is too long for a line about an extent.
     """
     rest = b""
     while block := child.read(_BLOCK, over):
@@ -101,16 +104,15 @@ def stream_size(
     over: threading.Event | None = None,
     budget_s: float = math.inf,
 ) -> int:
-    """Return how long a stream is going to be, from its twin without data.
+    """Measure the size of a stream, from the same stream without data.
 
-    Exact, but for compressed data that goes as it lies on the disk: there it is an
-    upper bound. Takes milliseconds for large files, and about as long as the stream
-    itself for small ones.
+    Exact; an upper bound if a remote source sends compressed data. Takes milliseconds
+    for large files, and about as long as the stream itself for small ones.
 
     :param protocol: as the verb ``send`` takes it.
-    :param over: nobody wants to know any more; what is given then means nothing.
-    :param budget_s: so much CPU time may be spent; then it is over, too.
-    :raises BackupError: if btrfs does not tell.
+    :param over: if set, stop; the result then means nothing.
+    :param budget_s: CPU time, after which ``over`` is set.
+    :raises BackupError: if btrfs fails.
     """
     dry = source.send(snapshot, parent, "n" + protocol.removesuffix("c"), "none")
     end = time.thread_time() + budget_s
@@ -131,20 +133,22 @@ def stream_size(
         except StreamDamaged as error:
             if over and over.is_set():
                 return size
-            _check(child)  # more often it is the sender that has something to say
+            _check(child)  # an error of the sender is the more likely reason
             raise BackupError(f"{source}: {error}") from error
         _check(child)
     return size
 
 
 @contextmanager
-def rehearsed(source: Place, name: str, now: datetime) -> Iterator[Snapshot | None]:
-    """Make the snapshot that a run would make, in staging, for as long as it is needed.
+def temporary_snapshot(
+    source: Place, name: str, now: datetime
+) -> Iterator[Snapshot | None]:
+    """Make the snapshot that a run would make, in staging, and delete it at the end.
 
-    If we are killed, that of this machine stays until the next run.
+    If this process is killed, a local one stays until the next run.
 
-    :returns: something whose size can be told, named by its whole path; ``None`` before
-        the first run ever: there is no place for it, and no trace is to be left.
+    :returns: the snapshot, named by its absolute path; ``None`` before the first run,
+        as there is no staging yet, and a dry run must not create it.
     :raises CommandFailed: if it cannot be made.
     """
     if not source.facts.has_state:
@@ -173,7 +177,7 @@ def rehearsed(source: Place, name: str, now: datetime) -> Iterator[Snapshot | No
 def _compressed(
     source: Endpoint, snapshot: Snapshot, protocol: str
 ) -> Iterator[bool | Compressed]:
-    """Find out, where it can be seen, how data lies on the disk that goes like that."""
+    """Return whether data is sent compressed, or a function for its size on disk."""
     if not protocol.endswith("c") or not source.place.location.is_here:
         yield protocol.endswith("c")
         return
@@ -192,7 +196,7 @@ def _compressed(
 
 
 def _inode(path: bytes, top: int) -> int | None:
-    """Return the inode of a file that a stream names, if the name is its last one."""
+    """Return the inode of a file in a stream, or None if it has been renamed."""
     try:
         return os.stat(path, dir_fd=top, follow_symlinks=False).st_ino
     except OSError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli.parser import parse_task
+from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.support.program import run_program
 from tests.support.scenes import (
     Scene,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli.parser import parse_task
+from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.support.accounts import Account
 from tests.support.processes import children, kill, wait_until
 from tests.support.program import Argument, run_program, start_program

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli.parser import parse_task
+from btrfs_backup_ng.cli.backup_options import parse_task
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.transfer.route import middle_stages
 from tests.support.program import Argument, run_program

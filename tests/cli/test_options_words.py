@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from btrfs_backup_ng.cli.parser import parse_task
+from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.support.program import Argument, run_program
 from tests.support.scenes import Scene, by_age, complaint, must
 

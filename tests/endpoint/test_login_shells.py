@@ -51,7 +51,7 @@ from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sendstream.filter import filter_argv, filter_words
 from btrfs_backup_ng.transfer.attempt import Attempt
 from btrfs_backup_ng.transfer.route import Route
-from btrfs_backup_ng.transfer.size import rehearsed, stream_size, written_since
+from btrfs_backup_ng.transfer.size import stream_size, temporary_snapshot, written_since
 from btrfs_backup_ng.wire.grammar import Verb
 from tests.support import accounts, filesystems, ours, places, processes, trees
 from tests.support.places import FOLDER
@@ -338,7 +338,7 @@ def tell_sizes(scene: Scene) -> None:
     exact = stream_size(scene.source, second, first, "1")
     if is_roots(scene.source):
         assert exact == stream_size(scene.source_seen, second, first, "1")
-    with rehearsed(scene.source.place, "rehearsal", NOW) as planned:
+    with temporary_snapshot(scene.source.place, "rehearsal", NOW) as planned:
         assert planned and stream_size(scene.source, planned, second, "1") > 100
     assert not os.path.lexists(planned.name)
 

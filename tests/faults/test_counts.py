@@ -152,3 +152,20 @@ def test_many_deletions_cost_few_processes(scene: Scene) -> None:
     assert traced.returncode == 0, traced.stderr
     assert len(os.listdir(scene.snapshot_folder)) <= 2, "the newest, and the base"
     assert traced.processes <= 30
+
+
+def test_a_restore_and_a_pruning_ask_a_place_once(scene: Scene, sshd: Sshd) -> None:
+    """Sessions: look and list; for the restore also three for its size and stream."""
+    scene.back_up()
+    place = remote(sshd, scene.target)
+    options = ssh_words(sshd)
+    sshd.mark()
+    back = scene.source.parent / "back"
+    done = run_program("restore", *options, place, "--to", back)
+    assert done.returncode == 0, done.stderr
+    assert (sshd.connections(), sshd.sessions()) == (1, 5)
+    sshd.mark()
+    policy = ("--keep-at", "latest=9", "--keep-zone", "UTC", "--dry-run")
+    done = run_program("prune", *options, *policy, place)
+    assert done.returncode == 0, done.stderr
+    assert (sshd.connections(), sshd.sessions()) == (1, 2)

@@ -8,10 +8,9 @@ import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.argv import expand, split_tasks
-from btrfs_backup_ng.cli.commands import VERBS
-from btrfs_backup_ng.cli.commands import backup as classic
-from btrfs_backup_ng.cli.commands import doctor
-from btrfs_backup_ng.cli.parser import parse_places, parse_task
+from btrfs_backup_ng.cli.backup_options import parse_task, read_job
+from btrfs_backup_ng.cli.commands import VERBS, doctor
+from btrfs_backup_ng.cli.parser import parse_places
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.policy import Policy
 from tests.support.program import CHECKOUT
@@ -37,7 +36,7 @@ def test_each_command_is_understood(command):
         words.append("/home")
     for task in split_tasks(words):
         if "--help" not in task:
-            classic._job(parse_task(task))
+            read_job(parse_task(task))
 
 
 @pytest.mark.parametrize("command", CALLS)
@@ -63,7 +62,7 @@ def test_the_example_file_is_understood(tmp_path):
     file = tmp_path / "arguments"
     file.write_text("".join(line[4:] + "\n" for line in EXAMPLE[2].splitlines()))
     (task,) = split_tasks(expand([f"@{file}"]))
-    job = classic._job(parse_task(task))
+    job = read_job(parse_task(task))
     assert job.keep_source == Policy(latest=24)
     assert [one.keep for one in job.destinations] == 2 * [Policy(latest=60)]
     assert job.wait_s == 3600

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from btrfs_backup_ng.wire import grammar
+from btrfs_backup_ng.wire import grammar, protocol
 from btrfs_backup_ng.wire.protocol import MAGIC
 from tests.support import embedded
 from tests.support.program import CHECKOUT
@@ -398,6 +398,13 @@ def test_what_a_verb_reports_is_worded_in_one_place_at_each_end():
     files = [*package.rglob("*.py"), *package.rglob("*.sh")]
     having = [path for path in files if MAGIC in path.read_text()]
     assert sorted(path.name for path in having) == ["common.sh", "protocol.py"]
+
+
+def test_each_line_that_a_verb_reports_is_in_the_table_of_the_protocol():
+    texts = "\n".join(script.text for script in read_scripts())
+    reported = set(re.findall(r"^\s*notify (\w+)$", texts, re.M))
+    assert reported == {"working", "received"}
+    assert reported < set(re.findall(r"``bbng2 (\w+)", protocol.__doc__ or ""))
 
 
 def test_the_exit_statuses_are_the_same_at_both_ends():

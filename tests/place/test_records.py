@@ -29,8 +29,8 @@ from btrfs_backup_ng.place.sources import (
     format_sources,
     parse_sources,
     settled,
-    signed_in,
     why_unknown,
+    with_source,
 )
 from btrfs_backup_ng.place.verified import parse_verified
 from tests.core.making import uid
@@ -174,8 +174,8 @@ def test_a_prefix_is_known_only_if_the_record_names_it():
 def test_a_source_that_signs_in_is_the_last_and_there_once():
     first, second = SourceIdentity(uid(1), "/a"), SourceIdentity(uid(2), "/b")
     moved = SourceIdentity(uid(1), "/c")
-    series = signed_in(signed_in(Series(), first), second)
-    assert signed_in(series, moved) == Series((second, moved))
+    series = with_source(with_source(Series(), first), second)
+    assert with_source(series, moved) == Series((second, moved))
 
 
 def test_what_is_settled_is_of_one_source():

@@ -1,1 +1,1 @@
-"""Backing up: snapshots of a source, carried to its destinations."""
+"""The backup: snapshots of a source, sent to its destinations."""

@@ -1,4 +1,7 @@
-"""A backup run: look, plan, snapshot, send, prune; each destination for itself."""
+"""A backup run: look, plan, snapshot, send, prune.
+
+A destination that fails does not stop the others.
+"""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def back_up(job: Job, session: Session) -> Tally:
-    """Do one task; failures are reported and counted, not raised."""
+    """Run one job; report and count failures, and do not raise them."""
     run = _Run(job, replace(session, folder=job.snapshot_folder, ssh=job.ssh))
     with session.turns.taking(job.places):
         try:
@@ -42,7 +45,7 @@ def back_up(job: Job, session: Session) -> Tally:
 
 
 class _Run:
-    """One task while it runs."""
+    """One job while it runs."""
 
     def __init__(self, job: Job, session: Session) -> None:
         self._job = job
@@ -59,7 +62,7 @@ class _Run:
         self.tally.add(Tally(failures=(status,)))
 
     def run(self, stack: ExitStack) -> None:
-        """Do the task; nothing changes before every place was checked."""
+        """Run the job; change nothing before every place is checked."""
         job = self._job
         source = self._look_at_source()
         if job.remove_locks:
@@ -74,7 +77,7 @@ class _Run:
         holds = self._list(source)
         targets = self._each(targets, lambda target: target.look(self._here))
         planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
-        self._course = self._follow(source, targets)
+        self._course = self._find_course(source, targets)
         targets = self._each(
             targets, lambda target: target.plan(self._here, self._course)
         )
@@ -84,25 +87,25 @@ class _Run:
             return
         if planned:
             self._take_snapshot(source, planned, targets)
-        standin = None
+        temporary = None
         if job.dry_run and planned and targets:
-            making = size.rehearsed(source, planned.name, self._session.now)
-            standin = stack.enter_context(making)
+            making = size.temporary_snapshot(source, planned.name, self._session.now)
+            temporary = stack.enter_context(making)
         done = self._each(
-            targets, lambda target: self._transfer(target, holds, standin)
+            targets, lambda target: self._transfer(target, holds, temporary)
         )
         self.tally.add(Tally(done=len(done) + (not targets)))
         holds.keep_record()
         self._prune(source, done, holds)
 
     def _all_failed(self, targets: Sequence[Target]) -> bool:
-        """Return whether all destinations failed, so that nothing must be changed."""
+        """Return whether all destinations failed; then nothing may be changed."""
         return bool(self.tally.failures) and not targets
 
     def _each(
         self, targets: Sequence[Target], action: Callable[[Target], None]
     ) -> list[Target]:
-        """Do something for every target; one that fails is left out from then on."""
+        """Run an action on every target, and return those that did not fail."""
         done = []
         for target in targets:
             error = attempt(partial(action, target))
@@ -121,7 +124,7 @@ class _Run:
         return source
 
     def _destinations(self, source: Place) -> list[Destination]:
-        """Return the destinations, with the recorded ones if those are asked for.
+        """Return the destinations, and the recorded ones if the job asks for them.
 
         :raises UsageError: if options need a program that is not installed.
         """
@@ -206,13 +209,13 @@ class _Run:
         time_of = self._job.naming.time_of
         if snapshots.directory.startswith(f"{source.state}/"):
             time_of = time_in  # of any prefix: only this program writes there
-        ours = [s for s in self._here.snapshots if time_of(s.name)]
+        made = [s for s in self._here.snapshots if time_of(s.name)]
         needing = self._job.destinations if self._job.transfer else ()
         name = str(source.location)
         return open_holds(
             source,
             recorded,
-            ours,
+            made,
             [str(destination.location) for destination in needing],
             now=self._session.now,
             dry_run=self._job.dry_run,
@@ -220,8 +223,8 @@ class _Run:
             last_arrived=lambda: last_arrived_from(self._session.recall(), name),
         )
 
-    def _follow(self, source: Place, targets: Sequence[Target]) -> Course:
-        """Find the times that it may be, by all clocks and all that was made."""
+    def _find_course(self, source: Place, targets: Sequence[Target]) -> Course:
+        """Find the possible times, by all clocks and all dates of snapshots."""
         now, naming = self._session.now, self._job.naming
         places = [source, *(target.place for target in targets)]
         found = (place.facts.clock_ahead_s for place in places)
@@ -237,10 +240,7 @@ class _Run:
         )
 
     def _plan_snapshot(self, source: Place, targets: Sequence[Target]) -> Snapshot:
-        """Add to the listing the snapshot that is going to be made.
-
-        Its name is free at every place.
-        """
+        """Add the snapshot that will be made to the listing, with an unused name."""
         naming, now = self._job.naming, self._session.now
         taken = self._here.names.union(*(target.listing.names for target in targets))
         planned = next_snapshot(source, naming, now, taken)
@@ -255,10 +255,10 @@ class _Run:
     def _take_snapshot(
         self, source: Place, planned: Snapshot, targets: Sequence[Target]
     ) -> None:
-        """Make it, and plan again with what it really is."""
+        """Make the snapshot, and plan again with its real properties."""
         job = self._job
         if not job.dry_run:
-            self._holder.tell(f"making {planned.name}", source)
+            self._holder.note(f"making {planned.name}", source)
             made = source.snapshots.take_snapshot(planned.name, self._session.now)
             self._add_here(made)
             for target in targets:
@@ -266,30 +266,32 @@ class _Run:
         event = Snapshotted(str(source.location), planned.name, job.dry_run)
         self._session.emit(event)
 
-    def _transfer(self, target: Target, holds: Holds, standin: Snapshot | None) -> None:
+    def _transfer(
+        self, target: Target, holds: Holds, temporary: Snapshot | None
+    ) -> None:
         if self._job.dry_run:
-            target.rehearse(holds, standin)
+            target.report_plan(holds, temporary)
         else:
             target.deliver(holds, self._holder)
 
     def _prune(self, source: Place, done: Sequence[Target], holds: Holds) -> None:
-        """Delete what no rule keeps, never where something failed."""
+        """Delete snapshots that no rule keeps, except at places where a step failed."""
         doing = "deleting old snapshots"
         pruning = Pruning(self._job, self._session, self._course)
 
         def prune_target(target: Target) -> None:
             if target.keep and not target.withheld:
-                self._holder.tell(doing, target.place)
+                self._holder.note(doing, target.place)
                 target.check_alone()
                 pruning.backups(target.place, target.known, target.keep, target.base)
 
         self._each(done, prune_target)
-        self._holder.tell(doing, source)
+        self._holder.note(doing, source)
         if not holds.withheld:
             pruning.snapshots(source, self._here, holds.reasons())
 
     def _remove_locks(self, source: Place, stack: ExitStack) -> None:
-        """Forget the holds of the given destinations, and do nothing else."""
+        """Delete the holds of the given destinations, and do nothing else."""
         job = self._job
         if not job.dry_run:
             self._lock_place(stack, source, Role.SNAPSHOT)

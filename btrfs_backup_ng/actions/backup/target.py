@@ -42,7 +42,6 @@ from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.place.holds import HeldPlace, Hold, Holds, base_hold, sending_hold
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.place.room import drop_expired
 from btrfs_backup_ng.place.sources import SOURCES, Ownership, identity_of
 from btrfs_backup_ng.process.pipeline import Moved
 from btrfs_backup_ng.session.history import origins_of
@@ -54,12 +53,12 @@ log = logging.getLogger(__name__)
 
 
 class Target:
-    """One destination of a task, from the first look to the last transfer.
+    """One destination of a job, from the first look to the last transfer.
 
     :ivar name: the destination as events name it.
     :ivar keep: which backups stay there, ``None`` for all.
-    :ivar listing: of the backups there; after :meth:`deliver` with those that came.
-    :ivar base: newest snapshot that both places have, kept up to date likewise.
+    :ivar listing: of the backups there; :meth:`deliver` adds those that it sent.
+    :ivar base: newest snapshot that both places have; :meth:`deliver` updates it.
     """
 
     def __init__(
@@ -99,19 +98,19 @@ class Target:
 
     @property
     def withheld(self) -> tuple[str, ...]:
-        """Return why nothing may be deleted there in this run; nothing if it may."""
+        """Return the reasons why this run deletes nothing there; empty if it may."""
         return self._ownership.withheld
 
     @property
     def known(self) -> Listing:
-        """Return what is there without backups of which the owner is not known."""
+        """Return the listing without the backups whose owner is unknown."""
         return self._ownership.known_in(self.listing)
 
     def look(self, here: Listing) -> None:
-        """See what is there, and whose it is.
+        """List the backups there, and find their owners.
 
-        :param here: what the source has.
-        :raises ListingFailed: if that is not possible.
+        :param here: the snapshots of the source.
+        :raises ListingFailed: if they cannot be listed.
         """
         if not self.place.backups.lists:
             return
@@ -152,39 +151,39 @@ class Target:
         session.emit(Noted(self.name, Level.WARNING, text, hint))
 
     def plan(self, here: Listing, course: Course) -> None:
-        """Decide what to send, with a close look at a parent that needs one.
+        """Plan the transfers, and inspect each parent that may have been changed.
 
-        :param here: what the source has.
-        :param course: what time it may be.
+        :param here: the snapshots of the source.
+        :param course: the possible times.
         """
         job, naming = self._job, self._job.naming
         self._here = here.snapshots
-        ours = [s for s in here.snapshots if naming.time_of(s.name) is not None]
+        named = [s for s in here.snapshots if naming.time_of(s.name) is not None]
         if not self.place.backups.takes_parents:
-            self._plan = plan_whole_stream(ours if job.transfer else [])
+            self._plan = plan_whole_stream(named if job.transfer else [])
             return
         limit = None if self._ownership.others else self.keep
-        begun = self._begun_of(ours) if limit else set()
-        worth_it = worth_sending(ours, self.known, limit, naming, course, begun)
+        begun = self._begun_of(named) if limit else set()
+        worth_it = worth_sending(named, self.known, limit, naming, course, begun)
         wanted = {s.uuid for s in worth_it} if job.transfer else set()
         self._plan = self._planner.plan(
             here, self.listing, wanted, naming, self._options.incremental
         )
         self.base = self._plan.base
 
-    def _begun_of(self, ours: Collection[Snapshot]) -> set[UUID]:
-        """Return the UUIDs of snapshots of which a part is safe there."""
+    def _begun_of(self, snapshots: Collection[Snapshot]) -> set[UUID]:
+        """Return the UUIDs of snapshots of which a part has arrived there."""
         if self._begun is None:
-            ids = staging.of_snapshots(self.place.facts.leftovers, ours)
+            ids = staging.of_snapshots(self.place.facts.leftovers, snapshots)
             waiting = self.place.waiting(ids)
             self._begun = [one.transfer_id for one in waiting if one.size_bytes]
         begun = self._begun
-        return {s.uuid for s in ours if staging.of_snapshots(begun, [s])}
+        return {s.uuid for s in snapshots if staging.of_snapshots(begun, [s])}
 
     def check_alone(self) -> None:
-        """Refuse to delete where backups of other sources look like ours.
+        """Check that no other source has backups with the same prefix there.
 
-        :raises Refused: if there are any.
+        :raises Refused: if one has.
         """
         if self._ownership.others:
             prefix = visible(self._job.naming.prefix)
@@ -196,11 +195,14 @@ class Target:
             )
 
     def drop_expired(self, course: Course) -> None:
-        """Drop interrupted transfers that are too old, but none that is resumed now."""
+        """Delete interrupted transfers that are too old and not resumed by this run."""
         if not self._job.dry_run:
-            age, sure = self._options.staging_max_age, course.is_confirmed
-            drop_expired(
-                self.place, self._resumed(), course.earliest, age, is_sure=sure
+            room.drop_expired(
+                self.place,
+                self._resumed(),
+                course.earliest,
+                self._options.staging_max_age,
+                is_sure=course.is_confirmed,
             )
 
     def _resumed(self) -> set[str]:
@@ -209,9 +211,9 @@ class Target:
         return {name for t in self._plan.transfers for name in resumable(t)}
 
     def check(self, here: Listing) -> None:
-        """Say what is odd about the plan; refuse what must not or cannot be done.
+        """Warn about the plan, and refuse it if it is not allowed or not possible.
 
-        :raises Refused: if a transfer would be full that must not be, or too large.
+        :raises Refused: if a transfer is full against the options, or too large.
         """
         for text in self._plan.refusals:
             self._session.warn(self.name, f"{self}: {visible(text)}")
@@ -262,7 +264,7 @@ class Target:
             needed = max(0, self._size(transfer) - there)
             name = transfer.snapshot.name
             if not preflight.fits(needed, free - taken, options):
-                # clones are counted twice
+                # the estimate counts clones twice
                 needed = max(0, min(needed, self._measured(transfer) - there))
             if not preflight.fits(needed, free - taken, options):
                 free = self._make_room(name, taken, needed)
@@ -273,62 +275,62 @@ class Target:
             taken += needed
 
     def _make_room(self, name: str, taken: int, needed: int) -> int:
-        """Let interrupted transfers give way to one that lacks room.
+        """Delete interrupted transfers if a transfer lacks room.
 
-        Those that this run goes on with stay; and all, if they would not do.
+        Those that this run resumes stay; all stay, if that would not free enough.
 
-        :param taken: by the transfers before it.
-        :returns: how many bytes are free then, or would be, in a rehearsal.
+        :param taken: bytes needed by the transfers before it.
+        :returns: the free bytes after that, also in a dry run.
         """
         place, options = self.place, self._options
 
         def fits(free: int) -> bool:
             return preflight.fits(needed, free - taken, options)
 
-        def tell(one: Waiting) -> None:
+        def report(one: Waiting) -> None:
             word = "would drop" if self._job.dry_run else "dropped"
             text = f"{self}: {word} {room.about(one)}: {visible(name)} needs the room"
             self._session.warn(self.name, text)
 
         interval = options.checkpoint_interval
-        found = room.find_what_gives_way(place, self._resumed(), fits, interval)
+        found = room.find_expendable(place, self._resumed(), fits, interval)
         if not self._job.dry_run:
-            room.make_room(place, found, fits, tell)
+            room.make_room(place, found, fits, report)
             return place.facts.size_free
-        dropped, free = room.needed_of(found, place.facts.size_free, fits)
+        dropped, free = room.first_needed(found, place.facts.size_free, fits)
         for one in dropped:
-            tell(one)
+            report(one)
         return free
 
     def _measured(self, transfer: Transfer) -> int:
-        """Measure a stream, also before its snapshot is made if there is a place."""
+        """Measure a stream; for a planned snapshot, on a temporary one."""
         snapshot, now = transfer.snapshot, self._session.now
         if snapshot.generation < NOT_MADE_YET:
             return self._exact_size(transfer, None)
-        with size.rehearsed(self._source, snapshot.name, now) as standin:
-            return self._exact_size(transfer, standin)
+        with size.temporary_snapshot(self._source, snapshot.name, now) as temporary:
+            return self._exact_size(transfer, temporary)
 
     def _size(self, transfer: Transfer) -> int:
-        """Estimate a transfer in bytes; one that is not made yet is the source now."""
+        """Estimate a transfer in bytes; of a planned snapshot, from the source now."""
         key = _key(transfer)
         if key not in self._sizes:
             made = transfer.snapshot.generation < NOT_MADE_YET
             snapshot = transfer.snapshot if made else None
             parent = transfer.parent
-            if parent and parent.generation == NOT_MADE_YET:  # a backfill: from below
+            if parent and parent.generation == NOT_MADE_YET:  # a parent sent before it
                 parent = None
             self._sizes[key] = size.written_since(
                 self._source.snapshots, snapshot, parent
             )
         return self._sizes[key]
 
-    def rehearse(self, holds: Holds, standin: Snapshot | None) -> None:
-        """Tell what :meth:`deliver` would do, with sizes.
+    def report_plan(self, holds: Holds, temporary: Snapshot | None) -> None:
+        """Report the transfers of :meth:`deliver` as a dry run, with sizes.
 
-        :param standin: measured in place of the snapshot that is not made yet.
+        :param temporary: measured in place of the planned snapshot.
         """
         for transfer in self._plan.transfers:
-            whole = self._exact_size(transfer, standin)
+            whole = self._exact_size(transfer, temporary)
             self._warn_of_size(transfer, whole)
             there = self._waiting(transfer)
             moved = Moved(max(0, whole - there), 0.0, b"")
@@ -346,16 +348,16 @@ class Target:
             self._session.warn(self.name, text)
 
     def _waiting(self, transfer: Transfer) -> int:
-        """Return the bytes of a stream that an earlier attempt has brought."""
+        """Return the bytes of a stream that have arrived in an earlier attempt."""
         found = self.place.waiting(self._delivery.route.resumable(transfer))
         return max((waiting.size_bytes for waiting in found), default=0)
 
-    def _exact_size(self, transfer: Transfer, standin: Snapshot | None) -> int:
-        """Return the length of a stream; an estimate if there is nothing to measure."""
+    def _exact_size(self, transfer: Transfer, temporary: Snapshot | None) -> int:
+        """Return the exact size of a stream; an estimate without a snapshot."""
 
         def made(snapshot: Snapshot | None) -> Snapshot | None:
             planned = snapshot and snapshot.generation == NOT_MADE_YET
-            return standin if planned else snapshot
+            return temporary if planned else snapshot
 
         snapshot, parent = made(transfer.snapshot), made(transfer.parent)
         if snapshot is None or (transfer.parent and not parent):
@@ -366,35 +368,35 @@ class Target:
     def deliver(self, holds: Holds, holder: Holder) -> None:
         """Send everything that is planned, oldest first.
 
-        What the place needs is recorded before each step, so that whatever happens
-        then, nothing that it needs is deleted.
+        Record the needs of the destination before each step: so nothing that it needs
+        is deleted, even if the step fails.
 
         :raises BackupError: at the first transfer that fails.
         """
         with ThreadPoolExecutor(1) as pool:
-            signing = pool.submit(self._sign_in)  # beside the first transfer
+            registration = pool.submit(self._register)  # beside the first transfer
 
-            def signed_in() -> None:
-                if isinstance(attempt(signing.result), BackupError):
-                    self._sign_in()  # the connection was cut
+            def registered() -> None:
+                if isinstance(attempt(registration.result), BackupError):
+                    self._register()  # the connection was interrupted
 
             for transfer in self._plan.transfers:
                 self._hold(holds, sending_hold(transfer.snapshot), *self._bases())
                 doing = f"sending {transfer.snapshot.name} to {self.name}"
-                holder.tell(doing, self._source, self.place)
+                holder.note(doing, self._source, self.place)
                 log.info("sending %s to %s", transfer.snapshot.name, self)
                 estimate = self._sizes.get(_key(transfer))
                 sent = self._delivery.send(
-                    transfer, estimate, holder, signed_in, holds.read_again
+                    transfer, estimate, holder, registered, holds.read_again
                 )
                 self._session.emit(sent)
                 self._arrived(transfer)
-            signed_in()
+            registered()
         self._clear_staging()
         self._settle(holds)
 
     def _clear_staging(self) -> None:
-        """Drop attempts at snapshots that are there now."""
+        """Delete the staging of snapshots that have arrived now."""
         received = {copy.received_uuid for copy in self.listing.snapshots}
         there = [s for s in self._here if s.origin in received]
         left = staging.of_snapshots(self.place.facts.leftovers, there)
@@ -402,12 +404,12 @@ class Target:
             text = f"{self}: an earlier transfer ({transfer_id}) still runs there"
             self._session.warn(self.name, text)
 
-    def _sign_in(self) -> None:
-        """Record at the destination which source it has backups of."""
-        self._ownership.sign_in(sends=bool(self._plan.transfers))
+    def _register(self) -> None:
+        """Record the source at the destination."""
+        self._ownership.register(sends=bool(self._plan.transfers))
 
     def _hold(self, holds: Holds, *needed: Hold) -> None:
-        """Record at the source the needs of a destination that builds upon backups."""
+        """Record at the source the needs of the destination, if it takes parents."""
         if self.place.backups.takes_parents:
             holds.set(self._held_place, needed)
 
@@ -415,7 +417,7 @@ class Target:
         return [base_hold(self.base)] if self.base else []
 
     def _settle(self, holds: Holds) -> None:
-        """Report if there was nothing to do, and hold the base of the next run."""
+        """Report if nothing was to be sent, and hold the parent of the next backup."""
         if not self._job.transfer:
             return
         if not self._plan.transfers:
@@ -425,7 +427,7 @@ class Target:
         self._hold(holds, *self._bases())
 
     def _arrived(self, transfer: Transfer) -> None:
-        """Note in the listing what is there now."""
+        """Add an arrived snapshot to the listing."""
         snapshot, there = transfer.snapshot, self.listing.snapshots
         copy = replace(
             snapshot,
@@ -433,7 +435,7 @@ class Target:
             created=self._job.naming.time_of(transfer.target) or snapshot.created,
             uuid=uuid.uuid4(),
             received_uuid=snapshot.origin,
-            # Later than all that is there, by the generations of that filesystem.
+            # Later than all snapshots there, by the generations of that filesystem.
             generation=1 + max((one.generation for one in there), default=0),
             tree_id=0,
             otime=self._session.now,
@@ -448,7 +450,7 @@ class Target:
 
 
 def _key(transfer: Transfer) -> tuple[str, str]:
-    """Name a transfer so that it is the same before and after its snapshot is made."""
+    """Return a key of a transfer that stays the same when its snapshot is made."""
     return transfer.snapshot.name, transfer.parent.name if transfer.parent else ""
 
 

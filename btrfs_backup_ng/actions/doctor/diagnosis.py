@@ -7,18 +7,20 @@ import enum
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from btrfs_backup_ng.__util__ import MIB, format_size, format_span, visible
+from btrfs_backup_ng.core.document import Lines, Named
 from btrfs_backup_ng.core.model import Facts
 
 
 class Grade(enum.Enum):
     """The result of a check."""
 
-    OK = "OK"
-    WARN = "WARN"
-    FAIL = "FAIL"
-    UNKNOWN = "UNKNOWN"
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
     """The check could not be made."""
 
 
@@ -30,9 +32,9 @@ class Diagnosis:
     """
 
     check: str
-    grade: Grade
+    grade: Annotated[Grade, Named("status")]
     found: str
-    mend: str = ""
+    mend: Lines = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""Deleting what no rule keeps, and what transfers left behind."""
+"""The deletion of snapshots that no rule keeps, and of interrupted transfers."""

@@ -1,4 +1,4 @@
-"""What is asked of a place about snapshots that may go: their age, their space."""
+"""Answers of the verbs ``times`` and ``space``: ages and sizes of snapshots."""
 
 import re
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ _FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
 def parse_times(answer: bytes) -> dict[UUID, datetime]:
-    """Read what the verb ``times`` answered: UUID -> aware UTC, to the second.
+    """Parse the answer of the verb ``times``: UUID -> aware UTC, to the second.
 
-    :raises OutputNotUnderstood: if it is not what the known versions print.
+    :raises OutputNotUnderstood: if it is not in the format of the known versions.
     """
     try:
         listed, listed_reversed, shown = answer.split(b"\0", 2)
@@ -42,11 +42,11 @@ def parse_times(answer: bytes) -> dict[UUID, datetime]:
 def parse_space(
     answer: bytes, names: Sequence[str], tree_ids: Sequence[int]
 ) -> list[int | None]:
-    """Read what the verb ``space`` answered: bytes that are each one's alone.
+    """Parse the answer of the verb ``space``: bytes that only one snapshot uses.
 
-    :param names: of the snapshots that were asked for, in that order.
+    :param names: of the snapshots, in the order of the question.
     :param tree_ids: their ids.
-    :returns: ``None`` where it is not known.
+    :returns: ``None`` for each unknown number.
     """
     if answer.startswith(b"q"):
         groups: dict[int, list[int]] = {}
@@ -56,7 +56,7 @@ def parse_space(
         return [sizes[0] if len(sizes) == 1 else None for sizes in found]
     sizes: list[int | None] = []
     at = 1
-    for name in names:  # a name may look like any line, but each is known
+    for name in names:  # a name may look like a line, but the names are known
         if header := _DU_HEADER.match(answer, at):
             at = header.end()
         line = _DU_LINE.match(answer, at)

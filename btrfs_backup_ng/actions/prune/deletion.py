@@ -1,4 +1,4 @@
-"""The deletion of snapshots at a place, and the look whether they are gone."""
+"""The deletion of snapshots at a place, and the check that they are gone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from btrfs_backup_ng.endpoint.common import Endpoint
 
 
 class CameBack(BackupError):
-    """What was deleted is still there."""
+    """A deleted snapshot is still there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What became of a deletion.
+    """The result of a deletion.
 
-    :ivar gone: what is no longer there, as a look afterwards saw.
-    :ivar error: why that is not all that was to go.
+    :ivar gone: snapshots that a listing afterwards no longer has.
+    :ivar error: the reason if some are still there.
     """
 
     gone: tuple[Snapshot, ...]
@@ -28,20 +28,19 @@ class Deletion:
 def delete(
     endpoint: Endpoint, snapshots: Sequence[Snapshot], *, convert_rw: bool = False
 ) -> Deletion:
-    """Delete snapshots, and look whether they are gone.
+    """Delete snapshots, and check that they are gone.
 
-    The lock of the place has to be held.
+    The caller holds the lock of the place.
 
-    :param snapshots: as a look under that lock saw them, or as a transfer of this run
-        brought them.
-    :raises ListingFailed: if nobody can tell what is there.
+    :param snapshots: listed under that lock, or sent by this run.
+    :raises ListingFailed: if the place cannot be listed afterwards.
     """
     if not all(snapshot.tree_id for snapshot in snapshots):
         snapshots = _identified(endpoint, snapshots)
     if not snapshots:
         return Deletion(())
     error = attempt(lambda: endpoint.delete(snapshots, convert_rw=convert_rw))
-    there = {snapshot.uuid for snapshot in _look(endpoint)}
+    there = {snapshot.uuid for snapshot in endpoint.listing()[0].snapshots}
     left = [snapshot for snapshot in snapshots if snapshot.uuid in there]
     gone = tuple(snapshot for snapshot in snapshots if snapshot.uuid not in there)
     if isinstance(error, BackupError):
@@ -59,16 +58,11 @@ def delete(
     )
 
 
-def _look(endpoint: Endpoint) -> Sequence[Snapshot]:
-    seen, _ = endpoint.listing()
-    return seen.snapshots
-
-
 def _identified(
     endpoint: Endpoint, snapshots: Sequence[Snapshot]
 ) -> Sequence[Snapshot]:
-    """Return the same as they are there: what a transfer brought was not seen yet."""
+    """Return the snapshots as listed: those sent by this run have no id yet."""
     there: dict[tuple[str, UUID], Snapshot]
-    there = {(s.name, s.origin): s for s in _look(endpoint)}
+    there = {(s.name, s.origin): s for s in endpoint.listing()[0].snapshots}
     found = [there.get((s.name, s.origin)) for s in snapshots]
     return [snapshot for snapshot in found if snapshot]

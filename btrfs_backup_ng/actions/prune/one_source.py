@@ -1,4 +1,4 @@
-"""What a person settles about a place: that backups there are of one source."""
+"""The user's statement that the backups of a prefix at a place are of one source."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,11 +22,10 @@ from btrfs_backup_ng.session.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What was settled about a place.
+    """The result of :func:`settle`.
 
-    :ivar backups: how many there are.
-    :ivar aside: the name that a record was moved to that could not be read; "" if
-        there was none.
+    :ivar backups: number of backups with the prefix.
+    :ivar aside: the name that an unreadable record was moved to, or "".
     """
 
     backups: int
@@ -44,14 +43,14 @@ def settle(
     """Record at a destination that its backups of a prefix are of one source.
 
     :raises Busy: if another run works there for longer than ``wait_s``.
-    :raises Refused: if it cannot be looked at.
+    :raises Refused: if the place cannot be looked at.
     """
     place = look_at(location, session, CHANGING, with_snapshots=False)
     if dry_run:
         return _settle(place, prefix, session.now, dry_run=True)
     holder = Holder(session.now)
     with holder.holding(place, wait_s):
-        holder.tell("recording whose backups are there", place)
+        holder.note("recording whose backups are there", place)
         return _settle(place, prefix, session.now, dry_run=False)
 
 

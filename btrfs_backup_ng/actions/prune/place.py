@@ -1,4 +1,4 @@
-"""The thinning out of a place by a person: look, judge, delete, look again."""
+"""The deletion of snapshots at a place by policies: look, judge, delete, check."""
 
 import logging
 import shlex
@@ -39,20 +39,20 @@ from btrfs_backup_ng.wire import verbs
 log = logging.getLogger(__name__)
 
 _NOT_RECEIVED = "not received"
-#: Reason for what stays as long as nobody settled whose it is.
+#: Why a backup stays until the user runs ``prune --one-source``.
 OWNER_UNKNOWN = "of an unknown source"
 
 
 @dataclass(frozen=True, slots=True)
 class PruneRequest:
-    """The policies of a call, and which snapshots they are about.
+    """The policies of a call, and the snapshots that they apply to.
 
-    :ivar keep: of the snapshots of a source, ``None``: they are not looked at.
-    :ivar keep_at: of backups, likewise.
-    :ivar prefix: of the names that are meant; ``None`` for all that are ours.
-    :ivar usual_prefix: of names that are ours without any record.
+    :ivar keep: for the snapshots of a source; ``None``: do not look at them.
+    :ivar keep_at: for backups; ``None``: do not look at them.
+    :ivar prefix: of the names; ``None`` for all that this program made.
+    :ivar usual_prefix: names with it are this program's without any record.
     :ivar clock: of this machine.
-    :ivar is_forced: the user says that the plan, and the clock, are right.
+    :ivar is_forced: the user confirms that the plan and the clock are right.
     """
 
     keep: Policy | None
@@ -64,11 +64,11 @@ class PruneRequest:
 
     @property
     def now(self) -> datetime:
-        """Return the time by this machine; aware."""
+        """Return the time of this machine; aware."""
         return self.clock.now
 
     def policy(self, role: Role) -> Policy:
-        """Return the policy for the snapshots of a role that were looked at."""
+        """Return the policy for the snapshots of a role."""
         policy = self.keep if role is Role.SNAPSHOT else self.keep_at
         assert policy
         return policy
@@ -76,10 +76,10 @@ class PruneRequest:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the judgement of one place has to know of all places.
+    """Facts from all places for the judgement of each.
 
-    :ivar origins: must stay, and why.
-    :ivar course: the times that it may be.
+    :ivar origins: of snapshots that must stay -> why.
+    :ivar course: the possible times.
     """
 
     origins: Mapping[UUID, str]
@@ -88,11 +88,11 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What is to become of the snapshots, or of the backups, of a place.
+    """The judgement of the snapshots, or of the backups, of a place.
 
     :ivar verdicts: oldest first.
-    :ivar refusals: why nothing should be deleted unless it is forced.
-    :ivar waiting: why some of it stays for now, unless it is forced.
+    :ivar refusals: reasons to delete nothing, unless forced.
+    :ivar waiting: reasons to keep some for now, unless forced.
     """
 
     seen: Seen
@@ -102,21 +102,21 @@ class Judged:
 
     @property
     def to_delete(self) -> list[Snapshot]:
-        """Return the snapshots that are to be deleted, the oldest first."""
+        """Return the snapshots to delete, the oldest first."""
         return [v.snapshot for v in self.verdicts if not v.kept]
 
     @property
     def passed_over(self) -> list[str]:
-        """Return the prefixes of names that have our form and are not known as ours."""
+        """Return the prefixes of dated names that are not known as this program's."""
         foreign = (v.snapshot for v in self.verdicts if v.reasons == (NOT_OURS,))
         found = (split_name(snapshot.name) for snapshot in foreign)
         return sorted({split[0] for split in found if split})
 
 
 def look(location: Location, session: Session, request: PruneRequest) -> list[Seen]:
-    """List the snapshots and backups of a place that are meant.
+    """List the snapshots and backups of a place for which there is a policy.
 
-    :raises Refused: if it cannot be looked at, or there is no policy for it.
+    :raises Refused: if the place cannot be looked at, or no policy applies to it.
     :raises ListingFailed: if it cannot be listed.
     """
     place = preflight.look_at(location, session, preflight.CHANGING)
@@ -139,10 +139,10 @@ def look(location: Location, session: Session, request: PruneRequest) -> list[Se
 
 
 def common(everything: Sequence[Seen], now: datetime) -> dict[UUID, str]:
-    """Return the origins that the next transfer between these places may start from.
+    """Return the origins of possible parents of the next transfers, with the reasons.
 
-    The newest that two of them have stays in any case, whether or not it is trusted as
-    a parent now.
+    The newest snapshot that two places share is always one, even if it is not trusted
+    as a parent now.
 
     :param now: aware.
     """
@@ -160,7 +160,7 @@ def common(everything: Sequence[Seen], now: datetime) -> dict[UUID, str]:
 
 
 def course_of(everything: Sequence[Seen], request: PruneRequest) -> Course:
-    """Find the times that it may be, by all clocks and all that was made at places."""
+    """Find the possible times, by all clocks and all dates of snapshots."""
     clock = request.clock
     if request.is_forced:
         return find_course(replace(clock, is_synchronised=True), _members(everything))
@@ -170,7 +170,7 @@ def course_of(everything: Sequence[Seen], request: PruneRequest) -> Course:
 
 
 def _members(everything: Sequence[Seen]) -> list[list[Snapshot]]:
-    """Return those with a time of ours in the name, the snapshots of sources first."""
+    """Return the snapshots with a date in the name, those of sources first."""
     ordered = sorted(everything, key=lambda seen: seen.role is not Role.SNAPSHOT)
     return [
         [
@@ -183,9 +183,9 @@ def _members(everything: Sequence[Seen]) -> list[list[Snapshot]]:
 
 
 def judge_seen(seen: Seen, request: PruneRequest, needs: Needs) -> Judged:
-    """Decide what is to go. Snapshots of different prefixes count for themselves.
+    """Decide which snapshots to delete, for each prefix by itself.
 
-    :raises Refused: if nobody can tell what must stay there.
+    :raises Refused: if it is not known which of them must stay.
     """
     _check_known(seen, None, (), request.prefix)
     needed = {**needs.origins, **_held(seen)}
@@ -216,7 +216,7 @@ def judge_seen(seen: Seen, request: PruneRequest, needs: Needs) -> Judged:
 
 
 def _held(seen: Seen) -> Mapping[UUID, str]:
-    """Return what is recorded at a source as needed by destinations."""
+    """Return the origins that destinations need, as recorded at a source."""
     if seen.role is not Role.SNAPSHOT or seen.record is None:
         return {}
     return Holds(seen.place, parse_holds(seen.record), dry_run=True).reasons()
@@ -228,11 +228,11 @@ def _check_known(
     members: Sequence[Snapshot],
     wanted: str | None = None,
 ) -> None:
-    """Refuse to delete where the records do not tell what must stay.
+    """Check that the records say which snapshots must stay.
 
-    :param prefix: of the members; ``None`` to look only at what is recorded.
-    :param wanted: the prefix that a person named, for the command that settles it.
-    :raises Refused: if that is so.
+    :param prefix: of the members; ``None`` to check only that the record is readable.
+    :param wanted: the prefix that the user named, for the command in the hint.
+    :raises Refused: if they do not.
     """
     hint = "The next backup makes this record anew."
     if seen.role is Role.SNAPSHOT:
@@ -249,10 +249,11 @@ def _check_known(
 def _series(
     seen: Seen, request: PruneRequest
 ) -> tuple[dict[str, Sequence[Snapshot]], list[tuple[Snapshot, str]]]:
-    """Sort what is there by the prefixes of its names; give what is not ours apart.
+    """Group the snapshots by prefix; return those of other programs separately.
 
-    Everything with a time in its name is ours in the folder that only we write to;
-    elsewhere only what has a prefix that is recorded, or that was named.
+    In the folder that only this program writes to, each snapshot with a date in its
+    name counts. Elsewhere, only those with a recorded prefix, or the one that the user
+    named.
     """
     known = _known_prefixes(seen, request)
     recorded = parse_sources(seen.record) if seen.role is Role.BACKUP else {}
@@ -283,7 +284,7 @@ def _prefix_of(name: str) -> str:
 
 
 def _known_prefixes(seen: Seen, request: PruneRequest) -> Collection[str] | None:
-    """Return the prefixes of names that are ours; ``None``: all of them are."""
+    """Return the prefixes of this program's snapshots; ``None``: any prefix."""
     if request.prefix is not None:
         return {request.prefix}
     if seen.role is Role.BACKUP:
@@ -296,9 +297,9 @@ def _known_prefixes(seen: Seen, request: PruneRequest) -> Collection[str] | None
 
 
 def _check_alone(seen: Seen, prefix: str) -> None:
-    """Refuse to delete where backups of two sources look the same.
+    """Check that all backups of a prefix are of one source.
 
-    :raises Refused: if they do.
+    :raises Refused: if several sources are recorded.
     """
     if seen.role is not Role.BACKUP:
         return
@@ -313,10 +314,10 @@ def _check_alone(seen: Seen, prefix: str) -> None:
 
 
 def weigh(seen: Seen, snapshots: Sequence[Snapshot], limit: str) -> list[int | None]:
-    """Ask how many bytes are each snapshot's alone: the least that deleting it frees.
+    """Ask how many bytes only one snapshot uses: the least that deleting it frees.
 
-    :param limit: what :data:`SPACE` takes for it.
-    :returns: ``None`` where nobody can tell.
+    :param limit: of the verb ``space``.
+    :returns: ``None`` for each unknown number.
     """
     if not snapshots:
         return []
@@ -335,7 +336,7 @@ def carry_out(
 ) -> Deletion:
     """Delete the snapshots that are not kept at one place, under its lock.
 
-    Those that are to be kept by the time the lock is held stay.
+    Judge again once the lock is held; delete only snapshots that both judgements name.
 
     :param judged: the snapshots and the backups of the place.
     :raises Busy: if another run works there for longer than ``wait_s``.
@@ -345,7 +346,7 @@ def carry_out(
     gone: list[Snapshot] = []
     errors: list[BackupError] = []
     with holder.holding(place, wait_s, first.role):
-        holder.tell("deleting old snapshots", place)
+        holder.note("deleting old snapshots", place)
         for one in judged:
             outcome = attempt(partial(_delete, one, request, needs))
             if isinstance(outcome, BackupError):

@@ -1,4 +1,4 @@
-"""The deletion of what no rule keeps, at the source and at destinations."""
+"""The deletion by policy in a backup run, at the source and at destinations."""
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -26,50 +26,51 @@ from btrfs_backup_ng.host.common import ListingFailed
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.wire import verbs
 
-#: Added to the generations of a source, so that they are later than those of a
-#: destination: what is sent now arrives later than all that is there.
+#: Added to the generations of a source, to make them later than all generations at a
+#: destination: a snapshot that is sent now arrives last.
 _LATER = 2**64
 
 
 def worth_sending(
-    ours: Collection[Snapshot],
+    snapshots: Collection[Snapshot],
     there: Listing,
     keep: Policy | None,
     naming: Naming,
     course: Course,
     begun: Collection[UUID] = (),
 ) -> list[Snapshot]:
-    """Leave out what the destination's own policy would delete at once.
+    """Leave out the snapshots that the destination's own policy would delete at once.
 
-    Without that, each run would send again what the one before it deleted. The newest
-    one by its filesystem's own time is always worth it, and so is one whose transfer
-    was begun: that is resumed. What would come now counts by its name: that an old one
-    is the first to arrive today is no reason to send it.
+    Otherwise each run would send again the backups that the run before it deleted. The
+    newest snapshot, by the generations of its filesystem, is always sent. A snapshot
+    whose transfer was interrupted is sent, too: the transfer is resumed. A missing
+    snapshot counts by the date in its name, not by its arrival: an old one is not worth
+    sending because it would be the first to arrive today.
 
     :param keep: which backups stay there, ``None`` for all.
-    :param begun: UUIDs of those of which a part is there.
+    :param begun: UUIDs of the snapshots of which a part has arrived.
     """
     if keep is None:
-        return list(ours)
+        return list(snapshots)
     present = {s.received_uuid for s in there.snapshots}
     missing = [
         replace(s, generation=s.generation + _LATER)
-        for s in ours
+        for s in snapshots
         if s.origin not in present
     ]
     backups = [s for s in there.snapshots if s.received_uuid]
     verdicts = judge([*backups, *missing], [keep_by_policy(keep, naming, course)])
     kept = {verdict.snapshot.uuid for verdict in verdicts if verdict.kept}
-    newest = max(ours, key=lambda s: s.generation, default=None)
-    kept |= {newest.uuid} if newest else set()  # whatever the clock says
+    newest = max(snapshots, key=lambda s: s.generation, default=None)
+    kept |= {newest.uuid} if newest else set()  # even if the clock is wrong
     kept |= set(begun)
-    return [s for s in ours if s.origin in present or s.uuid in kept]
+    return [s for s in snapshots if s.origin in present or s.uuid in kept]
 
 
 class Pruning:
-    """The deletion of all that the policies of a job do not keep.
+    """The deletion of all snapshots that the policies of a job do not keep.
 
-    :param course: the times that it may be.
+    :param course: the possible times.
     """
 
     def __init__(self, job: Job, session: Session, course: Course) -> None:
@@ -82,23 +83,23 @@ class Pruning:
     ) -> None:
         """Delete snapshots of the source that are neither kept nor needed.
 
-        :param needed: origins that must stay, and why.
-        :raises BackupError: if not all of it is gone.
+        :param needed: origin that must stay -> why.
+        :raises BackupError: if not all of them are gone.
         """
         if self._job.keep_source:
             question = self._question(source, self._job.keep_source, needed, "snapshot")
-            self._prune(source.snapshots, self._ours(here), question)
+            self._prune(source.snapshots, self._named(here), question)
 
     def backups(
         self, place: Place, there: Listing, keep: Policy, base: Snapshot | None
     ) -> None:
-        """Delete backups that are not kept, of which only received ones count.
+        """Delete backups that are not kept; ignore snapshots that were not received.
 
-        :param base: of the next incremental backup; it stays.
-        :raises BackupError: if not all of it is gone.
+        :param base: parent of the next incremental backup; it stays.
+        :raises BackupError: if not all of them are gone.
         """
         backups: Sequence[Snapshot]
-        backups = [s for s in self._ours(there) if s.received_uuid]
+        backups = [s for s in self._named(there) if s.received_uuid]
         if keep.looks_at_time:
             backups = with_arrivals(place, backups)
         needed = {base.origin: "last common"} if base else {}
@@ -118,26 +119,26 @@ class Pruning:
             is_standing=True,
         )
 
-    def _ours(self, seen: Listing) -> list[Snapshot]:
-        """Return those with a name of ours: others neither count nor are deleted."""
+    def _named(self, seen: Listing) -> list[Snapshot]:
+        """Return the snapshots with the job's prefix; others are never deleted."""
         naming = self._job.naming
         return [s for s in seen.snapshots if naming.time_of(s.name) is not None]
 
     def _prune(
         self, endpoint: Endpoint, snapshots: Sequence[Snapshot], question: Question
     ) -> None:
-        """Judge, warn of what is withheld and how to overrule that, delete the rest.
+        """Judge the snapshots, warn of those that stay for safety, delete the rest.
 
-        :raises BackupError: if not all of it is gone.
+        :raises BackupError: if not all of them are gone.
         """
         job, place = self._job, str(endpoint.place.location)
         judgement = judge_series(question, snapshots, self._course)
-        told = judgement.dangers or judgement.waiting
-        if told and not judgement.doubts:
+        reasons = judgement.dangers or judgement.waiting
+        if reasons and not judgement.doubts:
             ending = "; nothing is deleted there" if judgement.dangers else ""
             by_hand = self._by_hand(place, question)
             hint = f"To delete by this policy at once:  {by_hand}"
-            text = visible(". ".join(told) + ending)
+            text = visible(". ".join(reasons) + ending)
             self._session.emit(Noted(place, Level.WARNING, text, hint))
         to_delete = [] if judgement.withheld else judgement.to_delete
         if job.dry_run:
@@ -155,7 +156,7 @@ class Pruning:
             endpoint.place.sync()
 
     def _by_hand(self, place: str, question: Question) -> str:
-        """Return the command that deletes all that a policy does not keep."""
+        """Return the command that deletes all snapshots that a policy does not keep."""
         policy = question.policy
         words = [PROGRAM, "prune", "--keep" if question.of_source else "--keep-at"]
         words.append(str(policy))
@@ -169,10 +170,10 @@ class Pruning:
 
 
 def with_arrivals(place: Place, backups: Sequence[Snapshot]) -> Sequence[Snapshot]:
-    """Ask a place for the times at which backups arrived, where they are not known.
+    """Add the times of arrival to backups, if they are not known.
 
-    Other machines print them with one more command; of backups that arrived by another
-    program, not even then.
+    For a remote place, that takes one more command. For backups received by another
+    program, they stay unknown.
 
     :raises ListingFailed: if the answer is not understood.
     """

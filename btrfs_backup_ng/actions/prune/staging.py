@@ -1,4 +1,4 @@
-"""The dropping of transfers that wait to go on."""
+"""The deletion of interrupted transfers by the user."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -10,14 +10,14 @@ from btrfs_backup_ng.place.locks import Holder, busy
 
 
 class NoSuchTransfer(BackupError):
-    """None of that id waits there."""
+    """No interrupted transfer has this id."""
 
 
 def find(place: Place, ids: Collection[str]) -> tuple[Waiting, ...]:
-    """Return the transfers that were left at a place, the first one first.
+    """Return the interrupted transfers at a place, in the order they began.
 
     :param place: one that was looked at.
-    :param ids: of those that are wanted, nothing for all.
+    :param ids: of the transfers to return; empty for all.
     :raises NoSuchTransfer: if one of them is not there.
     """
     waiting = sorted(
@@ -30,9 +30,9 @@ def find(place: Place, ids: Collection[str]) -> tuple[Waiting, ...]:
 
 
 def check_free(place: Place) -> None:
-    """Go on only if nobody works on a place, before somebody is asked in vain.
+    """Check that no run works on a place, before the user is asked.
 
-    :raises Busy: if somebody does.
+    :raises Busy: if a run does.
     """
     holder = place.held()
     if holder is not None:
@@ -42,13 +42,13 @@ def check_free(place: Place) -> None:
 def drop(
     place: Place, waiting: Collection[Waiting], *, wait_s: float, now: datetime
 ) -> frozenset[str]:
-    """Drop transfers, under the lock of their place.
+    """Delete interrupted transfers, under the lock of their place.
 
     :param now: aware.
-    :returns: the ids of those that somebody works on all the same; they stay.
+    :returns: the ids of those that are running in spite of the lock; they stay.
     :raises Busy: if another run works on the place for longer than ``wait_s``.
     """
     holder = Holder(now)
     with holder.holding(place, wait_s):
-        holder.tell("dropping what cut transfers left", place)
+        holder.note("dropping what cut transfers left", place)
         return frozenset(place.discard([one.transfer_id for one in waiting]))

@@ -1,1 +1,1 @@
-"""Bringing snapshots and files back."""
+"""The restore of snapshots and files."""

@@ -1,4 +1,4 @@
-"""What can be done after a restore: the next backup, and swapping it in."""
+"""The steps after a restore: the next backup, and the swap with the old subvolume."""
 
 import logging
 import os
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 def foresee_next(done: Restoration) -> Forecast:
-    """Foretell the next backup of the writable subvolume that was restored.
+    """Predict the next backup of a subvolume that was restored as writable.
 
-    That is to the place it came from. If that is a source, it is to any place that
-    has the same snapshot, unchanged.
+    The destination is the place of the restored backup. If that is a source, it is an
+    imaginary place that has the same snapshot, unchanged.
 
     :raises BackupError: if one of the two cannot be looked at.
     """
@@ -39,9 +39,9 @@ def foresee_next(done: Restoration) -> Forecast:
 
 
 def find_swap(done: Restoration) -> Swap | None:
-    """Find the commands that put a restored subvolume in the place of the old one.
+    """Find the commands that replace the old subvolume by the restored one.
 
-    :returns: ``None`` if its path is not known, or it is the same path.
+    :returns: ``None`` if the old path is not known, or is the same path.
     """
     old = done.request.replaces or _old_path(done.chosen, done.target.location)
     if not old or not done.request.writable:
@@ -73,7 +73,7 @@ def _look_around(done: Restoration, old: str) -> Around:
 
 
 def _real(text: str, instead: str) -> str:
-    """Return a path that ``readlink`` printed, with an x behind it."""
+    """Return a path that ``readlink`` printed; the verb adds an x behind it."""
     path = text.removesuffix("x").removesuffix("\n")
     return path or instead
 
@@ -92,7 +92,7 @@ def _old_path(chosen: Chosen, target: Location) -> str:
         log.warning(text, place.record_path(SOURCES), visible(str(error)))
         return ""
     found = [path for one in sources if (path := _path_on(one.place, target))]
-    return found[-1] if found else ""  # the source that backed up last
+    return found[-1] if found else ""  # the source that registered last
 
 
 def _path_on(place: str, target: Location) -> str:

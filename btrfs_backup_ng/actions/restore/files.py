@@ -1,4 +1,10 @@
-"""The way back of single files and folders of a snapshot, under their own paths."""
+"""The restore of single files and folders of a snapshot, under their own paths.
+
+First both sides are checked. Then the files go into a private directory in the target:
+by one ``cp`` on this machine, or by GNU tar in the pax format from or to another one
+(tar leaves out sockets). They are compared with the request, and only then moved to
+their final names, with ``mv -n``.
+"""
 
 import logging
 import os
@@ -28,16 +34,16 @@ from btrfs_backup_ng.wire.grammar import Verb
 
 log = logging.getLogger(__name__)
 
-#: What the arguments of one local command may take in bytes; Linux gives 2 MiB in all
-#: to them and the environment, and 128 KiB to each.
+#: Longest arguments of one local command, in bytes. Linux allows 2 MiB for all of them
+#: and the environment, and 128 KiB for each.
 _ARGUMENTS_BYTES = 1_000_000
-#: So many names an error shows.
+#: Number of names that an error shows.
 _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What is at a path: its type and mode, and the device it is on."""
+    """The facts of a path: its type and mode, and its device."""
 
     mode: int
     device: int
@@ -48,9 +54,9 @@ class _Seen:
 
 
 def read_paths(words: Iterable[str]) -> tuple[str, ...]:
-    """Read paths in a snapshot: without those that lie in another one of them.
+    """Parse paths in a snapshot; leave out those that are inside another one.
 
-    :raises UsageError: for one that leads out of the snapshot, or is all of it.
+    :raises UsageError: for a path outside the snapshot, or the snapshot itself.
     """
     wanted: dict[str, None] = {}
     for word in words:
@@ -67,7 +73,7 @@ def read_paths(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def _above(path: str) -> Iterator[str]:
-    """Return the directories above a path, the topmost first."""
+    """Yield the directories above a path, the topmost first."""
     at = path.find("/")
     while at >= 0:
         yield path[:at]
@@ -75,11 +81,11 @@ def _above(path: str) -> Iterator[str]:
 
 
 class FileRestoration:
-    """Files and folders on their way back.
+    """The restore of files and folders.
 
-    :ivar paths: what is wanted, relative to the snapshot and, then, to the target.
-    :ivar to: the directory below which it appears.
-    :ivar size_bytes: what it takes on the disk; ``None`` if nobody tells.
+    :ivar paths: relative to the snapshot, and to the target.
+    :ivar to: the target directory.
+    :ivar size_bytes: on the disk; ``None`` if it is not known.
     """
 
     def __init__(
@@ -90,9 +96,9 @@ class FileRestoration:
         session: Session,
         options: TransferOptions,
     ) -> None:
-        """Look at both ends; changes nothing.
+        """Look at both ends; change nothing.
 
-        :raises Refused: if something is missing there, or in the way here.
+        :raises Refused: if a path is missing in the snapshot, or exists at the target.
         """
         self.paths = tuple(paths)
         self.to = to
@@ -116,22 +122,22 @@ class FileRestoration:
             self._check_tar(to, self._host)
         self.size_bytes = self._measure()
         if options.check_space and self.size_bytes is not None:
-            what, free = f"{len(paths)} files or folders", target.facts.size_free
+            name, free = f"{len(paths)} files or folders", target.facts.size_free
             for note in preflight.check_space(
-                str(to), what, self.size_bytes, free, options
+                str(to), name, self.size_bytes, free, options
             ):
                 session.emit(note)
 
     @property
     def _is_copy(self) -> bool:
-        """Tell whether one command here can do it, without an archive in between."""
+        """Return whether one local ``cp`` is enough, without an archive."""
         places = (self._chosen.place.location, self.to)
         size = sum(len(os.fsencode(path)) + 16 for path in self.paths)
         is_here = all(place.is_here for place in places)
         return is_here and size < _ARGUMENTS_BYTES
 
     def _look_there(self) -> Mapping[str, _Seen]:
-        """Look at what is wanted in the snapshot."""
+        """Look at the paths in the snapshot, and check that none is missing."""
         name = visible(self._chosen.kept.snapshot.name)
         seen = _look(
             self._from, self._chosen.kept.path, [*self._directories, *self.paths]
@@ -149,9 +155,11 @@ class FileRestoration:
         return seen
 
     def _look_here(self) -> Mapping[str, Sequence[str]]:
-        """Look for what is in the way; give what is to appear below which directory.
+        """Check that the target is free, and plan the final moves.
 
-        That is, of each path the topmost part that does not exist.
+        Of each path, the topmost part that does not exist is moved.
+
+        :returns: directory -> names to move into it.
         """
         there = [".", *self._directories, *self.paths]
         seen = _look(self._host, self.to.path, there)
@@ -201,12 +209,12 @@ class FileRestoration:
         return int(total) if total.isdigit() else None
 
     def run(self) -> float:
-        """Bring them; they are complete and on the disk when this returns.
+        """Restore the files, completely and durably.
 
-        Everything comes into a private directory first. On failure, what has not its
-        final name yet is removed.
+        They go into a private directory first. After a failure, all files that do not
+        have their final names yet are removed.
 
-        :returns: how long it took, in seconds.
+        :returns: the duration in seconds.
         :raises BackupError: if it failed.
         """
         started = time.monotonic()
@@ -233,7 +241,7 @@ class FileRestoration:
             paths = (f"./{path}" for path in self.paths)
             self._call(verbs.COPY, snapshot, stage, *paths)
             with entered(snapshot) as tree, entered(stage) as copy:
-                for directory in self._directories:  # cp leaves theirs out
+                for directory in self._directories:  # cp does not copy their xattrs
                     _copy_xattrs(tree, copy, directory)
             return
         above, wanted = _list(self._directories), _list(self.paths)
@@ -261,10 +269,7 @@ class FileRestoration:
                 )
 
     def _check(self, stage: str) -> None:
-        """Go on only if what came is what was asked for, as far as that can be seen.
-
-        :raises BackupError: if it is something else.
-        """
+        """Check the type of each path; on this machine, also that no other arrived."""
         came = _look(self._host, stage, [*self._directories, *self.paths])
         for path, seen in self._kinds.items():
             kind = came[path].mode if path in came else 0
@@ -291,7 +296,7 @@ class FileRestoration:
                 )
 
     def _place(self, stage: str) -> None:
-        """Move everything to its final name; what appeared there meanwhile stays."""
+        """Move everything to its final name; overwrite nothing."""
         for directory, names in self._moves.items():
             there = below(self.to.path, directory)
             self._call(verbs.PLACE, stage, directory, there, stdin=_list(names))
@@ -312,17 +317,17 @@ def _list(paths: Iterable[str]) -> bytes:
 
 
 def _look(host: Host, directory: str, paths: Collection[str]) -> Mapping[str, _Seen]:
-    """Look at paths below a directory, without following a link at their end.
+    """Look at paths below a directory; do not follow a symbolic link at the end.
 
-    :returns: those that are there.
+    :returns: the paths that exist.
     :raises BackupError: if not all can be looked at.
     """
     done = host.call(verbs.STAT, directory, stdin=_list(paths))
-    if said := done.stderr.strip():
+    if words := done.stderr.strip():
         raise BackupError(
             f"not all can be looked at below {visible(plain(directory))}"
             f"{visible(f' on {host.name}' if host.name else '')}:"
-            f" {visible(said.splitlines()[0])}",
+            f" {visible(words.splitlines()[0])}",
             hint="Where sudo allows btrfs only, whole snapshots can be restored:"
             "  without --file",
         )
@@ -343,8 +348,9 @@ def _listed(paths: Sequence[str]) -> str:
 def _copy_xattrs(source: int, target: int, directory: str) -> None:
     """Copy the extended attributes of a directory.
 
-    :param source: descriptor of the tree that it is in.
-    :param target: of the one that has a copy of it; both are ours to walk.
+    :param source: descriptor of the tree that has it.
+    :param target: descriptor of the tree with the copy. No other user can change the
+        two, so the path is safe.
     """
     paths = [f"/proc/self/fd/{top}/{directory}" for top in (source, target)]
     try:

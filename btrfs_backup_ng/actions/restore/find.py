@@ -1,4 +1,4 @@
-"""Finding the snapshot that is to be restored."""
+"""The search for the snapshot to restore."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ from btrfs_backup_ng.session.session import Session
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The snapshot that is wanted, and others near it.
+    """The snapshot to restore, and others near it.
 
     :ivar others: snapshots that may serve as parent, the nearest first.
     """
@@ -35,23 +35,23 @@ class Chosen:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Return the directory in which it is."""
+        """Return the directory of the snapshot."""
         return self.kept.endpoint
 
     @property
     def place(self) -> Place:
-        """Return the place at which it is."""
+        """Return the place of the snapshot."""
         return self.endpoint.place
 
 
 def find_snapshot(
     location: Location, word: str, session: Session, *, prefix: str | None
 ) -> Chosen:
-    """Find the snapshot that a word means at a place; changes nothing.
+    """Find the snapshot at a place that a word of the user means; change nothing.
 
-    :param prefix: what names begin with, for words about time; ``None`` for any.
-    :raises NotChosen: if there is none, or more than one.
-    :raises Refused: if the place cannot be looked at, or what is there was changed.
+    :param prefix: of the names, for words about time; ``None`` for any.
+    :raises NotChosen: if no snapshot matches, or more than one does.
+    :raises Refused: if the place cannot be looked at, or the snapshot was changed.
     """
     place = look_at(location, session, READING)
     contents = read_contents(place)
@@ -59,10 +59,10 @@ def find_snapshot(
         raise Refused(f"{place} keeps no snapshot", hint=_inside_hint(place))
     kept = _choose(contents, word, prefix, place, session.now)
     snapshot = kept.snapshot
-    seal = snapshot.integrity
-    if seal is Integrity.UNKNOWN:
-        seal = kept.endpoint.look_closely([snapshot.tree_id])
-    if kept.state is State.CHANGED or seal is Integrity.CHANGED:
+    integrity = snapshot.integrity
+    if integrity is Integrity.UNKNOWN:
+        integrity = kept.endpoint.look_closely([snapshot.tree_id])
+    if kept.state is State.CHANGED or integrity is Integrity.CHANGED:
         raise Refused(
             f"{visible(snapshot.name)} at {place} was written to after it was made, so"
             " it is not what was backed up",
@@ -82,7 +82,7 @@ def _choose(
 
 
 def _inside_hint(place: Place) -> str:
-    """Return the command for a snapshot that was named instead of its place."""
+    """Return a hint if the user named a snapshot instead of its place."""
     if not place.facts.is_subvolume or place.facts.is_writable:
         return ""
     directory, name = os.path.split(place.location.path)
@@ -92,7 +92,7 @@ def _inside_hint(place: Place) -> str:
 
 
 def _others(contents: Contents, wanted: Kept) -> Iterator[Snapshot]:
-    """Return possible parents: older ones from the newest on, then newer ones."""
+    """Yield possible parents: first the older ones, from the newest on; then newer."""
     prefix = prefix_in(wanted.snapshot.name)
     kin = [
         kept.snapshot

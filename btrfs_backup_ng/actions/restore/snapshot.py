@@ -1,24 +1,20 @@
-"""The way back of a whole snapshot: find it, plan, receive it under a new name.
+"""The restore of a whole snapshot: find it, plan, receive it under a new name.
 
-The place that a snapshot comes from is only read: no lock, no note, so it may be
-mounted read-only. Against a deletion meanwhile the kernel holds what ``btrfs send``
-reads. At the target a restore is a transfer like any other, with checkpoints, in the
-directory in which the new thing appears.
+The place of the snapshot is only read, without a lock or a note, so it may be mounted
+read-only. If the snapshot is deleted meanwhile, the kernel keeps it until ``btrfs
+send`` has read it. At the target, a restore is a transfer like any other, with
+checkpoints, in the directory that gets the restored snapshot.
 
-- A parent is any snapshot of the place whose origin the target's filesystem carries,
-  anywhere, unchanged; the best is the wanted one itself: ``btrfs send -p X X`` says
-  nothing but "a snapshot of X", so no data moves, and the copy still has the identity
-  of X.
-- With ``--writable`` the final name is a writable snapshot of what arrived (verb
-  ``writable``), which carries no received UUID. In its ``.btrfs-backup-ng/snapshots``
-  is a read-only snapshot of the same, under the name it has at the place and with its
-  origin: that is what the next backup builds upon, at every destination that has it.
-- A snapshot whose content was changed is not restored, as its copy would carry an
-  identity that is not true.
-- Files (``files``) are looked at on both sides first, then brought into a private
-  directory in the target: by one ``cp`` here, by GNU tar in the pax format from or to
-  another machine. What came is compared with what was asked for before anything gets
-  its final name, and that is done with ``mv -n``. tar leaves out sockets.
+- The parent is any snapshot of the place that the target's filesystem has unchanged, in
+  any directory (the same origin). The best parent is the wanted snapshot itself: the
+  stream of ``btrfs send -p X X`` has only the command "make a snapshot of X", so no
+  data moves, and the copy has the identity of X.
+- With ``--writable``, the final name is a writable snapshot of the received one (verb
+  ``writable``), without a received UUID. Its ``.btrfs-backup-ng/snapshots`` has a
+  read-only snapshot of the same, with the name and the origin that it has at the place.
+  This is the parent of the next backup, to each destination that has it.
+- A snapshot whose content was changed is not restored, as the copy would have a false
+  identity.
 """
 
 import logging
@@ -55,23 +51,23 @@ from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
-#: Snapshots that are looked at closely, at most, to find a parent.
+#: Most snapshots that are inspected to find a parent.
 _CLOSE_LOOKS = 4
 #: CPU time for measuring the exact size, in seconds.
 _MEASURING_S = 1.0
-#: The folder of a source's snapshots; a writable restored one has its first there.
+#: The snapshot folder of a source; a writable restored subvolume has its first there.
 SNAPSHOTS = f"{STATE}/snapshots"
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreRequest:
-    """What is wanted.
+    """The options of a restore.
 
-    :ivar to: a directory that exists, or the path of what is made.
-    :ivar writable: make a writable subvolume of it, ready to be backed up.
-    :ivar replaces: path, on the host of ``to``, of what it is to take the place of; ""
-        for where the source was, if that is known.
-    :ivar wait_s: for a lock.
+    :ivar to: an existing directory, or the new path of the restored snapshot.
+    :ivar writable: make a writable subvolume, ready to be backed up.
+    :ivar replaces: path, on the host of ``to``, of the subvolume that it will replace;
+        "": the path of the source, if that is known.
+    :ivar wait_s: longest wait for a lock.
     """
 
     to: Location
@@ -83,15 +79,13 @@ class RestoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """One snapshot on its way back, as :func:`plan_restore` planned it.
+    """The restore of one snapshot; made by :func:`plan_restore`.
 
-    :ivar chosen: the snapshot that is restored.
-    :ivar target: the place in whose directory it appears.
-    :ivar delivery: brings it there.
-    :ivar transfer: the plan of that.
+    :ivar chosen: the snapshot to restore.
+    :ivar target: the directory that gets the restored snapshot.
     :ivar size_bytes: estimate of its stream.
-    :ivar needed_bytes: at the target, besides the parts that are there already.
-    :ivar gives_way: interrupted transfers there that are dropped for it.
+    :ivar needed_bytes: space at the target, without the parts that have arrived.
+    :ivar expendable: interrupted transfers there to delete first.
     """
 
     chosen: Chosen
@@ -102,7 +96,7 @@ class Restoration:
     transfer: Transfer
     size_bytes: int
     needed_bytes: int
-    gives_way: tuple[Waiting, ...]
+    expendable: tuple[Waiting, ...]
 
     @property
     def place(self) -> Location:
@@ -112,14 +106,14 @@ class Restoration:
     def exact_size(self) -> int:
         """Return the exact size of the stream, in bytes."""
         route = self.delivery.route
-        what = self.transfer.snapshot, self.transfer.parent, route.protocol
-        return size.stream_size(route.source, *what)
+        stream = self.transfer.snapshot, self.transfer.parent, route.protocol
+        return size.stream_size(route.source, *stream)
 
     def run(self) -> Sent:
-        """Bring it; the restored snapshot is complete and durable at the return.
+        """Restore the snapshot, completely and durably.
 
         :raises Busy: if another run works on the target.
-        :raises BackupError: if it failed; then nothing is under the final name.
+        :raises BackupError: if it failed; then nothing has the final name.
         """
         with Holder(self.session.now) as holder:
             with holder.holding(self.target, self.request.wait_s):
@@ -139,7 +133,7 @@ class Restoration:
         )
         target.discard(target.facts.leftovers, keep_sealed=True)
         name = transfer.snapshot.name
-        holder.tell(f"restoring {name} to {self.place.path}", target)
+        holder.note(f"restoring {name} to {self.place.path}", target)
         self._make_room()
         try:
             return self.delivery.send(transfer, self.size_bytes, holder)
@@ -152,27 +146,23 @@ class Restoration:
         return self.delivery.send(whole, None, holder)
 
     def _make_room(self) -> None:
-        """Drop the transfers that give way.
+        """Delete interrupted transfers until there is room.
 
         :raises Refused: if that was not enough.
         """
-        if not self.gives_way:
+        if not self.expendable:
             return
-        target, name, options = (
-            self.target,
-            self.chosen.snapshot.name,
-            self.request.options,
-        )
+        target, options, needed = self.target, self.request.options, self.needed_bytes
 
         def fits(free: int) -> bool:
-            return preflight.fits(self.needed_bytes, free, options)
+            return preflight.fits(needed, free, options)
 
-        room.make_room(target, self.gives_way, fits, _log_dropped)
+        room.make_room(target, self.expendable, fits, _log_dropped)
         free, place = target.facts.size_free, str(target.location)
-        preflight.check_space(place, name, self.needed_bytes, free, options)
+        preflight.check_space(place, self.chosen.snapshot.name, needed, free, options)
 
     def _tidy(self) -> None:
-        """Leave no records where no snapshots are kept; resumable transfers stay."""
+        """Remove the state directory, unless it has records or resumable transfers."""
         target = self.target
         with last_steps():
             done = attempt(lambda: target.host.call(verbs.TIDY, target.state))
@@ -183,9 +173,9 @@ class Restoration:
 def plan_restore(
     chosen: Chosen, request: RestoreRequest, session: Session
 ) -> Restoration:
-    """Look at the target and plan; changes nothing.
+    """Look at the target and plan; change nothing.
 
-    :raises Refused: if the snapshot must not or cannot be restored there.
+    :raises Refused: if the snapshot cannot be restored there.
     """
     target, name = _find_target(chosen, request, session)
     if name == STATE:
@@ -203,9 +193,9 @@ def plan_restore(
     delivery = Delivery(chosen.endpoint, target.backups, request.options, session)
     size_bytes = _estimate(transfer, delivery.route)
     needed = size_bytes
-    gives_way: tuple[Waiting, ...] = ()
+    expendable: tuple[Waiting, ...] = ()
     if request.options.check_space:
-        needed, gives_way = _check_space(transfer, delivery.route, size_bytes, session)
+        needed, expendable = _check_space(transfer, delivery.route, size_bytes, session)
     return Restoration(
         chosen,
         request,
@@ -215,12 +205,12 @@ def plan_restore(
         transfer,
         size_bytes,
         needed,
-        gives_way,
+        expendable,
     )
 
 
 def look_at_target(location: Location, session: Session) -> Place:
-    """Look at a path at which something is going to be made.
+    """Look at the path of a restore, which may be missing.
 
     :raises UsageError: if it is a command.
     """
@@ -250,9 +240,9 @@ def _find_target(
 
 
 def _check_not_done(chosen: Chosen, target: Place, session: Session) -> None:
-    """Refuse to make a second one in the subvolume that this snapshot was restored to.
+    """Check that the target is not itself restored from this snapshot, or its source.
 
-    :raises Refused: if the same command ran before.
+    :raises Refused: if it is: probably the same command ran before.
     """
     inside = look_at_target(target.location.join(SNAPSHOTS), session)
     if inside.facts.is_directory:
@@ -273,13 +263,13 @@ def _refuse_taken(place: Location) -> None:
 
 
 def _find_parent(chosen: Chosen, target: Place, there: Listing) -> Snapshot | None:
-    """Find a snapshot that the target's filesystem has in common with the place.
+    """Find an unchanged snapshot that the place and the target's filesystem share.
 
-    The best is the snapshot itself: then no data moves at all.
+    The best is the snapshot itself: then no data moves.
     """
-    one, other = chosen.place, target
-    is_same = one.location.is_beside(other.location) and is_same_filesystem(
-        one.facts.filesystem, other.facts.filesystem
+    place = chosen.place
+    is_same = place.location.is_beside(target.location) and is_same_filesystem(
+        place.facts.filesystem, target.facts.filesystem
     )
     looks = 0
     for snapshot in (chosen.snapshot, *chosen.others):
@@ -300,27 +290,25 @@ def _find_parent(chosen: Chosen, target: Place, there: Listing) -> Snapshot | No
 
 
 def _estimate(transfer: Transfer, route: Route) -> int:
-    """Return the size of a stream in bytes: exact if that is quick, else about."""
+    """Return the size of a stream in bytes: exact if that is quick, else estimated."""
     if transfer.parent == transfer.snapshot:
         return 0
-    what = transfer.snapshot, transfer.parent
+    ends = route.source, transfer.snapshot, transfer.parent
     if route.source.place.location.is_here:
         over = threading.Event()
-        exact = size.stream_size(
-            route.source, *what, route.protocol, over, _MEASURING_S
-        )
+        exact = size.stream_size(*ends, route.protocol, over, _MEASURING_S)
         if not over.is_set():
             return exact
-    return size.written_since(route.source, *what)
+    return size.written_since(*ends)
 
 
 def _check_space(
     transfer: Transfer, route: Route, size_bytes: int, session: Session
 ) -> tuple[int, tuple[Waiting, ...]]:
-    """Refuse a transfer that does not fit, even if interrupted ones give way.
+    """Check that a transfer fits, if necessary by deleting interrupted transfers.
 
-    :returns: the bytes that are needed, and the transfers that give way.
-    :raises Refused: then.
+    :returns: the bytes that are needed, and the transfers to delete.
+    :raises Refused: if it does not fit even then.
     """
     target, options = route.sink.place, route.options
     needed, free = size_bytes, target.facts.size_free
@@ -328,23 +316,23 @@ def _check_space(
     def fits(free: int) -> bool:
         return preflight.fits(needed, free, options)
 
-    gives_way: tuple[Waiting, ...] = ()
+    expendable: tuple[Waiting, ...] = ()
     if not fits(free):
         resumable = route.resumable(transfer)
         there = [one.size_bytes for one in target.waiting(resumable)]
         needed = max(0, needed - max(there, default=0))
         if not fits(free):
             beside = options.checkpoint_interval
-            found = room.find_what_gives_way(target, resumable, fits, beside)
-            gives_way, free = room.needed_of(found, free, fits)
+            found = room.find_expendable(target, resumable, fits, beside)
+            expendable, free = room.first_needed(found, free, fits)
     place = str(target.location)
-    for one in gives_way:
+    for one in expendable:
         text = f"{target}: {room.about(one)} gives way: the room is needed"
         session.warn(place, text)
     name = transfer.snapshot.name
     for note in preflight.check_space(place, name, needed, free, options):
         session.emit(note)
-    return needed, gives_way
+    return needed, expendable
 
 
 def _why_full(there: Listing) -> WhyFull:
@@ -353,11 +341,11 @@ def _why_full(there: Listing) -> WhyFull:
 
 
 def _is_about_parent(error: PipelineFailed) -> bool:
-    """Return whether an end could not use the parent; then in full it may work."""
-    said = [error.blamed.stderr, *(stage.stderr for stage in error.others)]
-    return any("parent" in text for text in said)
+    """Return whether a stage rejected the parent; a full transfer may then succeed."""
+    stages = (error.blamed, *error.others)
+    return any("parent" in stage.stderr for stage in stages)
 
 
 def _log_dropped(waiting: Waiting) -> None:
-    """Log a dropped transfer; the user was warned of it before."""
+    """Log a deleted transfer; the user was warned of it before."""
     log.info("dropped %s", room.about(waiting))

@@ -1,4 +1,4 @@
-"""The commands that put a restored subvolume in the place of what was there."""
+"""The commands that replace an old subvolume by a restored one."""
 
 import enum
 import re
@@ -15,15 +15,16 @@ _TOP_DIRECTORY = '"$top"'
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What lies around a restored subvolume on its machine.
+    """The facts about the machine of a restored subvolume.
 
-    :ivar new: where it is, without symbolic links.
-    :ivar old: where it is to go, likewise.
-    :ivar old_exists: something is there.
-    :ivar mounts: as ``/proc/self/mountinfo`` has them.
+    :ivar new: path of the restored subvolume, without symbolic links.
+    :ivar old: path that it will get, without symbolic links.
+    :ivar old_exists: the old path exists.
+    :ivar mounts: content of ``/proc/self/mountinfo``.
     :ivar kernel: the command line of the kernel.
-    :ivar fstab: ``/etc/fstab``.
-    :ivar default: id of the default subvolume where ``old`` is; 0 if not known.
+    :ivar fstab: content of ``/etc/fstab``.
+    :ivar default: id of the default subvolume on the filesystem of ``old``; 0 if it is
+        not known.
     """
 
     new: str
@@ -36,7 +37,7 @@ class Around:
 
 
 class SwapMethod(enum.Enum):
-    """How a restored subvolume gets to its place."""
+    """The method that moves a restored subvolume to its final path."""
 
     RENAME = "rename"
     TOP_LEVEL = "rename in the top level"
@@ -46,9 +47,9 @@ class SwapMethod(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Commands for a root shell, one a line, and what a person has to know of them.
+    """Commands for a root shell, one a line.
 
-    :ivar notes: what no command does.
+    :ivar notes: for the user: steps that no command does.
     """
 
     way: SwapMethod
@@ -67,18 +68,18 @@ class _Mount:
 
 
 def parse_default(text: str) -> int:
-    """Read ``btrfs subvolume get-default``: ``ID 256 gen 9 ...``; 0 if it is none."""
+    """Parse ``btrfs subvolume get-default``: ``ID 256 gen 9 ...``; 0 for other text."""
     match = re.match(r"ID (\d+)", text)
     return int(match[1]) if match else 0
 
 
 def plan_swap(around: Around, stamp: str) -> Swap:
-    """Decide how the restored subvolume takes the place of the old one.
+    """Choose the commands that replace the old subvolume by the restored one.
 
-    What was there is renamed or not mounted any more, never deleted.
+    The old one is renamed or unmounted, never deleted.
 
-    :param stamp: goes behind the name of what was there, to make a new one.
-    :raises ValueError: if a path is on no mount of the list.
+    :param stamp: added to the name of the old one, to make a new name.
+    :raises ValueError: if a path is on none of the mounts.
     """
     mounts = _parse_mounts(around.mounts)
     new_mount = _mount_of(around.new, mounts)
@@ -118,7 +119,7 @@ def _by_default(around: Around, mount: _Mount) -> Swap:
 def _in_top_level(
     around: Around, mount: _Mount, is_point: bool, stamp: str, new_mount: _Mount
 ) -> Swap:
-    """Rename within the top level, which need not be mounted; then mount again."""
+    """Mount the top level, rename in it, and mount the new subvolume."""
     old = _in_top(around.old, mount)
     aside = f"{old}.before-{stamp}"
     new = _in_top(around.new, new_mount)
@@ -145,7 +146,10 @@ def _in_top_level(
 def _mounted(
     around: Around, old_mount: _Mount | None, new_mount: _Mount, aside: str
 ) -> Swap:
-    """Mount it where the old one was: that is the top level, or elsewhere."""
+    """Mount the new subvolume at the old path: the old one cannot be renamed.
+
+    It is the top level, or on another filesystem.
+    """
     subvolume, source = _in_top(around.new, new_mount), new_mount.source
     notes = [f"For every start: the line of {around.old} in /etc/fstab needs"]
     notes[0] += f" the device {source} and subvol={subvolume}."
@@ -177,12 +181,12 @@ def _top(path: str) -> str:
 
 
 def _after_move(path: str, old: str, aside: str) -> str:
-    """Return where a path is once what it may lie in was moved aside."""
+    """Return a path after the old directory, which may contain it, was renamed."""
     return aside + path[len(old) :] if path.startswith(f"{old}/") else path
 
 
 def _in_top(path: str, mount: _Mount) -> str:
-    """Return the path of something from the top level of its filesystem on."""
+    """Return a path relative to the top level of its filesystem."""
     below = path[len(mount.point.rstrip("/")) :]
     return "/" + f"{mount.root.rstrip('/')}{below}".strip("/")
 
@@ -193,7 +197,7 @@ def _options(mount: _Mount) -> list[str]:
 
 
 def _is_default(around: Around, mount: _Mount) -> bool:
-    """Tell whether the default subvolume is mounted there, for want of another word."""
+    """Return whether the default subvolume is mounted there, as no option names one."""
     if f"subvolid={around.default}" not in mount.options:
         return False
     asked = _fstab_options(around)
@@ -205,7 +209,7 @@ def _is_default(around: Around, mount: _Mount) -> bool:
 
 
 def _fstab_options(around: Around) -> str:
-    """Return the options that fstab(5) has for the old place."""
+    """Return the mount options of the old path in fstab(5)."""
     for line in around.fstab.splitlines():
         fields = line.split()
         if len(fields) >= 4 and not fields[0].startswith("#"):
@@ -215,7 +219,7 @@ def _fstab_options(around: Around) -> str:
 
 
 def _mount_of(path: str, mounts: Sequence[_Mount]) -> _Mount:
-    """Return the mount that a path lies on; of several at one point the last counts."""
+    """Return the mount of a path; of several at one point, the last one."""
     found = None
     for mount in mounts:
         below = mount.point.rstrip("/") + "/"
@@ -228,7 +232,7 @@ def _mount_of(path: str, mounts: Sequence[_Mount]) -> _Mount:
 
 
 def _parse_mounts(text: str) -> list[_Mount]:
-    """Read the form of proc_pid_mountinfo(5)."""
+    """Parse mounts in the format of proc_pid_mountinfo(5)."""
     mounts = []
     for line in text.split("\n"):
         before, separator, after = line.partition(" - ")

@@ -1,1 +1,1 @@
-"""Checking that backups are what they should be."""
+"""The verification of snapshots and backups."""

@@ -1,4 +1,4 @@
-"""The judgement whether a snapshot is what it says it is: from listings alone."""
+"""The judgement of a snapshot's identity, from listings alone."""
 
 import enum
 from collections import defaultdict
@@ -6,13 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from btrfs_backup_ng.core.document import Lines
 from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.naming import stem_of, time_in
 from btrfs_backup_ng.core.retention import in_order
 
 
 class Check(enum.Enum):
-    """What was looked at."""
+    """The property that was checked."""
 
     READ_ONLY = "read-only"
     RECEIVED_UUID = "received-uuid"
@@ -27,26 +28,23 @@ class Check(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check has to say; good ones say what a person may want to know.
-
-    :ivar hint: what to do.
-    """
+    """The result of a check; a good one may have a remark for the user."""
 
     result: Result
     check: Check
     text: str
-    hint: str = ""
+    hint: Lines = ""
 
 
 def worst(results: Iterable[Result]) -> Result:
-    """Return what counts of several results; good if there is none."""
+    """Return the worst of several results; good for an empty list."""
     rank = (Result.GOOD, Result.UNCHECKED, Result.BAD)
     return max(results, key=rank.index, default=Result.GOOD)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What copies are compared with: the snapshots of one place, by what they are.
+    """The snapshots of one place, by origin and by name, as originals of copies.
 
     :ivar name: of the place, for people.
     :ivar groups: the snapshots by origin, each group oldest first.
@@ -59,7 +57,7 @@ class Reference:
 
     @classmethod
     def of(cls, name: str, snapshots: Collection[Snapshot]) -> "Reference":
-        """Make one of all snapshots of a place."""
+        """Return the reference with all snapshots of a place."""
         named = {snapshot.name: snapshot for snapshot in snapshots}
         return cls(name, _by_origin(snapshots), named)
 
@@ -72,20 +70,20 @@ def _by_origin(snapshots: Collection[Snapshot]) -> dict[UUID, list[Snapshot]]:
 
 
 def of_ours(listing: Listing) -> list[Snapshot]:
-    """Pick the snapshots that can be judged, oldest first: received, or named by us."""
+    """Return the snapshots that can be judged, oldest first: received, or dated."""
     return in_order(
         [s for s in listing.snapshots if s.received_uuid or time_in(s.name)]
     )
 
 
 def suspects(listing: Listing) -> list[str]:
-    """Return the names that look like a snapshot's, and are no read-only one."""
+    """Return the names with a date that are not a read-only snapshot."""
     seen = {snapshot.name for snapshot in listing.snapshots}
     return sorted(n for n in listing.names if n not in seen and time_in(n))
 
 
 def judge_writable(received_uuid: UUID | None) -> Finding:
-    """Judge a writable subvolume where a snapshot belongs."""
+    """Judge a writable subvolume with the name of a snapshot."""
     if received_uuid:
         text = "it can be written to, though it carries a received UUID"
         return Finding(Result.BAD, Check.READ_ONLY, text)
@@ -93,8 +91,8 @@ def judge_writable(received_uuid: UUID | None) -> Finding:
     return Finding(Result.BAD, Check.READ_ONLY, text)
 
 
-def find_twins(listing: Listing) -> dict[UUID, list[str]]:
-    """Return the names of snapshots of a place that have one received UUID."""
+def find_duplicates(listing: Listing) -> dict[UUID, list[str]]:
+    """Return the names of snapshots that share a received UUID, by that UUID."""
     received = [snapshot for snapshot in listing.snapshots if snapshot.received_uuid]
     groups = _by_origin(received)
     return {uuid: [s.name for s in same] for uuid, same in groups.items() if same[1:]}
@@ -102,18 +100,18 @@ def find_twins(listing: Listing) -> dict[UUID, list[str]]:
 
 def judge_alone(
     snapshot: Snapshot,
-    seal: Integrity,
-    twins: Mapping[UUID, Sequence[str]],
+    integrity: Integrity,
+    duplicates: Mapping[UUID, Sequence[str]],
     others: Mapping[UUID, Integrity],
     *,
     is_backup: bool,
 ) -> Iterator[Finding]:
-    """Judge a snapshot by what its own place says.
+    """Judge a snapshot by the facts of its own place.
 
-    :param seal: what the closest look at it found.
-    :param twins: of its place, from :func:`find_twins`.
-    :param others: received UUID -> the worst seal of the subvolumes elsewhere on that
-        filesystem which carry it, too.
+    :param integrity: from the closest look at it.
+    :param duplicates: of its place, from :func:`find_duplicates`.
+    :param others: received UUID -> the worst integrity of the subvolumes in other
+        directories of the filesystem that carry it, too.
     """
     received = snapshot.received_uuid
     if is_backup and received is None:
@@ -122,15 +120,15 @@ def judge_alone(
             Check.RECEIVED_UUID,
             "it has no received UUID: it was writable for a time, or never received",
         )
-    if seal is Integrity.CHANGED:
+    if integrity is Integrity.CHANGED:
         text = "it was written to after it was made"
         yield Finding(Result.BAD, Check.SEAL, text)
-    elif seal is Integrity.UNKNOWN:
+    elif integrity is Integrity.UNKNOWN:
         text = "nobody can tell whether it was written to after it was made"
         yield Finding(Result.UNCHECKED, Check.SEAL, text)
     if received is None:
         return
-    same = [name for name in twins.get(received, ()) if name != snapshot.name]
+    same = [name for name in duplicates.get(received, ()) if name != snapshot.name]
     if same:
         text = f"it has the same received UUID as {_listed(same)}"
         yield Finding(Result.BAD, Check.DUPLICATE, text)
@@ -138,33 +136,33 @@ def judge_alone(
         yield _judge_others(others[received])
 
 
-def _judge_others(seal: Integrity) -> Finding:
+def _judge_others(integrity: Integrity) -> Finding:
     text = "a subvolume elsewhere on that filesystem has the same received UUID"
-    if seal is Integrity.CHANGED:
+    if integrity is Integrity.CHANGED:
         text += ", and can be written to or was changed"
         return Finding(Result.BAD, Check.DUPLICATE, text)
-    if seal is Integrity.UNKNOWN:
+    if integrity is Integrity.UNKNOWN:
         text += ", and nobody can tell whether it was changed"
         return Finding(Result.UNCHECKED, Check.DUPLICATE, text)
     return Finding(Result.GOOD, Check.DUPLICATE, f"{text}, unchanged")
 
 
 def carried_elsewhere(listing: Listing) -> dict[UUID, tuple[int, ...]]:
-    """Return for each received UUID here the ids that carry it and are not listed."""
+    """Return the ids of subvolumes in other directories, by their received UUID."""
     known = {snapshot.tree_id for snapshot in listing.snapshots}
     wanted = {s.received_uuid for s in listing.snapshots if s.received_uuid}
-    strangers = {
+    others = {
         uuid: tuple(tree_id for tree_id in ids if tree_id not in known)
         for uuid, ids in listing.carriers.items()
         if uuid in wanted
     }
-    return {uuid: ids for uuid, ids in strangers.items() if ids}
+    return {uuid: ids for uuid, ids in others.items() if ids}
 
 
 def original_of(copy: Snapshot, reference: Reference) -> Sequence[Snapshot]:
-    """Return what a copy may be a copy of; more than one if only the names could tell.
+    """Return the original of a copy; several if origin and name do not decide.
 
-    What lost its received UUID has nothing but its name.
+    A copy that lost its received UUID is found by its name.
     """
     if copy.received_uuid is None:
         namesake = reference.named.get(copy.name)
@@ -179,7 +177,7 @@ def original_of(copy: Snapshot, reference: Reference) -> Sequence[Snapshot]:
 def judge_against(
     copy: Snapshot, reference: Reference, there: Collection[UUID]
 ) -> Iterator[Finding]:
-    """Judge a copy by what it was copied from.
+    """Judge a copy by its original.
 
     :param there: origins of all copies at the place.
     """
@@ -211,9 +209,9 @@ def _judge_orphan(
 def judge_bases(
     copies: Sequence[Snapshot], bases: Mapping[UUID, str]
 ) -> Iterator[Finding]:
-    """Judge whether what is recorded as parent of the next backup is there.
+    """Judge whether the recorded parents of the next backup are there.
 
-    :param bases: origin -> name of what the source holds as parent of the next.
+    :param bases: origin -> name of a parent, from the holds of the source.
     """
     there = {copy.origin for copy in copies}
     for origin, name in bases.items():
@@ -223,7 +221,7 @@ def judge_bases(
 
 
 def judge_common(copies: Sequence[Snapshot], reference: Reference) -> Iterator[Finding]:
-    """Judge whether copies are of a place at all from which no backup is made."""
+    """Judge whether any copy is of a place, from which no backup is made."""
     there = {copy.origin for copy in copies}
     if copies and not there & reference.groups.keys():
         text = f"no snapshot is common with {reference.name}"
@@ -231,16 +229,16 @@ def judge_common(copies: Sequence[Snapshot], reference: Reference) -> Iterator[F
 
 
 def judge_next(
-    is_incremental: bool | None, source: str, told: str, *, has_copies: bool
+    is_incremental: bool | None, source: str, forecast: str, *, has_copies: bool
 ) -> Iterator[Finding]:
-    """Judge what is foretold of the next backup; the first one must be full.
+    """Judge the forecast of the next backup; without copies, it must be full.
 
-    :param is_incremental: ``None``: that depends on how it is made.
-    :param told: what it is.
+    :param is_incremental: ``None``: that depends on the prefix.
+    :param forecast: in words.
     """
     if is_incremental or not has_copies:
         return
-    text = f"the next backup from {source} is {told}"
+    text = f"the next backup from {source} is {forecast}"
     if is_incremental is None:
         hint = "Say which prefix its name has:  -p PREFIX"
         yield Finding(Result.UNCHECKED, Check.PARENT, text, hint)
@@ -249,7 +247,7 @@ def judge_next(
 
 
 def judge_reference(reference: Reference) -> Iterator[Finding]:
-    """Judge whether the originals can be told apart."""
+    """Judge whether each original has an origin of its own."""
     for origin, same in reference.groups.items():
         if len(same) > 1:
             names = _listed([snapshot.name for snapshot in same])

@@ -1,4 +1,4 @@
-"""The reading of a tree on this machine: each file once, in the order of paths."""
+"""The entries of a tree on this machine: each file is read once, in path order."""
 
 import errno
 import hashlib
@@ -29,14 +29,14 @@ class CannotRead(BackupError):
 def walk(
     top: str, count: Callable[[int], None] = lambda size: None
 ) -> Generator[Entry, None, None]:
-    """Return all entries of a tree here; what is mounted in it is left out.
+    """Yield all entries of a tree; leave out other filesystems mounted in it.
 
-    Directories are held open down to where the walk is, and nothing is followed, so
-    it stays in the tree whatever happens there meanwhile.
+    The walk holds each directory on its path open, and follows no link. So it stays in
+    the tree even if another process moves directories.
 
-    :param count: told how many bytes of files were read since it was told last.
+    :param count: called with the number of bytes of files read since its last call.
     :raises CannotRead: if anything but the contents of a file cannot be read.
-    :raises Interrupted: if a signal told us to end.
+    :raises Interrupted: after a signal to end.
     """
     try:
         with entered(top) as descriptor:
@@ -52,7 +52,7 @@ def walk(
 
 @dataclass(slots=True)
 class _Level:
-    """A directory on the way down: what is left of it, the last one first."""
+    """A directory on the path of the walk: its remaining names, the last one first."""
 
     descriptor: int
     path: bytes
@@ -67,7 +67,7 @@ class _Walker:
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(MIB)))
 
     def below(self, descriptor: int) -> Iterator[Entry]:
-        """Return what is below a directory, and close it."""
+        """Yield the entries below a directory, and close it."""
         levels = [_Level(descriptor, TOP, _sorted_names(descriptor))]
         try:
             while levels:
@@ -104,7 +104,7 @@ class _Walker:
     def entry(
         self, directory: int, name: bytes, path: bytes, status: os.stat_result
     ) -> Entry:
-        """Describe what has this name in a directory that is open."""
+        """Return the entry of a name in an open directory."""
         mode, inode = status.st_mode, status.st_ino
         has_names = status.st_nlink > 1 and not stat.S_ISDIR(mode)
         known = self.names.first(inode) if has_names else None
@@ -133,7 +133,7 @@ class _Walker:
         )
 
     def _digest(self, directory: int, name: bytes) -> tuple[bytes | None, str]:
-        """Hash a file; if it cannot be read, say why."""
+        """Hash a file; return the reason if it cannot be read."""
         digest = hashlib.sha256()
         try:
             descriptor = os.open(name, _FILE, dir_fd=directory)
@@ -156,8 +156,8 @@ def _is_stub(status: os.stat_result) -> bool:
 def _sorted_names(descriptor: int) -> list[bytes]:
     """Return the names in a directory, the last one first.
 
-    A directory is there twice: as it is, and with a slash where what is below it
-    belongs in the order of paths (``a``, ``a-b``, ``a/c``).
+    A directory appears twice: by its name, and with a slash at the position of its
+    contents in the order of paths (``a``, ``a-b``, ``a/c``).
     """
     names: list[bytes] = []
     with os.scandir(descriptor) as entries:
@@ -171,7 +171,7 @@ def _sorted_names(descriptor: int) -> list[bytes]:
 
 
 def _xattrs(directory: int, name: bytes) -> Xattrs:
-    """Read all extended attributes; no file is opened for that."""
+    """Read all extended attributes, without opening the file."""
     path = b"/proc/self/fd/%d/%s" % (directory, name)
     try:
         return {

@@ -1,8 +1,8 @@
-"""What a tree holds, entry by entry, and in what two trees differ.
+"""The entries of a tree, and the differences between two trees.
 
-Entries come sorted by the bytes of their paths, so two trees of any size are compared
-in one pass, and a few entries are in memory. What receive does not bring is no entry:
-the empty directories that stand for nested subvolumes in a snapshot.
+Entries are sorted by the bytes of their paths, so two trees of any size are compared in
+one pass, with a few entries in memory. The empty directories in place of nested
+subvolumes are not entries, as ``btrfs receive`` does not make them.
 """
 
 import enum
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 Xattrs = Mapping[bytes, bytes]
 
-#: Inode of what stands for a nested subvolume in a snapshot of what it is nested in:
+#: Inode of the empty directory in place of a nested subvolume in a snapshot:
 #: ``BTRFS_EMPTY_SUBVOL_DIR_OBJECTID``, linux/btrfs_tree.h. Other inodes are above 255.
 STUB_INODE = 2
 #: Path of the tree's own root; all others begin with it and a slash.
@@ -31,11 +31,11 @@ _MISSING = "missing"
 
 
 class Garbled(ValueError):
-    """What tells of a tree breaks its own form: it is cut short, or not in order."""
+    """A description of a tree is truncated, not in order, or in a wrong format."""
 
 
 class Aspect(enum.Enum):
-    """In what an entry may differ."""
+    """A property in which entries may differ."""
 
     PRESENCE = "presence"
     TYPE = "type"
@@ -53,7 +53,7 @@ class Aspect(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name in a tree, and all of it that a backup has to bring back.
+    """One name in a tree, with all properties that a backup has to restore.
 
     :ivar path: ``.`` or ``./a/b``, any bytes.
     :ivar mode: with the type, as ``st_mode``.
@@ -61,10 +61,10 @@ class Entry:
     :ivar mtime_ns: since the epoch.
     :ivar device: major and minor number of a device.
     :ivar target: of a symlink.
-    :ivar link: of what has several names the first of them.
+    :ivar link: the first name of a file with several names.
     :ivar digest: SHA-256 of a file; ``None`` for anything else, or if unreadable.
     :ivar unreadable: why a file cannot be read, or "".
-    :ivar xattrs: ACLs are among them; ``None`` if nobody can tell.
+    :ivar xattrs: with ACLs; ``None`` if they are not known.
     """
 
     path: bytes
@@ -82,18 +82,18 @@ class Entry:
 
     @property
     def type(self) -> str:
-        """Name what it is."""
+        """Return the type in words."""
         return _TYPES.get(stat.S_IFMT(self.mode), "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing in which a copy is not what it was copied from.
+    """One property in which a copy differs from its original.
 
     :ivar path: relative to the top, ``.`` for the top itself; any bytes.
+    :ivar original: the value there, for people; escape it before printing.
     :ivar name: of the xattr, else "".
-    :ivar original: the value there, for people, any bytes escaped by who prints it.
-    :ivar unclear: the original cannot be read, so the copy may well be good.
+    :ivar unclear: the original cannot be read, so the copy may be good.
     """
 
     path: bytes
@@ -109,10 +109,10 @@ def compare(
     copies: Iterable[Entry],
     compared: Callable[[Entry], None] = lambda entry: None,
 ) -> Iterator[Difference]:
-    """Tell in what a tree differs from the one it is a copy of, in one pass.
+    """Yield the differences between a tree and its copy, in one pass.
 
-    :param compared: told each entry of the original that was looked at.
-    :raises Garbled: if one of them does not come in order.
+    :param compared: called with each compared entry of the original.
+    :raises Garbled: if one of the trees is not in order.
     """
     one_by_one, other_by_one = _ordered(originals), _ordered(copies)
     one, other = next(one_by_one, None), next(other_by_one, None)
@@ -141,7 +141,7 @@ def _ordered(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def shown_path(path: bytes) -> bytes:
-    """Return a path as people write it."""
+    """Return a path as users write it."""
     return path[2:] or TOP
 
 
@@ -225,9 +225,9 @@ def _xattr(value: bytes | None) -> str:
 
 @dataclass(slots=True)
 class Names:
-    """The names of what has several, while a tree is walked in order.
+    """The first names of files with several names, while a tree is read in order.
 
-    What is known of an inode is forgotten once all of its names have come.
+    An inode is forgotten after the last of its names.
     """
 
     _known: dict[int, tuple[bytes, bytes | None, str, int]] = field(
@@ -235,7 +235,7 @@ class Names:
     )
 
     def first(self, inode: int) -> tuple[bytes, bytes | None, str] | None:
-        """Return the first name of an inode, its digest and why it has none.
+        """Return the first name of an inode, its digest, and why that is missing.
 
         :returns: ``None`` if this name is the first.
         """
@@ -249,5 +249,5 @@ class Names:
     def remember(
         self, inode: int, path: bytes, digest: bytes | None, why: str, count: int
     ) -> None:
-        """Note the first of several names."""
+        """Remember the first of several names."""
         self._known[inode] = path, digest, why, count - 1

@@ -1,4 +1,4 @@
-"""The records and the seals of snapshots: the look that a listing leaves open."""
+"""The records of a place, and the close inspection of its snapshots."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from btrfs_backup_ng.place.sources import parse_sources
 
 
 def check_records(everything: Iterable[Seen]) -> Iterator[Finding]:
-    """Judge whether the records of backups are what they should be."""
+    """Judge whether the records of backups can be read."""
     for seen in everything:
         why = _damage(seen)
         if why:
@@ -45,9 +45,9 @@ def _damage(seen: Seen) -> str:
 
 
 def parents_for(place: Place, sources: Iterable[Seen]) -> Mapping[UUID, str]:
-    """Return what sources hold as parents of the next backups to a place.
+    """Return the snapshots that sources hold as parents of the next backups to a place.
 
-    What is held for another disk at the same path says nothing of this one.
+    Holds for another disk at the same path do not count.
 
     :returns: origin -> name.
     """
@@ -63,7 +63,7 @@ def parents_for(place: Place, sources: Iterable[Seen]) -> Mapping[UUID, str]:
 
 
 def _is_same(held_for: HeldPlace, place: Place) -> bool:
-    """Tell whether a place that is held for is this one, whoever reaches it and how."""
+    """Return whether holds are for this place, under any name of it."""
     here, filesystem = place.location, place.facts.filesystem
     if held_for.location == str(here):
         known = held_for.filesystem
@@ -71,33 +71,33 @@ def _is_same(held_for: HeldPlace, place: Place) -> bool:
     return held_for.filesystem == filesystem and held_for.location.endswith(here.path)
 
 
-#: A snapshot, and where it is.
+#: A snapshot, with its look.
 Item = tuple[Seen, Snapshot]
 
-#: A look at this many snapshots fits into one command.
+#: Number of snapshots that one command can inspect.
 _AT_ONCE = 2000
 
 
 @dataclass(slots=True)
 class CloseLooks:
-    """What close looks found.
+    """The results of close inspections.
 
-    :ivar seals: UUID of a snapshot -> its seal, where the listing left that open.
-    :ivar others: received UUID -> the seal of who else carries it on its filesystem.
+    :ivar inspected: UUID of a snapshot -> its integrity, if the listing has none.
+    :ivar others: received UUID -> the worst integrity of other subvolumes with it.
     """
 
-    seals: dict[UUID, Integrity] = field(default_factory=dict)
+    inspected: dict[UUID, Integrity] = field(default_factory=dict)
     others: dict[UUID, Integrity] = field(default_factory=dict)
 
-    def seal(self, snapshot: Snapshot) -> Integrity:
-        """Return all that is known of a seal."""
-        return self.seals.get(snapshot.uuid, snapshot.integrity)
+    def integrity(self, snapshot: Snapshot) -> Integrity:
+        """Return the integrity of a snapshot, as far as it is known."""
+        return self.inspected.get(snapshot.uuid, snapshot.integrity)
 
 
 def look_closely(chosen: Sequence[Item], originals: Sequence[Item] = ()) -> CloseLooks:
-    """Find out seals, and who has the received UUID of a chosen snapshot, too.
+    """Inspect snapshots, and other subvolumes with the received UUID of a chosen one.
 
-    :param originals: snapshots of which only the seal is of interest.
+    :param originals: snapshots to inspect without a search for other subvolumes.
     :raises BackupError: if a place cannot be looked at.
     """
     known, doubtful = CloseLooks(), [*chosen, *originals]
@@ -107,13 +107,13 @@ def look_closely(chosen: Sequence[Item], originals: Sequence[Item] = ()) -> Clos
             for home, snapshot in doubtful
             if home is seen and snapshot.integrity is Integrity.UNKNOWN
         }
-        seals = settle(seen.endpoint.look_closely, sorted(unknown))
-        known.seals |= {unknown[tree_id]: seal for tree_id, seal in seals.items()}
+        found = settle(seen.endpoint.look_closely, sorted(unknown))
+        known.inspected |= {unknown[tree_id]: one for tree_id, one in found.items()}
     wanted = {snapshot.received_uuid for _, snapshot in chosen}
     for seen in _looks(chosen):
         for uuid, tree_ids in carried_elsewhere(seen.listing).items():
             if uuid in wanted:
-                known.others[uuid] = _seal_of_others(seen.endpoint, tree_ids)
+                known.others[uuid] = _integrity_of_others(seen.endpoint, tree_ids)
     return known
 
 
@@ -124,28 +124,28 @@ def _looks(items: Sequence[Item]) -> list[Seen]:
 def settle(
     look: Callable[[Sequence[int]], Integrity], tree_ids: Sequence[int]
 ) -> dict[int, Integrity]:
-    """Find out the seal of each of some subvolumes, with few looks if most are intact.
+    """Inspect subvolumes one by one, with few looks if most are intact.
 
-    :param look: gives the worst seal of some.
+    :param look: returns the worst integrity of a group.
     """
-    seals: dict[int, Integrity] = {}
+    integrity: dict[int, Integrity] = {}
     for start in range(0, len(tree_ids), _AT_ONCE):
         some = tree_ids[start : start + _AT_ONCE]
         found = look(some)
         if found is not Integrity.CHANGED or len(some) == 1:
-            seals |= dict.fromkeys(some, found)
+            integrity |= dict.fromkeys(some, found)
             continue
         middle = len(some) // 2
-        seals |= settle(look, some[:middle]) | settle(look, some[middle:])
-    return seals
+        integrity |= settle(look, some[:middle]) | settle(look, some[middle:])
+    return integrity
 
 
-def _seal_of_others(endpoint: Endpoint, tree_ids: Sequence[int]) -> Integrity:
-    """Find out whether who else carries a received UUID is unchanged.
+def _integrity_of_others(endpoint: Endpoint, tree_ids: Sequence[int]) -> Integrity:
+    """Inspect other subvolumes with the same received UUID.
 
-    While another run works there, that may be what it is receiving.
+    If a run works there, a changed one may be the snapshot that it is receiving.
     """
-    seal = endpoint.look_closely(tree_ids)
-    if seal is Integrity.CHANGED and endpoint.place.held() is not None:
+    integrity = endpoint.look_closely(tree_ids)
+    if integrity is Integrity.CHANGED and endpoint.place.held() is not None:
         return Integrity.UNKNOWN
-    return seal
+    return integrity

@@ -1,4 +1,4 @@
-"""The answer of the verb ``hash``: the files of a snapshot where they lie."""
+"""The entries of a tree on another machine, from the answers of the verb ``hash``."""
 
 import re
 import stat
@@ -16,18 +16,18 @@ _FACTS = re.compile(
 )
 _DIGEST = re.compile(rb"(?s)([0-9a-f]{64})[ *]{2}(.*)")
 _QUOTED = re.compile(rb"\\([0-7]{3})")
-#: No record is longer: Linux has paths of 4 KiB and values of xattrs of 64 KiB, which
-#: are written with two signs a byte, or four.
+#: Longest record. Linux has paths of 4 KiB and xattr values of 64 KiB, written with two
+#: or four characters a byte.
 _RECORD = MIB
-#: All extended attributes of a file, written so, are less.
+#: Longest text of all extended attributes of a file.
 _XATTRS = 64 * MIB
 _FILE = b"# file: "
 
 
 def split(blocks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
-    """Cut what comes in blocks into records.
+    """Split blocks into records.
 
-    :raises Garbled: if the last one has no end, or one is too long.
+    :raises Garbled: if the last one is truncated, or one is too long.
     """
     rest = b""
     for block in blocks:
@@ -40,9 +40,9 @@ def split(blocks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
 
 
 def read_digests(records: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Read what ``sha256sum -z`` prints: paths and digests.
+    """Parse the output of ``sha256sum -z``: paths and digests.
 
-    :raises Garbled: if it is something else.
+    :raises Garbled: if the format is wrong.
     """
     for record in records:
         match = _DIGEST.fullmatch(record)
@@ -52,9 +52,9 @@ def read_digests(records: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def read_xattrs(lines: Iterable[bytes]) -> Iterator[tuple[bytes, Xattrs]]:
-    """Read what ``getfattr -d -e hex`` prints: paths and their xattrs.
+    """Parse the output of ``getfattr -d -e hex``: paths and their xattrs.
 
-    :raises Garbled: if it is something else.
+    :raises Garbled: if the format is wrong.
     """
     path: bytes | None = None
     found: dict[bytes, bytes] = {}
@@ -91,13 +91,13 @@ def join(
     digests: Iterable[tuple[bytes, bytes]],
     xattrs: Iterable[tuple[bytes, Xattrs]] | None,
 ) -> Iterator[Entry]:
-    """Make entries of what another machine answers, in three streams of one order.
+    """Join the three answers of another machine, which are in the same order.
 
     :param fields: of each name: the path; the facts; and for a symlink the path,
         `` -> `` and its target.
-    :param digests: of each file by its first name; none of what cannot be read.
-    :param xattrs: of each name that has any; ``None``: nobody can tell.
-    :raises Garbled: if they do not fit together.
+    :param digests: of each readable file, by its first name.
+    :param xattrs: of each name that has any; ``None`` if they are not known.
+    :raises Garbled: if the answers do not match.
     """
     names, hashes = Names(), _Cursor(digests)
     attributes = None if xattrs is None else _Cursor(xattrs)
@@ -138,7 +138,7 @@ def join(
 
 
 def _nanoseconds(seconds: bytes, fraction: bytes) -> int:
-    """Add up what ``stat`` prints: a sign counts for all of it."""
+    """Return a time of ``stat`` in nanoseconds; the sign applies to both parts."""
     value = abs(int(seconds)) * 10**9 + int(fraction)
     return -value if seconds.startswith(b"-") else value
 
@@ -156,7 +156,7 @@ def _target_in(path: bytes, shown: bytes) -> bytes:
 
 
 class _Cursor(Generic[T]):
-    """What comes for some paths of a tree, in the order of the tree."""
+    """Values for some paths of a tree, in the order of the tree."""
 
     def __init__(self, items: Iterable[tuple[bytes, T]]) -> None:
         self._items = iter(items)

@@ -1,4 +1,4 @@
-"""The restore test: a real restore to a place where it is gone afterwards."""
+"""The restore test: a real restore to a scratch place, deleted afterwards."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -29,17 +29,14 @@ from btrfs_backup_ng.transfer.size import written_since
 
 log = logging.getLogger(__name__)
 
-#: What stands for the way of a restore test in the ids of transfers, so that nobody
-#: goes on with one, and what a killed one left is known.
+#: The protocol of a restore test in the ids of transfers: no run resumes one, and the
+#: next test recognizes the remains of a killed one.
 _PROTOCOL = "restore-test"
 _OPTIONS = TransferOptions()
 
 
 class _Staging(BackupDirectory):
-    """The staging directory of a place, as an endpoint that publishes nothing.
-
-    :ivar transfer_id: of the one that it takes.
-    """
+    """The staging directory of a transfer, as an endpoint that publishes nothing."""
 
     def __init__(self, scratch: Place, transfer_id: str) -> None:
         super().__init__(scratch)
@@ -65,7 +62,7 @@ class _Staging(BackupDirectory):
         output: bytes,
         verify: bool,
     ) -> None:
-        """Check that exactly the snapshot that was sent is there, and leave it there.
+        """Check that exactly the sent snapshot has arrived, and leave it in staging.
 
         :raises WrongArrival: if it is not.
         """
@@ -89,15 +86,15 @@ def restored(
     meter: Meter,
     now: datetime,
 ) -> Iterator[str]:
-    """Restore a snapshot in full, and remove it afterwards in any case.
+    """Restore a snapshot in full, and remove it at the end of the context.
 
-    :param endpoint: where it is.
-    :param scratch: a place that is fit for that.
-    :returns: its path at the scratch place, while the context lasts.
+    :param endpoint: directory of the snapshot.
+    :param scratch: a place that passed the checks of ``SCRATCH``.
+    :returns: path of the copy at the scratch place.
     :raises BackupError: if it cannot be restored.
     """
     with Holder(now) as holder, holder.holding(scratch, 0.0):
-        holder.tell("testing a restore", scratch)
+        holder.note("testing a restore", scratch)
         _clear_old(scratch)
         _check_room(endpoint, snapshot, scratch, meter)
         transfer_id = staging.full_id(new_transfer_id(now), snapshot, None, _PROTOCOL)
@@ -113,7 +110,7 @@ def restored(
 
 
 def _clear_old(scratch: Place) -> None:
-    """Remove the remains of a test that was killed; the lock of the place is held."""
+    """Remove the remains of killed tests, under the lock of the place."""
     scratch.look()
     scratch.discard(staging.of_protocol(scratch.facts.leftovers, _PROTOCOL))
 

@@ -1,29 +1,28 @@
-"""The verifying of what a place keeps: look, choose, judge, compare, restore.
+"""The verification of a place: look, choose, judge, compare, restore.
 
-``verify`` looks, chooses, judges, and reads only if it was asked to. Each check is
-good, bad or could not be made, and the worst of them counts.
+Each check is good, bad or unchecked; the worst one decides. There are three levels:
 
-- **Identity** (``identity``) comes from one listing a place: read-only, a received
-  UUID, the seal (above; ``place`` looks closely where a listing leaves it open, at all
-  at once, and halves only what is broken), who else carries the received UUID. With the
-  source: copies of what is there, whether the next backup is incremental
-  (``forecast``), records that can be read.
-- **Contents** (``tree``, ``manifest``): both trees are read where they lie, each file
-  once, by its first name. Here that is done in process (``local_tree``), elsewhere by
-  the verb ``hash`` (``remote_tree``, ``tree``): three sessions, for the names with
-  their facts, the digests and the xattrs. All come in the order of the bytes of the
-  paths, so that one merge compares them, with a few entries in memory. ``sort`` brings
-  them into that order there; here a directory is sorted with its subdirectories a
-  second time as ``name/``, which is the same order. A test reads the same tree both
-  ways.
-- What stands for a nested subvolume in a snapshot (an empty directory, inode 2) is left
-  out on both sides: no stream has it. Sizes of directories and access times are of a
-  filesystem and not of what it holds, so they are not compared.
-- A **test of restoring** (``restore_test``) is a transfer in full into the staging of a
-  scratch place, where it is compared and deleted. Its id marks it as what it is, so
-  nobody goes on with it; the next test deletes what a killed one left.
-- The record (``verified.json``) is by UUID of the snapshot at its place. Bad stays bad
-  until a check that is as thorough finds it good.
+- **Identity** (``identity``) needs one listing of the place, and reads no files. A
+  snapshot must be read-only, with a received UUID that no other subvolume has, and
+  unchanged. Snapshots that a listing cannot judge are inspected all at once; only a
+  group with a changed one is split in half and inspected again (``place``). With the
+  source: is each a copy of a snapshot there, is the next backup incremental
+  (``forecast``), can the records be read?
+- **Contents** (``tree``, ``manifest``). Both trees are read on their own machines, each
+  file once, by its first name: on this machine by ``local_tree``, on others by the verb
+  ``hash`` in three sessions (names with facts, digests, xattrs), which ``remote_tree``
+  joins. All entries are in the order of the bytes of their paths, so one merge compares
+  them, with a few entries in memory. Remote machines use ``sort``; ``local_tree`` sorts
+  each directory with its subdirectories a second time as ``name/``, which gives the
+  same order. A test reads the same tree both ways. The empty directory (inode 2) in
+  place of a nested subvolume is left out on both sides, as no stream has it. Sizes of
+  directories and access times depend on the filesystem, and are not compared.
+- A **restore test** (``restore_test``) sends the snapshot in full to the staging of a
+  scratch place, compares it there and deletes it. The id of the transfer marks it as a
+  test, so no run resumes it, and the next test deletes it if this one is killed.
+
+The results are recorded at the place (``verified.json``), by UUID of the snapshot
+there. A bad one stays bad until a check of the same level is good.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from btrfs_backup_ng.actions.verify.identity import (
     Check,
     Finding,
     Reference,
-    find_twins,
+    find_duplicates,
     judge_against,
     judge_alone,
     judge_bases,
@@ -75,19 +74,19 @@ from btrfs_backup_ng.place.verified import Depth, Memory
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.session.session import Session
 
-#: Differences that are kept until the end, of all snapshots together.
+#: Most differences that are kept until the end, of all snapshots together.
 _KEPT_IN_ALL = 10 * KEPT
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
-    """What is to be verified, and how.
+    """The options of a verification.
 
-    :ivar source: what the snapshots are copies of, if that is to be looked at.
-    :ivar words: which snapshots; nothing for all.
+    :ivar source: of the backups, to compare with.
+    :ivar words: that choose the snapshots; empty for all.
     :ivar part: K and N: only the K-th of N parts, from 1.
-    :ivar scratch: where restores are tested.
-    :ivar prefix: of the name of the next backup, ``None`` if that is not known.
+    :ivar scratch: place for restore tests.
+    :ivar prefix: of the name of the next backup, ``None`` if it is not known.
     """
 
     location: Location
@@ -101,12 +100,12 @@ class VerifyRequest:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotResult:
-    """What is known of one snapshot now.
+    """The result for one snapshot.
 
-    :ivar snapshot: ``None`` for what should be one and can be written to.
-    :ivar differences: the first of them, ``contents.KEPT`` at most.
+    :ivar snapshot: ``None`` for a writable subvolume with the name of a snapshot.
+    :ivar differences: the first ones, at most ``tree.KEPT``.
     :ivar count: of all differences.
-    :ivar compared: how many entries of a tree were.
+    :ivar compared: number of compared entries of the tree.
     """
 
     name: str
@@ -119,19 +118,19 @@ class SnapshotResult:
 
     @property
     def result(self) -> Result:
-        """Return what all of that comes to."""
+        """Return the worst result of its findings."""
         return worst(finding.result for finding in self.findings)
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceResult:
-    """What is known of a place now.
+    """The result for a place.
 
     :ivar findings: about the place as a whole.
-    :ivar foreign: how many snapshots are there that are neither received nor named
-        by us.
-    :ivar notes: what a person should know that makes nothing better or worse.
-    :ivar next_backup: what is foretold of it, if the source was looked at.
+    :ivar foreign: number of snapshots there that are neither received nor have a date
+        in the name.
+    :ivar notes: facts for the user that do not change the result.
+    :ivar next_backup: the forecast, if the source was looked at.
     """
 
     findings: tuple[Finding, ...]
@@ -142,16 +141,16 @@ class PlaceResult:
 
     @property
     def result(self) -> Result:
-        """Return what all of that comes to."""
+        """Return the worst result of its findings and snapshots."""
         results = [finding.result for finding in self.findings]
         return worst([*results, *(verdict.result for verdict in self.verdicts)])
 
 
 @dataclass(slots=True)
 class _Originals:
-    """What the snapshots are copies of.
+    """The source of the backups, with its snapshots.
 
-    :ivar homes: UUID of a snapshot -> where it is.
+    :ivar homes: UUID of a snapshot -> its look.
     """
 
     place: Place
@@ -161,9 +160,9 @@ class _Originals:
 
 
 class Verification:
-    """One place, from the look to the last word about it.
+    """The verification of one place.
 
-    :param report: takes each verdict as it comes.
+    :param report: called with the result of each snapshot at once.
     """
 
     def __init__(
@@ -179,14 +178,14 @@ class Verification:
         self._verdicts: list[SnapshotResult] = []
         self._room = _KEPT_IN_ALL
         self._known = CloseLooks()
-        self._twins: dict[Role, Mapping[UUID, Sequence[str]]] = {}
+        self._duplicates: dict[Role, Mapping[UUID, Sequence[str]]] = {}
         self._source: _Originals | None = None
         self._scratch: Place | None = None
         self._there: frozenset[UUID] = frozenset()
         self._next: Forecast | None = None
 
     def run(self) -> PlaceResult:
-        """Verify; nothing but our own record of it is changed at the place.
+        """Verify the place; change nothing there but the record of the results.
 
         :raises UsageError: if a word means no snapshot there.
         :raises BackupError: if the place cannot be looked at.
@@ -194,7 +193,9 @@ class Verification:
         request, session = self._request, self._session
         place = look_at(request.location, session, READING)
         everything = see(place)
-        self._twins = {seen.role: find_twins(seen.listing) for seen in everything}
+        self._duplicates = {
+            seen.role: find_duplicates(seen.listing) for seen in everything
+        }
         homes = _homes(everything)
         findings = [*check_records(everything), *self._open_source()]
         backups = [s for u, (seen, s) in homes.items() if seen.role is Role.BACKUP]
@@ -221,7 +222,7 @@ class Verification:
             self._conclude(verdict)
         memory.write()
         total = sum(len(seen.listing.snapshots) for seen in everything)
-        notes = (*memory.notes, *_cut(place))
+        notes = (*memory.notes, *_interrupted(place))
         return PlaceResult(
             tuple(findings),
             tuple(self._verdicts),
@@ -233,15 +234,15 @@ class Verification:
     def _choose(
         self, everything: Sequence[Seen], homes: Mapping[UUID, Item]
     ) -> list[Item]:
-        """Choose what to verify, and tell of what should be a snapshot and is none."""
+        """Choose the snapshots; judge at once names of snapshots without one."""
         words = list(self._request.words)
         wants_all = not words or "all" in words
         for seen in everything:
             for name in suspects(seen.listing):
                 if wants_all or name in words:
                     self._suspect(seen, name)
-        told = {verdict.name for verdict in self._verdicts}
-        left = [word for word in words if word not in told]
+        judged = {verdict.name for verdict in self._verdicts}
+        left = [word for word in words if word not in judged]
         if words and not left:
             return []
         snapshots = [snapshot for _, snapshot in homes.values()]
@@ -251,14 +252,14 @@ class Verification:
         return [homes[snapshot.uuid] for snapshot in picked]
 
     def _conclude(self, verdict: SnapshotResult) -> None:
-        """Tell a verdict, and keep it with as many differences as there is room for."""
+        """Report a result, and keep it with as many differences as allowed."""
         self._report(verdict)
         kept = verdict.differences[: self._room]
         self._room -= len(kept)
         self._verdicts.append(replace(verdict, differences=kept))
 
     def _open_source(self) -> Iterator[Finding]:
-        """Look at what the snapshots are copies of."""
+        """Look at the source, and judge it."""
         location = self._request.source
         if location is None:
             return
@@ -268,11 +269,11 @@ class Verification:
             yield Finding(Result.UNCHECKED, Check.SOURCE, text, seen.hint)
             return
         place, everything = seen
-        # All of them: other tools make snapshots, too, with other names.
+        # With any name: other tools make snapshots, too.
         every = [(seen, s) for seen in everything for s in seen.listing.snapshots]
         reference = Reference.of(str(location), [snapshot for _, snapshot in every])
-        shelf_of = {snapshot.uuid: seen for seen, snapshot in every}
-        self._source = _Originals(place, reference, shelf_of, everything)
+        homes = {snapshot.uuid: seen for seen, snapshot in every}
+        self._source = _Originals(place, reference, homes, everything)
         yield from check_records(everything)
         yield from judge_reference(reference)
 
@@ -286,30 +287,30 @@ class Verification:
         everything: Sequence[Seen],
         backups: Sequence[Snapshot],
     ) -> Iterator[Finding]:
-        """Foretell the next backup, and judge that."""
+        """Predict the next backup, and judge it."""
         there = [seen for seen in everything if seen.role is Role.BACKUP]
         here = _as_source(source)
         if here is None or not there:
             yield from judge_common(backups, source.reference)
             return
         prefix = self._request.prefix
-        foretold = attempt(lambda: foresee(here, there[0], self._now, prefix=prefix))
+        forecast = attempt(lambda: foresee(here, there[0], self._now, prefix=prefix))
         name = source.reference.name
-        if isinstance(foretold, BackupError):
+        if isinstance(forecast, BackupError):
             text = f"the parent of the next backup from {name} is not known:"
-            text += f" {foretold.message}"
-            yield Finding(Result.UNCHECKED, Check.PARENT, text, foretold.hint)
+            text += f" {forecast.message}"
+            yield Finding(Result.UNCHECKED, Check.PARENT, text, forecast.hint)
             return
-        self._next = foretold
+        self._next = forecast
         yield from judge_next(
-            foretold.is_incremental,
+            forecast.is_incremental,
             name,
-            foretold.describe(),
+            forecast.describe(),
             has_copies=bool(backups),
         )
 
     def _look_closely(self, chosen: Sequence[Item]) -> CloseLooks:
-        """Find out what listings leave open: seals, and who has the same UUID."""
+        """Inspect the snapshots that a listing cannot judge."""
         originals = []
         if self._source and self._request.level is not Depth.IDENTITY:
             originals = [
@@ -320,7 +321,7 @@ class Verification:
         return look_closely(chosen, originals)
 
     def _suspect(self, seen: Seen, name: str) -> None:
-        """Judge what is named like a snapshot and is no read-only one."""
+        """Judge a subvolume that has a name of a snapshot, but is writable."""
         path = seen.endpoint.path(name)
         facts = attempt(lambda: seen.place.host.look(path))
         if isinstance(facts, BackupError):
@@ -334,10 +335,13 @@ class Verification:
 
     def _judge(self, seen: Seen, snapshot: Snapshot) -> SnapshotResult:
         is_backup = seen.role is Role.BACKUP
-        seal, others = self._known.seal(snapshot), self._known.others
         findings = list(
             judge_alone(
-                snapshot, seal, self._twins[seen.role], others, is_backup=is_backup
+                snapshot,
+                self._known.integrity(snapshot),
+                self._duplicates[seen.role],
+                self._known.others,
+                is_backup=is_backup,
             )
         )
         if self._source and is_backup:
@@ -358,16 +362,17 @@ class Verification:
     def _read_all(
         self, seen: Seen, snapshot: Snapshot, compared: Compared
     ) -> Iterator[Finding]:
-        """Compare a snapshot, file by file, or one that is restored from it."""
+        """Compare a snapshot, or its test restore, file by file."""
         check = Check.RESTORE if self._scratch else Check.CONTENTS
         original = self._original(snapshot)
         if isinstance(original, str) and not self._scratch:
             yield Finding(Result.UNCHECKED, check, original)
             return
         home, first = (seen, snapshot) if isinstance(original, str) else original
-        what = TreeLocation(home.place.host, home.endpoint.path(first.name))
-        failed = attempt(lambda: self._compare(seen.endpoint, snapshot, what, compared))
-        doubt = home is not seen and self._known.seal(first) is not Integrity.INTACT
+        tree = TreeLocation(home.place.host, home.endpoint.path(first.name))
+        failed = attempt(lambda: self._compare(seen.endpoint, snapshot, tree, compared))
+        is_intact = self._known.integrity(first) is Integrity.INTACT
+        doubt = home is not seen and not is_intact
         if doubt:
             text = f"{first.name} at {home.place.location} was changed after it was"
             text += " made, or nobody can tell, so it proves nothing"
@@ -390,7 +395,7 @@ class Verification:
             yield Finding(Result.GOOD, check, text)
 
     def _original(self, copy: Snapshot) -> Item | str:
-        """Return what a snapshot is a copy of, or say why there is nothing."""
+        """Return the original of a snapshot, or the reason why it has none."""
         if self._source is None:
             asked = self._request.source
             return "the source cannot be looked at" if asked else "no source was named"
@@ -407,9 +412,9 @@ class Verification:
         original: TreeLocation,
         compared: Compared,
     ) -> None:
-        """Compare; all that is found before a failure stays in ``compared``.
+        """Compare; differences found before a failure stay in ``compared``.
 
-        :raises BackupError: if something cannot be read, or not be restored.
+        :raises BackupError: if something cannot be read or restored.
         """
         if self._scratch is None:
             copy = TreeLocation(endpoint.place.host, endpoint.path(snapshot.name))
@@ -434,10 +439,10 @@ class Verification:
 
 
 def _as_source(source: _Originals) -> Seen | None:
-    """Return the look that a backup from a place would begin with.
+    """Return the look with which a backup from a place would begin.
 
-    :returns: ``None`` for a place from which no backup is made: it has backups itself,
-        or is no subvolume that can be written to.
+    :returns: ``None`` if no backup is made from it: it has backups itself, or is not a
+        writable subvolume.
     """
     for seen in source.everything:
         if seen.role is Role.SNAPSHOT:
@@ -452,14 +457,14 @@ def _as_source(source: _Originals) -> Seen | None:
 
 
 def _homes(everything: Sequence[Seen]) -> dict[UUID, Item]:
-    """Return what can be judged of each seen, oldest first, with where it is."""
+    """Return the snapshots that can be judged, oldest first, with their looks."""
     return {s.uuid: (seen, s) for seen in everything for s in of_ours(seen.listing)}
 
 
 def _reached(verdict: SnapshotResult, level: Depth) -> Iterator[tuple[Depth, Result]]:
-    """Return what a verdict says of each level.
+    """Return the result of each level that a verification has reached.
 
-    What was restored and is the same as at the source has the same contents.
+    A good restore test proves the contents, too.
     """
     deep = {Check.CONTENTS, Check.RESTORE}
     alone = [f.result for f in verdict.findings if f.check not in deep]
@@ -472,8 +477,8 @@ def _reached(verdict: SnapshotResult, level: Depth) -> Iterator[tuple[Depth, Res
         yield Depth.DATA, Result.GOOD
 
 
-def _cut(place: Place) -> Iterator[str]:
-    """Tell of transfers that were cut; what they left is taken for no backup."""
+def _interrupted(place: Place) -> Iterator[str]:
+    """Return a note for each interrupted transfer; none of them counts as a backup."""
     for waiting in place.waiting(place.facts.leftovers):
         if not waiting.running:
             name = visible(waiting.name) or "a snapshot"

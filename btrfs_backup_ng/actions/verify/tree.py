@@ -1,4 +1,4 @@
-"""The way to the entries of a tree, on whatever host it lies."""
+"""The comparison of two trees, each on any host."""
 
 import functools
 import itertools
@@ -38,8 +38,8 @@ _BLOCK = 64 * KIB
 class Tree:
     """A tree that is being read.
 
-    :ivar entries: in order; each raises what :func:`reading` does.
-    :ivar no_xattrs: why nobody can tell the extended attributes, or "".
+    :ivar entries: in order; an iteration raises the errors of :func:`reading`.
+    :ivar no_xattrs: why the extended attributes are not known, or "".
     """
 
     entries: Iterator[Entry]
@@ -50,9 +50,9 @@ class Tree:
 def reading(
     host: Host, path: str, count: Callable[[int], None] = lambda size: None
 ) -> Iterator[Tree]:
-    """Read a tree where it lies, each file once; nothing of it is kept.
+    """Read a tree on its host, each file once.
 
-    :param count: told how many bytes of files were read since it was told last.
+    :param count: called with the number of bytes of files read since its last call.
     :raises CannotRead: if it cannot be read.
     """
     if not host.name:
@@ -65,25 +65,25 @@ def reading(
 
 def _counted(entries: Iterator[Entry], count: Callable[[int], None]) -> Iterator[Entry]:
     for entry in entries:
-        if entry.link in (None, entry.path):  # what has several names is read once
+        if entry.link in (None, entry.path):  # a file with several names is read once
             count(entry.size)
         yield entry
 
 
 @contextmanager
 def answering(host: Host, path: str) -> Iterator[Tree]:
-    """Let the verb ``hash`` read a tree: three sessions, which take turns by need.
+    """Read a tree with the verb ``hash``, in three sessions at the same time.
 
     :raises CannotRead: if it cannot be read.
     """
     with ExitStack() as stack:
         answers = {}
-        for what in ("tree", "data", "xattrs"):
-            command = host.command(verbs.HASH, path, what, label="reading files")
-            patience = replace(command.patience, longest_s=0.0)  # so large a tree is
+        for part in ("tree", "data", "xattrs"):
+            command = host.command(verbs.HASH, path, part, label="reading files")
+            patience = replace(command.patience, longest_s=0.0)  # trees may be large
             command = replace(command, patience=patience)
             child = stack.enter_context(Child.start(command, stdin=PIPE, stdout=PIPE))
-            answers[what] = _answer(child, command, what == "data")
+            answers[part] = _answer(child, command, part == "data")
         pairs = read_xattrs(split(answers["xattrs"], b"\n"))
         why = ""
         try:
@@ -104,7 +104,7 @@ def answering(host: Host, path: str) -> Iterator[Tree]:
 class _Unavailable(CannotRead):
     """A program is not installed there.
 
-    :ivar words: which.
+    :ivar words: message of the verb, with the name of the program.
     """
 
     def __init__(self, completed: Completed) -> None:
@@ -117,9 +117,9 @@ class _Unavailable(CannotRead):
 
 
 def _answer(child: Child, command: Command, may_lack: bool) -> Iterator[bytes]:
-    """Return what a command says, in blocks, until it has ended well.
+    """Yield the output of a command in blocks, and check its exit status.
 
-    :param may_lack: it is no failure that some files cannot be read.
+    :param may_lack: files that cannot be read are not a failure.
     """
     try:
         while block := child.read(_BLOCK):
@@ -139,7 +139,7 @@ def _answer(child: Child, command: Command, may_lack: bool) -> Iterator[bytes]:
 
 
 def _explained(error: CommandFailed) -> CannotRead:
-    """Say what it means that files cannot be read there."""
+    """Return the error about files that cannot be read, with a hint."""
     stderr = error.completed.stderr
     hint = explain_session(stderr)
     if "sudo" in stderr or "doas" in stderr:
@@ -161,18 +161,18 @@ def _not_understood(host: Host, error: Garbled) -> CannotRead:
     return CannotRead(f"what {where} says of the files is not understood: {error}")
 
 
-#: Of the differences so many are kept; all are counted.
+#: Number of differences that are kept; all are counted.
 KEPT = 1000
 
 
 @dataclass(slots=True)
 class Compared:
-    """What a comparison found so far.
+    """The result of a comparison so far.
 
     :ivar differences: the first :data:`KEPT`.
     :ivar count: of all differences.
-    :ivar unclear: of those where it is the original that cannot be read.
-    :ivar entries: of the original that were compared.
+    :ivar unclear: number of differences where the original cannot be read.
+    :ivar entries: number of compared entries of the original.
     :ivar no_xattrs: why extended attributes could not be compared, or "".
     """
 
@@ -185,7 +185,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class TreeLocation:
-    """Where a tree is."""
+    """The host and the path of a tree."""
 
     host: Host
     path: str
@@ -194,12 +194,12 @@ class TreeLocation:
 def compare_trees(
     original: TreeLocation, copy: TreeLocation, meter: Meter, compared: Compared
 ) -> None:
-    """Compare all of two trees.
+    """Compare two trees completely.
 
-    :param meter: counts what is read of files, on both sides.
-    :param compared: takes what is found, also before a failure.
+    :param meter: counts the bytes of files that are read, on both sides.
+    :param compared: gets the result, also the part before a failure.
     :raises CannotRead: if one of them cannot be read.
-    :raises Interrupted: if a signal told us to end.
+    :raises Interrupted: after a signal to end.
     """
     meter.started = time.monotonic()
 

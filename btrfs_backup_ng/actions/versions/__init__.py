@@ -1,1 +1,1 @@
-"""Finding the versions of a file in all snapshots."""
+"""The search for the versions of a file in all snapshots."""

@@ -1,8 +1,8 @@
-"""What the verbs answer that look for one file in many snapshots.
+"""The answers of the verbs that search for one file in many snapshots.
 
-Paths are absolute, NUL-separated on stdin. They and what they are stay as bytes that
-``surrogateescape`` stands for. Needed there: ``xargs``, ``stat``, ``sha256sum``,
-``readlink``, ``cat``, of coreutils or busybox; as root if sudo or doas lets us, else as
+Paths are absolute, and NUL-separated on stdin. Bytes that are not UTF-8 are kept with
+``surrogateescape``. The host needs ``xargs``, ``stat``, ``sha256sum``, ``readlink`` and
+``cat``, of coreutils or busybox. They run as root if sudo or doas allows it, else as
 the user there.
 """
 
@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-#: What is said of paths that are not there: strerror(3) of ENOENT, ENOTDIR and ELOOP.
+#: Messages about missing paths: strerror(3) of ENOENT, ENOTDIR and ELOOP.
 _ABSENT = re.compile(
     rb": (No such file or directory|Not a directory"
     rb"|(Too many levels of symbolic links|Symbolic link loop))$",
@@ -21,17 +21,17 @@ _ABSENT = re.compile(
 
 
 class Unclear(ValueError):
-    """An answer does not tell of every path what is there."""
+    """An answer does not state the status of every path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What a path is.
+    """The status of a path.
 
     :ivar modified: seconds since the epoch.
-    :ivar stamps: all that tells, on one filesystem, that a file was not written to
-        since: inode, size, and the times of its last change to the nanosecond. The
-        time of the last change of an inode (``ctime``) cannot be set by anybody.
+    :ivar stamps: inode, size, mtime and ctime to the nanosecond. If they are the same
+        in two snapshots of one filesystem, the file was not written to in between:
+        no program can set the ctime of an inode.
     """
 
     mode: int
@@ -45,25 +45,24 @@ class Status:
         return stat.S_IFMT(self.mode)
 
 
-#: Mode, inode, size, mtime and ctime, both once more with nanoseconds.
+#: Mode, inode, size, mtime and ctime; then both times with nanoseconds.
 _STATUS = re.compile(rb"([0-9a-f]+) ((\d+) (\d+) (-?\d+) -?\d+ [^/\n]+) (?=/)")
 
 
 def listed(paths: Sequence[str]) -> bytes:
-    """Write paths as the verbs want them."""
+    """Write paths in the format of the verbs."""
     return b"".join(os.fsencode(path) + b"\0" for path in paths)
 
 
 def parse_stats(answer: bytes, paths: Sequence[str]) -> list[Status | None]:
-    """Read the answer of the verb ``versions``.
+    """Parse the answer of the verb ``versions``.
 
-    It comes in the order of the paths, so that no name, however it looks, can be taken
-    for another one.
+    It is in the order of the paths, so no name can be mistaken for another one.
 
-    :returns: what each path is; ``None`` if nothing is there.
-    :raises Unclear: if it is not known of each one.
+    :returns: the status of each path; ``None`` if it is missing.
+    :raises Unclear: if the status of a path is not known.
     """
-    lines, separator, said = answer.rpartition(b"\0")
+    lines, separator, errors = answer.rpartition(b"\0")
     if not separator:
         raise Unclear("the answer is cut short")
     found: list[Status | None] = []
@@ -77,21 +76,21 @@ def parse_stats(answer: bytes, paths: Sequence[str]) -> list[Status | None]:
             found.append(status)
         else:
             found.append(None)
-    absent = len(_ABSENT.findall(said))
+    absent = len(_ABSENT.findall(errors))
     if at != len(lines) or absent != found.count(None):
-        others = [line for line in said.splitlines() if not _ABSENT.search(line)]
+        others = [line for line in errors.splitlines() if not _ABSENT.search(line)]
         words = b"; ".join(others[:3]).decode(errors="surrogateescape")
         raise Unclear(words or "what stat says is not understood")
     return found
 
 
-#: A backslash in front: the path behind is escaped, as GNU's sha256sum does.
+#: A backslash at the start: GNU's sha256sum has escaped the path.
 _DIGEST = re.compile(rb"(\\?)([0-9a-f]{64}) [ *]")
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"\\": b"\\"}
 
 
 def parse_digests(answer: bytes, paths: Sequence[str]) -> list[str | None]:
-    """Read the answer of the verb ``digests``.
+    """Parse the answer of the verb ``digests``.
 
     :returns: the SHA-256 of each file, in hexadecimal; ``None`` if it cannot be read.
     :raises Unclear: if the answer is not understood.
@@ -122,9 +121,9 @@ def _unescaped(text: bytes) -> bytes:
 
 
 def parse_links(answer: bytes, sizes: Sequence[int]) -> list[str]:
-    """Read the answer of the verb ``links``: where each link leads.
+    """Parse the answer of the verb ``links``: the target of each link.
 
-    :param sizes: of the links in bytes, which is how long their targets are.
+    :param sizes: of the links: the length of each target in bytes.
     :raises Unclear: if the answer is not understood.
     """
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""The difference between two versions of a file, as ``diff -u`` tells it."""
+"""The difference between two versions of a file, in the format of ``diff -u``."""
 
 import os
 import tempfile
@@ -25,17 +25,17 @@ from btrfs_backup_ng.process.command import (
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.wire import verbs
 
-#: Nobody reads more, and diff holds both in memory.
+#: Largest version that is compared: diff holds both in memory.
 _LIMIT_BYTES = 256 * MIB
-#: Where diff looks for a NUL, too, to tell what is no text.
+#: A file with a NUL in its beginning of this size is binary, for diff, too.
 _LOOK_BYTES = 64 * 1024
 
 
 def difference(found: Found, first: int, second: int) -> bytes | None:
     """Compare two versions of a file.
 
-    :returns: what ``diff -u`` prints; ``None`` if one of them is no text.
-    :raises UsageError: if there are no such two versions.
+    :returns: the output of ``diff -u``; ``None`` if one of them is binary.
+    :raises UsageError: if one of them does not exist, or both are the same.
     :raises Refused: if they cannot be compared.
     """
     if first == second:
@@ -81,7 +81,7 @@ def _label(found: Found, number: int, sighting: Sighting) -> str:
 
 
 def _fetch(host: Host, path: str, target: str) -> None:
-    """Copy a file from a place, of this machine or another.
+    """Copy a file from a host to a local path.
 
     :raises BackupError: if it cannot be read.
     """

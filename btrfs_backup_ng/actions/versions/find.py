@@ -1,35 +1,17 @@
 """The search for one file in all snapshots and backups of its subvolume.
 
-``history`` appends a line of JSON for each transfer that arrived or failed, to a file
-in the state directory of the user: one write under ``flock``, flushed. It never fails a
-run. The older half is dropped at 4 MiB; a last line that a cut tore off is ignored and
-removed by the next write; damage is moved aside; lines of newer versions are kept. It
-tells sizes and known places, and decides nothing but what is kept where another record
-is lost: what must not be lost is in ``holds.json``.
+First, each place lists its snapshots. A backup belongs to the subvolume if its origin
+is known, or if its prefix is recorded for this source only; without any recorded
+source, all backups at the place count.
 
-``list`` looks at each place once (``contents.look_at``) and relates what it saw
-(``relations``): what is common by origin, what the next transfer starts from as it is
-foretold (below), and to places that were not looked at by the holds of the source. A
-name that only a backup or snapshot of ours may have (in a source's folder any with a
-time, at a destination those of a prefix that a source signed in with) and that is no
-read-only subvolume with a received UUID is damaged.
+Then each place gets one question (``verbs.STATS``): the status of the path in all of
+its snapshots, and of the directories above the file, as a symbolic link there would
+lead out of the snapshot. A file counts as missing only if the answer says so of its
+path (``parse_stats``); a missing permission is an error of the place.
 
-``versions`` asks each place with one question (``verbs.STATS``) what one relative path
-is in all snapshots, with the directories above it, as a link there would lead out of
-the snapshot. Then (``lookup``):
-
-1. Within one filesystem, the same inode, size, mtime and ctime are the same content:
-   nobody can set a ctime.
-2. A snapshot and its copy (same origin) hold the same, if type and size agree.
-3. Different sizes differ. Only what is of one size and in doubt is read: one SHA-256
-   for each version, at the nearest place that has it (``DIGESTS``), and the targets of
-   links (``LINKS``).
-
-``timeline`` puts this in order by the times of the snapshots: a version has a number
-from its first appearance, and has it again when it comes back. "Not there" needs an
-answer that says so for each path (``parse_stats``); "may not look" is an error of that
-place. Which backups at a place are of the subvolume is told by origin, or by a prefix
-that only its source signed in with; where nobody signed in, all are taken.
+``lookup`` decides which of the files have the same content, and reads as few as
+possible. ``timeline`` sorts them by the times of their snapshots. A version gets its
+number when it first appears, and has the same number if it appears again.
 """
 
 import os
@@ -70,7 +52,7 @@ from btrfs_backup_ng.session.session import Session
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of a mounted subvolume of this machine, there or not.
+    """A file of a mounted subvolume of this machine; it may be missing.
 
     :ivar subvolume: its absolute path, without symbolic links.
     :ivar path: of the file, relative to it.
@@ -82,13 +64,13 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is known of a file.
+    """The result of the search for a file.
 
-    :ivar places: as texts, the subvolume itself first; sightings name them by index.
+    :ivar places: as texts, the subvolume itself first; sightings refer to the index.
     :ivar hosts: of these places.
-    :ivar runs: what it was, oldest first.
-    :ivar looked: how many snapshots were looked into.
-    :ivar failures: place, and why it could not be looked at.
+    :ivar runs: the history of the file, oldest first.
+    :ivar looked: number of searched snapshots.
+    :ivar failures: places that could not be searched, with the errors.
     """
 
     file: File
@@ -101,10 +83,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Where one version of a file can be taken from.
+    """The snapshot from which one version of a file can be restored.
 
-    :ivar place: as a location says it.
-    :ivar path: of the file in the snapshot, relative to it.
+    :ivar place: its location, as text.
+    :ivar path: of the file, relative to the snapshot.
     """
 
     place: str
@@ -112,18 +94,18 @@ class Taken:
     path: str
 
 
-#: A place that was looked at, and what is there of the subvolume.
+#: A place that was looked at, with its snapshots or backups of the subvolume.
 _Looked = tuple[Place, list[Kept]]
 
 
 def find_file(text: str, sudo_line: str, *, working_directory: str) -> File:
-    """Find the subvolume of a file, which need not be there any more.
+    """Find the subvolume of a file that may be deleted.
 
-    A link at the end of the path is what is looked for; those before are followed.
+    Symbolic links in the path are followed, but not one at its end.
 
-    :param sudo_line: runs the same as root, for a hint.
-    :raises UsageError: if the text is no path.
-    :raises Refused: if it is in no mounted btrfs subvolume.
+    :param sudo_line: command that runs the same as root, for a hint.
+    :raises UsageError: if the text is not a path.
+    :raises Refused: if the path is not in a mounted btrfs subvolume.
     """
     if not text or "\0" in text:
         raise UsageError("versions wants the path of a file")
@@ -146,7 +128,7 @@ def find_file(text: str, sudo_line: str, *, working_directory: str) -> File:
         raise Refused(f"{shown} is on {kind}, and only btrfs has snapshots of it")
     subvolume = facts.containing
     top = os.path.join(above, name)
-    if os.stat(existing).st_dev != os.stat(subvolume).st_dev:  # one each subvolume
+    if os.stat(existing).st_dev != os.stat(subvolume).st_dev:  # another subvolume
         raise Refused(
             f"{shown} is in a directory that is mounted by itself, so its path in its"
             " subvolume is not known",
@@ -169,7 +151,7 @@ def _is_subvolume(path: str) -> bool:
 
 
 def records_of(records: Sequence[Record], subvolume: str) -> list[Record]:
-    """Return the records of a subvolume, by whatever path it was backed up."""
+    """Return the records of a subvolume, under any of its paths."""
     is_same = {
         source: source.startswith("/") and _is_same(source, subvolume)
         for source in {record.source for record in records}
@@ -178,7 +160,7 @@ def records_of(records: Sequence[Record], subvolume: str) -> list[Record]:
 
 
 def _is_same(source: str, subvolume: str) -> bool:
-    """Tell whether a path leads to a subvolume, by whatever mount or link."""
+    """Return whether a path leads to a subvolume, also by another mount or a link."""
     try:
         return os.path.samefile(source, subvolume)
     except OSError:
@@ -191,13 +173,13 @@ def find_versions(
     session: Session,
     records: Sequence[Record],
 ) -> Found:
-    """Look for a file in the snapshots of its subvolume and in their backups.
+    """Search for a file in the snapshots of its subvolume and in their backups.
 
-    :param places: where to look; if none, at those on record here and at the source.
-    :param session: its folder is that of the subvolume's snapshots.
+    :param places: to search; empty: those recorded here and at the source.
+    :param session: with the folder of the subvolume's snapshots.
     :param records: from :func:`records_of`.
-    :raises BackupError: if not even the subvolume can be looked at, or if no place is
-        known that has snapshots of it.
+    :raises BackupError: if the subvolume cannot be looked at, or no place with
+        snapshots of it is known.
     """
     source = parse_location(file.subvolume, working_directory="/")
     at_source = look_at(source, session, READING)
@@ -232,7 +214,7 @@ def find_versions(
 
 
 def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
-    """Return the destinations of a source that are on record there or here."""
+    """Return the destinations of a source that are recorded there or here."""
     known = destinations_in(contents.holds)
     texts = sorted({record.destination for record in records})
     known += [place for text in texts if (place := recorded_place(text))]
@@ -240,7 +222,7 @@ def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
 
 
 def _own_snapshots(source: Place, contents: Contents) -> list[Kept]:
-    """Return the snapshots of a source; a folder elsewhere may have those of others."""
+    """Return the snapshots of a source; its folder may have those of others, too."""
     directory, path = source.snapshots.directory, source.location.path
     is_inside = directory.startswith(f"{path.rstrip('/')}/")
     return [
@@ -254,21 +236,20 @@ def _own_snapshots(source: Place, contents: Contents) -> list[Kept]:
 
 @dataclass(frozen=True, slots=True)
 class _Belonging:
-    """Tells whose backups are whose.
+    """The rule that decides which backups are of a source.
 
     :ivar own: the source.
-    :ivar origins: of snapshots that are surely its own.
+    :ivar origins: of snapshots that are certainly of the source.
     """
 
     own: SourceIdentity
     origins: frozenset[UUID]
 
     def holds(self, kept: Kept, recorded: Sources) -> bool:
-        """Tell whether something is a backup of the source.
+        """Return whether a snapshot is of the source, or a backup of it.
 
-        Where no source has signed in, all backups are taken for that.
-
-        :param recorded: which sources have signed in there, by prefix.
+        :param recorded: the sources in the record of the place; without any, all
+            backups there count.
         """
         if kept.snapshot.origin in self.origins:
             return True
@@ -295,9 +276,9 @@ def _look_at(location: Location, session: Session, is_ours: _Belonging) -> _Look
 def _sightings(
     file: File, places: Sequence[_Looked], now: datetime
 ) -> tuple[list[Sighting], list[tuple[str, BackupError]]]:
-    """Look into all snapshots at all places.
+    """Search all snapshots at all places.
 
-    :returns: what was seen, and which places could not be looked into.
+    :returns: the sightings, and the places that could not be searched.
     """
     looks: list[Look] = []
     failures: list[tuple[str, BackupError]] = []
@@ -329,13 +310,13 @@ def _sightings(
 
 def _look(place: int, kept: Kept, path: str) -> Look:
     snapshot = kept.snapshot
-    assert snapshot.created  # what is complete has a time in its name
+    assert snapshot.created  # a complete snapshot has a time in its name
     whole = os.path.join(kept.path, path)
     return Look(place, snapshot.name, snapshot.created, snapshot.origin, whole)
 
 
 def pick(found: Found, number: int) -> Taken:
-    """Return where a version can be taken from: the newest snapshot, the nearest place.
+    """Return the newest snapshot with a version, at the nearest place.
 
     :raises UsageError: if there is no such version.
     :raises Refused: if no snapshot has it.
@@ -348,7 +329,7 @@ def pick(found: Found, number: int) -> Taken:
 
 
 def sighting_of(found: Found, number: int) -> Sighting:
-    """Return the best place to take a version from: the present state comes last.
+    """Return the best sighting of a version; the present file is the last choice.
 
     :raises UsageError: if there is no such version.
     """

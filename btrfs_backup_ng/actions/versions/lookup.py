@@ -1,10 +1,16 @@
-"""The look into many snapshots for one path: what it is in each, what is the same.
+"""The status of one path in many snapshots, and the comparison of the contents.
 
-Two versions differ in content. What must be read to know that is little: a file with
-the same inode, size and times (``ctime``, which nobody can set, among them) in two
-snapshots of one filesystem was not written to in between; a snapshot and its copy hold
-the same; and files of different sizes differ. What is left, files of one size, is told
-apart by SHA-256, taken where they lie, once for each version.
+Two versions differ in content. Few files have to be read to decide that:
+
+1. In snapshots of one filesystem, files with the same inode, size, mtime and ctime have
+   the same content: no program can set the ctime.
+2. A snapshot and its copy (the same origin) have the same content, if type and size
+   agree.
+3. Files of different sizes differ.
+
+Only files of the same size that are still in doubt are read, on the machine that has
+them: one SHA-256 for each version, at the nearest place (``DIGESTS``). The targets of
+symbolic links are always read (``LINKS``).
 """
 
 import stat
@@ -16,7 +22,7 @@ from datetime import datetime
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
-from btrfs_backup_ng.actions.versions import answers as wire_versions
+from btrfs_backup_ng.actions.versions import answers
 from btrfs_backup_ng.actions.versions.answers import Status
 from btrfs_backup_ng.actions.versions.timeline import KINDS, Content
 from btrfs_backup_ng.endpoint.common import Place
@@ -29,7 +35,7 @@ _Key = tuple[int, int, bytes]
 
 @dataclass(slots=True)
 class Look:
-    """One snapshot, or what is there now, that is looked into.
+    """The file in one snapshot, or the present file.
 
     :ivar place: index of the place.
     :ivar path: of the file, absolute.
@@ -44,10 +50,10 @@ class Look:
 
 
 def take_stats(place: Place, looks: Sequence[Look], path: str) -> None:
-    """Find out what the file is in each snapshot: one question for all.
+    """Set the status of the file in each snapshot, with one question for all.
 
-    The directories above it are looked at, too: a link among them would lead out of
-    the snapshot.
+    Ask for the directories above it, too: a link among them would lead out of the
+    snapshot.
     """
     depth = path.count("/") + 1
     paths: list[str] = []
@@ -58,7 +64,7 @@ def take_stats(place: Place, looks: Sequence[Look], path: str) -> None:
         return
     answer = _ask(place, verbs.STATS, paths)
     with _understanding(place):
-        found = wire_versions.parse_stats(answer, paths)
+        found = answers.parse_stats(answer, paths)
     for number, look in enumerate(looks):
         *above, status = found[number * depth : (number + 1) * depth]
         if all(one and one.kind == stat.S_IFDIR for one in above):
@@ -66,15 +72,15 @@ def take_stats(place: Place, looks: Sequence[Look], path: str) -> None:
 
 
 def _ask(place: Place, verb: Verb, paths: Sequence[str]) -> bytes:
-    return place.host.call(verb, stdin=wire_versions.listed(paths)).stdout
+    return place.host.call(verb, stdin=answers.listed(paths)).stdout
 
 
 @contextmanager
 def _understanding(place: Place) -> Iterator[None]:
-    """Say of which place an answer is not understood."""
+    """Add the place to the error about an answer that is not understood."""
     try:
         yield
-    except wire_versions.Unclear as error:
+    except answers.Unclear as error:
         words = str(error)
         hint = "Log in as root, or let sudo run stat, sha256sum, readlink and cat, too."
         raise BackupError(
@@ -84,9 +90,9 @@ def _understanding(place: Place) -> Iterator[None]:
 
 
 class SameContents:
-    """Which looks saw the same content.
+    """The contents of the file in all looks, to compare them.
 
-    :ivar failures: places at which that could not be found out.
+    :ivar failures: places at which a file could not be read.
     """
 
     def __init__(self, looks: Sequence[Look], places: Sequence[Place]) -> None:
@@ -118,12 +124,12 @@ class SameContents:
                     self._read(place, doubtful, here, read)
 
     def of(self, look: Look) -> Content | None:
-        """Return what a look saw; ``None``: the file was not there."""
+        """Return the content in a look; ``None`` if the file was missing."""
         key = _key(look)
         return self._contents[self._root(key)] if key else None
 
     def _join_copies(self, looks: Sequence[Look]) -> None:
-        """Take copies of one snapshot for the same, if they look it."""
+        """Join the keys of copies of one snapshot, if type and size agree."""
         seen: dict[tuple[UUID, int, int], _Key] = {}
         for look in looks:
             key = _key(look)
@@ -153,7 +159,7 @@ class SameContents:
             marks = [None] * len(keys)
         for number, (key, mark) in enumerate(zip(keys, marks, strict=True)):
             content = self._contents[key]
-            if mark is None:  # nobody knows what it is like
+            if mark is None:  # unknown content is like no other
                 unlike = f"unreadable {place.location} {number}"
                 self._contents[key] = replace(content, mark=unlike, is_readable=False)
             else:
@@ -161,7 +167,7 @@ class SameContents:
 
 
 def _key(look: Look) -> _Key | None:
-    """Return what is the same only for what is the same file, unchanged."""
+    """Return a key that only the same, unchanged file has."""
     status = look.status
     return (look.place, status.kind, status.stamps) if status else None
 
@@ -170,11 +176,11 @@ def _digests(place: Place, looks: Sequence[Look]) -> Sequence[str | None]:
     paths = [look.path for look in looks]
     answer = _ask(place, verbs.DIGESTS, paths)
     with _understanding(place):
-        return wire_versions.parse_digests(answer, paths)
+        return answers.parse_digests(answer, paths)
 
 
 def _links(place: Place, looks: Sequence[Look]) -> Sequence[str | None]:
     answer = _ask(place, verbs.LINKS, [look.path for look in looks])
     with _understanding(place):
         sizes = [look.status.size for look in looks if look.status]
-        return wire_versions.parse_links(answer, sizes)
+        return answers.parse_links(answer, sizes)

@@ -1,4 +1,4 @@
-"""The order of what was seen of one file: its versions, and since when each."""
+"""The versions of one file in the order of time."""
 
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-#: What files may be, for people and programs.
+#: Names of the types of files, for people and programs.
 KINDS = {
     stat.S_IFREG: "file",
     stat.S_IFLNK: "link",
@@ -20,12 +20,12 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What tells two versions apart: not owners, modes or times.
+    """The content of a file, without owner, mode and times.
 
     :ivar kind: a value of :data:`KINDS`.
-    :ivar size: in bytes; 0 for what has no content.
-    :ivar mark: the SHA-256 of a file that has to be told from one as large, or another
-        mark if it cannot be read; the target of a link; else nothing.
+    :ivar size: in bytes; 0 for types without content.
+    :ivar mark: the SHA-256 of a file, if another one has the same size; a unique text
+        if it cannot be read; the target of a link; else "".
     :ivar is_readable: it could be read, or did not have to be.
     """
 
@@ -40,12 +40,12 @@ class Sighting:
     """The file, or its absence, in one snapshot at one place.
 
     :ivar place: number of the place: the lower, the nearer.
-    :ivar snapshot: its name there, "" for what is there now.
+    :ivar snapshot: its name there, "" for the present file.
     :ivar time: of the snapshot, aware.
-    :ivar origin: identity of the snapshot, ``None`` for what is there now.
-    :ivar content: ``None`` if the file is not in it.
+    :ivar origin: identity of the snapshot, ``None`` for the present file.
+    :ivar content: ``None`` if the file is missing.
     :ivar path: of the file there, absolute.
-    :ivar modified: when it was last written to, seconds since the epoch.
+    :ivar modified: time of the last write, in seconds since the epoch.
     """
 
     place: int
@@ -59,9 +59,9 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A time in which the file was the same.
+    """A period in which the file did not change.
 
-    :ivar number: of the version, from 1; 0 if the file was not there.
+    :ivar number: of the version, from 1; 0 if the file was missing.
     :ivar sightings: at least one, in order.
     """
 
@@ -70,25 +70,25 @@ class Run:
 
     @property
     def content(self) -> Content | None:
-        """What it was; ``None`` if it was not there."""
+        """The content; ``None`` if the file was missing."""
         return self.sightings[0].content
 
     @property
     def since(self) -> datetime:
-        """The time of the first snapshot that has it so."""
+        """The time of the first snapshot of this period."""
         return self.sightings[0].time
 
     @property
     def is_now(self) -> bool:
-        """Whether it is so now."""
+        """Whether the period includes the present file."""
         return any(not sighting.snapshot for sighting in self.sightings)
 
 
 def in_runs(sightings: Iterable[Sighting]) -> list[Run]:
-    """Put what was seen in order: oldest first, each version numbered as it came up.
+    """Group sightings into periods, oldest first, and number the versions.
 
-    What came back after something else has its number again. That the file was not
-    there yet, before all else, is left out.
+    A version that appears again has the same number. The time before the first version
+    is left out.
     """
     ordered = sorted(sightings, key=_moment)
     numbers: dict[Content, int] = {}
@@ -106,7 +106,7 @@ def in_runs(sightings: Iterable[Sighting]) -> list[Run]:
 
 
 def _moment(sighting: Sighting) -> tuple[bool, datetime, str, int]:
-    """Copies of one snapshot stand together, the nearest first; now is behind all."""
+    """Return a sort key: copies of one snapshot together, the present file last."""
     return (
         not sighting.snapshot,
         sighting.time,
@@ -116,7 +116,7 @@ def _moment(sighting: Sighting) -> tuple[bool, datetime, str, int]:
 
 
 def versions(runs: Sequence[Run]) -> Mapping[int, list[Sighting]]:
-    """Return for each version's number where it was seen."""
+    """Return the sightings of each version, by its number."""
     found: dict[int, list[Sighting]] = {}
     for run in runs:
         if run.number:
@@ -125,7 +125,7 @@ def versions(runs: Sequence[Run]) -> Mapping[int, list[Sighting]]:
 
 
 def nearest(sightings: Iterable[Sighting]) -> Sighting | None:
-    """Return where a version is best taken from: the newest at the nearest place.
+    """Return the newest sighting in a snapshot at the nearest place.
 
     :returns: ``None`` if no snapshot has it.
     """

@@ -1,23 +1,37 @@
-"""The list of verbs: a first word of the command line that is one of them."""
+"""The commands: each has a module, which is imported when it is called."""
 
-import importlib
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
-#: Verb -> its module, which is imported when it is called: every run starts faster.
+from btrfs_backup_ng.cli.backup_options import parse_backup
+
+_HERE = "btrfs_backup_ng.cli.commands"
+#: Verb -> its module.
 VERBS = {
-    "demo": "btrfs_backup_ng.cli.commands.demo",
-    "diff": "btrfs_backup_ng.cli.commands.diff",
-    "doctor": "btrfs_backup_ng.cli.commands.doctor",
-    "list": "btrfs_backup_ng.cli.commands.list",
-    "prune": "btrfs_backup_ng.cli.commands.prune.command",
-    "restore": "btrfs_backup_ng.cli.commands.restore.command",
-    "status": "btrfs_backup_ng.cli.commands.status",
-    "verify": "btrfs_backup_ng.cli.commands.verify",
-    "versions": "btrfs_backup_ng.cli.commands.versions",
+    "demo": f"{_HERE}.demo",
+    "diff": f"{_HERE}.diff",
+    "doctor": f"{_HERE}.doctor",
+    "list": f"{_HERE}.list",
+    "prune": f"{_HERE}.prune.command",
+    "restore": f"{_HERE}.restore.command",
+    "status": f"{_HERE}.status",
+    "verify": f"{_HERE}.verify",
+    "versions": f"{_HERE}.versions",
 }
 
 
-def run_verb(verb: str, words: Sequence[str]) -> int:
-    """Run a verb with the words behind it and give the exit status."""
-    main: Callable[[Sequence[str]], int] = importlib.import_module(VERBS[verb]).main
-    return main(words)
+def run_words(words: Sequence[str]) -> int:
+    """Run the words of a command line, and return the exit status.
+
+    The first word is a verb, or these are the words of the classic form.
+
+    :raises BackupError: if nothing was done, or a verb failed.
+    """
+    if words and words[0] in VERBS:
+        main: Callable[[Sequence[str]], int] = import_module(VERBS[words[0]]).main
+        return main(words[1:])
+    parsed = parse_backup(words)
+    if parsed is None:
+        return 0
+    status: int = import_module(f"{_HERE}.backup").run(*parsed)
+    return status

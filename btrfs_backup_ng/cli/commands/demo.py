@@ -11,9 +11,7 @@ from pathlib import Path
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
-from btrfs_backup_ng.cli.commands import VERBS
-from btrfs_backup_ng.cli.commands import backup as classic
-from btrfs_backup_ng.cli.commands import run_verb
+from btrfs_backup_ng.cli.commands import run_words
 from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.cli.sudo import sudo_line
@@ -22,7 +20,7 @@ from btrfs_backup_ng.process.command import Command, find_program
 from btrfs_backup_ng.session import history
 
 _PROGRAMS = ("mkfs.btrfs", "btrfs", "mount", "umount", "losetup", "diff")
-#: Package manager -> what installs btrfs-progs with it, without questions.
+#: Package manager -> its command that installs btrfs-progs, without questions.
 _INSTALLERS = (
     ("apt-get", ("apt-get", "install", "-y", "btrfs-progs")),
     ("dnf", ("dnf", "install", "-y", "btrfs-progs")),
@@ -34,7 +32,7 @@ _PHOTOS, _PHOTO_BYTES = 16, 2 * MIB
 
 
 def main(words: Sequence[str]) -> int:
-    """Show backups, that they are right, and how files and all of it come back."""
+    """Show backups, compare them, and restore files and all of it."""
     options = _parser().parse_args(words)
     set_up_logging("warning")
     if os.geteuid() != 0:
@@ -179,7 +177,7 @@ def _change(folder: Path) -> None:
 
 
 def _do(*argv: str, quietly: bool = False) -> None:
-    """Show a command as a user would type it, then run it and show what it says."""
+    """Show a command as a user would type it, then run it and show its output."""
     print_line(f"$ {shlex.join(argv)}")
     done = run(Command(argv, label=argv[0]), check=False)
     if done.status or not quietly:
@@ -192,8 +190,7 @@ def _do(*argv: str, quietly: bool = False) -> None:
 
 def _do_ours(*words: str) -> None:
     print_line(f"$ {PROGRAM} {shlex.join(words)}")
-    verb, *rest = words
-    status = run_verb(verb, rest) if verb in VERBS else classic.main(words)
+    status = run_words(words)
     if status != 0:
         raise BackupError(f"{PROGRAM} ended with status {status}")
 

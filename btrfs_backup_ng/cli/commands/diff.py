@@ -1,32 +1,23 @@
-"""The ``diff`` verb: words -> what changed between two snapshots -> lines."""
+"""The ``diff`` verb: two snapshots -> the changes between them -> lines."""
 
 import argparse
-import binascii
-import json
-import os
-import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from os.path import dirname
 
-from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, format_size, visible
 from btrfs_backup_ng.actions.diff import compare
-from btrfs_backup_ng.cli.argv import expand
-from btrfs_backup_ng.cli.output import print_line
-from btrfs_backup_ng.cli.parser import (
-    Parser,
-    add_display,
-    display_level,
-    parse_places,
-)
-from btrfs_backup_ng.cli.places import new_parser
-from btrfs_backup_ng.cli.ssh_options import add_ssh, ssh_options
-from btrfs_backup_ng.cli.sudo import sudo_line
-from btrfs_backup_ng.cli.version import version_text
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
+from btrfs_backup_ng.cli.places import read_place
+from btrfs_backup_ng.cli.session import open_progress
+from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
+from btrfs_backup_ng.core.document import Inline, to_document
 from btrfs_backup_ng.core.location import Location, parse_location
+from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.sendstream.changes import Change, FileType, Sort, Touch
-from btrfs_backup_ng.session.progress import Progress
 
 _EPILOG = """\
 snapshots:
@@ -63,30 +54,19 @@ _LETTERS = {
 }
 
 
-def main(words: Sequence[str]) -> int:
-    """Tell what changed from one snapshot to another.
+@dataclass(frozen=True, slots=True)
+class DiffOptions:
+    """The options of ``diff``."""
 
-    :raises UsageError: if the words do not make sense.
-    """
-    options = parse_places(_parser(), expand(words))
-    set_up_logging(display_level([options]))
-    if options.version:
-        print_line(version_text(detailed=bool(options.verbose)))
-        return 0
-    first, second = _places(options.places)
-    line = options.progress
-    if line is None:
-        line = sys.stderr.isatty() and not options.quiet
-    with Progress(line, silent=options.quiet) as progress:
-        changes = compare(
-            first,
-            second,
-            ssh_options(options),
-            progress=progress,
-            sudo_line=sudo_line(["diff", *words]),
-        )
-    _show(changes, options)
-    return 0
+    first: Location
+    second: Location
+    without_times: bool
+    ssh: SshOptions
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the changes from one snapshot to another."""
+    return run_command("diff", words, _parser(), _read, _run)
 
 
 def _parser() -> Parser:
@@ -107,47 +87,92 @@ def _parser() -> Parser:
     return parser
 
 
-def _places(words: Sequence[str]) -> tuple[Location, Location]:
+def _read(options: argparse.Namespace) -> DiffOptions:
+    words = options.places
     if len(words) != 2:
         raise UsageError(
             f"diff compares two snapshots, and {len(words) or 'none'}"
             f" {'is' if len(words) == 1 else 'are'} given",
             hint=f"See:  {PROGRAM} diff --help",
         )
-    directory = os.getcwd()
-    first = parse_location(words[0], working_directory=directory)
-    if not words[1] or "://" in words[1] or words[1].startswith("/"):
-        return first, parse_location(words[1], working_directory=directory)
-    if first.is_here and "/" in words[1]:
-        return first, parse_location(words[1], working_directory=directory)
-    beside = os.path.dirname(first.path)
-    second = parse_location(f"./{words[1]}", working_directory=beside)
-    return first, replace(first, path=second.path)
+    first = read_place(words[0])
+    second = _second(first, words[1])
+    return DiffOptions(first, second, options.no_times, read_ssh(options))
 
 
-def _show(changes: Iterator[Change], options: argparse.Namespace) -> None:
-    """Print changes as they come, and what they are in all."""
-    counts: Counter[Sort] = Counter()
-    size = written = shared = 0
-    for change in changes:
-        if options.no_times and change.touched == Touch.TIMES:
-            continue
-        counts[change.sort] += 1
+def _second(first: Location, word: str) -> Location:
+    """Return the second snapshot; a name means one beside the first."""
+    if not word or "://" in word or word.startswith("/"):
+        return read_place(word)
+    if first.is_here and "/" in word:
+        return read_place(word)
+    beside = parse_location(f"./{word}", working_directory=dirname(first.path))
+    return replace(first, path=beside.path)
+
+
+@dataclass(slots=True)
+class Summary:
+    """The number of changes of each sort, and sizes in bytes."""
+
+    counts: Inline[dict[Sort, int]] = field(
+        default_factory=lambda: dict.fromkeys(Sort, 0)
+    )
+    size_added: int = 0
+    written: int = 0
+    shared: int = 0
+
+    def add(self, change: Change) -> None:
+        """Count a change."""
+        self.counts[change.sort] += 1
         if change.sort is Sort.ADDED:
-            size += change.size or 0
-        written += change.written
-        shared += change.shared
-        print_line(json.dumps(_as_json(change)) if options.json else _line(change))
-    if options.json:
-        summary = {
-            **{sort.value: counts[sort] for sort in Sort},
-            "size_added": size,
-            "written": written,
-            "shared": shared,
+            self.size_added += change.size or 0
+        self.written += change.written
+        self.shared += change.shared
+
+    def __str__(self) -> str:
+        """Return all of it in a line."""
+        words = {
+            Sort.ADDED: f"added ({format_size(self.size_added)})",
+            Sort.CHANGED: "changed",
+            Sort.RENAMED: "renamed",
+            Sort.DELETED: "deleted",
+            Sort.METADATA: "only in metadata",
         }
-        print_line(json.dumps({"version": 1, "exit_status": 0, "summary": summary}))
-    elif not options.quiet:
-        print_line(_summary(counts, size, written, shared))
+        parts = [f"{n} {words[sort]}" for sort, n in self.counts.items() if n]
+        if self.written:
+            parts.append(f"{format_size(self.written)} written")
+        if self.shared:
+            parts.append(f"{format_size(self.shared)} shared")
+        return ", ".join(parts) or "no difference"
+
+
+@dataclass(frozen=True, slots=True)
+class DiffReport:
+    """The last document of ``diff``."""
+
+    summary: Summary
+
+
+def _run(options: DiffOptions, call: Call) -> int:
+    with open_progress(call) as progress:
+        changes = compare(
+            options.first,
+            options.second,
+            options.ssh,
+            progress=progress,
+            sudo_line=call.sudo_line,
+        )
+    output, summary = Output(call), Summary()
+    for change in changes:
+        if options.without_times and change.touched == Touch.TIMES:
+            continue
+        summary.add(change)
+        if call.as_json:
+            output.entry(change)
+        else:
+            output.result(_line(change))
+    output.line(str(summary))
+    return output.finish(0, DiffReport(summary), indent=None)
 
 
 def _text(path: bytes) -> str:
@@ -179,51 +204,4 @@ def _details(change: Change) -> Iterator[str]:
             yield f"now {format_size(change.size)}"
     if change.replaced:
         yield "replaced"
-    yield from _names(change.touched & ~Touch.DATA)
-
-
-def _names(touched: Touch) -> list[str]:
-    return [(flag.name or "").lower() for flag in touched]
-
-
-def _summary(counts: Counter[Sort], size: int, written: int, shared: int) -> str:
-    words = {
-        Sort.ADDED: f"added ({format_size(size)})",
-        Sort.CHANGED: "changed",
-        Sort.RENAMED: "renamed",
-        Sort.DELETED: "deleted",
-        Sort.METADATA: "only in metadata",
-    }
-    parts = [f"{counts[sort]} {words[sort]}" for sort in Sort if counts[sort]]
-    if written:
-        parts.append(f"{format_size(written)} written")
-    if shared:
-        parts.append(f"{format_size(shared)} shared")
-    return ", ".join(parts) or "no difference"
-
-
-def _as_json(change: Change) -> dict[str, object]:
-    return {
-        "change": change.sort.value,
-        **_path_as_json("path", change.path),
-        **_path_as_json("old_path", change.old_path),
-        "type": change.file_type.value if change.file_type else None,
-        "touched": _names(change.touched),
-        "written": change.written,
-        "shared": change.shared,
-        "size": change.size,
-        **_path_as_json("link_to", change.link_to),
-        "replaced": change.replaced,
-    }
-
-
-def _path_as_json(key: str, path: bytes | None) -> dict[str, str | None]:
-    if path is None:
-        return {key: None}
-    text = _text(path)
-    if text.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in text):
-        return {key: text}
-    return {
-        key: text,
-        f"{key}_base64": binascii.b2a_base64(path, newline=False).decode(),
-    }
+    yield from to_document(change.touched & ~Touch.DATA)

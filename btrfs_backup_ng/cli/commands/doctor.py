@@ -1,9 +1,10 @@
-"""The ``doctor`` verb: words -> what is examined -> lines or a document."""
+"""The ``doctor`` verb: places -> findings -> lines or a document."""
 
 import argparse
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -15,16 +16,15 @@ from btrfs_backup_ng.actions.doctor.diagnosis import (
     exit_status,
 )
 from btrfs_backup_ng.actions.doctor.look import examine, rule_for
-from btrfs_backup_ng.cli.output import print_line
-from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.places import (
-    new_parser,
-    print_document,
-    read_places,
-    read_words,
-)
-from btrfs_backup_ng.cli.ssh_options import add_ssh, ssh_options
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.output import Output, print_line
+from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
+from btrfs_backup_ng.cli.places import need_places, read_place
+from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.table import terminal_width, wrapped
+from btrfs_backup_ng.cli.views import PlacesReport
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import SshOptions
 
 _EPILOG = f"""\
 places:
@@ -55,31 +55,21 @@ _GRADE, _CHECK = 7, 10
 _NAME_AT, _TEXT_AT = 2 + _GRADE + 2, 2 + _GRADE + 2 + _CHECK + 2
 
 
-def main(words: Sequence[str]) -> int:
-    """Examine places, one after the other, and say what was found.
+@dataclass(frozen=True, slots=True)
+class DoctorOptions:
+    """The options of ``doctor``.
 
-    :returns: 0 if all is good, 1 for warnings, 2 for failures.
-    :raises UsageError: if the words do not make sense.
+    :ivar sudoers: print only the rule for sudo.
     """
-    options = read_words(_parser(), words)
-    if options is None:
-        return 0
-    places, ssh = read_places(options), ssh_options(options)
-    if options.sudoers:
-        if len(places) != 1:
-            raise UsageError("--sudoers is about one place: each machine has its own")
-        print_line(rule_for(places[0], ssh))
-        return 0
-    command_line = visible(shlex.join([PROGRAM, "doctor", *words]))
-    found: list[tuple[str, tuple[Diagnosis, ...]]] = []
-    for place in places:
-        findings = examine(place, ssh, clock=time.time, command_line=command_line)
-        found.append((str(place), findings))
-        _show(str(place), findings, options)
-    status = exit_status(finding for _, findings in found for finding in findings)
-    if options.json:
-        print_document(status, [_as_json(*each) for each in found])
-    return status
+
+    places: tuple[Location, ...]
+    sudoers: bool
+    ssh: SshOptions
+
+
+def main(words: Sequence[str]) -> int:
+    """Examine places."""
+    return run_command("doctor", words, _parser(), _read, _run)
 
 
 def _parser() -> Parser:
@@ -101,18 +91,42 @@ def _parser() -> Parser:
     return parser
 
 
-def _show(
-    place: str, findings: Sequence[Diagnosis], options: argparse.Namespace
-) -> None:
-    if options.json:
-        return
-    if options.quiet:
-        findings = [f for f in findings if f.grade is not Grade.OK]
-        if not findings:
-            return
-    print_line(visible(place))
-    for line in _lines(findings):
-        print_line(visible(line))
+def _read(options: argparse.Namespace) -> DoctorOptions:
+    need_places(options.places, "doctor")
+    places = tuple(map(read_place, options.places))
+    if options.sudoers and len(places) != 1:
+        raise UsageError("--sudoers is about one place: each machine has its own")
+    return DoctorOptions(places, options.sudoers, read_ssh(options))
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminedPlace:
+    """A place and the results of all checks."""
+
+    place: str
+    findings: tuple[Diagnosis, ...]
+
+
+def _run(options: DoctorOptions, call: Call) -> int:
+    if options.sudoers:
+        print_line(rule_for(options.places[0], options.ssh))
+        return 0
+    command_line = visible(shlex.join([PROGRAM, *call.words]))
+    output, all_findings = Output(call), list[Diagnosis]()
+    examined = []
+    for place in options.places:
+        findings = examine(
+            place, options.ssh, clock=time.time, command_line=command_line
+        )
+        all_findings += findings
+        examined.append(ExaminedPlace(str(place), findings))
+        if call.quiet:
+            findings = tuple(f for f in findings if f.grade is not Grade.OK)
+        if findings:
+            output.result(visible(str(place)))
+            for line in _lines(findings):
+                output.result(visible(line))
+    return output.finish(exit_status(all_findings), PlacesReport(examined))
 
 
 def _lines(findings: Sequence[Diagnosis]) -> Iterator[str]:
@@ -124,7 +138,7 @@ def _lines(findings: Sequence[Diagnosis]) -> Iterator[str]:
     for _, group in groupby(findings, reason):
         same = list(group)
         names, first = ", ".join(finding.check for finding in same), same[0]
-        start = f"  {first.grade.value:<{_GRADE}}  "
+        start = f"  {first.grade.value.upper():<{_GRADE}}  "
         if len(same) > 1:
             yield from wrapped(f"{start}{names}: {first.found}", _NAME_AT)
         else:
@@ -142,18 +156,3 @@ def _mending(line: str) -> Iterator[str]:
         return
     yield from wrapped(f"{prose}:", _NAME_AT)
     yield " " * (_NAME_AT + 2) + command
-
-
-def _as_json(place: str, findings: Sequence[Diagnosis]) -> dict[str, object]:
-    return {
-        "place": place,
-        "findings": [
-            {
-                "check": finding.check,
-                "status": finding.grade.value.lower(),
-                "found": finding.found,
-                "mend": finding.mend.splitlines(),
-            }
-            for finding in findings
-        ],
-    }

@@ -1,39 +1,37 @@
-"""The ``list`` verb: places -> what they keep -> lines or a document."""
+"""The ``list`` verb: places -> their snapshots and backups -> lines or a document."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import (
-    BackupError,
-    format_size,
-    visible,
-)
-from btrfs_backup_ng.cli import text as tell
-from btrfs_backup_ng.cli.output import print_line, tell_failure
-from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.places import (
+from btrfs_backup_ng.__util__ import BackupError, format_size, visible
+from btrfs_backup_ng.cli import wording
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
+    Parser,
+    add_display,
     add_folder,
     new_parser,
-    open_session,
-    print_document,
-    read_words,
+)
+from btrfs_backup_ng.cli.places import (
+    PlacesOptions,
+    named_or_known,
+    read_options,
     remembered,
-    wanted_places,
 )
+from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.cli.table import table, wrapped
-from btrfs_backup_ng.core.events import Failed, Tally, exit_status
+from btrfs_backup_ng.cli.table import table
+from btrfs_backup_ng.cli.views import PlacesReport, SnapshotView, view_broken, view_kept
+from btrfs_backup_ng.core.document import Inline
+from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.model import Role, Waiting
-from btrfs_backup_ng.place.contents import (
-    Broken,
-    Contents,
-    Kept,
-    State,
-    look_at_all,
-)
+from btrfs_backup_ng.place.contents import Contents, Kept, State, look_at_all
 from btrfs_backup_ng.place.relations import Relation, foresee_all, relate
+from btrfs_backup_ng.place.verified import Verified
 from btrfs_backup_ng.session.history import sizes_sent
 
 _EPILOG = f"""\
@@ -63,31 +61,8 @@ _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def main(words: Sequence[str]) -> int:
-    """List places, one after the other.
-
-    :raises UsageError: if the words do not make sense.
-    """
-    options = read_words(_parser(), words, needs_place=False)
-    if options is None:
-        return 0
-    records = remembered(needed=not options.places)
-    places, now = wanted_places(options, records), datetime.now().astimezone()
-    with open_session(options, options.snapshot_folder, "list", words) as way:
-        seen = look_at_all(places, way, follow=not options.places)
-        told = _Told(seen, sizes_sent(records), now)
-    tally = Tally()
-    for place, contents in seen.items():
-        if isinstance(contents, BackupError):
-            tally.add(Tally(failures=(1,)))
-            tell_failure(Failed(place, contents.message, contents.hint, 1))
-            continue
-        tally.add(Tally(done=1))
-        if not options.json and not options.quiet:
-            print_line("\n".join(told.lines(place, contents)))
-    status = exit_status([tally])
-    if options.json:
-        print_document(status, [told.fields(*each) for each in seen.items()])
-    return status
+    """List places."""
+    return run_command("list", words, _parser(), read_options, _run)
 
 
 def _parser() -> Parser:
@@ -104,105 +79,131 @@ def _parser() -> Parser:
     return parser
 
 
-class _Told:
-    """How all that was seen is told."""
+@dataclass(frozen=True, slots=True)
+class ListedSnapshot:
+    """A snapshot or backup, as it is listed.
 
-    def __init__(
-        self,
-        seen: Mapping[str, Contents | BackupError],
-        sizes: Mapping[tuple[str, UUID], int],
-        now: datetime,
-    ) -> None:
-        looked = {p: c for p, c in seen.items() if not isinstance(c, BackupError)}
-        self._relation = relate(looked, foresee_all(looked, now))
-        self._sizes = sizes
-        self._now = now
+    :ivar size_bytes: of the stream that brought it.
+    """
 
-    def lines(self, place: str, contents: Contents) -> Iterator[str]:
-        """Return the lines of a place."""
-        told = ", ".join(_counts(contents)) or "nothing yet"
-        yield from wrapped(f"{visible(place)}: {told}", 2)
-        both = len({kept.kind for kept in contents.kept}) > 1
-        rows = [self._row(place, contents, kept, both) for kept in contents.kept]
-        rows += [self._broken_row(broken, both) for broken in contents.broken]
-        rows.sort(key=lambda row: row[0])
-        cells = [row for _, row in rows]
-        cells += [self._waiting_row(transfer) for transfer in contents.waiting]
-        if not any(size for *_, size, _ in cells):
-            cells = [(*front, words) for *front, _, words in cells]
-        yield from table(cells, 2)
+    snapshot: Inline[SnapshotView]
+    size_bytes: int | None = None
+    relation: Inline[Relation] = Relation()
+    verified: Verified | None = None
 
-    def _row(
-        self, place: str, contents: Contents, kept: Kept, both: bool
-    ) -> tuple[datetime, tuple[str, ...]]:
+
+@dataclass(frozen=True, slots=True)
+class ListedPlace:
+    """A place, as it is listed."""
+
+    place: str
+    snapshots: tuple[ListedSnapshot, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    error: BackupError | None = None
+
+
+def _run(options: PlacesOptions, call: Call) -> int:
+    records = remembered(needed=not options.places)
+    places = named_or_known(options.places, options.folder, records)
+    with open_session(call, options.ssh, options.folder) as session:
+        seen = look_at_all(places, session, follow=not options.places)
+        listed = _listed(seen, sizes_sent(records), call.now)
+    output, tally = Output(call), Tally()
+    for place in listed:
+        if place.error:
+            status = output.fail(place.place, place.error, 1)
+            tally.add(Tally(failures=(status,)))
+        else:
+            tally.add(Tally(done=1))
+            _show(place, output, call.now)
+    return output.finish(exit_status([tally]), PlacesReport(listed))
+
+
+def _listed(
+    seen: Mapping[str, Contents | BackupError],
+    sizes: Mapping[tuple[str, UUID], int],
+    now: datetime,
+) -> tuple[ListedPlace, ...]:
+    looked = {p: c for p, c in seen.items() if not isinstance(c, BackupError)}
+    relation = relate(looked, foresee_all(looked, now))
+
+    def listed_kept(place: str, kept: Kept) -> ListedSnapshot:
         snapshot = kept.snapshot
-        size = self._size(place, kept)
-        relation = tell.relation(self._relation(place, snapshot), kept.kind)
-        words = [f"{kept.kind.value}"] if both else []
-        seen = tell.verified(contents.verified.get(snapshot.uuid), self._now)
-        words += [word for word in (tell.state(kept), seen, relation) if word]
-        shown = "" if size is None else format_size(size)
-        row = self._dated(visible(snapshot.name), snapshot.created)
-        return snapshot.created or _LONG_AGO, (*row, shown, ", ".join(words))
+        return ListedSnapshot(
+            view_kept(kept),
+            sizes.get((place, snapshot.origin)),
+            relation(place, snapshot),
+            looked[place].verified.get(snapshot.uuid),
+        )
 
-    def _broken_row(
-        self, broken: Broken, both: bool
-    ) -> tuple[datetime, tuple[str, ...]]:
-        kind = f"{broken.kind.value}, " if both else ""
-        words = f"{kind}{State.DAMAGED.value} ({broken.why})"
-        row = self._dated(visible(broken.name), broken.created)
-        return broken.created, (*row, "", words)
-
-    def _waiting_row(self, transfer: Waiting) -> tuple[str, ...]:
-        word = "running" if transfer.running else "waiting"
-        words = f"{word}, {tell.safe(transfer)}, id {transfer.transfer_id}"
-        return (*self._dated(tell.name(transfer), transfer.started), "", words)
-
-    def _dated(self, name: str, moment: datetime | None) -> tuple[str, str, str]:
-        return name, tell.age(moment, self._now), tell.exact(moment)
-
-    def _size(self, place: str, kept: Kept) -> int | None:
-        return self._sizes.get((place, kept.snapshot.origin))
-
-    def fields(self, place: str, contents: Contents | BackupError) -> dict[str, object]:
-        """Return the fields of a place."""
+    def listed(place: str, contents: Contents | BackupError) -> ListedPlace:
         if isinstance(contents, BackupError):
-            error = tell.error_fields(contents)
-            return {"place": place, "snapshots": [], "waiting": [], "error": error}
-        snapshots = [
-            self._kept_fields(place, kept)
-            | tell.verified_fields(contents.verified.get(kept.snapshot.uuid), self._now)
-            for kept in contents.kept
-        ]
-        for broken in contents.broken:
-            unrelated = tell.relation_fields(Relation())
-            fields = tell.broken_fields(broken, self._now)
-            more = {"size_bytes": None, "verified": None}
-            snapshots.append({**fields, **unrelated, **more})
-        return {
-            "place": place,
-            "snapshots": snapshots,
-            "waiting": [tell.waiting_fields(w, self._now) for w in contents.waiting],
-            "error": None,
-        }
+            return ListedPlace(place, error=contents)
+        kept = [listed_kept(place, kept) for kept in contents.kept]
+        kept += [ListedSnapshot(view_broken(b)) for b in contents.broken]
+        return ListedPlace(place, tuple(kept), tuple(contents.waiting))
 
-    def _kept_fields(self, place: str, kept: Kept) -> dict[str, object]:
-        return {
-            **tell.kept_fields(kept, self._now),
-            "size_bytes": self._size(place, kept),
-            **tell.relation_fields(self._relation(place, kept.snapshot)),
-        }
+    return tuple(listed(*each) for each in seen.items())
 
 
-def _counts(contents: Contents) -> Iterator[str]:
-    kinds = [kept.kind for kept in contents.kept]
-    yield from (tell.count(kind, kinds.count(kind)) for kind in Role if kind in kinds)
-    damaged = sum(kept.state is State.DAMAGED for kept in contents.kept)
-    cut = sum(not transfer.running for transfer in contents.waiting)
+def _show(place: ListedPlace, output: Output, now: datetime) -> None:
+    counts = ", ".join(_counts(place)) or "nothing yet"
+    output.about(place.place, counts)
+    states = [one for one in place.snapshots if one.snapshot.uuid]
+    with_kind = len({one.snapshot.kind for one in states}) > 1
+    snapshots = sorted(
+        place.snapshots, key=lambda one: one.snapshot.created or _LONG_AGO
+    )
+    rows = [_snapshot_row(one, with_kind, now) for one in snapshots]
+    rows += [_transfer_row(one, now) for one in place.waiting]
+    if not any(size for *_, size, _ in rows):
+        rows = [(*front, words) for *front, _, words in rows]
+    for line in table(rows, 2):
+        output.line(line)
+
+
+def _counts(place: ListedPlace) -> Iterator[str]:
+    """Write how much is there: snapshots and backups, and all that needs a look."""
+    kinds = [one.snapshot.kind for one in place.snapshots if one.snapshot.uuid]
+    for kind in Role:
+        if kind in kinds:
+            yield wording.count(kind, kinds.count(kind))
+    damaged = sum(one.snapshot.state is State.DAMAGED for one in place.snapshots)
+    running = sum(one.running for one in place.waiting)
     for number, words in (
-        (damaged + len(contents.broken), "damaged"),
-        (cut, "waiting to go on"),
-        (len(contents.waiting) - cut, "running"),
+        (damaged, "damaged"),
+        (len(place.waiting) - running, "waiting to go on"),
+        (running, "running"),
     ):
         if number:
             yield f"{number} {words}"
+
+
+def _snapshot_row(
+    listed: ListedSnapshot, with_kind: bool, now: datetime
+) -> tuple[str, ...]:
+    snapshot, size = listed.snapshot, listed.size_bytes
+    words = (
+        snapshot.kind.value if with_kind else "",
+        wording.state(snapshot),
+        wording.verified(listed.verified, now),
+        wording.relation(listed.relation, snapshot.kind),
+    )
+    return (
+        visible(snapshot.name),
+        wording.age(snapshot.created, now),
+        wording.exact(snapshot.created),
+        "" if size is None else format_size(size),
+        ", ".join(filter(None, words)),
+    )
+
+
+def _transfer_row(transfer: Waiting, now: datetime) -> tuple[str, ...]:
+    word = "running" if transfer.running else "waiting"
+    return (
+        wording.name(transfer),
+        wording.age(transfer.started, now),
+        wording.exact(transfer.started),
+        "",
+        f"{word}, {wording.safe(transfer)}, id {transfer.transfer_id}",
+    )

@@ -1,28 +1,35 @@
 """The ``status`` verb: places -> one word for each -> lines or a document."""
 
-import dataclasses
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.actions.status import Standing, Word, examine, exit_status
-from btrfs_backup_ng.cli import text as tell
-from btrfs_backup_ng.cli.output import print_line
-from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.places import (
+from btrfs_backup_ng.cli import wording
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
+    Parser,
+    add_display,
     add_folder,
     new_parser,
-    open_session,
-    print_document,
-    read_words,
-    remembered,
-    wanted_places,
 )
+from btrfs_backup_ng.cli.places import (
+    PlacesOptions,
+    named_or_known,
+    read_options,
+    remembered,
+)
+from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.cli.table import wrapped
+from btrfs_backup_ng.cli.views import PlacesReport, SnapshotView, view_kept
+from btrfs_backup_ng.core.document import Lines
+from btrfs_backup_ng.core.model import Waiting
+from btrfs_backup_ng.place.locks import Worker
 from btrfs_backup_ng.session.history import Last, Record, last_to
 
 _EPILOG = f"""\
@@ -44,28 +51,8 @@ _TEXT_AT = 9
 
 
 def main(words: Sequence[str]) -> int:
-    """Say how places are doing, one after the other.
-
-    :raises UsageError: if the words do not make sense.
-    """
-    options = read_words(_parser(), words, needs_place=False)
-    if options is None:
-        return 0
-    records = remembered(needed=not options.places)
-    places, now = wanted_places(options, records), datetime.now().astimezone()
-    found: list[tuple[str, Standing, Last]] = []
-    with open_session(options, options.snapshot_folder, "status", words) as way:
-        for place, folder in places:
-            standing = examine(place, way, folder)
-            told = str(place), standing, last_to(records, str(place))
-            found.append(told)
-            is_good = exit_status([standing]) == 0
-            if not options.json and not (options.quiet and is_good):
-                print_line("\n".join(_lines(*told, now)))
-    status = exit_status(standing for _, standing, _ in found)
-    if options.json:
-        print_document(status, [_fields(*each, now) for each in found])
-    return status
+    """Print the status of places."""
+    return run_command("status", words, _parser(), read_options, _run)
 
 
 def _parser() -> Parser:
@@ -82,91 +69,117 @@ def _parser() -> Parser:
     return parser
 
 
-def _lines(place: str, standing: Standing, last: Last, now: datetime) -> Iterator[str]:
-    shown = visible(place)
-    for text in _texts(shown, standing, now):
-        line = f"{standing.word.value:<{_TEXT_AT - 2}}  {shown}: {text}"
-        yield from wrapped(line, _TEXT_AT)
-    for text in _on_record(standing, last, now):
-        yield from wrapped(" " * _TEXT_AT + text, _TEXT_AT)
-    for hint in _hints(place, standing):
-        yield " " * _TEXT_AT + hint
+@dataclass(frozen=True, slots=True)
+class RecordView:
+    """A transfer on record."""
+
+    name: str
+    time: datetime
+    source: str
+    error: str
 
 
-def _texts(place: str, standing: Standing, now: datetime) -> Iterator[str]:
-    """Return what is behind the word, each for a line of its own."""
-    match standing.word:
+@dataclass(frozen=True, slots=True)
+class PlaceStatus:
+    """The status of a place."""
+
+    place: str
+    status: str
+    newest: SnapshotView | None
+    waiting: tuple[Waiting, ...]
+    running: Worker | None
+    reason: str
+    hint: Lines
+    last_arrived: RecordView | None
+    last_failure: RecordView | None
+
+
+def _run(options: PlacesOptions, call: Call) -> int:
+    records = remembered(needed=not options.places)
+    places = named_or_known(options.places, options.folder, records)
+    output = Output(call)
+    standings: list[Standing] = []
+    found: list[PlaceStatus] = []
+    with open_session(call, options.ssh, options.folder) as session:
+        for place, folder in places:
+            standing = examine(place, session, folder)
+            status = _status(str(place), standing, last_to(records, str(place)))
+            standings.append(standing)
+            found.append(status)
+            if not (call.quiet and exit_status([standing]) == 0):
+                for line, indent in _lines(status, standing.word, call.now):
+                    output.result(line, indent)
+    return output.finish(exit_status(standings), PlacesReport(found))
+
+
+def _status(place: str, standing: Standing, last: Last) -> PlaceStatus:
+    return PlaceStatus(
+        place=place,
+        status=standing.word.value.lower(),
+        newest=view_kept(standing.newest) if standing.newest else None,
+        waiting=standing.waiting,
+        running=standing.worker,
+        reason=standing.reason,
+        hint=standing.hint,
+        last_arrived=_view_record(last.arrived),
+        last_failure=_view_record(last.failed),
+    )
+
+
+def _view_record(record: Record | None) -> RecordView | None:
+    if record is None:
+        return None
+    return RecordView(record.target, record.time, record.source, record.error)
+
+
+def _lines(
+    status: PlaceStatus, word: Word, now: datetime
+) -> Iterator[tuple[str, int | None]]:
+    """Yield lines, each with the indent of its further lines if it may be broken."""
+    place, start = visible(status.place), " " * _TEXT_AT
+    for text in _texts(status, word, now):
+        yield f"{word.value:<{_TEXT_AT - 2}}  {place}: {text}", _TEXT_AT
+    for text in _on_record(status, word, now):
+        yield start + text, _TEXT_AT
+    if word is Word.WAITING:
+        where = visible(shlex.quote(status.place))
+        yield f"{start}Go on:  {PROGRAM} SOURCE {where}", None
+        yield f"{start}Or drop it:  {PROGRAM} prune --staging {where}", None
+    for line in status.hint.splitlines():
+        yield start + visible(line), None
+
+
+def _texts(status: PlaceStatus, word: Word, now: datetime) -> Iterator[str]:
+    """Yield the texts behind the word, each for a line of its own."""
+    match word:
         case Word.AWAY:
-            yield standing.reason.removeprefix(place).strip()
+            yield status.reason.removeprefix(visible(status.place)).strip()
         case Word.NEVER:
             yield "nothing complete yet"
         case Word.OK:
-            assert standing.newest
-            snapshot = standing.newest.snapshot
-            yield f"{visible(snapshot.name)}, {tell.ago(snapshot.created, now)}"
+            assert status.newest
+            newest = status.newest
+            yield f"{visible(newest.name)}, {wording.ago(newest.created, now)}"
         case Word.RUNNING:
-            yield _work(standing)
+            yield _work(status)
         case Word.WAITING:
-            for cut in standing.waiting:
-                since = (
-                    f"since {tell.exact(cut.started)} ({tell.age(cut.started, now)})"
-                )
-                yield f"{tell.name(cut)}, {tell.safe(cut)}, {since}"
+            for transfer in status.waiting:
+                yield wording.described(transfer, now)
 
 
-def _on_record(standing: Standing, last: Last, now: datetime) -> Iterator[str]:
-    """Return what the history adds to what can be seen."""
-    arrived, failed = last.arrived, last.failed
-    if standing.word is Word.AWAY and arrived:
-        when = tell.ago(arrived.time, now)
-        yield f"last on record: {visible(arrived.target)}, {when}"
-    if failed and standing.word is not Word.RUNNING:
-        when = tell.ago(failed.time, now)
-        yield f"last transfer failed, {when}: {visible(failed.error)}"
-
-
-def _work(standing: Standing) -> str:
-    if standing.worker:
-        return str(standing.worker)
-    running = [tell.name(one) for one in standing.waiting if one.running]
+def _work(status: PlaceStatus) -> str:
+    if status.running:
+        return str(status.running)
+    running = [wording.name(one) for one in status.waiting if one.running]
     return f"receiving {', '.join(running)}" if running else "does not tell who it is"
 
 
-def _hints(place: str, standing: Standing) -> Iterator[str]:
-    if standing.word is Word.WAITING:
-        where = visible(shlex.quote(place))
-        yield f"Go on:  {PROGRAM} SOURCE {where}"
-        yield f"Or drop it:  {PROGRAM} prune --staging {where}"
-    yield from map(visible, standing.hint.splitlines())
-
-
-def _fields(
-    place: str, standing: Standing, last: Last, now: datetime
-) -> dict[str, object]:
-    newest, worker = standing.newest, standing.worker
-    running = None
-    if worker:
-        running = dataclasses.asdict(worker)
-        running["since"] = worker.since.isoformat(timespec="seconds")
-    return {
-        "place": place,
-        "status": standing.word.value.lower(),
-        "newest": tell.kept_fields(newest, now) if newest else None,
-        "waiting": [tell.waiting_fields(one, now) for one in standing.waiting],
-        "running": running,
-        "reason": standing.reason,
-        "hint": standing.hint.splitlines(),
-        "last_arrived": _record_fields(last.arrived),
-        "last_failure": _record_fields(last.failed),
-    }
-
-
-def _record_fields(record: Record | None) -> dict[str, object] | None:
-    if record is None:
-        return None
-    return {
-        "name": record.target,
-        "time": record.time.isoformat(timespec="seconds"),
-        "source": record.source,
-        "error": record.error,
-    }
+def _on_record(status: PlaceStatus, word: Word, now: datetime) -> Iterator[str]:
+    """Yield the texts that the history adds."""
+    arrived, failed = status.last_arrived, status.last_failure
+    if word is Word.AWAY and arrived:
+        when = wording.ago(arrived.time, now)
+        yield f"last on record: {visible(arrived.name)}, {when}"
+    if failed and word is not Word.RUNNING:
+        when = wording.ago(failed.time, now)
+        yield f"last transfer failed, {when}: {visible(failed.error)}"

@@ -1,14 +1,12 @@
-"""The ``verify`` verb: a place -> a verdict on each snapshot -> lines."""
+"""The ``verify`` verb: a place -> a verdict on each snapshot -> lines or a document."""
 
 import argparse
-import base64
-import os
 import re
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
@@ -20,26 +18,23 @@ from btrfs_backup_ng.actions.verify.run import (
     Verification,
     VerifyRequest,
 )
-from btrfs_backup_ng.cli import text as tell
-from btrfs_backup_ng.cli.output import print_line, tell_failure
-from btrfs_backup_ng.cli.parser import Parser, add_display
-from btrfs_backup_ng.cli.places import (
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
+    Parser,
+    add_display,
     add_folder,
     new_parser,
-    open_session,
-    print_document,
-    read_words,
 )
-from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.cli.table import wrapped
+from btrfs_backup_ng.cli.places import need_places, read_keeper
+from btrfs_backup_ng.cli.session import open_progress, open_session
+from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
+from btrfs_backup_ng.cli.views import ForecastView, PlacesReport, view_forecast
 from btrfs_backup_ng.core.choose import LATEST
-from btrfs_backup_ng.core.events import Failed
-from btrfs_backup_ng.core.location import Location, parse_location
-from btrfs_backup_ng.core.model import Result
-from btrfs_backup_ng.place.forecast import Forecast
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import Result, Role, SshOptions
 from btrfs_backup_ng.place.verified import Depth
-from btrfs_backup_ng.session.progress import Progress
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -73,32 +68,22 @@ _STATUS = {Result.GOOD: 0, Result.BAD: 1, Result.UNCHECKED: 10}
 _TEXT_AT = 11
 
 
-def main(words: Sequence[str]) -> int:
-    """Verify what a place keeps.
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """The options of ``verify``.
 
-    :raises UsageError: if the words do not make sense.
+    :ivar now: aware; the part of the day is chosen by it.
     """
-    options = read_words(_parser(), words)
-    if options is None:
-        return 0
-    now = datetime.now().astimezone()
-    request = _request(options, now)
-    line = options.progress
-    if line is None:
-        line = sys.stderr.isatty() and not options.quiet
-    with (
-        open_session(options, options.snapshot_folder, "verify", words) as way,
-        Progress(line, silent=options.quiet) as progress,
-    ):
 
-        def show(verdict: SnapshotResult) -> None:
-            progress.clear()
-            if not options.json:
-                _show_verdict(verdict, options)
+    request: VerifyRequest
+    now: datetime
+    folder: str
+    ssh: SshOptions
 
-        work = Verification(request, replace(way, progress=progress), show)
-        outcome = attempt(work.run)
-    return _finish(request, outcome, options, now)
+
+def main(words: Sequence[str]) -> int:
+    """Verify snapshots of a place."""
+    return run_command("verify", words, _parser(), _read, _run)
 
 
 def _parser() -> Parser:
@@ -158,16 +143,40 @@ def _subset(text: str) -> tuple[int | None, int]:
     return number, parts
 
 
-def _request(options: argparse.Namespace, now: datetime) -> VerifyRequest:
-    """Read what is to be verified, and how.
+def _read(options: argparse.Namespace) -> VerifyOptions:
+    """Return the options.
 
-    :raises UsageError: if something is missing, or does not go together.
+    :raises UsageError: if one is missing, or they do not go together.
     """
+    need_places(options.places, "verify")
+    now = datetime.now().astimezone()
     place, *words = options.places
-    location = _location(place)
-    source = _location(options.source) if options.source else None
+    location = read_keeper(place)
+    source = read_keeper(options.source) if options.source else None
     if source == location:
         raise UsageError("the source of backups is another place than the backups")
+    level = _level(options, source)
+    part = None
+    if options.subset:
+        number, parts = options.subset
+        day = now.astimezone(timezone.utc).toordinal()
+        part = (day % parts + 1 if number is None else number), parts
+    elif level is Depth.RESTORE and not words:
+        words = [LATEST]
+    scratch = read_keeper(options.scratch) if options.scratch else None
+    prefix = options.snapshot_prefix
+    if prefix is not None and source is None:
+        raise UsageError(
+            "-p is about the next backup from a source, which is not named",
+            hint="Name it:  --source PLACE",
+        )
+    request = VerifyRequest(
+        location, source, tuple(words), level, part, scratch, prefix
+    )
+    return VerifyOptions(request, now, options.snapshot_folder, read_ssh(options))
+
+
+def _level(options: argparse.Namespace, source: Location | None) -> Depth:
     level = Depth.DATA if options.data else Depth.IDENTITY
     if options.restore_test:
         level = Depth.RESTORE
@@ -183,79 +192,144 @@ def _request(options: argparse.Namespace, now: datetime) -> VerifyRequest:
             "--data compares with the source of the backups, which is not named",
             hint="Name it:  --source PLACE",
         )
-    part = None
-    if options.subset:
-        number, parts = options.subset
-        day = now.astimezone(timezone.utc).toordinal()
-        part = (day % parts + 1 if number is None else number), parts
-    elif level is Depth.RESTORE and not words:
-        words = [LATEST]
-    scratch = _location(options.scratch) if options.scratch else None
-    prefix = options.snapshot_prefix
-    if prefix is not None and source is None:
-        raise UsageError(
-            "-p is about the next backup from a source, which is not named",
-            hint="Name it:  --source PLACE",
-        )
-    return VerifyRequest(location, source, tuple(words), level, part, scratch, prefix)
+    return level
 
 
-def _location(word: str) -> Location:
-    location = parse_location(word, working_directory=os.getcwd())
-    if location.is_command:
-        raise UsageError("a command (shell://) tells nobody what it keeps")
-    return location
+@dataclass(frozen=True, slots=True)
+class VerifiedSnapshot:
+    """A snapshot in the document."""
+
+    name: str
+    kind: Role
+    uuid: UUID | None
+    received_uuid: UUID | None
+    result: Result
+    findings: tuple[Finding, ...]
+    differences: tuple[Difference, ...]
+    difference_count: int
+    compared: int
 
 
-def _finish(
-    request: VerifyRequest,
-    outcome: PlaceResult | BackupError,
-    options: argparse.Namespace,
-    now: datetime,
-) -> int:
-    """Say what all of it comes to, and give the exit status."""
-    place = str(request.location)
+@dataclass(frozen=True, slots=True)
+class VerifiedPlace:
+    """A place in the document."""
+
+    place: str
+    source: Location | None
+    level: Depth
+    subset: tuple[int, int] | None
+    result: Result
+    findings: tuple[Finding, ...]
+    snapshots: tuple[VerifiedSnapshot, ...]
+    foreign: int
+    notes: tuple[str, ...]
+    next_backup: ForecastView | None
+    time: datetime
+    error: BackupError | None
+
+
+def _run(options: VerifyOptions, call: Call) -> int:
+    request = options.request
+    with (
+        open_progress(call) as progress,
+        open_session(call, options.ssh, options.folder, progress) as session,
+    ):
+        output = Output(call, progress)
+
+        def show(verdict: SnapshotResult) -> None:
+            _show_verdict(verdict, call, output)
+
+        work = Verification(request, session, show)
+        outcome = attempt(work.run)
+    error = None
     if isinstance(outcome, UsageError):
         raise outcome
     if isinstance(outcome, BackupError):
-        status = _STATUS[Result.UNCHECKED]
-        tell_failure(Failed(place, outcome.message, outcome.hint, status))
+        result, error = Result.UNCHECKED, outcome
+        output.fail(request.location, error, _STATUS[result])
+        outcome = PlaceResult((), ())
     else:
-        status = _STATUS[outcome.result]
-        if not outcome.verdicts and request.part is None:
-            status = status or _STATUS[Result.UNCHECKED]
-        if not options.json:
-            _show_outcome(request, outcome, options)
-    if options.json:
-        print_document(status, [_fields(request, outcome, status, now)])
-    return status
+        result = outcome.result
+        if result is Result.GOOD and _is_empty(request, outcome):
+            result = Result.UNCHECKED
+        if not call.as_json:
+            _show_place(request, outcome, call, output)
+    place = _place(options, outcome, result, error)
+    return output.finish(_STATUS[result], PlacesReport([place]))
 
 
-def _show_verdict(verdict: SnapshotResult, options: argparse.Namespace) -> None:
-    if options.quiet and verdict.result is Result.GOOD:
+def _is_empty(request: VerifyRequest, outcome: PlaceResult) -> bool:
+    """Return whether nothing was verified, though all was asked for."""
+    return not outcome.verdicts and request.part is None
+
+
+def _place(
+    options: VerifyOptions,
+    outcome: PlaceResult,
+    result: Result,
+    error: BackupError | None,
+) -> VerifiedPlace:
+    request = options.request
+    return VerifiedPlace(
+        place=str(request.location),
+        source=request.source,
+        level=request.level,
+        subset=request.part,
+        result=result,
+        findings=outcome.findings,
+        snapshots=tuple(map(_snapshot, outcome.verdicts)),
+        foreign=outcome.foreign,
+        notes=outcome.notes,
+        next_backup=view_forecast(outcome.next_backup),
+        time=options.now,
+        error=error,
+    )
+
+
+def _snapshot(verdict: SnapshotResult) -> VerifiedSnapshot:
+    snapshot = verdict.snapshot
+    return VerifiedSnapshot(
+        name=verdict.name,
+        kind=verdict.kind,
+        uuid=snapshot.uuid if snapshot else None,
+        received_uuid=snapshot.received_uuid if snapshot else None,
+        result=verdict.result,
+        findings=verdict.findings,
+        differences=verdict.differences,
+        difference_count=verdict.count,
+        compared=verdict.compared,
+    )
+
+
+def _show_verdict(verdict: SnapshotResult, call: Call, output: Output) -> None:
+    if call.quiet and verdict.result is Result.GOOD:
         return
-    word, name = _WORDS[verdict.result], visible(verdict.name)
     texts = [_text(finding, verdict.result) for finding in verdict.findings]
     if not texts and verdict.compared:
         texts = [f"{verdict.compared} files and directories are the same"]
-    line = f"{word:<{_TEXT_AT - 2}}  {name}" + (
-        f": {'; '.join(texts)}" if texts else ""
-    )
-    for part in wrapped(line, _TEXT_AT):
-        print_line(part)
+    name, start = visible(verdict.name), " " * _TEXT_AT
+    line = f"{name}: {'; '.join(texts)}" if texts else name
+    output.result(_behind(verdict.result, line), _TEXT_AT)
     shown = verdict.differences
-    shown = shown if options.verbose else shown[:_SHOWN]
+    shown = shown if call.verbose else shown[:_SHOWN]
     for difference in shown:
-        for part in wrapped(" " * _TEXT_AT + _difference(difference), _TEXT_AT + 2):
-            print_line(part)
+        output.result(start + _difference(difference), _TEXT_AT + 2)
     if verdict.count > len(shown):
         more = f"and {verdict.count - len(shown)} more"
-        hint = "" if options.verbose else f" (-v tells {len(verdict.differences)})"
-        print_line(" " * _TEXT_AT + more + hint)
+        hint = "" if call.verbose else f" (-v tells {len(verdict.differences)})"
+        output.result(start + more + hint)
     for finding in verdict.findings:
         if finding.result is not Result.GOOD:
-            for hint in finding.hint.splitlines():
-                print_line(" " * _TEXT_AT + visible(hint))
+            _show_hint(finding, output)
+
+
+def _behind(result: Result, text: str) -> str:
+    return f"{_WORDS[result]:<{_TEXT_AT - 2}}  {text}"
+
+
+def _show_hint(finding: Finding, output: Output) -> None:
+    for hint in finding.hint.splitlines():
+        output.result(" " * _TEXT_AT + visible(hint))
 
 
 def _text(finding: Finding, result: Result) -> str:
@@ -274,33 +348,24 @@ def _difference(difference: Difference) -> str:
     return f"{path}: {aspect}: {values[0]} -> {values[1]}"
 
 
-def _show_outcome(
-    request: VerifyRequest, outcome: PlaceResult, options: argparse.Namespace
+def _show_place(
+    request: VerifyRequest, outcome: PlaceResult, call: Call, output: Output
 ) -> None:
     place = visible(str(request.location))
     for finding in outcome.findings:
-        if options.quiet and finding.result is Result.GOOD:
-            continue
-        line = f"{_WORDS[finding.result]:<{_TEXT_AT - 2}}  {place}: "
-        for part in wrapped(line + visible(finding.text), _TEXT_AT):
-            print_line(part)
-        for hint in finding.hint.splitlines():
-            print_line(" " * _TEXT_AT + visible(hint))
-    if not options.quiet:
-        if outcome.next_backup and outcome.next_backup.is_incremental:
-            _show_next(place, outcome.next_backup)
+        if not (call.quiet and finding.result is Result.GOOD):
+            line = f"{place}: {visible(finding.text)}"
+            output.result(_behind(finding.result, line), _TEXT_AT)
+            _show_hint(finding, output)
+    forecast = outcome.next_backup
+    if forecast and forecast.is_incremental:
+        text = f"the next backup from {forecast.source} is {forecast.describe()}"
+        output.line(f"{place}: {visible(text)}", 2)
+    if not call.quiet:
         for note in outcome.notes:
-            log_message(f"note: {note}", "")
-        for part in wrapped(f"{place}: {_summary(request, outcome)}", 2):
-            print_line(part)
-    elif not outcome.verdicts and request.part is None:
-        print_line(f"{place}: {_summary(request, outcome)}")
-
-
-def _show_next(place: str, forecast: Forecast) -> None:
-    text = f"the next backup from {forecast.source} is {forecast.describe()}"
-    for part in wrapped(f"{place}: {visible(text)}", 2):
-        print_line(part)
+            log_message(f"note: {note}")
+    if not call.quiet or _is_empty(request, outcome):
+        output.result(f"{place}: {_summary(request, outcome)}", 2)
 
 
 def _summary(request: VerifyRequest, outcome: PlaceResult) -> str:
@@ -312,67 +377,3 @@ def _summary(request: VerifyRequest, outcome: PlaceResult) -> str:
     if outcome.foreign:
         text += f"; {outcome.foreign} foreign, which nobody can verify"
     return f"{text} ({request.level.value})"
-
-
-def _fields(
-    request: VerifyRequest,
-    outcome: PlaceResult | BackupError,
-    status: int,
-    now: datetime,
-) -> dict[str, object]:
-    """Return the place for the document."""
-    error = None
-    if isinstance(outcome, BackupError):
-        error, outcome = tell.error_fields(outcome), PlaceResult((), ())
-    return {
-        "place": str(request.location),
-        "source": None if request.source is None else str(request.source),
-        "level": request.level.value,
-        "subset": request.part,
-        "result": next(r.value for r, code in _STATUS.items() if code == status),
-        "findings": list(map(_finding_fields, outcome.findings)),
-        "snapshots": list(map(_verdict_fields, outcome.verdicts)),
-        "foreign": outcome.foreign,
-        "notes": list(outcome.notes),
-        "next_backup": tell.forecast_fields(outcome.next_backup),
-        "time": now.astimezone(timezone.utc).isoformat(timespec="seconds"),
-        "error": error,
-    }
-
-
-def _verdict_fields(verdict: SnapshotResult) -> dict[str, object]:
-    snapshot = verdict.snapshot
-    received = snapshot.received_uuid if snapshot else None
-    return {
-        "name": verdict.name,
-        "kind": verdict.kind.value,
-        "uuid": str(snapshot.uuid) if snapshot else None,
-        "received_uuid": str(received) if received else None,
-        "result": verdict.result.value,
-        "findings": list(map(_finding_fields, verdict.findings)),
-        "differences": list(map(_difference_fields, verdict.differences)),
-        "difference_count": verdict.count,
-        "compared": verdict.compared,
-    }
-
-
-def _finding_fields(finding: Finding) -> dict[str, object]:
-    return {
-        "result": finding.result.value,
-        "check": finding.check.value,
-        "text": finding.text,
-        "hint": finding.hint.splitlines(),
-    }
-
-
-def _difference_fields(difference: Difference) -> dict[str, object]:
-    path = difference.path.decode("utf-8", "surrogateescape")
-    fields: dict[str, object] = {"path": path}
-    if not path.isascii() and any("\udc80" <= sign <= "\udcff" for sign in path):
-        fields["path_base64"] = base64.b64encode(difference.path).decode()
-    return fields | {
-        "aspect": difference.aspect.value,
-        "name": difference.name,
-        "original": difference.original,
-        "copy": difference.copy,
-    }

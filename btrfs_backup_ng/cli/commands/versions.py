@@ -1,12 +1,12 @@
-"""The ``versions`` verb: a file -> what it was, when, and where that is kept."""
+"""The ``versions`` verb: a file -> its versions, their times and places."""
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -20,29 +20,29 @@ from btrfs_backup_ng.__util__ import (
 from btrfs_backup_ng.actions.versions.diff import difference
 from btrfs_backup_ng.actions.versions.find import (
     Found,
+    Taken,
     find_file,
     find_versions,
     pick,
     records_of,
 )
 from btrfs_backup_ng.actions.versions.timeline import Content, Run, Sighting, versions
-from btrfs_backup_ng.cli import text as tell
-from btrfs_backup_ng.cli import types as values
-from btrfs_backup_ng.cli.output import print_bytes, print_line, tell_failure
-from btrfs_backup_ng.cli.parser import Parser, add_display
+from btrfs_backup_ng.cli import values, wording
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.output import Output, print_bytes
+from btrfs_backup_ng.cli.parser import Parser, add_display, add_folder, new_parser
 from btrfs_backup_ng.cli.places import (
-    add_folder,
-    new_parser,
-    open_session,
-    read_words,
+    need_places,
+    read_keepers,
     recorded_folder,
     remembered,
 )
-from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.cli.sudo import sudo_line
-from btrfs_backup_ng.cli.table import table, wrapped
-from btrfs_backup_ng.core.events import Failed
-from btrfs_backup_ng.core.location import Location, parse_location
+from btrfs_backup_ng.cli.session import open_session
+from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
+from btrfs_backup_ng.cli.table import table
+from btrfs_backup_ng.core.document import Inline
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.model import SshOptions
 
 _EPILOG = """\
 FILE is the path of a file in a mounted subvolume; it need not be there any more.
@@ -62,34 +62,24 @@ exit status:
 """
 
 
-def main(words: Sequence[str]) -> int:
-    """Tell what a file was.
+@dataclass(frozen=True, slots=True)
+class VersionsOptions:
+    """The options of ``versions``.
 
-    :raises UsageError: if the words do not make sense.
-    :raises BackupError: if nothing can be told.
+    :ivar places: to look at instead of those on record.
+    :ivar diff: the numbers of two versions to compare.
     """
-    options = read_words(_parser(), words)
-    if options is None:
-        return 0
-    _check(options)
-    now = datetime.now().astimezone()
-    line = sudo_line(["versions", *words])
-    file = find_file(options.places[0], line, working_directory=os.getcwd())
-    records = records_of(remembered(), file.subvolume)
-    folder = recorded_folder(options, records)
-    with open_session(options, folder, "versions", words) as way:
-        found = find_versions(file, _places(options), way, records)
-        for place, error in found.failures:
-            tell_failure(Failed(place, error.message, error.hint, 1))
-        _check_found(found)
-        status = 10 if _is_partial(found) else 0
-        if options.diff:
-            _print_diff(found, *options.diff)
-        elif options.json:
-            print_line(json.dumps(_fields(found, status), indent=1))
-        elif not options.quiet:
-            print_line("\n".join(_lines(found, now)))
-    return status
+
+    file: str
+    places: tuple[Location, ...]
+    diff: tuple[int, int] | None
+    folder: str
+    ssh: SshOptions
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the versions of a file."""
+    return run_command("versions", words, _parser(), _read, _run)
 
 
 def _parser() -> Parser:
@@ -120,39 +110,107 @@ def _parser() -> Parser:
     return parser
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Refuse what makes no sense.
-
-    :raises UsageError: then.
-    """
+def _read(options: argparse.Namespace) -> VersionsOptions:
+    need_places(options.places, "versions")
     if len(options.places) != 1:
         raise UsageError(
             f"versions is about one file, and {len(options.places)} are given",
             hint=f"See:  {PROGRAM} versions --help",
         )
-    if options.places[0].startswith("ssh://"):
+    (file,) = options.places
+    if file.startswith("ssh://"):
         raise UsageError(
             "versions wants the path of a file on this machine",
             hint=f"Or run it there:  ssh HOST {PROGRAM} versions FILE",
         )
     if options.diff and options.json:
         raise UsageError("--diff prints what diff does, which is no JSON")
+    return VersionsOptions(
+        file=file,
+        places=tuple(dict.fromkeys(read_keepers(options.at))),
+        diff=tuple(options.diff) if options.diff else None,
+        folder=options.snapshot_folder,
+        ssh=read_ssh(options),
+    )
 
 
-def _places(options: argparse.Namespace) -> list[Location]:
-    """Return the places to look at.
+@dataclass(frozen=True, slots=True)
+class FileVersion:
+    """A version in the document.
 
-    :raises UsageError: if one is a command.
+    :ivar restore: from where it is best taken, ``None`` if no snapshot has it.
     """
-    directory = os.getcwd()
-    places = [parse_location(p, working_directory=directory) for p in options.at]
-    if any(place.is_command for place in places):
-        raise UsageError("a command (shell://) tells nobody what it keeps")
-    return list(dict.fromkeys(places))
+
+    number: int
+    kind: str
+    size_bytes: int | None
+    sha256: str | None
+    link_to: str | None
+    readable: bool
+    modified: datetime
+    now: bool
+    restore: Taken | None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsWithFile:
+    """The snapshots of one place that have a version."""
+
+    place: str
+    snapshots: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class FilePeriod:
+    """A time in which a file was the same; without a number, it was not there."""
+
+    number: int | None
+    since: datetime
+    now: bool
+    places: tuple[SnapshotsWithFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceFailure:
+    """A place that could not be looked at."""
+
+    place: str
+    error: Inline[BackupError]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionsReport:
+    """The document of ``versions``."""
+
+    subvolume: str
+    path: str
+    snapshots_looked_into: int
+    versions: tuple[FileVersion, ...]
+    timeline: tuple[FilePeriod, ...]
+    failures: tuple[PlaceFailure, ...]
+
+
+def _run(options: VersionsOptions, call: Call) -> int:
+    output = Output(call)
+    file = find_file(options.file, call.sudo_line, working_directory=os.getcwd())
+    records = records_of(remembered(), file.subvolume)
+    folder = recorded_folder(options.folder, records)
+    with open_session(call, options.ssh, folder) as session:
+        found = find_versions(file, options.places, session, records)
+        for place, error in found.failures:
+            output.fail(place, error, 1)
+        _check_found(found)
+        status = 10 if _is_partial(found) else 0
+        if options.diff:
+            _print_diff(found, *options.diff, output)
+            return status
+    for line, indent in _lines(found, call.now):
+        output.line(line, indent)
+    return output.finish(status, _report(found))
 
 
 def _check_found(found: Found) -> None:
-    """Go on only if there is something to tell.
+    """Go on only if there is something to wording.
 
     :raises BackupError: if not.
     """
@@ -175,31 +233,32 @@ def _is_partial(found: Found) -> bool:
     return bool(found.failures) or not all(one.is_readable for one in contents)
 
 
-def _lines(found: Found, now: datetime) -> Iterator[str]:
+def _lines(found: Found, now: datetime) -> Iterator[tuple[str, int | None]]:
+    """Yield lines, each with the indent of its further lines if it may be broken."""
     numbers = versions(found.runs)
     count = f"{len(numbers)} version{'' if len(numbers) == 1 else 's'}"
     looked = f"{found.looked} snapshot{'' if found.looked == 1 else 's'}"
     path = visible(os.path.join(found.file.subvolume, found.file.path))
-    yield from wrapped(f"{path}: {count} in {looked}", 2)
+    yield f"{path}: {count} in {looked}", 2
     rows = []
     for run in found.runs:
         number = str(run.number) if run.number else "-"
-        age = tell.age(_since(run), now) if run.sightings[0].snapshot else "now"
-        row = (number, age, tell.exact(_since(run)), _what(run.content))
+        age = wording.age(_since(run), now) if run.sightings[0].snapshot else "now"
+        row = (number, age, wording.exact(_since(run)), _content(run.content))
         rows.append((*row, _where(found, run.sightings)))
-    yield from table(rows, 2)
-    yield from _way_back(found)
+    for line in (*table(rows, 2), *_way_back(found)):
+        yield line, None
 
 
 def _since(run: Run) -> datetime:
-    """Return since when it was so; of what is in no snapshot, when it was written."""
+    """Return the time of the first snapshot, or without one, of the last write."""
     first = run.sightings[0]
     if first.snapshot or not first.content:
         return first.time
     return datetime.fromtimestamp(first.modified, timezone.utc)
 
 
-def _what(content: Content | None) -> str:
+def _content(content: Content | None) -> str:
     if content is None:
         return "deleted"
     if not content.is_readable:
@@ -224,7 +283,7 @@ def _where(found: Found, sightings: Iterable[Sighting]) -> str:
 
 
 def _way_back(found: Found) -> Iterator[str]:
-    """Return the line that brings the newest back of those that are not there now."""
+    """Yield the line that restores the newest version that is not there now."""
     current = {run.number for run in found.runs if run.is_now}
     past = [run.number for run in found.runs if run.number and not run.is_now]
     for number in reversed(past):
@@ -242,87 +301,68 @@ def _restore_line(found: Found, number: int) -> str:
     return visible(shlex.join(words))
 
 
-def _print_diff(found: Found, first: int, second: int) -> None:
+def _print_diff(found: Found, first: int, second: int, output: Output) -> None:
     text = difference(found, first, second)
     if text is None:
-        sizes = [_what(versions(found.runs)[n][0].content) for n in (first, second)]
-        print_line(
+        sizes = [_content(versions(found.runs)[n][0].content) for n in (first, second)]
+        output.result(
             f"versions {first} ({sizes[0]}) and {second} ({sizes[1]}) differ, and are"
             " not text"
         )
     elif sys.stdout.isatty():
         for line in text.decode(errors="surrogateescape").splitlines():
-            print_line("\t".join(map(visible, line.split("\t"))))
+            output.result("\t".join(map(visible, line.split("\t"))))
     else:
         print_bytes(text)
 
 
-def _fields(found: Found, status: int) -> dict[str, object]:
-    return {
-        "version": 1,
-        "exit_status": status,
-        "subvolume": found.file.subvolume,
-        "path": found.file.path,
-        "snapshots_looked_into": found.looked,
-        "versions": [
-            _version_fields(found, number, sightings)
+def _report(found: Found) -> VersionsReport:
+    return VersionsReport(
+        subvolume=found.file.subvolume,
+        path=found.file.path,
+        snapshots_looked_into=found.looked,
+        versions=tuple(
+            _version(found, number, sightings)
             for number, sightings in versions(found.runs).items()
-        ],
-        "timeline": [
-            {
-                "number": run.number or None,
-                "since": _text(_since(run)),
-                "now": run.is_now,
-                "places": _place_fields(found, run.sightings),
-            }
+        ),
+        timeline=tuple(
+            FilePeriod(
+                number=run.number or None,
+                since=_since(run),
+                now=run.is_now,
+                places=_places(found, run.sightings),
+            )
             for run in found.runs
-        ],
-        "failures": [
-            {"place": place, **tell.error_fields(error)}
-            for place, error in found.failures
-        ],
-    }
+        ),
+        failures=tuple(PlaceFailure(*each) for each in found.failures),
+    )
 
 
-def _version_fields(
-    found: Found, number: int, sightings: Sequence[Sighting]
-) -> dict[str, object]:
+def _version(found: Found, number: int, sightings: Sequence[Sighting]) -> FileVersion:
     content = sightings[0].content
     assert content
     is_file, is_link = content.kind == "file", content.kind == "link"
-    restore = None
-    if any(sighting.snapshot for sighting in sightings):
-        taken = pick(found, number)
-        restore = {
-            "place": taken.place,
-            "snapshot": taken.snapshot,
-            "path": taken.path,
-        }
-    return {
-        "number": number,
-        "kind": content.kind,
-        "size_bytes": content.size if is_file else None,
-        "sha256": content.mark or None if is_file and content.is_readable else None,
-        "link_to": content.mark if is_link and content.is_readable else None,
-        "readable": content.is_readable,
-        "modified": _text(datetime.fromtimestamp(sightings[0].modified, timezone.utc)),
-        "now": any(not sighting.snapshot for sighting in sightings),
-        "restore": restore,
-    }
+    is_kept = any(sighting.snapshot for sighting in sightings)
+    return FileVersion(
+        number=number,
+        kind=content.kind,
+        size_bytes=content.size if is_file else None,
+        sha256=content.mark or None if is_file and content.is_readable else None,
+        link_to=content.mark if is_link and content.is_readable else None,
+        readable=content.is_readable,
+        modified=datetime.fromtimestamp(sightings[0].modified, timezone.utc),
+        now=any(not sighting.snapshot for sighting in sightings),
+        restore=pick(found, number) if is_kept else None,
+    )
 
 
-def _place_fields(
+def _places(
     found: Found, sightings: Sequence[Sighting]
-) -> list[dict[str, object]]:
+) -> tuple[SnapshotsWithFile, ...]:
     names: dict[int, list[str]] = {}
     for sighting in sightings:
         if sighting.snapshot:
             names.setdefault(sighting.place, []).append(sighting.snapshot)
-    return [
-        {"place": found.places[index], "snapshots": names[index]}
-        for index in sorted(names)
-    ]
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).isoformat(timespec="seconds")
+    return tuple(
+        SnapshotsWithFile(found.places[index], names[index]) for index in sorted(names)
+    )

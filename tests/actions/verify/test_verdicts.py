@@ -14,7 +14,7 @@ from btrfs_backup_ng.actions.verify.identity import (
     Check,
     Reference,
     carried_elsewhere,
-    find_twins,
+    find_duplicates,
     judge_against,
     judge_alone,
     judge_bases,
@@ -62,8 +62,8 @@ def pairs(count: int) -> tuple[list[Snapshot], list[Snapshot]]:
 def alone(
     one: Snapshot, *others: Snapshot, **changes: Integrity
 ) -> set[tuple[Check, Result]]:
-    twins = find_twins(Listing((one, *others)))
-    found = judge_alone(one, one.integrity, twins, {}, is_backup=True)
+    duplicates = find_duplicates(Listing((one, *others)))
+    found = judge_alone(one, one.integrity, duplicates, {}, is_backup=True)
     return {(finding.check, finding.result) for finding in found}
 
 

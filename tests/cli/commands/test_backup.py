@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import GIB, KIB, MIB, UsageError
-from btrfs_backup_ng.cli.commands.backup import _job
-from btrfs_backup_ng.cli.parser import display_level, parse_task
+from btrfs_backup_ng.cli.backup_options import parse_task, read_job
+from btrfs_backup_ng.cli.call import display_level
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import (
     Checks,
@@ -26,7 +26,7 @@ from btrfs_backup_ng.core.policy import Policy, Unit
 
 
 def job(*words: str) -> Job:
-    return _job(parse_task(words))
+    return read_job(parse_task(words))
 
 
 def place(text):

@@ -137,7 +137,7 @@ def test_what_is_not_ours_is_foreign(scene: Scene, sshd: Sshd):
             assert one["age_s"] < 600
         else:  # btrfs subvolume list does not tell when it was made
             assert (one["created"], one["age_s"]) == (None, None)
-    ((name, time, state),) = rows(listed(*way(other)))
+    ((name, time, *_, state),) = rows(listed(*way(other)))
     assert (name, time, state) == ("by-me", "time unknown", "foreign (not named by us)")
 
 
@@ -164,7 +164,7 @@ def test_a_place_that_is_source_and_destination_shows_both(scene: Scene, sshd: S
     for way in both_ways(sshd):
         done = listed(*way(middle))
         assert done.stdout.splitlines()[0].endswith(": 1 snapshot, 1 backup")
-        shown = [(name, state) for name, _, _, state in rows(done)]
+        shown = [(name, state) for name, *_, state in rows(done)]
         assert shown == [
             ("m-20200202-000000", "snapshot, complete"),
             ("x-20200202-000001", "backup, complete"),
@@ -213,7 +213,7 @@ def test_how_it_looks_what_waits_and_what_runs(scene: Scene):
         cut_transfer(scene)
         done = listed(scene.destination, env={"TZ": "UTC"})
     assert done.stdout.splitlines()[0].endswith(": 1 waiting to go on, 1 running")
-    (name, _, time, waiting), (*_, running) = rows(done)
+    (name, _, time, *_, waiting), (*_, running) = rows(done)
     assert (name, time) == (NAME, "2026-01-02 03:04:05 +0000")
     assert waiting == f"waiting, 1.2 GiB safe there, id {ID}"
     assert running == f"running, nothing safe there yet, id {OLD_ID}"

@@ -620,7 +620,7 @@ def test_words_that_make_no_sense_are_refused(scene: Scene):
     ):
         with pytest.raises(UsageError) as raised:
             options = parse_places(command._parser(), words)
-            command._request(options, datetime.now(timezone.utc))
+            command._read(options)
         assert part in f"{raised.value.message} {raised.value.hint}"
     complaint(verify(), 2, "a place is missing")
     complaint(verify(place, "x-1"), 2, "no snapshot 'x-1'", "There is x-2")

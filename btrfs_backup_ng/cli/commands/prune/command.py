@@ -1,35 +1,36 @@
-"""The ``prune`` verb: old snapshots and backups go, or what cut transfers left."""
+"""The ``prune`` verb: delete old snapshots and backups, or interrupted transfers."""
 
 import argparse
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Protocol
 
-from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
 from btrfs_backup_ng.actions.prune.place import Needs, PruneRequest, common, course_of
-from btrfs_backup_ng.cli import types as values
+from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.commands.prune.one_source import Settling
 from btrfs_backup_ng.cli.commands.prune.simulate import show_outlook
-from btrfs_backup_ng.cli.commands.prune.snapshots import Thinner
+from btrfs_backup_ng.cli.commands.prune.site import PruneOptions, Site
+from btrfs_backup_ng.cli.commands.prune.snapshots import Thinning
 from btrfs_backup_ng.cli.commands.prune.staging import Dropping
-from btrfs_backup_ng.cli.output import tell_failure
-from btrfs_backup_ng.cli.parser import Parser, add_display, add_policies
-from btrfs_backup_ng.cli.places import (
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
+    Parser,
+    add_display,
     add_folder,
+    add_policies,
+    add_wait,
     new_parser,
-    open_session,
-    print_document,
-    read_keepers,
-    read_words,
 )
-from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.core.events import Failed, Tally, exit_status
-from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.cli.places import need_places, read_keepers
+from btrfs_backup_ng.cli.session import open_session
+from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
+from btrfs_backup_ng.cli.views import PlacesReport
+from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.host.clock import read_clock
-from btrfs_backup_ng.place.forecast import usual_prefix
+from btrfs_backup_ng.host.machine import usual_prefix
 from btrfs_backup_ng.sshutil.passwords import has_terminal
 
 _EPILOG = f"""\
@@ -58,146 +59,8 @@ _OF_NO_USE = {
 
 
 def main(words: Sequence[str]) -> int:
-    """Prune places, one after the other.
-
-    :raises UsageError: if the words do not make sense.
-    """
-    options = read_words(_parser(), words, needs_place=False)
-    if options is None:
-        return 0
-    keep = values.policy(options.keep, "--keep", options.keep_zone)
-    keep_at = values.policy(options.keep_at, "--keep-at", options.keep_zone)
-    _check(options, keep, keep_at)
-    clock = read_clock()
-    now = clock.now
-    if options.simulate is not None:
-        policy = keep or keep_at
-        assert policy
-        show_outlook(policy, now, options)
-        return 0
-    if options.staging:
-        return _drop(options, words, now)
-    if options.one_source:
-        return _settle(options, words)
-    prefix, usual = options.snapshot_prefix, usual_prefix()
-    request = PruneRequest(keep, keep_at, prefix, usual, clock, options.force)
-    return _thin(options, words, request)
-
-
-def _check(
-    options: argparse.Namespace, keep: Policy | None, keep_at: Policy | None
-) -> None:
-    """Go on only if the options make sense together.
-
-    :raises UsageError: if they do not.
-    :raises Refused: if a policy keeps only the newest.
-    """
-    policies = [policy for policy in (keep, keep_at) if policy]
-    what = "policy"
-    if options.simulate is not None:
-        what = "simulate"
-    elif options.staging:
-        what = "staging"
-    elif options.one_source:
-        what = "one-source"
-    for option in _OF_NO_USE[what]:
-        if getattr(options, option.strip("-").replace("-", "_")):
-            alone = "without --staging" if what == "policy" else f"with --{what}"
-            raise UsageError(f"{option} is of no use {alone}")
-    if options.simulate is not None:
-        if options.places:
-            raise UsageError("--simulate is about no place, only about a policy")
-        if len(policies) != 1:
-            raise UsageError("--simulate needs one policy:  --keep POLICY")
-        return
-    if options.every is not None:
-        raise UsageError("--every is of use with --simulate only")
-    if not options.places:
-        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} prune --help")
-    if options.one_source:
-        if options.snapshot_prefix is None:
-            raise UsageError("--one-source needs to know which backups:  -p PREFIX")
-        return
-    if not options.staging and not policies:
-        raise UsageError(
-            "a policy is missing that says which snapshots and backups stay",
-            hint="For a source:  --keep '24h 7d 4w 12m'     For backups:  --keep-at ..."
-            "\nTo drop transfers that wait to go on:  --staging",
-        )
-    if not (options.yes or options.dry_run or has_terminal() and not options.json):
-        done = "dropped" if options.staging else "deleted"
-        raise UsageError(
-            f"nobody is here to be asked, so nothing is {done}",
-            hint="Look first:  --dry-run     Without a question:  --yes",
-        )
-    if any(policy.keeps_only_newest for policy in policies) and not options.force:
-        raise Refused(
-            "this policy keeps only the newest, so nothing of the past would be left",
-            hint="If that is what you want:  --force",
-        )
-
-
-def _drop(options: argparse.Namespace, words: Sequence[str], now: datetime) -> int:
-    """Drop what cut transfers left at places."""
-    places = read_keepers(options)
-    with open_session(options, "", "prune", words) as way:
-        return _do(options, [Dropping(place, way, options, now) for place in places])
-
-
-def _settle(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """Record that backups at places are of one source."""
-    places = read_keepers(options)
-    with open_session(options, "", "prune", words) as way:
-        return _do(options, [Settling(place, way, options) for place in places])
-
-
-def _thin(
-    options: argparse.Namespace, words: Sequence[str], request: PruneRequest
-) -> int:
-    """Delete at places what their policies do not keep."""
-    places = read_keepers(options)
-    with open_session(options, options.snapshot_folder, "prune", words) as way:
-        thinners = [Thinner(place, way, options, request) for place in places]
-        for thinner in thinners:
-            thinner.look()
-        everything = [seen for thinner in thinners for seen in thinner.everything]
-        needs = Needs(common(everything, request.now), course_of(everything, request))
-        for thinner in thinners:
-            thinner.needs = needs
-        return _do(options, thinners)
-
-
-class _Work(Protocol):
-    """What is done at one place."""
-
-    location: Location
-    tally: Tally
-
-    def run(self) -> None:
-        """Do it, and say so."""
-
-    def fields(self, error: BackupError | None) -> dict[str, object]:
-        """Return the place for the document."""
-
-
-def _do(options: argparse.Namespace, works: Sequence[_Work]) -> int:
-    """Work on places one after the other; a failure ends the work on that one only.
-
-    :returns: the exit status.
-    """
-    tally, found = Tally(), []
-    for work in works:
-        error = attempt(work.run)
-        if isinstance(error, BackupError):
-            place, status = str(work.location), error.exit_status
-            tell_failure(Failed(place, error.message, error.hint, status))
-            tally.add(Tally(failures=(status,)))
-        tally.add(work.tally)
-        found.append(work.fields(error))
-    status = exit_status([tally])
-    if options.json:
-        print_document(status, found)
-    return status
+    """Prune places."""
+    return run_command("prune", words, _parser(), _read, _run)
 
 
 def _parser() -> Parser:
@@ -213,8 +76,17 @@ def _parser() -> Parser:
         epilog=_EPILOG,
     )
     add_policies(parser.add_argument_group("policies"))
-    add = parser.add_argument
     add_folder(parser)
+    _add_selection(parser)
+    _add_caution(parser)
+    add_ssh(parser)
+    add_display(parser)
+    return parser
+
+
+def _add_selection(parser: Parser) -> None:
+    """Add the options that say which snapshots or transfers are meant."""
+    add = parser.add_argument
     add(
         "-p",
         "--snapshot-prefix",
@@ -247,6 +119,10 @@ def _parser() -> Parser:
         metavar="ID",
         help="only the one with this id, which list and status tell; may be repeated",
     )
+
+
+def _add_caution(parser: Parser) -> None:
+    add = parser.add_argument
     add(
         "-n",
         "--dry-run",
@@ -259,13 +135,149 @@ def _parser() -> Parser:
         action="store_true",
         help="go on where a plan looks dangerous, by the clock of this machine",
     )
-    add(
-        "--wait",
-        type=values.seconds,
-        metavar="S",
-        default=0.0,
-        help="wait up to S seconds for another run to end (default: 0)",
+    add_wait(parser)
+
+
+def _read(options: argparse.Namespace) -> PruneOptions:
+    """Return the options, if they make sense together.
+
+    :raises UsageError: if they do not.
+    :raises Refused: if a policy keeps only the newest.
+    """
+    keep = values.policy(options.keep, "--keep", options.keep_zone)
+    keep_at = values.policy(options.keep_at, "--keep-at", options.keep_zone)
+    policies = [policy for policy in (keep, keep_at) if policy]
+    mode = _mode(options)
+    for option in _OF_NO_USE[mode]:
+        if getattr(options, option.strip("-").replace("-", "_")):
+            alone = "without --staging" if mode == "policy" else f"with --{mode}"
+            raise UsageError(f"{option} is of no use {alone}")
+    if mode == "simulate":
+        _check_simulation(options, policies)
+    else:
+        _check_work(options, mode, policies)
+    return PruneOptions(
+        places=read_keepers(options.places),
+        folder=options.snapshot_folder,
+        ssh=read_ssh(options),
+        keep=keep,
+        keep_at=keep_at,
+        prefix=options.snapshot_prefix,
+        simulate=options.simulate,
+        every=options.every,
+        staging=options.staging,
+        ids=tuple(options.id),
+        one_source=options.one_source,
+        dry_run=options.dry_run,
+        yes=options.yes,
+        force=options.force,
+        wait_s=options.wait,
     )
-    add_ssh(parser)
-    add_display(parser)
-    return parser
+
+
+def _mode(options: argparse.Namespace) -> str:
+    if options.simulate is not None:
+        return "simulate"
+    if options.staging:
+        return "staging"
+    return "one-source" if options.one_source else "policy"
+
+
+def _check_simulation(options: argparse.Namespace, policies: Sequence[Policy]) -> None:
+    if options.places:
+        raise UsageError("--simulate is about no place, only about a policy")
+    if len(policies) != 1:
+        raise UsageError("--simulate needs one policy:  --keep POLICY")
+
+
+def _check_work(
+    options: argparse.Namespace, mode: str, policies: Sequence[Policy]
+) -> None:
+    if options.every is not None:
+        raise UsageError("--every is of use with --simulate only")
+    need_places(options.places, "prune")
+    if mode == "one-source":
+        if options.snapshot_prefix is None:
+            raise UsageError("--one-source needs to know which backups:  -p PREFIX")
+        return
+    if mode == "policy" and not policies:
+        raise UsageError(
+            "a policy is missing that says which snapshots and backups stay",
+            hint="For a source:  --keep '24h 7d 4w 12m'     For backups:  --keep-at ..."
+            "\nTo drop transfers that wait to go on:  --staging",
+        )
+    if not (options.yes or options.dry_run or has_terminal() and not options.json):
+        done = "dropped" if mode == "staging" else "deleted"
+        raise UsageError(
+            f"nobody is here to be asked, so nothing is {done}",
+            hint="Look first:  --dry-run     Without a question:  --yes",
+        )
+    if any(policy.keeps_only_newest for policy in policies) and not options.force:
+        raise Refused(
+            "this policy keeps only the newest, so nothing of the past would be left",
+            hint="If that is what you want:  --force",
+        )
+
+
+class _Work(Protocol):
+    """The work at one place."""
+
+    site: Site
+
+    def run(self) -> None:
+        """Do it, and print that."""
+
+    def report(self, error: BackupError | None) -> object:
+        """Return the place for the document."""
+
+
+def _run(options: PruneOptions, call: Call) -> int:
+    clock = read_clock()
+    if options.simulate is not None:
+        policy = options.keep or options.keep_at
+        assert policy
+        return show_outlook(policy, clock.now, options.simulate, options.every, call)
+    output = Output(call)
+    thins = not (options.staging or options.one_source)
+    folder = options.folder if thins else ""
+    with open_session(call, options.ssh, folder) as session:
+        sites = [
+            Site(place, session, options, call, output) for place in options.places
+        ]
+        if options.staging:
+            return _do([Dropping(site) for site in sites], output)
+        if options.one_source:
+            assert options.prefix is not None
+            return _do([Settling(site, options.prefix) for site in sites], output)
+        prefix = options.prefix
+        request = PruneRequest(
+            options.keep, options.keep_at, prefix, usual_prefix(), clock, options.force
+        )
+        return _do(_thinnings(sites, request), output)
+
+
+def _thinnings(sites: Sequence[Site], request: PruneRequest) -> list[Thinning]:
+    """Return the work at all places, after a look at each: one may need another."""
+    works = [Thinning(site, request) for site in sites]
+    for work in works:
+        work.look()
+    everything = [seen for work in works for seen in work.everything]
+    needs = Needs(common(everything, request.now), course_of(everything, request))
+    for work in works:
+        work.needs = needs
+    return works
+
+
+def _do(works: Sequence[_Work], output: Output) -> int:
+    """Work on places one after the other; a failure ends the work on that one only.
+
+    :returns: the exit status.
+    """
+    tally, places = Tally(), list[object]()
+    for work in works:
+        error = attempt(work.run)
+        if error:
+            tally.add(Tally(failures=(output.fail(work.site.location, error),)))
+        tally.add(work.site.tally)
+        places.append(work.report(error))
+    return output.finish(exit_status([tally]), PlacesReport(places))

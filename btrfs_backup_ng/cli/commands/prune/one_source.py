@@ -1,62 +1,64 @@
-"""What ``prune --one-source`` says about a place."""
+"""The record that backups with a prefix have one source: ``prune --one-source``."""
 
-import argparse
+from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.actions.prune.one_source import Settled, settle
-from btrfs_backup_ng.cli import text as tell
-from btrfs_backup_ng.cli.output import print_about
+from btrfs_backup_ng.cli import wording
+from btrfs_backup_ng.cli.commands.prune.site import Site
 from btrfs_backup_ng.core.events import Tally
-from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Role
-from btrfs_backup_ng.session.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class SettledPlace:
+    """A place in the document."""
+
+    place: str
+    dry_run: bool
+    prefix: str
+    backups: int | None
+    error: BackupError | None
 
 
 class Settling:
-    """One place, from the look to the last word about it."""
+    """The work at one place."""
 
-    def __init__(
-        self,
-        location: Location,
-        way: Session,
-        options: argparse.Namespace,
-    ) -> None:
-        self.location = location
-        self._way = way
-        self._options = options
+    def __init__(self, site: Site, prefix: str) -> None:
+        self.site = site
+        self._prefix = prefix
         self._done: Settled | None = None
-        self.tally = Tally()
 
     def run(self) -> None:
-        """Record it, and say so.
+        """Record it, and print that.
 
         :raises Busy: if another run works there.
         """
-        options = self._options
-        prefix: str = options.snapshot_prefix
+        site, options = self.site, self.site.options
         done = self._done = settle(
-            self.location,
-            self._way,
-            prefix,
-            wait_s=options.wait,
+            site.location,
+            site.session,
+            self._prefix,
+            wait_s=options.wait_s,
             dry_run=options.dry_run,
         )
-        self.tally.add(Tally(done=1))
+        site.tally.add(Tally(done=1))
         word = "would be" if options.dry_run else "is"
         if done.aside:
             aside = visible(done.aside)
-            text = f"the record of sources cannot be read, and {word} moved to {aside}"
-            print_about(self.location, text, options)
-        backups = tell.count(Role.BACKUP, done.backups)
-        text = f"{word} recorded: one source for all that begin with {prefix!r}"
-        print_about(self.location, f"{text}, {backups} now", options)
+            site.say(
+                f"the record of sources cannot be read, and {word} moved to {aside}"
+            )
+        backups = wording.count(Role.BACKUP, done.backups)
+        text = f"{word} recorded: one source for all that begin with {self._prefix!r}"
+        site.say(f"{text}, {backups} now")
 
-    def fields(self, error: BackupError | None) -> dict[str, object]:
+    def report(self, error: BackupError | None) -> SettledPlace:
         """Return the place for the document."""
-        return {
-            "place": str(self.location),
-            "dry_run": self._options.dry_run,
-            "prefix": self._options.snapshot_prefix,
-            "backups": self._done.backups if self._done else None,
-            "error": tell.error_fields(error) if error else None,
-        }
+        return SettledPlace(
+            place=str(self.site.location),
+            dry_run=self.site.options.dry_run,
+            prefix=self._prefix,
+            backups=self._done.backups if self._done else None,
+            error=error,
+        )

@@ -1,14 +1,14 @@
-"""How a simulation is told: a timeline of text, and why each one stays."""
+"""A simulated policy: a timeline of text, and why each snapshot stays."""
 
-import argparse
-import json
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli import text as tell
-from btrfs_backup_ng.cli.output import print_line
+from btrfs_backup_ng.cli import wording
+from btrfs_backup_ng.cli.call import Call
+from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.table import table
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.simulation import Outlook, simulate
@@ -18,30 +18,58 @@ _HOUR = timedelta(hours=1)
 _BY_HOUR_AT_MOST = timedelta(days=10)
 
 
-def show_outlook(policy: Policy, now: datetime, options: argparse.Namespace) -> None:
-    """Simulate a policy, and print what is left at the end.
+@dataclass(frozen=True, slots=True)
+class KeptTime:
+    """The time of a snapshot that stays, and why."""
+
+    time: datetime
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationReport:
+    """The document of a simulation."""
+
+    policy: str
+    zone: str
+    start: datetime
+    end: datetime
+    made: int
+    kept: tuple[KeptTime, ...]
+
+
+def show_outlook(
+    policy: Policy, now: datetime, span: timedelta, every: timedelta | None, call: Call
+) -> int:
+    """Simulate a policy, and print which snapshots are left at the end.
 
     :param now: aware; when the first snapshot is made.
+    :param every: the time between two snapshots, by default an hour.
     :raises UsageError: if the spans make no sense.
     """
-    start, every = now.astimezone(timezone.utc), options.every or _HOUR
     try:
-        outlook = simulate(policy, start, options.simulate, every)
+        outlook = simulate(policy, now.astimezone(timezone.utc), span, every or _HOUR)
     except ValueError as error:
         raise UsageError(f"--simulate, --every: {error}") from error
-    if options.json:
-        print_line(json.dumps(_document(policy, outlook), indent=1))
-    elif not options.quiet:
-        print_line("\n".join(_lines(policy, outlook, options)))
+    output = Output(call)
+    for line in _lines(policy, outlook, with_each=call.verbose):
+        output.line(line)
+    report = SimulationReport(
+        policy=str(policy),
+        zone=str(policy.zone),
+        start=outlook.start,
+        end=outlook.end,
+        made=outlook.made,
+        kept=tuple(KeptTime(*each) for each in outlook.kept),
+    )
+    return output.finish(0, report)
 
 
-def _lines(
-    policy: Policy, outlook: Outlook, options: argparse.Namespace
-) -> Iterator[str]:
+def _lines(policy: Policy, outlook: Outlook, *, with_each: bool) -> Iterator[str]:
     zone = policy.zone
-    kept, made = len(outlook.kept), outlook.made
     end = outlook.end.astimezone(zone)
-    yield f"{end:%Y-%m-%d %H:%M %z}: {kept} of {made} snapshots exist"
+    left = f"{len(outlook.kept)} of {outlook.made}"
+    yield f"{end:%Y-%m-%d %H:%M %z}: {left} snapshots exist"
     yield f"policy: {policy}, {zone}"
     yield ""
     yield from timeline(policy, outlook)
@@ -51,11 +79,11 @@ def _lines(
     )
     words = [f"{rule} {count}" for rule, count in rules.items()]
     yield f"kept by: {', '.join(words)}"
-    if options.verbose:
+    if with_each:
         rows = [
             (
                 f"{moment.astimezone(zone):%Y-%m-%d %H:%M %z}",
-                tell.age(moment, outlook.end),
+                wording.age(moment, outlook.end),
                 ", ".join(reasons),
             )
             for moment, reasons in outlook.kept
@@ -100,19 +128,3 @@ def _days_in(month: date) -> int:
 
 def _mark(count: int) -> str:
     return "." if count == 0 else str(count) if count < 10 else "+"
-
-
-def _document(policy: Policy, outlook: Outlook) -> dict[str, object]:
-    return {
-        "version": 1,
-        "exit_status": 0,
-        "policy": str(policy),
-        "zone": str(policy.zone),
-        "start": outlook.start.isoformat(timespec="seconds"),
-        "end": outlook.end.isoformat(timespec="seconds"),
-        "made": outlook.made,
-        "kept": [
-            {"time": moment.isoformat(timespec="seconds"), "reasons": list(reasons)}
-            for moment, reasons in outlook.kept
-        ],
-    }

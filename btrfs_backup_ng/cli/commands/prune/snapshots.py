@@ -1,17 +1,12 @@
-"""What ``prune`` shows and asks about one place before its old snapshots go."""
+"""The deletion of old snapshots and backups at one place: look, show, ask, delete."""
 
-import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import PROGRAM, log_message
-from btrfs_backup_ng.__util__ import (
-    BackupError,
-    Refused,
-    attempt,
-    format_size,
-    visible,
-)
+from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
 from btrfs_backup_ng.actions.prune.place import (
     OWNER_UNKNOWN,
     Judged,
@@ -23,52 +18,79 @@ from btrfs_backup_ng.actions.prune.place import (
     weigh,
 )
 from btrfs_backup_ng.actions.prune.staging import check_free
-from btrfs_backup_ng.cli import text as tell
-from btrfs_backup_ng.cli.output import print_about, print_line
-from btrfs_backup_ng.cli.prompt import Declined, confirmed
+from btrfs_backup_ng.cli import wording
+from btrfs_backup_ng.cli.commands.prune.site import Site
 from btrfs_backup_ng.cli.table import table
+from btrfs_backup_ng.core.document import Aged
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.judgement import Course
-from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.model import Role, Snapshot
 from btrfs_backup_ng.core.retention import BY_ARRIVAL
 from btrfs_backup_ng.place.contents import Seen
-from btrfs_backup_ng.session.session import Session
 
 #: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
-#: so many seconds, only if somebody wants to know more (-v).
+#: so many seconds, only if more is asked for (-v).
 _WEIGHED_AT_MOST, _WEIGHING_S = 100, "10"
 
 
-class Thinner:
-    """One place, from the look to the last word about it.
+@dataclass(frozen=True, slots=True)
+class AppliedPolicy:
+    """A policy in the document."""
 
-    :ivar everything: the looks at its snapshots and backups.
-    :ivar needs: what is known when all places were seen.
+    kind: Role
+    policy: str
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedSnapshot:
+    """A snapshot or backup in the document.
+
+    :ivar verdict: keep or delete.
     """
 
-    def __init__(
-        self,
-        location: Location,
-        way: Session,
-        options: argparse.Namespace,
-        request: PruneRequest,
-    ) -> None:
-        self.location = location
-        self._way = way
-        self._options = options
+    name: str
+    kind: Role
+    created: Aged[datetime | None]
+    uuid: UUID
+    verdict: str
+    reasons: tuple[str, ...]
+    space_bytes: int | None
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedPlace:
+    """A place in the document."""
+
+    place: str
+    dry_run: bool
+    policies: tuple[AppliedPolicy, ...]
+    snapshots: tuple[PrunedSnapshot, ...]
+    error: BackupError | None
+
+
+class Thinning:
+    """The work at one place.
+
+    :ivar everything: the looks at its snapshots and backups.
+    :ivar needs: what all places need, once each was looked at.
+    """
+
+    def __init__(self, site: Site, request: PruneRequest) -> None:
+        self.site = site
         self._request = request
         self.everything: list[Seen] = []
         self.needs = Needs({}, Course(request.now))
-        self.tally = Tally()
         self._unseen: BackupError | None = None
         self._judged: list[Judged] = []
         self._space: dict[UUID, int | None] = {}
         self._gone: frozenset[UUID] = frozenset()
 
     def look(self) -> None:
-        """See what is there; if that fails, :meth:`run` says so."""
-        seen = attempt(lambda: look(self.location, self._way, self._request))
+        """Look at the place; an error is kept for :meth:`run`."""
+        site = self.site
+        seen = attempt(lambda: look(site.location, site.session, self._request))
         if isinstance(seen, BackupError):
             self._unseen = seen
         else:
@@ -83,7 +105,7 @@ class Thinner:
         """
         if self._unseen:
             raise self._unseen
-        options = self._options
+        site, options = self.site, self.site.options
         self._judged = [
             judge_seen(seen, self._request, self.needs) for seen in self.everything
         ]
@@ -94,24 +116,22 @@ class Thinner:
         self._tell_waiting()
         self._check_refusals()
         if not to_delete or options.dry_run:
-            self.tally.add(Tally(done=1))
+            site.tally.add(Tally(done=1))
             return
-        if not options.wait:
+        if not options.wait_s:
             check_free(self.everything[0].place)
-        them = "it" if len(to_delete) == 1 else f"these {len(to_delete)}"
-        if not (options.yes or confirmed(f"Delete {them}? [y/N]: ")):
-            raise Declined(f"nothing was deleted at {self.everything[0].place}")
-        outcome = carry_out(self._judged, self._request, self.needs, options.wait)
+        site.confirm("Delete", len(to_delete), "deleted")
+        outcome = carry_out(self._judged, self._request, self.needs, options.wait_s)
         self._gone = frozenset(snapshot.uuid for snapshot in outcome.gone)
         if self._gone:
-            self.tally.add(Tally(done=1))
+            site.tally.add(Tally(done=1))
             freed = self._freed([s for s in to_delete if s.uuid in self._gone])
-            self._say(f"deleted {len(self._gone)} of {len(to_delete)}, {freed}")
+            self.site.say(f"deleted {len(self._gone)} of {len(to_delete)}, {freed}")
         if outcome.error:
             raise outcome.error
 
     def _tell_waiting(self) -> None:
-        """Warn of what stays for now, because of a clock."""
+        """Warn of snapshots that stay for now, because of a clock."""
         for judged in self._judged:
             for why in judged.waiting:
                 hint = "If the clock of this machine is right:  --force"
@@ -123,117 +143,112 @@ class Thinner:
         :raises Refused: if something does, and is not forced.
         """
         refusals = [why for judged in self._judged for why in judged.refusals]
-        if refusals and not self._options.force:
+        if refusals and not self.site.options.force:
             raise Refused(
                 ".\n  ".join(map(visible, refusals)) + ". Nothing was deleted",
                 hint="If that is right:  --force",
             )
 
     def _weigh(self) -> None:
-        """Ask for the space that is each one's alone, if it is going to be shown."""
-        options = self._options
+        """Find out the space that each deletion frees, if that is going to be shown."""
+        call = self.site.call
         for judged in self._judged:
             to_delete = judged.to_delete
-            if options.verbose:
+            if call.verbose:
                 limit = "all"
-            elif options.yes or len(to_delete) > _WEIGHED_AT_MOST:
+            elif self.site.options.yes or len(to_delete) > _WEIGHED_AT_MOST:
                 limit = "0"
             else:
                 limit = _WEIGHING_S
-            if not options.quiet or options.json:
+            if call.as_json or not call.quiet:
                 sizes = weigh(judged.seen, to_delete, limit)
                 uuids = (snapshot.uuid for snapshot in to_delete)
                 self._space.update(zip(uuids, sizes, strict=True))
 
     def _show(self, judged: Judged) -> None:
         seen, to_delete = judged.seen, judged.to_delete
-        if self._options.json or self._options.quiet:
+        if not self.site.output.has_lines:
             return
-        counts = tell.count(seen.role, len(judged.verdicts))
+        counts = wording.count(seen.role, len(judged.verdicts))
         policy = self._request.policy(seen.role)
-        told = f"{policy}, {policy.zone}"
-        self._say(f"{counts}, {len(to_delete)} to delete, by {told}")
+        self.site.say(
+            f"{counts}, {len(to_delete)} to delete, by {policy}, {policy.zone}"
+        )
         rows = []
         for verdict in judged.verdicts:
             snapshot = verdict.snapshot
             word = "keep" if verdict.kept else "delete"
-            age = tell.age(snapshot.created, self._request.now)
+            age = wording.age(snapshot.created, self._request.now)
             why = _in_short(verdict.reasons) or self._size(snapshot)
             rows.append((word, visible(snapshot.name), age, visible(why)))
-        if rows:
-            print_line("\n".join(table(rows, 2)))
+        for line in table(rows, 2):
+            self.site.output.line(line)
         if judged.passed_over and self._request.prefix is None:
             prefixes = ", ".join(f"'{visible(p)}'" for p in judged.passed_over)
-            self._say(
+            self.site.say(
                 f"nothing here tells that names that begin with {prefixes} are ours; to"
                 " include them, give each:  -p PREFIX"
             )
         if any(v.reasons == (OWNER_UNKNOWN,) for v in judged.verdicts):
-            self._say(
+            self.site.say(
                 "of some backups it is not known whose they are; if they are all of one"
                 f" source:  {PROGRAM} prune --one-source -p PREFIX PLACE"
             )
         if to_delete:
-            self._say(f"to delete: {len(to_delete)}, {self._freed(to_delete)}")
+            self.site.say(f"to delete: {len(to_delete)}, {self._freed(to_delete)}")
 
     def _size(self, snapshot: Snapshot) -> str:
         size = self._space.get(snapshot.uuid)
         return "space unknown" if size is None else f"{format_size(size)} its own"
 
     def _freed(self, snapshots: Sequence[Snapshot]) -> str:
-        """Say what their deletion frees: what they share with one another is more."""
+        """Write how much space their deletion frees, without all that they share."""
         sizes = [self._space.get(snapshot.uuid) for snapshot in snapshots]
         known = [size for size in sizes if size is not None]
         if not known:
             return "which frees an unknown space"
         return f"which frees at least {format_size(sum(known))}"
 
-    def _say(self, text: str) -> None:
-        print_about(self.location, text, self._options)
-
-    def fields(self, error: BackupError | None) -> dict[str, object]:
+    def report(self, error: BackupError | None) -> PrunedPlace:
         """Return the place for the document."""
-        return {
-            "place": str(self.location),
-            "dry_run": self._options.dry_run,
-            "policies": [
-                {
-                    "kind": seen.role.value,
-                    "policy": str(policy),
-                    "zone": str(policy.zone),
-                }
-                for seen in self.everything
-                for policy in [self._request.policy(seen.role)]
-            ],
-            "snapshots": list(self._snapshot_fields()),
-            "error": tell.error_fields(error) if error else None,
-        }
+        policies = tuple(
+            AppliedPolicy(seen.role, str(policy), str(policy.zone))
+            for seen in self.everything
+            for policy in [self._request.policy(seen.role)]
+        )
+        return PrunedPlace(
+            place=str(self.site.location),
+            dry_run=self.site.options.dry_run,
+            policies=policies,
+            snapshots=tuple(self._snapshots()),
+            error=error,
+        )
 
-    def _snapshot_fields(self) -> Iterator[dict[str, object]]:
+    def _snapshots(self) -> Iterator[PrunedSnapshot]:
         for judged in self._judged:
             for verdict in judged.verdicts:
                 snapshot = verdict.snapshot
-                yield {
-                    "name": snapshot.name,
-                    "kind": judged.seen.role.value,
-                    **tell.time_fields("created", snapshot.created, self._request.now),
-                    "uuid": str(snapshot.uuid),
-                    "verdict": "keep" if verdict.kept else "delete",
-                    "reasons": list(verdict.reasons),
-                    "space_bytes": self._space.get(snapshot.uuid),
-                    "outcome": self._outcome(verdict.kept, snapshot.uuid),
-                }
+                yield PrunedSnapshot(
+                    name=snapshot.name,
+                    kind=judged.seen.role,
+                    created=snapshot.created,
+                    uuid=snapshot.uuid,
+                    verdict="keep" if verdict.kept else "delete",
+                    reasons=tuple(verdict.reasons),
+                    space_bytes=self._space.get(snapshot.uuid),
+                    outcome=self._outcome(verdict.kept, snapshot.uuid),
+                )
 
     def _outcome(self, kept: bool, uuid: UUID) -> str:
         if kept:
             return "kept"
-        if self._options.dry_run:
+        if self.site.options.dry_run:
             return "would delete"
         return "deleted" if uuid in self._gone else "stays"
 
 
 def _in_short(reasons: Sequence[str]) -> str:
-    """Write reasons; one that both times of a backup give is there once."""
+    """Write reasons; one that both times of a backup have is written once."""
     return ", ".join(
         reason
         for reason in reasons

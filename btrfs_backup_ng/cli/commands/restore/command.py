@@ -1,19 +1,13 @@
-"""The ``restore`` verb: words -> a snapshot or files of it, back at a new path."""
+"""The ``restore`` verb: a snapshot, or files of it, back at a new path."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import (
-    GIB,
-    BackupError,
-    UsageError,
-    visible,
-)
+from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
 from btrfs_backup_ng.actions.restore.files import FileRestoration, read_paths
 from btrfs_backup_ng.actions.restore.find import find_snapshot
 from btrfs_backup_ng.actions.restore.snapshot import RestoreRequest, plan_restore
@@ -23,31 +17,29 @@ from btrfs_backup_ng.actions.versions.find import (
     pick,
     records_of,
 )
-from btrfs_backup_ng.cli import types as values
-from btrfs_backup_ng.cli.commands.restore.report import Desk
+from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.commands.restore.report import Reporter, RestoreReport
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
-    Parser,
-    add_display,
-    add_max_size,
-    display_level,
-)
-from btrfs_backup_ng.cli.places import (
     EPILOG_PLACES,
+    OptionGroup,
+    Parser,
+    add_check_space,
+    add_display,
     add_folder,
+    add_sending,
+    add_wait,
     new_parser,
-    open_session,
-    read_words,
-    recorded_folder,
-    remembered,
+    read_fields,
 )
-from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.cli.sudo import sudo_line
+from btrfs_backup_ng.cli.places import read_place, recorded_folder, remembered
+from btrfs_backup_ng.cli.session import open_progress, open_session
+from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
-from btrfs_backup_ng.core.location import Location, Scheme, parse_location
-from btrfs_backup_ng.core.model import TransferOptions
-from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.core.location import Location, parse_location
+from btrfs_backup_ng.core.model import SshOptions, TransferOptions
 from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
@@ -77,45 +69,33 @@ exit status:
 """
 
 
-def main(words: Sequence[str]) -> int:
-    """Bring a snapshot or files of it back.
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """The options of ``restore``.
 
-    :raises UsageError: if the words do not make sense.
+    :ivar place: ``None`` only with a number.
+    :ivar snapshot: the word for it.
+    :ivar files: as they were typed; empty to restore all of the snapshot.
+    :ivar paths: of these files in the snapshot; empty with a number.
+    :ivar number: of the version of the only file.
+    :ivar prefix: of the names that words about time mean, ``None`` for any.
     """
-    options = read_words(_parser(), words, needs_place=False)
-    if options is None:
-        return 0
-    location, word, to = _places(options)
-    paths = _paths(options)
-    versioned = _Versioned(options, location, words) if options.number else None
-    with ExitStack() as stack:
-        folder = versioned.folder if versioned else options.snapshot_folder
-        session = stack.enter_context(open_session(options, folder, "restore", words))
-        watched = options.progress
-        if watched is None:
-            watched = sys.stderr.isatty() and not options.quiet
-        progress = stack.enter_context(Progress(watched, silent=options.quiet))
-        session = _shown(session, options, progress, watched)
-        desk = Desk(options, session)
-        try:
-            if versioned:
-                location, word, paths = versioned.find(session)
-            assert location
-            chosen = find_snapshot(
-                location, word, session, prefix=options.snapshot_prefix
-            )
-            desk.chosen = chosen
-            if paths:
-                desk.files(
-                    FileRestoration(chosen, paths, to, session, _transfer(options))
-                )
-            else:
-                desk.snapshot(plan_restore(chosen, _request(options, to), session))
-        except BackupError as error:
-            if not options.json:
-                raise
-            desk.fail(str(location or options.file[0]), error)
-        return desk.finish()
+
+    place: Location | None
+    snapshot: str
+    files: tuple[str, ...]
+    paths: tuple[str, ...]
+    number: int | None
+    prefix: str | None
+    dry_run: bool
+    request: RestoreRequest
+    folder: str
+    ssh: SshOptions
+
+
+def main(words: Sequence[str]) -> int:
+    """Restore a snapshot or files of it."""
+    return run_command("restore", words, _parser(), _read, _run)
 
 
 def _parser() -> Parser:
@@ -126,6 +106,19 @@ def _parser() -> Parser:
         description="Bring a snapshot, or files of it, back from where it is kept.",
         epilog=_EPILOG,
     )
+    _add_selection(parser)
+    _add_caution(parser)
+    transfer = OptionGroup(parser, TransferOptions)
+    add_sending(transfer)
+    add_check_space(transfer)
+    add_folder(parser)
+    add_ssh(parser)
+    add_display(parser)
+    return parser
+
+
+def _add_selection(parser: Parser) -> None:
+    """Add the options that say what is restored, and where to."""
     add = parser.add_argument
     add("--to", metavar="PATH", help="where to, here or ssh://...; see below")
     add(
@@ -168,93 +161,57 @@ def _parser() -> Parser:
         metavar="P",
         help="latest, yesterday and dates mean snapshots whose name is P and a time",
     )
-    add(
+
+
+def _add_caution(parser: Parser) -> None:
+    parser.add_argument(
         "-n",
         "--dry-run",
         action="store_true",
         help="say what would be done, and how large it is; change nothing",
     )
-    add(
-        "--wait",
-        type=values.seconds,
-        metavar="S",
-        default=0.0,
-        help="wait up to S seconds for another run to end (default: 0)",
-    )
-    add(
-        "--compress",
-        type=values.codec,
-        metavar="HOW",
-        default="none",
-        help="compress a snapshot on the way through ssh: zstd, zstd:LEVEL, lz4, none,"
-        " or auto (default: none)",
-    )
-    add(
-        "--rate",
-        type=values.size,
-        metavar="SIZE",
-        help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
-    )
-    add(
-        "--retries",
-        type=values.retries,
-        metavar="N",
-        default=0,
-        help="after a cut, wait and go on with a snapshot, up to N times (default: 0)",
-    )
-    add(
-        "--checkpoint-interval",
-        type=values.interval,
-        metavar="SIZE",
-        default=GIB,
-        help="how much of a snapshot a cut may cost: what has arrived is sealed each"
-        " SIZE bytes, and not sent again (default: 1G)",
-    )
-    add_max_size(parser)
-    add(
-        "--no-check-space",
-        action="store_false",
-        dest="check_space",
-        help="do not compare what is needed with what is free",
-    )
-    add_folder(parser)
-    add_ssh(parser)
-    add_display(parser)
-    return parser
+    add_wait(parser)
 
 
-class _Versioned:
-    """A file of which one version is wanted, as ``versions`` tells them.
+def _read(options: argparse.Namespace) -> RestoreOptions:
+    """Return the options.
 
-    :ivar folder: where the snapshots of its subvolume are.
+    :raises UsageError: if one is missing, or they do not go together.
     """
+    place, snapshot, to = _places(options)
+    transfer = read_fields(TransferOptions, options)
+    if options.replaces and not options.replaces.startswith("/"):
+        raise UsageError("--replaces needs an absolute path, on the machine of --to")
+    wants_files = options.file or options.files_from
+    if options.writable and wants_files:
+        raise UsageError("--writable makes a subvolume, and --file brings files")
+    if transfer.compress != codecs.NONE and wants_files:
+        raise UsageError("--compress is for whole snapshots, not for --file")
+    if options.replaces and not options.writable:
+        raise UsageError("--replaces needs --writable")
+    ssh = read_ssh(options, retries=transfer.retries)
+    return RestoreOptions(
+        place=place,
+        snapshot=snapshot,
+        files=tuple(options.file),
+        paths=() if options.number else _paths(options),
+        number=options.number,
+        prefix=options.snapshot_prefix,
+        dry_run=options.dry_run,
+        request=RestoreRequest(
+            to=to,
+            writable=options.writable,
+            replaces=options.replaces.rstrip("/") or options.replaces,
+            options=replace(transfer, stall_timeout_s=ssh.silence_s),
+            wait_s=options.wait,
+        ),
+        folder=options.snapshot_folder,
+        ssh=ssh,
+    )
 
-    def __init__(
-        self,
-        options: argparse.Namespace,
-        place: Location | None,
-        words: Sequence[str],
-    ) -> None:
-        line = sudo_line(["restore", *words])
-        (text,) = options.file
-        self._file = find_file(text, line, working_directory=os.getcwd())
-        self._records = records_of(remembered(), self._file.subvolume)
-        self._places = [place] if place else []
-        self._number = options.number
-        self.folder = recorded_folder(options, self._records)
 
-    def find(self, session: Session) -> tuple[Location, str, tuple[str, ...]]:
-        """Return place, snapshot and path from which the version is best taken."""
-        found = find_versions(self._file, self._places, session, self._records)
-        taken = pick(found, self._number)
-        place = parse_location(taken.place, working_directory="/")
-        return place, taken.snapshot, read_paths([taken.path])
-
-
-def _places(
-    options: argparse.Namespace,
-) -> tuple[Location | None, str, Location]:
-    """Return the place, the word for the snapshot, and where to."""
+def _places(options: argparse.Namespace) -> tuple[Location | None, str, Location]:
+    """Return the place, the word for the snapshot, and where to restore it."""
     if not options.to:
         raise UsageError(
             "restore needs a path to restore to; nothing is overwritten",
@@ -271,28 +228,16 @@ def _places(
             f"restore takes a place and a snapshot, and {len(options.places)} words are"
             " given"
         )
-    directory = os.getcwd()
     place, *word = options.places or [None]
-    location = parse_location(place, working_directory=directory) if place else None
-    to = parse_location(options.to, working_directory=directory)
-    if Scheme.SHELL in (to.scheme, location and location.scheme):
+    location = read_place(place) if place else None
+    to = read_place(options.to)
+    if to.is_command or (location and location.is_command):
         raise UsageError("nothing can be restored from or to a command (shell://)")
-    if options.replaces and not options.replaces.startswith("/"):
-        raise UsageError("--replaces needs an absolute path, on the machine of --to")
-    wants_files = options.file or options.files_from
-    if options.writable and wants_files:
-        raise UsageError("--writable makes a subvolume, and --file brings files")
-    if options.compress != codecs.NONE and wants_files:
-        raise UsageError("--compress is for whole snapshots, not for --file")
-    if options.replaces and not options.writable:
-        raise UsageError("--replaces needs --writable")
     return location, word[0] if word else LATEST, to
 
 
 def _paths(options: argparse.Namespace) -> tuple[str, ...]:
     """Return the paths of the files that are wanted."""
-    if options.number:
-        return ()
     if not options.files_from:
         if options.null:
             raise UsageError("-0 says how the paths in --files-from LIST end")
@@ -313,31 +258,72 @@ def _paths(options: argparse.Namespace) -> tuple[str, ...]:
     return read_paths([*options.file, *listed])
 
 
-def _request(options: argparse.Namespace, to: Location) -> RestoreRequest:
-    replaces = options.replaces.rstrip("/") or options.replaces
-    return RestoreRequest(
-        to, options.writable, replaces, _transfer(options), options.wait
+def _run(options: RestoreOptions, call: Call) -> int:
+    finder = _VersionFinder(options, call) if options.number else None
+    folder = finder.folder if finder else options.folder
+    with (
+        open_progress(call) as progress,
+        open_session(call, options.ssh, folder, progress) as session,
+    ):
+        output = Output(call, progress)
+        report = RestoreReport(options.dry_run)
+        session = replace(session, emit=output.tell)
+        status = 0
+        try:
+            if finder:
+                options = finder.find(session)
+            _restore(options, session, output, report)
+        except BackupError as error:
+            if not call.as_json:
+                raise
+            report.error = error
+            status = output.fail(options.place or options.files[0], error)
+        return output.finish(status, report)
+
+
+def _restore(
+    options: RestoreOptions, session: Session, output: Output, report: RestoreReport
+) -> None:
+    request, paths = options.request, options.paths
+    assert options.place
+    chosen = find_snapshot(
+        options.place, options.snapshot, session, prefix=options.prefix
     )
+    reporter = Reporter(chosen, session.now, output, report)
+    if paths:
+        files = FileRestoration(chosen, paths, request.to, session, request.options)
+        reporter.restore_files(files)
+    else:
+        reporter.restore_snapshot(
+            plan_restore(chosen, request, session),
+            writable=request.writable,
+            folder=options.folder,
+        )
 
 
-def _transfer(options: argparse.Namespace) -> TransferOptions:
-    return TransferOptions(
-        compress=options.compress,
-        rate=options.rate,
-        check_space=options.check_space,
-        checkpoint_interval=options.checkpoint_interval,
-        retries=options.retries,
-        stall_timeout_s=options.stall_timeout,
-        max_size=options.max_size,
-    )
+class _VersionFinder:
+    """The search for a version of a file, by its number as ``versions`` has it.
 
+    :ivar folder: where the snapshots of its subvolume are.
+    """
 
-def _shown(
-    session: Session, options: argparse.Namespace, progress: Progress, watched: bool
-) -> Session:
-    """Return the session with its events shown."""
-    notes = display_level([options]) != "error"
-    output = Output(
-        progress=progress, quiet=options.quiet, notes=notes, as_json=options.json
-    )
-    return replace(session, progress=progress, emit=output.tell, watched=watched)
+    def __init__(self, options: RestoreOptions, call: Call) -> None:
+        (text,) = options.files
+        self._options = options
+        self._file = find_file(text, call.sudo_line, working_directory=os.getcwd())
+        self._records = records_of(remembered(), self._file.subvolume)
+        self.folder = recorded_folder(options.folder, self._records)
+
+    def find(self, session: Session) -> RestoreOptions:
+        """Return options with the place, snapshot and path that are best to take."""
+        options = self._options
+        places = [options.place] if options.place else []
+        found = find_versions(self._file, places, session, self._records)
+        assert options.number
+        taken = pick(found, options.number)
+        return replace(
+            options,
+            place=parse_location(taken.place, working_directory="/"),
+            snapshot=taken.snapshot,
+            paths=read_paths([taken.path]),
+        )

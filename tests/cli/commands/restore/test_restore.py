@@ -258,8 +258,7 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
 def test_words_that_make_no_sense_are_refused(words: list[str]):
     with pytest.raises(UsageError):
         options = parse_places(restore._parser(), words)
-        restore._places(options)
-        restore._paths(options)
+        restore._read(options)
 
 
 def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):

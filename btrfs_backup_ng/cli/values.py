@@ -1,11 +1,15 @@
-"""What the values of options may be: words -> values, or a usage error."""
+"""The values that options take: words -> values, or a usage error."""
 
+from collections.abc import Callable
 from datetime import timedelta, timezone, tzinfo
+from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from btrfs_backup_ng.__util__ import MIB, UsageError, parse_size, parse_span, visible
 from btrfs_backup_ng.core.codecs import parse_codec
 from btrfs_backup_ng.core.policy import Policy, parse_policy
+
+T = TypeVar("T")
 
 
 def count(text: str) -> int:
@@ -31,14 +35,14 @@ def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) > 0
 
 
-def number(text: str, what: str, largest: float) -> float:
+def number(text: str, kind: str, largest: float) -> float:
     """Read a number from 0 to the largest that makes sense."""
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 <= value <= largest:
-        raise UsageError(f"'{visible(text)}' is not {what}")
+        raise UsageError(f"'{visible(text)}' is not {kind}")
     return value
 
 
@@ -52,28 +56,33 @@ def percent(text: str) -> float:
     return number(text, "a number of percent", 10000.0)
 
 
-def size(text: str, option: str = "--rate") -> int:
-    """Read a size in bytes."""
+def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
+    """Read a value with a function that knows no options."""
     try:
-        return parse_size(text)
+        return parse(text)
     except ValueError as error:
         raise UsageError(f"{option}: {visible(str(error))}") from error
 
 
+def rate(text: str) -> int:
+    """Read how many bytes a second may be sent."""
+    return _parsed("--rate", parse_size, text)
+
+
 def max_size(text: str) -> int:
     """Read how long a stream may be, in bytes."""
-    return size(text, "--max-size")
+    return _parsed("--max-size", parse_size, text)
 
 
 def interval(text: str) -> int:
     """Read how far checkpoints are apart, in bytes."""
-    wanted = size(text, "--checkpoint-interval")
-    if wanted < MIB:
+    size = _parsed("--checkpoint-interval", parse_size, text)
+    if size < MIB:
         raise UsageError(
             f"--checkpoint-interval: '{visible(text)}' is less than 1M, which would"
             " cost more than it saves"
         )
-    return wanted
+    return size
 
 
 def retries(text: str) -> int:
@@ -81,28 +90,19 @@ def retries(text: str) -> int:
     return int(number(text, "a number of further attempts", 10**6))
 
 
-def span(text: str) -> timedelta:
-    """Read an age."""
-    try:
-        return parse_span(text)
-    except ValueError as error:
-        raise UsageError(f"--staging-max-age: {visible(str(error))}") from error
+def staging_age(text: str) -> timedelta:
+    """Read how old the rest of an interrupted transfer may become."""
+    return _parsed("--staging-max-age", parse_span, text)
 
 
 def simulated_span(text: str) -> timedelta:
-    """Read how long to go on with a simulation, or how far its snapshots are apart."""
-    try:
-        return parse_span(text)
-    except ValueError as error:
-        raise UsageError(f"--simulate, --every: {visible(str(error))}") from error
+    """Read how long a simulation lasts, or how far its snapshots are apart."""
+    return _parsed("--simulate, --every", parse_span, text)
 
 
 def codec(text: str) -> str:
-    """Read a way to compress."""
-    try:
-        return parse_codec(text)
-    except ValueError as error:
-        raise UsageError(f"--compress: {visible(str(error))}") from error
+    """Read how to compress."""
+    return _parsed("--compress", parse_codec, text)
 
 
 def version_number(text: str) -> int:

@@ -1,0 +1,96 @@
+"""Values as documents, for ``--json``: the keys are the names of the fields."""
+
+import base64
+import enum
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime, timezone
+from functools import cache
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from btrfs_backup_ng.__util__ import BackupError
+from btrfs_backup_ng.core.location import Location
+
+T = TypeVar("T")
+
+#: Types whose values JSON holds as they are.
+_PLAIN = (str, int, float, bool)
+
+
+class Named(str):
+    """In the annotation of a field: its key, where that is not the field's name."""
+
+
+#: A text that a document has as a list of its lines.
+Lines = Annotated[str, "lines"]
+#: A time that has a second key beside it, ``age_s``: the seconds since then.
+Aged = Annotated[T, "aged"]
+#: A value whose own fields stand in the document in its place.
+Inline = Annotated[T, "inline"]
+
+
+def to_document(value: object, now: datetime | None = None) -> Any:
+    """Return a value as a thing that JSON can hold.
+
+    A path, of any bytes, is a text with ``surrogateescape``; if it is not UTF-8, a
+    second key, ``..._base64``, has its bytes. A time is in UTC and to the second. An
+    error is its message and the lines of its hint.
+
+    :param now: aware; ages count back from it.
+    :raises TypeError: if there is no rule for its type.
+    """
+    if value is None or type(value) in _PLAIN:
+        return value
+    if isinstance(value, enum.Flag):
+        return [(flag.name or "").lower() for flag in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, UUID | Location):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).isoformat(timespec="seconds")
+    if isinstance(value, BackupError):
+        return {"message": value.message, "hint": value.hint.splitlines()}
+    if is_dataclass(value):
+        return dict(_items(value, now))
+    if isinstance(value, Mapping):
+        return {to_document(key): to_document(value[key], now) for key in value}
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
+        return [to_document(item, now) for item in value]
+    raise TypeError(f"{type(value).__name__} has no form in a document")
+
+
+def _items(value: Any, now: datetime | None) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a dataclass and their values."""
+    kind: Any = type(value)
+    for name, key, form in _forms(kind):
+        item = getattr(value, name)
+        if form == "inline":
+            yield from to_document(item, now).items()
+        elif form == "lines":
+            yield key, item.splitlines()
+        elif isinstance(item, bytes):
+            path = item.decode("utf-8", "surrogateescape")
+            yield key, path
+            if not path.isascii() and any(
+                "\udc80" <= sign <= "\udcff" for sign in path
+            ):
+                yield f"{key}_base64", base64.b64encode(item).decode()
+        else:
+            yield key, to_document(item, now)
+            if form == "aged" and now:
+                yield "age_s", item and round((now - item).total_seconds())
+
+
+@cache
+def _forms(kind: type) -> list[tuple[str, str, str]]:
+    """Return name, key and form of each field of a dataclass."""
+    forms = []
+    for field in fields(kind):
+        (mark,) = getattr(field.type, "__metadata__", ("",))
+        is_named = isinstance(mark, Named)
+        forms.append(
+            (field.name, mark, "") if is_named else (field.name, field.name, mark)
+        )
+    return forms
