@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from btrfs_backup_ng.sendstream.format import StreamDamaged  # noqa: E402
 from btrfs_backup_ng.sendstream.reader import path_of, read_frames  # noqa: E402
-from btrfs_backup_ng.sendstream.size import predict_size  # noqa: E402
+from btrfs_backup_ng.sendstream.size import predict_sizes  # noqa: E402
 from tests.sendstream import dump, kept, mutations  # noqa: E402
 
 LIMIT_KIB = 64 << 10
@@ -106,7 +106,7 @@ def _walk(stream: bytes) -> None:
 
 
 def _size(stream: bytes) -> None:
-    predict_size(io.BytesIO(stream).read)
+    list(predict_sizes(io.BytesIO(stream).read))
 
 
 def _peak_kib() -> int:

@@ -1,6 +1,5 @@
-"""What every floor may use: the error tree, sizes, spans and safe text."""
+"""Errors, sizes, times and safe text for every folder."""
 
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -15,7 +14,7 @@ T = TypeVar("T")
 
 
 class BackupError(Exception):
-    """Something asked for was not done: what, why, and what to run next.
+    """An error for the user: the object, the reason, and the command to run next.
 
     :ivar hint: further lines for the user, most often a command to run.
     """
@@ -29,7 +28,7 @@ class BackupError(Exception):
 
 
 class UsageError(BackupError):
-    """The words of the command line or of a file do not make sense."""
+    """The command line, or a file, makes no sense."""
 
     exit_status = 2
 
@@ -41,7 +40,7 @@ class Busy(BackupError):
 
 
 class Refused(BackupError):
-    """A check said no before anything was changed."""
+    """A check failed before anything was changed."""
 
     exit_status = 4
 
@@ -76,10 +75,10 @@ def attempt(action: Callable[[], T]) -> T | BackupError:
 
 
 def visible(text: str) -> str:
-    """Escape what could steer a terminal or break a line.
+    """Escape characters that could control a terminal or break a line.
 
-    Control characters, bidirectional marks, line separators and bytes that are
-    not UTF-8 (surrogates) become ``\\xNN`` or ``\\uNNNN``; all else stays.
+    Control characters, bidirectional marks, line separators and bytes that are not
+    UTF-8 (surrogates) become ``\\xNN`` or ``\\uNNNN``; the rest is unchanged.
     """
     return _UNSAFE.sub(_escaped, text)
 
@@ -101,7 +100,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def format_size(size_bytes: float) -> str:
-    """Write a size for people, in binary units: ``41.2 GiB``."""
+    """Return a size for people, in binary units: ``41.2 GiB``."""
     if size_bytes < KIB:
         return f"{size_bytes:.0f} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
@@ -112,7 +111,7 @@ def format_size(size_bytes: float) -> str:
 
 
 def format_span(seconds: float) -> str:
-    """Write a length of time for people: ``0.4 s``, ``2:05``, ``1:02:05``."""
+    """Return a length of time for people: ``0.4 s``, ``2:05``, ``1:02:05``."""
     if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
     if round(seconds) < 60:
@@ -123,7 +122,7 @@ def format_span(seconds: float) -> str:
 
 
 def format_age(age: timedelta) -> str:
-    """Write for people how long ago something was: ``5 min``, ``26 h``, ``12 days``."""
+    """Return an age for people: ``5 min``, ``26 h``, ``12 days``."""
     seconds = age.total_seconds()
     for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (172800, 3600, "h")):
         if abs(seconds) < limit:
@@ -149,32 +148,10 @@ def parse_size(text: str) -> int:
 def parse_span(text: str) -> timedelta:
     """Read a length of time like ``14d``, ``36h``, ``90m`` or ``2w``.
 
-    :raises ValueError: if it is none.
+    :raises ValueError: if it has another form.
     """
     match = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text.strip())
     if not match:
         raise ValueError(f"{text!r} is not a length of time; write it like 14d")
     seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
     return timedelta(seconds=int(match[1]) * seconds)
-
-
-def write_atomically(path: str, content: bytes) -> None:
-    """Replace a file so that a reader, or a power cut, sees old or new.
-
-    The new content is on the disk, and so is its name, when this returns.
-
-    :raises OSError: if the directory cannot be written; the old file stays.
-    """
-    fresh = f"{path}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(fresh, flags, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(fresh, path)
-    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -3,11 +3,8 @@
 import functools
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import unicodedata
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -25,9 +22,7 @@ from btrfs_backup_ng.__util__ import (
     format_span,
     parse_size,
     visible,
-    write_atomically,
 )
-from tests.support.program import environment
 
 #: ``Bidi_Control`` of the Unicode character database.
 STEERS_DIRECTION = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e" + "".join(
@@ -178,115 +173,3 @@ def test_an_attempt_gives_the_error_but_never_swallows_a_signal_or_a_bug():
     assert isinstance(error, BackupError) and error.exit_status == 2
     assert Interrupted(signal.SIGINT).exit_status == 130
     assert "SIGTERM" in Interrupted(signal.SIGTERM).message
-
-
-@pytest.mark.parametrize("old", [None, b"", b"old" * 999])
-@pytest.mark.parametrize("new", [b"", b"new", b"x" * MIB])
-def test_a_file_is_replaced_whole(tmp_path, old, new):
-    path = tmp_path / "state file"
-    if old is not None:
-        path.write_bytes(old)
-    write_atomically(str(path), new)
-    assert path.read_bytes() == new
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-def test_a_relative_path_without_directory_is_written_too(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_atomically("x", b"1")
-    assert Path("x").read_bytes() == b"1"
-
-
-def test_a_write_that_fails_half_way_leaves_the_old_content(tmp_path):
-    path = tmp_path / "f"
-    path.write_bytes(b"old")
-    script = """
-        import resource, signal, sys
-        from btrfs_backup_ng.__util__ import write_atomically
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
-        try:
-            write_atomically(sys.argv[1], b"new" * 4000)
-        except OSError as error:
-            print(error.strerror)
-    """
-    done = python(script, str(path))
-    assert done.stdout == "File too large\n", done.stderr
-    assert path.read_bytes() == b"old"
-    write_atomically(str(path), b"next")
-    assert path.read_bytes() == b"next"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
-
-
-def test_a_directory_that_is_not_there_is_an_error_and_nothing_is_made(tmp_path):
-    with pytest.raises(OSError):
-        write_atomically(str(tmp_path / "no" / "f"), b"x")
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_link_laid_in_the_way_is_not_followed(tmp_path):
-    """Whoever may write the directory must not make root write elsewhere."""
-    victim, path = tmp_path / "victim", tmp_path / "f"
-    victim.write_bytes(b"precious")
-    (tmp_path / "f.new").symlink_to(victim)
-    path.write_bytes(b"old")
-    try:
-        write_atomically(str(path), b"new")
-    except OSError:
-        pass
-    assert victim.read_bytes() == b"precious"
-    assert path.read_bytes() in (b"old", b"new") and not path.is_symlink()
-    (tmp_path / "f.new").unlink(missing_ok=True)
-    path.unlink()
-    path.symlink_to(victim)
-    write_atomically(str(path), b"new")
-    assert victim.read_bytes() == b"precious" and path.read_bytes() == b"new"
-
-
-@pytest.mark.parametrize(
-    ("call", "after"),
-    [
-        ("write:signal=SIGKILL:when=1", b"old"),
-        ("fsync:signal=SIGKILL:when=1", b"old"),
-        ("fsync:error=EIO:when=1", b"old"),
-        ("rename:error=EIO:when=1", b"old"),
-        ("fsync:signal=SIGKILL:when=2", b"new" * 10000),
-    ],
-)
-def test_a_kill_or_an_error_at_any_call_leaves_old_or_new(tmp_path, call, after):
-    path = tmp_path / "f"
-    path.write_bytes(b"old")
-    script = """
-        import os, sys
-        from btrfs_backup_ng.__util__ import write_atomically
-        write_atomically(sys.argv[1], b"new" * 10000)
-    """
-    name = call.split(":")[0]
-    watch = ["strace", "-qq", "-o", os.devnull, "-e", f"trace={name}"]
-    done = python(script, str(path), before=[*watch, "-e", f"inject={call}"])
-    assert done.returncode != 0, done.stderr
-    assert path.read_bytes() == after
-
-
-def test_content_is_on_the_disk_before_its_name_and_the_name_before_the_end(tmp_path):
-    script = """
-        import sys
-        from btrfs_backup_ng.__util__ import write_atomically
-        write_atomically(sys.argv[1], b"new")
-    """
-    log = tmp_path / "log"
-    watch = ["strace", "-qq", "-y", "-o", str(log), "-e", "trace=fsync,rename"]
-    assert python(script, str(tmp_path / "f"), before=watch).returncode == 0
-    calls = [line for line in log.read_text().splitlines() if str(tmp_path) in line]
-    assert [call.split("(")[0] for call in calls] == ["fsync", "rename", "fsync"]
-    assert f"<{tmp_path}/f.new>" in calls[0] and f"<{tmp_path}>" in calls[2]
-
-
-def python(script, *argv, before=()):
-    return subprocess.run(
-        [*before, sys.executable, "-c", textwrap.dedent(script), *argv],
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )

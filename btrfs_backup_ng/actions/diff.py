@@ -18,9 +18,7 @@ from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
-    Completed,
     ContactLost,
-    read_status,
 )
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.sendstream.changes import Change, read_changes
@@ -159,9 +157,9 @@ def _read(command: Command, meter: Meter) -> Iterator[Change]:
         except StreamDamaged as error:
             damage = error
         child.close_pipes()
-        status, stderr = read_status(command, child.finish(), bytes(child.words))
-    completed = Completed(command, status, b"", stderr)
+        completed = child.finish()
     check_interrupted()
+    status = completed.status
     if status is None:
         raise _explained(ContactLost(completed))
     was_closed = damage and status in (-signal.SIGPIPE, 128 + signal.SIGPIPE)

@@ -1,1 +1,1 @@
-"""What is said to btrfs, and what it answers."""
+"""The interface to btrfs: ioctls, and the output of btrfs-progs."""

@@ -1,4 +1,4 @@
-"""How the data of files lies on the disk: which extents are compressed.
+"""The extents of files: which are compressed, and how large they are on the disk.
 
 Layout: ``struct btrfs_file_extent_item`` in ``linux/btrfs_tree.h``.
 """
@@ -10,18 +10,19 @@ from btrfs_backup_ng.btrfs.ioctl import Item, Key, search
 
 #: ``BTRFS_EXTENT_DATA_KEY``.
 _EXTENT_DATA = 108
-#: Compression, type, and in an extent that is not inline its size on the disk.
+#: Compression and type; size on the disk, in an extent that is not inline.
 _FILE_EXTENT = struct.Struct("<16xBxxxB")
 _DISK_SIZE = struct.Struct("<29xQ")
-_INLINE, _INLINE_HEADER = 0, 21
-#: A compressed extent is no longer (``BTRFS_MAX_UNCOMPRESSED``).
+_INLINE = 0
+_INLINE_HEADER = 21
+#: Limit on a compressed extent (``BTRFS_MAX_UNCOMPRESSED``).
 _LONGEST = 128 * 1024
 #: The tree of the subvolume that the descriptor is of.
 _OWN_TREE = 0
 
 
 class Extents:
-    """The extents of a subvolume's files; asked in order of offset it is quick."""
+    """The extents of a subvolume's files; fast if read in order of offset."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -31,15 +32,16 @@ class Extents:
         self._next: Item | None = None
 
     def compressed_size(self, inode: int, offset: int) -> int | None:
-        """Return how much the extent at an offset of a file takes compressed.
+        """Return the compressed size of the extent at an offset of a file.
 
-        :returns: ``None`` if it is not compressed, or not there.
+        :returns: None if it is not compressed, or does not exist.
         :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
         """
         if inode != self._inode or (self._item and offset < self._item.offset):
             first = Key(inode, _EXTENT_DATA, max(0, offset - _LONGEST))
             self._items = search(self._descriptor, _OWN_TREE, first, inode)
-            self._inode, self._item = inode, None
+            self._inode = inode
+            self._item = None
             self._next = self._take()
         while self._next and self._next.offset <= offset:
             self._item, self._next = self._next, self._take()

@@ -50,10 +50,10 @@ _LAST = 2**64 - 1
 
 @dataclass(frozen=True, slots=True)
 class SubvolumeInfo:
-    """``struct btrfs_ioctl_get_subvol_info_args``, as far as it is used.
+    """A part of ``struct btrfs_ioctl_get_subvol_info_args``.
 
-    ``ctransid`` is the transaction of the last change of content, ``otransid`` the
-    one that made the subvolume, ``rtransid`` the one that finished a receive.
+    ``ctransid`` is the transaction of the last change of content, ``otransid`` that of
+    the creation of the subvolume, ``rtransid`` that of the end of a receive.
     """
 
     tree_id: int
@@ -69,7 +69,7 @@ class SubvolumeInfo:
 
 @contextmanager
 def opened_directory(path: str | bytes) -> Iterator[int]:
-    """Open a directory itself, never what a symlink there points to."""
+    """Open a directory itself, never the target of a symbolic link."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     descriptor = os.open(path, flags)
     try:
@@ -79,7 +79,7 @@ def opened_directory(path: str | bytes) -> Iterator[int]:
 
 
 def subvolume_info(descriptor: int) -> SubvolumeInfo:
-    """Read what btrfs knows about the subvolume that a directory lies in.
+    """Read the facts about the subvolume that contains a directory.
 
     Needs no privilege.
 
@@ -109,12 +109,12 @@ def _uuid_or_none(raw: bytearray) -> UUID | None:
 
 
 def is_subvolume(status: os.stat_result) -> bool:
-    """Tell whether a directory on btrfs is the root of a subvolume."""
+    """Return whether a directory on btrfs is the root of a subvolume."""
     return status.st_ino == SUBVOLUME_INODE
 
 
 def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
-    """Return the ids of all subvolumes of the filesystem that carry a received UUID.
+    """Return received UUID -> ids of all subvolumes of the filesystem that carry it.
 
     Reads the UUID tree, in blocks of 64 KiB.
 
@@ -130,13 +130,13 @@ def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
 
 
 def read_root_item(descriptor: int, tree_id: int) -> tuple[bool, int, int, int] | None:
-    """Read from the root tree what tells whether a subvolume was changed.
+    """Read from the root tree whether a subvolume was changed.
 
     :returns: read-only, ``ctransid``, ``otransid`` and ``rtransid`` (0 if it carries no
-        received UUID); ``None`` if there is no such subvolume (any more).
+        received UUID); None if the subvolume does not exist.
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
-    sync(descriptor)  # what is changed and not committed is not in it
+    sync(descriptor)  # the tree on the disk lacks changes not committed yet
     for item in search(descriptor, _ROOT_TREE, Key(tree_id, _ROOT_ITEM, 0), tree_id):
         if (item.objectid, item.key) == (tree_id, _ROOT_ITEM) and len(item.data) > 327:
             (flags,) = struct.unpack_from("<Q", item.data, 208)
@@ -147,7 +147,7 @@ def read_root_item(descriptor: int, tree_id: int) -> tuple[bool, int, int, int] 
 
 
 def sync(descriptor: int) -> None:
-    """Write everything of a filesystem to its disk."""
+    """Write all changes of a filesystem to its disk."""
     fcntl.ioctl(descriptor, _SYNC)
 
 
@@ -176,7 +176,7 @@ def _directory_path(descriptor: int, tree_id: int, inode: int) -> bytes:
 
 
 class Key(NamedTuple):
-    """Where an item stands in a tree."""
+    """The position of an item in a tree."""
 
     objectid: int
     key: int

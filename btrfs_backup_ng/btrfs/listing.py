@@ -1,7 +1,7 @@
-"""The look at all snapshots of a directory: here by ioctl, elsewhere by text.
+"""The listing of all snapshots in a directory: here by ioctl, elsewhere by text.
 
-Both cost one step for each place, however many snapshots there are, and both
-survive any name.
+Both cost one step for each place, however many snapshots there are, and both are safe
+with any name.
 """
 
 import errno
@@ -41,7 +41,7 @@ _SHORT = re.compile(rb"^ID \d+ gen \d+ top level \d+ path ", re.MULTILINE)
 
 
 def read_listing(directory: int) -> Listing:
-    """Look at a directory of this machine; needs root for the crowded origins.
+    """List a directory of this machine; the carriers need root.
 
     :param directory: its descriptor.
     :raises OSError: if the directory cannot be read.
@@ -60,10 +60,10 @@ def read_listing(directory: int) -> Listing:
 def look_closely(
     directory: int, tree_ids: Iterable[int], *, are_checkpoints: bool = False
 ) -> Integrity:
-    """Tell whether all of some subvolumes of a filesystem here are unchanged.
+    """Return whether all of some subvolumes of a filesystem here are unchanged.
 
     :param directory: descriptor of one on that filesystem.
-    :raises OSError: if they cannot be looked at.
+    :raises OSError: if they cannot be read.
     """
     for tree_id in tree_ids:
         found = ioctl.read_root_item(directory, tree_id)
@@ -74,7 +74,7 @@ def look_closely(
 
 
 def _read_snapshot(directory: int, name: str) -> Snapshot | None:
-    """Return the read-only subvolume of that name, ``None`` if it is something else."""
+    """Return the read-only subvolume of that name, None if it is something else."""
     try:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not (stat.S_ISDIR(status.st_mode) and ioctl.is_subvolume(status)):
@@ -114,14 +114,14 @@ def _read_snapshot(directory: int, name: str) -> Snapshot | None:
 
 
 def parse_listing(answer: bytes, files: int) -> tuple[Listing, tuple[Content, ...]]:
-    """Read what the ``list`` verb answered, and the files that came with it.
+    """Read the answer of the verb ``list``: the listing, and files read with it.
 
-    Each file is answered as :func:`record.parse_answer` reads it, and ends with NUL.
-    Its own NUL bytes, which no record has, the verb replaces.
+    Each file is an answer for :func:`record.parse_answer`, and ends with NUL. The verb
+    replaces the NUL bytes in it, which no record has.
 
-    :param files: how many were asked for.
-    :returns: the listing, and what lies under the names of the files.
-    :raises OutputNotUnderstood: if it is not what the known versions print.
+    :param files: the number of files asked for.
+    :returns: the listing, and the contents of the files.
+    :raises OutputNotUnderstood: if it is not the output of a known version.
     """
     names_raw, _, rest = answer.partition(b"\0\0")
     if answer.startswith(b"\0"):  # an empty directory
@@ -132,11 +132,12 @@ def parse_listing(answer: bytes, files: int) -> tuple[Listing, tuple[Content, ..
     except ValueError as error:
         raise OutputNotUnderstood("the list is cut short") from error
     names = frozenset(name for name in names_raw.split(b"\0") if name)
-    above = [_one_line(path), _one_line(relative).removeprefix(b"./")]
-    prefix = b"".join(part.rstrip(b"/") + b"/" for part in above if part)
+    path = path.removesuffix(b"\n")
+    relative = relative.removesuffix(b"\n").removeprefix(b"./")
+    prefix = b"".join(part.rstrip(b"/") + b"/" for part in (path, relative) if part)
     snapshots = []
     for match, found in _records(_FULL, full, full_reversed):
-        if int(match[4]) != int(tree_id) or not found.startswith(above[0]):
+        if int(match[4]) != int(tree_id) or not found.startswith(path):
             raise OutputNotUnderstood("btrfs subvolume list -o lists something else")
         name = found[len(prefix) :]
         if found.startswith(prefix) and name in names:
@@ -157,10 +158,10 @@ def parse_listing(answer: bytes, files: int) -> tuple[Listing, tuple[Content, ..
 
 
 def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]:
-    """Read ``btrfs subvolume list -su``: of each snapshot its UUID and its time.
+    """Read ``btrfs subvolume list -su``: UUID and creation time of each snapshot.
 
     :param reversed_text: the same list, sorted the other way round.
-    :raises OutputNotUnderstood: if it is not what the known versions print.
+    :raises OutputNotUnderstood: if it is not the output of a known version.
     """
     for match, _ in _records(_DATED, text, reversed_text):
         yield UUID(match[2].decode()), match[1].decode()
@@ -168,10 +169,10 @@ def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]
 
 @dataclass(frozen=True, slots=True)
 class ListedSubvolume:
-    """A subvolume of the filesystem that is a snapshot.
+    """A snapshot in the list of a filesystem.
 
-    :ivar path: from the top of the filesystem, or of what the mount shows of it.
-    :ivar parent: UUID of the subvolume that it is a snapshot of.
+    :ivar path: from the top of the filesystem, or of the part that is mounted.
+    :ivar parent: UUID of its original.
     """
 
     tree_id: int
@@ -182,7 +183,7 @@ class ListedSubvolume:
 def parse_children(answer: bytes) -> list[ListedSubvolume]:
     """Read the answer of the verb ``children``.
 
-    :raises OutputNotUnderstood: if it is not what the known versions print.
+    :raises OutputNotUnderstood: if it is not the output of a known version.
     """
     try:
         text, reversed_text, _ = answer.split(b"\0")
@@ -210,18 +211,14 @@ def _snapshot(match: re.Match[bytes], name: str) -> Snapshot:
     )
 
 
-def _one_line(text: bytes) -> bytes:
-    return text.removesuffix(b"\n")
-
-
 def _records(
     form: re.Pattern[bytes], text: bytes, reversed_text: bytes
 ) -> Iterator[tuple[re.Match[bytes], bytes]]:
-    """Cut the lines of ``btrfs subvolume list`` apart; give each with its path.
+    """Split ``btrfs subvolume list`` into its lines; return each with its path.
 
-    A path may hold newlines, and lines that look like others: anybody who may make a
-    subvolume could forge a backup. But what is part of a path follows the same line
-    also when the list is printed in the reverse order, and a true line does not.
+    A path may hold newlines, and text that looks like other lines: any user who may
+    make a subvolume could forge a backup. But the parts of a path follow the same line
+    also in the list in reverse order, and a true line does not.
 
     :param reversed_text: the same list, sorted the other way round.
     """
@@ -237,7 +234,7 @@ def _records(
     for line in whole:
         match = form.match(line)
         assert match
-        yield match, _one_line(line[match.end() :])
+        yield match, line[match.end() :].removesuffix(b"\n")
 
 
 def _pieces(form: re.Pattern[bytes], text: bytes) -> list[bytes]:
@@ -251,10 +248,10 @@ def _pieces(form: re.Pattern[bytes], text: bytes) -> list[bytes]:
 def parse_nested(
     text: bytes, reversed_text: bytes, subvolume_path: bytes
 ) -> tuple[str, ...]:
-    """Return the subvolumes that ``btrfs subvolume list -o`` prints, relative to it.
+    """Return the subvolumes in ``btrfs subvolume list -o``, relative to their parent.
 
     :param reversed_text: the same list, sorted the other way round.
-    :param subvolume_path: of the subvolume itself, from the top of the filesystem.
+    :param subvolume_path: of the parent, from the top of the filesystem.
     """
     above = subvolume_path + b"/" if subvolume_path else b""
     return tuple(

@@ -1,4 +1,4 @@
-"""What btrfs-progs prints: text -> values, and what an error means."""
+"""The output of btrfs-progs: text to values, and the meaning of errors."""
 
 import re
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from uuid import UUID
 from btrfs_backup_ng.core.model import Integrity
 
 _VERSION = re.compile(r"btrfs-progs v(\d+)\.(\d+)")
-#: The fields of ``btrfs subvolume show`` as they follow one another; between these
-#: stand others, which differ from version to version.
+#: The fields of ``btrfs subvolume show`` in their order; the lines between them differ
+#: from version to version.
 _SHOWN = re.compile(
     r"^\tUUID: *\t+(?P<uuid>\S+)\n\tParent UUID: *\t+(?P<parent_uuid>\S+)\n"
     r"\tReceived UUID: *\t+(?P<received_uuid>\S+)\n(?:\t[^\n]*\n){,2}?"
@@ -29,17 +29,16 @@ _EXTENT = re.compile(rb"^inode \d+ file offset \d+ len (\d+) .*? flags (\S+) ")
 
 
 class OutputNotUnderstood(ValueError):
-    """btrfs printed something else than its known versions do."""
+    """The output of btrfs-progs is not that of a known version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What ``btrfs subvolume show`` tells of one subvolume.
+    """The output of ``btrfs subvolume show`` for one subvolume.
 
-    :ivar tree_id: the number of the subvolume.
     :ivar made: transaction that made it ("Gen at creation").
-    :ivar received: transaction that finished its receive, 0 if none did.
-    :ivar parent_uuid: of what it was made of.
+    :ivar received: transaction that finished its receive, 0 if there was none.
+    :ivar parent_uuid: of its original.
     """
 
     uuid: UUID
@@ -53,7 +52,7 @@ class Shown:
 
 
 def parse_version(text: str) -> tuple[int, int] | None:
-    """Read the version of btrfs-progs, ``None`` if there is none in the text."""
+    """Read the version of btrfs-progs, None if it is not in the text."""
     match = _VERSION.search(text)
     return (int(match[1]), int(match[2])) if match else None
 
@@ -61,9 +60,9 @@ def parse_version(text: str) -> tuple[int, int] | None:
 def parse_show(text: str) -> Shown:
     """Read ``btrfs subvolume show``.
 
-    Names stand before and behind the fields, and may hold anything.
+    Names come before and after the fields, and may hold any text.
 
-    :raises OutputNotUnderstood: if the fields are not there, or seem to be twice.
+    :raises OutputNotUnderstood: if the fields are missing, or seem to come twice.
     """
     found = list(_SHOWN.finditer(text))
     if len(found) != 1:
@@ -85,7 +84,7 @@ def parse_show(text: str) -> Shown:
 
 
 def parse_uuid(text: str) -> UUID | None:
-    """Read a UUID, or the ``-`` that stands for none."""
+    """Read a UUID; None for ``-``."""
     text = text.strip()
     return None if text == "-" else UUID(text)
 
@@ -113,16 +112,17 @@ def judge_integrity(
     *,
     is_checkpoint: bool = False,
 ) -> Integrity:
-    """Tell from its transactions whether a snapshot was changed after it was made.
+    """Return whether a snapshot was changed after it was made, by its transactions.
 
-    ``snapshot -r`` makes content and snapshot in one transaction, and nothing but an
-    edit moves ``ctransid`` on: not balance, scrub, remount or use as a base. A copy
-    that another tool received in place was written after it was made, so that this
-    tells nothing; being read-only with a received UUID must do there. What we publish
-    is made after its receive was committed, so ``otransid`` is later then.
+    ``snapshot -r`` makes content and snapshot in one transaction, and only an edit
+    advances ``ctransid``: not balance, scrub, remount or use as a base. A copy that
+    another tool received in place was written after it was made, so its transactions
+    prove nothing; a read-only snapshot with a received UUID is accepted there. A backup
+    of this program is made after its receive was committed, so its ``otransid`` is
+    later.
 
     :param rtransid: 0 if it carries no received UUID.
-    :param is_checkpoint: it was received as it was made, without a write.
+    :param is_checkpoint: it was received without a write, as it was made.
     """
     received_in_place = rtransid and otransid <= rtransid
     if is_checkpoint:
@@ -134,7 +134,7 @@ def judge_integrity(
 def extent_size(line: bytes) -> int:
     """Return the bytes that a line of ``find-new`` adds to a send stream.
 
-    Preallocated extents hold no data; a line about something else adds nothing.
+    Preallocated extents hold no data; other lines add nothing.
     """
     match = _EXTENT.match(line)
     if match is None or b"PREALLOC" in match[2]:
@@ -142,42 +142,34 @@ def extent_size(line: bytes) -> int:
     return int(match[1])
 
 
-#: What btrfs says -> what it means for the user. Hints only: no decision rests on it.
-_MEANINGS = (
-    ("No space left on device", "the filesystem is full"),
-    ("Disk quota exceeded", "a quota of the filesystem is used up"),
-    ("cannot find parent subvolume", "the parent is missing there"),
-    ("unexpected EOF in stream", "the stream ended too early"),
-    ("Read-only file system", "the filesystem is mounted read-only"),
-    ("empty stream is not considered valid", "no data arrived"),
-    ("File exists", "that name exists there already"),
-    ("Operation not permitted", "btrfs needs root for this"),
-    ("a password is required", "sudo asks for a password there"),
-)
-
-
-#: Of these, what does not pass by itself.
-_LASTING = {
-    "No space left on device",
-    "Disk quota exceeded",
-    "cannot find parent subvolume",
-    "Read-only file system",
-    "File exists",
-    "Operation not permitted",
-    "a password is required",
+_FULL = "No space left on device"
+#: Errors of btrfs and their meanings, for hints; a retry does not help with these.
+_PERMANENT = {
+    _FULL: "the filesystem is full",
+    "Disk quota exceeded": "a quota of the filesystem is used up",
+    "cannot find parent subvolume": "the parent is missing there",
+    "Read-only file system": "the filesystem is mounted read-only",
+    "File exists": "that name exists there already",
+    "Operation not permitted": "btrfs needs root for this",
+    "a password is required": "sudo asks for a password there",
+}
+_TRANSIENT = {
+    "unexpected EOF in stream": "the stream ended too early",
+    "empty stream is not considered valid": "no data arrived",
 }
 
 
 def is_full(stderr: str) -> bool:
-    """Tell whether a failed btrfs command met a full filesystem."""
-    return "No space left on device" in stderr
+    """Return whether a failed btrfs command met a full filesystem."""
+    return _FULL in stderr
 
 
 def is_permanent(stderr: str) -> bool:
-    """Tell whether what a failed btrfs command met is there the next time, too."""
-    return any(said in stderr for said in _LASTING)
+    """Return whether a retry of a failed btrfs command would fail, too."""
+    return any(error in stderr for error in _PERMANENT)
 
 
 def explain(stderr: str) -> str:
-    """Say in one clause what a failed btrfs command met, or ``""``."""
-    return next((meaning for said, meaning in _MEANINGS if said in stderr), "")
+    """Return the meaning of a btrfs command's errors in one clause, or ``""``."""
+    meanings = _PERMANENT | _TRANSIENT
+    return next((meanings[error] for error in meanings if error in stderr), "")

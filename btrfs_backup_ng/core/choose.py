@@ -10,19 +10,21 @@ from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.core.retention import in_order
 
-LATEST, YESTERDAY = "latest", "yesterday"
+ALL = "all"
+LATEST = "latest"
+YESTERDAY = "yesterday"
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d)(:\d\d)?(Z|[+-]\d\d:?\d\d)?)?")
 _UUID_PART = re.compile(r"[0-9a-fA-F-]+")
-#: So many digits of a UUID are no accident.
+#: Fewer digits of a UUID may match by accident.
 _DIGITS = 4
-#: So many names an error shows.
+#: Snapshots that an error lists.
 _SHOWN = 5
-#: Clocks differ a little; what is dated later than that from now on is no "latest".
+#: Clocks differ a little: a snapshot dated later than this from now is not "latest".
 _TOLERANCE = timedelta(minutes=10)
 
 
 class NotChosen(Refused):
-    """No snapshot, or more than one, is what the word says."""
+    """A word matches no snapshot, or more than one."""
 
 
 def choose(
@@ -38,19 +40,22 @@ def choose(
     :param word: ``latest``; ``yesterday``, the newest before today's midnight; a date
         or a time, the newest of that day (minute, second) or before; a name; or the
         first digits of a UUID. Times without an offset are local.
-    :param snapshots: all that a name or a UUID may mean.
-    :param dated: those of them that a time may mean.
-    :param place: how messages call the place.
+    :param snapshots: candidates for a name or a UUID.
+    :param dated: candidates for a time.
+    :param place: its name in messages.
     :param now: aware.
-    :raises NotChosen: if none is meant, or more than one.
+    :raises NotChosen: if the word matches no snapshot, or more than one.
     :raises UsageError: if the word is a time that does not exist.
     """
     named = [s for s in snapshots if s.name == word]
     if named:
         return _only(named, word, place)
-    end = _end(word, now)
-    if end:
-        return _newest(word, dated or snapshots, end, place, complete=bool(dated))
+    if end := _end(word, now):
+        if not dated:
+            raise NotChosen(
+                f"{place} has no complete snapshot", hint=_available(snapshots)
+            )
+        return _newest(word, dated, end, place)
     digits = word.replace("-", "").lower()
     if _UUID_PART.fullmatch(word) and len(digits) >= _DIGITS:
         found = [s for s in snapshots if any(_starts(s, digits))]
@@ -58,7 +63,7 @@ def choose(
             return _only(found, word, place)
     raise NotChosen(
         f"{place} has no snapshot {visible(repr(word))}",
-        hint=f"{_told(snapshots)}\n" + "A name, the first 4 or more digits of a UUID,"
+        hint=f"{_available(snapshots)}\nA name, the first 4 or more digits of a UUID,"
         " latest, yesterday, or a time like 2026-11-20 or '2026-11-20 10:30' chooses.",
     )
 
@@ -69,7 +74,7 @@ def _starts(snapshot: Snapshot, digits: str) -> list[bool]:
 
 
 def _only(found: Sequence[Snapshot], word: str, place: str) -> Snapshot:
-    """Return the one that was found; copies of one snapshot count as one."""
+    """Return the snapshot found; copies of one snapshot count as one."""
     if len({s.origin for s in found}) == 1:
         return found[0]
     lines = [f"{visible(s.name)}  {s.uuid}" for s in found]
@@ -80,15 +85,8 @@ def _only(found: Sequence[Snapshot], word: str, place: str) -> Snapshot:
 
 
 def _newest(
-    word: str,
-    dated: Sequence[Snapshot],
-    end: datetime,
-    place: str,
-    *,
-    complete: bool,
+    word: str, dated: Sequence[Snapshot], end: datetime, place: str
 ) -> Snapshot:
-    if not complete:
-        raise NotChosen(f"{place} has no complete snapshot", hint=_told(dated))
     prefixes = sorted({prefix_in(s.name) for s in dated})
     if len(prefixes) > 1:
         raise NotChosen(
@@ -101,19 +99,18 @@ def _newest(
     if not found:
         raise NotChosen(
             f"{place} has no complete snapshot as old as {visible(repr(word))}",
-            hint=_told(dated),
+            hint=_available(dated),
         )
     return in_order(found)[-1]
 
 
 def _end(word: str, now: datetime) -> datetime | None:
-    """Return the first moment that a word about time does not mean any more."""
+    """Return the first moment after the time that a word means, if it means one."""
     if word == LATEST:
         return now + _TOLERANCE
     if word == YESTERDAY:
-        return datetime.combine(
-            now.astimezone().date(), datetime.min.time()
-        ).astimezone()
+        today = now.astimezone().date()
+        return datetime.combine(today, datetime.min.time()).astimezone()
     match = _DATE.fullmatch(word)
     if match is None:
         return None
@@ -130,8 +127,8 @@ def _end(word: str, now: datetime) -> datetime | None:
         raise UsageError(f"there is no such time: {visible(repr(word))}") from error
 
 
-def _told(snapshots: Sequence[Snapshot]) -> str:
-    """Say what there is instead, the newest first."""
+def _available(snapshots: Sequence[Snapshot]) -> str:
+    """List the names that could be chosen instead, the newest first."""
     if not snapshots:
         return "There is none."
     newest = [visible(s.name) for s in in_order(snapshots)[: -_SHOWN - 1 : -1]]
@@ -139,42 +136,30 @@ def _told(snapshots: Sequence[Snapshot]) -> str:
     return "There is " + ", ".join(newest) + (f", and {more} more." if more else ".")
 
 
-ALL = "all"
-
-
 def pick(
     words: Sequence[str], snapshots: Sequence[Snapshot], place: str, now: datetime
 ) -> list[Snapshot]:
     """Return the snapshots that words mean, each once, in the order of the snapshots.
 
-    :param words: names (of all that have them), ``all``, or what :func:`choose.choose`
-        knows; none for all.
-    :param place: for people.
+    :param words: names (of several snapshots, perhaps), ``all``, or words for
+        :func:`choose`; no word means ``all``.
     :param now: aware.
-    :raises UsageError: if a word means none, or more than one.
+    :raises UsageError: if a word matches no snapshot, or more than one.
     """
     wanted = set()
     for word in words or (ALL,):
         found = [s for s in snapshots if word in (ALL, s.name)]
         if not found and word != ALL:
-            found = [_chosen(word, snapshots, visible(place), now)]
+            name = visible(place)
+            try:
+                found = [choose(word, snapshots, dated=snapshots, place=name, now=now)]
+            except NotChosen as error:
+                raise UsageError(error.message, hint=error.hint) from error
         wanted |= {snapshot.uuid for snapshot in found}
     return [snapshot for snapshot in snapshots if snapshot.uuid in wanted]
 
 
-def _chosen(
-    word: str, snapshots: Sequence[Snapshot], place: str, now: datetime
-) -> Snapshot:
-    try:
-        return choose(word, snapshots, dated=snapshots, place=place, now=now)
-    except NotChosen as error:
-        raise UsageError(error.message, hint=error.hint) from error
-
-
 def is_in_part(snapshot: Snapshot, number: int, parts: int) -> bool:
-    """Tell whether a snapshot belongs to a part, which never changes.
-
-    :param number: of the part, from 1.
-    """
+    """Return whether a snapshot belongs, for ever, to part ``number`` (from 1)."""
     digest = hashlib.sha256(snapshot.origin.bytes).digest()
     return int.from_bytes(digest[:8], "big") % parts == number - 1

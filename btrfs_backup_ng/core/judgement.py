@@ -1,47 +1,43 @@
-"""What goes and what stays of a series, by a policy and by what clocks there are.
+"""Which snapshots of a series are deleted, by a policy and by every clock there is.
 
-A wrong clock must not delete. So what goes has to be superseded by every clock that may
-be right: that of this machine, those of the other machines of the run, and, as long as
-nothing confirms that this one was set right, the time at which it jumped.
-
-A wrong clock must not delete. Two sentences are the rule: **What goes has to be
-superseded at every time that it may be. It may be any time that a clock of the run
-shows, and, if nothing was made for two days or longer before now, the time at which
-that began, until snapshots were made on three more days or another clock confirms the
-new time.** So a clock that is ten years ahead takes nothing away, for a run or a day of
-runs; a machine that was off for two months backs up at once and is thinned a few runs
-later. Every such time is one more rule, and rules only keep. Sending waits for no
-clock.
+A wrong clock must not delete. The rule: **A snapshot is deleted only if it is
+superseded at every time that it may be now. It may be any time that a clock of the run
+shows; and, if nothing was made for two days or longer before now, also the time at
+which that gap began, until snapshots were made on three more days or another clock
+confirms the new time.** So a clock that is ten years ahead deletes nothing, for a run
+or a day of runs; a machine that was off for two months backs up at once and is pruned a
+few runs later. Every such time is one more rule, and rules only keep. Sending does not
+depend on the clock.
 
 - The clock is **confirmed**, and then it alone counts, if the kernel says that it is
-  synchronised (``adjtimex``; setting the clock by hand takes that mark away), or if
-  another machine of the run shows the same within ten minutes (``hello``). If a machine
-  shows an earlier time, what was wanted then stays as well, for as long as they
+  synchronised (``adjtimex``; setting the clock by hand clears that mark), or if another
+  machine of the run shows the same within ten minutes (``hello``). If a machine shows
+  an earlier time, snapshots wanted at that time are kept, too, while the clocks
   disagree.
-- What makes days after a gap visible (the first snapshot of each of four days) stays
-  meanwhile. What was made before something with an earlier date proves nothing: a clock
-  that jumps at each start and is set right after that is never believed. A jump of less
-  than two days costs at most what these two days would have.
-- What is **dated in the future** stays and does not count. Once the clock is confirmed
-  it is judged by when it was made: a filesystem numbers what it makes, so it lies
-  between its neighbours, and is counted back from the later one. It only takes places
-  beside the others, never one of theirs. Without a confirmed clock it stays until its
+- The snapshots that show days after a gap (the first of each of four days) are kept
+  meanwhile. A snapshot made before one with an earlier date proves nothing: a clock
+  that jumps at each start and is corrected later is never believed. A jump of less
+  than two days costs at most the snapshots of these two days.
+- A snapshot **dated in the future** is kept and does not count. Once the clock is
+  confirmed, it is judged by its order: a filesystem numbers its snapshots, so it was
+  made between its neighbours, and its time is counted back from the later one. It never
+  takes the place of another snapshot. Without a confirmed clock it is kept until its
   date, or ``prune --force``.
-- Where dates contradict that order (also those of a clock that was set back), it is
-  judged without the ones and without the others, as nobody knows which are wrong.
-  Destinations are held to the times of arrival.
-- Numbers (``-n``, ``latest=N``) need no clock, so only what is dated in the future is
+- Dates may contradict that order, also after a clock was set back. Nothing shows which
+  of two is wrong, so the series is judged without the one and without the other.
+  Backups are judged so by their times of arrival.
+- Numbers (``-n``, ``latest=N``) need no clock; only snapshots dated in the future are
   kept beside them.
-- **More than half** is not deleted at once: ``prune`` refuses it; a run does not do it
-  by a policy that is new there. It does if only time went by, that is, if the same
-  policy, at the last backup or before a pause, kept at least half of what was there
-  then. Numbers of a run are not guarded.
-- What waits is said with the command that overrules it (``prune --force``: the plan and
-  this clock are right); the exit status stays 0, as with damaged records. What is not
-  known (a damaged record, passed as a doubt) cannot be forced.
-- What is sent goes in the order of making, and what was begun is always worth sending:
-  so a transfer that was interrupted under a wrong clock is resumed. Staging expires by
-  the earliest time that it may be.
+- **More than half** is not deleted at once: ``prune`` refuses it, and a run does not do
+  it by a policy that is new there. A run does it if only time has passed, that is, if
+  the same policy, at the last backup or before a pause, kept at least half of the
+  snapshots of that time. Numbers of a run are not guarded.
+- A postponed deletion is reported with the command that overrules it (``prune
+  --force``: plan and clock are right); the exit status stays 0, as with damaged
+  records. A doubt (a damaged record) cannot be overruled.
+- Snapshots are sent in the order of creation, and a transfer that was begun is always
+  worth sending: one that was interrupted under a wrong clock is resumed. Staging
+  expires by the earliest time that it may be.
 
 For tests alone ``BTRFS_BACKUP_NG_CLOCK`` shifts the clock by so many seconds, and says
 whether it is ``synchronised``.
@@ -50,7 +46,7 @@ whether it is ``synchronised``.
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot
@@ -70,21 +66,22 @@ from btrfs_backup_ng.core.retention import (
     keep_origins,
 )
 
-#: A machine that made nothing for longer than this was off, or its clock jumped.
+#: After a longer gap the machine was off, or its clock has jumped.
 _JUMP = timedelta(days=2)
-#: What was made on so many days after that confirms the new time, each of them so much
-#: after the one before; less than a day, as nobody starts a backup by the second.
-_DAYS, _DAY = 4, timedelta(hours=20)
+#: Snapshots on so many days after a gap confirm the new time, each so much after the
+#: one before; less than a day, as backups do not start on the second.
+_DAYS = 4
+_DAY = timedelta(hours=20)
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What time it is, and who says so.
+    """The time, by all clocks of a run.
 
     :ivar now: by this machine; aware.
-    :ivar is_synchronised: its kernel says that its clock follows another one, or a
-        person does.
-    :ivar others: what clocks of other machines show at the same moment.
+    :ivar is_synchronised: the kernel says that its clock follows another one, or the
+        user says so.
+    :ivar others: clocks of other machines at the same moment.
     """
 
     now: datetime
@@ -93,13 +90,13 @@ class Clock:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether another clock says the same."""
+        """Whether another clock shows the same time."""
         near = (abs(other - self.now) <= TOLERANCE for other in self.others)
         return self.is_synchronised or any(near)
 
 
 def later(now: datetime, seconds: float) -> datetime:
-    """Return a time so much later, within the years that ``datetime`` knows."""
+    """Return a time so many seconds later, within the years that ``datetime`` knows."""
     try:
         return now + timedelta(seconds=seconds)
     except OverflowError:
@@ -109,17 +106,18 @@ def later(now: datetime, seconds: float) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What time it may be, by all clocks and by all that was made before.
+    """The times that it may be, by all clocks and by all snapshots.
 
     :ivar now: by this machine's clock; aware.
-    :ivar is_confirmed: another clock says the same.
+    :ivar is_confirmed: another clock shows the same.
     :ivar earlier: the other times that it may be.
-    :ivar is_behind: another machine of the run has an earlier time.
-    :ivar jump: the last two times between which the clock may have jumped, if that is
-        a surprise.
-    :ivar pauses: the beginning of each time in which nothing was made for long.
-    :ivar shown: the times of what confirms by and by that the clock did not jump.
-    :ivar dates: origin -> when it was made at the latest, of what has a name that is
+    :ivar is_behind: another machine of the run shows an earlier time.
+    :ivar jump: the last two times between which the clock may have jumped, if the gap
+        between them is unusual.
+    :ivar pauses: the beginning of each gap.
+    :ivar shown: the times of snapshots that confirm, in the end, that the clock did not
+        jump.
+    :ivar dates: origin -> latest possible time of creation, for snapshots whose name is
         later than a confirmed clock.
     """
 
@@ -134,25 +132,25 @@ class Course:
 
     @property
     def earliest(self) -> datetime:
-        """Return the first of all the times that it may be."""
         return min((self.now, *self.earlier))
 
 
 def find_course(clock: Clock, places: Iterable[Collection[Snapshot]]) -> Course:
-    """Find out what time it may be.
+    """Find the times that it may be.
 
-    A long time in which nothing was made may be a jump of the clock. It is taken for
-    one until snapshots were made on three more days, or another clock confirms it.
+    A long gap may be a jump of the clock. It is treated as one until snapshots were
+    made on three more days, or another clock confirms the time.
 
-    :param places: what was made at each of them, those of a source first.
+    :param places: the snapshots of each of them, those of a source first.
     """
     places = list(map(list, places))
-    seen, refuted = {clock.now}, set()
+    seen = {clock.now}
+    refuted = set()
     for snapshots in places:
         for dated in (_by_name(snapshots), _by_arrival(snapshots)):
             seen |= {moment for moment, _ in dated if moment <= clock.now + TOLERANCE}
-            wrong = _refuted(dated)
-            refuted |= {moment for moment, s in dated if s.uuid in wrong}
+            too_late, _ = _out_of_order(dated)
+            refuted |= {moment for moment, s in dated if s.uuid in too_late}
     ordered = sorted(seen)
     gaps = [gap for gap in pairwise(ordered) if gap[1] - gap[0] > _JUMP]
     pauses = tuple(before for before, _ in gaps)
@@ -160,9 +158,9 @@ def find_course(clock: Clock, places: Iterable[Collection[Snapshot]]) -> Course:
         dates: dict[UUID, datetime] = {}
         for snapshots in places:
             late = _dates(_by_name(snapshots), clock.now)
-            dates = {
-                s.origin: late[s.uuid] for s in snapshots if s.uuid in late
-            } | dates
+            for snapshot in snapshots:
+                if snapshot.uuid in late:
+                    dates.setdefault(snapshot.origin, late[snapshot.uuid])
         return Course(clock.now, pauses=pauses, dates=dates)
     credible = [moment for moment in ordered if moment not in refuted]
     doubted = [(gap, days) for gap in gaps if len(days := _days(gap, credible)) < _DAYS]
@@ -190,29 +188,23 @@ def _by_arrival(snapshots: Collection[Snapshot]) -> _Dated:
     return [(s.otime, s) for s in snapshots if s.otime is not None]
 
 
-def _refuted(dated: _Dated) -> set[UUID]:
-    """Return what is dated later than something that was made after it.
+def _out_of_order(dated: _Dated) -> tuple[set[UUID], set[UUID]]:
+    """Return the snapshots dated after a newer one, and those dated before an older.
 
-    The order in which a filesystem made things does not depend on any clock.
+    The order in which a filesystem made them does not depend on any clock.
     """
-    refuted: set[UUID] = set()
-    least: datetime | None = None
-    for moment, snapshot in sorted(dated, key=_made_at, reverse=True):
-        if least is not None and moment > least + TOLERANCE:
-            refuted.add(snapshot.uuid)
-        least = moment if least is None else min(least, moment)
-    return refuted
-
-
-def _belated(dated: _Dated) -> set[UUID]:
-    """Return what is dated earlier than something that was made before it."""
-    belated: set[UUID] = set()
-    most: datetime | None = None
-    for moment, snapshot in sorted(dated, key=_made_at):
-        if most is not None and moment < most - TOLERANCE:
-            belated.add(snapshot.uuid)
-        most = moment if most is None else max(most, moment)
-    return belated
+    ordered = sorted(dated, key=_made_at)
+    moments = [moment for moment, _ in ordered]
+    latest_until = accumulate(moments, max)
+    earliest_from = reversed(list(accumulate(reversed(moments), min)))
+    too_late = set()
+    too_early = set()
+    for (moment, s), latest, earliest in zip(ordered, latest_until, earliest_from):
+        if moment > earliest + TOLERANCE:
+            too_late.add(s.uuid)
+        if moment < latest - TOLERANCE:
+            too_early.add(s.uuid)
+    return too_late, too_early
 
 
 def _made_at(item: tuple[datetime, Snapshot]) -> tuple[int, datetime]:
@@ -229,7 +221,7 @@ def _days(gap: _Gap, credible: Sequence[datetime]) -> list[datetime]:
 
 
 def _is_odd(gap: _Gap, ordered: Sequence[datetime]) -> bool:
-    """Tell whether a gap is longer than two that stand before it would be together."""
+    """Return whether a gap is more than twice as long as the time before it."""
     before, after = gap
     position = ordered.index(before)
     pace = before - ordered[position - 1] if position else timedelta()
@@ -237,10 +229,10 @@ def _is_odd(gap: _Gap, ordered: Sequence[datetime]) -> bool:
 
 
 def _dates(dated: _Dated, now: datetime) -> dict[UUID, datetime]:
-    """Say when what is dated in the future was made, if something was made after it.
+    """Return when snapshots dated in the future were made, if a later one shows it.
 
-    The clock that dated it was wrong, and may well have gone at the right speed. So it
-    is counted back from what was made after it, up to what was made before it.
+    The clock that dated them was wrong, but may have run at the right speed. So they
+    are counted back from the next snapshot, no further than the one before them.
 
     :param now: a confirmed time.
     """
@@ -261,49 +253,34 @@ def _dates(dated: _Dated, now: datetime) -> dict[UUID, datetime]:
 
 
 def keep_by_policy(policy: Policy, naming: Naming, course: Course) -> Rule:
-    """Keep what a policy wants by the names, at each time that it may be."""
+    """Keep snapshots by the times in their names, at each time that it may be."""
 
     def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
-        dated: list[tuple[datetime, Snapshot]] = []
-        foreign = []
-        for snapshot in snapshots:
-            moment = naming.time_of(snapshot.name)
-            if moment is None:
-                foreign.append(snapshot.uuid)
-            else:
-                dated.append((moment, snapshot))
+        times = [(naming.time_of(s.name), s) for s in snapshots]
+        foreign = {s.uuid: (NOT_OURS,) for moment, s in times if moment is None}
+        dated = [(moment, s) for moment, s in times if moment is not None]
         dates = _dates(dated, course.now) if course.is_confirmed else {}
         for _, snapshot in dated:
             if snapshot.origin in course.dates:
                 dates[snapshot.uuid] = course.dates[snapshot.origin]
-        rest = [(moment, s) for moment, s in dated if s.uuid not in dates]
-        return _merged(
-            dict.fromkeys(foreign, (NOT_OURS,)),
-            keep_dated(policy, rest, course.now, FUTURE),
-            _keep_redated(policy, dated, dates, course),
-            _keep_by_earlier(policy, dated, course),
-        )
+        return foreign | _keep_redated(policy, dated, dates, course, FUTURE)
 
     return claims
 
 
 def keep_by_policy_on_arrival(policy: Policy, naming: Naming, course: Course) -> Rule:
-    """Keep what a policy wants by the times at which backups came, likewise.
+    """Keep backups by their times of arrival, at each time that it may be.
 
-    Nobody who sends there can change those, so no name that is invented makes an older
-    backup look superseded. Where such a time is not known, nothing is claimed.
+    The sender cannot change those, so no invented name makes an older backup look
+    superseded. Backups without a known time of arrival are not claimed.
     """
 
     def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
         ours = [s for s in snapshots if naming.time_of(s.name) is not None]
         dated = _by_arrival(ours)
         dates = _dates(dated, course.now) if course.is_confirmed else {}
-        rest = [(moment, s) for moment, s in dated if s.uuid not in dates]
-        return _merged(
-            keep_dated(policy, rest, course.now, CAME_IN_FUTURE, BY_ARRIVAL),
-            _keep_redated(policy, dated, dates, course, BY_ARRIVAL),
-            _keep_by_earlier(policy, dated, course),
-        )
+        future = CAME_IN_FUTURE
+        return _keep_redated(policy, dated, dates, course, future, BY_ARRIVAL)
 
     return claims
 
@@ -311,13 +288,13 @@ def keep_by_policy_on_arrival(policy: Policy, naming: Naming, course: Course) ->
 def keep_made_in_order(
     policy: Policy, naming: Naming, course: Course, *, of_source: bool
 ) -> Rule:
-    """Keep what a policy wants of what was dated in the order of its making.
+    """Keep snapshots that were dated in the order of their creation.
 
-    Where two contradict each other, one of them was dated by a wrong clock, and nobody
-    knows which. So it is judged without the ones and without the others: neither what
-    was dated in the future supersedes what was really made then, also when its date has
-    come, nor what a clock that was set back dated supersedes what was there. Backups
-    arrive in any order of their names, so for them the times count at which they came.
+    Where two contradict each other, a wrong clock dated one of them, and nothing shows
+    which. So the series is judged without the one and without the other. A snapshot
+    dated in the future does not supersede those really made at that time, also once
+    its date has come; nor does one dated by a clock that was set back supersede older
+    ones. Backups arrive in any order of their names, so their times of arrival count.
     """
 
     def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
@@ -326,7 +303,7 @@ def keep_made_in_order(
         dated = [item for item in every if item[0] <= course.now + TOLERANCE]
         kept: Mapping[UUID, tuple[str, ...]] = {}
         suffix = "" if of_source else BY_ARRIVAL
-        for wrong in filter(None, (_refuted(dated), _belated(dated))):
+        for wrong in filter(None, _out_of_order(dated)):
             rest = [item for item in dated if item[1].uuid not in wrong]
             kept = _merged(
                 kept,
@@ -343,22 +320,28 @@ def _keep_redated(
     dated: _Dated,
     dates: Mapping[UUID, datetime],
     course: Course,
+    future: str,
     suffix: str = "",
-) -> Mapping[UUID, tuple[str, ...]]:
-    """Keep what is wanted of all, with what is dated wrongly at its real place.
+) -> dict[UUID, tuple[str, ...]]:
+    """Keep snapshots without the wrongly dated ones, and with their real dates.
 
-    This comes on top of what is kept without it, so nothing goes because of it.
+    The second judgement only adds to the first, so it deletes nothing.
+
+    :param dates: UUID -> real date of a wrongly dated snapshot.
     """
-    if not dates:
-        return {}
-    real = [(dates.get(s.uuid, moment), s) for moment, s in dated]
-    return keep_dated(policy, real, course.now, FUTURE, suffix)
+    rest = [(moment, s) for moment, s in dated if s.uuid not in dates]
+    real = [(dates.get(s.uuid, moment), s) for moment, s in dated] if dates else []
+    return _merged(
+        keep_dated(policy, rest, course.now, future, suffix),
+        keep_dated(policy, real, course.now, FUTURE, suffix),
+        _keep_by_earlier(policy, dated, course),
+    )
 
 
 def _keep_by_earlier(
     policy: Policy, dated: _Dated, course: Course
 ) -> Mapping[UUID, tuple[str, ...]]:
-    """Keep what is wanted at the other times that it may be; numbers need no clock."""
+    """Keep snapshots wanted at the other possible times; numbers need no clock."""
     if not policy.looks_at_time:
         return {}
     kept = {s.uuid for moment, s in dated if moment in course.shown}
@@ -371,7 +354,7 @@ def _keep_by_earlier(
 def _merged(
     *claims: Mapping[UUID, tuple[str, ...]],
 ) -> dict[UUID, tuple[str, ...]]:
-    """Put reasons together, each of them once; a weak one only where it is alone."""
+    """Merge reasons, each of them once."""
     found: dict[UUID, tuple[str, ...]] = {}
     for claim in claims:
         for uuid, reasons in claim.items():
@@ -383,16 +366,16 @@ def _merged(
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be judged: one series at one place.
+    """One series at one place, to be judged.
 
-    :ivar place: for people.
-    :ivar noun: what is kept there: ``snapshot`` or ``backup``.
+    :ivar place: its name in messages.
+    :ivar noun: ``snapshot`` or ``backup``.
     :ivar prefix: of all the names.
-    :ivar needed: origins that must stay, and why.
-    :ivar of_source: they were made here, not received.
+    :ivar needed: origin -> why its snapshot must be kept.
+    :ivar of_source: the snapshots were made here, not received.
     :ivar doubts: why nothing may be deleted there in this run.
-    :ivar is_forced: a person says that the plan, and the clock, are right.
-    :ivar is_standing: the policy comes with each run, not once from a person.
+    :ivar is_forced: the user says that the plan, and the clock, are right.
+    :ivar is_standing: the policy comes with each run, not once from the user.
     """
 
     place: str
@@ -408,12 +391,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is to become of a series.
+    """The verdicts on a series.
 
     :ivar verdicts: oldest first.
     :ivar doubts: why nothing may be deleted there.
-    :ivar dangers: why nothing should be deleted unless that is forced.
-    :ivar waiting: why some of it stays for now.
+    :ivar dangers: why nothing should be deleted without force.
+    :ivar waiting: why some deletions are postponed.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -423,12 +406,12 @@ class Judgement:
 
     @property
     def withheld(self) -> tuple[str, ...]:
-        """Return all that stands against any deletion."""
+        """Return all reasons against any deletion."""
         return self.doubts + self.dangers
 
     @property
     def to_delete(self) -> list[Snapshot]:
-        """Return what the rules would delete, the oldest first."""
+        """Return the snapshots that no rule keeps, oldest first."""
         return [v.snapshot for v in self.verdicts if not v.kept]
 
 
@@ -437,9 +420,9 @@ def rules_of(
 ) -> list[Rule]:
     """Return the rules for the snapshots of a source, or for backups.
 
-    Of backups two times are known. Their names come from whoever sent them, so what
-    must stay by the times at which they came stays whatever the names are. But a
-    backlog comes all at once: what must stay by its name does, too.
+    A backup has two times. The sender chooses its name, so a backup is kept by its
+    time of arrival whatever its name. But a backlog arrives at once, so a backup is
+    kept by the time in its name, too.
     """
     rules = [keep_by_policy(policy, naming, course)]
     if policy.looks_at_time:
@@ -452,9 +435,9 @@ def rules_of(
 def judge_series(
     question: Question, snapshots: Collection[Snapshot], course: Course
 ) -> Judgement:
-    """Decide what goes of a series, and what stands against that.
+    """Decide which snapshots of a series are deleted, and list the reasons against it.
 
-    What the filesystem itself made last always stays, whatever the clocks say.
+    The snapshot that the filesystem made last is always kept, whatever the clocks say.
 
     :param snapshots: with names of this prefix; other names are kept.
     """
@@ -482,7 +465,7 @@ def _verdicts(
 
 
 def _in_short(reasons: Sequence[str]) -> tuple[str, ...]:
-    """Return each reason once, and that of the clocks only where it is the only one."""
+    """Return each reason once; that of the clocks only if it is the only one."""
     others = tuple(dict.fromkeys(why for why in reasons if why != UNCONFIRMED))
     return others or tuple(dict.fromkeys(reasons))
 
@@ -490,23 +473,23 @@ def _in_short(reasons: Sequence[str]) -> tuple[str, ...]:
 def _dangers(
     question: Question, verdicts: Sequence[Verdict], course: Course
 ) -> Iterator[str]:
-    """Say if more than half would go at once.
+    """Object if more than half would be deleted at once.
 
-    With each run a number of snapshots is no surprise. Nor is a policy by time, if what
-    went by is only time: if at the last backup, or before a pause, it kept what was
-    there then.
+    A number of snapshots with each run is no surprise. Nor is a policy by time, if only
+    time has passed: at the last backup, or before a pause, it kept the snapshots of
+    that time.
     """
-    to_delete = sum(not verdict.kept for verdict in verdicts)
-    if 2 * to_delete <= len(verdicts):
+    count = sum(not verdict.kept for verdict in verdicts)
+    if 2 * count <= len(verdicts):
         return
-    if question.is_standing:
-        if not question.policy.looks_at_time:
-            return
-        if _is_explained(question, [v.snapshot for v in verdicts], course):
-            return
+    if question.is_standing and (
+        not question.policy.looks_at_time
+        or _is_explained(question, [v.snapshot for v in verdicts], course)
+    ):
+        return
     which = f" that begin with {question.prefix!r}" if question.prefix else ""
     yield (
-        f"{to_delete} of {len(verdicts)} {question.noun}s at {question.place}{which}"
+        f"{count} of {len(verdicts)} {question.noun}s at {question.place}{which}"
         " would go, more than half"
     )
 
@@ -514,7 +497,7 @@ def _dangers(
 def _is_explained(
     question: Question, snapshots: Sequence[Snapshot], course: Course
 ) -> bool:
-    """Tell whether the policy kept at least half of this a while ago."""
+    """Return whether the policy kept at least half of the snapshots a while ago."""
     moments = sorted(moment for moment, _ in _by_name(snapshots))
     before = [moment for moment in moments if moment < course.now]
     asked = {*before[-2:], *course.pauses}  # the very last one was made by this run
@@ -535,7 +518,7 @@ def _is_explained(
 def _waiting(
     question: Question, verdicts: Sequence[Verdict], course: Course
 ) -> Iterator[str]:
-    """Say what stays only until the clock is confirmed, unless that is usual there."""
+    """Report deletions that wait for a confirmed clock, if that is unusual there."""
     waiting = sum(verdict.reasons == (UNCONFIRMED,) for verdict in verdicts)
     if waiting and (course.is_behind or course.jump):
         yield (
@@ -546,14 +529,14 @@ def _waiting(
     late = [v for v in verdicts if {FUTURE, CAME_IN_FUTURE} & set(v.reasons)]
     if late:
         name = late[-1].snapshot.name
-        what = f"{name} at {question.place} is"
+        subject = f"{name} at {question.place} is"
         they = "It counts for nothing and stays"
         if len(late) > 1:
-            what = f"{name} and {len(late) - 1} more at {question.place} are"
+            subject = f"{name} and {len(late) - 1} more at {question.place} are"
             they = "They count for nothing and stay"
         yield (
-            f"{what} dated later than the clock of this machine, so one of two clocks"
-            f" is wrong, or was. {they} until that clock is synchronised"
+            f"{subject} dated later than the clock of this machine, so one of two"
+            f" clocks is wrong, or was. {they} until that clock is synchronised"
         )
 
 
@@ -562,7 +545,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _why(course: Course) -> str:
-    """Say why it may be earlier than this machine's clock says."""
+    """Return why it may be earlier than this machine's clock shows."""
     if course.jump is None:
         return "the clock of another machine of this run is behind the one here"
     before, after = (f"{moment:%Y-%m-%d}" for moment in course.jump)

@@ -1,4 +1,4 @@
-"""The words for a place: what the user writes and what it means."""
+"""Locations: the user's words for a place, parsed."""
 
 import enum
 import os
@@ -9,8 +9,6 @@ from btrfs_backup_ng.__util__ import UsageError, visible
 
 
 class Scheme(enum.Enum):
-    """How a place is reached."""
-
     LOCAL = "local"
     SSH = "ssh"
     SHELL = "shell"
@@ -18,7 +16,7 @@ class Scheme(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A place, as values: nothing here has been looked at.
+    """The parsed words for a place. It may not exist.
 
     :ivar path: absolute path (local and ssh), or the command (shell).
     """
@@ -30,7 +28,7 @@ class Location:
     port: int | None = None
 
     def __str__(self) -> str:
-        """Return the text that means this place again."""
+        """Return the text that parses to the same location."""
         if self.scheme is Scheme.LOCAL:
             return self.path
         if self.scheme is Scheme.SHELL:
@@ -64,7 +62,7 @@ class Location:
         return replace(self, path="") == replace(other, path="")
 
     def join(self, path: str) -> "Location":
-        """Return the place ``path`` (relative to this one, or absolute) on its host."""
+        """Return the location of ``path``, relative to this one or absolute."""
         return replace(self, path=os.path.join(self.path, path))
 
 
@@ -76,11 +74,11 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\+-]*")
 
 
 def parse_location(text: str, *, working_directory: str) -> Location:
-    """Read a place from the command line.
+    """Read a location from the command line.
 
-    :param working_directory: what a relative local path starts from.
-    :raises UsageError: if the text is not a place this program knows. A password
-        in it is not repeated.
+    :param working_directory: the start of relative local paths.
+    :raises UsageError: if the text is not a location. A password in it is not
+        repeated.
     """
     if not text:
         raise UsageError("an empty word is not a place")
@@ -104,7 +102,7 @@ def parse_location(text: str, *, working_directory: str) -> Location:
 
 
 def _ambiguous(text: str) -> UsageError:
-    """Say what to write instead of ``nas:/path``, which could be a directory."""
+    """Refuse ``nas:/path``, which could be a directory; show both spellings."""
     place, _, path = text.partition(":")
     if "@" in path.split("/", 1)[0]:
         return _password_error()
@@ -143,9 +141,9 @@ def _parse_ssh(rest: str) -> Location:
 
 
 def _split_port(place: str) -> tuple[str, int | None]:
-    bracketed = re.fullmatch(r"\[([^]]*)\](?::(.*))?", place)
-    if bracketed:
-        host, text = bracketed[1], bracketed[2] or ""
+    if bracketed := re.fullmatch(r"\[([^]]*)\](?::(.*))?", place):
+        host = bracketed[1]
+        text = bracketed[2] or ""
     else:
         host, _, text = place.partition(":")
     if not text:
@@ -159,7 +157,7 @@ def _split_port(place: str) -> tuple[str, int | None]:
 
 
 def _tidied(path: str) -> str:
-    """Drop empty and ``.`` parts; ``..`` stays, a symlink may stand before it."""
+    """Drop empty and ``.`` parts. ``..`` is kept: a symlink may precede it."""
     if "\0" in path:
         raise UsageError("a path cannot hold a NUL byte")
     parts = [part for part in path.split("/") if part not in ("", ".")]

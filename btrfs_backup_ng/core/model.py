@@ -1,4 +1,4 @@
-"""The core values that every floor above speaks in."""
+"""The values that all folders share: snapshots, listings, facts, jobs."""
 
 import enum
 from collections.abc import Mapping
@@ -13,22 +13,21 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
 
-#: How long nothing may move in a transfer, and how long a place may say nothing, if
-#: nothing else is wished: seconds.
+#: Default limit, in seconds, on the time without progress in a transfer, and on the
+#: silence of a host after a question.
 STALL_TIMEOUT_S = 300.0
 
 
 class Integrity(enum.Enum):
-    """Whether a snapshot still is what it was when it became read-only."""
+    """Whether a snapshot still is unchanged since it became read-only."""
 
     INTACT = "intact"
     CHANGED = "changed"
-    UNKNOWN = "unknown"
-    """Only a close look at this one can tell."""
+    UNKNOWN = "unknown"  # until a close look at this one
 
 
 class Role(enum.Enum):
-    """How a snapshot came to its place: made there, or received."""
+    """Whether a snapshot was made at its place, or received."""
 
     SNAPSHOT = "snapshot"
     BACKUP = "backup"
@@ -38,12 +37,12 @@ class Role(enum.Enum):
 class Snapshot:
     """A read-only snapshot as seen at one endpoint.
 
-    :ivar created: aware UTC: the time in its name, or for a name that is not ours
-        btrfs ``otime``; ``None`` where neither is known (other machines).
+    :ivar created: aware UTC: the time in its name, else btrfs ``otime``; None if
+        neither is known (other machines).
     :ivar generation: transaction in which it was made, on its own filesystem.
     :ivar tree_id: its id on its own filesystem.
-    :ivar otime: aware UTC: when its filesystem made it; ``None`` where that is not
-        known (other machines, before they are asked).
+    :ivar otime: aware UTC: creation time on its filesystem; None if not known (other
+        machines, before they are asked).
     """
 
     name: str
@@ -58,18 +57,18 @@ class Snapshot:
 
     @property
     def origin(self) -> UUID:
-        """Identity that survives hops and renames: what ``btrfs send`` sends."""
+        """Return the identity that survives hops and renames: the UUID that is sent."""
         return self.received_uuid or self.uuid
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one look at a place saw.
+    """The contents of a place at one moment.
 
     :ivar snapshots: the read-only ones, in no particular order.
-    :ivar names: every name that is taken there, by whatever.
-    :ivar carriers: received UUID -> ids of all subvolumes of the whole filesystem
-        that carry it; ``btrfs receive`` takes any of them as parent.
+    :ivar names: every name in use there.
+    :ivar carriers: received UUID -> ids of all subvolumes of the filesystem that
+        carry it; ``btrfs receive`` takes any of them as parent.
     """
 
     snapshots: tuple[Snapshot, ...] = ()
@@ -79,12 +78,12 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A transfer that was cut short and may go on.
+    """An interrupted transfer that may be resumed.
 
-    :ivar name: of the snapshot; what is beyond some 200 bytes may be missing.
+    :ivar name: of the snapshot, cut off after some 200 bytes.
     :ivar started: aware UTC.
-    :ivar size_bytes: of its stream that is safe there, 0 for nothing.
-    :ivar running: somebody works on it.
+    :ivar size_bytes: of its stream, saved by checkpoints.
+    :ivar running: a process is working on it.
     """
 
     transfer_id: Annotated[str, Named("id")]
@@ -105,28 +104,28 @@ class Privilege(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a first look at a directory and its host found; nothing was changed.
+    """The state of a directory and its host before anything is changed.
 
     Sizes in bytes. Fields after ``is_directory`` mean something only if it is.
 
     :ivar filesystem: identifies filesystem and subvolume (``f_fsid``).
     :ivar send_protocol: highest send stream version of that kernel.
-    :ivar containing: the path of the subvolume it lies in.
+    :ivar containing: path of the subvolume that contains it.
     :ivar uuid: of the subvolume at this very path, if it is one.
-    :ivar parent_uuid: of what that subvolume was made of.
-    :ivar folder_filesystem: the same of the folder for its snapshots.
+    :ivar parent_uuid: of the subvolume it is a snapshot of.
+    :ivar folder_filesystem: ``filesystem`` of the folder for its snapshots.
     :ivar nested: subvolumes directly below it, relative to it.
-    :ivar has_state: our bookkeeping is there already, and we may write there.
-    :ivar has_folder: the folder for its snapshots is there already.
-    :ivar trouble: why our bookkeeping there must not be used, or "": a part of it (the
+    :ivar has_state: the state directory exists, and is writable.
+    :ivar has_folder: the folder for its snapshots exists.
+    :ivar trouble: why the state directory must not be used, or "": a part of it (the
         first word) is a link, or belongs to another user.
     :ivar leftovers: names in its staging directory.
-    :ivar mount_point: where the filesystem is mounted that it lies in.
+    :ivar mount_point: of the filesystem that contains it.
     :ivar mount_options: of that mount and its filesystem, as in mountinfo.
-    :ivar codecs: names of the stream compressors installed there.
-    :ivar has_python: at a source: there is a Python, so checkpoints can be made there.
-    :ivar clock_ahead_s: of the clock there, compared with the one here; ``None`` where
-        both are the same, or it is not known.
+    :ivar codecs: names of the stream compressors installed.
+    :ivar has_python: at a source: Python is installed, so checkpoints are possible.
+    :ivar clock_ahead_s: of the clock there, compared with the one here; None if both
+        are the same, or it is not known.
     """
 
     privilege: Privilege
@@ -175,7 +174,7 @@ class Facts:
 
 
 class Checks(enum.Enum):
-    """How doubts about a filesystem are taken (``--fs-checks``)."""
+    """How strictly a filesystem is checked (``--fs-checks``)."""
 
     AUTO = "auto"
     STRICT = "strict"
@@ -194,14 +193,14 @@ class Incremental(enum.Enum):
 class SshOptions:
     """How places are reached, most of it for ssh.
 
-    :ivar options: ``KEY=VALUE`` as for ``ssh -o``; they win over ours.
+    :ivar options: ``KEY=VALUE`` as for ``ssh -o``; they override the program's.
     :ivar auth_sock: socket of the agent; "" for ``SSH_AUTH_SOCK``.
     :ivar strict_host_keys: refuse hosts whose key is not known yet.
     :ivar password_file: path of the file with the password or passphrase for logins.
-    :ivar sudo_password_file: path of the file with the password that sudo wants there.
-    :ivar reopenings: how often a lost connection is opened again; ``None``: always.
-    :ivar silence_s: how long a place, also one of this machine, may say nothing when it
-        is asked something; 0 for no limit.
+    :ivar sudo_password_file: path of the file with the password for sudo there.
+    :ivar reopenings: how often a lost connection is reopened; None for no limit.
+    :ivar silence_s: limit on the silence of a host, this one included, after a
+        question; 0 for no limit.
     """
 
     options: tuple[str, ...] = ()
@@ -221,13 +220,13 @@ class SshOptions:
 class TransferOptions:
     """How data is moved.
 
-    :ivar rate: bytes a second, ``None`` for no limit.
-    :ivar mbuffer: ``None`` decides by what is installed and where it helps.
-    :ivar compress: on the wire, a word of ``codecs``.
+    :ivar rate: bytes a second, None for no limit.
+    :ivar mbuffer: None: use it if it is installed and helps.
+    :ivar compress: on the wire; a codec of ``codecs``.
     :ivar checkpoint_interval: bytes between two checkpoints, 0 for none.
-    :ivar retries: how often a cut transfer is taken up again within the run.
-    :ivar staging_max_age: how long what a cut transfer left is kept.
-    :ivar max_size: bytes that a stream may have, ``None`` for no limit.
+    :ivar retries: how often an interrupted transfer is retried within the run.
+    :ivar staging_max_age: how long an interrupted transfer is kept.
+    :ivar max_size: bytes that a stream may have, None for no limit.
     """
 
     incremental: Incremental = Incremental.AUTO
@@ -249,7 +248,7 @@ class TransferOptions:
 class Destination:
     """Where backups go, and how.
 
-    :ivar keep: which backups stay there, ``None`` for all.
+    :ivar keep: policy for its backups, None to keep all.
     """
 
     location: Location
@@ -261,12 +260,12 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One task, as both front doors produce it.
+    """One task of the command line.
 
-    :ivar recorded: how backups go to all other destinations that are on record at the
-        source, if these are asked for; its location means nothing.
+    :ivar recorded: how backups go to all other destinations on record at the source,
+        if these are asked for; its location means nothing.
     :ivar snapshot_folder: absolute, or relative to the source.
-    :ivar keep_source: which snapshots stay, ``None`` for all.
+    :ivar keep_source: policy for its snapshots, None to keep all.
     :ivar ssh: how the source is reached.
     """
 
@@ -292,7 +291,7 @@ class Job:
 
 
 class Result(enum.Enum):
-    """How a check went; a check that could not be made is no good one."""
+    """How a check went. A check that could not be made is UNCHECKED, never GOOD."""
 
     GOOD = "good"
     BAD = "bad"

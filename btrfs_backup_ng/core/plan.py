@@ -1,10 +1,11 @@
-"""What to send and from which parent: a pure function of two listings."""
+"""The snapshots to send, and their parents: a pure function of two listings."""
 
 import bisect
 import enum
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Incremental, Integrity, Listing, Snapshot
@@ -25,10 +26,9 @@ class WhyFull(enum.Enum):
 class Transfer:
     """One snapshot to send.
 
-    :ivar parent: what it is the difference from; the destination has it by then.
-    :ivar target: the name it gets there; another than its own only where that is
-        taken by something else.
-    :ivar why_full: set exactly when there is no parent.
+    :ivar parent: base of the difference; the destination has it by then.
+    :ivar target: its name there; another than its own only if that is taken.
+    :ivar why_full: set exactly if there is no parent.
     """
 
     snapshot: Snapshot
@@ -39,16 +39,15 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class TransferPlan:
-    """What one destination gets.
+    """The transfers to one destination.
 
     :ivar transfers: in the order in which they must run.
     :ivar present: how many of the wanted snapshots are there already.
-    :ivar base: newest snapshot at the source that the destination has, too,
-        before the first transfer.
+    :ivar base: newest snapshot that both places have before the first transfer.
     :ivar refusals: one line for each snapshot that is not trusted as parent.
-    :ivar doubtful: an origin that a parent of the plan rests on, and of which a close
-        look must tell first whether all that carry it there are unchanged.
-    :ivar doubtful_here: the same of a parent itself, at the source.
+    :ivar doubtful: origin of a parent; a close look must first confirm that all its
+        copies at the destination are unchanged.
+    :ivar doubtful_here: a parent at the source that needs a close look first.
     """
 
     transfers: tuple[Transfer, ...]
@@ -68,20 +67,20 @@ def plan_transfers(
     integrity_there: Mapping[UUID, Integrity],
     incremental: Incremental = Incremental.AUTO,
 ) -> TransferPlan:
-    """Decide what to send: all that is missing, in the order in which it was made.
+    """Decide what to send: all missing snapshots, in the order of their creation.
 
-    That is the order of the filesystem and not of the names, as clocks jump: what was
-    begun under a wrong clock is resumed before anything newer. Each goes from the
-    nearest older snapshot that both places have by then, else the nearest newer one.
-    Both are matched by origin, never by name: a snapshot re-created under an old name
-    is new. Where several snapshots share one origin (a source that was made writable
-    while it carried a received UUID) nothing can tell them apart but their names, so
-    they are matched by both and are no parents.
+    That is the order of the filesystem, not of the names, as clocks jump: a transfer
+    that was begun under a wrong clock is resumed before newer ones. The parent of each
+    is the nearest older snapshot that both places have by then, else the nearest newer
+    one. Snapshots are matched by origin, never by name: one re-created under an old
+    name is new. If several snapshots share one origin (a source that was made writable
+    while it carried a received UUID) only their names differ, so they are matched by
+    both, and are not used as parents.
 
     :param wanted: the snapshots of ``here`` to have there.
     :param related: UUIDs of the snapshots of ``here`` that may serve as parents:
         of the same subvolume as the wanted ones.
-    :param integrity_there: origin -> what a close look there found.
+    :param integrity_there: origin -> result of a close look at its copies there.
     """
     repeated = _repeated(here)
     present = _present(wanted, here, there, repeated)
@@ -95,7 +94,7 @@ def plan_transfers(
     for snapshot in missing:
         parent = _nearest(snapshot, chain)
         name = snapshot.name
-        # Where origins repeat, a copy counts for whoever has its name here.
+        # If origins repeat, a copy belongs to the snapshot of its name.
         taken = names | here.names if snapshot.origin in repeated else names
         target = free_name(name, taken) if name in names else name
         transfers.append(
@@ -125,7 +124,7 @@ def plan_transfers(
 
 
 def _repeated(here: Listing) -> frozenset[UUID]:
-    """Sources that do not tell the snapshots of this place apart."""
+    """Return the origins that several snapshots of this place share."""
     counts = Counter(s.origin for s in here.snapshots)
     return frozenset(origin for origin, count in counts.items() if count > 1)
 
@@ -138,8 +137,8 @@ def _present(
 ) -> frozenset[UUID]:
     """Return the UUIDs of the snapshots that have a copy there.
 
-    Where an origin does not tell snapshots apart, each copy stands for one of them:
-    for the one of its name, else for one that got another name there.
+    If several share one origin, each copy belongs to one of them: to the one of its
+    name, else to one whose copy got another name.
     """
     copies: dict[UUID, list[str]] = {}
     for received in _received(there):
@@ -164,7 +163,7 @@ def _received(listing: Listing) -> Iterable[Snapshot]:
 
 
 def _integrity_of_copies(there: Listing) -> dict[UUID, Integrity]:
-    """Return for each origin the worst that is known of its copies in the listing."""
+    """Return for each origin the worst integrity of its copies in the listing."""
     rank = (Integrity.INTACT, Integrity.UNKNOWN, Integrity.CHANGED)
     worst: dict[UUID, Integrity] = {}
     for copy in _received(there):
@@ -180,7 +179,7 @@ def _common(
     related: Collection[UUID],
     integrity_there: Mapping[UUID, Integrity],
 ) -> tuple[list[Snapshot], list[str]]:
-    """Return what both places have and can be trusted, and why others cannot."""
+    """Return the snapshots that both places have and that are trusted, and refusals."""
     copies = _integrity_of_copies(there)
     common, refusals = [], []
     for snapshot in in_order(here.snapshots):
@@ -204,18 +203,16 @@ def _common(
     return common, refusals
 
 
-def _position(snapshot: Snapshot) -> int:
-    """Where a snapshot stands in its filesystem's own time; clocks may jump."""
-    return snapshot.generation
+#: Clocks may jump; the filesystem's own time does not.
+_position = attrgetter("generation")
 
 
 def _in_order_of_making(snapshots: Collection[Snapshot]) -> list[Snapshot]:
-    """Sort oldest first, by the filesystem's own time."""
     return sorted(in_order(snapshots), key=_position)
 
 
 def _nearest(snapshot: Snapshot, chain: list[Snapshot]) -> Snapshot | None:
-    """Return the nearest older one of a sorted chain, else the nearest newer one."""
+    """Return the nearest older snapshot of a sorted chain, else the nearest newer."""
     index = bisect.bisect_left(chain, snapshot.generation, key=_position)
     if index:
         return chain[index - 1]
@@ -235,10 +232,10 @@ def _doubtful(
     there: Listing,
     integrity_there: Mapping[UUID, Integrity],
 ) -> UUID | None:
-    """Return the first parent's origin that cheap looks leave in doubt.
+    """Return the origin of the first parent that needs a close look at the destination.
 
-    That is one whose copy may have been changed, or of which the filesystem holds
-    more copies than the one we know, as ``btrfs receive`` might take another.
+    Its copy may have been changed, or the filesystem holds more copies than the listed
+    one, and ``btrfs receive`` might take another.
     """
     copies = _integrity_of_copies(there)
     for transfer in transfers:
@@ -253,7 +250,7 @@ def _doubtful(
 
 
 def plan_whole_stream(wanted: Collection[Snapshot]) -> TransferPlan:
-    """Decide what a place gets that keeps no listing: the newest one, in full."""
+    """Plan for a destination without listings: the newest snapshot, in full."""
     newest = _in_order_of_making(wanted)[-1:]
     transfers = tuple(Transfer(s, None, s.name, WhyFull.STREAM) for s in newest)
     return TransferPlan(transfers, 0, None, (), None, None)

@@ -1,8 +1,8 @@
-"""What a retention policy says: ``latest 24h 7d 4w 12m 5y min=2d``, and periods.
+"""Retention policies: ``latest 24h 7d 4w 12m 5y min=2d``, and their periods.
 
 A period is an hour, a day, an ISO week, a month or a year of a time zone. They are
-counted back from now, and the one that now is in comes on top: ``7d`` means today and
-the seven days before. Periods without a snapshot count, too.
+counted back from now, and the current one comes on top: ``7d`` means today and the
+seven days before. Periods without a snapshot count, too.
 """
 
 import enum
@@ -30,7 +30,7 @@ class Unit(enum.Enum):
 
     @property
     def adjective(self) -> str:
-        """Return the word for what represents a period of this kind."""
+        """Return the word for a snapshot that represents such a period."""
         return _ADJECTIVES[self]
 
 
@@ -45,15 +45,15 @@ _ADJECTIVES = {
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is to be kept. Each part only adds to it.
+    """Which snapshots are kept. Each field only adds to them.
 
     :ivar latest: this many of the newest; the newest is always kept.
-    :ivar counts: of each kind, the first of each of so many periods back; ``None``
-        for all of them.
-    :ivar minimum: everything that is no more than so many periods old.
+    :ivar counts: for each unit the number of periods of which the first snapshot is
+        kept; None for all of them.
+    :ivar minimum: keeps everything that is at most so many periods old.
     :ivar everything: all of it.
-    :ivar whole_weeks: a week belongs to the month, and the year, that its Monday is
-        in, so that what is monthly is weekly, too.
+    :ivar whole_weeks: a week belongs to the month, and the year, of its Monday, so that
+        monthly snapshots are weekly ones, too.
     :ivar zone: in which a day begins.
     """
 
@@ -65,15 +65,11 @@ class Policy:
     zone: tzinfo = timezone.utc
 
     def __post_init__(self) -> None:
-        """Refuse what keeps nothing.
-
-        :raises ValueError: if the newest would not be kept.
-        """
         if self.latest < 1:
             raise ValueError("the newest snapshot is always kept")
 
     def __str__(self) -> str:
-        """Write it so that :func:`parse_policy` reads the same."""
+        """Return the text that :func:`parse_policy` reads as the same policy."""
         if self.everything:
             return "all"
         words = ["latest" if self.latest == 1 else f"latest={self.latest}"]
@@ -90,17 +86,16 @@ class Policy:
 
     @property
     def keeps_only_newest(self) -> bool:
-        """Whether nothing but the very newest is kept."""
         return self.latest == 1 and not self.looks_at_time and not self.everything
 
     def period(self, unit: Unit, moment: datetime) -> int:
-        """Number the period that a moment is in; the next one has the next number.
+        """Return the number of a moment's period; the next period has the next number.
 
         :param moment: aware.
         """
         local = _in_zone(moment, self.zone)
         if unit is Unit.HOUR:
-            # Of an hour that comes twice on the clock, both are counted.
+            # An hour that the clock shows twice counts as two.
             since = timedelta(minutes=local.minute, seconds=local.second)
             return (moment - _EPOCH - since) // _HOUR
         ordinal = local.toordinal()
@@ -114,16 +109,16 @@ class Policy:
         return local.year * 12 + local.month - 1 if unit is Unit.MONTH else local.year
 
     def oldest(self, unit: Unit, now: datetime, count: int) -> int:
-        """Number the period that is so many back from now.
+        """Return the number of the period so many back from now.
 
-        From the month of the calendar, also where snapshots belong to that of Monday.
+        It counts calendar months, even if a week belongs to the month of its Monday.
 
         :param now: aware.
         """
         return replace(self, whole_weeks=False).period(unit, now) - count
 
     def period_name(self, unit: Unit, moment: datetime) -> str:
-        """Name the period that a moment is in: ``2026-W48``."""
+        """Return the name of a moment's period: ``2026-W48``."""
         local = _in_zone(moment, self.zone)
         if unit is Unit.WEEK:
             year, week, _ = local.isocalendar()
@@ -149,7 +144,7 @@ def parse_policy(text: str, zone: tzinfo) -> Policy:
     ``latest`` or ``latest=N``; ``24h 7d 4w 12m 5y``, with ``*`` for all periods;
     ``min=2d``; ``all``; ``whole-weeks``.
 
-    :raises ValueError: if it says nothing, or something else.
+    :raises ValueError: if it is empty, or not a policy.
     """
     latest, minimum = 0, None
     counts: dict[Unit, int | None] = {}

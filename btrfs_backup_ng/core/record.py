@@ -1,47 +1,45 @@
-"""How records are read: holds, sources, what was verified, the history.
+"""How records are read: holds, sources, verified snapshots, the history.
 
-Not known is never empty: a record that is there and cannot be read is another value
-than no record, and to parse it is an error with a reason.
+An unreadable record is not an empty one: parsing it is an error with a reason.
 
-A record (``holds.json``, ``sources.json``, ``verified.json``, the history) is read by
-``record``: at most 8 MiB of it, here and on another machine; a symbolic link, a
-directory, a special file, something too large, damaged or of another version is never
-the same as "there is none". What cannot be read is moved aside, that is told once, and
-the record is made anew; what a newer version wrote gets a name that tells that version.
-The verb ``list`` answers for each record nothing (there is none), ``1`` and its
-content, or ``2`` and a word (``link``, ``directory``, ``special``, ``large``,
-``unread``: not readable by the user there); NUL ends each, and the NUL bytes of a
-damaged record come as ``\\001``, which no record may hold either.
+A record (``holds.json``, ``sources.json``, ``verified.json``, the history) is at most 8
+MiB, here and on another machine. A symbolic link, a directory, a special file, a file
+that is too large, damaged or of another version never counts as "no record". An
+unreadable record is moved aside, with one warning, and a new one is written; a record
+of a newer version gets a name with that version. The verb ``list`` answers for each
+record nothing (it does not exist), ``1`` and its content, or ``2`` and a word
+(``link``, ``directory``, ``special``, ``large``, ``unread``: not readable by the user
+there); NUL ends each, and the NUL bytes of a damaged record come as ``\\001``, which no
+record may hold either.
 
-Not known is never empty. Where it is not known what must stay, nothing is deleted at
-that place in that run (``withheld``: the reasons, each a sentence; empty if deletion
-may go on), a dry run shows none, and ``prune`` refuses (exit status 4). Sending goes
-on. The run ends with 0 and one warning, as all that can be done was done and the next
-run deletes what this one did not.
+If the reasons to keep are not known, nothing is deleted at that place in that run
+(``withheld``: the reasons, each a sentence; empty if deletion is allowed), a dry run
+shows no deletion, and ``prune`` refuses (exit status 4). Sending continues. The run
+ends with 0 and one warning: the next run makes up for the deletions.
 
-- **Holds** are expected where there are snapshots with names of ours, except for a
-  single one that a restore brought; so each run leaves a record, even an empty one. A
-  lost one is made anew: all snapshots are held for each destination of the run until it
-  is seen, which is most often in the same run; for each other destination that the
-  history of this machine knows, what arrived there last. That is the one thing that the
-  history is asked for, and it only ever keeps more.
-- **Sources** are expected, for each prefix by itself, where there are received backups
+- **Holds** are expected if there are snapshots with the program's names, except for a
+  single one that a restore brought; so each run leaves a record, even an empty one. To
+  replace a lost one, all snapshots are held for each destination of the run until it is
+  seen, most often in the same run; for each other destination in the history of this
+  machine, the last snapshot that arrived there. Only for this is the history needed,
+  and it only ever keeps more.
+- **Sources** are expected, for each prefix separately, if there are received backups
   with that prefix and a time; so a first backup into an empty directory, or with a new
-  prefix, is not disturbed. What an older version, another tool or ``btrfs-ssh-send``
-  left there counts as lost, too. The backups are the run's own if the source has a
-  snapshot of their origin, or the history tells that one was sent from it. Of all
-  others it is not known whose they are: their origins are recorded beside the sources
-  (``unknown``), and they stay, in later runs and in ``prune``, and do not count for the
-  policy. All that is the source's own or comes later is thinned out from the next run
-  on, so the disk does not fill up. If another source is still at work it signs in with
-  its next backup, and then nothing is deleted, as ever.
-- A person settles it with ``prune --one-source -p PREFIX PLACE``: all backups of that
-  prefix are of one source. It deletes nothing. If several sources have signed in, they
-  are forgotten, and the next one to send is it.
-- ``unknown`` is a key more in version 1 of the record, because an older program takes
-  another version for no record.
-- What was **verified** is lost with its record and verified again; nothing is deleted
-  because of it.
+  prefix, is not disturbed. Backups of an older version, another tool or
+  ``btrfs-ssh-send`` count as lost, too. Backups belong to the run's source if the
+  source has a snapshot of their origin, or the history shows that one was sent from it.
+  The origins of all others are recorded beside the sources (``unknown``): they are
+  kept, in later runs and by ``prune``, and do not count for the policy. The source's
+  own backups, and all later ones, are pruned from the next run on, so the disk does not
+  fill up. If another source is still in use, it registers with its next backup, and
+  then nothing is deleted, as before.
+- The user settles it with ``prune --one-source -p PREFIX PLACE``: all backups of that
+  prefix are of one source. It deletes nothing. If several sources have registered, they
+  are forgotten, and the next one to send is registered.
+- ``unknown`` is an additional key in version 1 of the record, because an older program
+  treats another version as no record.
+- The record of **verified** snapshots can be lost: they are verified again, and nothing
+  is deleted because of it.
 """
 
 import json
@@ -54,17 +52,17 @@ from btrfs_backup_ng.__util__ import MIB
 
 T = TypeVar("T")
 
-#: A record that is larger was not written by this program, and is not read.
+#: A larger record was not written by this program, and is not read.
 LIMIT_BYTES = 8 * MIB
-#: What is above is no version of a record, but damage.
+#: A larger number is not a version, but damage.
 _LAST_VERSION = 9999
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A record that is there, and that was not read.
+    """A record that exists and was not read.
 
-    :ivar reason: why, as the rest of a sentence for people.
+    :ivar reason: the rest of a sentence in a message.
     :ivar may_be_whole: only the reading failed.
     """
 
@@ -72,8 +70,7 @@ class Unread:
     may_be_whole: bool = False
 
 
-#: What lies under the name of a record: its bytes, or why they were not read;
-#: ``None`` if there is nothing.
+#: The content of a record, or why it was not read; None if it does not exist.
 Content = bytes | Unread | None
 
 LINK = Unread("it is a symbolic link")
@@ -82,7 +79,7 @@ SPECIAL = Unread("it is a special file")
 TOO_LARGE = Unread(f"it is larger than {LIMIT_BYTES // MIB} MiB")
 FAILED = Unread("reading failed", may_be_whole=True)
 
-#: What another machine answers in place of a record (the verb ``list``).
+#: Answers of another machine instead of a record (the verb ``list``).
 ANSWERS: Mapping[bytes, Unread] = {
     b"link": LINK,
     b"directory": DIRECTORY,
@@ -93,9 +90,9 @@ ANSWERS: Mapping[bytes, Unread] = {
 
 
 class Unreadable(ValueError):
-    """A record is there, and what it says is not known.
+    """A record exists, and its content is not known.
 
-    :ivar newer: the version of it, if a newer version of this program wrote it; else 0.
+    :ivar newer: its version, if a newer version of this program wrote it; else 0.
     """
 
     def __init__(self, reason: str, newer: int = 0) -> None:
@@ -103,9 +100,7 @@ class Unreadable(ValueError):
         self.newer = newer
 
     def name_aside(self, name: str, now: datetime) -> str:
-        """Return the name that the record is moved aside to.
-
-        It tells the program version that understands the record, if one does.
+        """Return the name to move the record aside to; it shows a newer version.
 
         :param name: of the record.
         :param now: aware.
@@ -120,9 +115,9 @@ def parse_document(
 ) -> T:
     """Read a record.
 
-    :param version: the one that is understood.
-    :param build: makes of the JSON document what is wanted. Whatever a document of
-        another shape makes it raise means that the record is damaged.
+    :param version: the supported one.
+    :param build: makes the value from the JSON document. Any error that a document of
+        another shape causes in it means that the record is damaged.
     :raises Unreadable: if the record is not fully understood; then nothing is known.
     """
     if isinstance(content, Unread):
@@ -144,62 +139,47 @@ def parse_document(
         raise Unreadable(str(error)) from error
 
 
-#: What the parsing of damaged JSON, or of another shape of it, raises.
+#: Errors from parsing JSON that is damaged or of another shape.
 _DAMAGE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
-def as_list(value: object) -> list[Any]:
-    """Return the value, which must be a list.
+# Each returns the value, which must be of that type; else it raises Unreadable.
 
-    :raises Unreadable: if it is something else.
-    """
-    if not isinstance(value, list):
-        raise Unreadable(f"{value!r:.40} where a list belongs")
-    return value
+
+def as_list(value: object) -> list[Any]:
+    return _checked(value, list, "a list")
 
 
 def as_dict(value: object) -> dict[str, Any]:
-    """Return the value, which must be an object of JSON.
-
-    :raises Unreadable: if it is something else.
-    """
-    if not isinstance(value, dict):
-        raise Unreadable(f"{value!r:.40} where an object belongs")
-    return value
+    return _checked(value, dict, "an object")
 
 
 def as_text(value: object) -> str:
-    """Return the value, which must be a text.
-
-    :raises Unreadable: if it is something else.
-    """
-    if not isinstance(value, str):
-        raise Unreadable(f"{value!r:.40} where a text belongs")
-    return value
+    return _checked(value, str, "a text")
 
 
 def as_int(value: object) -> int:
-    """Return the value, which must be a whole number.
+    return _checked(value, int, "a whole number")
 
-    :raises Unreadable: if it is something else.
-    """
-    if type(value) is not int:
-        raise Unreadable(f"{value!r:.40} where a whole number belongs")
+
+def _checked(value: object, kind: type[T], words: str) -> T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise Unreadable(f"{value!r:.40} where {words} belongs")
     return value
 
 
 def format_document(version: int, fields: Mapping[str, object], **how: Any) -> bytes:
-    """Write a record, so that :func:`parse_document` gives the same fields.
+    """Return a record of these fields.
 
-    :param how: for ``json.dumps``.
+    :param how: arguments of ``json.dumps``.
     """
     return json.dumps({"version": version, **fields}, **how).encode("ascii") + b"\n"
 
 
 def parse_answer(raw: bytes) -> Content:
-    """Read what another machine answered for a record (the verb ``list``).
+    """Read the answer of another machine for a record (the verb ``list``).
 
-    :param raw: nothing, or ``1`` and the content, or ``2`` and a word of
+    :param raw: nothing, or ``1`` and the content, or ``2`` and a key of
         :data:`ANSWERS`.
     :raises ValueError: if it is something else.
     """

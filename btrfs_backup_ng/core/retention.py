@@ -1,29 +1,30 @@
-"""What may be deleted: rules only keep, and deleted is what no rule claims.
+"""Which snapshots may be deleted: rules only keep, and a snapshot without a rule goes.
 
 A policy (``24h 7d 4w 12m 5y min=2d``) keeps the **first** snapshot of each period, so
-that another one that comes or goes changes nothing: pruning twice is pruning once, and
+that a later one that comes or goes changes nothing: pruning twice is pruning once, and
 a simulation needs one judgement at its end. Periods are those of the calendar in a
 stated zone, counted back from now, with or without snapshots in them, as btrbk counts;
-tests hold that to btrbk itself. An hour that the clock shows twice is two hours (one
-for btrbk). btrbk's months are made of whole weeks, which ``whole-weeks`` says. The
-newest always stays.
+tests compare with btrbk itself. An hour that the clock shows twice is two hours (one
+for btrbk). btrbk's months are made of whole weeks, as with ``whole-weeks``. The newest
+snapshot is always kept.
 
-Of a backup two times are known. Its name comes from whoever sent it, the time of its
-arrival (``otime``) from the place itself, where nobody who sends can change it. What
-must stay by its arrival stays, whatever names somebody invents; but a backlog arrives
-all at once, so what must stay by its name stays as well. For the same reason only names
-tell what is worth sending. Other machines list no times; ``prune.ages_and_sizes`` asks
-for them with one more command, if the policy needs them.
+A backup has two times. The sender chooses its name; the place itself sets the time of
+its arrival (``otime``), which the sender cannot change. A backup is kept by its
+arrival, whatever names a sender invents; but a backlog arrives all at once, so it is
+kept by its name, too. For the same reason only names decide what is worth sending.
+Other machines list no times; ``prune.ages_and_sizes`` asks for them with one more
+command, if the policy needs them.
 
-A snapshot of another prefix is of another series, judged for itself. Ours is everything
-with a time in its name in the folder that only we write to, elsewhere what has a prefix
-that is recorded or given; of backups only what was received. What is held, what places
-of the same call have last in common, and what was made or arrived last in a series
-stays. ``prune`` lists a place, judges, shows, asks, takes the lock, lists and judges
-again, and deletes what both times was to go with one command. It and a run list once
-more then: what is still there came back, and is an error. How much a deletion frees is
-the sum of what is each one's alone, from quota groups or ``du``; what is shared among
-those that go comes on top.
+A snapshot of another prefix belongs to another series, judged by itself. A snapshot
+belongs to the program if it has a time in its name and is in the program's own folder,
+or if its prefix is recorded or given; of backups only received ones. Held snapshots,
+the latest one that two places of the same call share, and the one that was made or
+arrived last in a series are kept. ``prune`` lists a place, judges, shows, asks, takes
+the lock, lists and judges again, and deletes with one command the snapshots to delete
+both times. It and a run then list once more: a snapshot that is still there came back,
+which is an error. The space that a deletion frees is at least the sum of the exclusive
+sizes, from quota groups or ``du``; data shared among the deleted snapshots comes on
+top.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,27 +33,27 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot
-from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
 
-#: What is dated later than this after the start of the run is no "newest". More
-#: than the run itself needs to make a snapshot, less than a clock jump that hurts.
+#: A snapshot dated later than this after the start of the run is not "newest". More
+#: than the run needs to make a snapshot, less than a harmful jump of the clock.
 TOLERANCE = timedelta(minutes=10)
 
-#: Behind the reasons that rest on the time at which a backup came to its place.
+#: Added to reasons that rest on the time of arrival of a backup.
 BY_ARRIVAL = " by arrival"
-#: Reasons for what is kept and does not count.
+#: Reasons for snapshots that are kept and do not count.
 NOT_OURS = "not named by us"
-FUTURE, CAME_IN_FUTURE = "dated in the future", "arrived in the future"
-#: The reason for what another time would keep that it may be.
+FUTURE = "dated in the future"
+CAME_IN_FUTURE = "arrived in the future"
+#: The reason for snapshots wanted at another time that it may be.
 UNCONFIRMED = "until the clock is confirmed"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to become of one snapshot, and why.
+    """Whether a snapshot is kept, and why.
 
-    :ivar reasons: why it stays; empty means that it is deleted.
+    :ivar reasons: to keep it; empty if it is to be deleted.
     """
 
     snapshot: Snapshot
@@ -60,7 +61,6 @@ class Verdict:
 
     @property
     def kept(self) -> bool:
-        """Whether any rule claimed it."""
         return bool(self.reasons)
 
 
@@ -69,41 +69,13 @@ Rule = Callable[[Sequence[Snapshot]], Mapping[UUID, tuple[str, ...]]]
 
 
 def in_order(snapshots: Collection[Snapshot]) -> list[Snapshot]:
-    """Sort oldest first; the order of the input never matters."""
+    """Return the snapshots, oldest first."""
     return sorted(snapshots, key=_age_key)
 
 
 def _age_key(snapshot: Snapshot) -> tuple[float, int, str]:
     created = snapshot.created.timestamp() if snapshot.created else float("-inf")
     return created, snapshot.generation, snapshot.name
-
-
-def keep_latest(count: int, naming: Naming, now: datetime) -> Rule:
-    """Keep the ``count`` newest of our own names, and all that are not ours.
-
-    :param count: at least 1: the newest is always kept.
-    :param now: aware UTC.
-    :raises ValueError: if ``count`` is below 1.
-    """
-    return keep_by_name(Policy(latest=count), naming, now)
-
-
-def keep_by_name(policy: Policy, naming: Naming, now: datetime) -> Rule:
-    """Keep what a policy wants by the times in our names, and all that are not ours.
-
-    A name that is not ours, or that is dated in the future, is kept and does not
-    count, so that a clock that jumped never makes a snapshot look superseded.
-
-    :param now: aware UTC.
-    """
-
-    def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
-        dated = [(naming.time_of(s.name), s) for s in snapshots]
-        foreign = {s.uuid: (NOT_OURS,) for moment, s in dated if moment is None}
-        ours = [(moment, s) for moment, s in dated if moment is not None]
-        return foreign | keep_dated(policy, ours, now, FUTURE)
-
-    return claims
 
 
 def keep_dated(
@@ -115,12 +87,13 @@ def keep_dated(
 ) -> dict[UUID, tuple[str, ...]]:
     """Return the reasons of a policy to keep snapshots with these times.
 
-    The first snapshot of a period stands for it, so that another one that comes later
-    or goes away changes nothing.
+    The first snapshot of a period represents it, so that a later one that comes or
+    goes changes nothing. A snapshot dated in the future is kept and does not count, so
+    that a clock that jumped never makes another one look superseded.
 
     :param now: aware UTC, like all the times.
-    :param future: the reason for what is later than now.
-    :param suffix: behind each other reason.
+    :param future: the reason for snapshots later than now.
+    :param suffix: added to each other reason.
     """
     ordered = sorted(
         (item for item in dated if item[0] <= now + TOLERANCE),
@@ -156,7 +129,7 @@ def keep_dated(
 
 
 def keep_origins(reasons: Mapping[UUID, str]) -> Rule:
-    """Keep the snapshots with these origins: held, or common with some place."""
+    """Keep the snapshots with these origins: held, or common with another place."""
 
     def claims(snapshots: Sequence[Snapshot]) -> Mapping[UUID, tuple[str, ...]]:
         return {s.uuid: (reasons[s.origin],) for s in snapshots if s.origin in reasons}
@@ -165,23 +138,18 @@ def keep_origins(reasons: Mapping[UUID, str]) -> Rule:
 
 
 def judge(snapshots: Collection[Snapshot], rules: Sequence[Rule]) -> list[Verdict]:
-    """Decide which snapshots no rule wants to keep.
+    """Decide which snapshots no rule keeps.
 
-    A rule can only claim snapshots, so adding one never deletes more. Without
-    any rule everything is kept.
+    A rule can only keep, so adding one never deletes more. Without any rule everything
+    is kept.
 
     :returns: one verdict per snapshot, oldest first.
     """
     ordered = in_order(snapshots)
+    if not rules:
+        return [Verdict(snapshot, ("no limit set",)) for snapshot in ordered]
     claims = [rule(ordered) for rule in rules]
     return [
-        Verdict(
-            snapshot,
-            (
-                tuple(r for found in claims for r in found.get(snapshot.uuid, ()))
-                if rules
-                else ("no limit set",)
-            ),
-        )
-        for snapshot in ordered
+        Verdict(s, tuple(why for claim in claims for why in claim.get(s.uuid, ())))
+        for s in ordered
     ]

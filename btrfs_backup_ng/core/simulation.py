@@ -1,4 +1,4 @@
-"""What a policy would leave of snapshots that are still to be made."""
+"""The snapshots that a policy would keep in the future."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -8,18 +8,17 @@ from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import keep_dated
 
-#: More than this takes too long to be of use.
 SNAPSHOTS_AT_MOST = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What exists at the end.
+    """The snapshots that are left at the end.
 
     :ivar start: aware UTC, when the first snapshot is made.
     :ivar end: aware UTC.
-    :ivar made: how many there were.
-    :ivar kept: time and reasons of each that is left, the oldest first.
+    :ivar made: how many were made.
+    :ivar kept: time and reasons of each that is left, oldest first.
     """
 
     start: datetime
@@ -31,11 +30,11 @@ class Outlook:
 def simulate(
     policy: Policy, start: datetime, span: timedelta, every: timedelta
 ) -> Outlook:
-    """Make a snapshot at regular times, prune after each, and see what is left.
+    """Make a snapshot at regular times, prune after each, and return those left.
 
-    What is not kept at the end is gone, however often was pruned before: as time goes
-    on a rule claims less and less of what there is, and the first snapshot of a period
-    stays as long as the rule wants any of that period. So one judgement will do.
+    One judgement at the end is enough, however often pruning ran before: with time a
+    rule claims fewer and fewer snapshots, and keeps the first snapshot of a period as
+    long as it claims any of that period.
 
     :param start: aware UTC.
     :raises ValueError: if that makes too many snapshots, or ends beyond all calendars.
@@ -48,11 +47,10 @@ def simulate(
     if span > datetime(9998, 1, 1, tzinfo=timezone.utc) - start:
         raise ValueError("that ends in a year that nobody can write")
     end = start + span
-    dated = [(start + number * every, _planned(number)) for number in range(count)]
+    dated = [
+        (start + i * every, Snapshot("", None, UUID(int=i + 1), None, None, i))
+        for i in range(count)
+    ]
     kept = keep_dated(policy, dated, end)
     left = tuple((moment, kept[s.uuid]) for moment, s in dated if s.uuid in kept)
     return Outlook(start, end, count, left)
-
-
-def _planned(number: int) -> Snapshot:
-    return Snapshot("", None, UUID(int=number + 1), None, None, number)

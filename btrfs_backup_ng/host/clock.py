@@ -1,4 +1,4 @@
-"""What time it is, and whether the kernel's clock follows another one."""
+"""The time, and whether the kernel's clock is synchronised."""
 
 import ctypes
 import os
@@ -7,16 +7,16 @@ from datetime import datetime
 
 from btrfs_backup_ng.core.judgement import Clock
 
-#: For tests alone: seconds to add to the time, and ``synchronised`` if it is to be.
+#: For tests alone: seconds to add to the time, and perhaps ``synchronised``.
 VARIABLE = "BTRFS_BACKUP_NG_CLOCK"
-#: What adjtimex(2) returns as long as nothing has set the clock right, or not lately.
+#: Return value of adjtimex(2) while the clock is not synchronised.
 _TIME_ERROR = 5
-#: More than ``struct timex`` needs anywhere; zeros ask, and change nothing.
+#: Larger than ``struct timex`` on any machine; zeros only read.
 _TIMEX_BYTES = 512
 
 
 def read_clock() -> Clock:
-    """Return the time, in the zone of this machine, and whether that is confirmed."""
+    """Return the time, in the zone of this machine, and whether it is synchronised."""
     now = datetime.fromtimestamp(seconds()).astimezone()
     return Clock(now, is_synchronised=_is_synchronised())
 
@@ -35,10 +35,10 @@ def _is_synchronised() -> bool:
 
 
 def kernel_is_synchronised() -> bool:
-    """Ask the kernel; where it does not tell, it is not.
+    """Return whether the kernel says so; False if it does not answer.
 
-    Whoever sets the clock by hand takes that mark away, and so does a day without
-    contact: the time service has to set it again.
+    Setting the clock by hand clears that state, and so does a day without contact: the
+    time service has to set it again.
     """
     question = ctypes.create_string_buffer(_TIMEX_BYTES)
     try:

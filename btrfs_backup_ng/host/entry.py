@@ -1,33 +1,26 @@
-"""The walk into a directory that is ours below one that may belong to others.
+"""Entering the program's own directories below one that other users may change.
 
-The owner of a directory may exchange the entries of it at any moment. So a path is
-entered one component at a time, and from then on its descriptor is used, never the
-path. ``wire/verbs/common.sh`` does the same in a shell.
+A state directory often lies in a directory of another user, who can exchange its
+entries at any moment (``docs/security.md``). So no path below it is ever resolved. A
+path is written ``TOP//a/b``: TOP is the user's path, where links are followed; ``a``
+and ``b`` are entered one at a time, neither may be a link, and the program's own
+directories must belong to its user, without write access for others. ``entered`` does
+that here and yields a descriptor; in a shell ``go`` (``wire/verbs/common.sh``) changes
+to the directory. Each step is verified by its parent: ``..`` is the directory before,
+so no link that appeared in between has led elsewhere. From then on only names in the
+entered directory are used, and ``/proc/PID/fd/N`` for another one that was entered.
 
-A path that is written ``TOP//a/b`` means: TOP is a path that the user chose, where
-links are followed; neither ``a`` nor ``b`` may be a link.
-
-A state directory often lies in a directory of another user, who can exchange it at any
-moment (``docs/security.md``). So no path below it is ever resolved. A path is written
-``TOP//a/b``: TOP is what the user named, where links are followed; ``a`` and ``b`` are
-entered one at a time, neither may be a link, and those of ours must belong to us, with
-no one else allowed to write there. ``entry.entered`` does that here and gives a
-descriptor; in a shell ``go`` does it and stands there. Each step proves itself by its
-parent: ``..`` is the directory that was stood in before, so no link that appeared in
-between has led anywhere else. From then on only names in the entered directory are
-used, and ``/proc/PID/fd/N`` for another one that was entered.
-
-- Before anything is changed ``hello`` (or ``read_facts``) tells what is wrong with the
-  state, and ``preflight`` refuses with status 4.
-- btrfs follows a link that appears at a final name, so ``publish`` looks whether the
-  snapshot is where it was made, and ``accept`` whether it is of what was staged; if
-  not, ``children`` finds it by its parent, and ``remove`` deletes it.
-- ``btrfs subvolume delete PATH`` resolves the path twice (realpath, open). Where
-  another user could exchange any part of it in between (``is_out_of_reach``), it goes
-  by the number of the subvolume, of the filesystem's mount point.
-- ``btrfs receive`` and ``btrfs send`` resolve theirs twice, too, and take no number.
-  What can come of that is a snapshot that arrives somewhere else, or the wrong one that
-  is sent: both fail the check of what arrived.
+- Before anything is changed ``hello`` (or ``read_facts``) reports any trouble with the
+  state directory, and ``preflight`` refuses with status 4.
+- btrfs follows a link that appears at a final name, so ``publish`` checks that the
+  snapshot is where it was made, and ``accept`` that it is one of the staged subvolume;
+  if not, ``children`` finds it by its parent, and ``remove`` deletes it.
+- ``btrfs subvolume delete PATH`` resolves the path twice (realpath, open). If another
+  user could exchange any part of it in between (``is_out_of_reach``), the subvolume is
+  deleted by its id, at the mount point of the filesystem.
+- ``btrfs receive`` and ``btrfs send`` resolve theirs twice, too, and take no id. The
+  worst results are a snapshot that arrives elsewhere, or a wrong one that is sent: both
+  fail the check after the transfer.
 """
 
 import errno
@@ -42,49 +35,45 @@ from btrfs_backup_ng.__util__ import Refused, visible
 from btrfs_backup_ng.core import record
 from btrfs_backup_ng.process.command import last_words
 
-#: Directory of our bookkeeping at every place, and of unfinished transfers in it.
+#: The state directory at every place, and the staging directory in it.
 STATE = ".btrfs-backup-ng"
 INCOMING = "incoming"
 
-#: Paths below TOP that must belong to us, with no one else allowed to write there.
+#: Paths below TOP that must belong to the program's user, without write access for
+#: others.
 _OURS = re.compile(
     rf"{re.escape(STATE)}(/snapshots|/{INCOMING}(/[^/]*)?)?|\.restoring-[^/]*"
 )
-#: How the name of a transfer's directory begins.
+#: The beginning of the name of a transfer's directory.
 _TRANSFER = re.compile(r"\d{8}T\d{6}Z-")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class NotOurs(Refused):
-    """A directory that must be ours is a link, or belongs to another user."""
+    """A directory that must be the program's own is a link, or of another user.
 
-    def __init__(self, words: str) -> None:
-        """Build it.
-
-        :param words: the last component of its path, and what is wrong with it.
-        """
-        super().__init__(words)
+    The message is the last component of its path, and the problem.
+    """
 
 
 def below(top: str, path: str) -> str:
-    """Return the path of something below a directory, without links in that part."""
+    """Return a path below a directory, where links are not followed."""
     return f"{top}/{path}" if "//" in top else f"{top.rstrip('/')}//{path}"
 
 
 def plain(path: str) -> str:
-    """Return a path as people write it."""
+    """Return a path without the double slash, for messages."""
     return path.replace("//", "/")
 
 
 @contextmanager
 def entered(path: str, *, to_look: bool = False) -> Iterator[int]:
-    """Enter a directory, and give its descriptor.
+    """Enter a directory, and yield its descriptor.
 
-    :param to_look: only to look at it, so it may belong to another user.
-
-    :raises NotOurs: if a component is a link or no directory, or should be ours.
-    :raises OSError: if it cannot be entered: there is none, or it is not allowed.
+    :param to_look: only to read it, so it may belong to another user.
+    :raises NotOurs: if a component is a link or not a directory, or not the program's.
+    :raises OSError: if it does not exist, or may not be entered.
     """
     top, _, rest = path.partition("//")
     descriptor = os.open(top or "/", _DIRECTORY)
@@ -106,17 +95,15 @@ def _step(directory: int, name: str) -> int:
     try:
         return os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
     except NotADirectoryError as error:
-        is_link = stat.S_ISLNK(
-            os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-        )
-        why = "is a symbolic link" if is_link else "is not a directory"
+        mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        why = "is a symbolic link" if stat.S_ISLNK(mode) else "is not a directory"
         raise NotOurs(f"{name} {why}") from error
 
 
 def check_private(descriptor: int, name: str) -> None:
-    """Go on only in a directory of ours to which no one else may write.
+    """Check that a directory is of the program's user, and others may not write there.
 
-    :raises NotOurs: if it is not one.
+    :raises NotOurs: if not.
     """
     status = os.fstat(descriptor)
     if status.st_mode & _FOR_OTHERS:
@@ -127,9 +114,9 @@ def check_private(descriptor: int, name: str) -> None:
 
 
 def trouble_with(top: str) -> str:
-    """Return why our state in a directory cannot be used, or nothing if it can.
+    """Return why the state in a directory cannot be used, or "".
 
-    :raises OSError: if it cannot be looked at.
+    :raises OSError: if it cannot be read.
     """
     for part in ("", f"/{INCOMING}", "/snapshots"):
         try:
@@ -143,7 +130,7 @@ def trouble_with(top: str) -> str:
 
 
 def refusal(state: str, words: str) -> Refused:
-    """Say that a part of a state directory is not ours, and how to mend that.
+    """Return the error for a part of a state directory that is not the program's own.
 
     :param words: from :class:`NotOurs`, or the verb that refused.
     """
@@ -158,17 +145,17 @@ def refusal(state: str, words: str) -> Refused:
 
 
 def refusal_by_verb(state: str, stderr: str) -> Refused:
-    """Say the same of a verb that ended with ``grammar.NOT_OURS``."""
+    """Return the same error for a verb that ended with ``grammar.NOT_OURS``."""
     return refusal(state, last_words(stderr).removeprefix("ERROR: "))
 
 
 def replace_file(directory: int, name: str, content: bytes) -> None:
-    """Replace a file so that a reader, or a power cut, sees old or new.
+    """Replace a file so that a reader, or a power cut, sees the old or the new one.
 
-    The new content is on the disk, and so is its name, when this returns.
+    The new content and its name are on the disk when this returns.
 
-    :param directory: descriptor of one that is ours.
-    :raises OSError: if the directory cannot be written; the old file stays.
+    :param directory: descriptor of one of the program's own.
+    :raises OSError: if the directory cannot be written; the old file is kept.
     """
     fresh = f"{name}.new"
     with open(fresh_file(directory, fresh), "wb") as file:
@@ -183,9 +170,9 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def fresh_file(directory: int, name: str) -> int:
-    """Make an empty file in place of whatever has its name; give its descriptor.
+    """Make an empty file in place of the one of that name; return its descriptor.
 
-    :param directory: descriptor of one that is ours.
+    :param directory: descriptor of one of the program's own.
     """
     _remove(directory, name)
     return os.open(name, _NEW_FILE, 0o600, dir_fd=directory)
@@ -202,9 +189,9 @@ def _remove(directory: int, name: str) -> None:
 
 
 def read_record(path: str, *, dir_fd: int | None = None) -> record.Content:
-    """Read a record of this machine, of which never more than the limit is read.
+    """Read a record of this machine, never more than the limit.
 
-    :param dir_fd: of the directory that a relative path is in.
+    :param dir_fd: of the directory of a relative path.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:

@@ -1,4 +1,4 @@
-"""How this machine does what any machine can do."""
+"""This machine as a host."""
 
 import contextlib
 import errno
@@ -43,9 +43,9 @@ from btrfs_backup_ng.wire.grammar import Verb
 
 
 class LocalHost:
-    """This machine. What needs no process is done without one.
+    """This machine. A process is started only if needed.
 
-    :param silence_s: how long a verb here may say nothing; 0 for no limit.
+    :param silence_s: limit on the silence of a verb; 0 for no limit.
     """
 
     name = ""
@@ -56,16 +56,14 @@ class LocalHost:
         self._patience = patience(silence_s, hint)
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        """Return the command that does a verb here."""
         argv = verb.local_argv((Privilege.ROOT.value, *arguments))
         return Command(argv, label=label, reports=True, patience=self._patience)
 
     def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
-        """Do a verb here."""
         return run(self.command(verb, *arguments, label=verb.name), stdin=stdin)
 
     def look(self, directory: str, *, folder: str = "") -> Facts:
-        """Find out about a directory of this machine, in process."""
+        """Read the facts without a process."""
         try:
             return read_facts(directory, folder, version=_local_version())
         except PermissionError as error:
@@ -78,7 +76,7 @@ class LocalHost:
     def listing(
         self, directory: str, state: str, *names: str
     ) -> tuple[Listing, tuple[record.Content, ...]]:
-        """Look at a directory of this machine, one ioctl a snapshot."""
+        """List a directory with one ioctl a snapshot."""
         try:
             with entered(directory) as descriptor:
                 seen = read_listing(descriptor)
@@ -92,7 +90,6 @@ class LocalHost:
     def look_closely(
         self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
     ) -> Integrity:
-        """Look at subvolumes of a filesystem here."""
         try:
             with entered(directory) as descriptor:
                 return look_closely(
@@ -107,7 +104,7 @@ class LocalHost:
     def lock(
         self, state: str, wait_s: float, who: str, preparation: Sequence[str] = ()
     ) -> Iterator[Say]:
-        """Hold a ``flock`` on the directory of our bookkeeping."""
+        """Hold a ``flock`` on the state directory."""
         if preparation:
             self.call(verbs.PREPARE, state, *preparation)
         deadline = time.monotonic() + wait_s
@@ -117,7 +114,7 @@ class LocalHost:
                 if time.monotonic() >= deadline:
                     raise LockHeld(_note_of_holder(directory))
                 time.sleep(0.2)
-            with contextlib.suppress(OSError):  # a beat is of a lock from elsewhere
+            with contextlib.suppress(OSError):  # left by a lock of another machine
                 os.unlink("beat", dir_fd=directory)
             with contextlib.ExitStack() as stack:
                 note: IO[bytes] | None = None
@@ -136,7 +133,7 @@ class LocalHost:
                 yield say
 
     def held(self, state: str) -> str | None:
-        """Try for a shared lock, which ends at once."""
+        """Try to take a shared lock, and release it at once."""
         try:
             with entered(state, to_look=True) as directory:
                 if _flocked(directory, fcntl.LOCK_SH):
@@ -148,7 +145,6 @@ class LocalHost:
             raise _cannot_enter(state, error) from error
 
     def put(self, state: str, name: str, content: bytes) -> None:
-        """Replace a small file of our bookkeeping."""
         try:
             with entered(state) as directory:
                 replace_file(directory, name, content)
@@ -169,7 +165,6 @@ def _local_version() -> tuple[int, int] | None:
 
 
 def _read_records(state: str, names: Sequence[str]) -> tuple[record.Content, ...]:
-    """Read records of a state directory."""
     try:
         with entered(state) as directory:
             return tuple(read_record(name, dir_fd=directory) for name in names)

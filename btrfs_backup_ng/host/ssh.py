@@ -1,4 +1,4 @@
-"""How commands run on another machine: sessions, privilege, the lock there."""
+"""Another machine as a host, through ssh: sessions, privilege, the lock there."""
 
 import contextlib
 import logging
@@ -29,7 +29,6 @@ from btrfs_backup_ng.process.command import (
     Completed,
     last_words,
     patience,
-    read_status,
 )
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from btrfs_backup_ng.sshutil.passwords import (
@@ -44,26 +43,26 @@ from btrfs_backup_ng.wire.grammar import Verb
 
 log = logging.getLogger(__name__)
 
-#: Name of systemd's credential with the password that sudo wants there.
+#: Name of systemd's credential with the password for sudo there.
 CREDENTIAL = "sudo-password"
-#: Places of one host whose locks may be held at once, each by a session; of the eight
+#: Locks on one host that may be held at once, each by a session; of the eight sessions
 #: (``master``) that leaves those for a sender, a receiver and a question.
 PLACES_AT_ONCE = 5
-#: How often the holder of a lock says that it is alive; it must within 30 s (LOCK).
+#: Interval of the signs of life of a lock's holder; they must come within 30 s (LOCK).
 _BEAT_S = 5.0
-#: How long who finds a lock taken waits beyond its time for a holder that does not beat
-#: (LOCK), with something to spare.
+#: A waiter for a lock gives its holder this long for a sign of life, beyond its own
+#: time (LOCK), with a margin.
 _BEATLESS_S = 60.0
-#: What the holder of a lock says of itself is no longer.
+#: Limit on the note of a lock's holder.
 _HOLDER = 64 * KIB
 
 
 class SshHost:
     """A machine behind ssh: every question is one session of the shared master.
 
-    :param forced_sudo: use sudo there without finding out.
-    :param sudo_password_file: what sudo wants there, if it wants a password.
-    :param silence_s: how long a verb there may say nothing; 0 for no limit.
+    :param forced_sudo: use sudo there without trying whether it is needed.
+    :param sudo_password_file: with the password for sudo there, if it needs one.
+    :param silence_s: limit on the silence of a verb there; 0 for no limit.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class SshHost:
         self._guard = threading.Lock()
 
     def close(self) -> None:
-        """Let the other side forget what it was told; again does nothing."""
+        """End the session that keeps the password there; may be repeated."""
         self._closing.close()
 
     def _forget(self) -> None:
@@ -96,7 +95,6 @@ class SshHost:
         self._keeper, self._privilege = "", self._wanted
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        """Return the command that does a verb there."""
         words = (self._privilege, *arguments)
         return self._command(verb.remote_command(words, keeper=self._keeper), label)
 
@@ -117,7 +115,6 @@ class SshHost:
         stdin: bytes = b"",
         output_limit: int = 64 * MIB,
     ) -> Completed:
-        """Do a verb there."""
         command = self.command(verb, *arguments, label=verb.name)
         try:
             return run(command, stdin=stdin, output_limit=output_limit)
@@ -126,9 +123,9 @@ class SshHost:
             raise
 
     def look(self, directory: str, *, folder: str = "") -> Facts:
-        """Find out about a directory there: one session, if sudo asks nothing."""
-        with self._guard:  # nobody is to be asked for the same password twice
-            if self._master.ensure():  # what was told in the lost connection is gone
+        """Read the facts about a directory there, in one session without a password."""
+        with self._guard:  # ask the user for a password only once
+            if self._master.ensure():  # the session with the password is lost, too
                 self._forget()
             asked_at = seconds()
             said = self.ask_about(directory, folder)
@@ -153,10 +150,10 @@ class SshHost:
             ) from error
 
     def ask_about(self, directory: str, folder: str = "") -> Mapping[str, str]:
-        """Return the answer to ``hello``, as root if a password gets us there.
+        """Return the answer to ``hello``, as root if a password allows it.
 
-        :raises Refused: if a login shell there prints text of its own, or sudo does
-            not take the password.
+        :raises Refused: if a login shell there prints text of its own, or sudo does not
+            accept the password.
         """
         said = self.hello(directory, folder)
         if said.get("privilege") != "none" or not said.get("sudo"):
@@ -185,7 +182,7 @@ class SshHost:
             raise Refused(f"{text}: {words}", hint=hint) from error
 
     def hello(self, directory: str, folder: str = "") -> Mapping[str, str]:
-        """Return the answer to ``hello``, with the rights that nobody is asked for.
+        """Return the answer to ``hello``, with the rights that need no password.
 
         :raises Refused: if a login shell there prints text of its own.
         """
@@ -204,7 +201,7 @@ class SshHost:
         return {key: value for key, _, value in items}
 
     def _password(self, said: Mapping[str, str]) -> bytes:
-        """Get the password for sudo there, or nothing if there is no way to."""
+        """Return the password for sudo there, or b"" if it is unknown."""
         if self._password_file:
             return read_password(self._password_file)
         if _wants_password(said) and has_terminal() and not self._answer:
@@ -212,7 +209,7 @@ class SshHost:
         return self._answer
 
     def _keep(self, password: bytes) -> None:
-        """Tell the other side the password, to be kept as long as we are connected."""
+        """Send the password to a session there that keeps it while connected."""
         token = os.urandom(8).hex()
         remote = verbs.KEEP.remote_command(("none", token))
         command = self._command(remote, "a session for sudo's password")
@@ -233,7 +230,7 @@ class SshHost:
     def listing(
         self, directory: str, state: str, *names: str
     ) -> tuple[Listing, tuple[Content, ...]]:
-        """Look at a directory there: one session, however many snapshots."""
+        """List a directory there in one session, however many snapshots it has."""
         try:
             answer = self.call(verbs.LIST, directory, state, *names).stdout
             return parse_listing(answer, len(names))
@@ -247,9 +244,9 @@ class SshHost:
     def look_closely(
         self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
     ) -> Integrity:
-        """Look at subvolumes of a filesystem there: one session.
+        """Check subvolumes there in one session.
 
-        ``UNKNOWN`` where the root tree there cannot be read.
+        ``UNKNOWN`` if the root tree there cannot be read.
         """
         numbers = [str(tree_id) for tree_id in tree_ids]
         text = self.call(verbs.ITEMS, directory, *numbers).stdout.decode()
@@ -268,8 +265,8 @@ class SshHost:
     ) -> Iterator[Say]:
         """Hold a ``flock`` there in a session that lasts as long as the context.
 
-        It says every few seconds that we are alive, as the other side may never
-        learn of a cut. Who says something by it learns whether it still is held.
+        The session gets a sign of life every few seconds, as the other side may never
+        notice a lost connection. Replacing the note fails if the lock is lost.
         """
         if not self._locks.acquire(blocking=False):
             raise Refused(
@@ -296,11 +293,12 @@ class SshHost:
             if word == b"busy":
                 raise LockHeld(os.fsdecode(child.read_rest(_HOLDER)))
             if word != b"locked":
-                ended = child.wait(10) or 0
-                status, said = read_status(command, ended, bytes(child.words))
-                if status == grammar.NOT_OURS:
-                    raise CommandFailed(Completed(command, status, b"", said))
-                words = visible(last_words(said))
+                child.wait(10)
+                child.end()
+                completed = child.complete()
+                if completed.status == grammar.NOT_OURS:
+                    raise CommandFailed(completed)
+                words = visible(last_words(completed.stderr))
                 place = visible(plain(state))
                 raise BackupError(
                     f"{visible(self.name)} gives no lock on {place}: {words}",
@@ -308,7 +306,7 @@ class SshHost:
                     or "The user there must own that directory, or be allowed more"
                     " than btrfs.",
                 )
-            with _beating(child, words[2]) as tell:
+            with _beating(child, words[2]) as send:
 
                 def say(text: str) -> None:
                     check_interrupted()
@@ -317,32 +315,31 @@ class SshHost:
                             f"the lock on {visible(plain(state))} on"
                             f" {visible(self.name)} is lost, as the connection is"
                         )
-                    tell(text)
+                    send(text)
 
                 yield say
             child.wait(5)
 
     def held(self, state: str) -> str | None:
-        """Try for a shared lock there, which ends at once."""
+        """Try to take a shared lock there, and release it at once."""
         answer = self.call(verbs.HELD, state, output_limit=_HOLDER).stdout
         return os.fsdecode(answer[1:]) if answer else None
 
     def put(self, state: str, name: str, content: bytes) -> None:
-        """Replace a small file of our bookkeeping there."""
         self.call(verbs.PUT, state, name, stdin=content)
 
 
 @contextmanager
 def _beating(child: Child, text: str) -> Iterator[Say]:
-    """Write a line to a child every few seconds; what is told replaces it.
+    """Write a line to a child every few seconds; a new note replaces it.
 
-    What a child does not take is lost: it may be frozen, and nobody waits for it.
+    A line that the child does not read is lost: it may be frozen, and must not block.
     """
     guard, over, last = threading.Lock(), threading.Event(), text
     assert child.stdin
     os.set_blocking(child.stdin.fileno(), False)
 
-    def tell(text: str) -> None:
+    def send(text: str) -> None:
         nonlocal last
         with guard, contextlib.suppress(OSError, ValueError):
             last = text
@@ -351,12 +348,12 @@ def _beating(child: Child, text: str) -> Iterator[Say]:
 
     def beat() -> None:
         while not over.wait(_BEAT_S):
-            tell(last)
+            send(last)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield tell
+        yield send
     finally:
         over.set()
         thread.join()
@@ -370,7 +367,7 @@ def _wants_password(said: Mapping[str, str]) -> bool:
 
 
 def privilege_error(name: str, said: Mapping[str, str]) -> Refused:
-    """Say what it takes to run btrfs there as root.
+    """Return the error with the requirements for running btrfs there as root.
 
     :param said: the answer to ``hello``.
     """
@@ -391,16 +388,16 @@ def _rule_hint(said: Mapping[str, str]) -> str:
 
 
 def privilege_rule(said: Mapping[str, str]) -> tuple[str, str]:
-    """Return the least that lets verbs run btrfs as root there: a file, its line."""
+    """Return the least rule for running btrfs as root there: a file, and its line."""
     if said.get("doas") and not said.get("sudo"):
-        # A rule has to name what is typed, and we type no path: doas.conf(5).
+        # A rule has to name the command as typed, which has no path: doas.conf(5).
         user = _escaped(said.get("user", ""))
         return "/etc/doas.conf", f"permit nopass {user} as root cmd btrfs"
     return "/etc/sudoers.d/btrfs-backup-ng", sudoers_rule(said)
 
 
 def sudoers_rule(said: Mapping[str, str]) -> str:
-    """Return the least that our verbs need of sudo there, a line of sudoers(5)."""
+    """Return the least rule that the verbs need of sudo there, a line of sudoers(5)."""
     user = _escaped(said.get("user", "")) or f"#{said.get('uid', '')}"
     program = _escaped(said.get("granted") or said.get("program", ""))
     return f"{user} ALL=(root) NOPASSWD: {program}"

@@ -1,1 +1,1 @@
-"""Commands, and pipelines of them: started, watched, fed, ended, and found guilty."""
+"""Commands, and pipelines of them: starting, feeding, watching, ending, blaming."""

@@ -1,4 +1,4 @@
-"""Every process we start: its environment, its outputs, its end."""
+"""Child processes: environment, outputs, signals, end."""
 
 import contextlib
 import ctypes
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Self
 
-from btrfs_backup_ng.__util__ import GIB, KIB, MIB, Interrupted, visible
+from btrfs_backup_ng.__util__ import GIB, KIB, MIB, Interrupted
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
@@ -21,9 +21,9 @@ from btrfs_backup_ng.process.command import (
     Completed,
     ContactLost,
     TimedOut,
+    blame,
     environment,
     identity,
-    last_words,
     read_status,
 )
 from btrfs_backup_ng.process.poller import TICK_S, Loop, Tail, widen
@@ -35,11 +35,10 @@ log = logging.getLogger(__name__)
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
 
-#: Longest line that is waited for.
 _LINE = 4 * KIB
-#: So much a command may say on stderr, of which only the end is kept.
+#: Limit on stderr, of which only the end is kept.
 WORDS_AT_MOST = GIB
-#: A process told to end (SIGTERM) gets this long before SIGKILL.
+#: Time from SIGTERM to SIGKILL.
 END_GRACE_S = 2.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -50,11 +49,11 @@ _live: set["Child"] = set()
 
 
 def interrupt(signal_number: int) -> None:
-    """End all children and start no more; for the handler of a signal.
+    """End all children and let no other start; for the handler of a signal.
 
-    The first signal is the one remembered. The children get SIGTERM here, and
-    SIGKILL after :data:`END_GRACE_S` from whoever waits for them. Takes only
-    locks that its own thread may hold, and writes nothing.
+    The first signal is the one remembered. The children get SIGTERM here, and SIGKILL
+    after :data:`END_GRACE_S` from the code that waits for them. Takes only locks that
+    its own thread may hold, and writes nothing.
     """
     global _interrupted
     _interrupted = _interrupted or signal_number
@@ -63,14 +62,14 @@ def interrupt(signal_number: int) -> None:
 
 
 def interrupted() -> int | None:
-    """Return the signal that told us to end, if one did."""
+    """Return the signal that interrupted the program, if one did."""
     return _interrupted
 
 
 def check_interrupted() -> None:
-    """Go on only if no signal told us to end.
+    """Raise if a signal interrupted the program.
 
-    :raises Interrupted: if one did.
+    :raises Interrupted: then.
     """
     if _interrupted is not None:
         raise Interrupted(_interrupted)
@@ -78,7 +77,7 @@ def check_interrupted() -> None:
 
 @contextlib.contextmanager
 def last_steps() -> Iterator[None]:
-    """Let processes start even after a signal: to unmount, to put back."""
+    """Let processes start even after a signal: to unmount, to restore names."""
     global _interrupted
     remembered, _interrupted = _interrupted, None
     try:
@@ -94,19 +93,19 @@ def end_all() -> None:
 
 
 class Child:
-    """One running process, and on leaving the context none.
+    """A running process, which ends with the context.
 
-    It dies with us even if we are killed (``PR_SET_PDEATHSIG``, SIGKILL). The
-    kernel sends that signal when the *thread* that started the child ends, so
-    that thread has to outlive it. A program that changes its user (sudo) clears it;
-    such a one ends by its pipes. What a child leaves behind in its process group
-    is killed before the child is reaped, while the group's number is surely ours.
+    It ends with the program, even if that is killed (``PR_SET_PDEATHSIG``, SIGKILL).
+    The kernel sends that signal when the *thread* that started the child ends, so that
+    thread has to outlive it. A program that changes its user (sudo) clears it; such a
+    child ends by its pipes. Processes that a child leaves in its process group are
+    killed before the child is reaped, while the number of the group still is its own.
 
-    Whoever makes one directly drains ``stderr`` (a :class:`Loop` does), as a full
-    pipe would stop the child. :meth:`start` does it in a thread.
+    With the constructor the caller drains ``stderr`` (a :class:`Loop` does), as a full
+    pipe would stop the child; :meth:`start` drains it in a thread.
 
-    :ivar stdin: a file to write to, if ``PIPE`` was asked for; so ``stdout``.
-    :ivar words: what came on stderr so far, its end.
+    :ivar stdin: a file to write to, if ``PIPE`` was asked for; so is ``stdout``.
+    :ivar words: the end of its stderr so far.
     """
 
     def __init__(
@@ -115,8 +114,8 @@ class Child:
         """Start it.
 
         :param stdin: a descriptor, ``PIPE`` or ``DEVNULL``, as in subprocess.
-        :raises CommandNotStarted: if the kernel will not.
-        :raises Interrupted: if a signal told us to end.
+        :raises CommandNotStarted: if the kernel refuses.
+        :raises Interrupted: if a signal interrupted the program.
         """
         check_interrupted()
         log.debug("+ %s", command)
@@ -147,9 +146,9 @@ class Child:
     def start(
         cls, command: Command, *, stdin: int = DEVNULL, stdout: int = DEVNULL
     ) -> Self:
-        """Start a long-lived child whose stderr a thread of its own drains.
+        """Start a long-lived child whose stderr is drained in a thread.
 
-        :raises CommandNotStarted: if the kernel will not.
+        :raises CommandNotStarted: if the kernel refuses.
         """
         child = cls(command, stdin=stdin, stdout=stdout)
         child._drainer = threading.Thread(target=child._drain, daemon=True)
@@ -164,7 +163,7 @@ class Child:
         loop.linger()
 
     def attend(self, loop: Loop, at_end: Callable[[], None] = lambda: None) -> None:
-        """Let a loop drain its stderr, and call once when it has ended."""
+        """Let a loop drain its stderr, and call ``at_end`` when it has ended."""
 
         def end() -> None:
             loop.off(self.pidfd)
@@ -174,14 +173,14 @@ class Child:
         loop.drain(self.stderr, self.words.add)
 
     def stderr_tail(self) -> str:
-        """Return the end of what it wrote to stderr so far."""
+        """Return the end of its stderr so far."""
         return bytes(self.words).decode("utf-8", "surrogateescape")
 
     def peek(self, *, ended: bool = False) -> int | None:
-        """Return the status of an ended child without reaping it, else ``None``.
+        """Return the status of an ended child without reaping it, else None.
 
         255 if the status is lost, as it is with SIGCHLD ignored.
-        :param ended: it has ended, so wait for whoever traces it to let it go.
+        :param ended: it has ended; wait until a tracer releases it.
         """
         if self._reaped:
             return self._process.returncode
@@ -196,13 +195,13 @@ class Child:
         return result.si_status if exited else -result.si_status
 
     def poll(self) -> int | None:
-        """Return its status if it has ended, and reap it then."""
+        """Return its status and reap it, if it has ended."""
         return None if self.peek() is None else self.reap()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait for its end; give its status, or ``None`` if it runs on.
+        """Wait for its end; return its status, or None if it still runs.
 
-        :raises Interrupted: if a signal told us to end, unless it ended well.
+        :raises Interrupted: if a signal interrupted the program, unless it ended well.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while self.peek() is None:
@@ -216,11 +215,11 @@ class Child:
         return status
 
     def read(self, size: int, over: threading.Event | None = None) -> bytes:
-        """Return what comes next on its stdout, once something does; none at its end.
+        """Wait for output on its stdout and return it; b"" at its end.
 
-        :param over: nobody wants to know any more: none, then.
-        :raises TimedOut: if it tries the patience that its command has.
-        :raises Interrupted: if a signal told us to end.
+        :param over: when set, stop waiting and return b"".
+        :raises TimedOut: if the patience of its command ends.
+        :raises Interrupted: if a signal interrupted the program.
         """
         assert self.stdout
         waiter = select.poll()
@@ -230,14 +229,14 @@ class Child:
             check_interrupted()
             if over and over.is_set():
                 return b""
-            self.be_patient()
+            self.check_patience()
         return os.read(self.stdout.fileno(), size)
 
     def read_line(self) -> bytes:
-        """Return the next line without its end; what follows stays in the pipe.
+        """Return the next line without its end; the rest stays in the pipe.
 
-        Of a line that is too long, the beginning is given; of one that is cut, what
-        there is. Raises what :meth:`read` does.
+        A line that is too long, or is not complete, is returned as far as it was read.
+        Raises like :meth:`read`.
         """
         line = b""
         while len(line) < _LINE and (byte := self.read(1)) not in (b"", b"\n"):
@@ -245,53 +244,53 @@ class Child:
         return line
 
     def read_rest(self, size: int) -> bytes:
-        """Return what still comes, of more than this size the beginning.
-
-        Raises what :meth:`read` does.
-        """
+        """Return the rest of its output, at most so many bytes; see :meth:`read`."""
         said = b""
         while len(said) < size and (block := self.read(size - len(said))):
             said += block
         return said
 
-    def be_patient(self, heard: int = 0) -> None:
-        """Go on only if it does not try the patience that its command has.
+    def check_patience(self, heard: int = 0) -> None:
+        """Raise if the patience of its command ends.
 
-        :param heard: a number that is another one once something came, beside what it
-            says on stderr.
-        :raises TimedOut: if it does.
+        :param heard: a number that changes with each output, beside its stderr.
+        :raises TimedOut: then.
         """
-        tried = self._silence.too_long(heard + self.words.added)
+        did = self._silence.too_long(heard + self.words.added)
         if self.words.added > WORDS_AT_MOST:
-            tried = f"wrote more than {WORDS_AT_MOST} bytes to stderr"
-        if tried:
+            did = f"wrote more than {WORDS_AT_MOST} bytes to stderr"
+        if did:
             hint = self.command.patience.hint
-            raise self.failure(TimedOut, f"{tried}, so it was ended", hint)
+            raise self.failure(TimedOut, f"{did}, so it was ended", hint)
 
     def failure(
-        self, kind: type[CommandFailed], what: str, hint: str = ""
+        self, kind: type[CommandFailed], did: str, hint: str = ""
     ) -> CommandFailed:
-        """Say what it did, and what it said last.
+        """Return the error for something it did, with its last words.
 
-        :param what: words that go on behind its name.
+        :param did: the rest of the message, after its name.
         """
-        said = Completed(self.command, None, b"", self.stderr_tail())
-        words = last_words(said.stderr)
-        text = f"{visible(self.command.label)} {what}" + (f": {words}" if words else "")
-        error = kind(said, text)
+        completed = Completed(self.command, None, b"", self.stderr_tail())
+        error = kind(completed, blame(completed, f" {did}"))
         error.hint = hint
         return error
 
-    def finish(self) -> int:
-        """Wait for its end, and give its status.
+    def finish(self) -> Completed:
+        """Wait for its end.
 
-        :raises TimedOut: if it tries the patience that its command has.
-        :raises Interrupted: if a signal told us to end, unless it ended well.
+        :returns: without its stdout.
+        :raises TimedOut: if the patience of its command ends.
+        :raises Interrupted: if a signal interrupted the program, unless it ended well.
         """
         self._silence.begin()
-        while (status := self.wait(TICK_S)) is None:
-            self.be_patient()
-        return status
+        while self.wait(TICK_S) is None:
+            self.check_patience()
+        return self.complete()
+
+    def complete(self, stdout: bytes = b"") -> Completed:
+        """Return how it ended, after its end."""
+        status, stderr = read_status(self.command, self.reap(), bytes(self.words))
+        return Completed(self.command, status, stdout, stderr)
 
     def sleep(self, seconds: float) -> None:
         """Sleep until it ends, at most so long."""
@@ -310,12 +309,12 @@ class Child:
                 kill(self.pid, signal_number)
 
     def terminate(self) -> None:
-        """Ask its group to end, also if it is stopped."""
+        """Ask its group to end, even if it is stopped."""
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)
 
     def reap(self) -> int:
-        """Kill what an ended child left behind, take its status, close its files."""
+        """Kill the rest of its group, take its status, close its files."""
         if self._drainer and self._drainer is not threading.current_thread():
             self._drainer.join()
         with self._guard:
@@ -333,7 +332,7 @@ class Child:
         return self._process.returncode
 
     def close_pipes(self) -> None:
-        """Close our ends of its stdin and stdout, which ends what it writes to us."""
+        """Close the program's ends of its stdin and stdout, so that its writes fail."""
         for file in (self.stdin, self.stdout):
             if file:
                 file.close()
@@ -379,7 +378,7 @@ def _spawn(
 
 
 def replace_by(argv: Sequence[str]) -> None:
-    """Become another program; returns only if that cannot be started.
+    """Replace the program by another one; returns only if that cannot be started.
 
     :raises BackupError: then.
     """
@@ -391,7 +390,7 @@ def replace_by(argv: Sequence[str]) -> None:
 
 
 def _tied_to(parent: int) -> Callable[[], None]:
-    """Make what runs between fork and exec: prctl(2), and its race with our end."""
+    """Return the function to call between fork and exec: prctl(2), without a race."""
 
     def tie() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -404,8 +403,8 @@ def _tied_to(parent: int) -> Callable[[], None]:
 def end_together(children: Iterable[Child]) -> None:
     """End several children: SIGTERM to all, after two seconds SIGKILL; reap them.
 
-    What even SIGKILL does not reach (another user's, stuck in the kernel) is
-    named in a warning and left behind after another two seconds.
+    A child that even SIGKILL does not end (of another user, stuck in the kernel) is
+    left behind after another two seconds, with a warning.
     """
     children = list(children)
     for child in children:
@@ -431,14 +430,14 @@ def run(
     check: bool = True,
     output_limit: int = 64 * MIB,
 ) -> Completed:
-    """Run a command to its end and give what it said.
+    """Run a command to its end.
 
-    :param stdin: what it reads; if empty it reads ``/dev/null``.
-    :param check: raise if the status is not 0. Without it the result tells.
+    :param stdin: its input; if empty it reads ``/dev/null``.
+    :param check: raise if the status is not 0.
     :raises CommandFailed: if it failed, or wrote more than ``output_limit`` bytes.
     :raises ContactLost: if its status line did not come.
-    :raises TimedOut: if it was ended since it tried the patience that it has.
-    :raises Interrupted: if it failed after a signal told us to end.
+    :raises TimedOut: if its patience ended.
+    :raises Interrupted: if it failed after a signal interrupted the program.
     """
     child = Child(command, stdin=PIPE if stdin else DEVNULL, stdout=PIPE)
     output = bytearray()
@@ -458,17 +457,14 @@ def run(
         child.attend(loop)
         while child.peek() is None:
             check_interrupted()
-            child.be_patient(loop.moved_bytes)
+            child.check_patience(loop.moved_bytes)
             loop.step(TICK_S)
         if not loop.linger():
-            what = "left something behind that writes on and on"
-            raise child.failure(CommandFailed, what)
-        status, stderr = read_status(command, child.reap(), bytes(child.words))
-    completed = Completed(command, status, bytes(output), stderr)
-    if status != 0:
+            did = "left something behind that writes on and on"
+            raise child.failure(CommandFailed, did)
+        completed = child.complete(bytes(output))
+    if completed.status != 0:
         check_interrupted()
-    if check and status is None:
-        raise ContactLost(completed)
-    if check and status:
-        raise CommandFailed(completed)
+    if check and completed.status != 0:
+        raise (CommandFailed if completed.status else ContactLost)(completed)
     return completed

@@ -1,4 +1,4 @@
-"""What a command is: its words, its environment, and which status counts."""
+"""Commands: argv, environment, patience, and the status that counts."""
 
 import os
 import pwd
@@ -13,11 +13,12 @@ from typing import Any
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.wire import protocol
 
-#: However often it says so, an answer has to be complete after so long. Deleting, and
-#: waiting for the space of what was deleted, take hours at worst.
+#: Limit on the time until an answer is complete, however often a verb says that it
+#: works. Deleting, and waiting for the space of deleted subvolumes, take hours at
+#: worst.
 LONGEST_S = 86400.0
-#: A limit on silence is never shorter: between two lines that say that a verb works,
-#: and while a busy disk takes what was written, an honest one is silent.
+#: Least limit on silence. A working verb is silent between two lines that say so, and
+#: while a busy disk writes.
 LEAST_S = 15.0
 _KEPT_VARIABLES = re.compile(
     "HOME|USER|LOGNAME|TERM|DISPLAY|WAYLAND_DISPLAY|TMPDIR|XDG_RUNTIME_DIR"
@@ -28,11 +29,11 @@ _KEPT_VARIABLES = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a command may take, if it is no stage of a pipeline.
+    """How long a command may take, unless it is a stage of a pipeline.
 
-    :ivar silence_s: it is ended if no byte comes from it for so long; 0: never.
-    :ivar longest_s: it is ended if its answer is not complete after so long; 0: never.
-    :ivar hint: what to do about a command that was ended for its silence.
+    :ivar silence_s: limit on the time without a byte from it; 0 for no limit.
+    :ivar longest_s: limit on the time until its answer is complete; 0 for no limit.
+    :ivar hint: for a command that was ended for its silence.
     """
 
     silence_s: float = 0.0
@@ -43,7 +44,7 @@ class Patience:
 def patience(limit_s: float, hint: str) -> Patience:
     """Return the patience with a verb.
 
-    :param limit_s: as the user wishes it; 0 for no limit.
+    :param limit_s: the user's limit; 0 for no limit.
     """
     if not limit_s:
         return Patience()
@@ -52,18 +53,18 @@ def patience(limit_s: float, hint: str) -> Patience:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run, and how to speak of it.
+    """A command, and its name in messages.
 
-    :ivar label: who is blamed, for people: ``btrfs receive on nas``.
+    :ivar label: names it in messages: ``btrfs receive on nas``.
     :ivar reports: the status that it reports on stderr (``wire/protocol``) counts
         instead of that of, say, an ssh client: see :func:`read_status`.
     :ivar counts: it reports on stderr how much it has written so far.
-    :ivar terminal: it stays in our process group, so that it may ask at the
+    :ivar terminal: it stays in the program's process group, so that it may ask at the
         terminal (``/dev/tty``). The others get a group of their own.
-    :ivar user: name of the user it runs as, if we are root; else and by default ours.
+    :ivar user: name of the user to run as, if the program is root.
     :ivar variables: ``NAME, value`` beyond :func:`environment`; never a secret.
-    :ivar room: entered while it runs: waits where only so many may run at once.
-    :ivar patience: how long it may be silent, as the only stage.
+    :ivar room: entered while it runs; waits if only so many may run at once.
+    :ivar patience: as the only stage.
     """
 
     argv: tuple[str, ...]
@@ -85,7 +86,7 @@ class Command:
 class Completed:
     """How a command ended.
 
-    :ivar status: its exit status, negative for a signal; ``None`` if unknown.
+    :ivar status: its exit status, negative for a signal; None if unknown.
     :ivar stderr: the end of it (64 KiB), without the status line.
     """
 
@@ -112,7 +113,7 @@ class CommandNotFound(CommandNotStarted):
 
 
 class CommandFailed(BackupError):
-    """A command ran and ended with something else than success."""
+    """A command ran, and its status is not 0."""
 
     def __init__(self, completed: Completed, message: str = "") -> None:
         super().__init__(message or describe(completed))
@@ -120,21 +121,21 @@ class CommandFailed(BackupError):
 
 
 class ContactLost(CommandFailed):
-    """A command that reports its status did not: the outcome is unknown."""
+    """A command did not report its status: the outcome is unknown."""
 
 
 class TimedOut(CommandFailed):
-    """We ended a command since it was silent for too long, or took too long."""
+    """A command was ended because it was silent for too long, or took too long."""
 
 
-#: What a shell adds to the number of the signal that ended a command.
+#: A shell adds this to the number of the signal that ended a command.
 _SHELL_SIGNAL = 128
-#: ``btrfs receive -C`` says so even with ``-q``.
+#: ``btrfs receive -C`` prints it even with ``-q``.
 _SAID_ANYWAY = "Chroot to "
 
 
 def describe(completed: Completed) -> str:
-    """Say in one line how a command ended and what it said last."""
+    """Return one line on how a command ended, with its last words."""
     status = completed.status
     if status is None:
         how = ": the connection ended before it said how it went"
@@ -144,12 +145,17 @@ def describe(completed: Completed) -> str:
         how = f" was killed by {_signal_name(status - _SHELL_SIGNAL)}"
     else:
         how = f" failed with status {status}"
+    return blame(completed, how)
+
+
+def blame(completed: Completed, how: str) -> str:
+    """Return a command's name, the text ``how`` it ended, and its last words."""
     words = last_words(completed.stderr)
     return f"{visible(completed.command.label)}{how}" + (f": {words}" if words else "")
 
 
 def last_words(stderr: str) -> str:
-    """Pick the last three lines, or the last that btrfs marks as errors."""
+    """Return the last three lines, or of those that btrfs marks as errors."""
     lines = [line.strip() for line in stderr.splitlines()]
     lines = [line for line in lines if line and not line.startswith(_SAID_ANYWAY)]
     lines = [line for line in lines if line.startswith("ERROR:")] or lines
@@ -166,11 +172,10 @@ def _signal_name(number: int) -> str:
 def read_status(command: Command, status: int, stderr: bytes) -> tuple[int | None, str]:
     """Return the status that counts, and the stderr without the lines that report.
 
-    Status 255 of an ssh client may mean anything from "no route" to "the remote
-    command said so"; only the line tells. A client that failed though the line says 0
-    failed.
+    Status 255 of an ssh client may come from itself or from the remote command; only
+    the line decides. If the client failed and the line says 0, the command failed.
 
-    :returns: status ``None`` if a line was due and did not come.
+    :returns: status None if the line is missing.
     """
     stderr = protocol.without_counts(stderr)
     if not command.reports:
@@ -181,10 +186,10 @@ def read_status(command: Command, status: int, stderr: bytes) -> tuple[int | Non
 
 
 def environment(command: Command | None = None) -> dict[str, str]:
-    """Build what every child gets: chosen variables, a full PATH, ``LC_ALL=C``.
+    """Return the environment of a child: chosen variables, a full PATH, ``LC_ALL=C``.
 
-    Relative and empty elements of ``PATH`` (they mean the current directory) are
-    dropped; the ``sbin`` directories, which a user's ``PATH`` may lack, are added.
+    Relative and empty elements of ``PATH`` (the current directory) are dropped; the
+    ``sbin`` directories, which a user's ``PATH`` may lack, are added.
     """
     built = {k: v for k, v in os.environ.items() if _KEPT_VARIABLES.fullmatch(k)}
     path = os.environ.get("PATH", os.defpath).split(":")
@@ -197,7 +202,7 @@ def environment(command: Command | None = None) -> dict[str, str]:
 
 
 def identity(command: Command) -> dict[str, Any]:
-    """Return what makes ``subprocess.Popen`` run a command as its user."""
+    """Return the arguments of ``subprocess.Popen`` that run a command as its user."""
     if entry := _other_user(command):
         groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
         return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": groups}
@@ -214,5 +219,5 @@ def _other_user(command: Command) -> pwd.struct_passwd | None:
 
 
 def find_program(name: str) -> str | None:
-    """Return the path of an installed program, or ``None``."""
+    """Return the path of an installed program, or None."""
     return shutil.which(name, path=environment()["PATH"])

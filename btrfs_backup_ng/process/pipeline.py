@@ -1,4 +1,4 @@
-"""How stages become one pipeline: bytes moved, success, and whose fault."""
+"""Pipelines: bytes moved, success, and the stage to blame for a failure."""
 
 import contextlib
 import errno
@@ -16,10 +16,9 @@ from btrfs_backup_ng.process.child import DEVNULL, Child
 from btrfs_backup_ng.process.command import (
     Command,
     Completed,
+    blame,
     describe,
-    last_words,
     patience,
-    read_status,
 )
 from btrfs_backup_ng.process.poller import TICK_S, Loop, widen
 from btrfs_backup_ng.process.relay import Hop, Meter, Watch
@@ -30,28 +29,27 @@ __all__ = ["Meter", "Moved", "PipelineFailed", "Stalled", "TooLarge", "run_pipel
 
 log = logging.getLogger(__name__)
 
-#: How much of the last stage's stdout is kept.
 _OUTPUT_KEPT = MIB
-#: So much it may say; who says more does not come to an end.
+#: Limit on that stdout, which would have no end otherwise.
 _OUTPUT_AT_MOST = 64 * MIB
-# Once a stage has ended, what the others still do is of little use. So long they
-# get to end by themselves (by SIGPIPE, or at the end of their input).
-#: Those before a stage that failed.
+# Once a stage has ended, the rest of the work of the others is of little use. They get
+# this long to end by themselves (by SIGPIPE, or at the end of their input):
+#: Stages before one that failed.
 _BEFORE_FAILED_S = 1.0
-#: Those before a stage that ended well: an ssh client that waits for its peer.
+#: Stages before one that ended well: an ssh client that waits for its peer.
 _BEFORE_ENDED_S = 60.0
-#: Those after a stage that failed: a receiver that works off what it has got.
+#: Stages after one that failed: a receiver that still processes its input.
 _AFTER_FAILED_S = 30.0
 
-#: A shell's way to say that a command was killed by SIGPIPE.
+#: Status by which a shell reports that SIGPIPE killed a command.
 _SHELL_SIGPIPE = 128 + signal.SIGPIPE
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What a pipeline did.
+    """The result of a pipeline.
 
-    :ivar size_bytes: what the first stage wrote; 0 if it was the only one.
+    :ivar size_bytes: written by the first stage; 0 if it was the only one.
     :ivar output: stdout of the last stage, its first MiB.
     """
 
@@ -63,8 +61,8 @@ class Moved:
 class PipelineFailed(BackupError):
     """A pipeline did not succeed.
 
-    :ivar blamed: the stage that is the cause, as far as anyone can tell.
-    :ivar others: the stages that failed, too, in their order.
+    :ivar blamed: the stage that is the most likely cause.
+    :ivar others: the other stages that failed, in their order.
     """
 
     def __init__(
@@ -76,16 +74,16 @@ class PipelineFailed(BackupError):
 
     @property
     def unknown(self) -> bool:
-        """Say whether some stage's outcome is unknown: look before you redo."""
+        """Whether the outcome of some stage is unknown: look before a retry."""
         return any(stage.status is None for stage in (self.blamed, *self.others))
 
 
 class Stalled(PipelineFailed):
-    """Nothing moved for too long, so we ended it."""
+    """Nothing moved for too long, so the pipeline was ended."""
 
 
 class TooLarge(PipelineFailed):
-    """The stream was longer than it may be."""
+    """The stream was longer than allowed."""
 
 
 def run_pipeline(
@@ -95,22 +93,22 @@ def run_pipeline(
     stall_timeout_s: float,
     max_size: int | None = None,
 ) -> Moved:
-    """Run commands, each reading what the one before it writes.
+    """Run commands, each reading the output of the one before it.
 
-    The first reads ``/dev/null``. Success is status 0 of every stage, with every
-    byte of the first one delivered. There is no limit on the time it takes, only
-    on the time in which nothing moves while the first stage has more to give, and on
-    that in which a receiver of ours that has got everything says nothing.
-    Python's SIGPIPE setting (ignored) must stay as it is.
+    The first reads ``/dev/null``. Success is status 0 of every stage, with every byte
+    of the first one delivered. The total time is not limited, only the time in which
+    nothing moves while the first stage has more data, and that in which a receiving
+    verb is silent after the end of the stream. Python's SIGPIPE setting (ignored) must
+    stay as it is.
 
     :param stall_timeout_s: 0 for no limit.
-    :param max_size: bytes that may move, with what the meter says was there before;
-        ``None`` for no limit. What moves is counted in front of the last stage.
+    :param max_size: limit on the bytes of the stream, with those that the meter says
+        were received before; None for no limit. They are counted before the last stage.
     :raises PipelineFailed: if a stage failed.
     :raises Stalled: if nothing moved for ``stall_timeout_s``.
     :raises TooLarge: if more moves than ``max_size``.
-    :raises CommandNotStarted: if a program is missing; what ran already is ended.
-    :raises Interrupted: if it failed after a signal told us to end.
+    :raises CommandNotStarted: if a program is missing; the started stages are ended.
+    :raises Interrupted: if it failed after a signal interrupted the program.
     """
     with contextlib.ExitStack() as stack:
         running = _Pipeline(meter, stall_timeout_s, max_size)
@@ -122,11 +120,13 @@ def run_pipeline(
 
 @dataclass(slots=True)
 class _Stage:
+    """A running stage; ``blamed`` if the pipeline was ended because of it."""
+
     child: Child
     order: int = -1  # in which it ended: 0 is the first; -1 while it runs
-    status: int | None = None  # of the process; what it reports comes later
+    status: int | None = None  # of the process; its report comes later
     deadline: float | None = None
-    ended_by_us: bool = False
+    was_ended: bool = False  # by this program
     killed: bool = False
 
     def must_end_by(self, deadline: float) -> None:
@@ -134,11 +134,11 @@ class _Stage:
             self.deadline = deadline
 
     def press(self, now: float) -> None:
-        """Once its time is over, ask it to end; after two more seconds, kill it."""
+        """After its deadline ask it to end; after two more seconds kill it."""
         if self.deadline is None or now < self.deadline:
             return
-        if not self.ended_by_us:
-            self.ended_by_us = True
+        if not self.was_ended:
+            self.was_ended = True
             self.deadline = now + process.END_GRACE_S
             self.child.terminate()
         elif not self.killed:
@@ -148,7 +148,7 @@ class _Stage:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """Why we end a pipeline: the stage that is to blame, and what is said of it."""
+    """Why the pipeline is ended: the stage to blame, and the message."""
 
     stage: _Stage
     kind: type[PipelineFailed]
@@ -172,13 +172,13 @@ class _Pipeline:
         self._quiet_s = 0.0
         self._seen = (0, 0, 0)
         self._said_bytes = 0
-        self._end: Silence | None = None  # once the last stage has got everything
+        self._end: Silence | None = None  # once the last stage has the whole stream
         self._verdict: _Verdict | None = None
 
     def start(self, commands: Sequence[Command]) -> None:
         """Start the stages, first to last, and connect them.
 
-        The children alone hold the ends of the pipes when this returns.
+        Only the children hold the ends of the pipes when this returns.
         """
         self._meter.started = self._meter.last_moved = time.monotonic()
         with contextlib.ExitStack() as ours:
@@ -194,7 +194,7 @@ class _Pipeline:
                     continue
                 if command.counts:
                     self._hop = Watch(os.dup(read_end))
-                else:  # in front of the last stage: so that no buffer hides a stall
+                else:  # before the last stage, so that no buffer hides a stall
                     stdin, write_end = _pipe(ours)
                     ends = os.dup(read_end), os.dup(write_end)
                     self._hop = Hop(*ends, self._meter, self._loop)
@@ -207,22 +207,23 @@ class _Pipeline:
         self._output += data[: _OUTPUT_KEPT - len(self._output)]
 
     def _note(self, stage: _Stage) -> None:
-        """Note that a stage ended, and how long the others have from now on."""
+        """Note that a stage ended, and set the deadlines of the others."""
         now = time.monotonic()
-        stage.order, self._ended = self._ended, self._ended + 1
+        stage.order = self._ended
+        self._ended += 1
         stage.status = stage.child.peek(ended=True)
-        place = self._stages.index(stage)
+        number = self._stages.index(stage)
         before_s = _BEFORE_FAILED_S if stage.status else _BEFORE_ENDED_S
-        for other in self._stages[:place]:
+        for other in self._stages[:number]:
             other.must_end_by(now + before_s)
         if stage.status:
-            for other in self._stages[place + 1 :]:
+            for other in self._stages[number + 1 :]:
                 other.must_end_by(now + _AFTER_FAILED_S)
-        if self._hop and place >= len(self._stages) - 2:
+        if self._hop and number >= len(self._stages) - 2:
             self._hop.note_end(source=stage is not self._stages[-1])
 
     def attend(self) -> None:
-        """Wait until every stage has ended, and end those that have to."""
+        """Wait until every stage has ended, and end stages at their deadlines."""
         looked = time.monotonic()
         while self._ended < len(self._stages):
             self._loop.step(TICK_S)
@@ -237,7 +238,7 @@ class _Pipeline:
                     stage.must_end_by(now)
                 stage.press(now)
             if self._hop:
-                self._hop.be_done()
+                self._hop.pass_end_on()
         if self._hop:
             self._hop.close()
         self._loop.linger()
@@ -248,11 +249,11 @@ class _Pipeline:
     def _watch_stall(self, elapsed_s: float) -> None:
         """Add up the time in which nothing moved.
 
-        Time in which we ourselves did not run (Ctrl-Z, a suspended machine) does
-        not count. A slow reader frees a page of the pipe once in a while only,
-        so what it has left unread is looked at, too. Once it was given everything,
-        it is to say that it took it. From then on it may work as long as it says that
-        it does. A program that is not ours says nothing, and may work for ever.
+        Time in which this program did not run (Ctrl-Z, a suspended machine) does not
+        count. A slow reader frees a page of the pipe only once in a while, so the
+        unread bytes in it count as movement, too. A verb reports when it has the whole
+        stream; from then on it may work as long as it says that it works. Another
+        program reports nothing, and may work for ever.
         """
         hop = self._hop
         if not hop:
@@ -277,14 +278,14 @@ class _Pipeline:
             self._condemn(stalled, Stalled, text, did)
 
     def _watch_end(self, last: _Stage, silence: Silence) -> None:
-        """Let a receiver that has got everything work as long as it says so."""
+        """Let a receiver with the whole stream work as long as it says that it does."""
         heard = self._said_bytes + last.child.words.added
         if did := silence.too_long(heard):
             text = "all of the stream was taken, and it was not finished"
             self._condemn(last, Stalled, text, f"{did} (--stall-timeout)")
 
     def _check_sizes(self) -> None:
-        """Let no stage give more than it may."""
+        """End the pipeline if a stage writes too much."""
         if self._verdict:
             return
         moved = self._meter.resumed_bytes + self._meter.size_bytes
@@ -304,13 +305,13 @@ class _Pipeline:
     def _condemn(
         self, stage: _Stage, kind: type[PipelineFailed], text: str, did: str
     ) -> None:
-        """End all of it, for what a stage did."""
+        """Blame a stage; the pipeline is ended because of it."""
         label = visible(stage.child.command.label)
         text = f"{text}, so the transfer was ended: {label} {did}"
         self._verdict = _Verdict(stage, kind, text)
 
     def _moved(self, hop: Hop | Watch) -> tuple[int, int, int]:
-        """Return what changes as long as something moves."""
+        """Return values that change as long as something moves."""
         meter = self._meter
         if meter.resumed_bytes and not meter.size_bytes:
             for stage in self._stages[:-1]:
@@ -320,7 +321,7 @@ class _Pipeline:
         return meter.size_bytes, hop.waiting, meter.skipped_bytes
 
     def _count(self) -> None:
-        """Take over what a stage says it has written."""
+        """Read the count of a stage that counts its bytes."""
         for stage in self._stages[-2:-1]:
             if stage.child.command.counts:
                 size_bytes = protocol.moved_bytes(bytes(stage.child.words))
@@ -328,14 +329,14 @@ class _Pipeline:
                     self._meter.add(size_bytes - self._meter.size_bytes)
 
     def close(self) -> None:
-        """Leave nothing behind, whatever happened."""
+        """End all stages."""
         if self._hop:
             self._hop.close()
         process.end_together(stage.child for stage in self._stages)
 
     def judge(self) -> Moved:
-        """Say that all went well, or raise what went wrong."""
-        ends = [_settle(stage) for stage in self._stages]
+        """Return the result, or raise with the stage to blame."""
+        ends = [stage.child.complete() for stage in self._stages]
         lost = self._hop is not None and self._hop.lost
         failed = [number for number, end in enumerate(ends) if end.status != 0]
         forgiven = self._verdict is None or self._verdict.kind is Stalled
@@ -345,16 +346,19 @@ class _Pipeline:
         process.check_interrupted()
         blamed = self._find_blamed(ends, failed)
         others = [number for number in failed if number != blamed]
-        text = self._accuse(ends[blamed], self._stages[blamed])
+        kind = PipelineFailed
+        text = _describe(ends[blamed], self._stages[blamed])
+        if self._verdict:
+            kind = self._verdict.kind
+            text = self._verdict.text
         for number in others:
             text += f"\n  then {_describe(ends[number], self._stages[number])}"
-        kind = self._verdict.kind if self._verdict else PipelineFailed
         raise kind(text, ends[blamed], tuple(ends[number] for number in others))
 
     def _find_blamed(self, ends: list[Completed], failed: list[int]) -> int:
-        """Find the cause: the first stage to end badly by its own doing.
+        """Return the number of the first stage that ended badly by its own doing.
 
-        Where all failed for want of a reader, it is whoever stopped reading.
+        If all failed for want of a reader, return the one that stopped reading.
         """
         if self._verdict:
             return self._stages.index(self._verdict.stage)
@@ -364,38 +368,26 @@ class _Pipeline:
         return min(max(failed, default=0) + 1, len(ends) - 1)
 
     def _is_victim(self, number: int, ends: list[Completed]) -> bool:
-        """Say whether a stage failed only since its reader was gone, or we ended it."""
+        """Return whether it failed only because its reader had ended, or was ended."""
         stage, later = self._stages[number], self._stages[number + 1 :]
-        if stage.ended_by_us:
+        if stage.was_ended:
             return True
         if {stage.status, ends[number].status} & {-signal.SIGPIPE, _SHELL_SIGPIPE}:
             return True
         reader_was_gone = any(other.order < stage.order for other in later)
         return ends[number].status == errno.EPIPE and reader_was_gone
 
-    def _accuse(self, end: Completed, stage: _Stage) -> str:
-        return self._verdict.text if self._verdict else _describe(end, stage)
-
-
-def _settle(stage: _Stage) -> Completed:
-    child = stage.child
-    status, text = read_status(child.command, child.reap(), bytes(child.words))
-    return Completed(child.command, status, b"", text)
-
 
 def _describe(end: Completed, stage: _Stage) -> str:
-    if stage.ended_by_us:
-        how = " was ended by us"
-    elif end.status == 0:
-        how = " ended before it had read everything"
-    else:
-        return describe(end)
-    words = last_words(end.stderr)
-    return f"{visible(end.command.label)}{how}" + (f": {words}" if words else "")
+    if stage.was_ended:
+        return blame(end, " was ended by us")
+    if end.status == 0:
+        return blame(end, " ended before it had read everything")
+    return describe(end)
 
 
 def _pipe(closing: contextlib.ExitStack) -> tuple[int, int]:
-    """Make a pipe of 1 MiB, as far as we may, that is closed with the stack."""
+    """Make a pipe, of 1 MiB if allowed, that is closed with the stack."""
     ends = os.pipe()
     for end in ends:
         closing.callback(os.close, end)

@@ -1,4 +1,4 @@
-"""The waiting for several descriptors at once, in the calling thread."""
+"""Waiting for several descriptors at once, in the calling thread."""
 
 import contextlib
 import fcntl
@@ -10,43 +10,42 @@ from typing import IO
 
 from btrfs_backup_ng.__util__ import KIB, MIB
 
-#: Pipe size; also /proc/sys/fs/pipe-max-size, what a user may ask for: pipe(7).
+#: Pipe size; the default of /proc/sys/fs/pipe-max-size, a user's limit: pipe(7).
 PIPE_SIZE = MIB
-#: Longest sleep while waiting, so that an interrupt is noticed in any thread.
+#: Longest sleep, so that an interrupt is noticed in any thread.
 TICK_S = 0.1
-#: After a process ended, what something it left behind still writes to its
-#: outputs is read until it was silent for so long (a daemon may hold them open),
+#: After a process ended, its outputs are read until they were silent for this long (a
+#: daemon that it started may hold them open),
 LINGER_S = 1.0
 #: and not for longer than this.
 LINGER_AT_MOST_S = 10.0
-#: How much of a stderr is kept: its end, where the reason stands.
+#: The end of a stderr that is kept; the reason of a failure is there.
 _TAIL_KEPT = 64 * KIB
 _READ_SIZE = 256 * KIB
 
 
 def widen(pipe: int) -> None:
-    """Let a pipe hold 1 MiB, as far as we may, so that its writer waits less often."""
+    """Let a pipe hold 1 MiB, if allowed, so that its writer waits less often."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
 
 class Tail:
-    """Keep the end of what is added, up to 64 KiB.
+    """The end of added data, up to 64 KiB.
 
-    :ivar added: bytes that were added so far.
+    :ivar added: number of bytes added so far.
     """
 
     def __init__(self, noise: bytes) -> None:
-        """Begin with nothing.
+        """Start empty.
 
-        :param noise: what is counted and not kept.
+        :param noise: is counted and not kept.
         """
         self.added = 0
         self._noise = noise
         self._kept = bytearray()
 
     def add(self, data: bytes) -> None:
-        """Append, and forget what is too old."""
         self.added += len(data)
         self._kept += data
         if self._noise in self._kept:
@@ -58,9 +57,9 @@ class Tail:
 
 
 class Loop:
-    """Callbacks for descriptors; what it drains it closes at the end of it.
+    """Callbacks for descriptors. A drained file is closed at its end.
 
-    :ivar moved_bytes: what was read from and written to what it drains and feeds.
+    :ivar moved_bytes: read by :meth:`drain` and written by :meth:`feed`.
     """
 
     def __init__(self) -> None:
@@ -70,17 +69,17 @@ class Loop:
         self._reading: set[int] = set()
 
     def on(self, descriptor: int, events: int, call: Callable[[], None]) -> None:
-        """Call this whenever the descriptor is ready, or hung up; replaces."""
+        """Call a function whenever a descriptor is ready, or hung up."""
         self._poll.register(descriptor, events)
         self._calls[descriptor] = call
 
     def off(self, descriptor: int) -> None:
-        """Wait for this one no more."""
+        """Stop waiting for a descriptor."""
         if self._calls.pop(descriptor, None):
             self._poll.unregister(descriptor)
 
     def drain(self, file: IO[bytes], keep: Callable[[bytes], None]) -> None:
-        """Hand over what the file gives, until its end; then close it."""
+        """Pass the output of a file on until its end; then close it."""
         descriptor = file.fileno()
         os.set_blocking(descriptor, False)
 
@@ -98,7 +97,7 @@ class Loop:
         self.on(descriptor, select.POLLIN, read)
 
     def feed(self, file: IO[bytes], data: bytes) -> None:
-        """Write all of this, or as much as is wanted; then close the file."""
+        """Write the data, as far as it is read; then close the file."""
         descriptor = file.fileno()
         os.set_blocking(descriptor, False)
         left = memoryview(data)
@@ -120,7 +119,7 @@ class Loop:
         self.on(descriptor, select.POLLOUT, write)
 
     def step(self, timeout_s: float) -> bool:
-        """Wait for something to happen and deal with it; say whether it did."""
+        """Wait for ready descriptors and call their functions; return if any was."""
         ready = self._poll.poll(max(0.0, timeout_s * 1000))
         for descriptor, _ in ready:
             if call := self._calls.get(descriptor):
@@ -128,9 +127,9 @@ class Loop:
         return bool(ready)
 
     def linger(self) -> bool:
-        """Read what ended processes left, until its end or until it was silent.
+        """Read the rest of the output of ended processes, until it ends or is silent.
 
-        :returns: false if something went on and on, and was cut off.
+        :returns: false if the output did not end, and was cut off.
         """
         now = time.monotonic()
         silent, last = now + LINGER_S, now + LINGER_AT_MOST_S

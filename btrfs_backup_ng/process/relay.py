@@ -1,4 +1,4 @@
-"""What lies between the last two stages of a pipeline: moving, counting, seeing."""
+"""The link between the last two stages of a pipeline: moving and counting bytes."""
 
 import errno
 import fcntl
@@ -14,20 +14,20 @@ from btrfs_backup_ng.__util__ import KIB
 from btrfs_backup_ng.process.poller import PIPE_SIZE, Loop
 
 _COPY_SIZE = 256 * KIB
-#: The hop moves at most so many pieces before the other descriptors have a turn.
+#: Pieces that the hop moves before the other descriptors have their turn.
 _BURST = 16
-# Waking for every page that a writer writes would cost more CPU than the copying it
-# saves. So the hop sleeps after moving, so long that about this much gathers: less
-# makes it sleep longer, more shorter. Between btrfs send and receive, on two busy
-# cores, that took 3 to 10 % less CPU than without (four comparisons, medians of five);
-# the differences in time were noise.
-# Never longer than it takes to fill the pipe: pieces of less than a page fill its
-# slots with few bytes, and then a sleep of 1 ms costs half the throughput.
+# Waking for every page that is written would cost more CPU than the copying it saves.
+# So the hop sleeps after moving, so long that about this much gathers: less makes it
+# sleep longer, more shorter. Between btrfs send and receive, on two busy cores, that
+# took 3 to 10 % less CPU than without (four comparisons, medians of five); the
+# differences in time were noise. The sleep is never long enough to fill the pipe:
+# pieces of less than a page fill its slots with few bytes, and then a sleep of 1 ms
+# costs half the throughput.
 _FEW = 256 * KIB
 _MANY = 512 * KIB
 _SHORTEST_SLEEP_S = 0.00005
 _LONGEST_SLEEP_S = 0.0002
-#: The hop passes the end of one side on at the latest after this long.
+#: The hop passes the end of one side on after this long at the latest.
 _PASS_ON_S = 0.05
 
 
@@ -35,14 +35,14 @@ _PASS_ON_S = 0.05
 class Meter:
     """Counters of one transfer: one thread writes them, any thread reads them.
 
-    Each is one assignment, which is all the safety they need.
+    Each is a single assignment, so no lock is needed.
 
-    :ivar started: monotonic time, ``None`` before the start; the same for others.
-    :ivar last_moved: monotonic time at which bytes moved last.
+    :ivar started: monotonic time, None before the start; so are the other times.
+    :ivar last_moved: monotonic time of the last movement.
     :ivar expected_bytes: of the whole stream; may come later, from any thread, or
         never.
-    :ivar resumed_bytes: of the stream that were there before.
-    :ivar skipped_bytes: of these that were read again and compared so far.
+    :ivar resumed_bytes: of the stream, received by earlier attempts.
+    :ivar skipped_bytes: of these, read again and compared so far.
     """
 
     expected_bytes: int | None = None
@@ -54,22 +54,21 @@ class Meter:
     skipped_bytes: int = 0
 
     def add(self, size_bytes: int) -> None:
-        """Count what moved just now."""
         self.size_bytes += size_bytes
         self.last_moved = time.monotonic()
 
 
 class Hop:
-    """Carry bytes from one pipe to the next, and count them.
+    """Move bytes from one pipe to the next, and count them.
 
-    They are moved with splice(2), which copies nothing. Where the kernel does not
-    offer that they are read and written.
+    With splice(2), which copies nothing, if the kernel offers it; else by reading and
+    writing.
 
-    What ends at one side is passed on to the other side only after the stage that
-    ended could be seen to have ended, or a little later. Otherwise the stages at both
-    sides might end before we look, and there would be no telling who was first.
+    The end of one side is passed on to the other only after the end of that stage could
+    be seen, or a little later. Otherwise the stages at both sides might end at once,
+    and it would be unknown which was first.
 
-    :ivar lost: a reader went away before it got everything.
+    :ivar lost: the reader ended before it got everything.
     """
 
     def __init__(self, source: int, sink: int, meter: Meter, loop: Loop) -> None:
@@ -150,30 +149,30 @@ class Hop:
 
     @property
     def waiting(self) -> int:
-        """Return how many bytes the reader has not taken yet; -1 if nobody knows."""
+        """Return the number of bytes that the reader has not taken; -1 if unknown."""
         return unread(self.sink) if self.is_open else -1
 
     @property
     def is_starved(self) -> bool:
-        """Tell whether there is nothing to carry."""
+        """Whether the pipe before it is empty."""
         return self.is_open and not unread(self.source)
 
     def note_end(self, *, source: bool) -> None:
-        """Note that a stage before (``source``) or after this has ended.
+        """Note that the stage before it (``source``) or after it has ended.
 
-        If its end of the pipe was seen closed before, that is passed on now.
+        If its end of the pipe was closed earlier, the end is passed on now.
         """
         self._ended.add(source)
         if self._over is not None:
             self.close()
 
-    def be_done(self) -> None:
-        """Pass an end on though nobody ended, once that took long enough."""
+    def pass_end_on(self) -> None:
+        """Pass the end of a pipe on if its stage has not ended after a while."""
         if self._over is not None and time.monotonic() - self._over > _PASS_ON_S:
             self.close()
 
     def close(self) -> None:
-        """Close both ends; what is still in the pipe before us is lost."""
+        """Close both ends; unread bytes are lost."""
         if self.is_open:
             self.is_open = False
             self.lost = bool(self._pending or unread(self.source))
@@ -184,27 +183,27 @@ class Hop:
 
 
 class Watch:
-    """See what waits between two stages that a pipe connects with nothing in between.
+    """Watch the pipe between two stages that are connected directly.
 
-    For a stage that counts what it writes. Its reader's end is held open until the
-    reader was seen to have ended: so that is known before the writer fails for it.
-    Has what a :class:`Hop` has.
+    For a stage that counts its bytes. The reader's end is held open until the end of
+    the reader was seen, so that it is known before the writer fails because of it. Has
+    the methods of :class:`Hop`.
     """
 
     def __init__(self, reading: int) -> None:
-        """Take the reader's end of the pipe, which is closed with this."""
+        """Take over the reader's end of the pipe."""
         self.lost = False
         self.is_open = True
         self._reading: int | None = reading
 
     @property
     def waiting(self) -> int:
-        """Return how many bytes the reader has not taken yet; -1 if nobody knows."""
+        """Return the number of bytes that the reader has not taken; -1 if unknown."""
         return -1 if self._reading is None else unread(self._reading)
 
     @property
     def is_starved(self) -> bool:
-        """Tell whether the reader waits for more."""
+        """Whether the reader waits for more."""
         return self.is_open and not self.waiting
 
     def note_end(self, *, source: bool) -> None:
@@ -213,11 +212,11 @@ class Watch:
         if not source:
             self.close()
 
-    def be_done(self) -> None:
-        """Do nothing: ends pass by themselves."""
+    def pass_end_on(self) -> None:
+        """Do nothing: the pipe passes ends on."""
 
     def close(self) -> None:
-        """Let go of the pipe; what is still in it is lost."""
+        """Close the pipe; unread bytes are lost."""
         self.is_open = False
         if self._reading is not None:
             self.lost = unread(self._reading) > 0
@@ -226,6 +225,6 @@ class Watch:
 
 
 def unread(descriptor: int) -> int:
-    """Return how many bytes wait in a pipe; either end will do (FIONREAD)."""
+    """Return the number of unread bytes in a pipe, by either end (FIONREAD)."""
     answer = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
     return int.from_bytes(answer, sys.byteorder)

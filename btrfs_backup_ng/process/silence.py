@@ -1,4 +1,4 @@
-"""How long somebody is waited for who says nothing, or never comes to an end."""
+"""Limits on the silence of a command, and on its time."""
 
 import time
 
@@ -7,9 +7,9 @@ from btrfs_backup_ng.process.poller import TICK_S
 
 
 class Silence:
-    """The waiting for one command, from its start on.
+    """The time spent waiting for one command.
 
-    Time in which we ourselves did not run (Ctrl-Z, a suspended machine) does not count.
+    Time in which this program did not run (Ctrl-Z, a suspended machine) does not count.
     """
 
     def __init__(self, patience: Patience) -> None:
@@ -20,16 +20,16 @@ class Silence:
         self._looked = time.monotonic()
 
     def begin(self) -> None:
-        """Begin to wait once more, after time in which nobody waited."""
+        """Start to wait again, after a time of not waiting."""
         self._silent_s = 0.0
         self._looked = time.monotonic()
 
     def too_long(self, heard: int) -> str:
-        """Tell what there is no patience with any more, or "".
+        """Return which limit is exceeded, as the rest of a message, or "".
 
-        To be called every :data:`TICK_S` while it is waited.
+        Call it every :data:`TICK_S` while waiting.
 
-        :param heard: a number that is another one once something came.
+        :param heard: a number that changes with each output.
         """
         now = time.monotonic()
         elapsed_s = min(now - self._looked, 2 * TICK_S)

@@ -1,1 +1,1 @@
-"""What ``btrfs send`` writes and ``btrfs receive`` reads: pure, no process, no file."""
+"""Send streams, from ``btrfs send`` to ``btrfs receive``: bytes only, no process."""

@@ -1,29 +1,30 @@
-"""What an incremental stream changes: its commands to one change for each path.
+"""The changes in an incremental stream: its commands to one change for each path.
 
 ``btrfs send -p A B`` goes through the inodes that differ, lowest number first, and its
 commands name paths as they are at the receiver at that moment. A new inode, and one
-that is in the way of another, is called oINO-GEN-SEQ for a while; a renamed file comes
+whose name another one needs, is called oINO-GEN-SEQ for a while; a renamed file comes
 as RENAME or as LINK and UNLINK; and a directory may be moved after all else, or wait
-under such a name for the last of its entries to go (``process_recorded_refs`` and
+under such a name until the last of its entries is gone (``process_recorded_refs`` and
 ``apply_dir_move`` in fs/btrfs/send.c). So the very last command may rename a directory
-and with it every path below: no final name is known before END, and a second look at
-the stream would tell its first change when one look can tell the last. What is touched
-is therefore kept as a tree, some 400 bytes for each path named in the stream and
-nothing for the rest of A, and is told in order of the paths once END has come.
+and with it every path below: no final name is known before END, and reading the stream
+twice would give the first change no earlier than reading it once gives the last. So the
+touched files are kept as a tree, some 400 bytes for each path named in the stream and
+nothing for the rest of A, and are returned in order of the paths after END.
 
-What a stream cannot tell:
+A stream does not contain:
 
-- That two names of A belong to one file. So a file with several names is told as
-  changed by one of them, and one of them may be told as added and deleted, or renamed.
-- Whether what is written differs from what was there: extents come whole, and count
-  if they were written anew with the same bytes.
-- How large a file that was in A is, unless it was cut or has a hole at its end.
+- That two names of A belong to one file. So a file with several names is reported as
+  changed under one of them, and another may be reported as added and deleted, or
+  renamed.
+- Whether written data differs from the old data: extents come whole, and count if they
+  were written again with the same bytes.
+- The size of a file that was in A, unless it was truncated or has a hole at its end.
 - Which of the times of a file changed, if any: reading it may be enough (atime), or
   a call that changed nothing (truncating it to the size that it had).
 """
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -35,7 +36,7 @@ __all__ = ["Change", "FileType", "Sort", "Touch", "read_changes"]
 
 
 class Sort(enum.Enum):
-    """What happened to a path."""
+    """How a path changed."""
 
     ADDED = "added"
     CHANGED = "changed"
@@ -46,23 +47,23 @@ class Sort(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happened to one path, relative to the snapshots; ``.`` is their top.
+    """How one path changed, relative to the snapshots; ``.`` is their top.
 
-    A path at which another file is now is changed, and not deleted and added, if the
-    old one was deleted (``replaced``). What lies in a renamed directory and did not
-    change itself is not told, nor is a directory of which only the times changed
-    because names came or went.
+    If another file has a path now and the old one was deleted, the path is changed
+    (``replaced``), not deleted and added. Unchanged files in a renamed directory are
+    not reported, nor is a directory if only its times changed because names came or
+    went.
 
-    :ivar path: in B; in A for what was deleted.
-    :ivar old_path: in A, of what was renamed.
+    :ivar path: in B; in A for a deleted one.
+    :ivar old_path: in A, of a renamed one.
     :ivar file_type: if it is known.
-    :ivar touched: what changed of something that was in A, besides its name. Times
-        count only where nothing else is to be told.
+    :ivar touched: changes, besides its name, of a file that was in A. Times count only
+        if there are no others.
     :ivar written: bytes of data in the stream.
-    :ivar shared: bytes that the stream takes from where they were before (reflinks).
+    :ivar shared: bytes that the stream takes from elsewhere in A (reflinks).
     :ivar size: of the file in B, if it is known.
-    :ivar link_to: the path in B of the file of which this is one more name.
-    :ivar replaced: what had this path in A was deleted.
+    :ivar link_to: the path in B of the file of which this is another name.
+    :ivar replaced: the file that had this path in A was deleted.
     """
 
     sort: Annotated[Sort, Named("change")]
@@ -77,17 +78,18 @@ class Change:
     replaced: bool = False
 
 
-_TIMES, _DATA = int(Touch.TIMES), int(Touch.DATA)
+_TIMES = int(Touch.TIMES)
+_DATA = int(Touch.DATA)
 
 
 def read_changes(commands: Iterable[StreamCommand]) -> Iterator[Change]:
-    """Tell what an incremental stream changes, in order of the paths.
+    """Return the changes in an incremental stream, in order of the paths.
 
-    A directory comes before what is in it. No path comes twice, unless what it was in
-    A is deleted and it came with a renamed directory. All commands are taken before
+    A directory comes before its entries. A path comes twice only if its file in A is
+    deleted and the one in B came with a renamed directory. All commands are read before
     this returns.
 
-    :raises StreamDamaged: if they do not fit together.
+    :raises StreamDamaged: if they contradict each other.
     """
     tree = TouchedTree()
     for command in commands:
@@ -112,72 +114,75 @@ def _merged(present: Iterator[Change], deleted: Iterator[Change]) -> Iterator[Ch
 
 
 def _order(change: Change) -> bytes:
-    """Return what sorts paths name by name: no name holds a NUL."""
+    """Return a key that sorts paths name by name: no name holds a NUL."""
     return b"" if change.path == b"." else change.path.replace(b"/", b"\0")
 
 
 def _present(root: Node) -> Iterator[Change]:
-    """Tell of what has a name in B."""
+    """Return the changes of the names in B."""
     if change := _kept(root, b"."):
         yield change
-    told: set[Node] = set()
-    ways = [(b"", root, iter(sorted(root.children or ())))]
-    while ways:
-        above, directory, names = ways[-1]
-        name = next(names, None)
-        if name is None:
-            ways.pop()
-            continue
-        assert directory.children
-        node, path = directory.children[name], above + name
-        if change := _judge(node, directory, name, path, told):
+    reported: set[Node] = set()
+    for directory, name, node, path in _walk(root, _entries):
+        if change := _judge(node, directory, name, path, reported):
             yield change
-        if node.children:
-            ways.append((path + b"/", node, iter(sorted(node.children))))
 
 
 def _deleted(root: Node) -> Iterator[Change]:
-    """Tell of what had a name in A and has none in B."""
-    ways = [(b"", root, iter(_names_in_a(root)))]
-    while ways:
-        above, directory, names = ways[-1]
-        name = next(names, None)
-        if name is None:
-            ways.pop()
-            continue
-        node = (directory.gone or {}).get(name) or (directory.children or {})[name]
-        path = above + name
+    """Return the files that had a name in A and have none in B."""
+    for _, _, node, path in _walk(root, _entries_in_a):
         if not node.names:
             yield Change(Sort.DELETED, path, file_type=node.file_type)
-        if node.children or node.gone:
-            ways.append((path + b"/", node, iter(_names_in_a(node))))
 
 
-def _names_in_a(directory: Node) -> list[bytes]:
-    children = (directory.children or {}).items()
-    kept = [name for name, node in children if node.is_at_home(directory, name)]
-    return sorted([*kept, *(directory.gone or ())])
+def _walk(
+    root: Node, entries: Callable[[Node], dict[bytes, Node]]
+) -> Iterator[tuple[Node, bytes, Node, bytes]]:
+    """Return directory, name, node and path of everything below a directory."""
+    # no recursion: paths may be deeper than Python's stack
+    stack = [(b"", root, iter(sorted(entries(root).items())))]
+    while stack:
+        above, directory, rest = stack[-1]
+        name, node = next(rest, (None, root))
+        if name is None:
+            stack.pop()
+            continue
+        path = above + name
+        yield directory, name, node, path
+        if below := entries(node):
+            stack.append((path + b"/", node, iter(sorted(below.items()))))
+
+
+def _entries(directory: Node) -> dict[bytes, Node]:
+    return directory.children or {}
+
+
+def _entries_in_a(directory: Node) -> dict[bytes, Node]:
+    children = _entries(directory).items()
+    kept = {name: node for name, node in children if node.is_at_home(directory, name)}
+    return kept | (directory.gone or {})
 
 
 def _judge(
-    node: Node, directory: Node, name: bytes, path: bytes, told: set[Node]
+    node: Node, directory: Node, name: bytes, path: bytes, reported: set[Node]
 ) -> Change | None:
-    """Tell what one name of something means, if it is worth telling.
+    """Return the change that one name of a file means, if it is worth reporting.
 
-    :param told: what has several names, once one of them was told.
+    :param reported: files with several names, of which one was reported.
     """
     if node.is_at_home(directory, name):
         return _kept(node, path)
     if node.home and node.is_kept:
         first = _path_now(node.home, node.home_name)
         return Change(Sort.ADDED, path, file_type=node.file_type, link_to=first)
-    if node in told:
+    if node in reported:
         assert node.parent
         first = _path_now(node.parent, node.name)
         return Change(Sort.ADDED, path, file_type=node.file_type, link_to=first)
     if node.names > 1:
-        told.add(node)
-        node.parent, node.name = directory, name
+        reported.add(node)
+        node.parent = directory
+        node.name = name
     if node.home:
         old_path = _path_in_a(node.home, node.home_name)
         return _change(Sort.RENAMED, path, node, node.touched & ~_TIMES, old_path)
@@ -190,7 +195,7 @@ def _kept(node: Node, path: bytes) -> Change | None:
         return _change(Sort.CHANGED, path, node, touched & ~_TIMES)
     if touched & ~_TIMES:
         return _change(Sort.METADATA, path, node, touched & ~_TIMES)
-    # Names that came or went change the times, too, and are told themselves.
+    # Names that came or went change the times, too, and are reported themselves.
     if touched and node.names == 1 and not node.has_other_entries():
         return _change(Sort.METADATA, path, node, touched)
     return None

@@ -1,9 +1,9 @@
-"""Checkpoints: one send stream becomes several, so that what arrived is sealed.
+"""Checkpoints: one send stream becomes several, so that received data is saved.
 
 ``btrfs receive`` takes streams one after the other, finds the parent of each by its
-UUID among what it received before, and seals what is finished: read-only, with the
-UUID of the stream as its received UUID. So every interval, between two commands, the
-stream ends, and the next one goes on from a snapshot of what has arrived::
+UUID among the subvolumes it received before, and seals a finished one: read-only, with
+the UUID of the stream as its received UUID. So every interval, between two commands,
+the stream ends, and the next one continues from a snapshot of the data so far::
 
     body 0   SUBVOL or SNAPSHOT of the real parent   ... commands ...      END
     seal     SNAPSHOT of body 0, uuid = digest of all commands so far      END
@@ -11,9 +11,9 @@ stream ends, and the next one goes on from a snapshot of what has arrived::
     ...
     final    SNAPSHOT of the last body, with the real name and UUID        END
 
-The UUID of a seal tells what is in it, and its name how much of the stream that is:
-nothing else need be remembered to go on from there. Bodies have UUIDs of chance, and
-the digests a key, so that none is ever taken for one of another attempt. See
+The UUID of a seal identifies its contents, and its name says how much of the stream
+that is: nothing else is needed to resume there. Bodies have random UUIDs, and the
+digests a key, so that none is ever taken for one of another attempt. See
 ``endpoint/staging``.
 """
 
@@ -34,41 +34,41 @@ from btrfs_backup_ng.sendstream.format import (
     build_command,
 )
 
-BODY, SEAL = b".body-", b".seal-"
-#: Digits of an offset in a name: so names sort as they are made.
+BODY = b".body-"
+SEAL = b".seal-"
+#: Digits of an offset in a name, so that names sort by offset.
 _DIGITS = 20
 #: NAME_MAX of Linux and BTRFS_NAME_LEN.
 _NAME_BYTES = 255
 _UUID_BYTES = 16
-#: Of a longer command only the header counts for the digest: its checksum stands for
-#: the rest, which would cost as much to digest as all else together.
+#: Of a longer command only the header goes into the digest: its checksum represents the
+#: rest, which would cost as much to digest as all else together.
 _LONG = 4096
-#: What is in hand at once. A shorter stream passes as it is.
+#: Size of the buffer. A shorter stream passes unchanged.
 BUFFER_SIZE = 1 << 20
-#: Where one long command follows another, the head of each is looked at and the rest
-#: moved on as it lies in the pipe; this is enough for most heads (paths are short).
+#: If long commands follow one another, only the head of each is read, and the rest
+#: moved within the kernel; most heads fit (paths are short).
 _HEAD = 512
 
-
-#: What needs a look at more than its header.
+#: Commands of which more than the header is read.
 _SPECIAL = frozenset((Kind.SUBVOL, Kind.SNAPSHOT, Kind.CLONE, Kind.END))
 
 
 class StreamDiffers(ValueError):
-    """The stream is not the one that a checkpoint was made of."""
+    """The stream is not the one of the checkpoint."""
 
 
 def body_name(offset: int, name: bytes, chance: bytes) -> bytes:
-    """Name what is received from an offset of the stream on.
+    """Return the name of the body that begins at an offset of the stream.
 
-    :param chance: four bytes of it: a receiver that was thought dead and writes on
-        does not find what another attempt makes.
+    :param chance: four random bytes: a receiver that was thought dead, and still
+        writes, does not find the bodies of another attempt.
     """
     return _name(BODY, offset, chance.hex().encode() + b"-" + name)
 
 
 def seal_name(offset: int, name: bytes) -> bytes:
-    """Name what holds the stream up to an offset."""
+    """Return the name of the seal of the stream up to an offset."""
     return _name(SEAL, offset, name)
 
 
@@ -77,7 +77,7 @@ def _name(mark: bytes, offset: int, name: bytes) -> bytes:
 
 
 def parse_name(name: bytes) -> tuple[bytes, int, bytes] | None:
-    """Return mark, offset and snapshot of the name of a body or seal; else ``None``."""
+    """Return mark, offset and snapshot of the name of a body or seal; else None."""
     mark, rest = name[: len(SEAL)], name[len(SEAL) :]
     digits, dash, snapshot = rest.partition(b"-")
     if mark == BODY:
@@ -88,12 +88,12 @@ def parse_name(name: bytes) -> tuple[bytes, int, bytes] | None:
 
 
 def is_checkpoint(name: bytes) -> bool:
-    """Tell whether a name is one of a body or a seal."""
+    """Return whether a name is that of a body or a seal."""
     return parse_name(name) is not None
 
 
 class Checkpoints:
-    """One stream on its way from a reader to a writer, with checkpoints added."""
+    """Add checkpoints to one stream between a reader and a writer."""
 
     def __init__(
         self,
@@ -109,17 +109,17 @@ class Checkpoints:
     ) -> None:
         """Prepare; nothing is read yet.
 
-        :param read_into: fills the beginning of a buffer and says by how much; 0 at
+        :param read_into: fills the beginning of a buffer and returns by how much; 0 at
             the end.
-        :param write: takes all of what it is given.
-        :param move: carries at most so many bytes on without a look at them, or drops
-            them if the second argument is false; says how many, 0 at the end.
+        :param write: writes all of its argument.
+        :param move: moves at most so many bytes on unread, or drops them if the second
+            argument is false; returns how many, 0 at the end.
         :param interval: bytes of the stream between two seals.
-        :param key: of the digest; each attempt at a stream has its own, so that no
-            seal of another one is taken for one of this.
-        :param known: offset and digest of the seal to go on from: what lies below is
-            read, compared and dropped.
-        :param note: told how far it is, again and again, while nothing is written.
+        :param key: of the digest; each attempt at a stream has its own, so that it
+            never takes a seal of another one for its own.
+        :param known: offset and digest of the seal to resume at: the stream before it
+            is read, compared and dropped.
+        :param note: called with the offset, repeatedly, while nothing is written.
         """
         self._read_into = read_into
         self._write = write
@@ -146,9 +146,9 @@ class Checkpoints:
     def run(self) -> None:
         """Carry the stream to its end.
 
-        :raises StreamDamaged: if it is cut short, or is none.
-        :raises StreamDiffers: if it is not the one that ``known`` is of; nothing was
-            written then.
+        :raises StreamDamaged: if it is truncated, or not a send stream.
+        :raises StreamDiffers: if it is not the one of ``known``; nothing was written
+            then.
         """
         little = min(BUFFER_SIZE, self._interval)
         while self._end < little and self._fill():
@@ -174,38 +174,41 @@ class Checkpoints:
     def _pass_on(self) -> bool:
         """Move the rest of a long command on, and those right behind it; read the next.
 
-        What :meth:`_walk` does, in the form that costs least: a large file is nothing
-        but long commands.
+        Does the same as :meth:`_walk` at the lowest cost: a large file consists of long
+        commands.
 
         :returns: false if the stream ends here.
         """
         buffer, view, header = self._buffer, self._view, COMMAND.size
-        read, move, write = self._read_into, self._move, self._write
-        head, update = view[:_HEAD], self._digest.update
-        wanted, base, left = self._known is None, self._base, self._at
+        head = view[:_HEAD]
+        wanted = self._known is None
+        base = self._base
+        left = self._at
         taken = 0
         while True:
             while left:
-                moved = move(left, wanted)
+                moved = self._move(left, wanted)
                 if not moved:
                     self._base, self._at = base, left
                     return False
                 left -= moved
                 base += moved
-            taken = read(head)
+            taken = self._read_into(head)
             if taken < header or base >= self._boundary:
                 break
             size, kind, _ = COMMAND.unpack_from(buffer)
             left = header + size - taken
             if size <= _LONG or kind in _SPECIAL or left < 0:
                 break
-            update(view[:header])
+            self._digest.update(view[:header])
             if wanted:
-                write(view[:taken])
+                self._write(view[:taken])
             else:
                 self._note(base)
             base += taken
-        self._base, self._at, self._end = base, 0, taken
+        self._base = base
+        self._at = 0
+        self._end = taken
         return taken > 0
 
     def _begin(self) -> None:
@@ -246,13 +249,13 @@ class Checkpoints:
         return found
 
     def _walk(self) -> None:
-        """Pass on the commands that are in the buffer, and move the rest to its start.
+        """Pass on the commands in the buffer, and move the rest to its start.
 
-        The way of all data: what costs here is one turn for each command.
+        All data passes here: each command costs one iteration.
         """
         buffer, view, end = self._buffer, self._view, self._end
         unpack, header, update = COMMAND.unpack_from, COMMAND.size, self._digest.update
-        clone, last, makes = Kind.CLONE, Kind.END, (Kind.SUBVOL, Kind.SNAPSHOT)
+        clone, last = Kind.CLONE, Kind.END
         at = digested = self._at
         written = 0
         limit = self._boundary - self._base
@@ -264,7 +267,7 @@ class Checkpoints:
                 digested = at
                 if not self._known:
                     self._write(view[written:at])
-                self._cut(self._base + at)
+                self._seal(self._base + at)
                 written = at
                 limit = self._boundary - self._base
             if size > _LONG and kind != clone:  # paths may be long
@@ -280,7 +283,7 @@ class Checkpoints:
                 self._at = after
                 self._finish(written)
                 return
-            elif kind in makes:
+            elif kind in (Kind.SUBVOL, Kind.SNAPSHOT):
                 raise StreamDamaged(self._base + at, "it makes a second subvolume")
             at = after
         if digested < at:
@@ -292,15 +295,16 @@ class Checkpoints:
         self._at = at - done
 
     def _drop(self, size: int) -> None:
-        """Forget the first bytes of the buffer."""
         rest = self._end - size
         self._buffer[:rest] = self._buffer[size : self._end]
-        self._end, self._base, self._at = rest, self._base + size, 0
+        self._end = rest
+        self._base += size
+        self._at = 0
 
     def _redirect(self, start: int, end: int) -> None:
-        """Let a clone from the subvolume itself be one from the body it is in now.
+        """Make a clone from the subvolume itself one from its current body.
 
-        The checksum is linear: what changes is the checksum of the difference.
+        The checksum is linear: it changes by the checksum of the difference.
         """
         if self._known:
             return
@@ -322,8 +326,8 @@ class Checkpoints:
         checksum ^= self._swaps[behind]
         COMMAND.pack_into(self._buffer, start, size, kind, checksum)
 
-    def _cut(self, offset: int) -> None:
-        """Seal what has arrived and go on; or see that it is what is there already."""
+    def _seal(self, offset: int) -> None:
+        """Seal the data so far and continue; or compare it with the known seal."""
         digest = self._digest.digest()
         if self._known:
             if self._known != (offset, digest):

@@ -22,7 +22,7 @@ _TABLE = _table()
 
 
 def crc32c(data: bytes | bytearray | memoryview, checksum: int = 0) -> int:
-    """Return the checksum of ``data``, which follows what ``checksum`` is of."""
+    """Return the checksum of ``data``, continued from ``checksum``."""
     table = _TABLE
     for byte in data:
         checksum = table[(checksum ^ byte) & 0xFF] ^ checksum >> 8

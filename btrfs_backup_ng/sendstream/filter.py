@@ -1,8 +1,8 @@
 """The process that adds checkpoints to a stream: a stage of a pipeline.
 
-It starts as fast as Python can: without ``site`` and with few imports. It and what it
+It starts as fast as Python can: without ``site`` and with few imports. It and its
 imports also run on other machines, from Python 3.7 on. Exit status: 0, 1 for a damaged
-stream, :data:`DIFFERS`; and by SIGPIPE if nobody reads.
+stream, :data:`DIFFERS`; killed by SIGPIPE if its reader ends.
 """
 
 from __future__ import annotations
@@ -38,18 +38,21 @@ for name, text in %r:
     exec(text, module.__dict__)
 module.main()
 """
-# ``btrfs send`` writes each command by itself. Waking for every one costs more CPU
-# than all else, so after a small piece it sleeps a little; more gathers (see ``hop``).
-# Small files come slowly: with 0.2 ms at most they cost 1.7 times as much CPU. Never so
-# long that the pipe may fill up meanwhile, whose slots hold little of small pieces.
-_FEW, _MANY = 64 * 1024, 128 * 1024
-_SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.00005, 0.002
+# ``btrfs send`` writes each command separately. Waking up for every one costs more CPU
+# than all else, so after a small piece the filter sleeps a little, and more gathers
+# (see ``process/relay``). Small files come slowly: with 0.2 ms at most they cost 1.7
+# times as much CPU. The sleep is never long enough to fill the pipe, whose slots hold
+# little of small pieces.
+_FEW = 64 * 1024
+_MANY = 128 * 1024
+_SHORTEST_SLEEP_S = 0.00005
+_LONGEST_SLEEP_S = 0.002
 
 
 def filter_argv(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the command that adds checkpoints to what comes on its stdin.
+    """Return the command that adds checkpoints to the stream on its stdin.
 
-    :param words: what :func:`filter_words` gives.
+    :param words: from :func:`filter_words`.
     """
     folder = os.path.dirname(os.path.abspath(__file__))
     root = os.path.dirname(os.path.dirname(folder))
@@ -62,8 +65,8 @@ def filter_words(
     """Return the arguments of the filter.
 
     :param interval: bytes between two checkpoints.
-    :param key: what no other attempt at the same stream has, ASCII.
-    :param known: offset and digest of the checkpoint to go on from.
+    :param key: differs for each attempt at the same stream, ASCII.
+    :param known: offset and digest of the checkpoint to resume at.
     """
     return (str(interval), key, *((str(known[0]), known[1].hex()) if known else ()))
 
@@ -78,21 +81,18 @@ def portable() -> str:
     for name in (*names, f"{wire}.protocol", __name__):
         with open(sys.modules[name].__file__ or "", encoding="utf-8") as file:
             texts.append((name, file.read()))
-    return _packed(_UNPACK % (texts,))
-
-
-def _packed(text: str) -> str:
-    return base64.b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
+    packed = zlib.compress((_UNPACK % (texts,)).encode(), 9)
+    return base64.b64encode(packed).decode("ascii")
 
 
 def main(counting: bool = False) -> None:
-    """Be that process.
+    """Run the filter on stdin and stdout.
 
-    :param counting: say again and again how much was written.
+    :param counting: report the bytes written on stderr.
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     interval, key, *rest = sys.argv[1:]
-    moved = _Moved(_teller(MOVED) if counting else _silent)
+    moved = _Moved(_reporter(MOVED) if counting else None)
     checkpoints = Checkpoints(
         _reader(0),
         _writer(1, moved.add),
@@ -101,7 +101,7 @@ def main(counting: bool = False) -> None:
         key=key.encode("ascii"),
         known=(int(rest[0]), bytes.fromhex(rest[1])) if rest else None,
         new_uuid=lambda: os.urandom(16),
-        note=_teller(SKIPPED),
+        note=_reporter(SKIPPED),
     )
     try:
         checkpoints.run()
@@ -123,7 +123,7 @@ def _reader(descriptor: int) -> Callable[[memoryview], int]:
 
     def read_into(buffer: memoryview) -> int:
         nonlocal sleep_s
-        if len(buffer) < _FEW:  # more is not wanted
+        if len(buffer) < _FEW:  # more would not fit
             return os.readv(descriptor, [buffer])
         if sleep_s >= _SHORTEST_SLEEP_S:
             time.sleep(sleep_s)
@@ -138,19 +138,16 @@ def _reader(descriptor: int) -> Callable[[memoryview], int]:
 
 
 class _Moved:
-    """What has been written so far."""
+    """Count the bytes written."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
+    def __init__(self, report: Callable[[int], None] | None) -> None:
         self.size = 0
-        self._tell = tell
+        self._report = report
 
     def add(self, size: int) -> None:
         self.size += size
-        self._tell(self.size)
-
-
-def _silent(size: int) -> None:
-    """Tell nobody."""
+        if self._report:
+            self._report(self.size)
 
 
 def _writer(
@@ -192,14 +189,14 @@ def _mover(
     return move
 
 
-def _teller(text: bytes) -> Callable[[int], None]:
+def _reporter(text: bytes) -> Callable[[int], None]:
     due = 0.0
 
-    def tell(size: int) -> None:
+    def report(size: int) -> None:
         nonlocal due
         now = time.monotonic()
         if now >= due:
             due = now + _SAY_EACH_S
             os.write(2, text % size)
 
-    return tell
+    return report

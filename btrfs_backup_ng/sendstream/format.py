@@ -27,7 +27,7 @@ U64 = struct.Struct("<Q")
 
 
 class Kind(enum.IntEnum):
-    """What a command does."""
+    """The kind of a command."""
 
     SUBVOL = 1
     SNAPSHOT = 2
@@ -58,7 +58,7 @@ class Kind(enum.IntEnum):
 
 
 class Attribute(enum.IntEnum):
-    """What a value of a command is."""
+    """The type of an attribute of a command."""
 
     UUID = 1
     CTRANSID = 2
@@ -98,9 +98,9 @@ class Attribute(enum.IntEnum):
 
 
 class StreamDamaged(ValueError):
-    """A stream is not what ``btrfs send`` writes.
+    """A stream differs from the format of ``btrfs send``.
 
-    :ivar offset: in the stream, of the command (or preamble) that is wrong.
+    :ivar offset: in the stream, of the wrong command (or preamble).
     """
 
     def __init__(self, offset: int, why: str) -> None:
@@ -110,18 +110,18 @@ class StreamDamaged(ValueError):
 
 
 def preamble(version: int) -> bytes:
-    """Write what a stream starts with."""
+    """Return the bytes before the first command."""
     return MAGIC + VERSION.pack(version)
 
 
 def frame_command(kind: int, body: bytes) -> bytes:
-    """Put the header, with its checksum, before the attributes of a command."""
+    """Return a command: its header, with the checksum, and its attributes."""
     blank = COMMAND.pack(len(body), kind, 0)
     return COMMAND.pack(len(body), kind, crc32c(body, crc32c(blank))) + body
 
 
 def build_command(kind: int, attributes: Iterable[tuple[int, bytes]]) -> bytes:
-    """Write a command that is not about data.
+    """Return a command that carries no data.
 
     :param attributes: types and values, in the order in which they are written.
     """

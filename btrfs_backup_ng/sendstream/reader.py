@@ -1,7 +1,7 @@
 """The reading of send streams: bytes from anywhere to commands, or why not.
 
-The input may be hostile.  No length in it is believed before it is checked, so that a
-reader never holds more than a block and a command (:data:`MAX_COMMAND`).
+The input may be hostile. No length in it is used before it is checked, so a reader
+never holds more than a block and a command (:data:`MAX_COMMAND`).
 """
 
 import struct
@@ -19,21 +19,18 @@ from btrfs_backup_ng.sendstream.format import (
     StreamDamaged,
 )
 
-#: The highest protocol that is known.
 LAST_VERSION = 3
-#: Attributes of a command may take no more.  The kernel's own limits are 64 KiB in
-#: protocol 1 and 144 KiB from protocol 2 on (``send_max_size`` in fs/btrfs/send.c).
+#: Limit on the attributes of a command. The kernel's own limits are 64 KiB in protocol
+#: 1 and 144 KiB from protocol 2 on (``send_max_size`` in fs/btrfs/send.c).
 MAX_COMMAND = 1 << 20
-#: A path or name may not be longer: PATH_MAX of Linux without the NUL at its end.
+#: Limit on a path or name: PATH_MAX of Linux without the NUL at its end.
 MAX_TEXT = 4095
-#: How much is asked for at once.
 BLOCK = 256 << 10
 
-#: Where a command starts in the input, protocol of its stream, kind, attributes as
-#: they lie there.
+#: Offset of a command in the input, protocol of its stream, kind, raw attributes.
 Frame = tuple[int, int, int, bytes]
 
-# What a command must have, as btrfs-progs reads it: common/send-stream.c.
+# Required attributes, as btrfs-progs reads them: common/send-stream.c.
 _A = Attribute
 _NEEDED_BY: dict[Kind, tuple[Attribute, ...]] = {
     Kind.SUBVOL: (_A.PATH, _A.UUID, _A.CTRANSID),
@@ -88,7 +85,8 @@ _LENGTHS = {
 _KINDS = (Kind.END, *Kind)
 _USUAL = tuple(_NEEDED_BY[kind] for kind in _KINDS)
 _END, _PATH = int(Kind.END), int(Attribute.PATH)
-# Type and size of an attribute as one number, the size above; others by type.
+# Attributes of fixed size by type and size as one number, the size above; others by
+# type.
 _ATTRIBUTE = struct.Struct("<I")
 _FIXED = {name | size << 16: name for name, size in _LENGTHS.items()}
 _TEXT = {
@@ -107,10 +105,10 @@ _BLANK = bytes(4)
 class StreamCommand(NamedTuple):
     """One command of a send stream.
 
-    It has what its kind needs, each of the right length.  Were an attribute given
-    twice, the last one counts, as it does for ``btrfs receive``.
+    It has all attributes that its kind requires, each of the right length. If one comes
+    twice, the last one counts, as for ``btrfs receive``.
 
-    :ivar offset: where it starts in the input.
+    :ivar offset: of the command in the input.
     """
 
     offset: int
@@ -119,16 +117,16 @@ class StreamCommand(NamedTuple):
 
     @property
     def path(self) -> bytes:
-        """Return the path it is about, relative to the subvolume; b"" is its top.
+        """Return its path, relative to the subvolume; b"" is its top.
 
-        :raises StreamDamaged: if there is none, as in END.
+        :raises StreamDamaged: if it has none, like END.
         """
         return self.value(Attribute.PATH)
 
     def value(self, attribute: Attribute) -> bytes:
-        """Return an attribute as it is.
+        """Return an attribute unchanged.
 
-        :raises StreamDamaged: if there is none.
+        :raises StreamDamaged: if it is missing.
         """
         try:
             return self.attributes[attribute]
@@ -138,9 +136,9 @@ class StreamCommand(NamedTuple):
             ) from None
 
     def number(self, attribute: Attribute) -> int:
-        """Return an attribute that is a number.
+        """Return an attribute as a number.
 
-        :raises StreamDamaged: if there is none, or it is no number.
+        :raises StreamDamaged: if it is missing, or not a number.
         """
         value = self.value(attribute)
         if len(value) > 8 or len(value) != _LENGTHS.get(attribute):
@@ -148,9 +146,9 @@ class StreamCommand(NamedTuple):
         return int.from_bytes(value, "little")
 
     def time_ns(self, attribute: Attribute) -> int:
-        """Return an attribute that is a time, in nanoseconds since 1970.
+        """Return an attribute as a time, in nanoseconds since 1970.
 
-        :raises StreamDamaged: if there is none, or it is no time.
+        :raises StreamDamaged: if it is missing, or not a time.
         """
         value = self.value(attribute)
         if len(value) != 12:
@@ -164,11 +162,11 @@ def read_commands(
 ) -> Iterator[StreamCommand]:
     """Read every command of the streams on an input, END included.
 
-    Several streams may follow one another, as ``btrfs receive`` takes them: after END
-    comes the end of the input, or the next stream.  Who wants one stream stops at END;
-    up to a block of what follows has been read by then.
+    Several streams may follow one another, as ``btrfs receive`` accepts them: after END
+    comes the end of the input, or the next stream. To read one stream, stop at END; up
+    to a block of the following input has been read by then.
 
-    :param read: gives up to so many bytes, and none only at the end.
+    :param read: returns up to so many bytes; none only at the end.
     :param check: compare checksums, which takes most of the time.
     :raises StreamDamaged: if anything is wrong.
     """
@@ -176,7 +174,7 @@ def read_commands(
 
 
 def read_frames(read: Callable[[int], bytes], *, check: bool = True) -> Iterator[Frame]:
-    """Read the same commands without looking at their attributes: faster.
+    """Read the same commands without their attributes, which is faster.
 
     :raises StreamDamaged: if anything else is wrong.
     """
@@ -190,14 +188,15 @@ def read_frames(read: Callable[[int], bytes], *, check: bool = True) -> Iterator
 
 
 def parse_frame(frame: Frame) -> StreamCommand:
-    """Take the attributes of a command apart.
+    """Read the attributes of a command.
 
-    :raises StreamDamaged: if they are not what its kind needs.
+    :raises StreamDamaged: if they are not those that its kind requires.
     """
     offset, version, kind, body = frame
     attributes: dict[Attribute, bytes] = {}
     unpack, fixed, text = _ATTRIBUTE.unpack_from, _FIXED, _TEXT
-    start, end = 0, len(body)
+    start = 0
+    end = len(body)
     while start < end:
         if start + 4 > end:
             attributes[_DATA] = _take_short_data(frame, start)
@@ -224,9 +223,9 @@ def parse_frame(frame: Frame) -> StreamCommand:
 
 
 def path_of(frame: Frame) -> bytes:
-    """Return the path that a command is about, and read nothing else of it.
+    """Return the path of a command, and read nothing else of it.
 
-    :raises StreamDamaged: if there is none, as in END.
+    :raises StreamDamaged: if it has none, like END.
     """
     body = frame[3]
     if len(body) >= 4:
@@ -240,10 +239,10 @@ def path_of(frame: Frame) -> bytes:
 
 
 class _Source:
-    """An input, and the part of it that is being looked at.
+    """An input, and the part of it in memory.
 
-    :ivar at: where in the buffer the next command starts.
-    :ivar base: where in the input the buffer starts.
+    :ivar at: offset of the next command in the buffer.
+    :ivar base: offset of the buffer in the input.
     """
 
     __slots__ = ("_read", "at", "base", "buffer")
@@ -254,7 +253,7 @@ class _Source:
         self.at = self.base = 0
 
     def fill(self, count: int) -> bool:
-        """Have so many bytes from ``at`` on, unless the input ends (False)."""
+        """Read until the buffer has so many bytes from ``at``, if the input does."""
         if len(self.buffer) - self.at >= count:
             return True
         buffer = bytearray(self.buffer[self.at :])
@@ -268,12 +267,8 @@ class _Source:
 
 def _take_preamble(source: _Source) -> int:
     if not source.fill(PREAMBLE_SIZE):
-        what = (
-            "the input ends in the start of a stream"
-            if source.buffer
-            else "there is none"
-        )
-        raise StreamDamaged(source.base, what)
+        why = "the input ends in the start of a stream"
+        raise StreamDamaged(source.base, why if source.buffer else "there is none")
     start, offset = source.at, source.base + source.at
     source.at += PREAMBLE_SIZE
     if not source.buffer.startswith(MAGIC, start):
@@ -285,7 +280,7 @@ def _take_preamble(source: _Source) -> int:
 
 
 def _read_to_end(source: _Source, version: int, *, check: bool) -> Iterator[Frame]:
-    """Yield the commands of one stream, END being the last."""
+    """Yield the commands of one stream; END is the last."""
     unpack, header = COMMAND.unpack_from, COMMAND.size
     buffer, at, base, limit = source.buffer, source.at, source.base, len(source.buffer)
     while True:
@@ -312,12 +307,12 @@ def _read_to_end(source: _Source, version: int, *, check: bool) -> Iterator[Fram
 
 
 def _checksum(buffer: bytes, at: int, end: int) -> int:
-    """Compute the checksum of a command, which counts as 0 itself."""
+    """Compute the checksum of a command, in which the field of the checksum is 0."""
     return crc32c(buffer[at + COMMAND.size : end], crc32c(buffer[at : at + 6] + _BLANK))
 
 
 def _take_data(frame: Frame, start: int, header: int) -> tuple[Attribute, bytes, int]:
-    """Return what is neither fixed in its length nor text, and where it ends."""
+    """Return an attribute that has no fixed length and is not text, and its end."""
     offset, version, kind, body = frame
     name = _BYTES.get(header & 0xFFFF)
     if name is None:
@@ -329,7 +324,7 @@ def _take_data(frame: Frame, start: int, header: int) -> tuple[Attribute, bytes,
 
 
 def _take_short_data(frame: Frame, start: int) -> bytes:
-    """Take DATA of no or one byte where it has no length."""
+    """Return DATA of no or one byte, where it has no length."""
     offset, version, kind, body = frame
     if version > 1 and body.startswith(_DATA_TYPE, start):
         return body[start + 2 :]

@@ -1,8 +1,9 @@
-"""What a stream is going to be long, told from its dry twin: ``send --no-data``.
+"""The size of a send stream, predicted from a stream without data: ``send --no-data``.
 
-A dry stream is the real one with an UPDATE_EXTENT in place of the WRITE commands for a
-range of a file, be it data, or a hole or preallocated where zeros must be written.  So
-its own bytes and the sizes in it give the length of the real one, to the byte.
+Such a stream is the real one with an UPDATE_EXTENT in place of the WRITE commands for a
+range of a file, be it data, or a hole or preallocated range that must be written as
+zeros. So its own bytes and the sizes in it give the length of the real one, to the
+byte.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,45 +11,20 @@ from collections.abc import Callable, Iterator
 from btrfs_backup_ng.sendstream.format import ATTRIBUTE, COMMAND, U64, Attribute, Kind
 from btrfs_backup_ng.sendstream.reader import StreamCommand, parse_frame, read_frames
 
-# How much data the kernel puts into a WRITE, from protocol 2 on as much as there may be
-# in a compressed extent: max_send_read_size() in fs/btrfs/send.c.  (Where pages are of
-# 64 KiB it is 176 KiB, which makes protocol 2 shorter by less than 0.01 %.)
+# Data that the kernel puts into a WRITE, from protocol 2 on as much as a compressed
+# extent may hold: max_send_read_size() in fs/btrfs/send.c. (With pages of 64 KiB it is
+# 176 KiB, which makes protocol 2 shorter by less than 0.01 %.)
 _WRITE_SIZE = 48 << 10
 _LARGE_WRITE_SIZE = 128 << 10
 _NUMBER = ATTRIBUTE.size + U64.size
-# What an ENCODED_WRITE has beside: three numbers, compression and encryption.
+# Additional attributes of an ENCODED_WRITE: three numbers, compression and encryption.
 _ENCODED = 3 * _NUMBER + 2 * (ATTRIBUTE.size + 4)
 # Of UTIMES, from protocol 2 on.
 _OTIME = ATTRIBUTE.size + 12
 
-
-#: Path in the stream, inode if it is known, offset -> how much the extent there takes
-#: compressed, ``None`` if it is not compressed.
+#: Path in the stream, inode if it is known, offset -> compressed size of that extent,
+#: None if it is not compressed.
 Compressed = Callable[[bytes, int | None, int], int | None]
-
-
-def predict_size(
-    read: Callable[[int], bytes],
-    *,
-    protocol: int | None = None,
-    compressed: bool | Compressed = False,
-) -> int:
-    """Tell how long the real stream is that a dry one stands for.
-
-    It is exact where both are of the same protocol.  Where they are not, the holes that
-    protocol 2 punches (FALLOCATE) and protocol 1 fills with zeros, and what only
-    protocol 2 says (FILEATTR), are off.
-
-    :param read: gives up to so many bytes of the dry stream, and none only at its end.
-    :param protocol: of the real stream, if it is not that of the dry one.
-    :param compressed: the real one is sent with ``--compressed-data``; what comes out
-        is an upper bound, unless this can tell how the data lies on the disk.
-    :raises StreamDamaged: if it is no send stream.
-    """
-    size = 0
-    for size in predict_sizes(read, protocol=protocol, compressed=compressed):
-        pass
-    return size
 
 
 def predict_sizes(
@@ -57,13 +33,21 @@ def predict_sizes(
     protocol: int | None = None,
     compressed: bool | Compressed = False,
 ) -> Iterator[int]:
-    """Tell after each command of a dry stream how long the real one is so far.
+    """Return, after each command of a stream without data, the size of the real one.
 
-    It never gets less, so that whoever asks whether it is more than a limit can stop
-    there.  Parameters and errors are those of :func:`predict_size`.
+    It never shrinks, so that a comparison with a limit can stop early. The last value
+    is exact if both streams are of the same protocol. If not, it lacks the holes that
+    protocol 2 punches (FALLOCATE) and protocol 1 fills with zeros, and the commands
+    that only protocol 2 has (FILEATTR).
+
+    :param read: returns up to so many bytes of the stream; none only at the end.
+    :param protocol: of the real stream, if it differs.
+    :param compressed: the real one is sent with ``--compressed-data``; the result is an
+        upper bound, unless this function returns the sizes on the disk.
+    :raises StreamDamaged: if it is not a send stream.
     """
     added = 0
-    # The stream tells the number of a new file before it tells of its data.
+    # The inode of a new file comes before its data.
     inode, path = None, b""
     for frame in read_frames(read, check=False):
         offset, version, kind, body = frame
@@ -79,8 +63,8 @@ def predict_sizes(
             if stored is not None and stored <= size:
                 added += _encoded_size(command, stored) - length
             else:
-                upper = compressed is True
-                size = _size_of_writes(command, protocol or version, upper)
+                is_bound = compressed is True
+                size = _size_of_writes(command, protocol or version, is_bound)
                 added += size - length
         elif kind == Kind.MKFILE and callable(compressed):
             command = parse_frame(frame)
@@ -94,20 +78,20 @@ def predict_sizes(
 
 
 def _encoded_size(update: StreamCommand, stored: int) -> int:
-    """Tell how long the ENCODED_WRITE is that an UPDATE_EXTENT stands for."""
+    """Return the length of the ENCODED_WRITE that replaces an UPDATE_EXTENT."""
     beside = COMMAND.size + ATTRIBUTE.size + len(update.path) + _NUMBER + _ENCODED
     return beside + ATTRIBUTE.size // 2 + stored
 
 
 def _size_of_writes(command: StreamCommand, protocol: int, compressed: bool) -> int:
-    """Tell how long the WRITE commands are that an UPDATE_EXTENT stands for."""
+    """Return the length of the WRITE commands that replace an UPDATE_EXTENT."""
     size = command.number(Attribute.SIZE)
     if protocol == 1:
         most, data_header = _WRITE_SIZE, ATTRIBUTE.size
     else:  # the data has a type, but no length
         most, data_header = _LARGE_WRITE_SIZE, ATTRIBUTE.size // 2
     beside = COMMAND.size + ATTRIBUTE.size + len(command.path) + _NUMBER + data_header
-    # What is larger is compressed by a block at least, or is no compressed extent.
+    # A larger extent is compressed by a block at least, or not compressed.
     if compressed and size < most:
         beside += _ENCODED
     return size + -(-size // most) * beside

@@ -1,7 +1,7 @@
-"""What a stream touches at its receiver: a tree of the names in its commands.
+"""The files that a stream touches at its receiver: a tree of the names in its commands.
 
-A name that was not seen before, in a directory that is not new, can only have been
-there before the stream; in a new directory it is an error. So a command is done as the
+A name that was not seen before, in a directory that is not new, must have been there
+before the stream; in a new directory it is an error. So each command is applied as the
 receiver would do it, and temporary names need no special care.
 """
 
@@ -13,7 +13,7 @@ from btrfs_backup_ng.sendstream.reader import StreamCommand
 
 
 class FileType(enum.Enum):
-    """What a stream makes, as far as it says."""
+    """The type of a file, as far as a stream shows it."""
 
     FILE = "file"
     DIRECTORY = "directory"
@@ -24,7 +24,7 @@ class FileType(enum.Enum):
 
 
 class Touch(enum.IntFlag):
-    """What a stream does to something besides its names."""
+    """Changes to a file besides its names."""
 
     MODE = enum.auto()
     OWNER = enum.auto()
@@ -55,19 +55,19 @@ _TOUCHING = {
 }
 _WRITING = (Kind.UPDATE_EXTENT, Kind.WRITE, Kind.ENCODED_WRITE, Kind.CLONE)
 _DATA = int(Touch.DATA)
-#: ``FALLOC_FL_KEEP_SIZE`` of linux/falloc.h: room for data, and no data.
+#: ``FALLOC_FL_KEEP_SIZE`` of linux/falloc.h: reserves space, changes no data.
 _KEEP_SIZE = 1
 
 
 class Node:
     """One file or directory that a stream names.
 
-    :ivar home: the directory that it was in before, as ``home_name``; nothing if new.
-    :ivar parent: the directory that it is in now, as ``name``; of several names one.
+    :ivar home: its directory before, where it was called ``home_name``; None if new.
+    :ivar parent: its directory now, where it is called ``name``; one of several names.
     :ivar names: how many names it has now.
-    :ivar file_type: if it is known; a new one always has one.
+    :ivar file_type: if it is known; that of a new one always is.
     :ivar children: its entries now, as far as the stream names them.
-    :ivar gone: entries from before that are not in their place now.
+    :ivar gone: earlier entries that are elsewhere now.
     """
 
     __slots__ = (
@@ -87,22 +87,22 @@ class Node:
 
     @property
     def is_kept(self) -> bool:
-        """Say whether it still has the name that it had before."""
+        """Whether it still has its earlier name."""
         if self.home is None:
             return False
         return (self.home.children or {}).get(self.home_name) is self
 
     @property
     def is_directory(self) -> bool:
-        """Say whether it surely is one."""
+        """Whether it certainly is one."""
         return self.file_type is FileType.DIRECTORY or self.children is not None
 
     def is_at_home(self, directory: "Node", name: bytes) -> bool:
-        """Say whether that is the place that it had before."""
+        """Return whether it had that name before."""
         return self.home is directory and self.home_name == name
 
     def has_other_entries(self) -> bool:
-        """Say whether names came to it, as a directory, or went."""
+        """Return whether names came to it, as a directory, or went."""
         return bool(self.gone) or any(
             not child.is_at_home(self, name)
             for name, child in (self.children or {}).items()
@@ -118,7 +118,7 @@ class TouchedTree:
         self._last: tuple[bytes, Node] = (b"", self.root)
 
     def apply(self, command: StreamCommand) -> None:
-        """Do what a command says.
+        """Apply a command.
 
         :raises StreamDamaged: if that is not possible.
         """
@@ -170,7 +170,7 @@ class TouchedTree:
             node.size = max(node.size, end)
 
     def _find(self, path: bytes, command: StreamCommand) -> Node:
-        """Return what has a path now; what was not seen yet was there before."""
+        """Return the file with a path now; one not seen yet was there before."""
         last, node = self._last
         if path == last:
             return node
@@ -197,7 +197,7 @@ class TouchedTree:
         return directory, name
 
     def _take(self, path: bytes, command: StreamCommand) -> Node:
-        """Take a name away and give what had it."""
+        """Remove a name and return the file that had it."""
         node = self._find(path, command)
         directory, name = self._place(path, command)
         self._forget(directory, name, node)
@@ -215,7 +215,7 @@ class TouchedTree:
             directory.gone[name] = node
 
     def _put(self, path: bytes, node: Node, command: StreamCommand) -> None:
-        """Return something a name; what had it before has it no more."""
+        """Add a name to a file; a file that had it before loses it."""
         directory, name = self._place(path, command)
         if node.names and (node.is_directory or node is directory):
             raise _damaged(command, "gives a directory a second name")

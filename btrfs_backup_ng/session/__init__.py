@@ -1,1 +1,1 @@
-"""What all actions of one call share: the connections, the history, progress, turns."""
+"""The values that all actions of a call share: connections, history, progress."""

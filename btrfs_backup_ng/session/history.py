@@ -1,7 +1,7 @@
-"""What happened: a line for each delivery and each failure, of this machine's runs.
+"""The history: a line for each delivery and each failure, of this machine's runs.
 
-Nothing depends on it. Whatever is lost of it, backups go on as ever; what is told from
-it (sizes, known places) is then not told.
+Nothing depends on it. If it is lost, backups continue, and commands only lack the data
+from it (sizes, known places).
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import MIB, BackupError, visible, write_atomically
+from btrfs_backup_ng.__util__ import MIB, BackupError, visible
 from btrfs_backup_ng.core.record import (
     Unread,
     Unreadable,
@@ -26,11 +26,11 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
-from btrfs_backup_ng.host.entry import read_record
+from btrfs_backup_ng.host.entry import NotOurs, read_record, replace_file
 
 log = logging.getLogger(__name__)
 
-#: Names another directory than :func:`state_directory` gives by itself.
+#: The environment variable that replaces :func:`state_directory`.
 VARIABLE = "BTRFS_BACKUP_NG_STATE"
 #: The file in it: JSON, a record a line, oldest first.
 HISTORY = "history.jsonl"
@@ -38,25 +38,25 @@ _VERSION = 1
 #: Some 10,000 records; beyond that the older half is dropped.
 _LIMIT_BYTES = 4 * MIB
 _MESSAGE_LENGTH = 500
-#: How long another run may take to write its line.
+#: Limit on the time that another run needs to write its line.
 _WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One snapshot that went to one destination, or did not get there.
+    """One snapshot that arrived at one destination, or failed to.
 
     :ivar time: when its run began, aware UTC.
-    :ivar source: as a location says it, like the destination, of which a command
-        (``shell://``) is left out.
-    :ivar folder: where the source's snapshots are, absolute or relative to it.
+    :ivar source: the text of its location, like the destination, without the command of
+        ``shell://``.
+    :ivar folder: of the source's snapshots, absolute or relative to it.
     :ivar name: of the snapshot at the source.
     :ivar target: its name at the destination.
-    :ivar origin: identity of the snapshot, ``None`` if it was never made.
-    :ivar parent: name of what it was the difference from, "" for a full one.
-    :ivar size_bytes: of the stream, as it went over the wire if it was compressed, and
-        with what an earlier attempt had brought; ``None`` if it is not known.
-    :ivar resumed_bytes: what an earlier attempt had brought.
+    :ivar origin: identity of the snapshot, None if it was never made.
+    :ivar parent: name of the base of the difference, "" for a full transfer.
+    :ivar size_bytes: of the stream, on the wire if it was compressed, with the part
+        from earlier attempts; None if it is not known.
+    :ivar resumed_bytes: the part from earlier attempts.
     :ivar error: why it failed; "" if it arrived.
     """
 
@@ -75,11 +75,11 @@ class Record:
 
 
 class HistoryUnreadable(BackupError):
-    """There is a history, and it cannot be read."""
+    """The history exists and cannot be read."""
 
 
 def state_directory() -> str:
-    """Return the directory in which this user keeps what happened on this machine."""
+    """Return the directory of this user's history."""
     if named := os.environ.get(VARIABLE):
         return named
     if os.geteuid() == 0:
@@ -91,7 +91,6 @@ def state_directory() -> str:
 
 
 def format_record(record: Record) -> bytes:
-    """Write a record as a line, so that :func:`parse_record` reads the same."""
     fields = {
         "time": record.time.astimezone(timezone.utc).isoformat(timespec="seconds"),
         "source": record.source,
@@ -112,7 +111,7 @@ def format_record(record: Record) -> bytes:
 def parse_record(line: bytes) -> Record | None:
     """Read a line.
 
-    :returns: ``None`` if a newer version wrote it, which says nothing to us.
+    :returns: None if a newer version of the program wrote it.
     :raises Unreadable: if it is damaged.
     """
     try:
@@ -137,11 +136,11 @@ def _built(fields: Any) -> Record:
 
 
 def read_history(directory: str) -> list[Record]:
-    """Return all that is remembered, oldest first; nothing if nothing ever happened.
+    """Return all records, oldest first; none if the file does not exist.
 
-    What is damaged is left out with a warning, and moved aside by the next run.
+    Damaged lines are left out with a warning, and moved aside by the next run.
 
-    :raises HistoryUnreadable: if nobody knows what happened.
+    :raises HistoryUnreadable: if the file cannot be read.
     """
     path = os.path.join(directory, HISTORY)
     try:
@@ -163,13 +162,13 @@ def read_history(directory: str) -> list[Record]:
 
 
 class History:
-    """What runs write their records to, from any thread of any run.
+    """The file to which runs append their records, from any thread of any run.
 
-    It never fails: what cannot be written is lost, with one warning.
+    It never fails: a record that cannot be written is lost, with one warning.
     """
 
     def __init__(self, directory: str) -> None:
-        """Prepare; nothing is made before the first record.
+        """Prepare; nothing is written before the first record.
 
         :param directory: :func:`state_directory`.
         """
@@ -183,25 +182,25 @@ class History:
         """Append a record; it is on the disk when this returns."""
         with self._guard:
             try:
-                with _locked(self._directory):
-                    self._append(record)
-            except OSError as error:
+                with _locked(self._directory) as directory:
+                    self._append(record, directory)
+            except (OSError, NotOurs) as error:
                 if not self._warned:
                     text = "what happened is not remembered in %s: %s"
-                    reason = error.strerror or str(error)
+                    reason = getattr(error, "strerror", "") or str(error)
                     log.warning(text, self._path, reason)
                 self._warned = True
 
-    def _append(self, record: Record) -> None:
+    def _append(self, record: Record, directory: int) -> None:
         if not self._checked:
-            self._set_damage_aside(record.time)
+            self._move_damage_aside(record.time, directory)
             self._checked = True
         line = format_record(record)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(self._path, flags | os.O_CLOEXEC, 0o600)
         try:
             size = _regular_size(descriptor)
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # torn by a cut
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":  # incomplete
                 content = _read(self._path)
                 size = content.rfind(b"\n") + 1
                 os.ftruncate(descriptor, size)
@@ -212,19 +211,15 @@ class History:
         finally:
             os.close(descriptor)
         if size + len(line) > _LIMIT_BYTES:
-            self._rotate()
+            content = _read(self._path)  # its older half is dropped
+            start = content.find(b"\n", len(content) - _LIMIT_BYTES // 2) + 1
+            replace_file(directory, HISTORY, content[start:])
 
-    def _rotate(self) -> None:
-        """Drop the older half."""
-        content = _read(self._path)
-        start = content.find(b"\n", len(content) - _LIMIT_BYTES // 2) + 1
-        write_atomically(self._path, content[start:])
-
-    def _set_damage_aside(self, now: datetime) -> None:
-        """Move a damaged file out of the way, and go on with what is good of it."""
+    def _move_damage_aside(self, now: datetime, directory: int) -> None:
+        """Move a damaged file aside, and continue with its good lines."""
         try:
             lines = _whole_lines(_read(self._path))
-        except OSError:  # a link, a pipe, far too large: not ours
+        except OSError:  # a link, a pipe, far too large: not written by this program
             if not os.path.lexists(self._path):
                 return
             lines, good = [], list[bytes]()
@@ -232,12 +227,11 @@ class History:
             good = [line for line in lines if not _is_damaged(line)]
             if len(good) == len(lines):
                 return
-        stamp = now.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        aside = f"{self._path}.unreadable-{stamp}"
-        os.rename(self._path, aside)
-        write_atomically(self._path, b"".join(line + b"\n" for line in good))
+        aside = Unreadable("").name_aside(HISTORY, now)
+        os.rename(HISTORY, aside, src_dir_fd=directory, dst_dir_fd=directory)
+        replace_file(directory, HISTORY, b"".join(line + b"\n" for line in good))
         text = "%s was damaged; it is moved to %s, and goes on with %d good lines"
-        log.warning(text, self._path, os.path.basename(aside), len(good))
+        log.warning(text, self._path, aside, len(good))
 
 
 def _is_damaged(line: bytes) -> bool:
@@ -249,14 +243,14 @@ def _is_damaged(line: bytes) -> bool:
 
 
 def _whole_lines(content: bytes) -> list[bytes]:
-    """Cut into lines; what is behind the last line break was torn by a cut."""
+    """Return the complete lines; an interrupted write leaves the rest."""
     return content.split(b"\n")[:-1]
 
 
 def _read(path: str) -> bytes:
-    """Read the file; nothing if it is not there.
+    """Read the file; b"" if it does not exist.
 
-    :raises OSError: if it cannot be read, or is not what we write.
+    :raises OSError: if it cannot be read, or is not a file of this program.
     """
     content = read_record(path)
     if isinstance(content, Unread):
@@ -272,8 +266,8 @@ def _regular_size(descriptor: int) -> int:
 
 
 @contextlib.contextmanager
-def _locked(directory: str) -> Iterator[None]:
-    """Keep other runs from writing; the directory is made if need be."""
+def _locked(directory: str) -> Iterator[int]:
+    """Lock the directory, and make it if needed; yield its descriptor."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + _WAIT_S
@@ -286,16 +280,16 @@ def _locked(directory: str) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
 class KnownPlace:
-    """A place of which the history tells.
+    """A place in the history.
 
-    :ivar folder: where its snapshots are, for a source; "" for a destination.
+    :ivar folder: of its snapshots, for a source; "" for a destination.
     """
 
     place: str
@@ -303,9 +297,9 @@ class KnownPlace:
 
 
 def known_places(records: Iterable[Record]) -> list[KnownPlace]:
-    """Return all places, each source in front of its destinations, each one once.
+    """Return all places, each source before its destinations, each one once.
 
-    What is given to a command (``shell://``) cannot be looked at and is left out.
+    Commands (``shell://``) cannot be listed and are left out.
     """
     sources: dict[str, tuple[str, dict[str, None]]] = {}
     for record in records:
@@ -322,7 +316,7 @@ def known_places(records: Iterable[Record]) -> list[KnownPlace]:
 
 
 def sizes_sent(records: Iterable[Record]) -> Mapping[tuple[str, UUID], int]:
-    """Return how many bytes each snapshot took: (destination, origin) -> bytes."""
+    """Return the size of each snapshot's stream: (destination, origin) -> bytes."""
     return {
         (record.destination, record.origin): record.size_bytes
         for record in records
@@ -331,12 +325,12 @@ def sizes_sent(records: Iterable[Record]) -> Mapping[tuple[str, UUID], int]:
 
 
 def origins_of(records: Iterable[Record], source: str) -> frozenset[UUID]:
-    """Return the origins of all snapshots that are remembered of a source."""
+    """Return the origins of all snapshots of a source."""
     return frozenset(r.origin for r in records if r.source == source and r.origin)
 
 
 def last_arrived_from(records: Iterable[Record], source: str) -> dict[str, UUID]:
-    """Return for each destination of a source which origin arrived there last.
+    """Return for each destination of a source the origin that arrived there last.
 
     :param records: oldest first.
     """
@@ -352,10 +346,10 @@ def last_arrived_from(records: Iterable[Record], source: str) -> dict[str, UUID]
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """How transfers to a destination ended, as far as it is remembered.
+    """The last transfers to a destination.
 
-    :ivar arrived: the last one that did; ``None`` if none is known.
-    :ivar failed: the last one, if it did not arrive.
+    :ivar arrived: the last one that arrived, if any.
+    :ivar failed: the very last one, if it did not arrive.
     """
 
     arrived: Record | None = None
@@ -363,7 +357,7 @@ class Last:
 
 
 def last_to(records: Iterable[Record], destination: str) -> Last:
-    """Find the last transfers to a destination.
+    """Return the last transfers to a destination.
 
     :param records: oldest first.
     """

@@ -1,4 +1,4 @@
-"""What is shown of running transfers: a line on a terminal, else the log."""
+"""The progress of running transfers: a line on a terminal, else the log."""
 
 import contextlib
 import logging
@@ -15,25 +15,25 @@ from btrfs_backup_ng.process.pipeline import Meter
 
 log = logging.getLogger(__name__)
 
-#: The rate shown is that of the last seconds.
+#: The rate shown is the average of this time.
 _WINDOW_S = 5.0
-#: After making room for other output the line stays away for so long, which is
-#: more than enough for that output to be written.
+#: After other output the line is not drawn for this long, which is more than enough for
+#: that output to be written.
 _STAY_AWAY_S = 0.2
-#: A title keeps at least so many characters before figures are cut off.
+#: Least length of a title; figures are cut off only beyond that.
 _TITLE_AT_LEAST = 12
 
 _requested = False
 
 
 def request_line() -> None:
-    """Ask for a line for each running transfer, soon; for a signal's handler."""
+    """Request a line for each running transfer, soon; for a signal's handler."""
     global _requested
     _requested = True
 
 
 class ShownTransfer:
-    """One transfer to show, and how fast it was in the last seconds."""
+    """One displayed transfer, and its recent rate."""
 
     def __init__(self, meter: Meter, title: str, now: float) -> None:
         self.title = visible(title)
@@ -42,7 +42,7 @@ class ShownTransfer:
         self._samples = deque([(now, meter.size_bytes)])
 
     def sample(self, now: float) -> None:
-        """Look at the meter; forget what lies before the window, all but one."""
+        """Read the meter; forget samples before the window, all but one."""
         self._samples.append((now, self.meter.size_bytes))
         while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW_S:
             self._samples.popleft()
@@ -53,13 +53,13 @@ class ShownTransfer:
         return (after - before) / (ended - began) if ended > began else 0.0
 
     def elapsed_s(self, now: float) -> float:
-        """Return the time since its start, until its end."""
+        """Return the time from its start to its end, or now."""
         if self.meter.started is None:
             return 0.0
         return (self.meter.ended or now) - self.meter.started
 
     def facts(self, now: float) -> str:
-        """Write its figures."""
+        """Return its figures."""
         meter = self.meter
         if meter.ended is not None:
             moved = format_size(meter.size_bytes)
@@ -74,9 +74,9 @@ class ShownTransfer:
 def format_facts(
     size_bytes: int, expected_bytes: int | None, rate: float, elapsed_s: float
 ) -> str:
-    """Write the figures of a running transfer, with two spaces before each.
+    """Return the figures of a running transfer, with two spaces before each.
 
-    What is expected may be too little, so a running transfer never shows 100 %.
+    The expected size may be too small, so a running transfer never shows 100 %.
 
     :param rate: bytes per second.
     """
@@ -91,7 +91,7 @@ def format_facts(
 
 
 def format_line(transfers: list[ShownTransfer], now: float) -> tuple[str, str]:
-    """Return title and figures for one line about all that runs."""
+    """Return title and figures of the line for all running transfers."""
     running = [t for t in transfers if t.meter.ended is None] or transfers
     if len(running) == 1:
         return running[0].title, running[0].facts(now)
@@ -105,7 +105,7 @@ def format_line(transfers: list[ShownTransfer], now: float) -> tuple[str, str]:
 
 
 def fit(title: str, facts: str, columns: int) -> str:
-    """Cut a line to a width; the middle of the title goes first."""
+    """Shorten a line to a width; the middle of the title goes first."""
     room = max(columns - cells(facts), min(_TITLE_AT_LEAST, cells(title)))
     if cells(title) > room:
         head, tail = title, title
@@ -121,16 +121,15 @@ def fit(title: str, facts: str, columns: int) -> str:
 
 
 def cells(text: str) -> int:
-    """Return how many columns a text takes at most: two from Hangul Jamo upwards."""
+    """Return the columns that a text needs at most: two from Hangul Jamo upwards."""
     return sum(2 if character >= "\u1100" else 1 for character in text)
 
 
 class Progress:
     """The display of all running transfers; active inside its context.
 
-    While it is active every record that a handler of the root logger writes makes
-    the line go away first. Whoever writes to the terminal in another way calls
-    :meth:`clear` before.
+    Before each record that a handler of the root logger writes, the line is cleared.
+    Code that writes to the terminal in another way calls :meth:`clear` first.
     """
 
     def __init__(
@@ -142,11 +141,11 @@ class Progress:
         log_interval_s: float = 60.0,
         tick_s: float = 0.5,
     ) -> None:
-        """Prepare; nothing is shown yet.
+        """Prepare; nothing is displayed yet.
 
         :param enabled_line: rewrite one line in place, on ``stream`` (stderr).
-        :param silent: without a line, do not log each minute either. What is
-            asked for with :func:`request_line` comes even then.
+        :param silent: without a line, do not log each minute either. Lines requested
+            with :func:`request_line` are logged even then.
         """
         self._line = enabled_line
         self._stream = stream or sys.stderr
@@ -181,7 +180,6 @@ class Progress:
 
     @contextlib.contextmanager
     def add(self, meter: Meter, title: str) -> Iterator[None]:
-        """Show a transfer for as long as the context lasts."""
         transfer = ShownTransfer(meter, title, time.monotonic())
         with self._guard:
             self._transfers.append(transfer)
@@ -193,7 +191,7 @@ class Progress:
             self.clear()
 
     def clear(self) -> None:
-        """Take the line away, so that something else can be written."""
+        """Clear the line, so that other output can be written."""
         with self._guard:
             self._away_until = time.monotonic() + _STAY_AWAY_S
             if self._shown:
@@ -207,7 +205,7 @@ class Progress:
                 self._draw(time.monotonic())
 
     def _log(self, now: float) -> None:
-        """Log what was asked for, or is due; outside of our lock."""
+        """Log requested lines, and lines that are due; without the lock."""
         global _requested
         asked, _requested = _requested, False
         with self._guard:
@@ -233,8 +231,8 @@ class Progress:
         self._shown = shown
 
     def _columns(self) -> int | None:
-        """Return the width to use; ``None`` while the terminal is another job's."""
-        with contextlib.suppress(OSError, ValueError):  # not our session's terminal
+        """Return the width to use; None while another job has the terminal."""
+        with contextlib.suppress(OSError, ValueError):  # of another session
             if os.tcgetpgrp(self._stream.fileno()) != os.getpgrp():
                 return None
         try:

@@ -14,7 +14,7 @@ from btrfs_backup_ng.process.child import check_interrupted
 class Turns:
     """Let tasks of one run that share places or hosts take turns.
 
-    A host behind ssh takes so many places at once (each is a session for its lock).
+    A host behind ssh takes so many places at once (each needs a session for its lock).
     A task gets all that it needs in one step, so that no two wait for each other.
     """
 
@@ -27,7 +27,7 @@ class Turns:
     def taking(self, places: Iterable[Location]) -> Iterator[None]:
         """Wait until no other task works on any of these places.
 
-        :raises Interrupted: if a signal told us to end meanwhile.
+        :raises Interrupted: if a signal interrupts the program meanwhile.
         """
         wanted = set(places)
         hosts = Counter(replace(p, path="") for p in wanted if p.is_remote)

@@ -31,7 +31,7 @@ from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint.common import Endpoint, Place, new_transfer_id
 from btrfs_backup_ng.host.entry import INCOMING, entered
 from btrfs_backup_ng.process.child import PIPE, Child
-from btrfs_backup_ng.process.command import CommandFailed, Completed, read_status
+from btrfs_backup_ng.process.command import CommandFailed
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
 from btrfs_backup_ng.wire import verbs
@@ -204,6 +204,6 @@ def _inode(path: bytes, top: int) -> int | None:
 
 
 def _check(child: Child) -> None:
-    status, words = read_status(child.command, child.finish(), bytes(child.words))
-    if status != 0:
-        raise CommandFailed(Completed(child.command, status, b"", words))
+    completed = child.finish()
+    if completed.status != 0:
+        raise CommandFailed(completed)

@@ -7,12 +7,20 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
+from btrfs_backup_ng.core.judgement import Course, keep_by_policy
 from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.plan import Transfer
+from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.retention import Rule
 
 NAMING = Naming("home-")
 START = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+
+
+def keep_by_name(policy: Policy, now: datetime) -> Rule:
+    """Return the rule of a policy while no clock is in doubt."""
+    return keep_by_policy(policy, NAMING, Course(now, is_confirmed=False))
 
 
 def uid(number: int) -> UUID:

@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from btrfs_backup_ng.core.policy import Policy, Unit, parse_policy
-from btrfs_backup_ng.core.retention import judge, keep_by_name
-from tests.core.making import NAMING, made
+from btrfs_backup_ng.core.retention import judge
+from tests.core.making import keep_by_name, made
 from tests.support.btrbk import History, ask_btrbk
 
 #: How many histories; more of them outside CI:  BBNG_HISTORIES=1000
@@ -45,7 +45,7 @@ def kept_by_us(history: History, policy: Policy, now: datetime) -> set[datetime]
         made(number, created=moment, name=f"home-{moment:%Y%m%d-%H%M%S%z}")
         for number, moment in enumerate(history.moments)
     ]
-    verdicts = judge(snapshots, [keep_by_name(policy, NAMING, now)])
+    verdicts = judge(snapshots, [keep_by_name(policy, now)])
     return {v.snapshot.created for v in verdicts if v.kept and v.snapshot.created}
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from btrfs_backup_ng.core.judgement import Course, rules_of
 from btrfs_backup_ng.core.policy import Policy, Unit
-from btrfs_backup_ng.core.retention import judge, keep_by_name, keep_origins
+from btrfs_backup_ng.core.retention import judge, keep_origins
 from btrfs_backup_ng.core.simulation import simulate
-from tests.core.making import NAMING, copy_of, made
+from tests.core.making import NAMING, copy_of, keep_by_name, made
 from tests.core.test_policy import (
     BERLIN,
     LORD_HOWE,
@@ -44,7 +44,7 @@ def backup_rules(policy, now):
 
 
 def kept(snapshots, policy, now, *more):
-    rules = [keep_by_name(policy, NAMING, now), *more]
+    rules = [keep_by_name(policy, now), *more]
     return [v.snapshot for v in judge(snapshots, rules) if v.kept]
 
 
@@ -155,7 +155,7 @@ def test_newest_and_held_survive_and_order_is_irrelevant(policy, now, ages, data
     snapshots = snapshots_of(now, ages, future=(1, 400))
     shuffled = data.draw(st.permutations(snapshots))
     base = data.draw(st.sampled_from(snapshots))
-    rules = [keep_by_name(policy, NAMING, now), keep_origins({base.origin: "base"})]
+    rules = [keep_by_name(policy, now), keep_origins({base.origin: "base"})]
     verdicts = judge(shuffled, rules)
     assert verdicts == judge(snapshots, rules)
     reasons = {v.snapshot: v.reasons for v in verdicts}

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.core.retention import judge, keep_latest, keep_origins
-from tests.core.making import NAMING, START, copy_of, made, uid
+from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.retention import judge, keep_origins
+from tests.core.making import START, copy_of, keep_by_name, made, uid
 
 NOW = START + timedelta(days=2)
 HOURS = st.lists(st.integers(0, 40), unique=True, max_size=12)
@@ -18,7 +19,7 @@ def kept(snapshots, *rules):
 
 
 def latest(count):
-    return keep_latest(count, NAMING, NOW)
+    return keep_by_name(Policy(latest=count), NOW)
 
 
 @given(HOURS, st.integers(1, 15), st.integers(0, 5))

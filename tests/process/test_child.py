@@ -179,7 +179,7 @@ def answer(command: Command) -> bytes:
     with Child.start(command, stdout=PIPE) as child:
         while block := child.read(100):
             said += block
-        assert child.finish() == 0
+        assert child.finish().status == 0
     return said
 
 

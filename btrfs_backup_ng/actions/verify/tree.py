@@ -19,12 +19,10 @@ from btrfs_backup_ng.actions.verify.remote_tree import (
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
 from btrfs_backup_ng.process.command import (
-    Command,
     CommandFailed,
     Completed,
     ContactLost,
     TimedOut,
-    read_status,
 )
 from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sshutil.refusal import explain_session
@@ -83,7 +81,7 @@ def answering(host: Host, path: str) -> Iterator[Tree]:
             patience = replace(command.patience, longest_s=0.0)  # trees may be large
             command = replace(command, patience=patience)
             child = stack.enter_context(Child.start(command, stdin=PIPE, stdout=PIPE))
-            answers[part] = _answer(child, command, part == "data")
+            answers[part] = _answer(child, part == "data")
         pairs = read_xattrs(split(answers["xattrs"], b"\n"))
         why = ""
         try:
@@ -116,7 +114,7 @@ class _Unavailable(CannotRead):
         )
 
 
-def _answer(child: Child, command: Command, may_lack: bool) -> Iterator[bytes]:
+def _answer(child: Child, may_lack: bool) -> Iterator[bytes]:
     """Yield the output of a command in blocks, and check its exit status.
 
     :param may_lack: files that cannot be read are not a failure.
@@ -124,13 +122,12 @@ def _answer(child: Child, command: Command, may_lack: bool) -> Iterator[bytes]:
     try:
         while block := child.read(_BLOCK):
             yield block
-        ended = child.finish()
+        completed = child.finish()
     except TimedOut as error:
         raise _explained(error) from error
-    status, stderr = read_status(command, ended, bytes(child.words))
-    completed = Completed(command, status, b"", stderr)
     check_interrupted()
-    if status == UNAVAILABLE and stderr.strip():
+    status = completed.status
+    if status == UNAVAILABLE and completed.stderr.strip():
         raise _Unavailable(completed)
     if status is None:
         raise _explained(ContactLost(completed))

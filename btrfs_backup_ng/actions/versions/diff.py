@@ -18,9 +18,7 @@ from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
-    Completed,
     ContactLost,
-    read_status,
 )
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.wire import verbs
@@ -94,13 +92,12 @@ def _fetch(host: Host, path: str, target: str) -> None:
                 if size > _LIMIT_BYTES:
                     raise child.failure(CommandFailed, "gave more than there was")
                 file.write(block)
-            status, stderr = read_status(command, child.finish(), bytes(child.words))
-    completed = Completed(command, status, b"", stderr)
-    if status != 0:
+            completed = child.finish()
+    if completed.status != 0:
         check_interrupted()
-        kind = ContactLost if status is None else CommandFailed
+        kind = ContactLost if completed.status is None else CommandFailed
         error = kind(completed)
-        error.hint = explain_session(stderr)
+        error.hint = explain_session(completed.stderr)
         raise error
 
 

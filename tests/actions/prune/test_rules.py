@@ -11,8 +11,16 @@ from btrfs_backup_ng.core.judgement import Course
 from btrfs_backup_ng.core.model import Listing, Snapshot
 from btrfs_backup_ng.core.plan import plan_transfers
 from btrfs_backup_ng.core.policy import Policy
-from btrfs_backup_ng.core.retention import judge, keep_latest, keep_origins
-from tests.core.making import NAMING, START, copy_of, listing, made, with_transfers
+from btrfs_backup_ng.core.retention import judge, keep_origins
+from tests.core.making import (
+    NAMING,
+    START,
+    copy_of,
+    keep_by_name,
+    listing,
+    made,
+    with_transfers,
+)
 
 
 def latest(count):
@@ -46,7 +54,7 @@ def one_run(run, here, there, *, keep_source, keep_there):
 
 
 def survivors(snapshots, count, now, held):
-    verdicts = judge(snapshots, [keep_latest(count, NAMING, now), held])
+    verdicts = judge(snapshots, [keep_by_name(Policy(latest=count), now), held])
     return [verdict.snapshot for verdict in verdicts if verdict.kept]
 
 
@@ -96,7 +104,7 @@ def test_what_the_destination_would_delete_at_once_is_not_sent(ours, present, ke
         return
     after = [*there.snapshots, *(copy_of(snapshot) for snapshot in missing)]
     newest = {made(run).origin: "last common" for run in ours if run == max(ours)}
-    rules = [keep_latest(keep, NAMING, now), keep_origins(newest)]
+    rules = [keep_by_name(Policy(latest=keep), now), keep_origins(newest)]
     verdicts = judge(after, rules)
     gone = {v.snapshot.received_uuid for v in verdicts if not v.kept}
     assert gone.isdisjoint(s.origin for s in missing)
