@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -63,6 +64,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, fixtures in _MARKERS.items():
             if set(fixtures) & set(getattr(item, "fixturenames", ())):
                 item.add_marker(marker)
+
+
+def pytest_collection_finish() -> None:
+    """Never search thousands of tests for garbage: they stay until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

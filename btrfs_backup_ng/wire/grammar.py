@@ -22,8 +22,11 @@ PASSWORD_REFUSED, NOT_OURS, ASTRAY = 77, 78, 79
 
 _VERBS = os.path.join(os.path.dirname(__file__), "verbs")
 
-#: The bytes of an argument that are not escaped; ``+`` starts an escape.
-_PLAIN = re.compile(rb"[A-Za-z0-9_./:,@-]")
+#: How each byte of an argument is written; ``+`` starts an escape.
+_ENCODED = [
+    chr(byte) if re.match(rb"[A-Za-z0-9_./:,@-]", bytes((byte,))) else f"+0{byte:03o}"
+    for byte in range(256)
+]
 
 #: Decodes all words behind the verb and runs the first of them as a script. Without
 #: anything that fish or tcsh would read inside single quotes (a test holds the rule).
@@ -84,6 +87,4 @@ def read_script(name: str) -> str:
 def encode(argument: str) -> str:
     """Return an argument in bytes without a meaning in any login shell."""
     raw = argument.encode(errors="surrogateescape")
-    return "+" + "".join(
-        chr(byte) if _PLAIN.match(bytes((byte,))) else f"+0{byte:03o}" for byte in raw
-    )
+    return "+" + "".join(map(_ENCODED.__getitem__, raw))

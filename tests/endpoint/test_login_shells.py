@@ -561,7 +561,8 @@ def delete(scene: Scene) -> None:
     backups = scene.backups
     kept = set(os.listdir(backups.directory)) - {*TO_DELETE}
     half = len(TO_DELETE) // 2
-    to_delete = [named(backups, name) for name in TO_DELETE]
+    found = {one.name: one for one in backups.listing("none")[0].snapshots}
+    to_delete = [found[name] for name in TO_DELETE]
     backups.delete(to_delete[:half], convert_rw=False)
     assert set(os.listdir(backups.directory)) == kept | {*TO_DELETE[half:]}
     backups.delete(to_delete[half:], convert_rw=True)

@@ -19,8 +19,8 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
     """Make two disks that the tests of one worker share, each in its own corner."""
     directory = tmp_path_factory.mktemp("disks")
     with (
-        filesystems.btrfs_filesystem(directory, size="8G") as source,
-        filesystems.btrfs_filesystem(directory, size="8G") as target,
+        filesystems.btrfs_filesystem(directory, size="4G") as source,
+        filesystems.btrfs_filesystem(directory, size="4G") as target,
     ):
         yield source, target
 

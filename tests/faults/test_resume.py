@@ -68,7 +68,7 @@ def _check_every_cut(scene: Scene, cuts: dict[str, cutting.Cut]) -> None:
     safe, transfer = 0, None
     for name, cut in cuts.items():
         more = ("-S",) if transfer else ()
-        before, safe = safe, cut_short(scene, MIB, cut, *more)
+        before, safe = safe, cut_short(scene, max(MIB, safe + 1), cut, *more)
         assert scene.backups == [], name
         left = cutting.seals(scene)
         assert {seal.transfer for seal in left} == {transfer or left[0].transfer}, name

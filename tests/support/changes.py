@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from tests.support import trees
 from tests.support.trees import physical_extents
 
 #: Directory (by inode) and name in it: what stays if a directory above is renamed.
@@ -87,7 +87,7 @@ def _inode(path: bytes) -> Inode:
         aspects["flags"] = fcntl.ioctl(descriptor, _FS_IOC_GETFLAGS, bytes(8))[:4]
         if is_file:
             with open(descriptor, "rb", closefd=False) as file:
-                aspects["data"] = hashlib.file_digest(file, "sha256").digest()
+                aspects["data"] = trees.digest(file)
         os.close(descriptor)
     times = status.st_atime_ns, status.st_mtime_ns, status.st_ctime_ns
     extents = physical_extents(os.fsdecode(path)) if is_file else []

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from . import ours
 
 _PATIENCE_S = 10.0
+_MEMORY = Path("/dev/shm")
 
 
 class Mount(NamedTuple):
@@ -107,11 +108,20 @@ class Filesystem:
 
     def fill_up(self, *, leave_bytes: int = 0) -> None:
         """Leave no more than about ``leave_bytes`` free, with one file at the top."""
-        with open(self.path / "filler", "wb", buffering=0) as file:
-            with contextlib.suppress(OSError):
-                while shutil.disk_usage(self.path).free > leave_bytes:
-                    file.write(os.urandom(1 << 20))
-                    os.fsync(file.fileno())
+        step, least, size = 1 << 28, 1 << 20, 0
+        with open(self.path / "filler", "wb") as file:
+            while step >= least:
+                try:
+                    while self._free() > leave_bytes + step - least:
+                        os.posix_fallocate(file.fileno(), size, step)
+                        size += step
+                except OSError:  # there is not so much any more
+                    pass
+                step //= 2
+
+    def _free(self) -> int:
+        self.sync()
+        return shutil.disk_usage(self.path).free
 
 
 @contextlib.contextmanager
@@ -121,17 +131,24 @@ def btrfs_filesystem(
     size: str = "1G",
     mkfs_options: Sequence[str] = (),
     mount_options: Sequence[str] = (),
+    disk: Path | None = None,
 ) -> Iterator[Filesystem]:
-    """Make a btrfs filesystem in ``directory``, mount it, and clean up afterwards.
+    """Make a btrfs filesystem, mount it in ``directory``, and clean up afterwards.
 
     :param size: as truncate(1) takes it; the image is sparse.  Below some 110 MiB
         mkfs.btrfs wants ``--mixed``.
+    :param disk: the directory of the image; by default it is in memory, where a flush
+        is free, if there is room, else in ``directory``.
     """
-    base = directory.resolve() / ours.mark()
-    filesystem = Filesystem(
-        base.with_suffix(".img"), base.with_suffix(".mnt"), uuid.uuid4()
-    )
-    _run("truncate", f"--size={size}", filesystem.image)
+    name = ours.mark()
+    path = directory.resolve() / f"{name}.mnt"
+    image = (disk or _MEMORY) / f"{name}.img"
+    _run("truncate", f"--size={size}", image)
+    if not disk and image.stat().st_size > shutil.disk_usage(_MEMORY).free / 4:
+        image.unlink()
+        image = path.with_suffix(".img")
+        _run("truncate", f"--size={size}", image)
+    filesystem = Filesystem(image, path, uuid.uuid4())
     _run("mkfs.btrfs", "-q", "-U", filesystem.uuid, *mkfs_options, filesystem.image)
     with _mounted(filesystem, mount_options):
         yield filesystem
@@ -184,7 +201,7 @@ def power_cut(
     holds what the inner filesystem has written so far, and not what it has in memory.
     """
     with contextlib.ExitStack() as stack:
-        outer = stack.enter_context(btrfs_filesystem(directory, size="64G"))
+        outer = stack.enter_context(btrfs_filesystem(directory, size="4G"))
         disk = outer.subvolume("disk")
         inner = stack.enter_context(
             btrfs_filesystem(
@@ -192,6 +209,7 @@ def power_cut(
                 size=size,
                 mkfs_options=mkfs_options,
                 mount_options=mount_options,
+                disk=disk,
             )
         )
         yield PowerCut(outer, inner, stack)
@@ -223,13 +241,18 @@ def sweep() -> list[str]:
     ]
     # An image that lies inside another filesystem of ours has the longer path.
     leftovers.sort(key=lambda leftover: -len(leftover[1].parts))
-    for _, image in leftovers:
+    for device, image in leftovers:
+        points = [mount.point for mount in read_mounts() if mount.source == device]
         filesystem = Filesystem(image, image.with_suffix(".mnt"), uuid.UUID(int=0))
         with contextlib.suppress(StillBusy):
             filesystem.unmount()
+        for point in points:
+            with contextlib.suppress(OSError):
+                point.rmdir()
         image.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            filesystem.path.rmdir()
+    for image in _MEMORY.glob("bbng-*.img"):
+        if ours.is_leftover(image.name):
+            image.unlink()
     return [f"{device} ({image})" for device, image in leftovers]
 
 

@@ -42,7 +42,7 @@ class Process(NamedTuple):
 
 def everything() -> list[Process]:
     """List all processes of the machine, zombies too."""
-    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
     return [process for process in map(_look, pids) if process]
 
 
@@ -73,11 +73,17 @@ def kill(victims: Iterable[Process], number: int = signal.SIGKILL) -> None:
 def wait_until(
     predicate: Callable[[], T], timeout_s: float = 20.0, *, interval_s: float = 0.01
 ) -> T:
-    """Ask again and again until the answer is a true one, and give it."""
-    deadline = time.monotonic() + timeout_s
+    """Ask again and again until the answer is a true one, and return it.
+
+    At least half of the time is left to the processes that it is about.
+    """
+    asked = time.monotonic()
+    deadline = asked + timeout_s
     while not (answer := predicate()):
-        assert time.monotonic() < deadline, f"still {answer!r} after {timeout_s} s"
-        time.sleep(interval_s)
+        answered = time.monotonic()
+        assert answered < deadline, f"still {answer!r} after {timeout_s} s"
+        time.sleep(max(interval_s, answered - asked))
+        asked = time.monotonic()
     return answer
 
 
@@ -218,13 +224,16 @@ def nothing_left_behind() -> Iterator[None]:
 
 def _look(pid: int) -> Process | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read(4096)
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            line = file.readall()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = text.rpartition(")")[2].split()  # from the third field on, see proc(5)
-    argv = tuple(os.fsdecode(word) for word in line.split(b"\0")[:-1])
-    return Process(pid, int(fields[1]), fields[0], int(fields[19]), argv)
+    fields = text.rpartition(b")")[2].split()  # from the third field on, see proc(5)
+    argv = tuple(os.fsdecode(line).split("\0")[:-1])
+    state = fields[0].decode()
+    return Process(pid, int(fields[1]), state, int(fields[19]), argv)
 
 
 def _peak_bytes(pid: int) -> int | None:

@@ -9,7 +9,9 @@ import ctypes
 import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
+import io
 import os
 import stat
 import struct
@@ -207,7 +209,7 @@ def _entry(
         more["size"] = status.st_size
         more["blocks"] = status.st_blocks
         with open(path, "rb") as file:
-            more["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            more["sha256"] = digest(file)
             more["data"] = tuple(_data_ranges(file.fileno()))
     elif kind == stat.S_IFLNK:
         more["target"] = os.readlink(path)
@@ -226,6 +228,19 @@ def _entry(
         links=frozenset(names.get((status.st_dev, status.st_ino), ())),
         **more,
     )
+
+
+def digest(file: io.BufferedReader) -> str:
+    """Return the SHA-256 of a file, without reading one that is nothing but a hole."""
+    if not next(_data_ranges(file.fileno()), None):
+        return _digest_of_zeros(os.fstat(file.fileno()).st_size)
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def _digest_of_zeros(size: int) -> str:
+    return hashlib.sha256(bytes(size)).hexdigest()
 
 
 def _data_ranges(file: int) -> Iterator[tuple[int, int]]:

@@ -136,7 +136,7 @@ def _fill_special(top: bytes, dice: random.Random) -> None:
         for start in (1 << 20, 5 << 20, (9 << 20) + 4096 * dice.randrange(9)):
             file.seek(start)
             file.write(dice.randbytes(8192))
-        file.truncate(20 << 20)
+        file.truncate(12 << 20)
     with open(os.path.join(top, b"nothing but hole"), "wb") as file:
         file.truncate(64 << 20)
     with open(os.path.join(top, b"preallocated"), "wb") as file:
