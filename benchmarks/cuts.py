@@ -38,8 +38,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import throughput  # noqa: E402 - found by the line above
 from tests.faults import cutting  # noqa: E402
-from tests.faults.scene import Scene, finish  # noqa: E402
 from tests.support import filesystems, processes, sshd, trees  # noqa: E402
+from tests.support.program import finish  # noqa: E402
+from tests.support.scene import Scene  # noqa: E402
 
 MIB, GIB = 1 << 20, 1 << 30
 #: Of what is on the wire, beside the stream: ssh, TCP and Ethernet.

@@ -16,15 +16,15 @@ import pytest
 
 from tests.support import accounts, filesystems, ours, program
 from tests.support import sshd as ssh_servers
-from tests.support.rooms import room, shared_filesystems  # noqa: F401
+from tests.support.rooms import room  # noqa: F401
 
 # No deadline: the machine may be busy with the filesystems of another worker.
 hypothesis.settings.register_profile("house", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("house")
 
 _MARKERS = {
-    "btrfs": ("btrfs", "two_filesystems", "power_cut"),
-    "ssh": ("sshd", "new_sshd", "account"),
+    "btrfs": ("btrfs", "disks", "two_filesystems", "power_cut"),
+    "ssh": ("sshd", "session_sshd", "new_sshd", "account"),
 }
 _ROOT_ONLY = "needs root"
 
@@ -182,6 +182,27 @@ def two_filesystems(
 ) -> tuple[filesystems.Filesystem, filesystems.Filesystem]:
     """Return two filesystems: one to back up from, one to back up to."""
     return btrfs(), btrfs()
+
+
+@contextlib.contextmanager
+def public_disks() -> Iterator[tuple[filesystems.Filesystem, filesystems.Filesystem]]:
+    """Make two filesystems that every user may look at."""
+    directory = ours.public_directory()
+    try:
+        with (
+            filesystems.btrfs_filesystem(directory, size="4G") as one,
+            filesystems.btrfs_filesystem(directory, size="4G") as other,
+        ):
+            yield one, other
+    finally:
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def disks() -> Iterator[tuple[filesystems.Filesystem, filesystems.Filesystem]]:
+    """Make two filesystems that all tests of a worker share, each in its own corner."""
+    with public_disks() as made:
+        yield made
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
-from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.host.common import Host, NeedsRoot
+from btrfs_backup_ng.core.model import Facts, Privilege
+from btrfs_backup_ng.endpoint.common import Place
+from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.host.local import LocalHost
-from btrfs_backup_ng.place.preflight import check_tools
+from btrfs_backup_ng.place.preflight import Purpose, has_tools, is_directory, look_at
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
 from btrfs_backup_ng.process.command import (
     Command,
@@ -24,7 +23,7 @@ from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.sendstream.changes import Change, read_changes
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.reader import read_commands
-from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.wire import verbs
 
@@ -38,19 +37,11 @@ _TWO_MOUNTS = (
 )
 
 
-def compare(
-    first: Location,
-    second: Location,
-    options: SshOptions,
-    *,
-    progress: Progress,
-    sudo_line: str,
-) -> Iterator[Change]:
+def compare(first: Location, second: Location, session: Session) -> Iterator[Change]:
     """Return the changes from one snapshot to another, related or not.
 
-    All errors are raised before this returns.
+    Everything that can fail has been done when this returns.
 
-    :param sudo_line: command that runs the same as root, for a hint.
     :raises UsageError: if they are not at one place.
     :raises Refused: if they cannot be compared.
     :raises BackupError: if it failed.
@@ -63,65 +54,69 @@ def compare(
             " and only snapshots of one filesystem can be compared",
             hint="A second place without a host is beside the first:  A NAME",
         )
-    with Connections() as connections:
-        host: Host = LocalHost(options.silence_s)
-        if first.is_remote:
-            host = connections.host(first, options)
-        facts = _check(host, first, sudo_line)
-        other = _check(host, second, sudo_line)
-        if not is_same_filesystem(facts.filesystem, other.filesystem):
-            raise Refused(
-                f"{visible(str(first))} and {visible(str(second))} are on two"
-                " filesystems, and btrfs compares only within one",
-                hint=_compare_by_hand(first, second),
-            )
-        words = (_protocol(facts), first.path, second.path, codecs.NONE, "")
-        command = host.command(verbs.SEND, *words, label="btrfs send")
-        meter = Meter(started=time.monotonic())
-        with progress.add(meter, f"{first} -> {second.path}"):
-            return _read(command, meter)
+    place = look_at(first, session, _COMPARING, with_snapshots=False)
+    other = look_at(second, session, _COMPARING, with_snapshots=False)
+    if not is_same_filesystem(place.facts.filesystem, other.facts.filesystem):
+        raise Refused(
+            f"{place} and {other} are on two filesystems, and btrfs compares only"
+            " within one",
+            hint=_compare_by_hand(first, second),
+        )
+    words = (_protocol(place.facts), first.path, second.path, codecs.NONE, "")
+    command = place.host.command(verbs.SEND, *words, label="btrfs send")
+    meter = Meter(started=time.monotonic())
+    with session.progress.add(meter, f"{first} -> {second.path}"):
+        return _read(command, meter)
+
+
+def _exists(place: Place, session: Session) -> None:
+    if not place.facts.exists:
+        raise Refused(f"{place} does not exist; a snapshot is needed")
+
+
+def _is_btrfs(place: Place, session: Session) -> None:
+    if not place.facts.is_btrfs:
+        kind = visible(place.facts.filesystem_type)
+        raise Refused(f"{place} is on {kind}, and only btrfs snapshots can be compared")
+
+
+def _has_privilege(place: Place, session: Session) -> None:
+    if place.facts.privilege is Privilege.NONE:
+        raise Refused(
+            f"comparing snapshots of {place} needs root",
+            hint=f"Run:  {session.sudo_line}",
+        )
+
+
+def _is_snapshot(place: Place, session: Session) -> None:
+    if not place.facts.is_subvolume:
+        whole = visible(place.facts.containing)
+        raise Refused(
+            f"{place} is a directory inside the subvolume {whole},"
+            " and only whole snapshots can be compared"
+        )
+    if place.facts.is_writable:
+        raise Refused(
+            f"{place} can be written to, and only read-only snapshots can be compared",
+            hint=f"Take one:  {_snapshot_by_hand(place.host, place.location)}",
+        )
+
+
+#: To compare a snapshot with another one.
+_COMPARING: Purpose = (
+    _exists,
+    is_directory,
+    _is_btrfs,
+    has_tools,
+    _has_privilege,
+    _is_snapshot,
+)
 
 
 def _protocol(facts: Facts) -> str:
     """Choose the protocol, without data; version 2 has inode flags."""
     version = facts.btrfs_version or (0, 0)
     return "n2" if facts.send_protocol > 1 and version >= _PROTOCOL_2_SINCE else "n1"
-
-
-def _check(host: Host, location: Location, sudo_line: str) -> Facts:
-    """Look at a path.
-
-    :raises Refused: if it is not a snapshot.
-    """
-    place = visible(str(location))
-    try:
-        facts = host.look(location.path)
-    except NeedsRoot as error:
-        error.hint = f"Run:  {sudo_line}"
-        raise
-    if not facts.exists:
-        raise Refused(f"{place} does not exist; a snapshot is needed")
-    if not facts.is_directory:
-        raise Refused(f"{place} is not a directory that can be entered")
-    if not facts.is_btrfs:
-        kind = visible(facts.filesystem_type)
-        raise Refused(f"{place} is on {kind}, and only btrfs snapshots can be compared")
-    check_tools(host, facts)
-    if facts.privilege is Privilege.NONE:
-        raise Refused(
-            f"comparing snapshots of {place} needs root", hint=f"Run:  {sudo_line}"
-        )
-    if not facts.is_subvolume:
-        raise Refused(
-            f"{place} is a directory inside the subvolume {visible(facts.containing)},"
-            " and only whole snapshots can be compared"
-        )
-    if facts.is_writable:
-        raise Refused(
-            f"{place} can be written to, and only read-only snapshots can be compared",
-            hint=f"Take one:  {_snapshot_by_hand(host, location)}",
-        )
-    return facts
 
 
 def _snapshot_by_hand(host: Host, location: Location) -> str:

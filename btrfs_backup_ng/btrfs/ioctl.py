@@ -184,8 +184,6 @@ class Key(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One item of a tree."""
-
     objectid: int
     key: int
     offset: int

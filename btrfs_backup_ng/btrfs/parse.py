@@ -160,7 +160,6 @@ _TRANSIENT = {
 
 
 def is_full(stderr: str) -> bool:
-    """Return whether a failed btrfs command met a full filesystem."""
     return _FULL in stderr
 
 

@@ -89,10 +89,11 @@ def parse_task(words: Sequence[str]) -> argparse.Namespace:
 
     :raises UsageError: if they do not make sense.
     """
-    return parse_places(_parser(), words)
+    return parse_places(build_parser(), words)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "",
         usage="[options] SOURCE [DESTINATION ...]",

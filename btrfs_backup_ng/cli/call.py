@@ -10,6 +10,7 @@ from typing import TypeVar
 from btrfs_backup_ng.__logger__ import set_up_logging
 from btrfs_backup_ng.cli.argv import expand
 from btrfs_backup_ng.cli.parser import Parser, parse_places
+from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.cli.version import version_text
 
@@ -70,7 +71,7 @@ def read_call(words: Sequence[str], tasks: Sequence[argparse.Namespace]) -> Call
     level = display_level(tasks)
     set_up_logging(level)
     if any(task.version for task in tasks):
-        print(version_text(detailed=verbose))
+        print_line(version_text(detailed=verbose))
         return None
     asked = [task.progress for task in tasks if task.progress is not None]
     return Call(

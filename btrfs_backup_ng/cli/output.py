@@ -1,15 +1,12 @@
 """The output of a command: lines or a document on stdout, errors on stderr."""
 
-import contextlib
 import json
-import os
-import sys
 import threading
-from collections.abc import Iterator
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, format_size, format_span, visible
 from btrfs_backup_ng.cli.call import Call
+from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.document import to_document
 from btrfs_backup_ng.core.events import (
@@ -102,30 +99,6 @@ class Output:
     def _make_room(self) -> None:
         if self._progress:
             self._progress.clear()
-
-
-def print_line(text: str) -> None:
-    """Write to stdout; if that is not possible, the text is lost, and nothing else."""
-    with _losing():
-        print(text, flush=True)
-
-
-def print_bytes(raw: bytes) -> None:
-    """Write bytes to stdout as they are; if that is not possible, they are lost."""
-    with _losing():
-        sys.stdout.flush()
-        sys.stdout.buffer.write(raw)
-        sys.stdout.buffer.flush()
-
-
-@contextlib.contextmanager
-def _losing() -> Iterator[None]:
-    try:
-        yield
-    except OSError:  # closed, or a full disk: the backup continues
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
 
 
 def describe(event: Event) -> str:

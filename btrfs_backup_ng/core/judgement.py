@@ -354,7 +354,6 @@ def _keep_by_earlier(
 def _merged(
     *claims: Mapping[UUID, tuple[str, ...]],
 ) -> dict[UUID, tuple[str, ...]]:
-    """Merge reasons, each of them once."""
     found: dict[UUID, tuple[str, ...]] = {}
     for claim in claims:
         for uuid, reasons in claim.items():
@@ -406,7 +405,6 @@ class Judgement:
 
     @property
     def withheld(self) -> tuple[str, ...]:
-        """Return all reasons against any deletion."""
         return self.doubts + self.dangers
 
     @property

@@ -94,8 +94,6 @@ class Waiting:
 
 
 class Privilege(enum.Enum):
-    """How btrfs is run at a place."""
-
     ROOT = "root"
     SUDO = "sudo"
     DOAS = "doas"

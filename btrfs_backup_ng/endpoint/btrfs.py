@@ -82,7 +82,6 @@ class BtrfsDirectory(Endpoint):
         codec: str,
         checkpoints: Sequence[str] = (),
     ) -> Command:
-        """Return ``btrfs send``."""
         base = self.path(parent.name) if parent else ""
         path = self.path(snapshot.name)
         words = (protocol, base, path, self._codec_there(codec))

@@ -76,7 +76,7 @@ class Place:
 
     @property
     def has_snapshots(self) -> bool:
-        """Whether it is a subvolume with a snapshot folder."""
+        """Return whether it is a subvolume with a snapshot folder."""
         return self.facts.is_subvolume and self.facts.has_folder
 
     def look(self) -> Facts:
@@ -118,7 +118,7 @@ class Place:
 
     def waiting(self, transfer_ids: Sequence[str]) -> tuple[Waiting, ...]:
         """Return the progress of unfinished transfers, from their staging."""
-        ids = staging.ours(transfer_ids)
+        ids = staging.ids_in(transfer_ids)
         if not ids:
             return ()
         answer = self.call(verbs.WAITING, self.state, *ids).stdout
@@ -138,7 +138,7 @@ class Place:
         :param keep_sealed: keep those that have a checkpoint.
         :returns: ids of transfers that are still running; these stay.
         """
-        ids = staging.ours(transfer_ids)
+        ids = staging.ids_in(transfer_ids)
         if not ids:
             return ()
         which = "unsealed" if keep_sealed else "all"

@@ -63,6 +63,5 @@ class CommandEndpoint(Endpoint):
         codec: str,
         useless: Sequence[str] = (),
     ) -> Command:
-        """Return the user's command."""
         argv = ("sh", "-c", self.place.location.path, "sh", snapshot.name)
         return Command(argv, label=f"the command {self}")

@@ -112,7 +112,7 @@ def _form_part(parent: Snapshot | None, protocol: str) -> str:
     return blake2b(base + protocol.encode(), digest_size=8).hexdigest()
 
 
-def ours(names: Iterable[str]) -> list[str]:
+def ids_in(names: Iterable[str]) -> list[str]:
     """Return the ids of transfers among the names in staging."""
     return [name for name in names if _TRANSFER_ID.fullmatch(name)]
 
@@ -147,7 +147,7 @@ def expired(
 
     :param now: the earliest time that it can be.
     """
-    ages = {name: now - started(name) for name in ours(names)}
+    ages = {name: now - started(name) for name in ids_in(names)}
     return [n for n, old in ages.items() if old > age or is_sure and -old > age]
 
 
@@ -161,7 +161,7 @@ def of_snapshots(names: Iterable[str], snapshots: Iterable[Snapshot]) -> list[st
 def of_protocol(names: Iterable[str], protocol: str) -> list[str]:
     """Return the ids of full transfers with this protocol."""
     end = f"-{_form_part(None, protocol)}"
-    return [name for name in ours(names) if name.endswith(end)]
+    return [name for name in ids_in(names) if name.endswith(end)]
 
 
 def of_transfer(
@@ -169,7 +169,7 @@ def of_transfer(
 ) -> list[str]:
     """Return the ids of earlier attempts at a transfer, the latest first."""
     end = f"-{_snapshot_part(snapshot)}-{_form_part(parent, protocol)}"
-    return sorted((name for name in ours(names) if name.endswith(end)), reverse=True)
+    return sorted((name for name in ids_in(names) if name.endswith(end)), reverse=True)
 
 
 def waiting(transfer_id: str, names: Iterable[str], *, running: bool) -> Waiting:

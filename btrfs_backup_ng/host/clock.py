@@ -18,20 +18,16 @@ _TIMEX_BYTES = 512
 def read_clock() -> Clock:
     """Return the time, in the zone of this machine, and whether it is synchronised."""
     now = datetime.fromtimestamp(seconds()).astimezone()
-    return Clock(now, is_synchronised=_is_synchronised())
+    test = os.environ.get(VARIABLE)
+    if test is None:
+        return Clock(now, is_synchronised=kernel_is_synchronised())
+    return Clock(now, is_synchronised="synchronised" in test.split())
 
 
 def seconds() -> float:
     """Return the seconds since 1970 by the clock of this machine."""
     shift = os.environ.get(VARIABLE, "").split()
     return time.time() + (float(shift[0]) if shift else 0.0)
-
-
-def _is_synchronised() -> bool:
-    said = os.environ.get(VARIABLE)
-    if said is not None:
-        return "synchronised" in said.split()
-    return kernel_is_synchronised()
 
 
 def kernel_is_synchronised() -> bool:

@@ -49,10 +49,10 @@ CREDENTIAL = "sudo-password"
 #: (``master``) that leaves those for a sender, a receiver and a question.
 PLACES_AT_ONCE = 5
 #: Interval of the signs of life of a lock's holder; they must come within 30 s (LOCK).
-_BEAT_S = 5.0
+BEAT_S = 5.0
 #: A waiter for a lock gives its holder this long for a sign of life, beyond its own
 #: time (LOCK), with a margin.
-_BEATLESS_S = 60.0
+BEATLESS_S = 60.0
 #: Limit on the note of a lock's holder.
 _HOLDER = 64 * KIB
 
@@ -285,7 +285,7 @@ class SshHost:
     def _locked(self, state: str, wait_s: float, words: Sequence[str]) -> Iterator[Say]:
         command = self.command(verbs.LOCK, *words, label="lock")
         if self.silence_s:
-            longest_s = wait_s + _BEATLESS_S + self._patience.silence_s
+            longest_s = wait_s + BEATLESS_S + self._patience.silence_s
             patient = replace(self._patience, longest_s=longest_s)
             command = replace(command, patience=patient)
         with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
@@ -306,7 +306,7 @@ class SshHost:
                     or "The user there must own that directory, or be allowed more"
                     " than btrfs.",
                 )
-            with _beating(child, words[2]) as send:
+            with beating(child, words[2]) as send:
 
                 def say(text: str) -> None:
                     check_interrupted()
@@ -330,7 +330,7 @@ class SshHost:
 
 
 @contextmanager
-def _beating(child: Child, text: str) -> Iterator[Say]:
+def beating(child: Child, text: str) -> Iterator[Say]:
     """Write a line to a child every few seconds; a new note replaces it.
 
     A line that the child does not read is lost: it may be frozen, and must not block.
@@ -347,7 +347,7 @@ def _beating(child: Child, text: str) -> Iterator[Say]:
             child.stdin.write(text.encode(errors="surrogateescape") + b"\n")
 
     def beat() -> None:
-        while not over.wait(_BEAT_S):
+        while not over.wait(BEAT_S):
             send(last)
 
     thread = threading.Thread(target=beat, daemon=True)

@@ -1,8 +1,8 @@
 """One look at a place: its snapshots, its backups, the interrupted transfers.
 
-A name is damaged if only this program makes such names, and it is not a read-only
-subvolume; at a destination, it also needs a received UUID. In the snapshot folder of a
-source, these are all names with a date; at a destination, those with a recorded prefix.
+This program makes all names with a date in a snapshot folder, and those with a recorded
+prefix at a destination. Such a name is *broken* if it is not a read-only subvolume, and
+*damaged* if it is a snapshot at a destination without a received UUID.
 """
 
 import enum
@@ -16,7 +16,6 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import (
-    Facts,
     Integrity,
     Listing,
     Role,
@@ -75,7 +74,6 @@ class Kept:
 
     @property
     def path(self) -> str:
-        """Return its path on its host."""
         return self.endpoint.path(self.snapshot.name)
 
 
@@ -116,17 +114,14 @@ class Seen:
 
     @property
     def role(self) -> Role:
-        """Return the role of these snapshots at their place."""
         return self.endpoint.role
 
     @property
     def place(self) -> Place:
-        """Return the place that was looked at."""
         return self.endpoint.place
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
-        """Return the listed snapshots."""
         return self.listing.snapshots
 
     @property
@@ -145,7 +140,9 @@ def see(place: Place) -> tuple[Seen, ...]:
     if not place.has_snapshots:
         return (Seen.of(backups),)
     found = [Seen.of(snapshots)]
-    if _may_have_backups(place.facts) and backups.directory != snapshots.directory:
+    nested = place.facts.nested
+    may_have_backups = any("/" not in path and path != STATE for path in nested)
+    if may_have_backups and backups.directory != snapshots.directory:
         found.append(Seen.of(backups))
     return tuple(found)
 
@@ -256,13 +253,13 @@ def read_contents(place: Place) -> Contents:
     reader = _Reader(place)
     everything = see(place)
     for seen in everything:
-        is_ours: Callable[[str], bool] = _is_dated
+        is_ours: Callable[[str], bool] = lambda name: time_in(name) is not None
         if seen.role is Role.SNAPSHOT:
             holds = reader.read(HOLDS, parse_holds, seen.record) or {}
         else:
             sources = reader.read(SOURCES, parse_sources, seen.record) or {}
             is_ours = _namer(sources)
-        kept += _judged(seen, is_ours)
+        kept += [_judge(snapshot, seen, is_ours) for snapshot in seen.snapshots]
         broken += _broken(seen, is_ours)
     waiting = place.waiting(place.facts.leftovers)
     verified = everything[-1].verified  # the same record in each look
@@ -279,7 +276,7 @@ def read_contents(place: Place) -> Contents:
 
 
 #: The end of the message about a record that cannot be read, behind "so".
-_UNTOLD = {
+_UNKNOWN = {
     HOLDS: "what destinations need is not told",
     SOURCES: "whose backups are there is not known",
     VERIFIED: "what was verified there is not told",
@@ -306,18 +303,9 @@ class _Reader:
             return parse(content)
         except Unreadable as error:
             path = self._place.record_path(name)
-            text = f"cannot be read ({error}), so {_UNTOLD[name]}"
+            text = f"cannot be read ({error}), so {_UNKNOWN[name]}"
             self.unread.append(f"{path} {visible(text)}")
             return None
-
-
-def _may_have_backups(source: Facts) -> bool:
-    """Return whether a source has subvolumes where backups would be."""
-    return any("/" not in path and path != STATE for path in source.nested)
-
-
-def _is_dated(name: str) -> bool:
-    return time_in(name) is not None
 
 
 def _namer(sources: Sources) -> Callable[[str], bool]:
@@ -326,26 +314,14 @@ def _namer(sources: Sources) -> Callable[[str], bool]:
     return lambda name: any(n.time_of(name) is not None for n in namings)
 
 
-def _judged(seen: Seen, is_ours: Callable[[str], bool]) -> list[Kept]:
-    """Judge the snapshots of one look.
+def _judge(snapshot: Snapshot, seen: Seen, is_ours: Callable[[str], bool]) -> Kept:
+    """Judge a snapshot.
 
     :param is_ours: whether only snapshots and backups of this program have a name.
     """
-    carriers = seen.listing.carriers
-    return [
-        _judge(snapshot, seen.endpoint, is_ours, len(carriers.get(snapshot.origin, ())))
-        for snapshot in seen.snapshots
-    ]
-
-
-def _judge(
-    snapshot: Snapshot,
-    endpoint: Endpoint,
-    is_ours: Callable[[str], bool],
-    carriers: int,
-) -> Kept:
+    carriers = len(seen.listing.carriers.get(snapshot.origin, ()))
     state, why = State.COMPLETE, ""
-    if endpoint.role is Role.BACKUP and snapshot.received_uuid is None:
+    if seen.role is Role.BACKUP and snapshot.received_uuid is None:
         state, why = State.FOREIGN, "not received"
         if is_ours(snapshot.name):
             state, why = State.DAMAGED, "its received UUID is gone: made writable"
@@ -355,7 +331,7 @@ def _judge(
         state, why = State.CHANGED, "written to after it was made"
     elif snapshot.received_uuid and carriers > 1:
         why = f"{carriers} subvolumes carry its received UUID"
-    return Kept(snapshot, endpoint, state, why)
+    return Kept(snapshot, seen.endpoint, state, why)
 
 
 def _broken(seen: Seen, is_ours: Callable[[str], bool]) -> list[Broken]:

@@ -95,12 +95,12 @@ class Planner:
         :param naming: of the source's snapshots; ``None``: names do not count.
         """
         children, kin = _relatives(self._snapshots.place.facts, here, naming)
-        plan = self._settled(here, there, wanted, children, incremental)
+        plan = self._plan_among(here, there, wanted, children, incremental)
         if plan.base is None and kin:
-            return self._settled(here, there, wanted, children | kin, incremental)
+            return self._plan_among(here, there, wanted, children | kin, incremental)
         return plan
 
-    def _settled(
+    def _plan_among(
         self,
         here: Listing,
         there: Listing,

@@ -123,7 +123,7 @@ class Holds:
         self._source = source
         self._records = dict(records)
         self._dry_run = dry_run
-        self._settled: set[HeldPlace] = set()
+        self._updated: set[HeldPlace] = set()
         self._is_on_disk = is_on_disk
         self.withheld = withheld
 
@@ -140,7 +140,7 @@ class Holds:
         unknown = replace(place, filesystem="")
         changed = {**self._records, place: frozenset(holds)}
         changed.pop(unknown, None)
-        self._settled |= {place, unknown}
+        self._updated |= {place, unknown}
         self._store(changed)
 
     def read_again(self) -> None:
@@ -160,9 +160,9 @@ class Holds:
             log.warning("%s. Nothing is deleted at %s now", doubts[0], self._source)
             return
         found = dict(parse_holds(recorded)) if recorded is not None else {}
-        mine = {p: h for p, h in self._records.items() if p in self._settled}
-        others = {p: h for p, h in found.items() if p not in self._settled}
-        self._records = {**others, **mine}
+        own = {p: h for p, h in self._records.items() if p in self._updated}
+        others = {p: h for p, h in found.items() if p not in self._updated}
+        self._records = {**others, **own}
 
     def forget(self, locations: Collection[str]) -> list[tuple[str, Hold]]:
         """Delete the holds of destinations.
@@ -196,15 +196,6 @@ def sending_hold(snapshot: Snapshot) -> Hold:
     return Hold(snapshot.origin, snapshot.name, Why.SENDING)
 
 
-def is_expected(snapshots: Collection[Snapshot]) -> bool:
-    """Return whether a source with these snapshots should have a record.
-
-    After a restore there is no record yet, and only the one received snapshot.
-    """
-    made_here = any(snapshot.received_uuid is None for snapshot in snapshots)
-    return made_here or len(snapshots) > 1
-
-
 def why_unknown(
     recorded: Content, path: str, snapshots: Collection[Snapshot]
 ) -> tuple[str, ...]:
@@ -215,8 +206,11 @@ def why_unknown(
     :returns: sentences without their end; empty if the needs are known.
     """
     if recorded is None:
-        text = f"{path} is missing, which says what destinations need"
-        return (text,) if is_expected(snapshots) else ()
+        # After a restore there is no record yet, and only the one received snapshot.
+        made_here = any(snapshot.received_uuid is None for snapshot in snapshots)
+        if not made_here and len(snapshots) <= 1:
+            return ()
+        return (f"{path} is missing, which says what destinations need",)
     try:
         parse_holds(recorded)
     except Unreadable as error:

@@ -94,19 +94,16 @@ def lists(place: Place, session: Session) -> None:
 
 
 def exists(place: Place, session: Session) -> None:
-    """Refuse a path at which there is nothing."""
     if not place.facts.exists:
         raise Refused(f"{place} does not exist")
 
 
 def subvolume_exists(place: Place, session: Session) -> None:
-    """Refuse the path of a source at which there is nothing."""
     if not place.facts.exists:
         raise Refused(f"{place} does not exist; a subvolume is needed")
 
 
 def destination_exists(place: Place, session: Session) -> None:
-    """Refuse the path of a destination at which there is nothing."""
     if not place.facts.exists:
         command = f"mkdir -p {shlex.quote(place.location.path)}"
         if place.host.name:
@@ -118,7 +115,6 @@ def destination_exists(place: Place, session: Session) -> None:
 
 
 def is_directory(place: Place, session: Session) -> None:
-    """Refuse anything but a directory."""
     if not place.facts.is_directory:
         raise Refused(f"{place} is not a directory that can be entered")
 
@@ -131,7 +127,6 @@ def path_is_directory(place: Place, session: Session) -> None:
 
 
 def is_mounted(place: Place, session: Session) -> None:
-    """Refuse the empty directory in which a disk should be mounted."""
     if place.facts.on_system_disk and place.facts.is_empty:
         raise Refused(
             f"{place} is an empty directory on the system disk; is the backup disk"
@@ -140,7 +135,6 @@ def is_mounted(place: Place, session: Session) -> None:
 
 
 def destination_is_mounted(place: Place, session: Session) -> None:
-    """Refuse the empty directory in which a backup disk should be mounted."""
     if place.facts.on_system_disk and place.facts.is_empty:
         raise Refused(
             f"{place} is an empty directory on the system disk; is the backup"
@@ -150,14 +144,12 @@ def destination_is_mounted(place: Place, session: Session) -> None:
 
 
 def is_btrfs(place: Place, session: Session) -> None:
-    """Refuse a place on another filesystem."""
     if not place.facts.is_btrfs:
         kind = visible(place.facts.filesystem_type)
         raise Refused(f"{place} is {kind}, and snapshots are only on btrfs")
 
 
 def source_is_btrfs(place: Place, session: Session) -> None:
-    """Refuse a source on another filesystem."""
     if not place.facts.is_btrfs:
         raise Refused(
             f"{place} is {visible(place.facts.filesystem_type)}, and only btrfs"
@@ -166,7 +158,6 @@ def source_is_btrfs(place: Place, session: Session) -> None:
 
 
 def target_is_btrfs(place: Place, session: Session) -> None:
-    """Refuse to restore a snapshot to another filesystem."""
     if not place.facts.is_btrfs:
         raise Refused(
             f"{place} is {visible(place.facts.filesystem_type)}, and a snapshot can be"
@@ -176,7 +167,6 @@ def target_is_btrfs(place: Place, session: Session) -> None:
 
 
 def has_tools(place: Place, session: Session) -> None:
-    """Refuse a place whose host has no btrfs command."""
     check_tools(place.host, place.facts)
 
 
@@ -192,7 +182,6 @@ def check_tools(host: Host, facts: Facts) -> None:
 
 
 def has_privilege(place: Place, session: Session) -> None:
-    """Refuse a place where btrfs cannot be run as root."""
     if place.facts.privilege is Privilege.NONE:
         raise Refused(
             f"reading snapshots of {place} needs root",
@@ -201,7 +190,6 @@ def has_privilege(place: Place, session: Session) -> None:
 
 
 def is_subvolume(place: Place, session: Session) -> None:
-    """Refuse a source that is only a directory."""
     facts = place.facts
     if not facts.is_subvolume:
         path, whole = visible(place.location.path), visible(facts.containing)
@@ -228,13 +216,11 @@ def is_ours(place: Place, session: Session) -> None:
 
 
 def can_take_snapshots(place: Place, session: Session) -> None:
-    """Refuse a source in which no snapshot can be made."""
     if not place.facts.is_writable:
         raise Refused(f"{place} is mounted read-only, so no snapshot can be made")
 
 
 def folder_is_near(place: Place, session: Session) -> None:
-    """Refuse a folder for snapshots on another filesystem than the source."""
     facts = place.facts
     if not is_same_filesystem(facts.folder_filesystem, facts.filesystem):
         raise Refused(
@@ -245,7 +231,6 @@ def folder_is_near(place: Place, session: Session) -> None:
 
 
 def is_no_snapshot(place: Place, session: Session) -> None:
-    """Refuse to make something in a read-only snapshot."""
     facts = place.facts
     if facts.is_subvolume and not (facts.is_writable or facts.is_mounted_read_only):
         raise Refused(
@@ -255,7 +240,6 @@ def is_no_snapshot(place: Place, session: Session) -> None:
 
 
 def is_writable(place: Place, session: Session) -> None:
-    """Refuse a place in which nothing can be written."""
     if not place.facts.is_writable:
         raise Refused(f"{place} is mounted read-only or not ours to write")
 

@@ -91,14 +91,11 @@ def relate(
     held: dict[tuple[str, UUID, Why], list[str]] = {}
     for source, contents in seen.items():
         for place, holds in contents.holds.items():
+            is_predicted = _is_predicted(source, place, forecasts, seen)
             for hold in holds:
-                if hold.why is Why.BASE and _is_foretold(
-                    source, place, forecasts, seen
-                ):
-                    continue
-                held.setdefault((source, hold.origin, hold.why), []).append(
-                    place.location
-                )
+                if hold.why is not Why.BASE or not is_predicted:
+                    key = source, hold.origin, hold.why
+                    held.setdefault(key, []).append(place.location)
     starts: dict[tuple[str, UUID, bool], list[str]] = {}
     for (source, destination), forecast in forecasts.items():
         for origin in forecast.parents:
@@ -132,7 +129,7 @@ def relate(
     return relation
 
 
-def _is_foretold(
+def _is_predicted(
     source: str,
     place: HeldPlace,
     forecasts: Mapping[tuple[str, str], Forecast],

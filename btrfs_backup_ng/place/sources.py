@@ -75,6 +75,16 @@ def identity_of(source: Place) -> SourceIdentity:
     return SourceIdentity(source.facts.uuid, place)
 
 
+def is_snapshot_of(source: Place, snapshot: Snapshot) -> bool:
+    """Return whether a snapshot in the folder of a source is of this source.
+
+    A folder outside the source may have snapshots of several sources.
+    """
+    inside = f"{source.location.path.rstrip('/')}/"
+    is_inside = source.snapshots.directory.startswith(inside)
+    return is_inside or snapshot.parent_uuid == source.facts.uuid
+
+
 def parse_sources(content: Content) -> Sources:
     """Parse the record; a missing one has no prefix.
 
@@ -184,7 +194,7 @@ class Ownership:
         """
         naming = Naming(self._prefix)
         present = {s.origin for s in backups_of(there, naming)}
-        mine = present.intersection(own_snapshots)
+        owned = present.intersection(own_snapshots)
         prefix = self._prefix if present else None
         self.withheld = why_unknown(content, self._place.record_path(SOURCES), prefix)
         done = "it is made anew"
@@ -197,10 +207,10 @@ class Ownership:
                 self._place.set_aside(SOURCES, aside)
         series = self._recorded.get(self._prefix, Series())
         if self.withheld:
-            mine |= present.intersection(remembered())
+            owned |= present.intersection(remembered())
             series = replace(series, unknown=frozenset(present))
-        self._is_own_there = bool(mine)
-        self.unknown = series.unknown & present - mine
+        self._is_own_there = bool(owned)
+        self.unknown = series.unknown & present - owned
         self.others = tuple(o.place for o in series.sources if not o.is_same(self._own))
         return done if self.withheld else ""
 
@@ -235,7 +245,7 @@ def backups_of(there: Listing, naming: Naming) -> Sequence[Snapshot]:
     ]
 
 
-def settled(recorded: Sources, prefix: str) -> Sources:
+def with_one_source(recorded: Sources, prefix: str) -> Sources:
     """Record that all backups of a prefix are of one source.
 
     If several are recorded, delete them: the next source that sends there becomes it.

@@ -44,8 +44,10 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 _prctl.argtypes = (ctypes.c_int,) + 4 * (ctypes.c_ulong,)
 
-_interrupted: int | None = None
-_live: set["Child"] = set()
+#: The signal that told us to end.
+interrupted_by: int | None = None
+#: Children that were started and not yet reaped.
+live: set["Child"] = set()
 
 
 def interrupt(signal_number: int) -> None:
@@ -55,15 +57,15 @@ def interrupt(signal_number: int) -> None:
     after :data:`END_GRACE_S` from the code that waits for them. Takes only locks that
     its own thread may hold, and writes nothing.
     """
-    global _interrupted
-    _interrupted = _interrupted or signal_number
-    for child in list(_live):
+    global interrupted_by
+    interrupted_by = interrupted_by or signal_number
+    for child in list(live):
         child.terminate()
 
 
 def interrupted() -> int | None:
     """Return the signal that interrupted the program, if one did."""
-    return _interrupted
+    return interrupted_by
 
 
 def check_interrupted() -> None:
@@ -71,24 +73,24 @@ def check_interrupted() -> None:
 
     :raises Interrupted: then.
     """
-    if _interrupted is not None:
-        raise Interrupted(_interrupted)
+    if interrupted_by is not None:
+        raise Interrupted(interrupted_by)
 
 
 @contextlib.contextmanager
 def last_steps() -> Iterator[None]:
     """Let processes start even after a signal: to unmount, to restore names."""
-    global _interrupted
-    remembered, _interrupted = _interrupted, None
+    global interrupted_by
+    remembered, interrupted_by = interrupted_by, None
     try:
         yield
     finally:
-        _interrupted = remembered or _interrupted
+        interrupted_by = remembered or interrupted_by
 
 
 def end_all() -> None:
     """Kill every live child and its group, at once; the last resort."""
-    for child in list(_live):
+    for child in list(live):
         child.send(signal.SIGKILL)
 
 
@@ -137,8 +139,8 @@ class Child:
         self.stdout: IO[bytes] | None = self._process.stdout
         assert self._process.stderr
         self.stderr: IO[bytes] = self._process.stderr
-        _live.add(self)
-        if _interrupted is not None:  # while it was starting
+        live.add(self)
+        if interrupted_by is not None:  # while it was starting
             end_together([self])
             check_interrupted()
 
@@ -173,7 +175,6 @@ class Child:
         loop.drain(self.stderr, self.words.add)
 
     def stderr_tail(self) -> str:
-        """Return the end of its stderr so far."""
         return bytes(self.words).decode("utf-8", "surrogateescape")
 
     def peek(self, *, ended: bool = False) -> int | None:
@@ -324,7 +325,7 @@ class Child:
                 self._reaped = True
                 self._process.wait()
                 self._process.returncode = status
-                _live.discard(self)
+                live.discard(self)
                 self.close_pipes()
                 self.stderr.close()
                 os.close(self.pidfd)

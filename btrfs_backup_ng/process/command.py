@@ -135,7 +135,6 @@ _SAID_ANYWAY = "Chroot to "
 
 
 def describe(completed: Completed) -> str:
-    """Return one line on how a command ended, with its last words."""
     status = completed.status
     if status is None:
         how = ": the connection ended before it said how it went"

@@ -35,11 +35,11 @@ _OUTPUT_AT_MOST = 64 * MIB
 # Once a stage has ended, the rest of the work of the others is of little use. They get
 # this long to end by themselves (by SIGPIPE, or at the end of their input):
 #: Stages before one that failed.
-_BEFORE_FAILED_S = 1.0
+BEFORE_FAILED_S = 1.0
 #: Stages before one that ended well: an ssh client that waits for its peer.
-_BEFORE_ENDED_S = 60.0
+BEFORE_ENDED_S = 60.0
 #: Stages after one that failed: a receiver that still processes its input.
-_AFTER_FAILED_S = 30.0
+AFTER_FAILED_S = 30.0
 
 #: Status by which a shell reports that SIGPIPE killed a command.
 _SHELL_SIGPIPE = 128 + signal.SIGPIPE
@@ -120,8 +120,6 @@ def run_pipeline(
 
 @dataclass(slots=True)
 class _Stage:
-    """A running stage; ``blamed`` if the pipeline was ended because of it."""
-
     child: Child
     order: int = -1  # in which it ended: 0 is the first; -1 while it runs
     status: int | None = None  # of the process; its report comes later
@@ -156,8 +154,6 @@ class _Verdict:
 
 
 class _Pipeline:
-    """The stages while they run."""
-
     def __init__(
         self, meter: Meter, stall_timeout_s: float, max_size: int | None
     ) -> None:
@@ -213,12 +209,12 @@ class _Pipeline:
         self._ended += 1
         stage.status = stage.child.peek(ended=True)
         number = self._stages.index(stage)
-        before_s = _BEFORE_FAILED_S if stage.status else _BEFORE_ENDED_S
+        before_s = BEFORE_FAILED_S if stage.status else BEFORE_ENDED_S
         for other in self._stages[:number]:
             other.must_end_by(now + before_s)
         if stage.status:
             for other in self._stages[number + 1 :]:
-                other.must_end_by(now + _AFTER_FAILED_S)
+                other.must_end_by(now + AFTER_FAILED_S)
         if self._hop and number >= len(self._stages) - 2:
             self._hop.note_end(source=stage is not self._stages[-1])
 
@@ -329,7 +325,6 @@ class _Pipeline:
                     self._meter.add(size_bytes - self._meter.size_bytes)
 
     def close(self) -> None:
-        """End all stages."""
         if self._hop:
             self._hop.close()
         process.end_together(stage.child for stage in self._stages)

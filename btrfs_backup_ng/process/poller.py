@@ -74,7 +74,6 @@ class Loop:
         self._calls[descriptor] = call
 
     def off(self, descriptor: int) -> None:
-        """Stop waiting for a descriptor."""
         if self._calls.pop(descriptor, None):
             self._poll.unregister(descriptor)
 

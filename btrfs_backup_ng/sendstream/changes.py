@@ -36,8 +36,6 @@ __all__ = ["Change", "FileType", "Sort", "Touch", "read_changes"]
 
 
 class Sort(enum.Enum):
-    """How a path changed."""
-
     ADDED = "added"
     CHANGED = "changed"
     RENAMED = "renamed"

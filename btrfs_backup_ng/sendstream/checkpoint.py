@@ -68,7 +68,6 @@ def body_name(offset: int, name: bytes, chance: bytes) -> bytes:
 
 
 def seal_name(offset: int, name: bytes) -> bytes:
-    """Return the name of the seal of the stream up to an offset."""
     return _name(SEAL, offset, name)
 
 
@@ -88,7 +87,6 @@ def parse_name(name: bytes) -> tuple[bytes, int, bytes] | None:
 
 
 def is_checkpoint(name: bytes) -> bool:
-    """Return whether a name is that of a body or a seal."""
     return parse_name(name) is not None
 
 

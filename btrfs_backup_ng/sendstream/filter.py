@@ -138,8 +138,6 @@ def _reader(descriptor: int) -> Callable[[memoryview], int]:
 
 
 class _Moved:
-    """Count the bytes written."""
-
     def __init__(self, report: Callable[[int], None] | None) -> None:
         self.size = 0
         self._report = report

@@ -27,8 +27,6 @@ U64 = struct.Struct("<Q")
 
 
 class Kind(enum.IntEnum):
-    """The kind of a command."""
-
     SUBVOL = 1
     SNAPSHOT = 2
     MKFILE = 3
@@ -58,8 +56,6 @@ class Kind(enum.IntEnum):
 
 
 class Attribute(enum.IntEnum):
-    """The type of an attribute of a command."""
-
     UUID = 1
     CTRANSID = 2
     INO = 3

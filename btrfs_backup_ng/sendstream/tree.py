@@ -24,8 +24,6 @@ class FileType(enum.Enum):
 
 
 class Touch(enum.IntFlag):
-    """Changes to a file besides its names."""
-
     MODE = enum.auto()
     OWNER = enum.auto()
     TIMES = enum.auto()

@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -36,16 +36,17 @@ VARIABLE = "BTRFS_BACKUP_NG_STATE"
 HISTORY = "history.jsonl"
 _VERSION = 1
 #: Some 10,000 records; beyond that the older half is dropped.
-_LIMIT_BYTES = 4 * MIB
+LIMIT_BYTES = 4 * MIB
 _MESSAGE_LENGTH = 500
 #: Limit on the time that another run needs to write its line.
-_WAIT_S = 5.0
+WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One snapshot that arrived at one destination, or failed to.
 
+    The names of the fields are the keys in the file.
     :ivar time: when its run began, aware UTC.
     :ivar source: the text of its location, like the destination, without the command of
         ``shell://``.
@@ -91,17 +92,9 @@ def state_directory() -> str:
 
 
 def format_record(record: Record) -> bytes:
-    fields = {
+    fields = asdict(record) | {
         "time": record.time.astimezone(timezone.utc).isoformat(timespec="seconds"),
-        "source": record.source,
-        "folder": record.folder,
-        "destination": record.destination,
-        "name": record.name,
-        "target": record.target,
         "origin": str(record.origin) if record.origin else None,
-        "parent": record.parent,
-        "size_bytes": record.size_bytes,
-        "resumed_bytes": record.resumed_bytes,
         "elapsed_s": round(record.elapsed_s, 3),
         "error": record.error[:_MESSAGE_LENGTH],
     }
@@ -210,9 +203,9 @@ class History:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if size + len(line) > _LIMIT_BYTES:
+        if size + len(line) > LIMIT_BYTES:
             content = _read(self._path)  # its older half is dropped
-            start = content.find(b"\n", len(content) - _LIMIT_BYTES // 2) + 1
+            start = content.find(b"\n", len(content) - LIMIT_BYTES // 2) + 1
             replace_file(directory, HISTORY, content[start:])
 
     def _move_damage_aside(self, now: datetime, directory: int) -> None:
@@ -270,7 +263,7 @@ def _locked(directory: str) -> Iterator[int]:
     """Lock the directory, and make it if needed; yield its descriptor."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    deadline = time.monotonic() + _WAIT_S
+    deadline = time.monotonic() + WAIT_S
     try:
         while True:
             try:
@@ -325,7 +318,6 @@ def sizes_sent(records: Iterable[Record]) -> Mapping[tuple[str, UUID], int]:
 
 
 def origins_of(records: Iterable[Record], source: str) -> frozenset[UUID]:
-    """Return the origins of all snapshots of a source."""
     return frozenset(r.origin for r in records if r.source == source and r.origin)
 
 

@@ -23,13 +23,13 @@ _STAY_AWAY_S = 0.2
 #: Least length of a title; figures are cut off only beyond that.
 _TITLE_AT_LEAST = 12
 
-_requested = False
+line_requested = False
 
 
 def request_line() -> None:
     """Request a line for each running transfer, soon; for a signal's handler."""
-    global _requested
-    _requested = True
+    global line_requested
+    line_requested = True
 
 
 class ShownTransfer:
@@ -48,7 +48,6 @@ class ShownTransfer:
             self._samples.popleft()
 
     def rate(self) -> float:
-        """Return the bytes per second of the window."""
         (began, before), (ended, after) = self._samples[0], self._samples[-1]
         return (after - before) / (ended - began) if ended > began else 0.0
 
@@ -59,7 +58,6 @@ class ShownTransfer:
         return (self.meter.ended or now) - self.meter.started
 
     def facts(self, now: float) -> str:
-        """Return its figures."""
         meter = self.meter
         if meter.ended is not None:
             moved = format_size(meter.size_bytes)
@@ -206,8 +204,8 @@ class Progress:
 
     def _log(self, now: float) -> None:
         """Log requested lines, and lines that are due; without the lock."""
-        global _requested
-        asked, _requested = _requested, False
+        global line_requested
+        asked, line_requested = line_requested, False
         with self._guard:
             transfers = list(self._transfers)
         due = not (self._line or self._silent)

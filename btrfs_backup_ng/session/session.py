@@ -12,15 +12,6 @@ from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.session.turns import Turns
 
 
-def _ignore(event: object) -> None:
-    """Do nothing with an event or a record."""
-
-
-def _no_records() -> Sequence[Record]:
-    """Return no record."""
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class Session:
     """The values that all actions of one call of the program share.
@@ -44,12 +35,11 @@ class Session:
     ssh: SshOptions = field(default_factory=SshOptions)
     folder: str = ""
     turns: Turns = field(default_factory=Turns)
-    emit: Callable[[Event], None] = _ignore
+    emit: Callable[[Event], None] = lambda event: None
     watched: bool = False
     is_synchronised: bool = False
-    remember: Callable[[Record], None] = _ignore
-    recall: Callable[[], Sequence[Record]] = _no_records
+    remember: Callable[[Record], None] = lambda record: None
+    recall: Callable[[], Sequence[Record]] = tuple
 
     def warn(self, place: str, text: str) -> None:
-        """Report a warning about a place."""
         self.emit(Noted(place, Level.WARNING, text))

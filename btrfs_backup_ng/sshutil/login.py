@@ -143,7 +143,7 @@ class Login:
         choice (measured: OpenSSH 9.2, loopback). The others stay, behind it.
         """
         keys = [option.partition("=")[0].lower() for option in self.options.options]
-        if "ciphers" in keys or not _has_aes():
+        if "ciphers" in keys or not has_aes():
             return []
         names = self._ciphers(user)
         fast = [name for name in names if "-gcm@" in name]
@@ -200,7 +200,7 @@ def _owner(path: str) -> str:
     return ""
 
 
-def _has_aes() -> bool:
+def has_aes() -> bool:
     """Return whether this CPU has AES instructions."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", "rb") as file:
         return b" aes " in file.read().replace(b"\n", b" ")

@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 _SESSIONS = 8
 #: So long may a login take, however short --stall-timeout is: connecting alone may take
 #: 30 s (ConnectTimeout); and a user who types a password needs time.
-_LOGIN_S, _ASKING_S = 45.0, 600.0
+LOGIN_S, _ASKING_S = 45.0, 600.0
 #: Time between two looks at a master that is logging in.
 _POLL_S = 0.02
 #: The program by which ssh asks. It answers questions for passwords, never one about a
@@ -265,7 +265,7 @@ class _Connection:
     def _wait_for_login(self, child: Child) -> None:
         limit_s, waited_s = self._login.options.silence_s, 0.0
         if limit_s:
-            limit_s = max(limit_s, _ASKING_S if self._attempt.asks else _LOGIN_S)
+            limit_s = max(limit_s, _ASKING_S if self._attempt.asks else LOGIN_S)
         while not os.path.exists(self.socket):
             check_interrupted()
             if self._closing.is_set():

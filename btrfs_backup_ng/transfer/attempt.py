@@ -132,20 +132,17 @@ class Attempt:
         """Return the commands of the pipeline, from the sender to the receiver."""
         route, snapshot = self.route, self.transfer.snapshot
         useless = self.checkpoint.useless if self.checkpoint else ()
-        words = self._filter_words(transfer_id)
+        words: tuple[str, ...] = ()
+        if self.interval:
+            known = self.checkpoint.known if self.checkpoint else None
+            chance = staging.chance_in(transfer_id)
+            words = filter_words(self.interval, chance, known)
         stream = snapshot, self.transfer.parent, route.protocol, route.codec
         stages = [route.source.send(*stream, words)]
         if words and route.source.place.location.is_here:  # else the sender has it
             stages.append(Command(filter_argv(words), label=_FILTER, counts=True))
         receiver = route.sink.receive(transfer_id, snapshot, route.codec, useless)
         return (*stages, *route.stages_between(), receiver)
-
-    def _filter_words(self, transfer_id: str) -> tuple[str, ...]:
-        """Return the arguments of the checkpoint filter, if there is one."""
-        if not self.interval:
-            return ()
-        known = self.checkpoint.known if self.checkpoint else None
-        return filter_words(self.interval, staging.chance_in(transfer_id), known)
 
     def _explain(self, error: PipelineFailed, transfer_id: str) -> None:
         """Clear staging after a failed pipeline, and add a hint to the error.

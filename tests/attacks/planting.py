@@ -14,12 +14,12 @@ from tests.attacks.scene import (
     NEW,
     REFUSED,
     SEAL,
-    STATE,
+    Attack,
     Done,
-    Scene,
 )
 from tests.attacks.victims import OLD_ID, RECORDS
 from tests.support import places
+from tests.support.places import STATE
 
 INCOMING = f"{STATE}/incoming"
 #: Stands in a path for the id of a transfer that a run would go on with.
@@ -53,10 +53,10 @@ class Role(NamedTuple):
     """
 
     name: str
-    words: Callable[[Scene], Sequence[str | Path]]
-    place: Callable[[Scene], Path]
+    words: Callable[[Attack], Sequence[str | Path]]
+    place: Callable[[Attack], Path]
     components: tuple[str, ...]
-    has_worked: Callable[[Scene, Done], bool] = lambda scene, done: True
+    has_worked: Callable[[Attack, Done], bool] = lambda scene, done: True
     only_looks: bool = False
     may_end: tuple[int, ...] = ()
     refuses: int = REFUSED
@@ -91,39 +91,39 @@ def _records(*names: str) -> tuple[str, ...]:
     return tuple(f"{STATE}/{name}" for name in names)
 
 
-def _at_source(scene: Scene) -> Path:
+def _at_source(scene: Attack) -> Path:
     return scene.source
 
 
-def _at_backups(scene: Scene) -> Path:
-    return scene.backups
+def _at_backups(scene: Attack) -> Path:
+    return scene.destination
 
 
-def _at_target(scene: Scene) -> Path:
+def _at_target(scene: Attack) -> Path:
     return scene.to
 
 
-def _all_arrived(scene: Scene, done: Done) -> bool:
+def _all_arrived(scene: Attack, done: Done) -> bool:
     return not scene.missing()
 
 
-def _restored(scene: Scene, done: Done) -> bool:
+def _restored(scene: Attack, done: Done) -> bool:
     (path,) = (word for word in done.args if "/new-" in word)
     at = Path(path[path.index("/", len("ssh://")) :] if "://" in path else path)
     return places.is_subvolume(at)
 
 
-def _restore(*options: str) -> Callable[[Scene], Sequence[str | Path]]:
-    def words(scene: Scene) -> Sequence[str | Path]:
+def _restore(*options: str) -> Callable[[Attack], Sequence[str | Path]]:
+    def words(scene: Attack) -> Sequence[str | Path]:
         to = scene.at(scene.new_path())
-        return ["restore", *scene.options, *options, scene.backups, OLD, "--to", to]
+        return ["restore", *scene.options, *options, scene.destination, OLD, "--to", to]
 
     return words
 
 
 BACKUP = Role(
     "backup",
-    lambda s: ["-p", "x-", "-S", *s.options, s.source, s.at(s.backups)],
+    lambda s: ["-p", "x-", "-S", *s.options, s.source, s.at(s.destination)],
     _at_backups,
     (
         STATE,
@@ -141,7 +141,7 @@ BACKUP = Role(
 )
 SOURCE = Role(
     "source",
-    lambda s: ["-p", "x-", *s.options, s.at(s.source), s.backups],
+    lambda s: ["-p", "x-", *s.options, s.at(s.source), s.destination],
     _at_source,
     (
         STATE,
@@ -154,13 +154,13 @@ SOURCE = Role(
 )
 FOLDER = Role(
     "folder",
-    lambda s: ["-p", "x-", "-f", "kept", *s.options, s.at(s.source), s.backups],
+    lambda s: ["-p", "x-", "-f", "kept", *s.options, s.at(s.source), s.destination],
     _at_source,
     ("kept",),
 )
 REHEARSAL = Role(
     "rehearsal",
-    lambda s: ["-p", "x-", "--dry-run", *s.options, s.at(s.source), s.backups],
+    lambda s: ["-p", "x-", "--dry-run", *s.options, s.at(s.source), s.destination],
     _at_source,
     (STATE, f"{STATE}/snapshots", INCOMING, f"{INCOMING}/{OLD_ID}"),
 )
@@ -176,7 +176,7 @@ SCRATCH = Role(
     "scratch",
     lambda s: [
         *("verify", "--restore-test", *s.options, "--scratch", s.at(s.to)),
-        *(s.backups, OLD),
+        *(s.destination, OLD),
     ],
     _at_target,
     (STATE, INCOMING, f"{INCOMING}/{OLD_ID}", *_records("holder")),
@@ -184,7 +184,7 @@ SCRATCH = Role(
 )
 VERIFY = Role(
     "verify",
-    lambda s: ["verify", *s.options, s.at(s.backups)],
+    lambda s: ["verify", *s.options, s.at(s.destination)],
     _at_backups,
     _records("verified.json", "verified.json.new", "sources.json"),
     may_end=(1, 10),
@@ -192,14 +192,14 @@ VERIFY = Role(
 PRUNE = Role(
     "prune",
     lambda s: ["prune", "--keep-at", "latest=1", "--yes", "--force", "-p", "x-"]
-    + [*s.options, s.at(s.backups)],
+    + [*s.options, s.at(s.destination)],
     _at_backups,
     (STATE, *_records("holder", "sources.json"), NEW),
-    lambda scene, done: len(places.subvolumes(scene.backups)) <= 2,
+    lambda scene, done: len(places.subvolumes(scene.destination)) <= 2,
 )
 STAGING = Role(
     "staging",
-    lambda s: ["prune", "--staging", "--yes", *s.options, s.at(s.backups)],
+    lambda s: ["prune", "--staging", "--yes", *s.options, s.at(s.destination)],
     _at_backups,
     (
         STATE,
@@ -219,7 +219,7 @@ LOOKED_AT = (
 )
 
 
-def _look(verb: str, what: str, at: Callable[[Scene], Path]) -> Role:
+def _look(verb: str, what: str, at: Callable[[Attack], Path]) -> Role:
     return Role(
         f"{verb}-{what}",
         lambda s: [verb, *s.options, s.at(at(s))],
@@ -303,7 +303,7 @@ _OVER_SSH = (
 )
 
 
-def plant(scene: Scene, place: Path, component: str, kind: str, *, row: int) -> Path:
+def plant(scene: Attack, place: Path, component: str, kind: str, *, row: int) -> Path:
     """Put something where the program will find it, and give its path.
 
     What we have there already is moved out of the way, as the owner of the place can.
@@ -333,7 +333,7 @@ def plant(scene: Scene, place: Path, component: str, kind: str, *, row: int) -> 
         case "directory":
             path.mkdir(mode=0o755)
         case "subvolume":
-            places.output("btrfs", "-q", "subvolume", "create", path)
+            places.command("btrfs", "-q", "subvolume", "create", path)
         case "fifo":
             os.mkfifo(path, 0o666)
         case "hard link":
@@ -345,7 +345,7 @@ def plant(scene: Scene, place: Path, component: str, kind: str, *, row: int) -> 
     return path
 
 
-def _bait(scene: Scene, directory: Path, victim: Path) -> None:
+def _bait(scene: Attack, directory: Path, victim: Path) -> None:
     """Fill a directory of the attacker with what would lead further."""
     for name in (*RECORDS, "incoming", "snapshots", OLD_ID, NEW, SEAL, BODY):
         link = directory / name

@@ -23,12 +23,11 @@ from tests.support import accounts, filesystems, ours, places, sshd
 from tests.support.accounts import Account
 from tests.support.filesystems import Filesystem
 from tests.support.many import make_named
+from tests.support.places import STATE, ssh_place, ssh_words
 from tests.support.program import CHECKOUT, Argument, environment, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
-_numbers = itertools.count(1)
-
-STATE = ".btrfs-backup-ng"
 #: Of the snapshots that a source has, in this order; all but the last have backups.
 NAMES = tuple(f"x-2020010{day}-000000" for day in range(1, 5))
 NEW = NAMES[-1]
@@ -165,43 +164,40 @@ exec {real} "$@"
     return directory
 
 
-class Scene:
-    """A source, a destination and an empty directory for restores, for one attack.
+class Attack(Scene):
+    """A scene in the attacker's hands, with snapshots, and a directory for restores.
 
-    :ivar source: a subvolume with :data:`NAMES` as snapshots.
-    :ivar backups: a directory of the attacker with all of them but the last.
-    :ivar to: an empty one of the attacker, on the filesystem of the source.
-    :ivar user: who logs in, if that is needed; else "".
+    The source has :data:`NAMES` as snapshots, the destination all of them but the last.
+
+    :ivar to: an empty directory of the attacker, on the filesystem of the source.
+    :ivar user: the login at the destination, or "" if it is here.
     """
 
     def __init__(self, arena: Arena, user: str = "") -> None:
-        self.arena = arena
-        self.user = user
-        number = str(next(_numbers))
-        rooms = [disk.path / number for disk in (arena.here, arena.there)]
-        for room in rooms:
-            room.mkdir()
-        self.source = arena.here.subvolume(f"{number}/home")
-        self.backups, self.to = rooms[1] / "backups", rooms[0] / "to"
+        super().__init__(arena.here, arena.there, is_small=True)
+        self.arena, self.user = arena, user
+        self.place = self.at(self.destination)
+        if user:
+            self.options += ssh_words(arena.sshd)
+        self.to = self.source.parent / "to"
+        self.to.mkdir()
         (self.source / "a/b").mkdir(parents=True)
         (self.source / "a/b/file").write_text("file")
-        self.folder = self.source / STATE / "snapshots"
-        arena.here.subvolume(f"{number}/home/{STATE}")
-        for directory in (self.backups, self.to):
-            directory.mkdir()
-        for directory in (self.folder, self.backups / STATE):
+        self.subvolume(f"home/{STATE}")
+        for directory in (self.snapshot_folder, self.destination / STATE):
             directory.mkdir()
             directory.chmod(0o700)
-        self.folder.parent.chmod(0o700)
-        make_named(self.folder, self.backups, list(NAMES[:-1]))
-        arena.here.snapshot(self.source, f"{number}/home/{STATE}/snapshots/{NEW}")
+        self.snapshot_folder.parent.chmod(0o700)
+        make_named(self.snapshot_folder, self.destination, list(NAMES[:-1]))
+        self.snapshot(f"home/{STATE}/snapshots/{NEW}")
         uuid = places.show(self.source).uuid
+        sources, holds = self.destination / STATE / "sources.json", self.holds
         for record, fields in (
-            (self.backups / STATE / "sources.json", {"prefixes": {"x-": [[uuid, ""]]}}),
-            (self.source / STATE / "holds.json", {"destinations": []}),
+            (sources, {"prefixes": {"x-": [[uuid, ""]]}}),
+            (holds, {"destinations": []}),
         ):
             record.write_text(json.dumps({"version": 1, **fields}))
-        self.give_away(self.source, self.source / "a", self.backups, self.to)
+        self.give_away(self.source, self.source / "a", self.destination, self.to)
         self._restored = itertools.count(1)
 
     def give_away(self, *paths: Path) -> None:
@@ -214,22 +210,16 @@ class Scene:
         """Name a path as the program is told of it."""
         if not self.user:
             return str(path)
-        server = self.arena.sshd
-        return f"ssh://{self.user}@{server.host}:{server.port}{path}"
+        return ssh_place(self.arena.sshd, path, user=self.user)
 
-    @property
-    def options(self) -> list[str]:
-        """Return the options that get the program in."""
-        return places.ssh_words(self.arena.sshd) if self.user else []
-
-    def back_up(self, *options: Argument) -> Done:
-        """Run the program from the source to the destination."""
-        words = ("-p", "x-", *self.options, *options)
-        return self.arena.run(*words, self.source, self.at(self.backups))
+    def run(self, *more: Argument, **how: object) -> Done:
+        """Run the program from the source to the destination, in the arena."""
+        assert not how
+        return self.arena.run(*self.words(*more))
 
     def receive_new(self) -> None:
         """Bring the newest snapshot to the backups without the program."""
-        places.send_and_receive(self.folder / NEW, self.backups)
+        places.send_and_receive(self.snapshot_folder / NEW, self.destination)
 
     def new_path(self) -> Path:
         """Return a path below ``to`` for the next restore."""
@@ -237,24 +227,21 @@ class Scene:
 
     def transfer_id(self) -> str:
         """Return an id with which the transfer of the new snapshot would go on."""
-        return self._id(_protocol(self.arena, self.user))
+        return self.id_by(_protocol(self.arena, self.user))
 
-    def _id(self, protocol: str) -> str:
+    def id_by(self, protocol: str) -> str:
+        """Return the same for a protocol."""
         new, parent = (self._known(name) for name in (NEW, NAMES[-2]))
         return staging.full_id(OLD_ID, new, parent, protocol)
 
     def _known(self, name: str) -> Snapshot:
-        uuid = UUID(places.show(self.folder / name).uuid)
+        uuid = UUID(places.show(self.snapshot_folder / name).uuid)
         return Snapshot(name, None, uuid, None, None, 0)
 
     def missing(self) -> set[str]:
         """List the origins that the source has and the destination has not."""
-        have = {places.show(p).origin for p in places.subvolumes(self.folder)}
-        return have - {
-            places.show(path).received_uuid
-            for path in places.subvolumes(self.backups)
-            if places.show(path).read_only
-        }
+        have = {snapshot.origin for snapshot in self.snapshots}
+        return have - {one.received_uuid for one in self.backups if one.read_only}
 
 
 _protocols: dict[str, str] = {}
@@ -264,15 +251,15 @@ def _protocol(arena: Arena, user: str) -> str:
     """Find out how a transfer goes, from the name of what it is staged in."""
     user = user and "root"  # sudo has a PATH of its own, without the hook
     if user not in _protocols:
-        scene = Scene(arena, user)
+        scene = Attack(arena, user)
         seen = arena.hook.with_name("seen")
-        with hooked(arena, f'ls {scene.backups}/{STATE}/incoming >>"{seen}"'):
-            clean(scene.back_up("-S"), [0])
+        with hooked(arena, f'ls {scene.destination}/{STATE}/incoming >>"{seen}"'):
+            clean(scene.run("-S"), [0])
         (end,) = {line[len(OLD_ID) :] for line in seen.read_text().splitlines()}
         (_protocols[user],) = (
             protocol
             for protocol in ("1", "2", "2c")
-            if scene._id(protocol).endswith(end)
+            if scene.id_by(protocol).endswith(end)
         )
         seen.unlink()
     return _protocols[user]

@@ -11,13 +11,13 @@ from tests.attacks import planting
 from tests.attacks.planting import AS_ROOT, BY_SUDO, DIRECTORY, SUBVOLUME, Row
 from tests.attacks.scene import (
     REFUSED,
-    STATE,
     Arena,
-    Scene,
+    Attack,
     clean,
     mend,
     names_below,
 )
+from tests.support.places import STATE
 from tests.support.places import subvolumes as list_subvolumes
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("attacks")]
@@ -34,11 +34,11 @@ def user_of(arena: Arena, way: str) -> str:
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_what_is_planted_leads_to_no_victim(arena: Arena, row: Row):
-    scene = Scene(arena, user_of(arena, row.way))
+    scene = Attack(arena, user_of(arena, row.way))
     place = row.role.place(scene)
     turn = ROWS.index(row)
     planted = planting.plant(scene, place, row.component, row.kind, row=turn)
-    places = [scene.source, scene.backups, scene.to]
+    places = [scene.source, scene.destination, scene.to]
     if row.role is planting.SCRATCH:
         places = [scene.source, place]  # that it was not restored is on record
     before = names_below(*places)
@@ -63,13 +63,13 @@ def test_what_is_planted_leads_to_no_victim(arena: Arena, row: Row):
         if row.component == STATE:
             assert names_below(*places) == before, "changed before it was refused"
         if row.is_record:
-            clean(scene.back_up("-S"), [0])  # which makes it anew, as the message says
+            clean(scene.run("-S"), [0])  # which makes it anew, as the message says
         else:
             mend(arena, said)
         if row.role is planting.PRUNE and row.component == STATE:
             # The record went away with the state directory.
             settle = ("prune", "--one-source", "--yes", "-p", "x-")
-            place_name = scene.at(scene.backups)
+            place_name = scene.at(scene.destination)
             clean(arena.run(*settle, *scene.options, place_name), [0])
         done = arena.judge(arena.run(*row.role.words(scene)), worked)
     assert row.role.has_worked(scene, done), done
@@ -87,19 +87,19 @@ def assert_names_what_is_wrong(
 
 def test_places_of_another_user_are_as_good_as_any(arena: Arena):
     for user in ("", arena.carrier.name):
-        scene = Scene(arena, user)
-        clean(scene.back_up(), [0])
-        clean(scene.back_up("-N", "2", "-n", "2"), [0])
-        assert len(list_subvolumes(scene.backups)) == 2
+        scene = Attack(arena, user)
+        clean(scene.run(), [0])
+        clean(scene.run("-N", "2", "-n", "2"), [0])
+        assert len(list_subvolumes(scene.destination)) == 2
         to = scene.at(scene.new_path())
-        clean(arena.run("restore", *scene.options, scene.backups, "--to", to), [0])
+        clean(arena.run("restore", *scene.options, scene.destination, "--to", to), [0])
 
 
 def test_a_link_makes_no_process_of_root_end(arena: Arena):
     """What is cut is looked for by the directory that it works in."""
-    scene = Scene(arena)
+    scene = Attack(arena)
     path = f"{planting.INCOMING}/{planting.RESUMED}"
-    planted = planting.plant(scene, scene.backups, path, planting.LINK, row=0)
+    planted = planting.plant(scene, scene.destination, path, planting.LINK, row=0)
     victim = os.readlink(planted)
     works = 'exec 9<"$1"; flock -n 9 && echo works && exec sleep 60'
     with subprocess.Popen(
@@ -109,7 +109,7 @@ def test_a_link_makes_no_process_of_root_end(arena: Arena):
     ) as bystander:
         try:
             assert bystander.stdout and bystander.stdout.readline() == b"works\n"
-            done = scene.back_up("-S")
+            done = scene.run("-S")
             assert bystander.poll() is None
             arena.check_victims(done)
         finally:

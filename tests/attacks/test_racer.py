@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.racer import LURE, STOLEN
-from tests.attacks.scene import NAMES, NEW, STATE, Arena, Done, Scene, clean
-from tests.support.places import is_subvolume, output
+from tests.attacks.scene import NAMES, NEW, Arena, Attack, Done, clean
+from tests.support.places import STATE, command, is_subvolume
 from tests.support.program import CHECKOUT, Argument
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("races")]
@@ -83,48 +83,48 @@ def tidy(*directories: Path) -> None:
 def remove(path: Path) -> None:
     """Remove what a run has left under another name."""
     if is_subvolume(path):
-        output("btrfs", "-q", "subvolume", "delete", path)
+        command("btrfs", "-q", "subvolume", "delete", path)
     else:
-        output("rm", "-rf", "--one-file-system", path)
+        command("rm", "-rf", "--one-file-system", path)
 
 
-def backing_up(scene: Scene) -> list[Run]:
+def backing_up(scene: Attack) -> list[Run]:
     """Return what is done at a destination."""
-    place = scene.at(scene.backups)
+    place = scene.at(scene.destination)
 
     def run(*words: Argument) -> Run:
         return lambda: scene.arena.run(*words, *scene.options, place)
 
     thinning = ("prune", "--keep-at", "latest=2", "--yes", "--force", "-p", "x-")
     return [
-        lambda: scene.back_up("-N", "3", "-n", "3"),
+        lambda: scene.run("-N", "3", "-n", "3"),
         run("prune", "--staging", "--yes"),
         run(*thinning),
         run("verify"),
     ]
 
 
-def at_destination(scene: Scene) -> Swaps:
+def at_destination(scene: Attack) -> Swaps:
     """Return the swaps of who owns a destination."""
     victims = scene.arena.victims[scene.arena.there.path]
     return [
-        *(swap(scene.backups / STATE, victim.path) for victim in victims),
-        *(swap(scene.backups / "*", victim.path) for victim in victims),
+        *(swap(scene.destination / STATE, victim.path) for victim in victims),
+        *(swap(scene.destination / "*", victim.path) for victim in victims),
     ]
 
 
 @pytest.mark.parametrize("user", ["", "root", "sudo"], ids=["local", "ssh", "sudo"])
 def test_a_racer_at_a_destination(arena: Arena, user: str):
-    scene = Scene(arena, arena.carrier.name if user == "sudo" else user)
+    scene = Attack(arena, arena.carrier.name if user == "sudo" else user)
     race(arena, at_destination(scene), backing_up(scene))
-    tidy(scene.backups)
+    tidy(scene.destination)
     # What was renamed for an instant may have been counted as missing, and sent again.
-    clean(scene.back_up(), [0])
+    clean(scene.run(), [0])
 
 
 @pytest.mark.parametrize("user", ["", "root"], ids=["local", "ssh"])
 def test_a_racer_at_a_source(arena: Arena, user: str):
-    scene = Scene(arena, user)
+    scene = Attack(arena, user)
     kept = scene.source / "kept"
     kept.mkdir()
     scene.give_away(kept)
@@ -135,7 +135,7 @@ def test_a_racer_at_a_source(arena: Arena, user: str):
         swap(kept / "*", victim),
     ]
     words = ["-p", "x-", "-N", "3", *scene.options]
-    places = [scene.at(scene.source), str(scene.backups)]
+    places = [scene.at(scene.source), str(scene.destination)]
     runs: list[Run] = [
         lambda: arena.run(*words, *places),
         lambda: arena.run(*words, "-f", "kept", *places),
@@ -152,7 +152,7 @@ def test_a_racer_at_a_source(arena: Arena, user: str):
 
 @pytest.mark.parametrize("user", ["", "root"], ids=["local", "ssh"])
 def test_a_racer_at_the_target_of_a_restore(arena: Arena, user: str):
-    scene = Scene(arena, user)
+    scene = Attack(arena, user)
     scene.receive_new()
     (scene.to / "a").mkdir()
     scene.give_away(scene.to / "a")
@@ -168,10 +168,15 @@ def test_a_racer_at_the_target_of_a_restore(arena: Arena, user: str):
             with contextlib.suppress(OSError):
                 done.rename(scene.new_path())
         place = scene.at(to or scene.new_path())
-        source = [*scene.options, str(scene.backups)]
+        source = [*scene.options, str(scene.destination)]
         return arena.run("restore", *source, *words, "--to", place)
 
-    scratch = ["--restore-test", "--scratch", scene.at(scene.to), str(scene.backups)]
+    scratch = [
+        "--restore-test",
+        "--scratch",
+        scene.at(scene.to),
+        str(scene.destination),
+    ]
     files = (NEW, "--file", "a/b/file")
     runs: list[Run] = [
         lambda: restored(*files, to=scene.to),
@@ -186,16 +191,16 @@ def test_a_racer_at_the_target_of_a_restore(arena: Arena, user: str):
 
 
 def test_a_racer_at_the_destination_of_btrfs_ssh_send(arena: Arena):
-    scene = Scene(arena, "root")
+    scene = Attack(arena, "root")
     rounds = iter(range(10_000))
 
     def send() -> Done:
         """Send what is not there yet."""
         name = f"x-sent-{next(rounds)}"
-        output("btrfs", "-q", "subvolume", "snapshot", "-r", scene.source,
-               scene.source.parent / name)  # fmt: skip
-        return arena.send(scene.source.parent / name, scene.backups, scene.user)
+        command("btrfs", "-q", "subvolume", "snapshot", "-r", scene.source,
+                scene.source.parent / name)  # fmt: skip
+        return arena.send(scene.source.parent / name, scene.destination, scene.user)
 
     race(arena, at_destination(scene), [send])
-    tidy(scene.backups)
+    tidy(scene.destination)
     clean(send(), [0])

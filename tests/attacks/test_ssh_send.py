@@ -11,16 +11,15 @@ from tests.attacks.planting import DIRECTORY, FIFO, FOR_ALL, HARD_LINK, INCOMING
 from tests.attacks.scene import (
     NAMES,
     NEW,
-    STATE,
     Arena,
-    Scene,
+    Attack,
     clean,
     hooked,
     mend,
     names_below,
 )
 from tests.attacks.test_swaps import check_noticed, put_back, swapped, taking
-from tests.support.places import show
+from tests.support.places import STATE, show
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("attacks")]
 
@@ -40,47 +39,50 @@ pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("attacks")]
 )
 def test_what_is_planted_is_refused(arena: Arena, component: str, kind: str, user: str):
     user = arena.carrier.name if user == "sudo" else user
-    scene = Scene(arena, user)
-    planted = planting.plant(scene, scene.backups, component, kind, row=0)
-    before = names_below(scene.backups)
-    done = arena.send(scene.folder / NEW, scene.backups, user)
+    scene = Attack(arena, user)
+    planted = planting.plant(scene, scene.destination, component, kind, row=0)
+    before = names_below(scene.destination)
+    done = arena.send(scene.snapshot_folder / NEW, scene.destination, user)
     arena.judge(done, [1])
     if component == STATE:
-        assert names_below(scene.backups) == before
+        assert names_below(scene.destination) == before
     assert os.path.basename(planted) in done.stderr
     mend(arena, done.stderr)
-    arena.judge(arena.send(scene.folder / NEW, scene.backups, user), [0])
-    assert show(scene.backups / NEW).received_uuid == show(scene.folder / NEW).uuid
+    arena.judge(arena.send(scene.snapshot_folder / NEW, scene.destination, user), [0])
+    assert (
+        show(scene.destination / NEW).received_uuid
+        == show(scene.snapshot_folder / NEW).uuid
+    )
 
 
 @pytest.mark.parametrize("kind", [LINK, DIRECTORY, FIFO])
 def test_a_name_that_is_taken_stays(arena: Arena, kind: str):
-    scene = Scene(arena, "root")
-    planted = planting.plant(scene, scene.backups, NEW, kind, row=0)
-    arena.judge(arena.send(scene.folder / NEW, scene.backups, "root"), [1])
+    scene = Attack(arena, "root")
+    planted = planting.plant(scene, scene.destination, NEW, kind, row=0)
+    arena.judge(arena.send(scene.snapshot_folder / NEW, scene.destination, "root"), [1])
     assert os.path.lexists(planted)
 
 
 def test_a_link_at_the_final_name_is_noticed(arena: Arena):
-    scene = Scene(arena, "root")
-    script, victim = taking(arena, scene.backups)
+    scene = Attack(arena, "root")
+    script, victim = taking(arena, scene.destination)
     with hooked(arena, script, before="btrfs subvolume snapshot") as was_done:
-        done = arena.send(scene.folder / NEW, scene.backups, "root")
+        done = arena.send(scene.snapshot_folder / NEW, scene.destination, "root")
         assert was_done.exists()
     check_noticed(arena, done, victim)
-    (scene.backups / NEW).unlink()
-    clean(arena.send(scene.folder / NEW, scene.backups, "root"), [0])
+    (scene.destination / NEW).unlink()
+    clean(arena.send(scene.snapshot_folder / NEW, scene.destination, "root"), [0])
 
 
 @pytest.mark.parametrize("moment", ["receive", "subvolume snapshot"])
 def test_a_swapped_state_directory_leads_nowhere(arena: Arena, moment: str):
-    scene = Scene(arena, "root")
-    state = scene.backups / STATE
+    scene = Attack(arena, "root")
+    state = scene.destination / STATE
     script = swapped(state, arena.victim_at(state).path)
     with hooked(arena, script, before=f"btrfs*{moment}") as was_done:
-        done = arena.send(scene.folder / NEW, scene.backups, "root")
+        done = arena.send(scene.snapshot_folder / NEW, scene.destination, "root")
         assert was_done.exists()
     arena.judge(done, [0, 1])
     put_back(state)
-    clean(arena.send(scene.folder / NEW, scene.backups, "root"), [0])
-    assert NAMES[0] in os.listdir(scene.backups)
+    clean(arena.send(scene.snapshot_folder / NEW, scene.destination, "root"), [0])
+    assert NAMES[0] in os.listdir(scene.destination)

@@ -14,15 +14,14 @@ import pytest
 from tests.attacks.scene import (
     NAMES,
     NEW,
-    STATE,
     Arena,
+    Attack,
     Done,
-    Scene,
     clean,
     hooked,
 )
 from tests.support import places
-from tests.support.places import is_subvolume
+from tests.support.places import STATE, is_subvolume
 from tests.support.program import Argument
 
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("attacks")]
@@ -31,7 +30,12 @@ PUBLISHING = "btrfs subvolume snapshot"
 WAYS = pytest.mark.parametrize("user", ["", "root"], ids=["local", "ssh"])
 KINDS = pytest.mark.parametrize(
     ("user", "kind"),
-    [("", "link"), ("root", "link"), ("", "directory"), ("root", "subvolume")],
+    [
+        ("", "link"),
+        ("root", "link"),
+        ("", "directory"),
+        ("root", "subvolume"),
+    ],
 )
 #: At the final name: ``last`` is that of the command line, without directories.
 _LAST = '[ -e "{done}" ] || {{ for last; do :; done; last={directory}/${{last##*/}}; '
@@ -98,7 +102,7 @@ def remove_taken(directory: Path) -> None:
         if path.is_symlink():
             path.unlink()
         elif path.stat().st_uid and is_subvolume(path):
-            places.output("btrfs", "-q", "subvolume", "delete", path)
+            places.command("btrfs", "-q", "subvolume", "delete", path)
         elif path.stat().st_uid:
             path.rmdir()
 
@@ -107,27 +111,32 @@ def remove_taken(directory: Path) -> None:
 def test_what_takes_the_final_name_brings_no_backup_elsewhere(
     arena: Arena, user: str, kind: str
 ):
-    scene = Scene(arena, user)
-    script, victim = taking(arena, scene.backups, kind)
+    scene = Attack(arena, user)
+    script, victim = taking(arena, scene.destination, kind)
     with hooked(arena, script, before=PUBLISHING) as was_done:
-        done = scene.back_up("-S")
+        done = scene.run("-S")
         assert was_done.exists()
     check_noticed(arena, done, victim)
-    remove_taken(scene.backups)
-    clean(scene.back_up("-S"), [0])
+    remove_taken(scene.destination)
+    clean(scene.run("-S"), [0])
     assert not scene.missing()
 
 
 @pytest.mark.parametrize(
-    ("user", "options"), [("", ()), ("root", ()), ("", ("--writable",))]
+    ("user", "options"),
+    [
+        ("", ()),
+        ("root", ()),
+        ("", ("--writable",)),
+    ],
 )
 def test_what_takes_the_final_name_brings_no_restored_snapshot_elsewhere(
     arena: Arena, user: str, options: Sequence[str]
 ):
-    scene = Scene(arena, user)
+    scene = Attack(arena, user)
     script, victim = taking(arena, scene.to)
     words: Sequence[Argument]
-    words = ("restore", *scene.options, *options, scene.backups, NAMES[0])
+    words = ("restore", *scene.options, *options, scene.destination, NAMES[0])
     with hooked(arena, script, before=PUBLISHING) as was_done:
         done = arena.run(*words, "--to", scene.at(scene.new_path()))
         assert was_done.exists()
@@ -139,23 +148,23 @@ def test_what_takes_the_final_name_brings_no_restored_snapshot_elsewhere(
 def test_what_takes_the_name_of_a_new_snapshot_brings_it_nowhere(
     arena: Arena, user: str, kind: str
 ):
-    scene = Scene(arena, user)
+    scene = Attack(arena, user)
     folder = scene.source / "kept"
     folder.mkdir()
     scene.give_away(folder)
     script, victim = taking(arena, folder, kind)
     words = ("-p", "x-", "-f", "kept", *scene.options, scene.at(scene.source))
     with hooked(arena, script, before=PUBLISHING) as was_done:
-        done = arena.run(*words, scene.backups)
+        done = arena.run(*words, scene.destination)
         assert was_done.exists()
     check_noticed(arena, done, victim)
     remove_taken(folder)
-    clean(arena.run(*words, scene.backups), [0])
+    clean(arena.run(*words, scene.destination), [0])
 
 
 def test_what_a_restored_subvolume_holds_is_no_way_out(arena: Arena):
     """It may be the attacker's as soon as it is there, and so may what lies in it."""
-    scene = Scene(arena)
+    scene = Attack(arena)
     scene.give_away(scene.source)
     to = scene.new_path()
     state, victim = to / STATE, arena.victim_at(to).path
@@ -165,7 +174,7 @@ def test_what_a_restored_subvolume_holds_is_no_way_out(arena: Arena):
         f' || mv -T "{state}" "{to}/.stolen" 2>/dev/null;'
         f' ln -s "{victim}" "{state}"; }}'
     )
-    words = ("restore", "--writable", scene.backups, NEW, "--to", to)
+    words = ("restore", "--writable", scene.destination, NEW, "--to", to)
     with hooked(arena, script, before="btrfs subvolume"):
         arena.judge(arena.run(*words), [0, 1, 4])
 
@@ -173,36 +182,36 @@ def test_what_a_restored_subvolume_holds_is_no_way_out(arena: Arena):
 @pytest.mark.parametrize("link", [STATE, f"{STATE}/snapshots"])
 def test_a_link_that_comes_with_a_backup_is_no_way_out(arena: Arena, link: str):
     """A snapshot may hold anything, also what stands where our bookkeeping goes."""
-    scene = Scene(arena)
+    scene = Attack(arena)
     taken = arena.here.subvolume(f"{scene.source.parent.name}/evil")
     (taken / link).parent.mkdir(exist_ok=True)
     victim = arena.victim_at(scene.to).path
     (taken / link).symlink_to(victim if link == STATE else victim / "snapshots")
     scene.give_away(taken, (taken / link).parent, taken / link)
     name = f"{scene.source.parent.name}/x-20200105-000000"
-    places.send_and_receive(arena.here.snapshot(taken, name), scene.backups)
-    words = ("restore", "--writable", scene.backups, "x-20200105-000000")
+    places.send_and_receive(arena.here.snapshot(taken, name), scene.destination)
+    words = ("restore", "--writable", scene.destination, "x-20200105-000000")
     done = arena.run(*words, "--to", scene.new_path())
     arena.judge(done, [0, 1, 4])
 
 
 # The state directory, at the moment before each command that works in it.
 
-Words = Callable[[Scene], Sequence[Argument]]
+Words = Callable[[Attack], Sequence[Argument]]
 
 
-def _backup(scene: Scene) -> Sequence[Argument]:
+def _backup(scene: Attack) -> Sequence[Argument]:
     words = ("-p", "x-", "-N", "2", "-n", "2", *scene.options)
-    return (*words, scene.source, scene.at(scene.backups))
+    return (*words, scene.source, scene.at(scene.destination))
 
 
-def _pull(scene: Scene) -> Sequence[Argument]:
+def _pull(scene: Attack) -> Sequence[Argument]:
     words = ("-p", "x-", "-N", "2", "-n", "2", *scene.options)
-    return (*words, scene.at(scene.source), scene.backups)
+    return (*words, scene.at(scene.source), scene.destination)
 
 
-def _restore(scene: Scene) -> Sequence[Argument]:
-    words = ("restore", *scene.options, str(scene.backups), NAMES[0], "--to")
+def _restore(scene: Attack) -> Sequence[Argument]:
+    words = ("restore", *scene.options, str(scene.destination), NAMES[0], "--to")
     return (*words, scene.at(scene.to))
 
 
@@ -210,7 +219,7 @@ def _restore(scene: Scene) -> Sequence[Argument]:
 @pytest.mark.parametrize(
     ("words", "place", "moments"),
     [
-        (_backup, "backups", ("receive", "subvolume show", "subvolume snapshot")),
+        (_backup, "destination", ("receive", "subvolume show", "subvolume snapshot")),
         (_pull, "source", ("subvolume snapshot", "send", "subvolume delete")),
         (_restore, "to", ("receive", "subvolume delete")),
     ],
@@ -220,14 +229,14 @@ def test_a_state_directory_that_is_swapped_meanwhile_leads_nowhere(
     arena: Arena, user: str, words: Words, place: str, moments: Sequence[str]
 ):
     for moment in moments if not user else moments[:1]:
-        scene = Scene(arena, user)
+        scene = Attack(arena, user)
         state = getattr(scene, place) / STATE
         script = swapped(state, arena.victim_at(state).path)
         with hooked(arena, script, before=f"btrfs*{moment}"):
             arena.judge(arena.run(*words(scene)), [0, 1, 4, 10])
     put_back(state)
     for new in scene.to.glob("x-*"):
-        places.output("btrfs", "-q", "subvolume", "delete", new)
+        places.command("btrfs", "-q", "subvolume", "delete", new)
     clean(arena.run(*words(scene)), [0])
 
 
@@ -242,12 +251,12 @@ _THINNED = ("prune", "--keep-at", "latest=1", "--yes", "--force", "-p", "x-")
 def test_a_link_at_the_name_of_what_is_deleted_costs_no_victim_anything(
     arena: Arena, user: str, verb: str
 ):
-    scene = Scene(arena, user)
-    old = scene.backups / NAMES[0]
+    scene = Attack(arena, user)
+    old = scene.destination / NAMES[0]
     script = swapped(old, arena.victim_at(old).path / NAMES[0])
     words = _backup(scene)
     if verb == "prune":
-        words = [*_THINNED, *scene.options, scene.at(scene.backups)]
+        words = [*_THINNED, *scene.options, scene.at(scene.destination)]
     before = "btrfs*subvolume delete" if verb == "prune" else PUBLISHING
     with hooked(arena, script, before=before):
         arena.judge(arena.run(*words), [0, 1, 4, 10])
@@ -259,17 +268,30 @@ def test_a_link_at_the_name_of_what_is_deleted_costs_no_victim_anything(
 # Single files, below directories that are the attacker's.
 
 
-def _files_to(scene: Scene) -> Sequence[Argument]:
-    words = ("restore", *scene.options, str(scene.backups), NEW, "--file", "a/b/file")
+def _files_to(scene: Attack) -> Sequence[Argument]:
+    words = (
+        "restore",
+        *scene.options,
+        str(scene.destination),
+        NEW,
+        "--file",
+        "a/b/file",
+    )
     return (*words, "--to", scene.at(scene.to))
 
 
 @pytest.mark.parametrize(
     ("user", "kind"),
-    [("", "directory"), ("", "file"), ("", "new"), ("", "fifo"), ("root", "directory")],
+    [
+        ("", "directory"),
+        ("", "file"),
+        ("", "new"),
+        ("", "fifo"),
+        ("root", "directory"),
+    ],
 )
 def test_a_link_above_a_restored_file_is_refused(arena: Arena, user: str, kind: str):
-    scene = Scene(arena, user)
+    scene = Attack(arena, user)
     scene.receive_new()
     victim = arena.victim_at(scene.to).path
     goals = {"directory": victim, "file": victim / "precious", "new": victim / "new"}
@@ -300,7 +322,7 @@ def test_a_link_above_a_restored_file_is_refused(arena: Arena, user: str, kind: 
 def test_a_directory_that_is_swapped_under_a_restored_file_leads_nowhere(
     arena: Arena, user: str, moment: str
 ):
-    scene = Scene(arena, user)
+    scene = Attack(arena, user)
     scene.receive_new()
     (scene.to / "a").mkdir()
     scene.give_away(scene.to / "a")
@@ -313,13 +335,19 @@ def test_a_directory_that_is_swapped_under_a_restored_file_leads_nowhere(
 
 
 @pytest.mark.parametrize(
-    ("user", "moment"), [("", "cp"), ("", "mv"), ("", "rm"), ("root", "tar")]
+    ("user", "moment"),
+    [
+        ("", "cp"),
+        ("", "mv"),
+        ("", "rm"),
+        ("root", "tar"),
+    ],
 )
 def test_the_private_directory_of_a_restore_may_be_swapped(
     arena: Arena, user: str, moment: str
 ):
     """It is emptied in the end, which has to be this one and no other."""
-    scene = Scene(arena, user)
+    scene = Attack(arena, user)
     scene.receive_new()
     victim = arena.victim_at(scene.to).path
     script = (

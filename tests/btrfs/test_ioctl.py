@@ -38,18 +38,18 @@ def make_snapshots(source: Path, directory: Path, count: int) -> None:
         'for i in $(seq "$3"); do echo $i >"$1/file";'
         ' btrfs -q subvolume snapshot -r "$1" "$2/p-$i" || exit 1; done'
     )
-    places.output("sh", "-c", script, "sh", source, directory, count)
+    places.command("sh", "-c", script, "sh", source, directory, count)
 
 
 def test_a_subvolume_is_what_btrfs_shows(room):
     source, destination = room.source(), room.destination()
     snapshot = room.here / "snapshot"
-    places.output("btrfs", "-q", "subvolume", "snapshot", "-r", source, snapshot)
+    places.command("btrfs", "-q", "subvolume", "snapshot", "-r", source, snapshot)
     copy = places.send_and_receive(snapshot, destination)
     for path in source, snapshot, copy:
         with ioctl.opened_directory(str(path)) as descriptor:
             info = ioctl.subvolume_info(descriptor)
-        text = places.output("btrfs", "subvolume", "show", "--", path)
+        text = places.command("btrfs", "subvolume", "show", "--", path)
         shown = places.show(path)
         assert info.uuid == UUID(shown.uuid)
         assert info.parent_uuid == none_or(shown.parent_uuid)
@@ -86,8 +86,8 @@ def test_nested_subvolumes_are_those_right_below(room):
     names = ["a", "dir/b", "dir/deep er/c\nd", "caf\udce9"]
     for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
-        places.output("btrfs", "-q", "subvolume", "create", source / name)
-    places.output("btrfs", "-q", "subvolume", "create", source / "a/below")
+        places.command("btrfs", "-q", "subvolume", "create", source / name)
+    places.command("btrfs", "-q", "subvolume", "create", source / "a/below")
     with ioctl.opened_directory(str(source)) as descriptor:
         found = ioctl.nested_subvolumes(descriptor)
     assert sorted(found) == sorted(map(os.fsencode, names))
@@ -119,7 +119,9 @@ def test_a_root_item_shows_whether_its_subvolume_was_changed(room):
 @contextmanager
 def ssh_host(server: Sshd) -> Iterator[SshHost]:
     """Log in as the program does."""
-    location = parse_location(places.at(server, "/"), working_directory="/")
+    location = parse_location(
+        places.ssh_place(server, "/", user="root"), working_directory="/"
+    )
     options = SshOptions(options=tuple(server.ssh_options))
     with SSHMasterManager(location, options) as master:
         yield SshHost(master, forced_sudo=False)
@@ -138,9 +140,9 @@ def test_a_listing_of_many_is_what_btrfs_lists_here_and_behind_ssh(btrfs, sshd):
     places.send_and_receive(directory / "p-8", received, parent=directory / "p-7")
     (received / "plain").mkdir()
     (received / "link").symlink_to("p-7")
-    places.output("btrfs", "-q", "subvolume", "snapshot", source, received / "rw")
+    places.command("btrfs", "-q", "subvolume", "snapshot", source, received / "rw")
 
-    text = places.output("btrfs", "subvolume", "list", "-puqRcg", filesystem.path)
+    text = places.command("btrfs", "subvolume", "list", "-puqRcg", filesystem.path)
     lines = re.findall(
         r"^ID (\d+) gen \d+ cgen (\d+) .*? parent_uuid (\S+) +received_uuid (\S+) +"
         r"uuid (\S+) path (.*)$",

@@ -119,7 +119,13 @@ def test_two_colons_inside_a_word_separate_nothing():
 
 
 @pytest.mark.parametrize(
-    "words", [["::"], ["a", "::"], ["::", "a"], ["a", "::", "::", "b"]]
+    "words",
+    [
+        ["::"],
+        ["a", "::"],
+        ["::", "a"],
+        ["a", "::", "::", "b"],
+    ],
 )
 def test_an_empty_task_is_an_error(words):
     with pytest.raises(UsageError):

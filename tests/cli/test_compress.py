@@ -10,19 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.program import run_program
-from tests.support.scenes import (
-    MIB,
-    Scene,
+from tests.support.command_line import (
     complaint,
     covers,
     logging_path,
     must,
     path_without,
     script,
-    ssh_place,
-    ssh_words,
 )
+from tests.support.places import MIB, ssh_place, ssh_words
+from tests.support.program import run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -33,7 +31,7 @@ TEXT = b"what is written twice is written once " * 27
 def _fill(scene: Scene, size: int = 4 * MIB) -> None:
     """Write what shrinks to nearly nothing, and some that does not."""
     (scene.source / "text").write_bytes(TEXT * (size // len(TEXT)))
-    scene.more("noise", 100_000)
+    scene.add("noise", 100_000)
 
 
 def _words(scene: Scene, server: Sshd, way: str, *options: str) -> list[str]:
@@ -46,7 +44,7 @@ def _words(scene: Scene, server: Sshd, way: str, *options: str) -> list[str]:
 
 
 def _assert_the_same(scene: Scene) -> None:
-    copy = scene.destination / scene.backups[-1]
+    copy = scene.destination / scene.backup_names[-1]
     argv = ["diff", "-r", "--exclude=.btrfs-backup-ng", str(scene.source), str(copy)]
     done = subprocess.run(argv, capture_output=True)
     assert (done.returncode, done.stdout) == (0, b"")
@@ -76,7 +74,7 @@ def test_a_stream_is_compressed_on_one_side_and_unpacked_on_the_other(
     _assert_the_same(scene)
     (scene.source / "more").write_bytes(TEXT)
     must(run_program(*words, env={"PATH": path}))
-    assert len(scene.backups) == 2
+    assert len(scene.backup_names) == 2
     _assert_the_same(scene)
 
 
@@ -87,7 +85,7 @@ def test_nothing_is_compressed_without_being_told(
     path, log = logging_path(public_path, "zstd", "lz4")
     server = new_sshd(config=(f"SetEnv PATH={path}",))
     must(run_program(*_words(scene, server, "push"), env={"PATH": path}))
-    must(scene.back_up("--compress", "zstd", env={"PATH": path}))  # and never here
+    scene.back_up("--compress", "zstd", env={"PATH": path})  # and never here
     assert log.read_text() == ""
 
 
@@ -98,12 +96,12 @@ def test_what_is_compressed_on_the_disk_is_sent_as_it_is(
     _fill(scene)
     path, log = logging_path(public_path, "zstd", "btrfs")
     server = new_sshd(config=(f"SetEnv PATH={path}",))
-    scene.from_filesystem.remount("compress=zstd")
+    scene.source_disk.remount("compress=zstd")
     try:
         words = _words(scene, server, "push", "--compress", "zstd")
         must(run_program(*words, env={"PATH": path}))
     finally:
-        scene.from_filesystem.remount("compress=no")
+        scene.source_disk.remount("compress=no")
     lines = log.read_text().splitlines()
     assert [line for line in lines if line.startswith("zstd ")] == []
     (send,) = [line for line in lines if line.startswith("btrfs send")]
@@ -145,7 +143,7 @@ def test_a_compressor_that_fails_there_fails_the_transfer(
     done = run_program(*words)
     worker = "btrfs receive" if option == "-dc" else "btrfs send"
     complaint(done, 1, f"{worker} on {server.host}", "--compress none")
-    assert scene.backups == []
+    assert scene.backup_names == []
     must(run_program(*_words(scene, server, way, "--compress", "none")))
     _assert_the_same(scene)
 
@@ -169,16 +167,18 @@ def test_auto_compresses_on_a_slow_line_what_gets_smaller(
 @covers("--compress")
 @pytest.mark.parametrize("way", ["push", "pull", "relay"])
 def test_auto_leaves_what_does_not_get_smaller(scene: Scene, sshd: Sshd, way: str):
-    scene.more("noise", 24 * MIB)
+    scene.add("noise", 24 * MIB)
     done = must(run_program("-v", *_words(scene, sshd, way, "--compress", "auto")))
     assert "not compressing" in done.stderr and "zstd" not in done.stdout
-    assert (scene.destination / scene.backups[0] / "noise").stat().st_size == 24 * MIB
+    assert (
+        scene.destination / scene.backup_names[0] / "noise"
+    ).stat().st_size == 24 * MIB
     assert sshd.connections() == 1
 
 
 @covers("--compress")
 @pytest.mark.parametrize("how", ["", "gzip", "zstd:0", "zstd:20", "zstd:", "lz4:1"])
 def test_another_way_to_compress_is_refused(scene: Scene, how: str):
-    done = scene.back_up(f"--compress={how}")
+    done = scene.run(f"--compress={how}")
     complaint(done, 2, "--compress", "zstd:1 to zstd:19")
     assert os.listdir(scene.destination) == []

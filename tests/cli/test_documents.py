@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.places import STATE
 from tests.support.program import Argument, run_program
-from tests.support.scenes import Scene
-from tests.support.staged import STATE, cut_transfer, locked, read_only
+from tests.support.scene import Scene
+from tests.support.staged import cut_transfer, locked, read_only
 
 pytestmark = pytest.mark.btrfs
 
@@ -143,7 +144,7 @@ def all_fields(scene: Scene, directory: Path) -> dict[str, set[str]]:
     policies = ["--keep", "latest=3", "--keep-at", "latest=3"]
     see("backup", *scene.words("--dry-run", *policies), directory / "missing")
     for number in range(6):
-        scene.more(f"file {number}")
+        scene.add(f"file {number}")
         (source / "versions").write_text(f"version {number}\n")
         see("backup", *scene.words("-N", "3", "-n", "3"))
     see("backup", *scene.words("-S"))
@@ -155,7 +156,7 @@ def all_fields(scene: Scene, directory: Path) -> dict[str, set[str]]:
     (source / "more \udcff names").hardlink_to(source / "versions")
     (source / "file 1").rename(source / "renamed \udcff")
     see("backup", *scene.words())
-    backups = [place / name for name in scene.backups]
+    backups = [place / name for name in scene.backup_names]
 
     see("verify", "verify", place, "--source", source, "--data", "-p", "x-")
     see("verify", "verify", place, "--source", source)

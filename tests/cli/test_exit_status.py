@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import appears, complaint, must
+from tests.support.places import MIB, ssh_place, ssh_words
 from tests.support.processes import Process, descendants, wait_until
 from tests.support.program import (
     PROGRAM,
@@ -17,23 +19,15 @@ from tests.support.program import (
     run_program,
     start_program,
 )
-from tests.support.scenes import (
-    MIB,
-    Scene,
-    appears,
-    complaint,
-    must,
-    ssh_place,
-    ssh_words,
-)
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
 
 
 def test_all_fine_is_0(scene: Scene):
-    must(scene.back_up(), 0)
-    must(scene.back_up("-S"), 0)
+    must(scene.run(), 0)
+    must(scene.run("-S"), 0)
 
 
 def test_a_failed_transfer_is_1(scene: Scene):
@@ -52,24 +46,24 @@ def test_senseless_words_are_2():
 
 def test_another_run_at_work_is_3(scene: Scene, tmp_path: Path):
     with _waiting(scene, tmp_path):
-        complaint(scene.back_up(), 3, "another run")
+        complaint(scene.run(), 3, "another run")
 
 
 def test_refused_before_any_change_is_4(scene: Scene):
-    complaint(scene.back_up("--incremental=required"), 4, "required")
-    assert scene.snapshots == []
+    complaint(scene.run("--incremental=required"), 4, "required")
+    assert scene.snapshot_names == []
 
 
 def test_some_destinations_failed_is_10(scene: Scene):
-    done = scene.back_up(also=["shell://exit 3"])
+    done = scene.run("shell://exit 3")
     complaint(done, 10, "exit 3")
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 def test_one_absent_destination_of_two_is_10(scene: Scene):
     nowhere = scene.destination / "nowhere"
-    complaint(scene.back_up(also=[nowhere]), 10, f"{nowhere} does not exist")
-    assert len(scene.backups) == 1
+    complaint(scene.run(nowhere), 10, f"{nowhere} does not exist")
+    assert len(scene.backup_names) == 1
 
 
 def test_one_refused_task_of_two_is_10(scene: Scene):
@@ -84,7 +78,7 @@ def _waiting(
 ) -> Iterator[subprocess.Popen[str]]:
     """Return a run in the middle of a transfer that never ends by itself."""
     began = tmp_path / "began"
-    scene.more("large", 4 * MIB)
+    scene.add("large", 4 * MIB)
     place = f"shell://touch {began}; {sink}"
     with start_program("-p", "x-", *words, scene.source, place) as program:
         try:
@@ -102,7 +96,11 @@ def _gone(family: list[Process]) -> None:
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    [
+        (signal.SIGHUP, 129),
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+    ],
 )
 def test_a_signal_ends_the_run_and_its_children(
     scene: Scene, tmp_path: Path, number: signal.Signals, status: int
@@ -116,15 +114,15 @@ def test_a_signal_ends_the_run_and_its_children(
     assert "Traceback" not in said
     assert len(said.splitlines()) == 1
     _gone(family)
-    assert len(scene.snapshots) == 1
-    must(scene.back_up())  # the next plain run completes
-    assert scene.backups == scene.snapshots
+    assert len(scene.snapshot_names) == 1
+    scene.back_up()  # the next plain run completes
+    assert scene.backup_names == scene.snapshot_names
 
 
 def test_a_signal_ends_what_runs_over_ssh(scene: Scene, sshd: Sshd, tmp_path: Path):
     source = ssh_place(sshd, scene.source)
     began = tmp_path / "began"
-    scene.more("large", 4 * MIB)
+    scene.add("large", 4 * MIB)
     words: list[Argument] = ["-p", "x-", *ssh_words(sshd), source]
     sink = f"shell://touch {began}; exec sleep 300"
     with start_program(*words, sink) as program:
@@ -136,7 +134,7 @@ def test_a_signal_ends_what_runs_over_ssh(scene: Scene, sshd: Sshd, tmp_path: Pa
     _gone(family)
     wait_until(lambda: not descendants(sshd.pid))
     must(run_program(*words, scene.destination))
-    assert len(scene.backups) == 2
+    assert len(scene.backup_names) == 2
 
 
 def test_a_second_interrupt_ends_at_once(scene: Scene, tmp_path: Path):
@@ -171,7 +169,7 @@ def test_a_signal_ends_the_wait_for_a_lock(scene: Scene, tmp_path: Path):
             second.send_signal(signal.SIGTERM)
             second.communicate()
             assert second.returncode == 143
-    assert scene.backups == []
+    assert scene.backup_names == []
 
 
 def _has_begun_to_wait(pid: int) -> bool:
@@ -220,7 +218,7 @@ def test_closed_or_full_outputs_do_not_break_a_backup(scene: Scene, redirections
     for options in (["-vv", "--progress"], ["--json"]):
         words: list[Argument] = ["-p", "x-", *options, scene.source, scene.destination]
         assert _run_with(redirections, *words) == 0
-    assert len(scene.backups) == 2
+    assert len(scene.backup_names) == 2
     assert _run_with(redirections, scene.source, scene.destination / "none") == 4
 
 
@@ -228,7 +226,7 @@ def test_closed_outputs_do_not_break_a_backup_over_ssh(scene: Scene, sshd: Sshd)
     to = ssh_place(sshd, scene.destination)
     words: list[Argument] = ["-p", "x-", *ssh_words(sshd), scene.source, to]
     assert _run_with("<&- >&- 2>&-", *words) == 0
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 def test_a_reader_that_went_away_does_not_break_a_backup(scene: Scene):
@@ -242,10 +240,17 @@ def test_a_reader_that_went_away_does_not_break_a_backup(scene: Scene):
                 assert program.wait() == 0
     finally:
         os.close(write_end)
-    assert len(scene.backups) == 3
+    assert len(scene.backup_names) == 3
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["-v", "--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["-v", "--version"],
+    ],
+)
 def test_a_reader_that_went_away_gets_no_traceback(words: list[str]):
     read_end, write_end = os.pipe()
     os.close(read_end)
@@ -260,10 +265,10 @@ def test_a_reader_that_went_away_gets_no_traceback(words: list[str]):
 
 
 def test_quiet_says_nothing_on_success_and_everything_on_failure(scene: Scene):
-    done = must(scene.back_up("-q"))
+    done = scene.back_up("-q")
     assert (done.stdout, done.stderr) == ("", "")
-    loud = complaint(scene.back_up("--incremental=required", "-I"), 2)
-    assert complaint(scene.back_up("-q", "--incremental=required", "-I"), 2) == loud
+    loud = complaint(scene.run("--incremental=required", "-I"), 2)
+    assert complaint(scene.run("-q", "--incremental=required", "-I"), 2) == loud
     nowhere = scene.destination / "nowhere"
-    loud = complaint(scene.back_up("-S", also=[nowhere]), 10)
-    assert complaint(scene.back_up("-q", "-S", also=[nowhere]), 10) == loud
+    loud = complaint(scene.run("-S", nowhere), 10)
+    assert complaint(scene.run("-q", "-S", nowhere), 10) == loud

@@ -13,27 +13,23 @@ import pytest
 
 from tests.conftest import MakesFilesystems
 from tests.support.accounts import Account
+from tests.support.command_line import (
+    appears,
+    as_nobody,
+    complaint,
+    must,
+    path_without,
+    script,
+    sudo_line,
+)
+from tests.support.places import MIB, by_age, fingerprint, ssh_place, ssh_words
 from tests.support.program import (
     CHECKOUT,
     Argument,
     run_program,
     start_program,
 )
-from tests.support.scenes import (
-    MIB,
-    Scene,
-    appears,
-    as_nobody,
-    by_age,
-    complaint,
-    fingerprint,
-    must,
-    path_without,
-    script,
-    ssh_place,
-    ssh_words,
-    sudo_line,
-)
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -75,7 +71,7 @@ def test_the_advice_to_make_a_subvolume_of_a_directory_can_be_followed(scene: Sc
     command = said.strip().rpartition(":  ")[2]
     subprocess.run(["sh", "-ec", command], check=True, capture_output=True)
     must(run_program("-p", "x-", inside, scene.destination))
-    (backup,) = scene.backups
+    (backup,) = scene.backup_names
     assert (scene.destination / backup / "file").read_text() == "content"
 
 
@@ -112,7 +108,7 @@ def test_a_destination_that_is_not_btrfs_is_refused(scene: Scene, foreign: Path)
     _, _, command = said.strip().rpartition(":  btrfs-backup-ng ")
     if "shell://" in command:
         must(run_program("-p", "x-", *shlex.split(command)))
-        (name,) = scene.snapshots
+        (name,) = scene.snapshot_names
         assert (foreign / name).read_bytes().startswith(b"btrfs-stream")
 
 
@@ -143,14 +139,14 @@ def test_a_destination_mounted_read_only_is_refused(
     other.remount("ro")
     done = run_program("-p", "x-", scene.source, other.path / "backups")
     complaint(done, 4, f"{other.path}/backups is mounted read-only")
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
 
 
 def test_a_machine_without_btrfs_is_named_here(scene: Scene, tmp_path: Path):
     before = scene.fingerprint()
     path = path_without(tmp_path, "btrfs")
     said = complaint(
-        scene.back_up(env={"PATH": path}),
+        scene.run(env={"PATH": path}),
         4,
         "this machine has no btrfs command (looked in PATH, /usr/local/sbin,"
         " /usr/sbin, /sbin)",
@@ -187,7 +183,7 @@ def test_a_machine_without_flock_is_named(
     complaint(
         run_program(*_ssh(scene, server)), 4, f"{server.host} has no flock", "Install"
     )
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
 
 
 def test_a_refused_login_names_what_was_tried(scene: Scene, sshd: Sshd):
@@ -227,7 +223,7 @@ def test_a_machine_that_does_not_answer_is_no_refused_login(scene: Scene):
         done = run_program("-p", "x-", scene.source, place)
     said = complaint(done, 1, "no connection to 127.0.0.1", "Connection refused")
     assert "login" not in said
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
 
 
 def test_a_changed_host_key_is_an_alarm(scene: Scene, new_sshd: Callable[..., Sshd]):
@@ -236,7 +232,7 @@ def test_a_changed_host_key_is_an_alarm(scene: Scene, new_sshd: Callable[..., Ss
     server.restart()
     done = run_program(*_ssh(scene, server))
     complaint(done, 1, f"the host key of {server.host}", "ssh-keygen -R ")
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
 
 
 @pytest.mark.parametrize("sudoers", ["{name} ALL=(root) ALL", None])
@@ -265,13 +261,13 @@ def test_a_noisy_login_shell_is_named(
 
 
 def test_a_destination_that_shares_no_snapshot_any_more_gets_a_note(scene: Scene):
-    scene.more("photo", 2 * MIB)
+    scene.add("photo", 2 * MIB)
     must(run_program("-p", "a-", scene.source, scene.destination))
-    (base,) = scene.snapshots
+    (base,) = scene.snapshot_names
     folder = scene.source / ".btrfs-backup-ng/snapshots"
     subprocess.run(["btrfs", "-q", "subvolume", "delete", folder / base], check=True)
     for options in (["--dry-run"], []):
-        done = must(scene.back_up(*options))
+        done = scene.back_up(*options)
         assert re.fullmatch(
             rf"btrfs-backup-ng: note: {re.escape(str(scene.destination))} shares no"
             rf" \S* ?snapshot with {re.escape(str(scene.source))} any more"
@@ -280,21 +276,21 @@ def test_a_destination_that_shares_no_snapshot_any_more_gets_a_note(scene: Scene
             r" Stop here with --incremental=required\.\n",
             done.stderr,
         )
-    assert base in scene.backups
-    assert len(scene.backups) == 2
-    must(scene.back_up())
-    assert must(scene.back_up()).stderr == ""
+    assert base in scene.backup_names
+    assert len(scene.backup_names) == 2
+    scene.back_up()
+    assert scene.back_up().stderr == ""
 
 
 def test_incremental_required_stops_where_nothing_is_shared(scene: Scene):
-    must(scene.back_up())
-    (base,) = scene.snapshots
+    scene.back_up()
+    (base,) = scene.snapshot_names
     folder = scene.source / ".btrfs-backup-ng/snapshots"
     subprocess.run(["btrfs", "-q", "subvolume", "delete", folder / base], check=True)
-    done = scene.back_up("--incremental=required")
+    done = scene.run("--incremental=required")
     complaint(done, 4, "no common snapshot", "--incremental=required")
-    assert scene.snapshots == []
-    assert scene.backups == [base]
+    assert scene.snapshot_names == []
+    assert scene.backup_names == [base]
 
 
 def test_who_meets_another_run_learns_who_and_since_when(scene: Scene, tmp_path: Path):
@@ -305,7 +301,7 @@ def test_who_meets_another_run_learns_who_and_since_when(scene: Scene, tmp_path:
             appears(began, other)
             before = scene.fingerprint()
             said = complaint(
-                scene.back_up(),
+                scene.run(),
                 3,
                 f"another run is working on {scene.source} (pid {other.pid}, since ",
                 "--wait",
@@ -320,8 +316,7 @@ def test_who_meets_another_run_learns_who_and_since_when(scene: Scene, tmp_path:
 
 
 def test_a_destination_at_which_another_run_works_is_busy(scene: Scene, tmp_path: Path):
-    name = scene.source.relative_to(scene.from_filesystem.path).with_name("other")
-    source = scene.from_filesystem.subvolume(str(name))
+    source = scene.subvolume("other")
     go, began = tmp_path / "go", tmp_path / "began"
     wrappers = tmp_path / "wrappers"
     wrappers.mkdir()
@@ -335,44 +330,41 @@ def test_a_destination_at_which_another_run_works_is_busy(scene: Scene, tmp_path
     with start_program("-p", "y-", source, scene.destination, env=env) as other:
         try:
             appears(began, other)
-            done = scene.back_up()
+            done = scene.run()
             busy = f"another run is working on {scene.destination} (pid {other.pid}"
             complaint(done, 3, busy)
-            assert scene.snapshots == []
+            assert scene.snapshot_names == []
         finally:
             go.touch()
         assert other.wait() == 0
 
 
 def test_nested_subvolumes_are_named_every_time(scene: Scene):
-    top = scene.source.relative_to(scene.from_filesystem.path)
-    scene.from_filesystem.subvolume(f"{top}/vm")
+    scene.subvolume("home/vm")
     (scene.source / "deep/down").mkdir(parents=True)
-    scene.from_filesystem.subvolume(f"{top}/deep/down/cache")
+    scene.subvolume("home/deep/down/cache")
     for options in ([], [], ["-T"], ["--dry-run"]):
-        assert must(scene.back_up(*options)).stderr == (
+        assert scene.back_up(*options).stderr == (
             "btrfs-backup-ng: warning: 2 nested subvolumes are not in this snapshot:"
             f" {scene.source}/deep/down/cache, {scene.source}/vm.\n"
         )
 
 
 def test_one_nested_subvolume_is_one(scene: Scene):
-    top = scene.source.relative_to(scene.from_filesystem.path)
-    scene.from_filesystem.subvolume(f"{top}/vm")
-    assert must(scene.back_up()).stderr == (
+    scene.subvolume("home/vm")
+    assert scene.back_up().stderr == (
         "btrfs-backup-ng: warning: 1 nested subvolume is not in this snapshot:"
         f" {scene.source}/vm.\n"
     )
 
 
 def test_nested_subvolumes_are_named_over_ssh(scene: Scene, sshd: Sshd):
-    top = scene.source.relative_to(scene.from_filesystem.path)
-    scene.from_filesystem.subvolume(f"{top}/a\n\x1bb")
+    scene.subvolume("home/a\n\x1bb")
     source = ssh_place(sshd, scene.source)
     done = must(run_program(*ssh_words(sshd), "-p", "x-", source, scene.destination))
     assert "1 nested subvolume is not in this snapshot: " in done.stderr
     assert "/a\\n\\x1bb" in done.stderr
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 def test_control_characters_never_reach_the_terminal(scene: Scene):
@@ -422,10 +414,10 @@ def test_a_failure_names_the_stage_and_what_it_said(scene: Scene, tmp_path: Path
         f'exec {shutil.which("btrfs")} "$@"',
     )
     env = {"PATH": f"{wrappers}:{os.environ['PATH']}"}
-    done = scene.back_up(env=env)
+    done = scene.run(env=env)
     complaint(done, 1, str(scene.destination), "btrfs receive", "no more tapes")
-    assert scene.backups == []
-    assert len(scene.snapshots) == 1
+    assert scene.backup_names == []
+    assert len(scene.snapshot_names) == 1
 
 
 def test_a_bug_is_owned_up_to_without_a_traceback(scene: Scene, tmp_path: Path):

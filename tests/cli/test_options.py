@@ -11,7 +11,7 @@ from btrfs_backup_ng.cli import backup_options
 from btrfs_backup_ng.cli.commands import VERBS
 
 _VERBS = [importlib.import_module(name) for name in VERBS.values()]
-TREES = [backup_options._parser(), *(module._parser() for module in _VERBS)]
+TREES = [backup_options.build_parser(), *(module.build_parser() for module in _VERBS)]
 
 
 def _covered() -> set[str]:

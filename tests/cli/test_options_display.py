@@ -9,15 +9,10 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng import __version__
+from tests.support.command_line import complaint, covers, must, on_terminal
+from tests.support.places import MIB
 from tests.support.program import PROGRAM, Argument, environment, run_program
-from tests.support.scenes import (
-    MIB,
-    Scene,
-    complaint,
-    covers,
-    must,
-    on_terminal,
-)
+from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
 
@@ -28,16 +23,14 @@ _SLOW = "shell://head -c 2000000 >/dev/null; sleep 1.2; cat >/dev/null"
 
 
 def _with_a_warning(scene: Scene) -> Scene:
-    scene.from_filesystem.subvolume(
-        str((scene.source / "nested").relative_to(scene.from_filesystem.path))
-    )
+    scene.subvolume("home/nested")
     return scene
 
 
 @covers("-q", "--quiet")
 def test_quiet_is_quiet_on_success(scene: Scene):
     for options in ((), ("-N1", "-n1"), ("-S", "--dry-run")):
-        done = must(scene.back_up("-q", *options))
+        done = scene.back_up("-q", *options)
         assert (done.stdout, done.stderr) == ("", "")
 
 
@@ -51,18 +44,24 @@ def test_quiet_tells_everything_about_a_failure(scene: Scene):
 
 
 def test_results_are_lines_on_stdout_and_nothing_on_stderr(scene: Scene):
-    done = must(scene.back_up("-v", "warning"))
+    done = scene.back_up("-v", "warning")
     assert done.stderr == ""
-    (name,) = scene.backups
+    (name,) = scene.backup_names
     made, sent = done.stdout.splitlines()
     assert made == f"{scene.source}: made snapshot {name}"
     assert sent.startswith(f"{scene.source} -> {scene.destination}: sent {name}, ")
 
 
 @covers("-v", "--verbose")
-@pytest.mark.parametrize("words", [["-v"], ["--verbose", "info"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-v"],
+        ["--verbose", "info"],
+    ],
+)
 def test_verbose_says_more_and_no_commands(scene: Scene, words: list[str]):
-    done = must(scene.back_up(*words))
+    done = scene.back_up(*words)
     assert "btrfs-backup-ng: " in done.stderr
     assert not _COMMAND.search(done.stderr)
     assert done.stdout.count("\n") == 2
@@ -78,41 +77,41 @@ def test_verbose_says_more_and_no_commands(scene: Scene, words: list[str]):
     ],
 )
 def test_debugging_shows_every_command(scene: Scene, words: list[str]):
-    done = must(scene.back_up(*words))
+    done = scene.back_up(*words)
     assert _COMMAND.search(done.stderr)
     assert " btrfs subvolume snapshot " in done.stderr or "snapshot" in done.stderr
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @covers("-v")
 def test_the_level_of_errors_hides_warnings(scene: Scene):
     _with_a_warning(scene)
     for level in ("warning", "info", "debug"):
-        assert "warning: " in must(scene.back_up("-v", level)).stderr
-    assert "nested" in must(scene.back_up()).stderr
-    assert must(scene.back_up("-v", "error")).stderr == ""
+        assert "warning: " in scene.back_up("-v", level).stderr
+    assert "nested" in scene.back_up().stderr
+    assert scene.back_up("-v", "error").stderr == ""
 
 
 @covers("-v")
 def test_a_source_behind_the_option_is_not_taken_as_a_level(scene: Scene):
     must(run_program("-p", "x-", "-v", scene.source, scene.destination))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @covers("-v")
 def test_levels_may_be_written_as_their_hidden_option(scene: Scene):
-    done = must(scene.back_up("--verbosity=debug"))
+    done = scene.back_up("--verbosity=debug")
     assert _COMMAND.search(done.stderr)
 
 
 @covers("--verbosity")
 def test_an_unknown_level_is_refused(scene: Scene):
-    complaint(scene.back_up("--verbosity", "loud"), 2, "loud")
+    complaint(scene.run("--verbosity", "loud"), 2, "loud")
 
 
 @covers("--progress", "--no-progress")
 def test_progress_is_one_line_on_stderr(scene: Scene):
-    scene.more("large", 4 * MIB)
+    scene.add("large", 4 * MIB)
     sink = _SLOW
     words: list[Argument] = ["-p", "x-", "--progress", scene.source, sink]
     shown = subprocess.run([*PROGRAM, *words], env=environment(), capture_output=True)
@@ -126,12 +125,17 @@ def test_progress_is_one_line_on_stderr(scene: Scene):
 
 @covers("--no-progress", "-q")
 @pytest.mark.parametrize(
-    ("options", "shows"), [((), True), (("--no-progress",), False), (("-q",), False)]
+    ("options", "shows"),
+    [
+        ((), True),
+        (("--no-progress",), False),
+        (("-q",), False),
+    ],
 )
 def test_a_terminal_shows_progress_unless_forbidden(
     scene: Scene, options: tuple[str, ...], shows: bool
 ):
-    scene.more("large", 4 * MIB)
+    scene.add("large", 4 * MIB)
     sink = _SLOW
     done = on_terminal("-p", "x-", *options, scene.source, sink)
     assert done.returncode == 0, done.stdout
@@ -141,13 +145,13 @@ def test_a_terminal_shows_progress_unless_forbidden(
 
 @covers("--json")
 def test_json_is_one_document_with_documented_fields(scene: Scene):
-    must(scene.back_up())
-    done = must(scene.back_up("--json", "-N1", "-n1"))
+    scene.back_up()
+    done = scene.back_up("--json", "-N1", "-n1")
     document = json.loads(done.stdout)
     assert document["version"] == 1
     assert document["exit_status"] == 0
     snapshot, sent, *deleted = document["events"]
-    (name,) = scene.backups
+    (name,) = scene.backup_names
     assert snapshot == {
         "event": "snapshot",
         "source": str(scene.source),
@@ -192,7 +196,7 @@ def test_json_tells_of_failures_and_notes(scene: Scene):
 
 @covers("--json", "-q")
 def test_json_is_what_was_asked_for_even_if_quiet(scene: Scene):
-    done = must(scene.back_up("--json", "-q"))
+    done = scene.back_up("--json", "-q")
     assert json.loads(done.stdout)["exit_status"] == 0
     assert done.stderr == ""
 
@@ -212,7 +216,13 @@ def test_the_version_is_told():
 
 
 @covers("--version", "-v")
-@pytest.mark.parametrize("words", [["--version", "-v"], ["-v", "--version"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--version", "-v"],
+        ["-v", "--version"],
+    ],
+)
 def test_the_detailed_version_tells_what_we_stand_on(words: list[str]):
     lines = must(run_program(*words)).stdout.splitlines()
     assert lines[0] == f"btrfs-backup-ng {__version__}"
@@ -242,7 +252,7 @@ def test_help_names_places_tasks_and_statuses():
 def test_the_journal_gets_priorities_and_no_times(scene: Scene):
     _with_a_warning(scene)
     env = {"JOURNAL_STREAM": "8:12345"}
-    done = must(scene.back_up("-vv", env=env))
+    done = scene.back_up("-vv", env=env)
     assert all(re.match(r"<[3-7]>", line) for line in done.stderr.splitlines())
     assert re.search(r"^<4>btrfs-backup-ng: warning: ", done.stderr, re.MULTILINE)
     assert re.search(r"^<7>btrfs-backup-ng: \+ ", done.stderr, re.MULTILINE)

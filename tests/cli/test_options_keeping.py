@@ -10,16 +10,10 @@ import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
+from tests.support.command_line import complaint, covers, logging_path, must
+from tests.support.places import by_age, is_subvolume
 from tests.support.program import run_program
-from tests.support.scenes import (
-    Scene,
-    by_age,
-    complaint,
-    covers,
-    is_subvolume,
-    logging_path,
-    must,
-)
+from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
 
@@ -27,35 +21,35 @@ pytestmark = pytest.mark.btrfs
 @covers("-N", "--num-snapshots")
 def test_the_source_keeps_the_latest_so_many(scene: Scene):
     for _ in range(3):
-        must(scene.back_up())
-    must(scene.back_up("-N", "2"))
-    assert scene.snapshots == scene.backups[-2:]
-    assert len(scene.backups) == 4
+        scene.back_up()
+    scene.back_up("-N", "2")
+    assert scene.snapshot_names == scene.backup_names[-2:]
+    assert len(scene.backup_names) == 4
 
 
 @covers("-n", "--num-backups")
 def test_the_destination_keeps_the_latest_so_many(scene: Scene):
     for _ in range(3):
-        must(scene.back_up())
-    must(scene.back_up("-n", "2"))
-    assert scene.backups == scene.snapshots[-2:]
-    assert len(scene.snapshots) == 4
+        scene.back_up()
+    scene.back_up("-n", "2")
+    assert scene.backup_names == scene.snapshot_names[-2:]
+    assert len(scene.snapshot_names) == 4
 
 
 @covers("-N", "-n")
 def test_without_a_limit_everything_stays(scene: Scene):
     for _ in range(3):
-        must(scene.back_up())
-    assert scene.snapshots == scene.backups
-    assert len(scene.backups) == 3
+        scene.back_up()
+    assert scene.snapshot_names == scene.backup_names
+    assert len(scene.backup_names) == 3
 
 
 @covers("-N", "-n")
 @pytest.mark.parametrize("option", ["-N", "-n"])
 def test_a_limit_that_is_no_number_deletes_nothing(scene: Scene, option: str):
-    must(scene.back_up())
+    scene.back_up()
     before = scene.fingerprint()
-    complaint(scene.back_up(option, "0"), 2)
+    complaint(scene.run(option, "0"), 2)
     assert scene.fingerprint() == before
     for number in ("-1", "1.5", "one", "", "\u0663"):
         with pytest.raises(UsageError):
@@ -64,18 +58,18 @@ def test_a_limit_that_is_no_number_deletes_nothing(scene: Scene, option: str):
 
 @covers("-S", "--no-snapshot")
 def test_no_new_snapshot_is_made_but_what_there_is_arrives(scene: Scene):
-    must(scene.back_up("-T"))
-    done = must(scene.back_up("-S"))
-    assert len(scene.snapshots) == 1
-    assert scene.backups == scene.snapshots
+    scene.back_up("-T")
+    done = scene.back_up("-S")
+    assert len(scene.snapshot_names) == 1
+    assert scene.backup_names == scene.snapshot_names
     assert "made" not in done.stdout
 
 
 @covers("-T", "--no-transfer")
 def test_nothing_is_transferred_but_a_snapshot_is_made(scene: Scene):
-    done = must(scene.back_up("-T"))
-    assert len(scene.snapshots) == 1
-    assert scene.backups == []
+    done = scene.back_up("-T")
+    assert len(scene.snapshot_names) == 1
+    assert scene.backup_names == []
     assert "sent" not in done.stdout
 
 
@@ -83,43 +77,43 @@ def test_nothing_is_transferred_but_a_snapshot_is_made(scene: Scene):
 def test_without_a_transfer_the_limit_still_counts(scene: Scene):
     for _ in range(3):
         must(run_program("-T", "-N", "2", scene.source))
-    assert len(scene.snapshots) == 2
+    assert len(scene.snapshot_names) == 2
 
 
 @covers("-f", "--snapshot-folder")
 def test_a_relative_snapshot_folder_is_below_the_source(scene: Scene):
-    must(scene.back_up("-f", "kept/here"))
-    assert by_age(scene.source / "kept/here") == scene.backups
-    assert len(scene.backups) == 1
-    assert scene.snapshots == []
-    must(scene.back_up("-f", "kept/here", "-S"))
-    assert len(scene.backups) == 1
+    scene.back_up("-f", "kept/here")
+    assert by_age(scene.source / "kept/here") == scene.backup_names
+    assert len(scene.backup_names) == 1
+    assert scene.snapshot_names == []
+    scene.back_up("-f", "kept/here", "-S")
+    assert len(scene.backup_names) == 1
 
 
 @covers("-f")
 def test_an_absolute_snapshot_folder_is_where_it_says(scene: Scene):
     folder = scene.source.parent / "of its own"
-    must(scene.back_up("-f", folder))
-    assert by_age(folder) == scene.backups
-    assert len(scene.backups) == 1
-    assert scene.snapshots == []
+    scene.back_up("-f", folder)
+    assert by_age(folder) == scene.backup_names
+    assert len(scene.backup_names) == 1
+    assert scene.snapshot_names == []
 
 
 @covers("-f")
 def test_a_snapshot_folder_on_another_filesystem_is_refused(scene: Scene):
     before = scene.fingerprint()
     folder = scene.destination.parent / "elsewhere"
-    done = scene.back_up("-f", folder)
+    done = scene.run("-f", folder)
     complaint(done, 4, str(folder), "another filesystem", "--snapshot-folder")
     assert scene.fingerprint() == before
 
 
 @covers("-f")
 def test_bookkeeping_is_not_in_the_backups(scene: Scene):
-    must(scene.back_up())
-    must(scene.back_up())
+    scene.back_up()
+    scene.back_up()
     assert is_subvolume(scene.source / ".btrfs-backup-ng")
-    for name in scene.backups:
+    for name in scene.backup_names:
         inside = scene.destination / name / ".btrfs-backup-ng"
         assert not inside.exists() or not os.listdir(inside)
 
@@ -127,22 +121,22 @@ def test_bookkeeping_is_not_in_the_backups(scene: Scene):
 @covers("-p", "--snapshot-prefix")
 def test_names_begin_with_the_prefix(scene: Scene):
     must(run_program("-p", "of mine.", scene.source, scene.destination))
-    (name,) = scene.snapshots
+    (name,) = scene.snapshot_names
     assert re.fullmatch(r"of mine\.\d{8}-\d{6}", name)
-    assert scene.backups == [name]
+    assert scene.backup_names == [name]
 
 
 @covers("-p")
 def test_the_usual_prefix_is_the_host_name(scene: Scene):
     must(run_program(scene.source, scene.destination))
-    (name,) = scene.backups
+    (name,) = scene.backup_names
     assert re.fullmatch(re.escape(socket.gethostname()) + r"-\d{8}-\d{6}", name)
 
 
 @covers("-p")
 def test_an_empty_prefix_is_allowed(scene: Scene):
     must(run_program("-p", "", scene.source, scene.destination))
-    (name,) = scene.backups
+    (name,) = scene.backup_names
     assert re.fullmatch(r"\d{8}-\d{6}", name)
 
 
@@ -150,12 +144,12 @@ def test_an_empty_prefix_is_allowed(scene: Scene):
 def test_snapshots_of_another_prefix_are_left_alone(scene: Scene):
     for prefix in ("x-old-", "x", ""):
         must(run_program("-T", "-p", prefix, scene.source))
-    others = set(scene.snapshots)
-    must(scene.back_up())
-    must(scene.back_up("-N", "1", "-n", "1"))
-    assert len(scene.backups) == 1
-    assert others < set(scene.snapshots)
-    assert len(scene.snapshots) == 4
+    others = set(scene.snapshot_names)
+    scene.back_up()
+    scene.back_up("-N", "1", "-n", "1")
+    assert len(scene.backup_names) == 1
+    assert others < set(scene.snapshot_names)
+    assert len(scene.snapshot_names) == 4
 
 
 @covers("-p")
@@ -170,9 +164,9 @@ def test_a_prefix_that_no_name_can_have_is_refused(scene: Scene, prefix: str):
 @covers("-s", "--sync")
 def test_deleted_snapshots_are_waited_for(scene: Scene, tmp_path: Path):
     path, log = logging_path(tmp_path, "btrfs")
-    scene.more("large", 1 << 20)
-    must(scene.back_up())
-    must(scene.back_up("-N1", "-n1", "-s", env={"PATH": path}))
+    scene.add("large", 1 << 20)
+    scene.back_up()
+    scene.back_up("-N1", "-n1", "-s", env={"PATH": path})
     lines = log.read_text().splitlines()
     for place in (scene.source, scene.destination):
         assert f"btrfs subvolume sync -- {place}" in lines
@@ -185,8 +179,8 @@ def test_deleted_snapshots_are_waited_for(scene: Scene, tmp_path: Path):
 @covers("-s")
 def test_deleted_snapshots_are_not_waited_for_unasked(scene: Scene, tmp_path: Path):
     path, log = logging_path(tmp_path, "btrfs")
-    must(scene.back_up())
-    must(scene.back_up("-N1", "-n1", env={"PATH": path}))
+    scene.back_up()
+    scene.back_up("-N1", "-n1", env={"PATH": path})
     assert "subvolume delete" in log.read_text()
     assert "subvolume sync" not in log.read_text()
 
@@ -196,9 +190,9 @@ def test_snapshots_are_made_writable_before_they_are_deleted(
     scene: Scene, tmp_path: Path
 ):
     path, log = logging_path(tmp_path, "btrfs", where=True)
-    must(scene.back_up())
-    (old,) = scene.backups
-    must(scene.back_up("-N1", "-n1", "-w", env={"PATH": path}))
+    scene.back_up()
+    (old,) = scene.backup_names
+    scene.back_up("-N1", "-n1", "-w", env={"PATH": path})
     lines = log.read_text().splitlines()
     for folder in (
         scene.destination,
@@ -208,13 +202,13 @@ def test_snapshots_are_made_writable_before_they_are_deleted(
         assert converted in lines
         later = lines[lines.index(converted) :]
         assert f"{folder}: btrfs subvolume delete -c -- ./{old}" in later
-    assert len(scene.backups) == len(scene.snapshots) == 1
+    assert len(scene.backup_names) == len(scene.snapshot_names) == 1
 
 
 @covers("-w")
 def test_snapshots_stay_read_only_until_they_are_deleted(scene: Scene, tmp_path: Path):
     path, log = logging_path(tmp_path, "btrfs")
-    must(scene.back_up())
-    must(scene.back_up("-N1", "-n1", env={"PATH": path}))
+    scene.back_up()
+    scene.back_up("-N1", "-n1", env={"PATH": path})
     assert "subvolume delete" in log.read_text()
     assert "property set" not in log.read_text()

@@ -12,19 +12,11 @@ import pytest
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.conftest import MakesFilesystems
+from tests.support.command_line import appears, complaint, covers, must
+from tests.support.places import MIB, fingerprint, ssh_place, ssh_words
 from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program, start_program
-from tests.support.scenes import (
-    MIB,
-    Scene,
-    appears,
-    complaint,
-    covers,
-    fingerprint,
-    must,
-    ssh_place,
-    ssh_words,
-)
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -47,9 +39,9 @@ def _steps(stdout: str) -> list[str]:
 
 @covers("--dry-run")
 def test_a_rehearsal_changes_nothing_not_even_bookkeeping(scene: Scene):
-    scene.more("photo", 3 * MIB)
+    scene.add("photo", 3 * MIB)
     before = scene.fingerprint()
-    done = must(scene.back_up("--dry-run", "-N1", "-n1"))
+    done = scene.back_up("--dry-run", "-N1", "-n1")
     assert scene.fingerprint() == before
     assert "would make snapshot x-" in done.stdout
     assert re.search(r"would send x-\S+, about 3\.\d MiB in full", done.stdout)
@@ -59,12 +51,12 @@ def test_a_rehearsal_changes_nothing_not_even_bookkeeping(scene: Scene):
 @covers("--dry-run")
 def test_a_rehearsal_says_what_the_run_then_does(scene: Scene):
     for _ in range(3):
-        must(scene.back_up())
-        scene.more("photo", MIB)
+        scene.back_up()
+        scene.add("photo", MIB)
     before = scene.fingerprint()
-    rehearsed = must(scene.back_up("--dry-run", "-N1", "-n2"))
+    rehearsed = scene.back_up("--dry-run", "-N1", "-n2")
     assert scene.fingerprint() == before
-    done = must(scene.back_up("-N1", "-n2"))
+    done = scene.back_up("-N1", "-n2")
     assert _steps(rehearsed.stdout) == _steps(done.stdout)
     assert len(_steps(done.stdout)) == 2 + 3 + 2
     assert re.search(r"about 1\.\d MiB since x-", rehearsed.stdout)
@@ -86,16 +78,16 @@ def test_a_rehearsal_over_ssh_changes_nothing(scene: Scene, sshd: Sshd):
 
 @covers("--dry-run")
 def test_a_rehearsal_of_nothing_to_do_says_so(scene: Scene):
-    must(scene.back_up())
+    scene.back_up()
     before = scene.fingerprint()
-    done = must(scene.back_up("-S", "--dry-run"))
+    done = scene.back_up("-S", "--dry-run")
     assert "nothing to send" in done.stdout
     assert scene.fingerprint() == before
 
 
 @covers("--dry-run")
 def test_a_rehearsal_fails_where_the_run_would(scene: Scene):
-    done = scene.back_up("--dry-run", "--incremental=required")
+    done = scene.run("--dry-run", "--incremental=required")
     complaint(done, 4, "in full")
 
 
@@ -119,17 +111,17 @@ def test_a_second_run_waits_for_the_first_if_told_to(scene: Scene, tmp_path: Pat
         with start_program(*scene.words("--wait", "100")) as waiting:
             with pytest.raises(AssertionError):
                 wait_until(lambda: waiting.poll() is not None, 1.5)
-            assert scene.backups == []
+            assert scene.backup_names == []
             go.touch()
             assert waiting.wait() == 0, waiting.communicate()
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @covers("--wait")
 def test_waiting_is_over_when_the_time_is(scene: Scene, tmp_path: Path):
     with _running(scene, tmp_path):
-        complaint(scene.back_up("--wait", "0.5"), 3, "another run is working")
-    assert scene.backups == []
+        complaint(scene.run("--wait", "0.5"), 3, "another run is working")
+    assert scene.backup_names == []
 
 
 @covers("--wait")
@@ -142,39 +134,39 @@ def test_a_wait_that_is_no_time_is_refused(number: str):
 @covers("--locked-destinations")
 def test_destinations_that_snapshots_are_held_for_are_added(scene: Scene):
     other = scene.other_destination("other")
-    must(scene.back_up(also=[other]))
-    must(scene.back_up())
+    scene.back_up(other)
+    scene.back_up()
     assert len(os.listdir(other)) == 1 + 1
-    must(scene.back_up("--locked-destinations"))
+    scene.back_up("--locked-destinations")
     assert len(os.listdir(other)) == 1 + 3
     must(run_program("-p", "x-", "--locked-destinations", scene.source))
     assert len(os.listdir(other)) == 1 + 4
-    assert len(scene.backups) == 4
+    assert len(scene.backup_names) == 4
 
 
 @covers("--remove-locks")
 def test_a_retired_destination_is_forgotten(scene: Scene):
     other = scene.other_destination("other")
-    must(scene.back_up(also=[other]))
-    must(scene.back_up("-N1"))
-    base, _ = scene.snapshots
+    scene.back_up(other)
+    scene.back_up("-N1")
+    base, _ = scene.snapshot_names
     before = fingerprint(scene.destination.parent)
     done = must(run_program("-p", "x-", "--remove-locks", scene.source, other))
     assert f"released {base}" in done.stdout
     assert str(other) in done.stdout
     assert fingerprint(scene.destination.parent) == before
-    assert len(scene.snapshots) == 2
-    must(scene.back_up("-S", "-N1"))
-    assert base not in scene.snapshots
+    assert len(scene.snapshot_names) == 2
+    scene.back_up("-S", "-N1")
+    assert base not in scene.snapshot_names
     must(run_program("-p", "x-", "--locked-destinations", scene.source))
     assert len(os.listdir(other)) == 1 + 1
 
 
 @covers("--remove-locks", "--dry-run")
 def test_forgetting_can_be_rehearsed(scene: Scene):
-    must(scene.back_up())
+    scene.back_up()
     before = scene.fingerprint()
-    done = must(scene.back_up("--remove-locks", "--dry-run"))
+    done = scene.back_up("--remove-locks", "--dry-run")
     assert "would release" in done.stdout
     assert scene.fingerprint() == before
 
@@ -205,7 +197,7 @@ def test_a_destination_on_the_same_filesystem_is_a_doubt(
     assert ("is on the same filesystem as" in done.stderr) is warns
     assert (status == 0) is bool(os.listdir(beside))
     if status:
-        assert scene.snapshots == []
+        assert scene.snapshot_names == []
 
 
 @covers("--fs-checks", "--skip-fs-checks")
@@ -231,7 +223,7 @@ def _on_the_system_disk() -> Iterator[str]:
 
 @covers("--fs-checks")
 def test_an_unknown_kind_of_check_is_refused(scene: Scene):
-    complaint(scene.back_up("--fs-checks", "lax"), 2, "--fs-checks", "strict")
+    complaint(scene.run("--fs-checks", "lax"), 2, "--fs-checks", "strict")
 
 
 @covers("--no-check-space", "--force", "--safety-margin")
@@ -240,7 +232,7 @@ def test_a_destination_that_is_too_small_is_refused_before_any_change(
 ):
     small = btrfs(size="200M").path / "backups"
     small.mkdir()
-    scene.more("photo", 40 * MIB)
+    scene.add("photo", 40 * MIB)
     words: list[Argument] = ["-p", "x-", scene.source, small]
     for options in ((), ("--safety-margin", "0")):
         done = run_program(*options, *words)
@@ -253,7 +245,7 @@ def test_a_destination_that_is_too_small_is_refused_before_any_change(
             "Nothing was sent",
             "--force",
         )
-        assert scene.snapshots == []
+        assert scene.snapshot_names == []
         assert set(os.listdir(small)) <= {".btrfs-backup-ng"}
     forced = must(run_program("--force", *words))
     assert "warning: " in forced.stderr
@@ -269,7 +261,7 @@ def test_without_the_space_check_a_small_destination_gets_what_fits(
 ):
     small = btrfs(size="200M").path / "backups"
     small.mkdir()
-    scene.more("photo", 40 * MIB)
+    scene.add("photo", 40 * MIB)
     done = must(run_program("-p", "x-", "--no-check-space", scene.source, small))
     assert done.stderr == ""
     assert len(os.listdir(small)) == 1 + 1
@@ -277,12 +269,12 @@ def test_without_the_space_check_a_small_destination_gets_what_fits(
 
 @covers("--safety-margin")
 def test_a_larger_margin_refuses_more(scene: Scene):
-    scene.more("photo", 20 * MIB)
-    must(scene.back_up("--dry-run", "--safety-margin", "100"))
-    done = scene.back_up("--safety-margin", "10000")
+    scene.add("photo", 20 * MIB)
+    scene.back_up("--dry-run", "--safety-margin", "100")
+    done = scene.run("--safety-margin", "10000")
     complaint(done, 4, "a margin of 2.0 GiB", "Nothing was sent")
-    assert scene.snapshots == scene.backups == []
-    must(scene.back_up("--safety-margin", "0"))
+    assert scene.snapshot_names == scene.backup_names == []
+    scene.back_up("--safety-margin", "0")
 
 
 @covers("--safety-margin")

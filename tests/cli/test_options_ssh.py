@@ -10,19 +10,17 @@ import pytest
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.support.accounts import Account
-from tests.support.processes import children, kill, wait_until
-from tests.support.program import Argument, run_program, start_program
-from tests.support.scenes import (
-    MIB,
-    Scene,
+from tests.support.command_line import (
     complaint,
     covers,
     logging_path,
     must,
     on_terminal,
-    ssh_place,
-    ssh_words,
 )
+from tests.support.places import MIB, ssh_place, ssh_words
+from tests.support.processes import children, kill, wait_until
+from tests.support.program import Argument, run_program, start_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -45,7 +43,7 @@ def test_ssh_options_may_be_repeated(scene: Scene, sshd: Sshd):
     must(done, 1)
     assert len(words) > 5
     must(run_program("-p", "x-", *words, scene.source, place))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
     assert sshd.connections() == 1
 
 
@@ -57,7 +55,7 @@ def test_ssh_options_win_over_ours(scene: Scene, sshd: Sshd, tmp_path: Path):
     strict = "--ssh-opt=StrictHostKeyChecking=yes"
     done = run_program(*_words(scene, sshd, *words, strict))
     complaint(done, 1, sshd.host)
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
     must(run_program(*_words(scene, sshd, *words)))
     assert known.read_text().count("ssh-ed25519") == 1
 
@@ -74,10 +72,10 @@ def test_the_key_of_the_identity_file_is_used(scene: Scene, sshd: Sshd):
     words = ssh_words(sshd, without=["IdentityFile"])
     done = run_program(*_words(scene, sshd, *words))
     complaint(done, 1, "refused the login", "--ssh-identity-file")
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
     key = ["--ssh-identity-file", str(sshd.identity)]
     must(run_program(*_words(scene, sshd, *words, *key)))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @covers("--ssh-identity-file")
@@ -86,7 +84,7 @@ def test_an_identity_file_that_is_not_there_is_named(scene: Scene, sshd: Sshd):
     missing = "/nowhere/a key"
     done = run_program(*_words(scene, sshd, *words, "--ssh-identity-file", missing))
     complaint(done, 1 if done.returncode == 1 else 2, missing)
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
 
 
 @covers("--ssh-username")
@@ -116,7 +114,7 @@ def test_sudo_is_used_there_if_told_to(
     words = _words(scene, server, *ssh_words(server), "--ssh-sudo")
     must(run_program(*words))
     assert "sudo -n btrfs receive" in log.read_text()
-    assert len(scene.backups) == 2
+    assert len(scene.backup_names) == 2
 
 
 @covers("--no-password-auth")
@@ -138,7 +136,7 @@ def test_no_password_is_asked_for_if_so_wished(
     assert "password:" not in silent.stdout
     assert silent.returncode == 1, silent.stdout
     assert "refused the login" in silent.stdout
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
 
 
 def test_a_user_without_root_rights_there_gets_them_by_sudo(
@@ -148,7 +146,7 @@ def test_a_user_without_root_rights_there_gets_them_by_sudo(
     os.chown(scene.destination, user.uid, user.gid)
     place = ssh_place(sshd, scene.destination, user=user.name)
     must(run_program("-p", "x-", *ssh_words(sshd), scene.source, place))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
     assert pwd.getpwnam(user.name).pw_uid != 0
 
 
@@ -173,11 +171,11 @@ def test_too_few_sessions_are_no_second_login_and_are_named(
     complaint(done, 1, "MaxSessions 10", "sshd_config")
     assert server.connections() == 1
     assert server.log_text().count("Connection from") == 1
-    assert scene.backups == []
+    assert scene.backup_names == []
 
 
 def test_a_dead_connection_is_no_second_login(scene: Scene, sshd: Sshd):
-    scene.more("large", 6 * MIB)
+    scene.add("large", 6 * MIB)
     words = _words(scene, sshd, "--rate", "2M", *ssh_words(sshd))
     with start_program(*words) as program:
         incoming = scene.destination / ".btrfs-backup-ng" / "incoming"

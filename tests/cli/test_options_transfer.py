@@ -10,19 +10,17 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.transfer.route import middle_stages
-from tests.support.program import Argument, run_program
-from tests.support.scenes import (
-    MIB,
-    Scene,
+from tests.support.command_line import (
     complaint,
     covers,
     logging_path,
     must,
     path_without,
     script,
-    ssh_place,
-    ssh_words,
 )
+from tests.support.places import MIB, ssh_place, ssh_words
+from tests.support.program import Argument, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -31,49 +29,49 @@ pytestmark = pytest.mark.btrfs
 @covers("-I", "--no-incremental")
 def test_every_backup_is_full_if_so_wished(scene: Scene, tmp_path: Path):
     path, log = logging_path(tmp_path, "btrfs")
-    must(scene.back_up())
-    done = must(scene.back_up("-I", env={"PATH": path}))
+    scene.back_up()
+    done = scene.back_up("-I", env={"PATH": path})
     assert "in full (full was asked for)" in done.stdout
     (send,) = [line for line in log.read_text().splitlines() if "btrfs send" in line]
     assert " -p " not in send
-    assert len(scene.backups) == 2
+    assert len(scene.backup_names) == 2
 
 
 @covers("-I")
 def test_a_backup_is_incremental_unless_otherwise_wished(scene: Scene, tmp_path: Path):
     path, log = logging_path(tmp_path, "btrfs")
-    must(scene.back_up())
-    done = must(scene.back_up(env={"PATH": path}))
-    assert f"since {scene.backups[0]}" in done.stdout
+    scene.back_up()
+    done = scene.back_up(env={"PATH": path})
+    assert f"since {scene.backup_names[0]}" in done.stdout
     (send,) = [line for line in log.read_text().splitlines() if "btrfs send" in line]
     assert " -p " in send
 
 
 @covers("--incremental")
 def test_a_full_transfer_is_refused_if_an_incremental_one_is_required(scene: Scene):
-    done = scene.back_up("--incremental=required")
+    done = scene.run("--incremental=required")
     complaint(done, 4, str(scene.destination), "in full", "first backup there")
-    assert scene.snapshots == scene.backups == []
+    assert scene.snapshot_names == scene.backup_names == []
 
 
 @covers("--incremental")
 def test_required_lets_incremental_transfers_pass(scene: Scene):
-    must(scene.back_up("--incremental", "auto"))
-    must(scene.back_up("--incremental=required"))
-    assert len(scene.backups) == 2
+    scene.back_up("--incremental", "auto")
+    scene.back_up("--incremental=required")
+    assert len(scene.backup_names) == 2
 
 
 @covers("--incremental", "-I")
 def test_incremental_options_that_contradict_each_other_are_refused(scene: Scene):
-    complaint(scene.back_up("-I", "--incremental=required"), 2, "-I", "required")
+    complaint(scene.run("-I", "--incremental=required"), 2, "-I", "required")
 
 
 @covers("--rate")
 def test_the_rate_is_limited_by_pv(scene: Scene, tmp_path: Path):
     path, log = logging_path(tmp_path, "pv", "mbuffer")
-    must(scene.back_up("--rate", "10M", env={"PATH": path}))
+    scene.back_up("--rate", "10M", env={"PATH": path})
     assert log.read_text() == f"pv -q -L {10 * MIB}\n"
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @covers("--rate")
@@ -81,16 +79,16 @@ def test_the_rate_is_limited_by_mbuffer_where_there_is_no_pv(
     scene: Scene, tmp_path: Path
 ):
     path, log = logging_path(tmp_path, "mbuffer", path=path_without(tmp_path, "pv"))
-    must(scene.back_up("--rate", "512K", env={"PATH": path}))
+    scene.back_up("--rate", "512K", env={"PATH": path})
     (line,) = log.read_text().splitlines()
     assert line.endswith(f"-R {512 << 10}")
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @covers("--rate")
 def test_the_rate_is_really_kept(scene: Scene):
-    scene.more("large", 2 * MIB)
-    done = must(scene.back_up("--rate", "1M", "--json"))
+    scene.add("large", 2 * MIB)
+    done = scene.back_up("--rate", "1M", "--json")
     (sent,) = [e for e in json.loads(done.stdout)["events"] if e["event"] == "sent"]
     assert sent["size_bytes"] / sent["elapsed_s"] < 2 * MIB
 
@@ -99,7 +97,7 @@ def test_the_rate_is_really_kept(scene: Scene):
 def test_a_rate_that_nothing_can_keep_is_an_error(scene: Scene, tmp_path: Path):
     before = scene.fingerprint()
     path = path_without(tmp_path, "pv", "mbuffer")
-    done = scene.back_up("--rate", "10M", env={"PATH": path})
+    done = scene.run("--rate", "10M", env={"PATH": path})
     complaint(done, 2, "--rate", "pv", "mbuffer", "Install")
     assert scene.fingerprint() == before
 
@@ -107,14 +105,14 @@ def test_a_rate_that_nothing_can_keep_is_an_error(scene: Scene, tmp_path: Path):
 @covers("--rate", "--no-mbuffer")
 def test_a_rate_does_not_bring_back_an_unwanted_mbuffer(scene: Scene, tmp_path: Path):
     path = path_without(tmp_path, "pv")
-    done = scene.back_up("--rate", "10M", "--no-mbuffer", env={"PATH": path})
+    done = scene.run("--rate", "10M", "--no-mbuffer", env={"PATH": path})
     complaint(done, 2, "--rate", "pv")
 
 
 @covers("--rate")
 def test_a_rate_that_is_none_is_refused(scene: Scene):
-    complaint(scene.back_up("--rate=0"), 2, "--rate")
-    assert scene.snapshots == []
+    complaint(scene.run("--rate=0"), 2, "--rate")
+    assert scene.snapshot_names == []
     for rate in ("fast", "-1M", "", "1 2", "10Q"):
         with pytest.raises(UsageError, match="--rate"):
             parse_task([f"--rate={rate}", "/a"])
@@ -123,18 +121,18 @@ def test_a_rate_that_is_none_is_refused(scene: Scene):
 @covers("--use-mbuffer")
 def test_mbuffer_is_used_on_request(scene: Scene, tmp_path: Path):
     path, log = logging_path(tmp_path, "mbuffer")
-    must(scene.back_up(env={"PATH": path}))
+    scene.back_up(env={"PATH": path})
     assert log.read_text() == ""
-    must(scene.back_up("--use-mbuffer", env={"PATH": path}))
+    scene.back_up("--use-mbuffer", env={"PATH": path})
     assert log.read_text().startswith("mbuffer ")
-    assert len(scene.backups) == 2
+    assert len(scene.backup_names) == 2
 
 
 @covers("--use-mbuffer")
 def test_mbuffer_on_request_must_be_installed(scene: Scene, tmp_path: Path):
     before = scene.fingerprint()
     path = path_without(tmp_path, "mbuffer")
-    done = scene.back_up("--use-mbuffer", env={"PATH": path})
+    done = scene.run("--use-mbuffer", env={"PATH": path})
     complaint(done, 2, "--use-mbuffer", "not installed", "Install")
     assert scene.fingerprint() == before
 
@@ -152,7 +150,7 @@ def test_over_ssh_mbuffer_is_used_unless_forbidden(
     assert log.read_text() == ""
     must(run_program(*words, to, env={"PATH": path}))
     assert log.read_text().startswith("mbuffer ") == has_room
-    assert len(scene.backups) == 2
+    assert len(scene.backup_names) == 2
 
 
 @pytest.mark.parametrize(
@@ -175,19 +173,23 @@ def test_over_ssh_mbuffer_is_not_needed(scene: Scene, tmp_path: Path, sshd: Sshd
     to = ssh_place(sshd, scene.destination)
     words: list[Argument] = [*ssh_words(sshd), "-p", "x-", scene.source, to]
     must(run_program(*words, env={"PATH": path}))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @covers("--verify-transfer", "--no-verify-transfer")
 @pytest.mark.parametrize(
-    ("option", "looks"), [("--verify-transfer", 1), ("--no-verify-transfer", 0)]
+    ("option", "looks"),
+    [
+        ("--verify-transfer", 1),
+        ("--no-verify-transfer", 0),
+    ],
 )
 def test_a_backup_is_looked_at_under_its_final_name(
     scene: Scene, tmp_path: Path, option: str, looks: int
 ):
     path, log = logging_path(tmp_path, "btrfs", where=True)
-    must(scene.back_up(option, env={"PATH": path}))
-    (name,) = scene.backups
+    scene.back_up(option, env={"PATH": path})
+    (name,) = scene.backup_names
     look = f"{scene.destination}: btrfs subvolume show -- ./{name}"
     assert log.read_text().splitlines().count(look) == looks
 
@@ -195,8 +197,8 @@ def test_a_backup_is_looked_at_under_its_final_name(
 @covers("--verify-transfer")
 def test_a_backup_is_looked_at_without_being_told(scene: Scene, tmp_path: Path):
     path, log = logging_path(tmp_path, "btrfs", where=True)
-    must(scene.back_up(env={"PATH": path}))
-    (name,) = scene.backups
+    scene.back_up(env={"PATH": path})
+    (name,) = scene.backup_names
     look = f"{scene.destination}: btrfs subvolume show -- ./{name}"
     assert look in log.read_text().splitlines()
 
@@ -213,13 +215,13 @@ def test_a_backup_that_is_not_what_was_sent_is_a_failure(scene: Scene, tmp_path:
         "\tReceived UUID: \t\t12345678-1234-1234-1234-123456789abc/'\n"
         f"else\n{real}\nfi",
     )
-    done = scene.back_up(env={"PATH": path})
+    done = scene.run(env={"PATH": path})
     complaint(done, 1, str(scene.destination), "is not the snapshot that was sent")
 
 
 @covers("--stall-timeout")
 def test_a_transfer_in_which_nothing_moves_is_ended(scene: Scene):
-    scene.more("large", 4 * MIB)
+    scene.add("large", 4 * MIB)
     sink = "shell://exec sleep 60"
     words: list[Argument] = ["-p", "x-", "--stall-timeout", "1", scene.source, sink]
     done = run_program(*words, timeout=50)
@@ -228,15 +230,15 @@ def test_a_transfer_in_which_nothing_moves_is_ended(scene: Scene):
 
 @covers("--stall-timeout")
 def test_no_stall_limit_is_no_limit(scene: Scene):
-    scene.more("large", 4 * MIB)
+    scene.add("large", 4 * MIB)
     sink = "shell://sleep 2; exec cat >/dev/null"
     must(run_program("-p", "x-", "--stall-timeout", "0", scene.source, sink))
 
 
 @covers("--stall-timeout")
 def test_a_stall_limit_that_is_no_number_is_refused(scene: Scene):
-    complaint(scene.back_up("--stall-timeout=soon"), 2, "seconds")
-    assert scene.snapshots == []
+    complaint(scene.run("--stall-timeout=soon"), 2, "seconds")
+    assert scene.snapshot_names == []
     for number in ("-1", "nan", "inf", ""):
         with pytest.raises(UsageError, match="seconds"):
             parse_task([f"--stall-timeout={number}", "/a"])
@@ -247,6 +249,6 @@ def test_the_command_of_a_shell_destination_gets_the_stream_and_the_name(
 ):
     sink = f"shell://cat >{tmp_path}/$1"
     must(run_program("-p", "x-", scene.source, sink))
-    (name,) = scene.snapshots
+    (name,) = scene.snapshot_names
     assert (tmp_path / name).read_bytes().startswith(b"btrfs-stream\0")
     assert os.listdir(tmp_path) == [name]

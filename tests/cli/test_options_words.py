@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.cli.backup_options import parse_task
+from tests.support.command_line import complaint, must
+from tests.support.places import by_age
 from tests.support.program import Argument, run_program
-from tests.support.scenes import Scene, by_age, complaint, must
+from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
 
@@ -22,7 +24,7 @@ def test_options_stand_before_between_and_behind_the_places(scene: Scene):
     for words in orders:
         done = must(run_program(*words))
         assert "in full" in done.stdout
-    assert len(scene.backups) == 3
+    assert len(scene.backup_names) == 3
 
 
 @pytest.mark.parametrize(
@@ -48,8 +50,8 @@ def test_a_short_option_means_the_long_one(short: str, long: str):
 
 
 def test_an_option_is_never_guessed_from_its_beginning(scene: Scene):
-    complaint(scene.back_up("--num-snap", "3"), 2, "--num-snap")
-    assert scene.snapshots == []
+    complaint(scene.run("--num-snap", "3"), 2, "--num-snap")
+    assert scene.snapshot_names == []
 
 
 def test_paths_may_begin_with_a_dash(scene: Scene):
@@ -86,7 +88,7 @@ def test_hostile_paths_survive(scene: Scene):
 
 def test_arguments_come_from_a_file(scene: Scene, tmp_path: Path):
     for _ in range(3):
-        must(scene.back_up())
+        scene.back_up()
     deep = tmp_path / "deeper"
     deep.mkdir()
     (tmp_path / "job").write_text(
@@ -103,15 +105,15 @@ def test_arguments_come_from_a_file(scene: Scene, tmp_path: Path):
     (deep / "to").write_text(f"{scene.destination}\n")
     done = must(run_program(f"@{tmp_path}/job"))
     assert done.stdout.startswith("{")
-    assert len(scene.snapshots) == 1
-    assert len(scene.backups) == 2
+    assert len(scene.snapshot_names) == 1
+    assert len(scene.backup_names) == 2
 
 
 def test_a_value_in_a_file_may_hold_spaces(scene: Scene, tmp_path: Path):
     (tmp_path / "options").write_text("-p of mine and \n--snapshot-folder  a  b\n")
     must(run_program(f"@{tmp_path}/options", scene.source, scene.destination))
-    assert by_age(scene.source / "a  b") == scene.backups
-    assert scene.backups[0].startswith("of mine and2")
+    assert by_age(scene.source / "a  b") == scene.backup_names
+    assert scene.backup_names[0].startswith("of mine and2")
 
 
 def test_places_in_a_file_may_hold_spaces(scene: Scene, tmp_path: Path):
@@ -132,7 +134,15 @@ def test_a_file_may_hold_several_tasks(scene: Scene, tmp_path: Path):
     assert by_age(other)[0].startswith("y-")
 
 
-@pytest.mark.parametrize("words", [["@loop"], ["@one"], ["@missing"], ["@."]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["@loop"],
+        ["@one"],
+        ["@missing"],
+        ["@."],
+    ],
+)
 def test_a_file_that_is_missing_or_names_itself_is_an_error(
     scene: Scene, tmp_path: Path, words: list[str]
 ):
@@ -141,15 +151,13 @@ def test_a_file_that_is_missing_or_names_itself_is_an_error(
     (tmp_path / "two").write_text("@./one\n")
     done = run_program(*words, scene.source, scene.destination, cwd=tmp_path)
     complaint(done, 2, "@")
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
 
 
 def test_tasks_run_side_by_side(scene: Scene, tmp_path: Path):
     # Each waits for the other: one after the other they would wait in vain.
     here, there = tmp_path / "here", tmp_path / "there"
-    sources = [scene.source]
-    name = scene.source.relative_to(scene.from_filesystem.path).with_name("other")
-    sources.append(scene.from_filesystem.subvolume(str(name)))
+    sources = [scene.source, scene.subvolume("other")]
     sinks = [
         f"shell://touch {mine}; n=0; until [ -e {his} ]; do sleep 0.1; n=$((n+1));"
         " [ $n -lt 300 ] || exit 9; done; cat >/dev/null"
@@ -173,17 +181,17 @@ def test_tasks_run_side_by_side(scene: Scene, tmp_path: Path):
 def test_each_task_has_options_of_its_own(scene: Scene):
     other = scene.other_destination("other")
     for _ in range(3):
-        must(scene.back_up(also=[other]))
+        scene.back_up(other)
     one: list[Argument] = ["-p", "x-", "-S", scene.source, scene.destination]
     must(run_program(*one, "-n", "1", "::", *one[:-1], "-n2", other))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
     assert len(by_age(other)) == 2
 
 
 def test_a_task_that_fails_does_not_end_the_other(scene: Scene):
     one: list[Argument] = ["-p", "x-", scene.source]
     done = must(run_program(*one, scene.destination, "::", *one, "shell://exit 3"), 10)
-    assert len(scene.backups) >= 1
+    assert len(scene.backup_names) >= 1
     assert "exit 3" in done.stderr
 
 
@@ -191,10 +199,17 @@ def test_what_is_shown_counts_for_all_tasks(scene: Scene):
     one: list[Argument] = ["-p", "x-", scene.source, scene.destination]
     done = must(run_program(*one, "::", *one, "-q"))
     assert (done.stdout, done.stderr) == ("", "")
-    assert len(scene.backups) == 2
+    assert len(scene.backup_names) == 2
 
 
-@pytest.mark.parametrize("words", [["::"], ["::", "/a"], ["/a", "::"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["::"],
+        ["::", "/a"],
+        ["/a", "::"],
+    ],
+)
 def test_a_task_without_words_is_an_error(words: list[str]):
     complaint(run_program(*words), 2, "::")
 

@@ -12,18 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.accounts import SUDO_BTRFS, SUDO_PASSWORD, Account
-from tests.support.processes import wait_until
-from tests.support.program import Argument, run_program
-from tests.support.scenes import (
-    Scene,
+from tests.support.command_line import (
     complaint,
     covers,
     in_conversation,
     must,
     password_file,
-    ssh_place,
-    ssh_words,
 )
+from tests.support.places import ssh_place, ssh_words
+from tests.support.processes import wait_until
+from tests.support.program import Argument, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -68,7 +67,7 @@ def test_a_password_file_answers_what_ssh_asks(
     file = password_file(tmp_path, f"{PASSWORD}\nmore\n")
     words = _push(scene, password_sshd, user, "--ssh-password-file", file)
     must(run_program(*words))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
     assert password_sshd.log_text().count(f"Accepted password for {user.name} ") == 1
     assert "Failed" not in password_sshd.log_text()
 
@@ -88,7 +87,7 @@ def test_a_password_file_opens_a_key_that_has_a_passphrase(
     complaint(done, 1, "refused the login", str(key))
     file = password_file(tmp_path, PASSWORD)
     must(run_program("-p", "x-", *words, "--ssh-password-file", file, *place))
-    assert len(scene.backups) == sshd.connections() == 1
+    assert len(scene.backup_names) == sshd.connections() == 1
 
 
 @covers("--ssh-password-file")
@@ -149,7 +148,7 @@ def test_a_password_file_that_is_a_directory_or_a_pipe_is_refused(
         options: list[Argument] = [*ssh_words(sshd), "--ssh-password-file", file]
         done = run_program("-p", "x-", *options, scene.source, to, timeout=30)
         complaint(done, 2, str(file))
-    assert scene.snapshots == [] and sshd.connections() == 0
+    assert scene.snapshot_names == [] and sshd.connections() == 0
 
 
 @covers("--no-password-auth")
@@ -182,13 +181,13 @@ def test_a_sudo_password_file_serves_a_whole_backup_there_and_back(
     words = _with_sudo_password(scene, sshd, user)
     refused = run_program(*words)
     complaint(refused, 4, "sudo asks for a password", "--sudo-password-file")
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
     sshd.mark()
     option = ("--sudo-password-file", password_file(tmp_path, PASSWORD))
     for number in (1, 2):  # the second builds upon the first
         done = must(run_program(*_with_sudo_password(scene, sshd, user, *option)))
-        assert len(scene.backups) == number
-        scene.more(f"file {number}")
+        assert len(scene.backup_names) == number
+        scene.add(f"file {number}")
     assert "since" in done.stdout and sshd.connections() == 2
     pulled = scene.other_destination("pulled")
     source = ssh_place(sshd, scene.source, user=user.name)
@@ -232,7 +231,7 @@ def test_credentials_of_systemd_are_used_where_no_file_is_named(
     words = _push(scene, password_sshd, user)
     complaint(run_program(*words), 1, "refused the login")
     must(run_program(*words, env=env))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
     assert password_sshd.log_text().count("Accepted password") == 1
     wrong = ("--ssh-password-file", password_file(tmp_path, "wrong"))  # it wins
     words = _push(scene, password_sshd, user, *wrong)
@@ -258,7 +257,7 @@ def test_somebody_is_asked_once_for_the_password_of_sudo(
     )
     assert done.stdout.count(question) == 1
     assert PASSWORD not in done.stdout, "it is shown while it is typed"
-    assert len(scene.backups) == 1 and len(os.listdir(other)) == 2
+    assert len(scene.backup_names) == 1 and len(os.listdir(other)) == 2
     assert sshd.connections() == 1
 
 
@@ -271,7 +270,7 @@ def test_somebody_is_asked_once_for_the_password_of_a_login(
     done = must(in_conversation(*words, answers={question: PASSWORD}))
     assert done.stdout.count(question) == 1
     assert PASSWORD not in done.stdout
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 def test_nobody_is_asked_who_has_no_terminal(
@@ -324,7 +323,7 @@ def test_the_agent_that_is_named_logs_in(scene: Scene, sshd: Sshd, agent: Path):
     complaint(done, 1, "refused the login")
     assert "agent" not in done.stderr.partition("\n")[0]
     must(run_program(*_agent_words(scene, sshd, "--ssh-auth-sock", agent)))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
     env = {"SSH_AUTH_SOCK": "/nowhere/agent"}  # the named one wins
     words = _agent_words(scene, sshd, "--ssh-auth-sock", agent)
     must(run_program(*words, env=env))
@@ -356,7 +355,7 @@ def test_behind_a_dead_agent_the_key_logs_in(scene: Scene, sshd: Sshd, tmp_path:
     complaint(done, 1, "refused the login", "agent, which is dead")
     key = ("--ssh-identity-file", sshd.identity)
     must(run_program(*_agent_words(scene, sshd, *option, *key)))
-    assert len(scene.backups) == sshd.connections() == 1
+    assert len(scene.backup_names) == sshd.connections() == 1
 
 
 @covers("--ssh-host-key-policy")
@@ -373,17 +372,24 @@ def test_an_unknown_host_is_remembered_or_refused(
         return run_program("-p", "x-", *words, *options, *places)
 
     complaint(back_up("strict"), 1, f"the host key of {sshd.host} is not known")
-    assert not known.exists() and scene.snapshots == [] and sshd.connections() == 0
+    assert not known.exists() and scene.snapshot_names == [] and sshd.connections() == 0
     must(back_up("accept-new"))
     assert len(known.read_text().splitlines()) == 1
     must(back_up("strict"))
     known.unlink()
     must(back_up())  # that is what happens by itself
-    assert len(scene.backups) == 3
+    assert len(scene.backup_names) == 3
 
 
 @covers("--ssh-host-key-policy")
-@pytest.mark.parametrize("policy", [(), ("accept-new",), ("strict",)])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        (),
+        ("accept-new",),
+        ("strict",),
+    ],
+)
 def test_a_changed_host_is_refused_whatever_the_policy(
     scene: Scene, sshd: Sshd, tmp_path: Path, policy: tuple[str, ...]
 ):
@@ -397,4 +403,4 @@ def test_a_changed_host_is_refused_whatever_the_policy(
     to = ssh_place(sshd, scene.destination)
     done = run_program("-p", "x-", *words, scene.source, to)
     complaint(done, 1, "is not the one that is known", "ssh-keygen -R")
-    assert scene.snapshots == [] and sshd.connections() == 0
+    assert scene.snapshot_names == [] and sshd.connections() == 0

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.accounts import SUDO_PASSWORD, Account
+from tests.support.command_line import must, password_file
+from tests.support.places import ssh_place, ssh_words
 from tests.support.processes import wait_until
 from tests.support.program import PROGRAM, environment, run_program
-from tests.support.scenes import Scene, must, password_file, ssh_place, ssh_words
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -77,7 +79,7 @@ def test_a_password_is_in_no_word_environment_output_or_file(
                 timeout=120,
             )
         )
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
     ran, ran_there = (log.read_text(errors="replace") for log in logs)
     assert re.search(r'execve\("[^"]*/ssh", .*"-M"', ran), "strace saw nothing"
     assert re.search(r'execve\("[^"]*/askpass"', ran) and "TMPDIR=" in ran

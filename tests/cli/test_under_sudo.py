@@ -12,19 +12,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.accounts import SUDO_ALL, SUDO_PASSWORD, Account
-from tests.support.processes import wait_until
-from tests.support.program import Argument, run_program
-from tests.support.scenes import (
+from tests.support.command_line import (
     Done,
-    Scene,
     as_user,
     complaint,
     covers,
     must,
     password_file,
-    ssh_place,
-    ssh_words,
 )
+from tests.support.places import ssh_place, ssh_words
+from tests.support.processes import wait_until
+from tests.support.program import Argument, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -91,7 +90,7 @@ def test_the_callers_alias_key_and_known_hosts_are_used(
     assert known.read_text().count("ssh-ed25519") == 1  # the name may be hashed
     assert (known.stat().st_uid, known.stat().st_gid) == (caller.uid, caller.gid)
     must(_sudo(caller, "--ssh-host-key-policy=strict", scene.source, place))
-    assert len(scene.backups) == sshd.connections() == 2
+    assert len(scene.backup_names) == sshd.connections() == 2
     known.unlink()
     done = _sudo(caller, "--ssh-host-key-policy=strict", scene.source, place)
     complaint(done, 1, "the host key of nas is not known")
@@ -112,7 +111,7 @@ def test_the_callers_way_over_another_host_is_used(
     _own(caller, "known_hosts", known)
     words = ["--ssh-opt=ProxyJump=near"] if by == "option" else []
     must(_sudo(caller, *words, scene.source, f"ssh://far{scene.destination}"))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
     assert (near.connections(), sshd.connections()) == (1, 1)
     assert near.sessions() == 0
 
@@ -124,7 +123,7 @@ def test_a_key_that_only_root_can_read_logs_in_where_it_is_named(
     assert sshd.identity.stat().st_mode & 0o077 == 0
     key = ("--ssh-identity-file", sshd.identity)
     must(_sudo(caller, *_words(scene, sshd, *key)))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 def test_roots_key_logs_in_where_the_callers_is_refused(
@@ -135,7 +134,7 @@ def test_roots_key_logs_in_where_the_callers_is_refused(
     own = _own(caller, "own", other.read_bytes())
     keys = [f"--ssh-opt=IdentityFile={path}" for path in (own, sshd.identity)]
     must(_sudo(caller, *_words(scene, sshd, *keys)))
-    assert len(scene.backups) == sshd.connections() == 1
+    assert len(scene.backup_names) == sshd.connections() == 1
     sshd.mark()
     shutil.copy(other, tmp_path / "copy")
     keys = [f"--ssh-opt=IdentityFile={path}" for path in (own, tmp_path / "copy")]
@@ -185,7 +184,7 @@ def test_a_key_in_the_callers_agent_logs_in_or_the_message_says_how(
         must(_sudo(caller, *_words(scene, sshd, NO_KEY), env=env))
         option = ("--ssh-auth-sock", agent)
         must(_sudo(caller, *_words(scene, sshd, NO_KEY, *option)))
-        assert len(scene.backups) == 2
+        assert len(scene.backup_names) == 2
 
 
 def test_the_callers_password_file_is_read(
@@ -197,7 +196,7 @@ def test_the_callers_password_file_is_read(
     options = [f"--ssh-password-file={path}", f"--sudo-password-file={path}", NO_KEY]
     options += ["--ssh-username", caller.name]
     must(_sudo(caller, *_words(scene, server, *options)))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 def test_a_password_file_of_somebody_else_is_refused(
@@ -217,9 +216,9 @@ def test_sudo_runs_the_whole_backup_as_root(scene: Scene, caller: Account):
     words: list[Argument] = ["-p", "x-", scene.source, scene.destination]
     done = as_user(caller, *words)
     assert done.returncode != 0 and "sudo" in done.stderr, done
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
     must(as_user(caller, "--sudo", *words))
-    (name,) = scene.backups
+    (name,) = scene.backup_names
     path = scene.destination / name / "first"
     assert path.stat().st_uid == 0
     assert path.read_bytes() == (scene.source / "first").read_bytes()
@@ -236,7 +235,7 @@ def test_sudo_leaves_the_callers_ssh_and_agent_as_they_are(
         must(as_user(caller, "-p", "x-", "--sudo", scene.source, place, env=env))
     known = caller.home / ".ssh" / "known_hosts"
     assert known.stat().st_uid == caller.uid
-    assert len(scene.backups) == sshd.connections() == 1
+    assert len(scene.backup_names) == sshd.connections() == 1
 
 
 @covers("--sudo")
@@ -249,7 +248,7 @@ def test_sudo_says_it_where_its_rules_let_no_agent_through(
         env = {"SSH_AUTH_SOCK": str(agent)}
         done = as_user(caller, *words, scene.destination, env=env)
     assert done.returncode == 1 and "SSH_AUTH_SOCK" in done.stderr, done
-    assert scene.snapshots == []
+    assert scene.snapshot_names == []
     plain = {"BTRFS_BACKUP_NG_STATE": None}
     done = as_user(caller, "--dry-run", *words, scene.destination, env=plain)
     assert "would send" in must(done).stdout
@@ -257,5 +256,5 @@ def test_sudo_says_it_where_its_rules_let_no_agent_through(
 
 @covers("--sudo")
 def test_sudo_is_nothing_to_root(scene: Scene):
-    must(scene.back_up("--sudo", env={"PATH": "/usr/bin:/usr/sbin"}))
-    assert len(scene.backups) == 1
+    scene.back_up("--sudo", env={"PATH": "/usr/bin:/usr/sbin"})
+    assert len(scene.backup_names) == 1

@@ -97,7 +97,13 @@ def test_a_path_comes_back_whatever_its_bytes(path):
         assert b64decode(read["path_base64"]) == path
 
 
-@pytest.mark.parametrize("value", [object(), b"bytes alone"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        b"bytes alone",
+    ],
+)
 def test_what_has_no_form_is_an_error(value):
     with pytest.raises(TypeError):
         to_document(value)

@@ -168,7 +168,13 @@ def test_however_often_the_clock_is_wrong_nothing_is_lost_in_the_end(
 
 
 @pytest.mark.parametrize(
-    ("ahead", "length"), [(61 * DAY, 4), (YEAR, 1), (3652 * DAY, 1), (40 * YEAR, 4)]
+    ("ahead", "length"),
+    [
+        (61 * DAY, 4),
+        (YEAR, 1),
+        (3652 * DAY, 1),
+        (40 * YEAR, 4),
+    ],
 )
 @pytest.mark.parametrize("synchronised", [False, True])
 def test_later_runs_thin_out_as_if_the_clock_had_never_been_wrong(

@@ -83,7 +83,13 @@ def test_what_is_dated_in_the_future_is_kept_and_does_not_count():
     assert [s for s in snapshots if verdicts[s]] == [made(2), made(3), future]
 
 
-@pytest.mark.parametrize("late", [timedelta(0), timedelta(seconds=90)])
+@pytest.mark.parametrize(
+    "late",
+    [
+        timedelta(0),
+        timedelta(seconds=90),
+    ],
+)
 def test_the_snapshot_of_this_very_run_is_not_from_the_future(late):
     """A run takes a while, and the clock of the filesystem is not ours."""
     newest = made(99, created=NOW + late)

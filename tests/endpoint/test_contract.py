@@ -77,7 +77,7 @@ class Way:
     def _word(self, user: str | None, path: Path | str) -> str:
         if user is None:
             return str(path)
-        return places.at(self.server, path, user)
+        return places.ssh_place(self.server, path, user=user)
 
     def run(
         self, source: Path, *destinations: Path, options: tuple[str, ...] = ()
@@ -213,9 +213,9 @@ def scatter(directory: Path, stranger: Path) -> dict[str, tuple[int, int]]:
     (directory / "loop").symlink_to("loop")
     os.mkfifo(directory / "fifo")
     snapshot = ("btrfs", "-q", "subvolume", "snapshot")
-    places.output(*snapshot, stranger, directory / "writable")
-    places.output(*snapshot, stranger, directory / "host-20200101-000003")
-    places.output(*snapshot, "-r", stranger, directory / "read-only stranger")
+    places.command(*snapshot, stranger, directory / "writable")
+    places.command(*snapshot, stranger, directory / "host-20200101-000003")
+    places.command(*snapshot, "-r", stranger, directory / "read-only stranger")
     (directory / "host-20200101-000004").symlink_to("read-only stranger")
     return whole(directory)
 
@@ -248,7 +248,7 @@ def test_foreign_things_around_are_neither_touched_nor_taken_for_ours(way):
     way.run(source, destination, options=options)
     stranger_here = way.room.source("stranger")
     stranger_there = way.room.there / "stranger"
-    places.output("btrfs", "-q", "subvolume", "create", stranger_there)
+    places.command("btrfs", "-q", "subvolume", "create", stranger_there)
     here = scatter(source / FOLDER, stranger_here)
     there = scatter(destination, stranger_there)
     for number in range(2):
@@ -377,15 +377,15 @@ def test_each_destination_fails_alone(room, sshd):
         source,
         missing,
         good,
-        places.at(sshd, missing),
+        places.ssh_place(sshd, missing, user="root"),
         file,
-        places.at(sshd, also_good),
+        places.ssh_place(sshd, also_good, user="root"),
         "shell://cat >/dev/null; exit 3",
     ]
     done = places.back_up(*words, status=10)
     assert [event["place"] for event in done.of("failed")] == [
         str(missing),
-        places.at(sshd, missing),
+        places.ssh_place(sshd, missing, user="root"),
         str(file),
         "shell://cat >/dev/null; exit 3",
     ]
@@ -408,7 +408,11 @@ def test_two_destinations_of_one_user_are_looked_at_alike(way):
 
 def test_where_all_destinations_fail_no_snapshot_is_made(room, sshd):
     source = room.source()
-    words = [source, room.there / "a", places.at(sshd, room.there / "b")]
+    words = [
+        source,
+        room.there / "a",
+        places.ssh_place(sshd, room.there / "b", user="root"),
+    ]
     done = places.back_up(*places.ssh_words(sshd), *words, status=4)
     assert len(done.of("failed")) == 2
     assert os.listdir(source) == ["file"]
@@ -422,10 +426,10 @@ def mounted(room: Room, tmp_path: Path) -> Iterator[Callable[[Path, Path], Path]
         def mount(subvolume: Path, top: Path) -> Path:
             point = tmp_path / f"mounted {subvolume.name}"
             point.mkdir()
-            device = places.output("df", "--output=source", top).splitlines()[1]
+            device = places.command("df", "--output=source", top).splitlines()[1]
             name = f"subvol={subvolume.relative_to(top)}"
-            places.output("mount", "-o", name, device, point)
-            stack.callback(places.output, "umount", point)
+            places.command("mount", "-o", name, device, point)
+            stack.callback(places.command, "umount", point)
             return point
 
         yield mount
@@ -437,7 +441,7 @@ def test_subvolumes_mounted_by_subvol_are_source_and_destination(
 ):
     source_itself = way.source()
     place_itself = way.room.there / "place"
-    places.output("btrfs", "-q", "subvolume", "create", place_itself)
+    places.command("btrfs", "-q", "subvolume", "create", place_itself)
     source = mounted(source_itself, shared_filesystems[0].path)
     destination = mounted(place_itself, shared_filesystems[1].path)
     for number in range(2):
@@ -455,7 +459,7 @@ def test_subvolumes_mounted_by_subvol_are_source_and_destination(
 def test_whole_filesystems_are_source_and_destination(way, two_filesystems):
     here, there = (filesystem.path for filesystem in two_filesystems)
     (here / "nested").mkdir()
-    places.output("btrfs", "-q", "subvolume", "create", here / "nested/sub")
+    places.command("btrfs", "-q", "subvolume", "create", here / "nested/sub")
     for number in range(2):
         (here / "file").write_text(str(number))
         done = way.run(here, there)

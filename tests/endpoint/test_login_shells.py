@@ -237,7 +237,7 @@ def look(scene: Scene) -> None:
         assert facts.is_btrfs and facts.is_writable and not facts.has_state
     assert scene.source.place.facts.nested == (NESTED,)
     assert scene.source.place.facts.uuid and not scene.source.place.facts.has_folder
-    places.output("btrfs", "subvolume", "delete", path_of(scene.source) / NESTED)
+    places.command("btrfs", "subvolume", "delete", path_of(scene.source) / NESTED)
     missing = scene.backups.place.location.join("no")
     nowhere = btrfs_place(missing, scene.backups.place.host, None).backups
     assert not nowhere.place.look().exists
@@ -378,14 +378,16 @@ def listing(scene: Scene) -> None:
     there = path_of(scene.backups)
     subvolume = ("btrfs", "-q", "subvolume")
     for name in TO_DELETE:
-        places.output(*subvolume, "snapshot", "-r", path_of(scene.source), there / name)
-    places.output(*subvolume, "snapshot", path_of(scene.source), there / "writable")
-    places.output(*subvolume, "snapshot", "-r", there / NAMES[0], there / "tampered")
+        places.command(
+            *subvolume, "snapshot", "-r", path_of(scene.source), there / name
+        )
+    places.command(*subvolume, "snapshot", path_of(scene.source), there / "writable")
+    places.command(*subvolume, "snapshot", "-r", there / NAMES[0], there / "tampered")
     places.tamper(there / "tampered")
     (there / "directory\n").mkdir()
     (there / "file\n").write_text("x")
     (there / "link").symlink_to(NAMES[0])
-    places.output("btrfs", "filesystem", "sync", there)
+    places.command("btrfs", "filesystem", "sync", there)
     for seen, mine in scene.pairs:
         found = seen.listing(NOTE)[0]
         if not is_roots(seen):
@@ -455,7 +457,7 @@ def discard(scene: Scene) -> None:
         # read-only, as it arrived; and what else may lie around
         (inside,) = places.subvolumes(incoming / transfer_id)
         assert places.show(inside).read_only
-        places.output(
+        places.command(
             *("btrfs", "-q", "subvolume", "snapshot", "-r", inside),
             incoming / transfer_id / ".-rf\n'",
         )
@@ -577,14 +579,14 @@ def sync(scene: Scene) -> None:
     for place in (scene.backups, scene.source):
         place.place.sync()
     deleted = ("btrfs", "subvolume", "list", "-d", path_of(scene.backups))
-    assert places.output(*deleted) == ""
+    assert places.command(*deleted) == ""
 
 
 def take_a_snapshot_of_what_was_received(scene: Scene) -> None:
     """Make a backup writable, as it is done wrongly, and begin again from there."""
     restored = path_of(scene.backups, "restored '\n\\")
     copy = path_of(scene.backups, NAMES[0])
-    places.output("btrfs", "-q", "subvolume", "snapshot", "-r", copy, restored)
+    places.command("btrfs", "-q", "subvolume", "snapshot", "-r", copy, restored)
     places.set_read_only(restored, False)
     hand_over(restored, scene.user)
     location = replace(scene.backups.place.location, path=str(restored))
@@ -633,7 +635,7 @@ def scene(
 ) -> Iterator[Scene]:
     """Log in, and make the places: on both sides one source and one for backups."""
     # A lock is known to be held once it beats; here nobody wants to wait for that.
-    monkeypatch.setattr("btrfs_backup_ng.host.ssh._BEAT_S", 0.1)
+    monkeypatch.setattr("btrfs_backup_ng.host.ssh.BEAT_S", 0.1)
     user = account(shell=shell, **ACCOUNTS[privilege])
     assert_login_shell(sshd, user)
     more = {}
@@ -648,13 +650,13 @@ def scene(
         room = disk / f"room-{next(_numbers)}"
         room.mkdir()
         source, backups = room / f"source {WORD}", room / f"backups {WORD}"
-        places.output("btrfs", "-q", "subvolume", "create", source)
+        places.command("btrfs", "-q", "subvolume", "create", source)
         backups.mkdir()
         (source / "large").write_bytes(os.urandom(200_000))
         (source / WORD).write_text("first")
         (source / "link").symlink_to(WORD)
         paths += [source, backups]
-    places.output("btrfs", "-q", "subvolume", "create", paths[2] / NESTED)
+    places.command("btrfs", "-q", "subvolume", "create", paths[2] / NESTED)
     for path in paths[2:]:
         if privilege == "sudo-btrfs":  # nothing else may be done as root there
             hand_over(path, user)

@@ -27,10 +27,10 @@ def existing(source: Path, name: str = NAME) -> Path:
     """Make a snapshot of a source as an earlier run has made it."""
     folder = source / FOLDER
     if not folder.exists():
-        places.output("btrfs", "-q", "subvolume", "create", folder.parent)
+        places.command("btrfs", "-q", "subvolume", "create", folder.parent)
         folder.mkdir()
         (folder.parent / HOLDS).write_bytes(format_holds({}))
-    places.output("btrfs", "-q", "subvolume", "snapshot", "-r", source, folder / name)
+    places.command("btrfs", "-q", "subvolume", "snapshot", "-r", source, folder / name)
     return folder / name
 
 
@@ -112,7 +112,7 @@ def test_a_killed_remote_receive_is_blamed(room, sshd):
     source, destination = large(room), room.destination()
     existing(source)
     words: list[Argument] = [*places.ssh_words(sshd), source]
-    words.append(places.at(sshd, destination))
+    words.append(places.ssh_place(sshd, destination, user="root"))
     with slow_run(*words, staging=destination) as running:
         processes.kill([find_child(sshd.pid, "btrfs", "receive")])
         _, messages = running.communicate(timeout=60)
@@ -125,7 +125,10 @@ def test_a_killed_remote_receive_is_blamed(room, sshd):
 def test_a_killed_remote_send_is_blamed(room, sshd):
     source, destination = large(room), room.destination()
     existing(source)
-    words: list[Argument] = [*places.ssh_words(sshd), places.at(sshd, source)]
+    words: list[Argument] = [
+        *places.ssh_words(sshd),
+        places.ssh_place(sshd, source, user="root"),
+    ]
     words.append(destination)
     with slow_run(*words, staging=destination) as running:
         processes.kill([find_child(sshd.pid, "btrfs", "send")])
@@ -142,7 +145,7 @@ def test_a_killed_connection_is_blamed_and_leaves_nothing_under_a_final_name(
     source, destination = large(room), room.destination()
     existing(source)
     words: list[Argument] = [*places.ssh_words(sshd), source]
-    words.append(places.at(sshd, destination))
+    words.append(places.ssh_place(sshd, destination, user="root"))
     with slow_run(*words, staging=destination) as running:
         processes.kill([find_child(running.pid, "ssh", "-M")])
         _, messages = running.communicate(timeout=60)
@@ -175,7 +178,7 @@ def test_a_name_that_appears_meanwhile_is_left_alone(room, kind):
             case "directory":
                 final.mkdir()
             case "subvolume":
-                places.output("btrfs", "-q", "subvolume", "create", final)
+                places.command("btrfs", "-q", "subvolume", "create", final)
             case _:
                 final.symlink_to("nowhere")
         before = what_is(final)

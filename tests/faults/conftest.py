@@ -1,4 +1,4 @@
-"""The disks and places of the fault tests."""
+"""The scenes of the fault tests."""
 
 from __future__ import annotations
 
@@ -7,22 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.faults.cutting import Line, laid_line
-from tests.faults.scene import Scene
-from tests.support import filesystems
+from tests.support.filesystems import Filesystem
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
-Disks = tuple[filesystems.Filesystem, filesystems.Filesystem]
-
-
-@pytest.fixture(scope="session")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disks]:
-    """Make two disks that the tests of one worker share, each in its own corner."""
-    directory = tmp_path_factory.mktemp("disks")
-    with (
-        filesystems.btrfs_filesystem(directory, size="4G") as source,
-        filesystems.btrfs_filesystem(directory, size="4G") as target,
-    ):
-        yield source, target
+Disks = tuple[Filesystem, Filesystem]
 
 
 @pytest.fixture

@@ -15,17 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.faults.scene import (
-    MIB,
-    STATE,
-    Scene,
-    assert_equal,
-    command,
-    finish,
-    show,
-)
 from tests.support import ours, processes, trees, variety
-from tests.support.program import PROGRAM, environment
+from tests.support.places import MIB, STATE, assert_equal, command, show
+from tests.support.program import PROGRAM, environment, finish
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 #: Between two checkpoints. A cut comes after some of them.
@@ -152,7 +145,7 @@ class Staged(NamedTuple):
 def staged(scene: Scene) -> list[Staged]:
     """List all bodies and seals of unfinished transfers, by offset."""
     found = []
-    for path in (scene.target / STATE / "incoming").glob("*/.*-*"):
+    for path in (scene.destination / STATE / "incoming").glob("*/.*-*"):
         mark, offset = path.name[: len(_BODY)], path.name[len(_BODY) :].partition("-")
         if mark in (_BODY, _SEAL):
             found.append(Staged(path.parent.name, mark, int(offset[0]), path))
@@ -372,12 +365,12 @@ def check_arrived(scene: Scene) -> None:
 
 def check_nothing_is_left(scene: Scene) -> None:
     """Check that no subvolume of this scene is a body, a seal or staged."""
-    listed = command("btrfs", "subvolume", "list", scene.target).splitlines()
+    listed = command("btrfs", "subvolume", "list", scene.destination).splitlines()
     assert listed
     left = [
         line
         for line in listed
-        if scene.target.name in line
+        if scene.name in line
         and (_BODY in line or _SEAL in line or "/incoming/" in line)
     ]
     assert left == []
@@ -388,7 +381,7 @@ def check_plain_send_goes_on(scene: Scene) -> None:
     newest = max(scene.snapshots, key=lambda snapshot: snapshot.made)
     (scene.source / "by hand").write_text(newest.uuid)
     by_hand = scene.source / STATE / "by-hand"
-    there = scene.target / "by hand"
+    there = scene.destination / "by hand"
     there.mkdir()
     command("btrfs", "subvolume", "snapshot", "-r", scene.source, by_hand)
     pipe = 'btrfs send -q -p "$1" "$2" | btrfs receive -q "$3"'
@@ -418,7 +411,7 @@ class Line(NamedTuple):
 
     def connect(self, scene: Scene) -> None:
         """Let a scene have its destination at the other end."""
-        scene.place = f"ssh://root@{self.address}:{self.server.port}{scene.target}"
+        scene.place = f"ssh://root@{self.address}:{self.server.port}{scene.destination}"
         scene.sshd = self.server
         alive = ("ServerAliveInterval=1", "ServerAliveCountMax=2", "ConnectTimeout=5")
         for option in (*alive, *self.server.ssh_options):

@@ -22,7 +22,7 @@ from btrfs_backup_ng.sshutil import master
 from btrfs_backup_ng.host import ssh as host
 command.LEAST_S, command.LONGEST_S = 0, {LONGEST_S}
 process.WORDS_AT_MOST = 1 << 26
-host._BEATLESS_S, master._LOGIN_S = {LONGEST_S}, {LONGEST_S}
+host.BEATLESS_S, master.LOGIN_S = {LONGEST_S}, {LONGEST_S}
 from btrfs_backup_ng.__main__ import entry
 entry()
 """

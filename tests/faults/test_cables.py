@@ -13,15 +13,12 @@ import pytest
 
 from tests.faults.conftest import Disks
 from tests.faults.cutting import Line
-from tests.faults.scene import (
-    MIB,
-    Scene,
-    assert_fails,
-    faulty_btrfs,
-    finish,
-    was_faulty,
-)
+from tests.faults.faulty import faulty_btrfs, was_faulty
 from tests.support import processes
+from tests.support.command_line import assert_fails
+from tests.support.places import MIB
+from tests.support.program import finish
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

@@ -8,16 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults import cutting
-from tests.faults.scene import (
-    MIB,
-    Scene,
-    assert_fails,
-    command,
-    faulty_btrfs,
-    was_faulty,
-)
+from tests.faults.faulty import faulty_btrfs, was_faulty
+from tests.support.command_line import assert_fails
 from tests.support.many import make_named, write_records
+from tests.support.places import MIB, command
 from tests.support.program import run_program
+from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
 
@@ -27,10 +23,16 @@ BEHIND = {"TZ": "BBB+11"}
 
 
 def _name(moment: datetime) -> str:
-    return f"s-{moment.astimezone():%Y%m%d-%H%M%S}"
+    return f"x-{moment.astimezone():%Y%m%d-%H%M%S}"
 
 
-@pytest.mark.parametrize("ahead", [timedelta(days=1), timedelta(days=3652)])
+@pytest.mark.parametrize(
+    "ahead",
+    [
+        timedelta(days=1),
+        timedelta(days=3652),
+    ],
+)
 def test_a_name_from_the_future_does_not_make_the_newest_look_old(
     scene: Scene, ahead: timedelta
 ) -> None:
@@ -159,7 +161,7 @@ def _names(ago: timedelta = timedelta()) -> set[str]:
 
 def _give_history(scene: Scene, names: set[str]) -> None:
     scene.snapshot_folder.mkdir(parents=True)
-    make_named(scene.snapshot_folder, scene.target, sorted(names))
+    make_named(scene.snapshot_folder, scene.destination, sorted(names))
     write_records(scene)
 
 
@@ -251,7 +253,7 @@ def test_after_two_months_off_history_is_thinned_once_the_clock_is_confirmed(
 
 def test_prune_waits_for_a_clock_as_a_run_does(scene: Scene) -> None:
     _give_history(scene, _names())
-    words = ("prune", "-y", "-p", "s-", POLICY[0], scene.source)
+    words = ("prune", "-y", "-p", "x-", POLICY[0], scene.source)
     before = {snapshot.path.name for snapshot in scene.snapshots}
     done = run_program(*words, env=_ahead(3652 * DAY))
     assert done.returncode == 0, done.stderr
@@ -305,7 +307,7 @@ def test_what_another_source_began_survives_a_wrong_clock(
     second = scene.source.with_name(f"{scene.name}-second")
     command("btrfs", "subvolume", "create", second)
     for shift in (timedelta(), 3652 * DAY, -3652 * DAY):
-        words = ("-p", "t-", second, scene.target)
+        words = ("-p", "t-", second, scene.destination)
         done = run_program(*words, env=_ahead(shift))
         assert done.returncode == 0, done.stderr
         assert scene.staging == [other]

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.scene import MIB, Scene, command, remote, ssh_words
 from tests.support import filesystems, processes
 from tests.support.many import make_pairs
+from tests.support.places import MIB, command, ssh_place, ssh_words
 from tests.support.program import PROGRAM, environment, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -29,13 +30,13 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     ):
         scene = Scene(source, target)
         scene.back_up()
-        make_pairs(scene.snapshot_folder, scene.target, "s-", range(999))
+        make_pairs(scene.snapshot_folder, scene.destination, "x-", range(999))
         yield scene
 
 
 def _words(scene: Scene, sshd: Sshd | None = None) -> list[str]:
     """Return the command line that has nothing to do."""
-    place = remote(sshd, scene.target) if sshd else scene.place
+    place = ssh_place(sshd, scene.destination, user="root") if sshd else scene.place
     options = [*scene.options, *(ssh_words(sshd) if sshd else [])]
     return [*PROGRAM, *options, "-S", str(scene.source), place]
 
@@ -72,8 +73,8 @@ def test_1000_snapshots_behind_ssh_cost_1_connection_and_3_sessions(
 def test_1000_snapshots_of_a_remote_source_cost_no_more(
     crowd: Scene, sshd: Sshd
 ) -> None:
-    source = remote(sshd, crowd.source)
-    words = [*crowd.options, *ssh_words(sshd), "-S", source, str(crowd.target)]
+    source = ssh_place(sshd, crowd.source, user="root")
+    words = [*crowd.options, *ssh_words(sshd), "-S", source, str(crowd.destination)]
     run_program(*words)  # which records what this destination needs
     sshd.mark()
     done = run_program(*words)
@@ -86,7 +87,7 @@ def test_sessions_and_processes_do_not_grow_with_the_snapshots(
     crowd: Scene, scene: Scene, sshd: Sshd
 ) -> None:
     scene.back_up()
-    make_pairs(scene.snapshot_folder, scene.target, "s-", range(9))
+    make_pairs(scene.snapshot_folder, scene.destination, "x-", range(9))
     sessions, started = [], []
     for few_or_many in (scene, crowd):
         sshd.mark()
@@ -145,7 +146,7 @@ def test_a_transfer_needs_little_memory(
 
 def test_many_deletions_cost_few_processes(scene: Scene) -> None:
     scene.back_up()
-    make_pairs(scene.snapshot_folder, scene.target, "s-", range(250))
+    make_pairs(scene.snapshot_folder, scene.destination, "x-", range(250))
     words = [*PROGRAM, *scene.options, "-S", "-N1", "-n1"]
     words += [str(scene.source), scene.place]
     traced = processes.trace(*words, env=environment())
@@ -157,7 +158,7 @@ def test_many_deletions_cost_few_processes(scene: Scene) -> None:
 def test_a_restore_and_a_pruning_ask_a_place_once(scene: Scene, sshd: Sshd) -> None:
     """Sessions: look and list; for the restore also three for its size and stream."""
     scene.back_up()
-    place = remote(sshd, scene.target)
+    place = ssh_place(sshd, scene.destination, user="root")
     options = ssh_words(sshd)
     sshd.mark()
     back = scene.source.parent / "back"

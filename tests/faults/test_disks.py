@@ -12,9 +12,12 @@ import pytest
 
 from tests.conftest import MakesFilesystems
 from tests.faults.conftest import Disks
-from tests.faults.scene import MIB, Scene, assert_fails, command, finish
 from tests.support import ours
+from tests.support.command_line import assert_fails
 from tests.support.filesystems import Filesystem
+from tests.support.places import MIB, command
+from tests.support.program import finish
+from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
 
@@ -49,8 +52,8 @@ def socket() -> Iterator[Socket]:
 
 def _plugged_scene(source_disk: Filesystem, socket: Socket) -> Scene:
     scene = Scene(source_disk, source_disk)
-    scene.target.rmdir()
-    scene.target, scene.place = socket.path, str(socket.path)
+    scene.destination.rmdir()
+    scene.destination, scene.place = socket.path, str(socket.path)
     return scene
 
 
@@ -203,7 +206,7 @@ def test_a_used_up_quota_is_told_and_nothing_is_lost(
     scene.write(12 * MIB)
     with scene.start("--rate", "4M", "-N1", "-n1") as program:
         scene.wait_for_data(1000)
-        (staged,) = (scene.target / ".btrfs-backup-ng" / "incoming").glob("*/*")
+        (staged,) = (scene.destination / ".btrfs-backup-ng" / "incoming").glob("*/*")
         command("btrfs", "qgroup", "limit", "2M", staged)
         done = finish(program)
     assert_fails(done, 1, "btrfs receive", "Disk quota exceeded", "quota")

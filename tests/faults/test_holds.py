@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.faults.scene import Scene, assert_fails
+from tests.support.command_line import assert_fails
 from tests.support.program import run_program
+from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
 
@@ -20,7 +21,7 @@ class Pair:
 
     def __init__(self, disks: Disks) -> None:
         self.scene = Scene(*disks)
-        self.second = self.scene.target.with_name(self.scene.name + "-second")
+        self.second = self.scene.destination.with_name(self.scene.name + "-second")
         self.second.mkdir()
         self._hidden = self.second.with_name(self.second.name + "-hidden")
 
@@ -57,7 +58,7 @@ def test_a_destination_away_for_30_runs_costs_one_snapshot(pair: Pair) -> None:
     assert f"since {base.path.name}" in to_away[0]
     assert len(scene.snapshots) == 2
     scene.check_laws()
-    scene.target = pair.second
+    scene.destination = pair.second
     scene.check_laws()
 
 
@@ -116,8 +117,8 @@ def test_damaged_holds_are_moved_aside_and_nothing_is_deleted_in_that_run(
 
 def test_damaged_holds_of_a_remote_source_are_moved_aside(ssh_scene: Scene) -> None:
     scene = ssh_scene
-    remote_source = scene.place.replace(str(scene.target), str(scene.source))
-    pull = [*scene.options, remote_source, str(scene.target)]
+    remote_source = scene.place.replace(str(scene.destination), str(scene.source))
+    pull = [*scene.options, remote_source, str(scene.destination)]
     done = run_program(*pull)
     assert done.returncode == 0, done.stderr
     _unreadable(scene.holds)
@@ -153,7 +154,7 @@ def test_a_lost_bookkeeping_directory_of_the_destination_costs_nothing(
     scene: Scene,
 ) -> None:
     scene.back_up("-N1")
-    shutil.rmtree(scene.target / ".btrfs-backup-ng")
+    shutil.rmtree(scene.destination / ".btrfs-backup-ng")
     scene.write()
     done = scene.check_converges("-N1")
     assert "in full" not in done.stdout

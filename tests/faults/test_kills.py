@@ -11,16 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scene import (
-    MIB,
-    Scene,
-    assert_fails,
-    faulty_btrfs,
-    finish,
-    was_faulty,
-)
+from tests.faults.faulty import faulty_btrfs, was_faulty
 from tests.support import processes
-from tests.support.program import PROGRAM, environment, start_program
+from tests.support.command_line import assert_fails
+from tests.support.places import MIB
+from tests.support.program import PROGRAM, environment, finish, start_program
+from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
 
@@ -38,7 +34,11 @@ BEFORE, AFTER = "kill_program", 'real "$@"; kill_program'
 
 @pytest.mark.parametrize(
     ("step", "moment"),
-    [*((step, AFTER) for step in STEPS), ("snapshot", BEFORE), ("receive", BEFORE)],
+    [
+        *((step, AFTER) for step in STEPS),
+        ("snapshot", BEFORE),
+        ("receive", BEFORE),
+    ],
 )
 def test_kill_9_around_every_step_is_made_good_by_the_next_run(
     scene: Scene, tmp_path: Path, step: str, moment: str

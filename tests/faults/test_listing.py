@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.faults.scene import Scene, assert_fails, faulty_btrfs, was_faulty
+from tests.faults.faulty import faulty_btrfs, was_faulty
+from tests.support.command_line import assert_fails
 from tests.support.program import PROGRAM, environment
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -36,7 +38,7 @@ def test_a_failed_listing_is_not_an_empty_place(
     scene: Scene, which: str, call: str
 ) -> None:
     before = _two_backups(scene)
-    listed = scene.snapshot_folder if which == "source" else scene.target
+    listed = scene.snapshot_folder if which == "source" else scene.destination
     words = [*scene.options, "-N1", "-n1", str(scene.source), scene.place]
     done = subprocess.run(
         ["strace", "-f", "-o", "/dev/null", "-P", str(listed)]
@@ -67,7 +69,7 @@ def test_a_failed_listing_behind_ssh_is_not_an_empty_destination(
     before = _two_backups(scene)
     done_once.rmdir()
     done = scene.run("-N1", "-n1")
-    assert_fails(done, 1, str(scene.target), "cannot be listed")
+    assert_fails(done, 1, str(scene.destination), "cannot be listed")
     assert "in full" not in done.stdout
     assert _names(scene) == before
     scene.check_converges("-N1", "-n1")

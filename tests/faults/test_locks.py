@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.faults.scene import MIB, Scene, assert_fails, finish
-from tests.support.program import run_program, start_program
+from tests.support.command_line import assert_fails
+from tests.support.places import MIB
+from tests.support.program import finish, run_program, start_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -105,8 +107,8 @@ def test_a_push_over_ssh_and_a_local_run_meet_at_one_directory(
     disks: Disks, sshd: Sshd
 ) -> None:
     local, pushed = Scene(*disks), Scene(*disks, sshd)
-    pushed.target.rmdir()
-    pushed.target = local.target
+    pushed.destination.rmdir()
+    pushed.destination = local.destination
     pushed.place = pushed.place.replace(pushed.name, local.name)
     with _busy(pushed) as program:
         done = local.run()

@@ -8,8 +8,11 @@ import time
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.faults.scene import MIB, Scene, assert_fails, finish
 from tests.support import processes
+from tests.support.command_line import assert_fails
+from tests.support.places import MIB
+from tests.support.program import finish
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs

@@ -9,10 +9,11 @@ import time
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.faults.scene import Scene, assert_equal, show, subvolumes
 from tests.support import variety
 from tests.support.filesystems import PowerCut
+from tests.support.places import assert_equal, list_subvolumes, show
 from tests.support.program import PROGRAM, environment
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -21,9 +22,9 @@ pytestmark = pytest.mark.btrfs
 def _after_cut(scene: Scene, power: PowerCut) -> list[str]:
     """Return the names that the destination has after a cut, having compared them."""
     cut = power.cut()
-    directory = cut.path / scene.target.relative_to(power.path)
+    directory = cut.path / scene.destination.relative_to(power.path)
     sources = {snapshot.origin: snapshot.path for snapshot in scene.snapshots}
-    backups = subvolumes(directory)
+    backups = list_subvolumes(directory)
     for backup in backups:
         assert backup.read_only
         assert_equal(sources[backup.received_uuid], backup.path)
@@ -67,7 +68,7 @@ def test_after_a_power_cut_at_the_source_it_has_what_the_destination_builds_on(
     scene.back_up("-N1")
     cut = power_cut.cut()
     folder = scene.snapshot_folder.relative_to(power_cut.path)
-    left = {snapshot.uuid for snapshot in subvolumes(cut.path / folder)}
+    left = {snapshot.uuid for snapshot in list_subvolumes(cut.path / folder)}
     assert left & {backup.received_uuid for backup in scene.backups}
     holds = json.loads((cut.path / scene.holds.relative_to(power_cut.path)).read_text())
     (destination,) = holds["destinations"]
@@ -118,8 +119,8 @@ def test_a_run_after_a_power_cut_in_a_transfer_completes(
         cut = power_cut.cut()
         program.kill()
     scene.wait_for_quiet()
-    scene.target = cut.path / scene.target.relative_to(power_cut.path)
-    scene.place = str(scene.target)
+    scene.destination = cut.path / scene.destination.relative_to(power_cut.path)
+    scene.place = str(scene.destination)
     assert scene.staging, "the cut shows no transfer"
     assert [b.received_uuid for b in scene.backups] == [scene.snapshots[0].uuid]
     scene.check_converges()

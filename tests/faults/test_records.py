@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.faults.scene import STATE, Scene, remote, show, ssh_words
 from tests.support import processes
 from tests.support.many import make_named, make_pairs
+from tests.support.places import STATE, show, ssh_place, ssh_words
 from tests.support.program import PROGRAM, environment, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
 
 GIB = 1 << 30
 #: With what another source may have left under the same prefix.
-STRANGER = "s-20200101-000000"
+STRANGER = "x-20200101-000000"
 DELETING = ("-S", "-N1", "-n1")
 
 
@@ -35,7 +36,7 @@ class Places(NamedTuple):
 
     def run(self, *more: str) -> Any:
         """Back up."""
-        options = [*self.words, "-p", "s-", *more]
+        options = [*self.words, "-p", "x-", *more]
         return run_program(*options, self.source, self.target)
 
     def verb(self, verb: str, *more: str) -> Any:
@@ -50,7 +51,7 @@ class Places(NamedTuple):
     @property
     def sources(self) -> Path:
         """Name the record of the destination."""
-        return self.scene.target / STATE / "sources.json"
+        return self.scene.destination / STATE / "sources.json"
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -65,19 +66,21 @@ def places(
     """Return two places that were backed up from and to, here or both behind ssh."""
     scene = Scene(*disks)
     scene.snapshot_folder.mkdir(parents=True)
-    (scene.target / STATE).mkdir()
-    make_pairs(scene.snapshot_folder, scene.target, "s-", range(3))
+    (scene.destination / STATE).mkdir()
+    make_pairs(scene.snapshot_folder, scene.destination, "x-", range(3))
     words: list[str] = []
-    source, target = str(scene.source), str(scene.target)
+    source, target = str(scene.source), str(scene.destination)
     if request.param == "ssh":
         sshd = get_sshd()
         words = ssh_words(sshd)
-        source, target = (remote(sshd, Path(path)) for path in (source, target))
+        source, target = (
+            ssh_place(sshd, Path(path), user="root") for path in (source, target)
+        )
     made = Places(scene, words, source, target)
     # What a run writes, without one.
     uuid = show(scene.source).uuid
     own = source if words else f"{os.uname().nodename}:{source}"
-    document = {"version": 1, "prefixes": {"s-": [[uuid, own]]}}
+    document = {"version": 1, "prefixes": {"x-": [[uuid, own]]}}
     made.sources.write_text(json.dumps(document))
     made.holds.write_text(json.dumps({"version": 1, "destinations": []}))
     return made
@@ -182,13 +185,13 @@ DAMAGES = {
 def test_where_a_record_is_not_known_nothing_is_deleted_in_that_run(
     places: Places, damage: Callable[[Path], None], said: str
 ) -> None:
-    make_named(None, places.scene.target, [STRANGER])
+    make_named(None, places.scene.destination, [STRANGER])
     records = (places.holds, places.sources)
     originals = [record.read_bytes() for record in records]
     for record in records:
         damage(record)
     lost = [r.read_bytes() for r in records if damage is _newer]
-    policies = ("--keep", "latest", "--keep-at", "latest", "-p", "s-")
+    policies = ("--keep", "latest", "--keep-at", "latest", "-p", "x-")
     done = places.verb("prune", "--yes", "--force", *policies)
     assert done.returncode == 4, done.stderr
     assert done.stderr.count("nothing is deleted") == 2
@@ -207,7 +210,7 @@ def test_where_a_record_is_not_known_nothing_is_deleted_in_that_run(
     done = places.run(*DELETING)
     assert (done.returncode, done.stderr) == (0, ""), "it is told again"
     assert places.counts == (1, 2), "the next run does not thin out what is its own"
-    assert (places.scene.target / STRANGER).exists(), "it may be of another source"
+    assert (places.scene.destination / STRANGER).exists(), "it may be of another source"
     for record, original in zip(records, originals, strict=True):
         assert json.loads(record.read_bytes())["version"] == 1
         if damage is _newer:
@@ -252,9 +255,9 @@ def test_3_gib_of_records_are_not_read_into_memory(
     scene = Scene(*disks, get_sshd() if kind == "ssh" else None)
     scene.back_up()
     names = ("holds.json", "verified.json")
-    for path in (scene.holds, scene.target / STATE / "sources.json"):
+    for path in (scene.holds, scene.destination / STATE / "sources.json"):
         _too_large(path)
-    for state in (scene.source / STATE, scene.target / STATE):
+    for state in (scene.source / STATE, scene.destination / STATE):
         (state / names[1]).touch()
         _too_large(state / names[1])
     for words in ([*scene.options, "-S"], ["list", *scene.options[2:]]):
@@ -269,30 +272,30 @@ def test_backups_of_an_unknown_source_stay_until_that_is_settled(
 ) -> None:
     """The history of this machine is lost, too, and the source kept less."""
     scene = places.scene
-    gone = ["s-20200101-000001", "s-20200101-000002"]
-    make_named(None, scene.target, [STRANGER, *gone])
+    gone = ["x-20200101-000001", "x-20200101-000002"]
+    make_named(None, scene.destination, [STRANGER, *gone])
     places.sources.unlink()
     done = places.run(*DELETING)
-    assert "Whose 3 of the backups are that begin with 's-' is not known" in done.stderr
+    assert "Whose 3 of the backups are that begin with 'x-' is not known" in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "--one-source" in line]
     for _ in range(2):
         done = places.run(*DELETING)
         assert (done.returncode, done.stderr) == (0, "")
     left = {backup.path.name for backup in scene.backups}
     assert {STRANGER, *gone} < left and len(left) == 4
-    policy = ("--keep-at", "latest", "--force", "-y", "-p", "s-")
+    policy = ("--keep-at", "latest", "--force", "-y", "-p", "x-")
     done = run_program("prune", *policy, *places.words, places.target)
     assert done.returncode == 0 and len(scene.backups) == 4
     assert done.stdout.count("of an unknown source") == 3, done.stdout
     assert "--one-source" in done.stdout
     _, _, words = line.partition("btrfs-backup-ng ")
-    assert words == f"prune --one-source -p s- {places.target}"
+    assert words == f"prune --one-source -p x- {places.target}"
     before = places.sources.read_bytes()
     for more in (["--dry-run"], []):
         assert places.sources.read_bytes() == before
         done = run_program(*words.split(), *places.words, *more)
         assert done.returncode == 0, done.stderr
-        assert "one source for all that begin with 's-', 4 backups now" in done.stdout
+        assert "one source for all that begin with 'x-', 4 backups now" in done.stdout
     done = places.run(*DELETING)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(scene.backups) <= 2, "the newest, and the one that arrived last"
@@ -306,7 +309,7 @@ def test_what_is_remembered_to_have_been_sent_is_thinned_out_again(
         scene.write()
         scene.back_up("-N1")
     assert (len(scene.snapshots), len(scene.backups)) == (1, 3)
-    (scene.target / STATE / "sources.json").unlink()
+    (scene.destination / STATE / "sources.json").unlink()
     done = scene.back_up("-N1", "-n2")
     assert "sources.json is missing" in done.stderr
     assert "--one-source" not in done.stderr, "all of them are on record here"
@@ -323,10 +326,10 @@ def test_a_second_source_that_makes_the_record_anew_deletes_nothing_of_the_first
         scene.write()
         scene.back_up("-N1")
     firsts = {backup.path for backup in scene.backups}
-    (scene.target / STATE / "sources.json").unlink()
+    (scene.destination / STATE / "sources.json").unlink()
     for number in range(3):
         other.write()
-        words = ("-p", "s-", "-N1", "-n1", other.source, scene.target)
+        words = ("-p", "x-", "-N1", "-n1", other.source, scene.destination)
         done = run_program(*words)
         assert done.returncode == 0, done.stderr
         assert ("Nothing is deleted" in done.stderr) == (number == 0)
@@ -339,19 +342,25 @@ def test_a_second_source_that_makes_the_record_anew_deletes_nothing_of_the_first
 
 def test_a_prefix_that_the_record_does_not_name_is_not_known(scene: Scene) -> None:
     scene.back_up()
-    make_named(None, scene.target, ["t-20200101-000000", "t-20200102-000000"])
-    words = ("-p", "t-", "-n1", scene.source, scene.target)
+    make_named(None, scene.destination, ["t-20200101-000000", "t-20200102-000000"])
+    words = ("-p", "t-", "-n1", scene.source, scene.destination)
     done = run_program(*words)
     assert done.returncode == 0, done.stderr
     assert "does not say whose backups those that begin with 't-' are" in done.stderr
     assert len(scene.backups) == 4
     assert run_program(*words).stderr == ""
-    assert (scene.target / "t-20200101-000000").exists()
-    done = run_program("-p", "s-", "-n1", scene.source, scene.target)
+    assert (scene.destination / "t-20200101-000000").exists()
+    done = run_program("-p", "x-", "-n1", scene.source, scene.destination)
     assert done.stderr == "", "what is known of the other prefix is lost"
 
 
-@pytest.mark.parametrize("more", [("-T",), ("-N1", "-n1")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("-T",),
+        ("-N1", "-n1"),
+    ],
+)
 def test_a_first_run_says_nothing_about_records(
     any_scene: Scene, more: tuple[str, ...]
 ) -> None:
@@ -364,19 +373,19 @@ def test_a_first_run_says_nothing_about_records(
 
 def test_a_run_without_destinations_keeps_a_record_all_the_same(scene: Scene) -> None:
     for _ in range(3):
-        done = run_program("-p", "s-", "-N2", scene.source)
+        done = run_program("-p", "x-", "-N2", scene.source)
         assert (done.returncode, done.stderr) == (0, "")
     assert len(scene.snapshots) == 2
     scene.holds.unlink()
-    done = run_program("-p", "s-", "-N2", scene.source)
+    done = run_program("-p", "x-", "-N2", scene.source)
     assert "holds.json is missing" in done.stderr and len(scene.snapshots) == 3
-    done = run_program("-p", "s-", "-N2", scene.source)
+    done = run_program("-p", "x-", "-N2", scene.source)
     assert done.stderr == "" and len(scene.snapshots) == 2
 
 
 def test_lost_holds_keep_what_an_absent_destination_needs(scene: Scene) -> None:
     """It is on record on this machine that something was sent there."""
-    second = scene.target.with_name(scene.name + "-second")
+    second = scene.destination.with_name(scene.name + "-second")
     second.mkdir()
     scene.back_up(second)
     (base,) = scene.snapshots
@@ -395,7 +404,7 @@ def test_destinations_that_cannot_be_read_from_the_record_are_a_failure(
 ) -> None:
     scene.back_up()
     _garbage(scene.holds)
-    done = run_program("-p", "s-", "--locked-destinations", scene.source)
+    done = run_program("-p", "x-", "--locked-destinations", scene.source)
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert "destinations that are recorded there are not known" in done.stderr
     assert len(scene.snapshots) == 1

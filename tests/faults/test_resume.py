@@ -20,26 +20,23 @@ from tests.conftest import MakesFilesystems
 from tests.faults import cutting
 from tests.faults.conftest import Disks
 from tests.faults.cutting import INTERVAL, RATE, cut_short
-from tests.faults.scene import (
-    MIB,
-    STATE,
-    Scene,
-    assert_equal,
-    assert_fails,
-    command,
-    faulty_btrfs,
-    finish,
-    remote,
-    show,
-    subvolumes,
-    was_faulty,
-)
+from tests.faults.faulty import faulty_btrfs, was_faulty
 from tests.support import ours, processes
 from tests.support.accounts import SUDO_BTRFS, Account
+from tests.support.command_line import assert_fails, covers
 from tests.support.filesystems import Filesystem, PowerCut, btrfs_filesystem
-from tests.support.places import set_read_only
-from tests.support.program import run_program, start_program
-from tests.support.scenes import covers
+from tests.support.places import (
+    MIB,
+    STATE,
+    assert_equal,
+    command,
+    list_subvolumes,
+    set_read_only,
+    show,
+    ssh_place,
+)
+from tests.support.program import finish, run_program, start_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -189,7 +186,7 @@ def test_a_transfer_goes_on_whatever_its_snapshot_is_called(
 ) -> None:
     """The second name leaves no room for what the names of checkpoints add."""
     scene = planted(ssh_scene)
-    scene.options[scene.options.index("s-")] = prefix
+    scene.options[scene.options.index("x-")] = prefix
     safe = cut_short(scene, SAFE, cutting.SSH_CUTS["btrfs receive killed"])
     assert cutting.check_resumed(scene, safe).name.startswith(prefix)
 
@@ -402,7 +399,7 @@ def test_a_frozen_receiver_of_root_does_not_write_into_what_comes_after(
     user = account(sudoers=SUDO_BTRFS)
     scene = Scene(disks[0], open_disk, sshd)
     scene.options += (*POINTS, "--rate", "1M")
-    os.chown(scene.target, user.uid, user.gid)
+    os.chown(scene.destination, user.uid, user.gid)
     scene.place = scene.place.replace("root@", f"{user.name}@")
     cutting.write_random(scene.source / "data", INTERVAL + 300_000, 1)
     for number in range(600):
@@ -477,9 +474,9 @@ def test_what_another_source_left_at_the_destination_is_not_touched(
     disks: Disks,
 ) -> None:
     cut, other = planted(Scene(*disks)), planted(Scene(*disks))
-    other.target.rmdir()
-    other.target, other.place = cut.target, cut.place
-    other.options[other.options.index("s-")] = "other-"
+    other.destination.rmdir()
+    other.destination, other.place = cut.destination, cut.place
+    other.options[other.options.index("x-")] = "other-"
     safe = cut_short(cut, SAFE, cutting.LOCAL_CUTS["the program killed"])
     cut.wait_for_quiet()
     left = cutting.seals(cut)[-1]
@@ -498,7 +495,13 @@ def test_what_another_source_left_at_the_destination_is_not_touched(
     cutting.check_nothing_is_left(cut)
 
 
-@pytest.mark.parametrize("words", [("-p", "other-"), ("-T", "-n", "5", "-S")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-p", "other-"),
+        ("-T", "-n", "5", "-S"),
+    ],
+)
 def test_what_waits_stays_if_a_run_does_not_bring_it(
     scene: Scene, words: tuple[str, ...]
 ) -> None:
@@ -521,7 +524,7 @@ def test_something_else_in_staging_is_in_nobodys_way(scene: Scene) -> None:
     cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
     scene.wait_for_quiet()
     (left,) = scene.staging
-    directory = scene.target / STATE / "incoming" / left
+    directory = scene.destination / STATE / "incoming" / left
     (directory / ".seal-00000000009999999999-x").mkdir()
     (directory / ".seal-00000000009999999998-x").symlink_to("/")
     (directory / "file").write_text("x")
@@ -533,13 +536,13 @@ def test_something_else_in_staging_is_in_nobodys_way(scene: Scene) -> None:
 def test_two_destinations_on_one_disk_each_go_on_from_their_own(disks: Disks) -> None:
     """Their seals have the same UUIDs: those of the same stream."""
     one = planted(Scene(*disks))
-    other = one.target.with_name(one.target.name + "-other")
+    other = one.destination.with_name(one.destination.name + "-other")
     other.mkdir()
     two = Scene(*disks)
-    shutil.rmtree(two.target)
+    shutil.rmtree(two.destination)
     two.source, two.name = one.source, one.name
     two.snapshot_folder, two.options = one.snapshot_folder, one.options
-    two.target, two.place = other, str(other)
+    two.destination, two.place = other, str(other)
     killed = cutting.LOCAL_CUTS["the program killed"]
     safe = [cut_short(one, SAFE, killed)]
     one.wait_for_quiet()
@@ -564,13 +567,13 @@ def test_a_cut_transfer_to_one_subvolume_of_a_disk_does_not_hinder_another(
         disk.subvolume(place.name)
         place.mkdir()
         command("mount", "-o", f"subvol={place.name}", disk.device, place)
-    scene.target, scene.place = places[0], str(places[0])
+    scene.destination, scene.place = places[0], str(places[0])
     safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
     scene.wait_for_quiet()
-    scene.target, scene.place = places[1], str(places[1])
+    scene.destination, scene.place = places[1], str(places[1])
     assert len(cutting.sent(scene.run("--json", "-S"))) == 1
     scene.check_complete()
-    scene.target, scene.place = places[0], str(places[0])
+    scene.destination, scene.place = places[0], str(places[0])
     (sent,) = cutting.sent(scene.run("--json", "-S"))
     assert sent.resumed >= safe
     scene.check_complete()
@@ -615,7 +618,7 @@ def _age(scene: Scene, age: timedelta) -> None:
     (transfer,) = scene.staging
     then = f"{datetime.now(timezone.utc) - age:%Y%m%dT%H%M%SZ}"
     aged = re.sub(r"^\d{8}T\d{6}Z", then, transfer)
-    incoming = scene.target / STATE / "incoming"
+    incoming = scene.destination / STATE / "incoming"
     (incoming / transfer).rename(incoming / aged)
 
 
@@ -631,8 +634,8 @@ def test_a_power_cut_costs_no_sealed_interval(
         cut = power_cut.cut()  # without a word to the filesystem
         program.kill()
     scene.wait_for_quiet()
-    scene.target = cut.path / scene.target.relative_to(power_cut.path)
-    scene.place = str(scene.target)
+    scene.destination = cut.path / scene.destination.relative_to(power_cut.path)
+    scene.place = str(scene.destination)
     assert scene.backups == []
     cutting.check_resumed(scene, safe)
 
@@ -751,7 +754,7 @@ def test_it_is_said_from_where_a_transfer_goes_on(scene: Scene) -> None:
     assert_equal(scene.snapshots[0].path, scene.backups[0].path)
     assert show(scene.backups[0].path).read_only
     with contextlib.suppress(FileNotFoundError):
-        assert os.listdir(scene.target / STATE / "incoming") == []
+        assert os.listdir(scene.destination / STATE / "incoming") == []
 
 
 def test_a_retry_sees_that_only_the_answer_was_lost(
@@ -777,19 +780,19 @@ def test_a_retry_keeps_what_another_run_held_meanwhile(ssh_scene: Scene) -> None
     assert scene.sshd
     pulled: tuple[str | Path, ...] = (
         *scene.options,
-        remote(scene.sshd, scene.source),
-        scene.target,
+        ssh_place(scene.sshd, scene.source, user="root"),
+        scene.destination,
     )
-    other = scene.target.with_name(f"{scene.target.name}-other")
+    other = scene.destination.with_name(f"{scene.destination.name}-other")
     other.mkdir()
     with start_program(*pulled, *RATE, "--retries", "1", "--json") as program:
         safe = cutting.wait_for_checkpoint(scene, SAFE, program)
         cutting.SSH_CUTS["the ssh master killed"](scene, program)
-        beside = run_program("-p", "s-", "--wait", "20", scene.source, other)
+        beside = run_program("-p", "x-", "--wait", "20", scene.source, other)
         assert beside.returncode == 0, beside.stderr
         done = finish(program)
     assert cutting.sent(done)[0].resumed >= safe
     records = parse_holds(scene.holds.read_bytes())
-    assert {place.location for place in records} == {str(other), str(scene.target)}
-    for backup in (*subvolumes(other), *scene.backups):
+    assert {place.location for place in records} == {str(other), str(scene.destination)}
+    for backup in (*list_subvolumes(other), *scene.backups):
         assert backup.read_only

@@ -20,20 +20,13 @@ from tests.faults.cutting import (
     sent,
     staged,
 )
-from tests.faults.scene import (
-    MIB,
-    STATE,
-    Scene,
-    assert_fails,
-    command,
-    faulty_btrfs,
-    remote,
-    ssh_words,
-)
+from tests.faults.faulty import faulty_btrfs
 from tests.support import processes
+from tests.support.command_line import assert_fails, covers
 from tests.support.filesystems import Filesystem
+from tests.support.places import MIB, STATE, command, ssh_place, ssh_words
 from tests.support.program import run_program
-from tests.support.scenes import covers
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -46,7 +39,7 @@ def _interrupted(scene: Scene, hours: float, size: int = LEFT) -> str:
     """Leave at the destination what a transfer of another source left; give its id."""
     began = datetime.now(timezone.utc) + timedelta(hours=hours)
     transfer_id = f"{began:%Y%m%dT%H%M%SZ}-1a2b3c4d-00112233445566ff-ffeeddccbbaa9988"
-    directory = scene.target / STATE / "incoming" / transfer_id
+    directory = scene.destination / STATE / "incoming" / transfer_id
     directory.mkdir(mode=0o700, parents=True)
     seal = directory / f".seal-{size:020}-old-20260101-000000"
     command("btrfs", "subvolume", "create", seal)
@@ -111,7 +104,7 @@ def test_what_gives_way_to_a_restore_is_the_oldest(
     kept = Scene(*disks)
     kept.write(100 * MIB)
     kept.back_up()
-    words = ["restore", kept.place, "--to", str(scene.target)]
+    words = ["restore", kept.place, "--to", str(scene.destination)]
     told = run_program(*words, "--dry-run")
     assert told.returncode == 0, told.stderr
     assert scene.staging == [older, newer]
@@ -154,9 +147,9 @@ def test_what_filled_the_disk_is_dropped_where_the_rest_does_not_fit(
     done = scene.run("--no-check-space", "--checkpoint-interval", "8M")
     assert_fails(done, 1, "No space left on device", "is full", "are dropped", "rest")
     assert scene.staging == []
-    command("btrfs", "subvolume", "sync", scene.target)
+    command("btrfs", "subvolume", "sync", scene.destination)
     disk.sync()
-    free = os.statvfs(scene.target)
+    free = os.statvfs(scene.destination)
     assert free.f_bavail * free.f_bsize > 120 * MIB
     (scene.source / "data").unlink()
     for snapshot in scene.snapshots:
@@ -197,8 +190,12 @@ def test_a_stream_that_is_too_long_leaves_nothing(
     if kind != "local":
         sshd = get_sshd()
         scene.options += ssh_words(sshd)
-        source = remote(sshd, scene.source) if kind == "pull" else source
-        place = remote(sshd, scene.target) if kind == "push" else place
+        source = (
+            ssh_place(sshd, scene.source, user="root") if kind == "pull" else source
+        )
+        place = (
+            ssh_place(sshd, scene.destination, user="root") if kind == "push" else place
+        )
     scene.write(24 * MIB)
     words = [*scene.options, source, place, "--checkpoint-interval", "1M"]
     ahead = run_program(*words, "--max-size", "8M", "--dry-run")
@@ -226,8 +223,14 @@ def test_a_restore_that_is_too_long_leaves_nothing(
     scene.write(24 * MIB)
     scene.back_up()
     command("btrfs", "subvolume", "delete", scene.snapshots[0].path)
-    to = Scene(disks[0], disks[0]).target
-    words = ["restore", *ssh_words(sshd), remote(sshd, scene.target), "--to", str(to)]
+    to = Scene(disks[0], disks[0]).destination
+    words = [
+        "restore",
+        *ssh_words(sshd),
+        ssh_place(sshd, scene.destination, user="root"),
+        "--to",
+        str(to),
+    ]
     words += ["--file", "data"] if what == "files" else []
     done = run_program(*words, "--max-size", "8M")
     assert_fails(done, 1, "longer than 8.0 MiB (--max-size)")

@@ -10,21 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from btrfs_backup_ng.host.ssh import _beating
+from btrfs_backup_ng.host.ssh import beating
 from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import Command
 from tests.faults.conftest import Disks
 from tests.faults.playing import LIMIT_S, LONGEST_S, Stage, run_impatient
-from tests.faults.scene import (
-    MIB,
-    STATE,
-    Scene,
-    assert_fails,
-    finish,
-    remote,
-    ssh_words,
-)
 from tests.support import ours, processes
+from tests.support.command_line import assert_fails
+from tests.support.places import MIB, STATE, ssh_place, ssh_words
+from tests.support.program import finish
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd, running_sshd
 
 pytestmark = pytest.mark.btrfs
@@ -63,9 +58,9 @@ class Way:
         self.path = stage.path if kind == "local" else ""
         self.source, self.place = str(scene.source), scene.place
         if kind == "push":
-            self.place = remote(server, scene.target)
+            self.place = ssh_place(server, scene.destination, user="root")
         if kind == "pull":
-            self.source = remote(server, scene.source)
+            self.source = ssh_place(server, scene.source, user="root")
         if kind != "local":
             scene.options += ssh_words(server)
         self.where = " on root@127.0.0.1" if kind != "local" else ""
@@ -82,7 +77,7 @@ class Way:
 
     def check_free(self) -> None:
         """Check that nobody has the locks of both places."""
-        for place in (self.scene.source, self.scene.target):
+        for place in (self.scene.source, self.scene.destination):
             if (place / STATE).exists():
                 argv = ["flock", "-n", str(place / STATE), "true"]
                 processes.wait_until(lambda: subprocess.run(argv).returncode == 0)
@@ -154,7 +149,11 @@ def test_a_verb_that_says_nothing_is_given_up(
 
 @pytest.mark.parametrize(
     ("verb", "way"),
-    [("lock", "push"), ("put", "push"), ("prepare", "local")],
+    [
+        ("lock", "push"),
+        ("put", "push"),
+        ("prepare", "local"),
+    ],
     indirect=["way"],
 )
 def test_a_verb_of_the_first_run_that_says_nothing_is_given_up(
@@ -225,7 +224,7 @@ def test_who_waits_for_a_lock_is_not_silent(
     stage: Stage, trodden: dict[str, Way]
 ) -> None:
     way = trodden["push"]
-    state = way.scene.target / STATE
+    state = way.scene.destination / STATE
     with subprocess.Popen(["flock", state, "sh", "-c", "echo; exec sleep 600"],
                           stdout=subprocess.PIPE) as holder:  # fmt: skip
         assert holder.stdout and holder.stdout.readline()
@@ -256,6 +255,6 @@ def test_a_frozen_session_for_the_lock_does_not_stop_a_run(ssh_scene: Scene) -> 
 def test_a_child_that_takes_no_sign_of_life_is_not_waited_for() -> None:
     command = Command(("sleep", "600"), "the lock")
     with Child.start(command, stdin=PIPE) as child:
-        with _beating(child, "alive") as tell:
+        with beating(child, "alive") as tell:
             for _ in range(1000):
                 tell("x" * 1000)

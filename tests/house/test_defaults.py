@@ -12,8 +12,8 @@ from btrfs_backup_ng.cli.parser import OptionGroup, read_fields
 from btrfs_backup_ng.core.model import Destination, Job, SshOptions, TransferOptions
 
 TREES = [
-    backup_options._parser(),
-    *(import_module(VERBS[verb])._parser() for verb in VERBS),
+    backup_options.build_parser(),
+    *(import_module(VERBS[verb]).build_parser() for verb in VERBS),
 ]
 #: Options whose parser has the default: none is a field of the model.
 OWN = {

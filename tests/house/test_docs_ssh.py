@@ -130,7 +130,7 @@ def machines(
     finally:
         subprocess.run(["umount", mounted], check=False)
         (Path("/etc/sudoers.d") / f"{mark}.new").unlink(missing_ok=True)
-        accounts._remove(mark[:32], mark)
+        accounts.remove(mark[:32], mark)
         shutil.rmtree(base)
 
 
@@ -188,7 +188,7 @@ def _check_unit(machines: Machines) -> None:
     password.write_text(PASSWORD + "\n")
     with ours.only_one():
         said = f"{machines.name}:{PASSWORD}"
-        accounts._call("chpasswd", "--crypt-method=SHA512", said=said)
+        accounts.call("chpasswd", "--crypt-method=SHA512", said=said)
     units = machines.etc / "systemd/system"
     unit = configparser.ConfigParser(interpolation=None)
     unit.optionxform = str  # type: ignore[assignment,method-assign]

@@ -42,7 +42,7 @@ def test_each_command_is_understood(command):
 @pytest.mark.parametrize("command", CALLS)
 def test_each_call_of_a_verb_is_understood(command):
     verb, *words = shlex.split(command)
-    parse_places(import_module(VERBS[verb])._parser(), words)
+    parse_places(import_module(VERBS[verb]).build_parser(), words)
 
 
 def test_the_calls_are_of_nearly_all_verbs():
@@ -52,7 +52,7 @@ def test_the_calls_are_of_nearly_all_verbs():
 def test_each_call_of_the_doctor_is_understood():
     assert DOCTOR
     for command in DOCTOR:
-        options = parse_places(doctor._parser(), shlex.split(command))
+        options = parse_places(doctor.build_parser(), shlex.split(command))
         for place in options.places:
             parse_location(place, working_directory="/")
 

@@ -26,7 +26,7 @@ def back(request: pytest.FixtureRequest, sshd: Sshd) -> Back:
     """Return what backs up a source to destinations: here, and behind ssh."""
 
     def place(path: Path, *, remote: bool) -> Argument:
-        return places.at(sshd, path) if remote else path
+        return places.ssh_place(sshd, path, user="root") if remote else path
 
     def run(source: Path, *destinations: Path, options: tuple[str, ...] = ()) -> Run:
         behind = request.param != "local"
@@ -81,10 +81,10 @@ def test_a_restored_snapshot_is_the_parent_of_the_next_backup(back, room):
     (backup,) = places.subvolumes(destination)
     # All is lost here; the backup comes back, and the source is made of it.
     new = room.here / "new source"
-    places.output("btrfs", "-q", "subvolume", "create", room.here / "tray")
+    places.command("btrfs", "-q", "subvolume", "create", room.here / "tray")
     restored = places.send_and_receive(backup, room.here / "tray")
-    places.output("btrfs", "-q", "subvolume", "snapshot", restored, new)
-    places.output("btrfs", "-q", "subvolume", "create", new / ".btrfs-backup-ng")
+    places.command("btrfs", "-q", "subvolume", "snapshot", restored, new)
+    places.command("btrfs", "-q", "subvolume", "create", new / ".btrfs-backup-ng")
     (new / FOLDER).mkdir()
     restored = places.send_and_receive(backup, new / FOLDER)
     write(new, "second")
@@ -99,7 +99,7 @@ def test_a_snapshot_that_came_back_to_its_own_source_is_a_parent(back, room):
     source, destination = room.source(), room.destination()
     first, _ = only_sent(back(source, destination))
     (snapshot,), (backup,) = map(places.subvolumes, (source / FOLDER, destination))
-    places.output("btrfs", "-q", "subvolume", "delete", snapshot)
+    places.command("btrfs", "-q", "subvolume", "delete", snapshot)
     places.send_and_receive(backup, source / FOLDER)
     write(source, "second")
     assert only_sent(back(source, destination))[1] == first
@@ -109,15 +109,19 @@ def test_a_snapshot_that_came_back_to_its_own_source_is_a_parent(back, room):
 
 @pytest.mark.parametrize(
     ("back", "name"),
-    [("local", OLD_NAME), ("local", "daily 3"), ("relay", "daily 3")],
+    [
+        ("local", OLD_NAME),
+        ("local", "daily 3"),
+        ("relay", "daily 3"),
+    ],
     indirect=["back"],
 )
 def test_what_other_tools_copied_in_place_is_a_parent(back, room, name):
     source, destination = room.source(), room.destination()
-    places.output("btrfs", "-q", "subvolume", "create", source / ".btrfs-backup-ng")
+    places.command("btrfs", "-q", "subvolume", "create", source / ".btrfs-backup-ng")
     (source / FOLDER).mkdir()
     snapshot = source / FOLDER / name
-    places.output("btrfs", "-q", "subvolume", "snapshot", "-r", source, snapshot)
+    places.command("btrfs", "-q", "subvolume", "snapshot", "-r", source, snapshot)
     copy = places.send_and_receive(snapshot, destination)
     copy.rename(destination / "named by somebody else")
     write(source, "second")
@@ -136,9 +140,9 @@ def test_a_snapshot_made_anew_under_an_old_name_is_a_new_one(back, room):
     name, _ = only_sent(back(source, destination))
     (snapshot,), (old,) = map(places.subvolumes, (source / FOLDER, destination))
     identity = places.show(old).uuid
-    places.output("btrfs", "-q", "subvolume", "delete", snapshot)
+    places.command("btrfs", "-q", "subvolume", "delete", snapshot)
     write(source, "second")
-    places.output("btrfs", "-q", "subvolume", "snapshot", "-r", source, snapshot)
+    places.command("btrfs", "-q", "subvolume", "snapshot", "-r", source, snapshot)
     run = back(source, destination, options=("-S",))
     (sent,) = run.sent
     assert (sent["name"], sent["target"]) == (name, f"{name}_1")
@@ -161,9 +165,9 @@ def with_received_uuid(room: Room) -> Path:
     """Make a source as a careless restore does: flipped, its received UUID kept."""
     original = room.source("original")
     snapshot = room.here / "source"
-    places.output("btrfs", "-q", "subvolume", "snapshot", "-r", original, snapshot)
+    places.command("btrfs", "-q", "subvolume", "snapshot", "-r", original, snapshot)
     source = places.send_and_receive(snapshot, room.there)
-    places.output("btrfs", "-q", "subvolume", "delete", snapshot)
+    places.command("btrfs", "-q", "subvolume", "delete", snapshot)
     snapshot = source.rename(room.there / "sent back")
     source = places.send_and_receive(snapshot, room.here)
     places.set_read_only(source, False)
@@ -199,7 +203,7 @@ def test_snapshots_that_share_a_received_uuid_are_all_backed_up_once(back, room)
         write(source, str(number))
         name = f"p-2020010{number + 1}-000000"
         path = source / FOLDER / name
-        places.output("btrfs", "-q", "subvolume", "snapshot", "-r", source, path)
+        places.command("btrfs", "-q", "subvolume", "snapshot", "-r", source, path)
     shared = {places.show(path).received_uuid for path in (source / FOLDER).iterdir()}
     assert len(shared) == 1 and "-" not in shared
     run = back(source, destination, options=("-S",))
@@ -216,14 +220,19 @@ def test_snapshots_that_share_a_received_uuid_are_all_backed_up_once(back, room)
 
 @pytest.mark.parametrize(
     ("back", "nested"),
-    [("local", False), ("local", True), ("push", True), ("relay", False)],
+    [
+        ("local", False),
+        ("local", True),
+        ("push", True),
+        ("relay", False),
+    ],
     ids=["local", "local-nested", "push-nested", "relay"],
     indirect=["back"],
 )
 def test_a_changed_copy_is_no_parent(back, room, nested):
     source, destination = room.source(), room.there / "backups"
     kind = ("btrfs", "-q", "subvolume", "create") if nested else ("mkdir",)
-    places.output(*kind, destination)
+    places.command(*kind, destination)
     first, _ = only_sent(back(source, destination))
     (copy,) = places.subvolumes(destination)
     places.tamper(copy)
@@ -313,10 +322,10 @@ def test_a_changed_copy_elsewhere_on_the_filesystem_is_never_built_upon(back, ro
 def test_a_backup_that_was_deleted_is_sent_again(back, room):
     source, destination = room.source(), room.destination()
     names = [only_sent(back(source, destination))[0] for _ in range(3)]
-    places.output("btrfs", "-q", "subvolume", "delete", destination / names[1])
+    places.command("btrfs", "-q", "subvolume", "delete", destination / names[1])
     again = back(source, destination, options=("-S",))
     assert only_sent(again) == (names[1], names[0])
-    places.output("btrfs", "-q", "subvolume", "delete", destination / names[2])
+    places.command("btrfs", "-q", "subvolume", "delete", destination / names[2])
     again = back(source, destination, options=("-S",))
     assert only_sent(again) == (names[2], names[1])
     assert_up_to_date(back, source, destination)
@@ -327,7 +336,7 @@ def test_without_a_common_snapshot_a_full_one_says_why(back, room):
     source, destination = room.source(), room.destination()
     back(source, destination)
     (snapshot,) = places.subvolumes(source / FOLDER)
-    places.output("btrfs", "-q", "subvolume", "delete", snapshot)
+    places.command("btrfs", "-q", "subvolume", "delete", snapshot)
     write(source, "second")
     run = back(source, destination)
     assert run.sent[0]["why_full"] == "no common snapshot"

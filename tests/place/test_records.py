@@ -28,8 +28,8 @@ from btrfs_backup_ng.place.sources import (
     SourceIdentity,
     format_sources,
     parse_sources,
-    settled,
     why_unknown,
+    with_one_source,
     with_source,
 )
 from btrfs_backup_ng.place.verified import parse_verified
@@ -183,8 +183,8 @@ def test_what_is_settled_is_of_one_source():
         (SourceIdentity(uid(1), "/a"), SourceIdentity(uid(2), "/b")),
         frozenset({uid(3)}),
     )
-    origins = settled({**EXAMPLE, "y-": both}, "y-")
+    origins = with_one_source({**EXAMPLE, "y-": both}, "y-")
     assert origins == {**EXAMPLE, "y-": Series()}
-    one = settled(EXAMPLE, "x-")["x-"]
+    one = with_one_source(EXAMPLE, "x-")["x-"]
     assert one == Series((SourceIdentity(uid(1), "host:/home"),))
-    assert settled({}, "z-") == {"z-": Series()}
+    assert with_one_source({}, "z-") == {"z-": Series()}

@@ -51,10 +51,10 @@ from tests.support.processes import (
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts uninterrupted and leaves no file and no process behind."""
-    monkeypatch.setattr(process, "_interrupted", None)
+    monkeypatch.setattr(process, "interrupted_by", None)
     with nothing_left_behind():
         yield
-    assert not process._live
+    assert not process.live
 
 
 def shell(script: str, *, reports: bool = False) -> Command:
@@ -502,7 +502,7 @@ def test_after_an_interrupt_nothing_starts(monkeypatch):
     def spawn(*args: object) -> None:
         pytest.fail("it started")
 
-    monkeypatch.setattr(process, "_spawn", spawn)
+    monkeypatch.setattr(subprocess, "Popen", spawn)
     interrupt(signal.SIGINT)
     with pytest.raises(Interrupted) as caught:
         Child.start(shell("exit 0"))
@@ -528,14 +528,13 @@ def test_a_success_stays_one_in_spite_of_an_interrupt():
 
 
 def test_an_interrupt_while_a_child_starts_ends_it(monkeypatch):
-    spawn = process._spawn
+    pidfd_open = os.pidfd_open
 
-    def spawn_interrupted(*args):
-        spawned = spawn(*args)
+    def interrupted(pid):
         interrupt(signal.SIGTERM)  # as a handler would, before anyone knows the child
-        return spawned
+        return pidfd_open(pid)
 
-    monkeypatch.setattr(process, "_spawn", spawn_interrupted)
+    monkeypatch.setattr(os, "pidfd_open", interrupted)
     with pytest.raises(Interrupted):
         Child.start(shell("exec sleep 30"))
 
@@ -569,8 +568,7 @@ _CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 
 def test_an_orphan_does_not_run(monkeypatch):
     """The parent may die between fork and the request to be told of its death."""
-    tied_to = process._tied_to
-    monkeypatch.setattr(process, "_tied_to", lambda parent: tied_to(parent + 1))
+    monkeypatch.setattr(os, "getppid", lambda: 1)
     assert run(shell("exit 0"), check=False).status == 137
 
 

@@ -31,6 +31,7 @@ from btrfs_backup_ng.session.history import (
     sizes_sent,
     state_directory,
 )
+from tests.support.staged import locked
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 RECORD = Record(
@@ -162,7 +163,7 @@ def test_what_a_newer_version_wrote_is_ignored_and_kept(
     _write(tmp_path, RECORD)
     assert _path(tmp_path).read_bytes().startswith(newer)
     assert read_history(str(tmp_path)) == [RECORD]
-    monkeypatch.setattr(history, "_LIMIT_BYTES", 4000)
+    monkeypatch.setattr(history, "LIMIT_BYTES", 4000)
     _write(tmp_path, *_numbered(7))
     with open(_path(tmp_path), "ab") as file:
         file.write(newer)
@@ -173,7 +174,7 @@ def test_what_a_newer_version_wrote_is_ignored_and_kept(
 def test_it_stays_bounded_and_keeps_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "_LIMIT_BYTES", 20_000)
+    monkeypatch.setattr(history, "LIMIT_BYTES", 20_000)
     records = _numbered(200)
     sizes = []
     log = History(str(tmp_path))
@@ -228,8 +229,8 @@ def test_what_cannot_be_written_is_told_once_and_is_no_failure(
     _write(tmp_path / "file" / "state", *_numbered(3))
     assert caplog.text.count("not remembered") == 1
     caplog.clear()
-    monkeypatch.setattr(history, "_WAIT_S", 0.1)
-    with history._locked(str(tmp_path)):  # by somebody who does not go on
+    monkeypatch.setattr(history, "WAIT_S", 0.1)
+    with locked(tmp_path):  # by a process that does not go on
         _write(tmp_path, RECORD)
     assert caplog.text.count("not remembered") == 1
     assert read_history(str(tmp_path)) == []

@@ -32,7 +32,7 @@ from tests.support.processes import nothing_left_behind, wait_until
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts with nothing asked for, and leaves no thread behind."""
-    monkeypatch.setattr(progress, "_requested", False)
+    monkeypatch.setattr(progress, "line_requested", False)
     threads = threading.active_count()
     with nothing_left_behind():
         yield
@@ -266,7 +266,13 @@ def test_without_a_line_each_transfer_is_logged_now_and_then(caplog):
     assert re.fullmatch(r"b  0%  0 B of 9 B  0 B/s  0.0 s", second)
 
 
-@pytest.mark.parametrize(("line", "silent"), [(True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("line", "silent"),
+    [
+        (True, False),
+        (False, True),
+    ],
+)
 def test_nothing_is_logged_where_it_is_not_wanted(caplog, line, silent):
     stream = io.StringIO()
     with Progress(line, stream, silent=silent, log_interval_s=0.01, tick_s=0.01) as it:

@@ -16,6 +16,7 @@ from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.process.child import run
 from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.sshutil.login import Login
 from btrfs_backup_ng.sshutil.master import (
     ConnectionFailed,
     LoginRefused,
@@ -323,7 +324,7 @@ def test_a_server_that_speaks_something_else_is_named(sshd, runtime):
 @pytest.mark.parametrize("said", [b"", b"SSH-2.0-silent\r\n"])
 def test_a_server_that_says_nothing_more_is_given_up(sshd, runtime, monkeypatch, said):
     """ssh gives up one without a banner (ConnectTimeout); behind that it waits."""
-    monkeypatch.setattr("btrfs_backup_ng.sshutil.master._LOGIN_S", 1.0)
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.master.LOGIN_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
@@ -428,26 +429,29 @@ def ciphers(*arguments):
     return found.split(",")
 
 
-def offered(manager):
-    """Return what the master of a manager offers, best first."""
-    login = manager._login
+def login_to(server, *more):
+    return Login(place(server), options(server, *more))
+
+
+def offered(login):
+    """Return what a login offers, best first."""
     argv = [*login.ciphers(""), *login.arguments()]
     return ciphers(*argv[: argv.index("--")])
 
 
 def test_aes_comes_first_where_the_cpu_has_it_and_nobody_chose(sshd, monkeypatch):
     default = ciphers("-F", "none")
-    assert sorted(offered(connected(sshd))) == sorted(default)
-    monkeypatch.setattr("btrfs_backup_ng.sshutil.login._has_aes", lambda: True)
-    assert "-gcm@" in offered(connected(sshd))[0]
-    monkeypatch.setattr("btrfs_backup_ng.sshutil.login._has_aes", lambda: False)
-    assert offered(connected(sshd)) == default
+    assert sorted(offered(login_to(sshd))) == sorted(default)
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.login.has_aes", lambda: True)
+    assert "-gcm@" in offered(login_to(sshd))[0]
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.login.has_aes", lambda: False)
+    assert offered(login_to(sshd)) == default
 
 
 def test_a_chosen_cipher_stays(sshd, tmp_path, monkeypatch):
-    monkeypatch.setattr("btrfs_backup_ng.sshutil.login._has_aes", lambda: True)
+    monkeypatch.setattr("btrfs_backup_ng.sshutil.login.has_aes", lambda: True)
     chosen = "aes256-ctr,aes128-gcm@openssh.com"
-    assert offered(connected(sshd, f"ciphers={chosen}")) == chosen.split(",")
+    assert offered(login_to(sshd, f"ciphers={chosen}")) == chosen.split(",")
     wrapper = tmp_path / "ssh"  # stands for a choice in a file of ssh's
     real = shutil.which("ssh")
     wrapper.write_text(
@@ -455,9 +459,9 @@ def test_a_chosen_cipher_stays(sshd, tmp_path, monkeypatch):
         f'exec {real} -o Ciphers={chosen} "$@"\n'
     )
     wrapper.chmod(0o755)
-    manager = connected(sshd)
+    login = login_to(sshd)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert manager._login.ciphers("") == []
+    assert login.ciphers("") == []
 
 
 # A lost connection is opened again, where nothing depends on it.

@@ -19,11 +19,11 @@ import pytest
 from btrfs_backup_ng import __version__
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.wire import grammar
-from tests.faults.scene import show
 from tests.support import filesystems, ours, processes, trees
 from tests.support.accounts import Account
 from tests.support.embedded import load
 from tests.support.filesystems import Filesystem
+from tests.support.places import show
 from tests.support.program import CHECKOUT, run_program
 from tests.support.sshd import Sshd
 
@@ -553,7 +553,7 @@ def test_the_transfer_id_and_the_wire_are_those_of_the_program(scene: Scene):
     )
     assert [verb for verb, _ in said] == ["check", "receive-checked"]
     _, _, place, transfer_id, name, *_ = (w[1:] for w in said[1][1].split())
-    assert staging.ours([transfer_id])
+    assert staging.ids_in([transfer_id])
     assert grammar.encode(str(scene.target))[1:] == place
 
 

@@ -63,19 +63,19 @@ def account(
         identity = ["--non-unique", "--uid=0", "--gid=0", "--no-user-group"]
     try:
         with ours.only_one():
-            _call("useradd", *identity, "--create-home", "--base-dir", base,
-                  "--shell", _shell_path(shell, base),
-                  "--password", "*", name)  # fmt: skip
+            shell_path = _shell_path(shell, base)
+            words = ("--create-home", "--base-dir", base, "--shell", shell_path)
+            call("useradd", *identity, *words, "--password", "*", name)
             if password is not None:
-                _call("chpasswd", "--crypt-method=SHA512", said=f"{name}:{password}")
+                call("chpasswd", "--crypt-method=SHA512", said=f"{name}:{password}")
         if sudoers is not None:
-            _allow_sudo(mark, sudoers.format(name=name))
+            allow_sudo(mark, sudoers.format(name=name))
         if doas is not None:
-            _allow_doas(mark, doas.format(name=name))
+            allow_doas(mark, doas.format(name=name))
         user = pwd.getpwnam(name)
         yield Account(name, user.pw_uid, user.pw_gid, Path(user.pw_dir))
     finally:
-        _remove(name, mark)
+        remove(name, mark)
         shutil.rmtree(base)
 
 
@@ -84,7 +84,7 @@ def sweep() -> list[str]:
     left = [user.pw_name for user in pwd.getpwall() if ours.is_leftover(user.pw_name)]
     for name in left:
         user = pwd.getpwnam(name)
-        _remove(name, user.pw_gecos or name)
+        remove(name, user.pw_gecos or name)
         base = Path(user.pw_dir).parent
         if base.name.startswith("bbng-"):  # never /home
             shutil.rmtree(base, ignore_errors=True)
@@ -101,26 +101,29 @@ def _shell_path(shell: str, base: Path) -> str:
     return path
 
 
-def _allow_sudo(mark: str, rules: str) -> None:
+def allow_sudo(mark: str, rules: str) -> None:
+    """Let sudo know rules, in the place of earlier ones with this mark."""
     # sudo(8) ignores names with a dot, so this one is not in force before it is checked
     draft = _SUDOERS / f"{mark}.draft"
     try:
         draft.write_text(rules + "\n")
         draft.chmod(0o440)
-        _call("visudo", "--check", "--quiet", "--file", draft)
+        call("visudo", "--check", "--quiet", "--file", draft)
         draft.rename(_SUDOERS / mark)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _allow_doas(mark: str, rules: str) -> None:
+def allow_doas(mark: str, rules: str) -> None:
+    """Let doas know rules, under a mark."""
     added = f"# {mark} begin\n{rules}\n# {mark} end\n"
     with ours.only_one():
         old = _DOAS.read_text() if _DOAS.exists() else ""
         _replace_doas(old + added)
 
 
-def _forbid_doas(mark: str) -> None:
+def forbid_doas(mark: str) -> None:
+    """Take the rules with a mark from doas."""
     with ours.only_one():
         text = _DOAS.read_text() if _DOAS.exists() else ""
         before, begin, rest = text.partition(f"# {mark} begin\n")
@@ -136,15 +139,16 @@ def _replace_doas(text: str) -> None:
     try:
         draft.write_text(text)
         draft.chmod(0o400)
-        _call("doas", "-C", draft)
+        call("doas", "-C", draft)
         draft.rename(_DOAS)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _remove(name: str, mark: str) -> None:
+def remove(name: str, mark: str) -> None:
+    """End all processes of an account, and remove it with its rules."""
     (_SUDOERS / mark).unlink(missing_ok=True)
-    _forbid_doas(mark)
+    forbid_doas(mark)
     try:
         user = pwd.getpwnam(name)
     except KeyError:
@@ -154,7 +158,7 @@ def _remove(name: str, mark: str) -> None:
         processes.kill(left)
         assert time.monotonic() < deadline, f"{name} still runs {left}"
     with ours.only_one():
-        _call("userdel", "--force", name)  # though init may not have reaped the last
+        call("userdel", "--force", name)  # though init may not have reaped the last
 
 
 def _processes_of(user: pwd.struct_passwd) -> list[processes.Process]:
@@ -174,7 +178,8 @@ def _processes_of(user: pwd.struct_passwd) -> list[processes.Process]:
     return found
 
 
-def _call(*argv: object, said: str = "") -> None:
+def call(*argv: object, said: str = "") -> None:
+    """Run a command of the administrator that must succeed."""
     done = subprocess.run(
         [str(word) for word in argv],
         input=said,

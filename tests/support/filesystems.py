@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from . import ours
 
-_PATIENCE_S = 10.0
+PATIENCE_S = 10.0
 _MEMORY = Path("/dev/shm")
 
 
@@ -75,9 +75,9 @@ class Filesystem:
         users: list[str] = []
         for mount in reversed(mounts):
             if not _unmount(mount.point):
-                users += _users_of(mount.point)
+                users += users_of(mount.point)
                 _run("umount", "--lazy", mount.point)
-        deadline = time.monotonic() + _PATIENCE_S / 2
+        deadline = time.monotonic() + PATIENCE_S / 2
         while remaining := _loop_devices(self.image):
             if time.monotonic() > deadline:
                 for device in remaining:  # detaches as soon as its last user goes
@@ -277,7 +277,7 @@ def _mounted(filesystem: Filesystem, options: Sequence[str]) -> Iterator[None]:
 
 def _unmount(point: Path) -> bool:
     """Unmount, waiting a while for those who use it; False if they did not go."""
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         if point not in {mount.point for mount in read_mounts()}:
             return True
@@ -289,7 +289,7 @@ def _unmount(point: Path) -> bool:
         time.sleep(0.1)
 
 
-def _users_of(point: Path) -> list[str]:
+def users_of(point: Path) -> list[str]:
     """Name the processes that have something open below a mount point."""
     users = []
     for process in Path("/proc").glob("[0-9]*"):

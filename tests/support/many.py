@@ -11,7 +11,8 @@ from pathlib import Path
 
 from btrfs_backup_ng.place.holds import HOLDS, format_holds
 from btrfs_backup_ng.place.sources import SOURCES, Series, format_sources
-from tests.faults.scene import STATE, Scene
+from tests.support.places import STATE
+from tests.support.scene import Scene
 
 # linux/btrfs.h
 _SUBVOL_CREATE = 0x5000940E
@@ -108,9 +109,9 @@ def _make(
         os.close(subvolume)
 
 
-def write_records(scene: Scene, prefix: str = "s-") -> None:
+def write_records(scene: Scene, prefix: str = "x-") -> None:
     """Write the records that go with such a history, as runs would have."""
     (scene.source / STATE / HOLDS).write_bytes(format_holds({}))
-    state = scene.target / STATE
+    state = scene.destination / STATE
     state.mkdir(mode=0o700, exist_ok=True)
     (state / SOURCES).write_bytes(format_sources({prefix: Series()}))

@@ -1,7 +1,8 @@
-"""How these tests name places, run the program, and look at snapshots."""
+"""Places and snapshots as btrfs itself sees them; how to name and to change them."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,14 +10,16 @@ import re
 import stat
 import struct
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support import program, trees
 from tests.support.sshd import Sshd
 
-FOLDER = ".btrfs-backup-ng/snapshots"
+MIB = 1 << 20
+STATE = ".btrfs-backup-ng"
+FOLDER = f"{STATE}/snapshots"
 
 
 class Run(NamedTuple):
@@ -50,9 +53,14 @@ def back_up(
     return Run(done.returncode, events, done.stderr)
 
 
-class Shown(NamedTuple):
-    """What ``btrfs subvolume show`` says; UUIDs are text, ``-`` for none."""
+class Subvolume(NamedTuple):
+    """The output of ``btrfs subvolume show``; UUIDs are text, ``-`` if missing.
 
+    :ivar generation: of the last change.
+    :ivar made: the generation at creation.
+    """
+
+    path: Path
     uuid: str
     parent_uuid: str
     received_uuid: str
@@ -63,15 +71,16 @@ class Shown(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Return what ``btrfs send`` would call it."""
+        """Return the identity under which ``btrfs send`` sends it."""
         return self.uuid if self.received_uuid == "-" else self.received_uuid
 
 
-def show(path: Path) -> Shown:
+def show(path: Path) -> Subvolume:
     """Ask btrfs about a subvolume, whatever its name holds."""
-    text = output("btrfs", "subvolume", "show", "--", path)
+    text = command("btrfs", "subvolume", "show", "--", path)
     fields = dict(re.findall(r"^\t([A-Z][A-Za-z ]*): *\t+(.*)$", text, re.M))
-    return Shown(
+    return Subvolume(
+        path,
         fields["UUID"],
         fields["Parent UUID"],
         fields["Received UUID"],
@@ -82,8 +91,8 @@ def show(path: Path) -> Shown:
     )
 
 
-def output(*argv: object) -> str:
-    """Run a command that must succeed, and give what it prints."""
+def command(*argv: object) -> str:
+    """Run a command that must succeed, and return its output."""
     words = [os.fsencode(w if isinstance(w, (bytes, Path)) else str(w)) for w in argv]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
     assert done.returncode == 0, (words, done.stderr)
@@ -105,19 +114,21 @@ def send_and_receive(
     return directory / snapshot.name
 
 
-def subvolumes(directory: Path) -> list[Path]:
-    """List the subvolumes right in a directory, in the order they were made in.
-
-    What the program keeps for itself does not count.
-    """
-    if not directory.exists():
+def list_subvolumes(directory: Path) -> list[Subvolume]:
+    """List the subvolumes right in a directory by name, without the state directory."""
+    if not directory.is_dir():
         return []
-    found = [
-        directory / name
-        for name in os.listdir(directory)
-        if name != ".btrfs-backup-ng" and is_subvolume(directory / name)
+    return [
+        show(directory / name)
+        for name in sorted(os.listdir(directory))
+        if name != STATE and is_subvolume(directory / name)
     ]
-    return sorted(found, key=lambda path: show(path).tree_id)
+
+
+def subvolumes(directory: Path) -> list[Path]:
+    """Return the paths of the same, in the order of their creation."""
+    found = sorted(list_subvolumes(directory), key=lambda one: one.tree_id)
+    return [one.path for one in found]
 
 
 def is_subvolume(path: Path) -> bool:
@@ -128,8 +139,44 @@ def is_subvolume(path: Path) -> bool:
 
 def staged(destination: Path) -> list[str]:
     """List what unfinished transfers left at a destination."""
-    incoming = destination / ".btrfs-backup-ng/incoming"
-    return sorted(os.listdir(incoming)) if incoming.exists() else []
+    incoming = destination / STATE / "incoming"
+    return sorted(os.listdir(incoming)) if incoming.is_dir() else []
+
+
+def by_age(folder: Path) -> list[str]:
+    """List the snapshots in a folder; in one second ``_2`` is before ``_10``."""
+
+    def key(name: str) -> tuple[str, int]:
+        stem, _, number = name.partition("_")
+        return stem, int(number or 0)
+
+    names = [name for name in os.listdir(folder) if name != STATE]
+    return sorted(names, key=key)
+
+
+def fingerprint(top: Path) -> set[object]:
+    """Describe all that is below a directory, and the subvolumes among it."""
+    found: set[object] = set()
+    for directory, below, files in os.walk(top):
+        for name in [".", *below, *files]:
+            path = os.path.join(directory, name)
+            status = os.lstat(path)
+            if status.st_ino == 2:  # stands for a nested subvolume, with times of now
+                continue
+            kind, owner = status.st_mode, (status.st_uid, status.st_gid)
+            times = [status.st_mtime_ns]
+            if STATE not in (name, os.path.basename(directory)):
+                times.append(status.st_ctime_ns)  # a rehearsal measures in there
+            found.add((path, status.st_ino, kind, owner, status.st_size, *times))
+    listed = command("btrfs", "subvolume", "list", "-ouqR", top)
+    # The generation tells only that something made the filesystem write.
+    return found | set(re.sub(r" gen \d+ ", " ", listed).splitlines())
+
+
+def assert_equal(first: Path, second: Path) -> None:
+    """Compare two trees in everything that a backup has to bring back."""
+    found = trees.differences(trees.describe(first), trees.describe(second))
+    assert not found, f"{first} and {second}: {found}"
 
 
 def assert_copies(snapshots: Sequence[Path], copies: Sequence[Path]) -> None:
@@ -138,14 +185,24 @@ def assert_copies(snapshots: Sequence[Path], copies: Sequence[Path]) -> None:
     for snapshot, copy in zip(snapshots, copies, strict=True):
         assert show(copy).received_uuid == show(snapshot).origin
         assert show(copy).read_only
-        first, second = trees.describe(snapshot), trees.describe(copy)
-        assert trees.differences(first, second) == []
+        assert_equal(snapshot, copy)
 
 
 def assert_backed_up(source: Path, destination: Path) -> None:
     """Check that a destination has all that a source has, and nothing unfinished."""
     assert_copies(subvolumes(source / FOLDER), subvolumes(destination))
     assert staged(destination) == []
+
+
+@contextlib.contextmanager
+def moved_away(path: Path) -> Iterator[None]:
+    """Move something away for a while."""
+    away = path.with_name(f"{path.name} is away")
+    path.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(path)
 
 
 _GETFLAGS, _SETFLAGS = 0x80089419, 0x4008941A  # BTRFS_IOC_SUBVOL_*
@@ -175,17 +232,19 @@ def tamper(snapshot: Path) -> None:
     assert show(snapshot).read_only
 
 
-def ssh_words(server: Sshd) -> list[str]:
-    """Return the options with which the program gets into a server of the tests."""
-    words = []
-    for option in server.ssh_options:
-        words += ["--ssh-opt", option]
-    return words
+def ssh_place(server: Sshd, path: Path | str, *, user: str = "") -> str:
+    """Name a directory as a place behind the test's ssh server."""
+    who = f"{user}@" if user else ""
+    return f"ssh://{who}{server.host}:{server.port}{path}"
 
 
-def at(server: Sshd, path: Path | str, user: str = "root") -> str:
-    """Name a directory behind ssh."""
-    return f"ssh://{user}@{server.host}{path}"
+def ssh_words(server: Sshd, *, without: Sequence[str] = ()) -> list[str]:
+    """Return the options by which the program gets into the test's ssh server."""
+    return [
+        f"--ssh-opt={option}"
+        for option in server.ssh_options
+        if option.partition("=")[0] not in without
+    ]
 
 
 def wrapper(directory: Path, script: str) -> Path:
@@ -195,7 +254,7 @@ def wrapper(directory: Path, script: str) -> Path:
         if it does not decide otherwise.
     """
     directory.mkdir()
-    real = output("sh", "-c", "command -v btrfs").strip()
+    real = command("sh", "-c", "command -v btrfs").strip()
     program_file = directory / "btrfs"
     program_file.write_text(f'#!/bin/sh\nreal={real}\n{script}\nexec "$real" "$@"\n')
     program_file.chmod(0o755)

@@ -92,3 +92,9 @@ def start_program(
         encoding="utf-8",
         errors="surrogateescape",
     )
+
+
+def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait for a started program and return its output."""
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

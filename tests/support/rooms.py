@@ -1,18 +1,15 @@
-"""The filesystems that the tests of a module share, each in a room of its own."""
+"""A room for one test alone on the disks that all tests of a worker share."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.support import filesystems, ours
-from tests.support.places import output
+from tests.support.filesystems import Filesystem
+from tests.support.places import command
 
 _numbers = itertools.count(1)
 
@@ -26,7 +23,7 @@ class Room(NamedTuple):
     def source(self, name: str = "source", content: str = "first") -> Path:
         """Make a subvolume to back up, with a small file in it."""
         path = self.here / name
-        output("btrfs", "-q", "subvolume", "create", "--", path)
+        command("btrfs", "-q", "subvolume", "create", "--", path)
         (path / "file").write_text(content)
         return path
 
@@ -37,29 +34,13 @@ class Room(NamedTuple):
         return path
 
 
-@pytest.fixture(scope="module")
-def shared_filesystems() -> (
-    Iterator[tuple[filesystems.Filesystem, filesystems.Filesystem]]
-):
-    """Make the two filesystems, where any user may look in."""
-    directory = ours.public_directory()
-    try:
-        with contextlib.ExitStack() as stack:
-            yield (
-                stack.enter_context(filesystems.btrfs_filesystem(directory)),
-                stack.enter_context(filesystems.btrfs_filesystem(directory)),
-            )
-    finally:
-        shutil.rmtree(directory)
-
-
 @pytest.fixture
 def room(
-    shared_filesystems: tuple[filesystems.Filesystem, filesystems.Filesystem],
+    disks: tuple[Filesystem, Filesystem],
 ) -> Room:
-    """Make room for one test on the shared filesystems."""
+    """Make room for one test on the shared disks."""
     name = f"room-{next(_numbers)}"
-    paths = [filesystem.path / name for filesystem in shared_filesystems]
+    paths = [filesystem.path / name for filesystem in disks]
     for path in paths:
         path.mkdir()
     return Room(*paths)

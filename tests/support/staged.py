@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support.command_line import Done, must
 from tests.support.many import make_pairs
+from tests.support.places import by_age, ssh_place, ssh_words
 from tests.support.program import Argument
-from tests.support.scenes import Done, Scene, by_age, must, ssh_place, ssh_words
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 STATE = ".btrfs-backup-ng"

@@ -67,7 +67,7 @@ def test_mounts_inside_and_elsewhere_go_with_the_filesystem(tmp_path):
 
 
 def test_a_process_left_on_a_filesystem_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(filesystems, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(filesystems, "PATIENCE_S", 0.5)
     with pytest.raises(filesystems.StillBusy, match="sleep 987"):
         with filesystems.btrfs_filesystem(tmp_path) as filesystem:
             process = subprocess.Popen(["sleep", "987"], cwd=filesystem.path)
@@ -78,7 +78,7 @@ def test_a_process_left_on_a_filesystem_is_named(tmp_path, monkeypatch):
 
 
 def test_a_busy_filesystem_does_not_hide_why_a_test_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(filesystems, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(filesystems, "PATIENCE_S", 0.5)
     with pytest.raises(ZeroDivisionError):
         with filesystems.btrfs_filesystem(tmp_path) as filesystem:
             with open(filesystem.path / "file", "w"):

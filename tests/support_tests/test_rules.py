@@ -90,7 +90,13 @@ def test_what_needs_root_is_skipped_loudly_without_it(tmp_path):
     assert "2 TESTS DID NOT RUN: they need root" in done.stdout
 
 
-@pytest.mark.parametrize("argv", [[], ["-n2"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["-n2"],
+    ],
+)
 def test_a_failure_about_a_name_that_is_not_utf_8_can_be_told(tmp_path, argv):
     done = run_pytest(tmp_path, NOT_UTF_8, *argv)
     assert "1 failed, 1 passed" in done.stdout, done.stdout

@@ -39,7 +39,7 @@ def source(btrfs) -> Path:
     """Make a source on a filesystem that compresses."""
     path: Path = btrfs(mount_options=("compress-force=zstd",)).subvolume("source")
     (path / "file").write_bytes(b"all work and no play " * (SIZE // 21))
-    places.output("sync", "-f", path)
+    places.command("sync", "-f", path)
     assert is_compressed(path / "file")
     return path
 
@@ -62,8 +62,12 @@ def check(source: Path, destination: Path, size: int, *, compressed: bool) -> No
 @pytest.mark.parametrize("where", ["local", "push", "pull"])
 def test_compressed_data_stays_compressed(source, room, sshd, where):
     destination = room.destination()
-    here = places.at(sshd, source) if where == "pull" else source
-    there = places.at(sshd, destination) if where == "push" else destination
+    here = places.ssh_place(sshd, source, user="root") if where == "pull" else source
+    there = (
+        places.ssh_place(sshd, destination, user="root")
+        if where == "push"
+        else destination
+    )
     (sent,) = places.back_up(*places.ssh_words(sshd), here, there).sent
     check(source, destination, sent["size_bytes"], compressed=True)
 
@@ -82,6 +86,8 @@ def test_old_btrfs_progs_at_one_end_get_a_plain_stream(
     server.mark()
     destination = room.destination()
     words = [source, destination]
-    words[old_end == "destination"] = places.at(server, words[old_end == "destination"])
+    words[old_end == "destination"] = places.ssh_place(
+        server, words[old_end == "destination"], user="root"
+    )
     (sent,) = places.back_up(*places.ssh_words(server), *words).sent
     check(source, destination, sent["size_bytes"], compressed=False)

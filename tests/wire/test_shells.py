@@ -152,8 +152,22 @@ def test_a_command_holds_nothing_that_a_login_shell_gives_a_meaning(verb):
             assert sign not in decoder[1], sign
 
 
-@pytest.mark.parametrize("verb", [*bodies(), pytest.param(Verb("elevate"))])
-@pytest.mark.parametrize("shell", [["dash"], ["bash"], ["busybox", "sh"], ["zsh"]])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *bodies(),
+        pytest.param(Verb("elevate")),
+    ],
+)
+@pytest.mark.parametrize(
+    "shell",
+    [
+        ["dash"],
+        ["bash"],
+        ["busybox", "sh"],
+        ["zsh"],
+    ],
+)
 def test_a_script_is_good_shell(verb, shell):
     argv = [*shell, "-n", "-c", verb.script]
     done = subprocess.run(argv, capture_output=True, text=True)

@@ -73,7 +73,10 @@ class _Run:
             return
         if not job.dry_run:
             stack.enter_context(self._holder)
-            targets = self._lock(stack, source, targets)
+            self._lock(stack, source, Role.SNAPSHOT)
+            targets = self._each(
+                targets, lambda target: self._lock(stack, target.place, Role.BACKUP)
+            )
         holds = self._list(source)
         targets = self._each(targets, lambda target: target.look(self._here))
         planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
@@ -91,9 +94,14 @@ class _Run:
         if job.dry_run and planned and targets:
             making = size.temporary_snapshot(source, planned.name, self._session.now)
             temporary = stack.enter_context(making)
-        done = self._each(
-            targets, lambda target: self._transfer(target, holds, temporary)
-        )
+
+        def transfer(target: Target) -> None:
+            if job.dry_run:
+                target.report_plan(holds, temporary)
+            else:
+                target.deliver(holds, self._holder)
+
+        done = self._each(targets, transfer)
         self.tally.add(Tally(done=len(done) + (not targets)))
         holds.keep_record()
         self._prune(source, done, holds)
@@ -179,17 +187,8 @@ class _Run:
                 session.emit(note)
         return Target(destination, place, source, self._job, session)
 
-    def _lock(
-        self, stack: ExitStack, source: Place, targets: list[Target]
-    ) -> list[Target]:
-        """Lock all places, and clear the staging of transfers without checkpoints."""
-        self._lock_place(stack, source, Role.SNAPSHOT)
-        return self._each(
-            targets,
-            lambda target: self._lock_place(stack, target.place, Role.BACKUP),
-        )
-
-    def _lock_place(self, stack: ExitStack, place: Place, role: Role) -> None:
+    def _lock(self, stack: ExitStack, place: Place, role: Role) -> None:
+        """Lock a place, and clear the staging of transfers without checkpoints."""
         stack.enter_context(self._holder.holding(place, self._job.wait_s, role))
         left = place.facts.leftovers
         if not left:
@@ -266,14 +265,6 @@ class _Run:
         event = Snapshotted(str(source.location), planned.name, job.dry_run)
         self._session.emit(event)
 
-    def _transfer(
-        self, target: Target, holds: Holds, temporary: Snapshot | None
-    ) -> None:
-        if self._job.dry_run:
-            target.report_plan(holds, temporary)
-        else:
-            target.deliver(holds, self._holder)
-
     def _prune(self, source: Place, done: Sequence[Target], holds: Holds) -> None:
         """Delete snapshots that no rule keeps, except at places where a step failed."""
         doing = "deleting old snapshots"
@@ -294,7 +285,7 @@ class _Run:
         """Delete the holds of the given destinations, and do nothing else."""
         job = self._job
         if not job.dry_run:
-            self._lock_place(stack, source, Role.SNAPSHOT)
+            self._lock(stack, source, Role.SNAPSHOT)
         locations = [str(one.location) for one in job.destinations]
         for location, hold in self._list(source).forget(locations):
             event = Released(str(source.location), location, hold.name, job.dry_run)

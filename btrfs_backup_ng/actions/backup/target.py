@@ -42,7 +42,12 @@ from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.place.holds import HeldPlace, Hold, Holds, base_hold, sending_hold
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.place.sources import SOURCES, Ownership, identity_of
+from btrfs_backup_ng.place.sources import (
+    SOURCES,
+    Ownership,
+    identity_of,
+    is_snapshot_of,
+)
 from btrfs_backup_ng.process.pipeline import Moved
 from btrfs_backup_ng.session.history import origins_of
 from btrfs_backup_ng.session.session import Session
@@ -92,11 +97,6 @@ class Target:
         return visible(self.name)
 
     @property
-    def _held_place(self) -> HeldPlace:
-        """Return the place as holds name it."""
-        return HeldPlace(self.name, self.place.facts.filesystem)
-
-    @property
     def withheld(self) -> tuple[str, ...]:
         """Return the reasons why this run deletes nothing there; empty if it may."""
         return self._ownership.withheld
@@ -120,18 +120,11 @@ class Target:
 
     def _find_owner(self, content: Content, here: Listing) -> None:
         source, session, prefix = self._source, self._session, self._job.naming.prefix
-        directory, path = source.snapshots.directory, source.location.path
-        is_inside = directory.startswith(f"{path.rstrip('/')}/")
-        own_uuid = source.facts.uuid
         ownership = self._ownership
         done = ownership.read(
             content,
             self.listing,
-            {
-                s.origin
-                for s in here.snapshots
-                if is_inside or s.parent_uuid == own_uuid
-            },
+            {s.origin for s in here.snapshots if is_snapshot_of(source, s)},
             lambda: origins_of(session.recall(), str(source.location)),
             now=session.now,
             dry_run=self._job.dry_run,
@@ -230,17 +223,15 @@ class Target:
             self._check_space()
 
     def _check_full(self, transfer: Transfer, here: Listing) -> None:
-        required = self._options.incremental is Incremental.REQUIRED
-        if required:
+        if self._options.incremental is Incremental.REQUIRED:
             assert transfer.why_full
             raise Refused(
                 f"{self} would need {visible(transfer.snapshot.name)} in full"
                 f" ({transfer.why_full.value}), and --incremental=required forbids that"
             )
         if transfer.why_full is WhyFull.NOTHING_COMMON:
-            newest = in_order([s for s in self.listing.snapshots if s.received_uuid])[
-                -1
-            ]
+            received = [s for s in self.listing.snapshots if s.received_uuid]
+            newest = in_order(received)[-1]
             oldest = in_order(here.snapshots)[0]
             size = format_size(self._size(transfer))
             self._session.emit(
@@ -337,7 +328,7 @@ class Target:
             event = self._delivery.sent(transfer, moved, "", there, dry=True)
             self._session.emit(event)
             self._arrived(transfer)
-        self._settle(holds)
+        self._finish(holds)
 
     def _warn_of_size(self, transfer: Transfer, size_bytes: int) -> None:
         most = self._options.max_size
@@ -393,7 +384,7 @@ class Target:
                 self._arrived(transfer)
             registered()
         self._clear_staging()
-        self._settle(holds)
+        self._finish(holds)
 
     def _clear_staging(self) -> None:
         """Delete the staging of snapshots that have arrived now."""
@@ -411,12 +402,12 @@ class Target:
     def _hold(self, holds: Holds, *needed: Hold) -> None:
         """Record at the source the needs of the destination, if it takes parents."""
         if self.place.backups.takes_parents:
-            holds.set(self._held_place, needed)
+            holds.set(HeldPlace(self.name, self.place.facts.filesystem), needed)
 
     def _bases(self) -> list[Hold]:
         return [base_hold(self.base)] if self.base else []
 
-    def _settle(self, holds: Holds) -> None:
+    def _finish(self, holds: Holds) -> None:
         """Report if nothing was to be sent, and hold the parent of the next backup."""
         if not self._job.transfer:
             return

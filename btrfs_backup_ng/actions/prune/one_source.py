@@ -15,7 +15,7 @@ from btrfs_backup_ng.place.sources import (
     backups_of,
     format_sources,
     parse_sources,
-    settled,
+    with_one_source,
 )
 from btrfs_backup_ng.session.session import Session
 
@@ -66,5 +66,5 @@ def _settle(place: Place, prefix: str, now: datetime, *, dry_run: bool) -> Settl
         if not dry_run:
             place.set_aside(SOURCES, aside)
     if not dry_run:
-        place.write_record(SOURCES, format_sources(settled(recorded, prefix)))
+        place.write_record(SOURCES, format_sources(with_one_source(recorded, prefix)))
     return Settled(count, aside)

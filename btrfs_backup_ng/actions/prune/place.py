@@ -24,7 +24,7 @@ from btrfs_backup_ng.core.judgement import (
 )
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Role, Snapshot
-from btrfs_backup_ng.core.naming import split_name
+from btrfs_backup_ng.core.naming import prefix_in, split_name
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import NOT_OURS, Verdict, in_order
 from btrfs_backup_ng.place import holds, preflight, sources
@@ -68,7 +68,6 @@ class PruneRequest:
         return self.clock.now
 
     def policy(self, role: Role) -> Policy:
-        """Return the policy for the snapshots of a role."""
         policy = self.keep if role is Role.SNAPSHOT else self.keep_at
         assert policy
         return policy
@@ -275,12 +274,8 @@ def _series(
         dated = with_arrivals(seen.place, members)
     series: dict[str, list[Snapshot]] = {}
     for snapshot in dated:
-        series.setdefault(_prefix_of(snapshot.name), []).append(snapshot)
+        series.setdefault(prefix_in(snapshot.name), []).append(snapshot)
     return dict(series), foreign
-
-
-def _prefix_of(name: str) -> str:
-    return (split_name(name) or ("", None))[0]
 
 
 def _known_prefixes(seen: Seen, request: PruneRequest) -> Collection[str] | None:

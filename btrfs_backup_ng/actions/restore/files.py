@@ -222,7 +222,7 @@ class FileRestoration:
         stage = below(self.to.path, name)
         self._call(verbs.STAGE, self.to.path, name)
         try:
-            self._bring(stage)
+            self._copy(stage)
             self._check(stage)
             self._place(stage)
         finally:
@@ -235,7 +235,7 @@ class FileRestoration:
     def _call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> None:
         self._host.call(verb, *arguments, stdin=stdin)
 
-    def _bring(self, stage: str) -> None:
+    def _copy(self, stage: str) -> None:
         snapshot = self._chosen.kept.path
         if self._is_copy:
             paths = (f"./{path}" for path in self.paths)
@@ -270,9 +270,9 @@ class FileRestoration:
 
     def _check(self, stage: str) -> None:
         """Check the type of each path; on this machine, also that no other arrived."""
-        came = _look(self._host, stage, [*self._directories, *self.paths])
+        arrived = _look(self._host, stage, [*self._directories, *self.paths])
         for path, seen in self._kinds.items():
-            kind = came[path].mode if path in came else 0
+            kind = arrived[path].mode if path in arrived else 0
             if stat.S_IFMT(kind) != stat.S_IFMT(seen.mode):
                 raise BackupError(
                     f"{visible(path)} did not come from {self._chosen.place}, or as"

@@ -30,17 +30,14 @@ class Chosen:
 
     @property
     def snapshot(self) -> Snapshot:
-        """Return the snapshot."""
         return self.kept.snapshot
 
     @property
     def endpoint(self) -> Endpoint:
-        """Return the directory of the snapshot."""
         return self.kept.endpoint
 
     @property
     def place(self) -> Place:
-        """Return the place of the snapshot."""
         return self.endpoint.place
 
 

@@ -157,7 +157,10 @@ class Restoration:
         def fits(free: int) -> bool:
             return preflight.fits(needed, free, options)
 
-        room.make_room(target, self.expendable, fits, _log_dropped)
+        def log_deleted(waiting: Waiting) -> None:  # the user was warned before
+            log.info("dropped %s", room.about(waiting))
+
+        room.make_room(target, self.expendable, fits, log_deleted)
         free, place = target.facts.size_free, str(target.location)
         preflight.check_space(place, self.chosen.snapshot.name, needed, free, options)
 
@@ -188,7 +191,10 @@ def plan_restore(
     if request.writable:
         target.backups = BackupDirectory(target, verbs.WRITABLE)
     parent = _find_parent(chosen, target, there)
-    why = None if parent else _why_full(there)
+    why = None
+    if parent is None:
+        received = any(s.received_uuid for s in there.snapshots)
+        why = WhyFull.NOTHING_COMMON if received else WhyFull.FIRST
     transfer = Transfer(chosen.snapshot, parent, name, why)
     delivery = Delivery(chosen.endpoint, target.backups, request.options, session)
     size_bytes = _estimate(transfer, delivery.route)
@@ -196,17 +202,8 @@ def plan_restore(
     expendable: tuple[Waiting, ...] = ()
     if request.options.check_space:
         needed, expendable = _check_space(transfer, delivery.route, size_bytes, session)
-    return Restoration(
-        chosen,
-        request,
-        session,
-        target,
-        delivery,
-        transfer,
-        size_bytes,
-        needed,
-        expendable,
-    )
+    parts = target, delivery, transfer, size_bytes, needed, expendable
+    return Restoration(chosen, request, session, *parts)
 
 
 def look_at_target(location: Location, session: Session) -> Place:
@@ -335,17 +332,7 @@ def _check_space(
     return needed, expendable
 
 
-def _why_full(there: Listing) -> WhyFull:
-    received = [s for s in there.snapshots if s.received_uuid]
-    return WhyFull.NOTHING_COMMON if received else WhyFull.FIRST
-
-
 def _is_about_parent(error: PipelineFailed) -> bool:
     """Return whether a stage rejected the parent; a full transfer may then succeed."""
     stages = (error.blamed, *error.others)
     return any("parent" in stage.stderr for stage in stages)
-
-
-def _log_dropped(waiting: Waiting) -> None:
-    """Log a deleted transfer; the user was warned of it before."""
-    log.info("dropped %s", room.about(waiting))

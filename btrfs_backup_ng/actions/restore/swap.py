@@ -52,7 +52,7 @@ class Swap:
     :ivar notes: for the user: steps that no command does.
     """
 
-    way: SwapMethod
+    method: SwapMethod
     commands: tuple[str, ...]
     notes: tuple[str, ...] = ()
 

@@ -69,7 +69,7 @@ def _by_origin(snapshots: Collection[Snapshot]) -> dict[UUID, list[Snapshot]]:
     return dict(groups)
 
 
-def of_ours(listing: Listing) -> list[Snapshot]:
+def judgeable(listing: Listing) -> list[Snapshot]:
     """Return the snapshots that can be judged, oldest first: received, or dated."""
     return in_order(
         [s for s in listing.snapshots if s.received_uuid or time_in(s.name)]

@@ -82,7 +82,6 @@ class Entry:
 
     @property
     def type(self) -> str:
-        """Return the type in words."""
         return _TYPES.get(stat.S_IFMT(self.mode), "unknown")
 
 
@@ -249,5 +248,4 @@ class Names:
     def remember(
         self, inode: int, path: bytes, digest: bytes | None, why: str, count: int
     ) -> None:
-        """Remember the first of several names."""
         self._known[inode] = path, digest, why, count - 1

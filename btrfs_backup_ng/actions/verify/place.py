@@ -107,7 +107,7 @@ def look_closely(chosen: Sequence[Item], originals: Sequence[Item] = ()) -> Clos
             for home, snapshot in doubtful
             if home is seen and snapshot.integrity is Integrity.UNKNOWN
         }
-        found = settle(seen.endpoint.look_closely, sorted(unknown))
+        found = inspect_each(seen.endpoint.look_closely, sorted(unknown))
         known.inspected |= {unknown[tree_id]: one for tree_id, one in found.items()}
     wanted = {snapshot.received_uuid for _, snapshot in chosen}
     for seen in _looks(chosen):
@@ -121,7 +121,7 @@ def _looks(items: Sequence[Item]) -> list[Seen]:
     return list({id(seen): seen for seen, _ in items}.values())
 
 
-def settle(
+def inspect_each(
     look: Callable[[Sequence[int]], Integrity], tree_ids: Sequence[int]
 ) -> dict[int, Integrity]:
     """Inspect subvolumes one by one, with few looks if most are intact.
@@ -136,7 +136,9 @@ def settle(
             integrity |= dict.fromkeys(some, found)
             continue
         middle = len(some) // 2
-        integrity |= settle(look, some[:middle]) | settle(look, some[middle:])
+        integrity |= inspect_each(look, some[:middle]) | inspect_each(
+            look, some[middle:]
+        )
     return integrity
 
 

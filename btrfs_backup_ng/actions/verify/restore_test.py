@@ -50,7 +50,6 @@ class _Staging(BackupDirectory):
         codec: str,
         useless: Sequence[str] = (),
     ) -> Command:
-        """Return ``btrfs receive`` into the directory of this test."""
         return super().receive(self.transfer_id, snapshot, codec, useless)
 
     def publish(
@@ -95,7 +94,9 @@ def restored(
     """
     with Holder(now) as holder, holder.holding(scratch, 0.0):
         holder.note("testing a restore", scratch)
-        _clear_old(scratch)
+        scratch.look()
+        killed = staging.of_protocol(scratch.facts.leftovers, _PROTOCOL)
+        scratch.discard(killed)
         _check_room(endpoint, snapshot, scratch, meter)
         transfer_id = staging.full_id(new_transfer_id(now), snapshot, None, _PROTOCOL)
         sink = _Staging(scratch, transfer_id)
@@ -107,12 +108,6 @@ def restored(
             yield sink.path(snapshot.name)
         finally:
             _remove(sink)
-
-
-def _clear_old(scratch: Place) -> None:
-    """Remove the remains of killed tests, under the lock of the place."""
-    scratch.look()
-    scratch.discard(staging.of_protocol(scratch.facts.leftovers, _PROTOCOL))
 
 
 def _check_room(

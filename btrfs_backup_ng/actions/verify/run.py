@@ -43,7 +43,7 @@ from btrfs_backup_ng.actions.verify.identity import (
     judge_next,
     judge_reference,
     judge_writable,
-    of_ours,
+    judgeable,
     original_of,
     suspects,
     worst,
@@ -196,7 +196,9 @@ class Verification:
         self._duplicates = {
             seen.role: find_duplicates(seen.listing) for seen in everything
         }
-        homes = _homes(everything)
+        homes = {
+            s.uuid: (seen, s) for seen in everything for s in judgeable(seen.listing)
+        }
         findings = [*check_records(everything), *self._open_source()]
         backups = [s for u, (seen, s) in homes.items() if seen.role is Role.BACKUP]
         self._there = frozenset(snapshot.origin for snapshot in backups)
@@ -223,13 +225,8 @@ class Verification:
         memory.write()
         total = sum(len(seen.listing.snapshots) for seen in everything)
         notes = (*memory.notes, *_interrupted(place))
-        return PlaceResult(
-            tuple(findings),
-            tuple(self._verdicts),
-            total - len(homes),
-            notes,
-            self._next,
-        )
+        foreign, verdicts = total - len(homes), tuple(self._verdicts)
+        return PlaceResult(tuple(findings), verdicts, foreign, notes, self._next)
 
     def _choose(
         self, everything: Sequence[Seen], homes: Mapping[UUID, Item]
@@ -454,11 +451,6 @@ def _as_source(source: _Originals) -> Seen | None:
     if any(snapshot.received_uuid for snapshot in snapshots):
         return None
     return Seen(source.place.snapshots, Listing())
-
-
-def _homes(everything: Sequence[Seen]) -> dict[UUID, Item]:
-    """Return the snapshots that can be judged, oldest first, with their looks."""
-    return {s.uuid: (seen, s) for seen in everything for s in of_ours(seen.listing)}
 
 
 def _reached(verdict: SnapshotResult, level: Depth) -> Iterator[tuple[Depth, Result]]:

@@ -131,8 +131,6 @@ def parse_links(answer: bytes, sizes: Sequence[int]) -> list[str]:
     for size in sizes:
         found.append(os.fsdecode(answer[at : at + size]))
         at += size + 1
-        if answer[at - 1 : at] != b"\n":
-            raise Unclear("what readlink says is not understood")
-    if at != len(answer):
+    if answer != b"".join(os.fsencode(target) + b"\n" for target in found):
         raise Unclear("what readlink says is not understood")
     return found

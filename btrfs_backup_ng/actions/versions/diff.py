@@ -58,8 +58,10 @@ def difference(found: Found, first: int, second: int) -> bytes | None:
             else:
                 _fetch(found.hosts[sighting.place], sighting.path, path)
             paths.append(path)
-        if any(map(_is_binary, paths)):
-            return None
+        for path in paths:
+            with open(path, "rb") as file:
+                if b"\0" in file.read(_LOOK_BYTES):
+                    return None
         command = Command((*argv, "--", *paths), label="diff")
         done = run(command, check=False)
     if done.stdout.startswith(b"Binary files "):
@@ -70,12 +72,9 @@ def difference(found: Found, first: int, second: int) -> bytes | None:
 
 
 def _label(found: Found, number: int, sighting: Sighting) -> str:
-    time = sighting.time.astimezone(timezone.utc)
+    time = f"{sighting.time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
     where = sighting.snapshot or "now"
-    words = (
-        f"{found.file.path} (version {number}, {where}, {time:%Y-%m-%d %H:%M:%S} UTC)"
-    )
-    return visible(words)
+    return visible(f"{found.file.path} (version {number}, {where}, {time})")
 
 
 def _fetch(host: Host, path: str, target: str) -> None:
@@ -99,8 +98,3 @@ def _fetch(host: Host, path: str, target: str) -> None:
         error = kind(completed)
         error.hint = explain_session(completed.stderr)
         raise error
-
-
-def _is_binary(path: str) -> bool:
-    with open(path, "rb") as file:
-        return b"\0" in file.read(_LOOK_BYTES)

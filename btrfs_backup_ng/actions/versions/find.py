@@ -45,7 +45,12 @@ from btrfs_backup_ng.place.contents import (
     recorded_place,
 )
 from btrfs_backup_ng.place.preflight import READING, look_at
-from btrfs_backup_ng.place.sources import SourceIdentity, Sources, identity_of
+from btrfs_backup_ng.place.sources import (
+    SourceIdentity,
+    Sources,
+    identity_of,
+    is_snapshot_of,
+)
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.session import Session
 
@@ -99,7 +104,7 @@ _Looked = tuple[Place, list[Kept]]
 
 
 def find_file(text: str, sudo_line: str, *, working_directory: str) -> File:
-    """Find the subvolume of a file that may be deleted.
+    """Find the subvolume of a file, which may have been deleted.
 
     Symbolic links in the path are followed, but not one at its end.
 
@@ -188,7 +193,13 @@ def find_versions(
     origins = {kept.snapshot.origin for kept in contents.kept}
     origins |= {record.origin for record in records if record.origin}
     is_ours = _Belonging(identity_of(at_source), frozenset(origins))
-    own = _own_snapshots(at_source, contents)
+    own = [
+        kept
+        for kept in contents.kept
+        if kept.kind is Role.SNAPSHOT
+        and kept.state is State.COMPLETE
+        and is_snapshot_of(at_source, kept.snapshot)
+    ]
     looked: list[_Looked] = [(at_source, own)]
     failures: list[tuple[str, BackupError]] = []
     for location in wanted:
@@ -219,19 +230,6 @@ def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
     texts = sorted({record.destination for record in records})
     known += [place for text in texts if (place := recorded_place(text))]
     return list(dict.fromkeys(known))
-
-
-def _own_snapshots(source: Place, contents: Contents) -> list[Kept]:
-    """Return the snapshots of a source; its folder may have those of others, too."""
-    directory, path = source.snapshots.directory, source.location.path
-    is_inside = directory.startswith(f"{path.rstrip('/')}/")
-    return [
-        kept
-        for kept in contents.kept
-        if kept.kind is Role.SNAPSHOT
-        and kept.state is State.COMPLETE
-        and (is_inside or kept.snapshot.parent_uuid == source.facts.uuid)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +281,11 @@ def _sightings(
     looks: list[Look] = []
     failures: list[tuple[str, BackupError]] = []
     for index, (place, found) in enumerate(places):
-        here = [_look(index, kept, file.path) for kept in found]
+        here = []
+        for kept in found:
+            one, path = kept.snapshot, os.path.join(kept.path, file.path)
+            assert one.created  # a complete snapshot has a time in its name
+            here.append(Look(index, one.name, one.created, one.origin, path))
         if index == 0:
             path = os.path.join(file.subvolume, file.path)
             here.append(Look(0, "", now, None, path))
@@ -306,13 +308,6 @@ def _sightings(
         )
         for look in looks
     ], failures
-
-
-def _look(place: int, kept: Kept, path: str) -> Look:
-    snapshot = kept.snapshot
-    assert snapshot.created  # a complete snapshot has a time in its name
-    whole = os.path.join(kept.path, path)
-    return Look(place, snapshot.name, snapshot.created, snapshot.origin, whole)
 
 
 def pick(found: Found, number: int) -> Taken:

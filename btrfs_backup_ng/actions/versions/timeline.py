@@ -70,17 +70,17 @@ class Run:
 
     @property
     def content(self) -> Content | None:
-        """The content; ``None`` if the file was missing."""
+        """Return the content; ``None`` if the file was missing."""
         return self.sightings[0].content
 
     @property
     def since(self) -> datetime:
-        """The time of the first snapshot of this period."""
+        """Return the time of the first snapshot of this period."""
         return self.sightings[0].time
 
     @property
     def is_now(self) -> bool:
-        """Whether the period includes the present file."""
+        """Return whether the period includes the present file."""
         return any(not sighting.snapshot for sighting in self.sightings)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
 from btrfs_backup_ng.cli.commands import run_words
-from btrfs_backup_ng.cli.output import print_line
 from btrfs_backup_ng.cli.parser import Parser
+from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.sudo import sudo_line
 from btrfs_backup_ng.process.child import last_steps, run
 from btrfs_backup_ng.process.command import Command, find_program
@@ -33,7 +33,7 @@ _PHOTOS, _PHOTO_BYTES = 16, 2 * MIB
 
 def main(words: Sequence[str]) -> int:
     """Show backups, compare them, and restore files and all of it."""
-    options = _parser().parse_args(words)
+    options = build_parser().parse_args(words)
     set_up_logging("warning")
     if os.geteuid() != 0:
         raise Refused(
@@ -46,7 +46,8 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = Parser(
         prog=f"{PROGRAM} demo",
         description="Make two btrfs filesystems in files, back one up to the other"

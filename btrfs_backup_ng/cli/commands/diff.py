@@ -12,7 +12,7 @@ from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.places import read_place
-from btrfs_backup_ng.cli.session import open_progress
+from btrfs_backup_ng.cli.session import open_progress, open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.core.document import Inline, to_document
 from btrfs_backup_ng.core.location import Location, parse_location
@@ -66,10 +66,11 @@ class DiffOptions:
 
 def main(words: Sequence[str]) -> int:
     """Print the changes from one snapshot to another."""
-    return run_command("diff", words, _parser(), _read, _run)
+    return run_command("diff", words, build_parser(), read, _run)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "diff",
         usage="[options] A B",
@@ -87,7 +88,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _read(options: argparse.Namespace) -> DiffOptions:
+def read(options: argparse.Namespace) -> DiffOptions:
+    """Return the options that the parsed words mean."""
     words = options.places
     if len(words) != 2:
         raise UsageError(
@@ -154,14 +156,11 @@ class DiffReport:
 
 
 def _run(options: DiffOptions, call: Call) -> int:
-    with open_progress(call) as progress:
-        changes = compare(
-            options.first,
-            options.second,
-            options.ssh,
-            progress=progress,
-            sudo_line=call.sudo_line,
-        )
+    with (
+        open_progress(call) as progress,
+        open_session(call, options.ssh, progress=progress) as session,
+    ):
+        changes = compare(options.first, options.second, session)
     output, summary = Output(call), Summary()
     for change in changes:
         if options.without_times and change.touched == Touch.TIMES:

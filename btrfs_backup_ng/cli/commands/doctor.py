@@ -17,10 +17,11 @@ from btrfs_backup_ng.actions.doctor.diagnosis import (
 )
 from btrfs_backup_ng.actions.doctor.look import examine, rule_for
 from btrfs_backup_ng.cli.call import Call, run_command
-from btrfs_backup_ng.cli.output import Output, print_line
+from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.places import need_places, read_place
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
+from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.table import terminal_width, wrapped
 from btrfs_backup_ng.cli.views import PlacesReport
 from btrfs_backup_ng.core.location import Location
@@ -69,10 +70,11 @@ class DoctorOptions:
 
 def main(words: Sequence[str]) -> int:
     """Examine places."""
-    return run_command("doctor", words, _parser(), _read, _run)
+    return run_command("doctor", words, build_parser(), read, _run)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "doctor",
         usage="[options] PLACE ...",
@@ -91,7 +93,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _read(options: argparse.Namespace) -> DoctorOptions:
+def read(options: argparse.Namespace) -> DoctorOptions:
+    """Return the options that the parsed words mean."""
     need_places(options.places, "doctor")
     places = tuple(map(read_place, options.places))
     if options.sudoers and len(places) != 1:

@@ -62,10 +62,11 @@ _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 def main(words: Sequence[str]) -> int:
     """List places."""
-    return run_command("list", words, _parser(), read_options, _run)
+    return run_command("list", words, build_parser(), read_options, _run)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "list",
         usage="[options] [PLACE ...]",

@@ -52,10 +52,11 @@ _TEXT_AT = 9
 
 def main(words: Sequence[str]) -> int:
     """Print the status of places."""
-    return run_command("status", words, _parser(), read_options, _run)
+    return run_command("status", words, build_parser(), read_options, _run)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "status",
         usage="[options] [PLACE ...]",

@@ -83,10 +83,11 @@ class VerifyOptions:
 
 def main(words: Sequence[str]) -> int:
     """Verify snapshots of a place."""
-    return run_command("verify", words, _parser(), _read, _run)
+    return run_command("verify", words, build_parser(), read, _run)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "verify",
         usage="[options] PLACE [SNAPSHOT ...]",
@@ -143,7 +144,7 @@ def _subset(text: str) -> tuple[int | None, int]:
     return number, parts
 
 
-def _read(options: argparse.Namespace) -> VerifyOptions:
+def read(options: argparse.Namespace) -> VerifyOptions:
     """Return the options.
 
     :raises UsageError: if one is missing, or they do not go together.

@@ -29,7 +29,7 @@ from btrfs_backup_ng.actions.versions.find import (
 from btrfs_backup_ng.actions.versions.timeline import Content, Run, Sighting, versions
 from btrfs_backup_ng.cli import values, wording
 from btrfs_backup_ng.cli.call import Call, run_command
-from btrfs_backup_ng.cli.output import Output, print_bytes
+from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, add_folder, new_parser
 from btrfs_backup_ng.cli.places import (
     need_places,
@@ -39,6 +39,7 @@ from btrfs_backup_ng.cli.places import (
 )
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
+from btrfs_backup_ng.cli.stdout import print_bytes
 from btrfs_backup_ng.cli.table import table
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.location import Location
@@ -79,10 +80,11 @@ class VersionsOptions:
 
 def main(words: Sequence[str]) -> int:
     """Print the versions of a file."""
-    return run_command("versions", words, _parser(), _read, _run)
+    return run_command("versions", words, build_parser(), read, _run)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "versions",
         usage="[options] FILE",
@@ -110,7 +112,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _read(options: argparse.Namespace) -> VersionsOptions:
+def read(options: argparse.Namespace) -> VersionsOptions:
+    """Return the options that the parsed words mean."""
     need_places(options.places, "versions")
     if len(options.places) != 1:
         raise UsageError(

@@ -160,7 +160,14 @@ def test_a_clock_that_is_not_understood_is_unknown(there):
 
 
 @pytest.mark.parametrize(
-    ("opened", "grade"), [(8, OK), (7, WARN), (4, WARN), (3, FAIL), (0, FAIL)]
+    ("opened", "grade"),
+    [
+        (8, OK),
+        (7, WARN),
+        (4, WARN),
+        (3, FAIL),
+        (0, FAIL),
+    ],
 )
 def test_few_sessions_are_enough_for_one_task(opened, grade):
     finding = diagnosis.judge_sessions(opened, "" if opened == 8 else "refused")

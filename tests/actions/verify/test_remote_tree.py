@@ -18,8 +18,8 @@ from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.host.ssh import SshHost
 from tests.support import filesystems, trees, variety
+from tests.support.command_line import path_without
 from tests.support.processes import nothing_left_behind
-from tests.support.scenes import path_without
 from tests.wire.test_shells import Straight, shells
 
 __all__ = ["shells"]
@@ -69,7 +69,11 @@ def use(shells: Path, inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("outer", "inner"),
-    [("dash", "dash"), ("tcsh", "busybox"), ("fish", "bash")],
+    [
+        ("dash", "dash"),
+        ("tcsh", "busybox"),
+        ("fish", "bash"),
+    ],
 )
 def test_what_a_shell_reads_is_what_is_read_here(
     disk: filesystems.Filesystem,

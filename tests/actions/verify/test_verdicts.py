@@ -21,12 +21,12 @@ from btrfs_backup_ng.actions.verify.identity import (
     judge_common,
     judge_next,
     judge_reference,
-    of_ours,
+    judgeable,
     original_of,
     suspects,
     worst,
 )
-from btrfs_backup_ng.actions.verify.place import settle
+from btrfs_backup_ng.actions.verify.place import inspect_each
 from btrfs_backup_ng.core.choose import is_in_part, pick
 from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.record import Unreadable
@@ -163,7 +163,11 @@ def test_copies_of_nothing_at_a_place_are_found():
 
 @pytest.mark.parametrize(
     ("is_incremental", "result"),
-    [(True, None), (False, Result.BAD), (None, Result.UNCHECKED)],
+    [
+        (True, None),
+        (False, Result.BAD),
+        (None, Result.UNCHECKED),
+    ],
 )
 def test_a_next_backup_that_is_full_is_bad_if_it_is_not_the_first(
     is_incremental: bool | None, result: Result | None
@@ -180,7 +184,7 @@ def test_what_is_ours_and_what_only_looks_like_it():
     foreign = snapshot(1, name="their own")
     names = frozenset({"by-me", "their own", "x-20260101-000009", "file"})
     listing = Listing((received, foreign), names)
-    assert of_ours(listing) == [received]
+    assert judgeable(listing) == [received]
     assert suspects(listing) == ["x-20260101-000009"]
 
 
@@ -201,7 +205,7 @@ def test_seals_are_settled_with_few_looks(broken: set[int], count: int):
         assert isinstance(some, list | range)
         return Integrity.CHANGED if broken & set(some) else Integrity.INTACT
 
-    seals = settle(look, range(count))
+    seals = inspect_each(look, range(count))
     assert {i for i, seal in seals.items() if seal is Integrity.CHANGED} == {
         i for i in broken if i < count
     }

@@ -12,10 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.filesystems import read_mounts
-from tests.support.processes import wait_until
-from tests.support.program import PROGRAM, environment, run_program, start_program
-from tests.support.scenes import (
+from tests.support.command_line import (
     appears,
     as_nobody,
     complaint,
@@ -25,6 +22,9 @@ from tests.support.scenes import (
     script,
     sudo_line,
 )
+from tests.support.filesystems import read_mounts
+from tests.support.processes import wait_until
+from tests.support.program import PROGRAM, environment, run_program, start_program
 
 pytestmark = pytest.mark.btrfs
 

@@ -15,10 +15,8 @@ import pytest
 from tests.conftest import MakesFilesystems
 from tests.support.changes import describe, disagreements
 from tests.support.changing import Changing
-from tests.support.program import PROGRAM, Argument, environment, run_program
-from tests.support.scenes import (
+from tests.support.command_line import (
     Done,
-    Scene,
     as_nobody,
     complaint,
     covers,
@@ -26,30 +24,17 @@ from tests.support.scenes import (
     must,
     on_terminal,
     script,
-    ssh_place,
-    ssh_words,
     sudo_line,
 )
+from tests.support.places import ssh_place, ssh_words
+from tests.support.program import PROGRAM, Argument, environment, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
 
 #: Each is a walk of two steps, seen forwards and, as a whole, backwards.
 WALKS = range(9)
-
-
-class Before(Scene):
-    """A scene with the snapshots that a test takes of its source."""
-
-    def snapshot(self, name: str) -> Path:
-        """Take a snapshot, beside the source."""
-        relative = self.source.relative_to(self.from_filesystem.path)
-        return self.from_filesystem.snapshot(relative, str(relative.parent / name))
-
-
-@pytest.fixture
-def before(scene: Scene) -> Before:
-    return Before(*scene)
 
 
 def diff(*words: Argument, **changes: Any) -> Done:
@@ -78,12 +63,12 @@ def told(*words: Argument) -> list[Mapping[str, Any]]:
 
 
 @pytest.mark.parametrize("seed", WALKS)
-def test_what_is_told_is_what_a_comparison_finds(before: Before, seed: int):
-    tree = Changing(before.source, seed)
+def test_what_is_told_is_what_a_comparison_finds(scene: Scene, seed: int):
+    tree = Changing(scene.source, seed)
     tree.change(60 if seed % 3 else 250)
     places, trees = [], []
     for step in range(3):
-        places.append(before.snapshot(f"{step}"))
+        places.append(scene.snapshot(f"{step}"))
         trees.append(describe(places[-1]))
         tree.change((3, 15, 60)[(seed + step) % 3])
     for one, other in (0, 1), (1, 2), (2, 0):
@@ -91,12 +76,12 @@ def test_what_is_told_is_what_a_comparison_finds(before: Before, seed: int):
         assert disagreements(trees[one], trees[other], changes) == []
 
 
-def test_the_same_is_told_over_ssh(before: Before, sshd: Sshd):
-    tree = Changing(before.source, 1)
+def test_the_same_is_told_over_ssh(scene: Scene, sshd: Sshd):
+    tree = Changing(scene.source, 1)
     tree.change(100)
-    one = before.snapshot("one")
+    one = scene.snapshot("one")
     tree.change(30)
-    other = before.snapshot("other")
+    other = scene.snapshot("other")
     places = [ssh_place(sshd, place) for place in (one, other)]
     here = told(one, other)
     assert here
@@ -109,15 +94,15 @@ def test_the_same_is_told_over_ssh(before: Before, sshd: Sshd):
 
 
 @pytest.fixture
-def pair(before: Before) -> tuple[Path, Path]:
+def pair(scene: Scene) -> tuple[Path, Path]:
     """Return two snapshots with a change of each kind between them."""
-    top = before.source
+    top = scene.source
     (top / "kept").write_bytes(bytes(range(256)) * 64)
     for name in ("d", "d/e", "gone"):
         (top / name).mkdir()
     for name in ("mode", "touched", "old", "saved", "d/e/f", "gone/x"):
         (top / name).write_bytes(b"12345")
-    one = before.snapshot("one")
+    one = scene.snapshot("one")
     with open(top / "kept", "r+b") as file:
         file.write(b"x")
     (top / "d" / "e").rename(top / "moved")
@@ -132,7 +117,7 @@ def pair(before: Before) -> tuple[Path, Path]:
     (top / "d" / "link").symlink_to("fifo")
     os.link(top / "kept", top / "also")
     os.mkdir(os.fsencode(top) + b"/\x1b[31m\n \xff")
-    return one, before.snapshot("other")
+    return one, scene.snapshot("other")
 
 
 LINES = r"""
@@ -203,12 +188,12 @@ def test_a_reader_that_goes_away_is_no_failure(pair: tuple[Path, Path]):
     assert (done.stdout.splitlines(), done.stderr) == (lines(*pair)[:1], "")
 
 
-def test_two_snapshots_that_are_not_related_can_be_compared(before: Before):
-    other = before.from_filesystem.subvolume(f"{before.source.parent.name}/other")
+def test_two_snapshots_that_are_not_related_can_be_compared(scene: Scene):
+    other = scene.subvolume("other")
     (other / "second").write_bytes(b"2")
-    one = before.snapshot("one")
-    relative = other.relative_to(before.from_filesystem.path)
-    two = before.from_filesystem.snapshot(relative, f"{relative}-snapshot")
+    one = scene.snapshot("one")
+    relative = other.relative_to(scene.source_disk.path)
+    two = scene.source_disk.snapshot(relative, f"{relative}-snapshot")
     changes = told(one, two)
     assert disagreements_by_path(one, two, changes) == []
 
@@ -227,18 +212,18 @@ def disagreements_by_path(
 # What is no pair of snapshots.
 
 
-def test_what_can_be_written_to_is_refused_with_what_to_do(before: Before):
-    one = before.snapshot("one")
-    for pair in (one, before.source), (before.source, one):
-        text = complaint(diff(*pair), 4, str(before.source), "can be written to")
+def test_what_can_be_written_to_is_refused_with_what_to_do(scene: Scene):
+    one = scene.snapshot("one")
+    for pair in (one, scene.source), (scene.source, one):
+        text = complaint(diff(*pair), 4, str(scene.source), "can be written to")
         command = text.splitlines()[1].partition(":  ")[2]
     subprocess.run(command, shell=True, check=True, stdout=subprocess.DEVNULL)
-    assert lines("--no-times", one, f"{before.source}-now") == ["no difference"]
+    assert lines("--no-times", one, f"{scene.source}-now") == ["no difference"]
 
 
-def test_what_can_be_written_to_is_refused_over_ssh(before: Before, sshd: Sshd):
-    one = ssh_place(sshd, before.snapshot("one"))
-    words = [*ssh_words(sshd), one, before.source.name]
+def test_what_can_be_written_to_is_refused_over_ssh(scene: Scene, sshd: Sshd):
+    one = ssh_place(sshd, scene.snapshot("one"))
+    words = [*ssh_words(sshd), one, scene.source.name]
     complaint(diff(*words), 4, "can be written to", "ssh ", "snapshot -r")
     complaint(diff(*ssh_words(sshd), one, "no"), 4, "/no does not exist")
 
@@ -253,22 +238,22 @@ def test_a_writable_one_on_a_mount_for_reading_is_no_snapshot(
     complaint(diff(disk.path / "one", "tree"), 1, "is not read-only", "Only read-only")
 
 
-def test_what_is_no_snapshot_is_refused(before: Before, tmp_path: Path):
-    one = before.snapshot("one")
-    (before.source / "folder").mkdir()
-    two = before.snapshot("two")
+def test_what_is_no_snapshot_is_refused(scene: Scene, tmp_path: Path):
+    one = scene.snapshot("one")
+    (scene.source / "folder").mkdir()
+    two = scene.snapshot("two")
     complaint(diff(one, "no"), 4, f"{one.parent}/no does not exist")
     complaint(diff(one, one / "first"), 4, "not a directory")
     complaint(diff(one, two / "folder"), 4, "inside the subvolume", str(two))
     complaint(diff(one, tmp_path), 4, str(tmp_path), "only btrfs snapshots")
 
 
-def test_two_filesystems_are_refused(before: Before):
-    disk = before.to_filesystem
-    name = before.destination.parent.name
+def test_two_filesystems_are_refused(scene: Scene):
+    disk = scene.destination_disk
+    name = scene.destination.parent.name
     disk.subvolume(f"{name}/tree")
     other = disk.snapshot(f"{name}/tree", f"{name}/other")
-    one = before.snapshot("one")
+    one = scene.snapshot("one")
     complaint(diff(one, other), 4, "two filesystems", f"diff -rq {one} {other}")
 
 
@@ -288,8 +273,8 @@ def test_two_mounts_of_one_filesystem_are_named(
     assert lines(one, other) == ["no difference"]
 
 
-def test_two_machines_are_a_usage_error(before: Before, sshd: Sshd):
-    one = before.snapshot("one")
+def test_two_machines_are_a_usage_error(scene: Scene, sshd: Sshd):
+    one = scene.snapshot("one")
     there = ssh_place(sshd, one)
     complaint(diff(one, there), 2, "not on one machine", "A NAME")
     complaint(diff(there, one), 2, "not on one machine")
@@ -303,8 +288,8 @@ def test_it_takes_two_places():
     complaint(diff("/a", ""), 2, "empty word")
 
 
-def test_only_root_can_compare(before: Before):
-    one, other = before.snapshot("one"), before.snapshot("other")
+def test_only_root_can_compare(scene: Scene):
+    one, other = scene.snapshot("one"), scene.snapshot("other")
     done = as_nobody("diff", one, other)
     complaint(done, 4, "needs root", f"Run:  {sudo_line('diff', one, other)}")
 
@@ -343,7 +328,7 @@ def test_no_data_is_read_and_one_send_is_enough(
     assert " --no-data " in sent
 
 
-def test_it_changes_nothing(pair: tuple[Path, Path], before: Before):
-    seen = before.fingerprint()
+def test_it_changes_nothing(pair: tuple[Path, Path], scene: Scene):
+    seen = scene.fingerprint()
     lines(*pair)
-    assert before.fingerprint() == seen
+    assert scene.fingerprint() == seen

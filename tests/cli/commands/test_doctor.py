@@ -19,12 +19,9 @@ from btrfs_backup_ng.host.ssh import sudoers_rule
 from tests.conftest import MakesFilesystems
 from tests.support import accounts, ours
 from tests.support.accounts import Account
-from tests.support.program import Argument, run_program
-from tests.support.scenes import (
-    MIB,
+from tests.support.command_line import (
     NOBODY,
     Done,
-    Scene,
     as_nobody,
     complaint,
     covers,
@@ -32,9 +29,10 @@ from tests.support.scenes import (
     on_terminal,
     path_without,
     script,
-    ssh_place,
-    ssh_words,
 )
+from tests.support.places import MIB, ssh_place, ssh_words
+from tests.support.program import Argument, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
@@ -101,6 +99,15 @@ def owned(scene: Scene, account: Callable[..., Account]) -> Callable[..., Accoun
 
 
 # All is well.
+
+
+def test_these_are_the_checks_of_a_place_here_and_of_one_behind_ssh():
+    """The only list of all: other tests name the check that they are about."""
+    here = "btrfs version stream privilege".split()
+    of_a_place = "directory mounted filesystem writable use space".split()
+    assert [*HERE] == [*here, *of_a_place, "programs"]
+    behind = "connect login shell btrfs version stream flock privilege".split()
+    assert [*THERE] == [*behind, *of_a_place, "clock", "sessions", "programs"]
 
 
 def test_a_machine_on_which_all_is_well(scene: Scene, sshd: Sshd):
@@ -309,7 +316,11 @@ def test_a_slow_answer_is_no_wrong_clock(
 
 
 @pytest.mark.parametrize(
-    ("allowed", "grade", "status"), [(2, "fail", 2), (5, "warn", 1)]
+    ("allowed", "grade", "status"),
+    [
+        (2, "fail", 2),
+        (5, "warn", 1),
+    ],
 )
 def test_few_sessions(
     scene: Scene,
@@ -418,7 +429,7 @@ def _put_to_work(user: Account, rule: str) -> None:
     subprocess.run(["/usr/sbin/visudo", "-c", "-f", "-"], input=rule, text=True,
                    check=True, capture_output=True)  # fmt: skip
     mark = pwd.getpwnam(user.name).pw_gecos
-    accounts._allow_sudo(mark, rule)
+    accounts.allow_sudo(mark, rule)
 
 
 @covers("--sudoers")
@@ -438,9 +449,9 @@ def test_the_rule_that_is_printed_is_enough_for_a_backup(
     *options, place = words
     ends = [scene.source, place] if way == "push" else [place, scene.destination]
     for number in range(2):  # the second one increments, and prunes at both ends
-        scene.more(f"file {number}")
+        scene.add(f"file {number}")
         must(run_program("-p", "x-", "-N1", "-n1", *options, *ends))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 def test_the_rule_names_the_btrfs_that_sudo_finds(
@@ -462,7 +473,7 @@ def test_the_rule_names_the_btrfs_that_sudo_finds(
     assert bad(findings(*words, status=0)) == {}
     *options, place = words
     must(run_program("-p", "x-", *options, scene.source, place))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @pytest.mark.parametrize("user", ["DOM\\user", "a@b", "x=y:z,(w) v", "#7", "%g", ""])
@@ -490,13 +501,13 @@ def test_where_there_is_only_doas_the_rule_is_for_doas(
     rule = _rule(*words)
     check(found["privilege"], "fail", "doas", "in /etc/doas.conf:", rule.strip())
     mark = pwd.getpwnam(user.name).pw_gecos
-    accounts._forbid_doas(mark)
-    accounts._allow_doas(mark, rule)
+    accounts.forbid_doas(mark)
+    accounts.allow_doas(mark, rule)
     found = findings(*words, status=0)
     check(found["privilege"], "ok", "doas -n")
     *options, place = words
     must(run_program("-p", "x-", *options, scene.source, place))
-    assert len(scene.backups) == 1
+    assert len(scene.backup_names) == 1
 
 
 @covers("--sudoers")
@@ -641,8 +652,7 @@ def test_a_directory_that_the_user_there_does_not_own(
 
 @pytest.mark.parametrize("remote", [False, True])
 def test_a_read_only_snapshot_is_no_place(scene: Scene, sshd: Sshd, remote: bool):
-    top = scene.source.relative_to(scene.from_filesystem.path)
-    sealed = scene.from_filesystem.snapshot(top, f"{top}-sealed")
+    sealed = scene.snapshot("sealed")
     words = there(sshd, sealed) if remote else [sealed]
     found = findings(*words, status=2)
     assert bad(found) == {"writable": "fail"}

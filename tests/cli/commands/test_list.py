@@ -1,38 +1,38 @@
 """The ``list`` verb: what is at a place is told, and nothing else happens."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from btrfs_backup_ng.__util__ import format_age, format_size
-from tests.support.many import make_pairs, make_snapshots
-from tests.support.processes import cpu_seconds, trace
-from tests.support.program import PROGRAM, Argument, environment, run_program
-from tests.support.scenes import (
+from tests.support.command_line import (
     Done,
-    Scene,
     as_nobody,
-    by_age,
     complaint,
     must,
     on_terminal,
-    ssh_place,
-    ssh_words,
     sudo_line,
 )
+from tests.support.filesystems import Filesystem
+from tests.support.many import make_pairs, make_snapshots
+from tests.support.places import STATE, by_age, moved_away, ssh_place, ssh_words
+from tests.support.processes import cpu_seconds, trace
+from tests.support.program import PROGRAM, Argument, environment, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import (
     ID,
     NAME,
     OLD_ID,
     SEALED,
-    STATE,
     both_ways,
     cut_transfer,
     document,
@@ -70,13 +70,13 @@ def states(place: dict[str, Any]) -> dict[str, str]:
 
 def test_backups_and_snapshots_come_oldest_first(scene: Scene, sshd: Sshd):
     for _ in range(3):
-        must(scene.back_up())  # three in two seconds: _1 is among them
+        scene.back_up()  # three in two seconds: _1 is among them
     for way in both_ways(sshd):
         words = [*way(scene.destination), way(scene.source)[-1]]
         there, here = document(listed("--json", *words))
         assert there["place"].endswith(str(scene.destination))
-        assert [one["name"] for one in there["snapshots"]] == scene.backups
-        assert [one["name"] for one in here["snapshots"]] == scene.snapshots
+        assert [one["name"] for one in there["snapshots"]] == scene.backup_names
+        assert [one["name"] for one in here["snapshots"]] == scene.snapshot_names
         assert {one["kind"] for one in there["snapshots"]} == {"backup"}
         assert {one["kind"] for one in here["snapshots"]} == {"snapshot"}
         for one, other in zip(here["snapshots"], there["snapshots"], strict=True):
@@ -222,96 +222,191 @@ def test_how_it_looks_what_waits_and_what_runs(scene: Scene):
 # What it is to other places, and what is on record.
 
 
-def test_sizes_relations_and_the_places_on_record(
-    scene: Scene, sshd: Sshd, tmp_path: Path
-):
-    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
-    complaint(listed(env=env), 2, "a place is missing", "on record")
+class Known(NamedTuple):
+    """A source that has sent to three places, one of them behind ssh.
+
+    :ivar folder: of its snapshots.
+    :ivar away: has the first snapshot; ``over_ssh`` the first two, the other all three.
+    :ivar sent: of each run, destination -> the size of the transfer.
+    :ivar env: leads to the record of it.
+    """
+
+    scene: Scene
+    folder: Path
+    away: Path
+    over_ssh: str
+    words: list[str]
+    sent: list[dict[str, int]]
+    env: dict[str, str]
+
+    @property
+    def places(self) -> list[str]:
+        """Return all places, first the source."""
+        scene = self.scene
+        here = [str(scene.source), str(scene.destination)]
+        return [*here, self.over_ssh, str(self.away)]
+
+    def listed(self, *words: Argument) -> Done:
+        """List with the record."""
+        return listed(*words, env=self.env)
+
+    def listed_source(self) -> Done:
+        """List the source alone."""
+        return self.listed("-f", self.folder, self.scene.source)
+
+
+@pytest.fixture(scope="module")
+def known(
+    disks: tuple[Filesystem, Filesystem],
+    session_sshd: Sshd,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Known:
+    scene = Scene(*disks, is_small=True)
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path_factory.mktemp("state"))}
     folder, away = scene.source.parent / "kept", scene.other_destination("away")
     there = scene.other_destination("there")
-    words, over_ssh = ssh_words(sshd), ssh_place(sshd, there)
-    options: list[Argument] = [*words, "-f", folder]
+    words, over_ssh = ssh_words(session_sshd), ssh_place(session_sshd, there)
     sent = []
     others: list[list[Argument]] = [[over_ssh, away], [over_ssh], []]
     for also in others:
-        done = must(scene.back_up(*options, "--json", also=also, env=env))
+        done = scene.back_up(*words, "-f", folder, "--json", *also, env=env)
         events = json.loads(done.stdout)["events"]
-        sent.append({e["destination"]: e["size_bytes"] for e in events if "codec" in e})
-    first, second, third = by_age(folder)
-    here, usb = str(scene.source), str(scene.destination)
-    # All of a source's places are known, with the folder of its snapshots.
-    done = listed("--json", *words, env=env)
-    places = {place["place"]: place for place in document(done)}
-    assert list(places) == [here, usb, over_ssh, str(away)]
-    snapshots = places[here]["snapshots"]
-    assert [one["name"] for one in snapshots] == [first, second, third]
+        moved = [event for event in events if "codec" in event]
+        sent.append({one["destination"]: one["size_bytes"] for one in moved})
+    return Known(scene, folder, away, over_ssh, words, sent, env)
+
+
+def test_without_a_place_on_record_one_is_missing(tmp_path: Path):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}
+    complaint(listed(env=env), 2, "a place is missing", "on record")
+
+
+def test_all_places_on_record_are_listed(known: Known):
+    """The source is, with the folder of its snapshots and how they relate to others."""
+    places = document(known.listed("--json", *known.words))
+    assert [place["place"] for place in places] == known.places
+    _, usb, over_ssh, away = known.places
+    snapshots = places[0]["snapshots"]
+    assert [one["name"] for one in snapshots] == by_age(known.folder)
     assert [one["common_with"] for one in snapshots] == [
-        [usb, over_ssh, str(away)],
+        [usb, over_ssh, away],
         [usb, over_ssh],
         [usb],
     ]
-    parents = [[str(away)], [over_ssh], [usb]]
-    assert [one["next_parent"] for one in snapshots] == parents
+    assert [one["next_parent"] for one in snapshots] == [[away], [over_ssh], [usb]]
     assert [one["size_bytes"] for one in snapshots] == [None] * 3
-    for place, count in ((usb, 3), (over_ssh, 2), (str(away), 1)):
-        backups = places[place]["snapshots"]
-        sizes = [one["size_bytes"] for one in backups]
-        assert sizes == [run[place] for run in sent[:count]] and all(sizes)
-        assert [b["next_parent"] for b in backups] == [[]] * (count - 1) + [[here]]
-        assert here in backups[0]["common_with"]
-        assert all(b["being_sent_to"] == b["perhaps_needed_by"] == [] for b in backups)
-    # For people; the source alone knows by its holds what is where.
-    lines = must(listed("-f", folder, scene.source, env=env)).stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("number", "count"),
+    [
+        (1, 3),
+        (2, 2),
+        (3, 1),
+    ],
+)
+def test_backups_are_listed_with_their_sizes_and_relations(
+    known: Known, number: int, count: int
+):
+    place = document(known.listed("--json", *known.words))[number]
+    here, sizes = known.places[0], [one["size_bytes"] for one in place["snapshots"]]
+    assert sizes == [run[place["place"]] for run in known.sent[:count]] and all(sizes)
+    parents = [one["next_parent"] for one in place["snapshots"]]
+    assert parents == [[]] * (count - 1) + [[here]]
+    assert here in place["snapshots"][0]["common_with"]
+    for one in place["snapshots"]:
+        assert one["being_sent_to"] == one["perhaps_needed_by"] == []
+
+
+def test_a_source_alone_knows_by_its_holds_where_its_snapshots_are(known: Known):
+    lines = must(known.listed_source()).stdout.splitlines()
     on_record = "on record as parent of the next transfer to"
-    assert lines[1].endswith(f"complete, {on_record} {away}")
-    assert lines[3].endswith(f"complete, {on_record} {usb}")
-    lines = must(listed(away, scene.destination, env=env)).stdout.splitlines()
-    size = format_size(sent[0][str(away)])
+    assert lines[1].endswith(f"complete, {on_record} {known.away}")
+    assert lines[3].endswith(f"complete, {on_record} {known.scene.destination}")
+
+
+def test_two_destinations_are_listed_with_what_they_share(known: Known):
+    away, usb = known.away, known.scene.destination
+    lines = must(known.listed(away, usb)).stdout.splitlines()
+    size = format_size(known.sent[0][str(away)])
     shared = "complete (3 subvolumes carry its received UUID)"  # all on one disk
     assert lines[1].endswith(f"  {size}  {shared}, also at {usb}")
     assert lines[3].endswith(f"  {size}  {shared}, also at {away}")
-    # Of what the history has forgotten, the holds at a source know.
-    history = tmp_path / "state" / "history.jsonl"
-    history.write_text(history.read_text().splitlines(keepends=True)[-1])
-    known = document(listed("--json", *words, env=env))
-    assert [p["place"] for p in known] == [here, usb, *sorted([str(away), over_ssh])]
-    # What cannot be reached is told, and the others are.
-    os.rename(away, away.with_name("gone"))
-    done = listed(*words, env=env)
-    complaint(done, 10, f"{away} does not exist")
+
+
+def test_of_places_that_the_history_has_forgotten_the_holds_know(
+    known: Known, tmp_path: Path
+):
+    history = Path(known.env["BTRFS_BACKUP_NG_STATE"], "history.jsonl").read_text()
+    (tmp_path / "history.jsonl").write_text(history.splitlines(keepends=True)[-1])
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}
+    found = document(listed("--json", *known.words, env=env))
+    here, usb, *others = known.places
+    assert [place["place"] for place in found] == [here, usb, *sorted(others)]
+
+
+def test_a_place_out_of_reach_is_told_and_the_others_are_listed(known: Known):
+    with moved_away(known.away):
+        done = known.listed(*known.words)
+    complaint(done, 10, f"{known.away} does not exist")
     assert done.stdout.count(": 3 ") == 2
-    # What is recorded to be on its way, or perhaps needed.
-    holds = scene.source / STATE / "holds.json"
-    holds.write_text(
-        holds.read_text()
-        .replace("last common", "being sent", 1)
-        .replace("last common", "perhaps needed", 1)
-    )
-    text = must(listed("-f", folder, scene.source, env=env)).stdout
+
+
+@contextlib.contextmanager
+def holds_with(known: Known, change: Callable[[str], str]) -> Iterator[None]:
+    """Change the record of the holds for a while."""
+    record = known.scene.holds
+    before = record.read_text()
+    record.write_text(change(before))
+    try:
+        yield
+    finally:
+        record.write_text(before)
+
+
+def test_snapshots_being_sent_or_perhaps_needed_are_listed_as_such(known: Known):
+    def changed(holds: str) -> str:
+        sending = holds.replace("last common", "being sent", 1)
+        return sending.replace("last common", "perhaps needed", 1)
+
+    with holds_with(known, changed):
+        text = must(known.listed_source()).stdout
     assert text.count("being sent to /") == text.count("perhaps needed by ") == 1
-    # Records that are damaged say nothing, and that is said.
-    holds.write_text("{")
-    done = must(listed("-f", folder, scene.source, env=env))
+
+
+def test_a_damaged_record_says_nothing_and_is_named(known: Known):
+    with holds_with(known, lambda _: "{"):
+        done = must(known.listed_source())
     assert "holds.json cannot be read" in done.stderr
     assert done.stdout.count("complete\n") == 3
-    # A command is not on record: there may be a secret in it.
+
+
+def test_a_command_is_not_on_record_as_there_may_be_a_secret_in_it(
+    scene: Scene, tmp_path: Path
+):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}
     for command in ("cat >/dev/null; : secret", "cat >/dev/null; exit 3 # secret"):
         run_program("-p", "y-", scene.source, f"shell://{command}", env=env)
+    history = tmp_path / "history.jsonl"
     assert "secret" not in history.read_text()
-    *_, good, bad = map(json.loads, history.read_text().splitlines())
+    good, bad = map(json.loads, history.read_text().splitlines())
     assert [one["destination"] for one in (good, bad)] == ["shell://"] * 2
     assert good["error"] == "" and "status 3" in bad["error"]
-    # A history that cannot be read matters only where it is needed.
-    history.unlink()
-    history.mkdir()
+
+
+def test_a_history_that_cannot_be_read_matters_only_where_it_is_needed(
+    scene: Scene, tmp_path: Path
+):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}
+    (tmp_path / "history.jsonl").mkdir()
     must(listed(scene.destination, env=env))
     complaint(listed(env=env), 1, "history.jsonl cannot be read")
 
 
 def test_what_is_damaged_is_told_with_the_reason(scene: Scene, sshd: Sshd):
     for _ in range(3):
-        must(scene.back_up())
-    writable, cleared, good = (scene.destination / name for name in scene.backups)
+        scene.back_up()
+    writable, cleared, good = (scene.destination / name for name in scene.backup_names)
     setting = ("btrfs", "property", "set", "-f", "-ts")
     for path in (writable, cleared):
         subprocess.run([*setting, path, "ro", "false"], check=True)

@@ -12,13 +12,21 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import two_filesystems
+from tests.conftest import public_disks
 from tests.support.btrbk import BTRBK
+from tests.support.command_line import covers, must
 from tests.support.filesystems import Filesystem
-from tests.support.places import send_and_receive, set_read_only, show, tamper
+from tests.support.places import (
+    STATE,
+    by_age,
+    send_and_receive,
+    set_read_only,
+    show,
+    tamper,
+)
 from tests.support.program import Argument, run_program
-from tests.support.scenes import Scene, by_age, covers, must
-from tests.support.staged import STATE, Way, document, local_way, ssh_way
+from tests.support.scene import Scene
+from tests.support.staged import Way, document, local_way, ssh_way
 
 pytestmark = pytest.mark.btrfs
 
@@ -55,7 +63,7 @@ class Chain:
 
     def snapshot(self, name: str) -> Path:
         """Change the source, and take a snapshot of it."""
-        self.scene.more(f"before {name}")
+        self.scene.add(f"before {name}")
         btrfs("subvolume", "snapshot", "-r", self.source, self.folder / name)
         return self.folder / name
 
@@ -79,8 +87,8 @@ def apart(scene: Scene) -> Chain:
 
 def our_own(scene: Scene) -> Chain:
     for _ in range(2):
-        must(scene.back_up())
-    return Chain(scene, scene.source / OURS, scene.snapshots[-1], ("-p", "x-"))
+        scene.back_up()
+    return Chain(scene, scene.source / OURS, scene.snapshot_names[-1], ("-p", "x-"))
 
 
 def with_btrbk(form: str) -> Callable[[Scene], Chain]:
@@ -94,7 +102,7 @@ def with_btrbk(form: str) -> Callable[[Scene], Chain]:
             f"subvolume home\ntarget {scene.destination}\n"
         )
         for number in range(2):
-            scene.more(f"file {number}")
+            scene.add(f"file {number}")
             subprocess.run([BTRBK, "-q", "-c", config, "run"], check=True)
         chain.expected = chain.names[-1]  # of two in a minute the second has _1
         assert len(chain.names) == 2 and by_age(scene.destination) == chain.names
@@ -171,7 +179,7 @@ def a_carrier_tampered_with(scene: Scene) -> Chain:
 
 def a_gap(scene: Scene) -> Chain:
     """Let a backup be missing that an older and a newer one are there of."""
-    must(scene.back_up())
+    scene.back_up()
     chain = our_own(scene)
     btrfs("subvolume", "delete", scene.destination / chain.names[1])
     return chain
@@ -311,9 +319,9 @@ def both_ways(here: Iterable[str], behind_ssh: Iterable[str]) -> pytest.MarkDeco
 
 
 @pytest.fixture(scope="module")
-def two_disks() -> Iterator[tuple[Filesystem, Filesystem]]:
+def disks() -> Iterator[tuple[Filesystem, Filesystem]]:
     """Make two filesystems without odd names, which btrbk does not understand."""
-    with two_filesystems() as made:
+    with public_disks() as made:
         yield made
 
 
@@ -402,7 +410,7 @@ def test_the_next_backup_of_what_was_restored_is_what_is_foretold(
 
 def test_a_snapshot_on_its_way_makes_what_is_foretold_uncertain(scene: Scene):
     chain = our_own(scene)
-    must(scene.back_up("-T"))
+    scene.back_up("-T")
     coming = chain.names[-1]
     record = scene.source / STATE / "holds.json"
     known = json.loads(record.read_text())
@@ -422,7 +430,7 @@ def test_a_snapshot_on_its_way_makes_what_is_foretold_uncertain(scene: Scene):
 
 
 def test_prune_keeps_the_parent_that_the_next_backup_really_has(scene: Scene):
-    must(scene.back_up())
+    scene.back_up()
     chain = our_own(scene)
     oldest, parent, newest = chain.names
     tamper(scene.destination / newest)

@@ -13,25 +13,17 @@ from typing import Any
 import pytest
 
 from btrfs_backup_ng.place.locks import parse_holder
+from tests.support.command_line import Done, complaint, must, on_terminal
+from tests.support.places import MIB, STATE, ssh_place, ssh_words
 from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program, start_program
-from tests.support.scenes import (
-    MIB,
-    Done,
-    Scene,
-    complaint,
-    must,
-    on_terminal,
-    ssh_place,
-    ssh_words,
-)
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import (
     ID,
     NAME,
     OLD_ID,
     SEALED,
-    STATE,
     both_ways,
     cut_transfer,
     document,
@@ -156,7 +148,7 @@ def test_two_who_look_do_not_take_each_other_for_a_run(scene: Scene, sshd: Sshd)
 
 
 def test_a_real_run_is_seen_at_both_ends(scene: Scene, sshd: Sshd):
-    scene.more("much", MIB)
+    scene.add("much", MIB)
     words = [str(scene.source), *ssh_way(sshd)(scene.destination)]
     with start_program(*scene.words("--rate", "1M")) as program:
         incoming = scene.destination / STATE / "incoming"
@@ -208,8 +200,8 @@ def test_what_is_on_record_is_told_of_a_place_that_is_away(
 ):
     env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
     complaint(status(env=env), 2, "a place is missing")
-    must(scene.back_up(env=env))
-    (name,) = scene.backups
+    scene.back_up(env=env)
+    (name,) = scene.backup_names
     ok = document(status("--json", env=env))
     assert [p["place"] for p in ok] == [str(scene.source), str(scene.destination)]
     assert [p["status"] for p in ok] == ["ok", "ok"]
@@ -222,7 +214,7 @@ def test_what_is_on_record_is_told_of_a_place_that_is_away(
     )
     broken.chmod(0o755)
     path = {"PATH": f"{broken.parent}:{os.environ['PATH']}"}
-    must(scene.back_up(env={**env, **path}), 1)
+    must(scene.run(env={**env, **path}), 1)
     lines = must(status(env=env)).stdout.splitlines()
     assert lines[1].startswith(f"OK       {scene.destination}: {name}, ")
     assert re.match(r" {9}last transfer failed, \d+ s ago: .*no luck", lines[2])

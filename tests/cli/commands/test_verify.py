@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -22,24 +22,31 @@ from btrfs_backup_ng.cli.commands import verify as command
 from btrfs_backup_ng.cli.parser import parse_places
 from tests.conftest import MakesFilesystems
 from tests.support.accounts import SUDO_ALL, SUDO_BTRFS, Account
-from tests.support.places import send_and_receive, set_read_only, show, tamper
-from tests.support.processes import everything, wait_until
-from tests.support.program import Argument, run_program, start_program
-from tests.support.scenes import (
+from tests.support.command_line import (
     Done,
-    Scene,
     as_nobody,
     complaint,
     covers,
     must,
     script,
-    ssh_place,
-    ssh_words,
     sudo_line,
 )
+from tests.support.filesystems import Filesystem
+from tests.support.places import (
+    STATE,
+    send_and_receive,
+    set_read_only,
+    show,
+    ssh_place,
+    ssh_words,
+    staged,
+    tamper,
+)
+from tests.support.processes import everything, wait_until
+from tests.support.program import Argument, run_program, start_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import (
-    STATE,
     Way,
     both_ways,
     cut_transfer,
@@ -100,12 +107,12 @@ def test_what_is_good_is_said_to_be_and_only_the_record_is_written(
     scene: Scene, sshd: Sshd
 ):
     for _ in range(2):
-        must(scene.back_up())
+        scene.back_up()
     before = scene.fingerprint()
     with locked(scene.destination / STATE), locked(scene.source / STATE):
         for way in both_ways(sshd):
             place = looked(*with_source(scene, way))
-            assert results(place) == dict.fromkeys(scene.backups, "good")
+            assert results(place) == dict.fromkeys(scene.backup_names, "good")
             assert (place["result"], place["level"]) == ("good", "identity")
             assert place["findings"] == place["notes"] == []
         words = [str(scene.destination), f"--from={scene.source}", "latest"]
@@ -117,7 +124,7 @@ def test_what_is_good_is_said_to_be_and_only_the_record_is_written(
     assert all(isinstance(entry, tuple) for entry in changed)
     done = must(verify(scene.destination))
     *lines, last = done.stdout.splitlines()
-    assert [line.split() for line in lines] == [["good", n] for n in scene.backups]
+    assert [line.split() for line in lines] == [["good", n] for n in scene.backup_names]
     assert last == f"{scene.destination}: 2 good (identity)"
     assert must(verify("-q", scene.destination)).stdout == done.stderr == ""
 
@@ -128,7 +135,9 @@ def test_identity_takes_as_many_sessions_for_many_as_for_one(scene: Scene, sshd:
     sshd.mark()
     must(verify(*words))
     many = sshd.sessions()
-    btrfs("subvolume", "delete", *(scene.destination / n for n in scene.backups[1:]))
+    btrfs(
+        "subvolume", "delete", *(scene.destination / n for n in scene.backup_names[1:])
+    )
     sshd.mark()
     verify(*words)
     assert many == sshd.sessions() <= 8
@@ -138,15 +147,15 @@ def test_identity_takes_as_many_sessions_for_many_as_for_one(scene: Scene, sshd:
 
 
 def test_a_parent_that_is_missing(scene: Scene, sshd: Sshd):
-    must(scene.back_up())
-    must(scene.back_up())
-    (base,) = scene.backups[-1:]
+    scene.back_up()
+    scene.back_up()
+    (base,) = scene.backup_names[-1:]
     btrfs("subvolume", "delete", scene.destination / base)
     for way in both_ways(sshd):
         place = looked(*with_source(scene, way), status=1)
         assert found(place) == {("parent", "bad")}
         assert base in place["findings"][0]["text"]
-    btrfs("subvolume", "delete", scene.destination / scene.backups[0])
+    btrfs("subvolume", "delete", scene.destination / scene.backup_names[0])
     other = read_only(scene.source.parent / "x-20200101-000000")
     send_and_receive(other, scene.destination)
     place = looked(*with_source(scene, local_way), status=1)
@@ -250,7 +259,7 @@ def test_a_source_whose_snapshots_share_one_received_uuid(scene: Scene, sshd: Ss
     for name in names:
         (restored / "file").write_text(name)
         btrfs("subvolume", "snapshot", "-r", restored, snapshots_of(scene) / name)
-    must(scene.back_up("-S"))
+    scene.back_up("-S")
     assert len({show(snapshots_of(scene) / name).received_uuid for name in names}) == 1
     for way in both_ways(sshd):
         place = looked(*with_source(scene, way), "--data", status=1)
@@ -343,9 +352,9 @@ DAMAGES = {
 @covers("--data")
 def test_four_small_damages_among_many_files_are_found(scene: Scene, sshd: Sshd):
     plant(scene.source)
-    must(scene.back_up())
-    must(scene.back_up())
-    good, damaged = scene.backups
+    scene.back_up()
+    scene.back_up()
+    good, damaged = scene.backup_names
     there = ssh_way(sshd)
     mixed = [*there(scene.destination), f"--source={scene.source}"]
     set_read_only(scene.destination / damaged, False)
@@ -377,8 +386,8 @@ def test_four_small_damages_among_many_files_are_found(scene: Scene, sshd: Sshd)
 
 
 def test_many_differences_are_counted_and_the_first_are_told(scene: Scene):
-    must(scene.back_up())
-    (name,) = scene.backups
+    scene.back_up()
+    (name,) = scene.backup_names
     top = os.fsencode(scene.destination / name)
     set_read_only(scene.destination / name, False)
     for number in range(1100):
@@ -400,8 +409,8 @@ def test_many_differences_are_counted_and_the_first_are_told(scene: Scene):
 
 
 def test_what_lost_its_received_uuid_is_compared_with_its_namesake(scene: Scene):
-    must(scene.back_up())
-    (name,) = scene.backups
+    scene.back_up()
+    (name,) = scene.backup_names
     path = scene.destination / name
     btrfs("property", "set", "-f", "-ts", path, "ro", "false")
     quietly(path / "first", flip)
@@ -412,8 +421,8 @@ def test_what_lost_its_received_uuid_is_compared_with_its_namesake(scene: Scene)
 
 
 def test_a_changed_original_proves_nothing(scene: Scene, sshd: Sshd):
-    must(scene.back_up())
-    (name,) = scene.snapshots
+    scene.back_up()
+    (name,) = scene.snapshot_names
     tamper(snapshots_of(scene) / name)
     for way in both_ways(sshd):
         place = looked("--data", *with_source(scene, way), status=1)
@@ -453,7 +462,7 @@ def test_nothing_is_read_any_more_once_nobody_listens(scene: Scene, sshd: Sshd):
     """Not even on the other machine, and not even if we were killed."""
     with open(scene.source / "large", "wb") as file:
         file.truncate(1 << 40)  # one hole, which takes long to hash
-    must(scene.back_up())
+    scene.back_up()
     words = [*ssh_way(sshd)(scene.destination), f"--source={scene.source}"]
     for number in (signal.SIGTERM, signal.SIGKILL):
         with start_program("verify", "--data", *words) as program:
@@ -478,51 +487,91 @@ def readers(below: Path) -> list[int]:
 # A test of restoring.
 
 
-def left_at(scratch: Path) -> list[str]:
-    """List what is in the staging of the scratch place."""
-    incoming = scratch / STATE / "incoming"
-    return os.listdir(incoming) if incoming.exists() else []
+class Trial(NamedTuple):
+    """Two backups whose restore was tested: the latest here, then both through ssh.
+
+    :ivar latest: the place as the first of these runs describes it.
+    :ivar all: the same of the second.
+    """
+
+    scene: Scene
+    scratch: Path
+    damaged: str
+    good: str
+    latest: dict[str, Any]
+    all: dict[str, Any]
 
 
-@covers("--restore-test", "--scratch")
-def test_a_restore_is_tested_and_removed(scene: Scene, sshd: Sshd):
+@pytest.fixture(scope="module")
+def tested(disks: tuple[Filesystem, Filesystem], session_sshd: Sshd) -> Trial:
+    scene = Scene(*disks, is_small=True)
     plant(scene.source, 50)
-    must(scene.back_up())
-    must(scene.back_up())
+    scene.back_up()
+    scene.back_up()
     scratch = scene.other_destination("scratch")
-    damaged, good = scene.backups
+    damaged, good = scene.backup_names
     set_read_only(scene.destination / damaged, False)
     quietly(scene.destination / damaged / "1/file 21", flip)
     set_read_only(scene.destination / damaged, True)
     words = [*with_source(scene, local_way), "--restore-test"]
-    place = looked(*words, f"--scratch={scratch}")
-    assert results(place) == {good: "good"}, "the latest, if none is named"
-    assert place["snapshots"][0]["compared"] == 50 + 1 + 23
-    there = ssh_way(sshd)
+    latest = looked(*words, f"--scratch={scratch}")
+    there = ssh_way(session_sshd)
     words = [*with_source(scene, there), "--restore-test", "all"]
-    place = looked(*words, f"--scratch={there(scratch)[-1]}", status=1)
-    assert results(place) == {damaged: "bad", good: "good"}
-    assert ("restore", "bad") in found(place, damaged)
-    (difference,) = place["snapshots"][0]["differences"]
+    both = looked(*words, f"--scratch={there(scratch)[-1]}", status=1)
+    return Trial(scene, scratch, damaged, good, latest, both)
+
+
+@covers("--restore-test", "--scratch")
+def test_the_restore_of_the_latest_is_tested_if_none_is_named(tested: Trial):
+    assert results(tested.latest) == {tested.good: "good"}
+    assert tested.latest["snapshots"][0]["compared"] == 50 + 1 + 23
+
+
+def test_a_damage_is_found_by_restoring(tested: Trial):
+    assert results(tested.all) == {tested.damaged: "bad", tested.good: "good"}
+    assert ("restore", "bad") in found(tested.all, tested.damaged)
+    (difference,) = tested.all["snapshots"][0]["differences"]
     assert (difference["path"], difference["aspect"]) == ("1/file 21", "contents")
-    assert left_at(scratch) == []
-    assert set(os.listdir(scratch)) == {STATE}
-    done = must(verify(scene.destination, "--restore-test", "--scratch", scratch))
+
+
+def test_what_was_restored_for_a_test_is_removed(tested: Trial):
+    assert staged(tested.scratch) == []
+    assert set(os.listdir(tested.scratch)) == {STATE}
+
+
+def test_without_a_source_what_is_restored_is_compared_with_the_backup(tested: Trial):
+    words = ("--restore-test", "--scratch", tested.scratch)
+    done = must(verify(tested.scene.destination, *words))
     assert "compared with itself, as no source was named" in done.stdout
-    with locked(scratch / STATE):
-        words = [str(scene.destination), "--restore-test", f"--scratch={scratch}"]
-        place = looked(*words, status=10)
-        assert "another run is working" in place["snapshots"][0]["findings"][0]["text"]
-    told = must(run_program("list", scene.destination)).stdout.splitlines()
-    assert re.search(rf"{damaged} .*, found BAD \d+ s ago \(restore-test\)$", told[1])
-    assert re.search(rf"{good} .*, verified \d+ s ago \(restore-test\)$", told[2])
-    (listed,) = document(run_program("list", "--json", *there(scene.destination)))
+
+
+def test_where_another_run_works_no_restore_is_tested(tested: Trial):
+    with locked(tested.scratch / STATE):
+        words = ("--restore-test", f"--scratch={tested.scratch}")
+        place = looked(tested.scene.destination, *words, status=10)
+    assert "another run is working" in place["snapshots"][0]["findings"][0]["text"]
+
+
+def test_what_was_found_by_restoring_is_listed(tested: Trial, sshd: Sshd):
+    destination = tested.scene.destination
+    told = must(run_program("list", destination)).stdout.splitlines()
+    bad = rf"{tested.damaged} .*, found BAD \d+ s ago \(restore-test\)$"
+    assert re.search(bad, told[1])
+    assert re.search(
+        rf"{tested.good} .*, verified \d+ s ago \(restore-test\)$", told[2]
+    )
+    words = ("list", "--json", *ssh_way(sshd)(destination))
+    (listed,) = document(run_program(*words))
     one, other = (snapshot["verified"] for snapshot in listed["snapshots"])
     assert (one["level"], one["result"]) == ("restore-test", "bad")
     assert (other["level"], other["result"]) == ("restore-test", "good")
-    assert 0 <= other["age_s"] < 300
-    record = json.loads((scene.destination / RECORD).read_text())["snapshots"]
-    levels = record[show(scene.destination / good).uuid]
+    assert 0 <= other["age_s"] < 600
+
+
+def test_a_restore_that_was_tested_is_on_record_for_all_levels(tested: Trial):
+    destination = tested.scene.destination
+    record = json.loads((destination / RECORD).read_text())["snapshots"]
+    levels = record[show(destination / tested.good).uuid]
     assert {seen["result"] for seen in levels.values()} == {"good"}
     assert set(levels) == {"identity", "data", "restore-test"}
 
@@ -532,7 +581,7 @@ def test_a_test_that_is_ended_leaves_nothing_for_long(
     scene: Scene, tmp_path: Path, number: int
 ):
     """It is held up while the restored snapshot is there."""
-    must(scene.back_up())
+    scene.back_up()
     scratch, marker = scene.other_destination("scratch"), tmp_path / "began"
     real = shutil.which("btrfs")
     script(
@@ -545,18 +594,18 @@ def test_a_test_that_is_ended_leaves_nothing_for_long(
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     with start_program(*words, env=path) as program:
         wait_until(marker.exists)
-        (transfer,) = left_at(scratch)
+        (transfer,) = staged(scratch)
         assert os.listdir(scratch / STATE / "incoming" / transfer)
         program.send_signal(number)
         program.communicate()
     marker.unlink()
     assert program.returncode == (143 if number == signal.SIGTERM else -9)
-    assert left_at(scratch) == ([] if number == signal.SIGTERM else [transfer])
-    wait_until(lambda: not run_program(*words).returncode and not left_at(scratch))
+    assert staged(scratch) == ([] if number == signal.SIGTERM else [transfer])
+    wait_until(lambda: not run_program(*words).returncode and not staged(scratch))
 
 
 def test_a_restore_that_fails_could_not_be_checked(scene: Scene, tmp_path: Path):
-    must(scene.back_up())
+    scene.back_up()
     scratch = scene.other_destination("scratch")
     real = shutil.which("btrfs")
     script(
@@ -569,21 +618,21 @@ def test_a_restore_that_fails_could_not_be_checked(scene: Scene, tmp_path: Path)
         env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
     )
     (place,) = document(done, 10)
-    assert found(place, scene.backups[0]) == {("restore", "unchecked")}
-    assert left_at(scratch) == []
+    assert found(place, scene.backup_names[0]) == {("restore", "unchecked")}
+    assert staged(scratch) == []
 
 
 def test_a_restore_that_does_not_fit_is_not_begun(
     scene: Scene, btrfs: MakesFilesystems
 ):
-    scene.more("large", 60 << 20)
-    must(scene.back_up())
+    scene.add("large", 60 << 20)
+    scene.back_up()
     scratch = btrfs(size="120M", mkfs_options=("--mixed",)).path
     words = [str(scene.destination), "--restore-test", f"--scratch={scratch}"]
     place = looked(*words, status=10)
     (finding,) = place["snapshots"][0]["findings"]
     assert "free; restoring" in finding["text"]
-    assert left_at(scratch) == []
+    assert staged(scratch) == []
 
 
 # Which, when, and what cannot be checked.
@@ -619,8 +668,8 @@ def test_words_that_make_no_sense_are_refused(scene: Scene):
         (["shell://cat"], "shell://"),
     ):
         with pytest.raises(UsageError) as raised:
-            options = parse_places(command._parser(), words)
-            command._read(options)
+            options = parse_places(command.build_parser(), words)
+            command.read(options)
         assert part in f"{raised.value.message} {raised.value.hint}"
     complaint(verify(), 2, "a place is missing")
     complaint(verify(place, "x-1"), 2, "no snapshot 'x-1'", "There is x-2")
@@ -628,7 +677,7 @@ def test_words_that_make_no_sense_are_refused(scene: Scene):
 
 
 def test_what_cannot_be_looked_at_could_not_be_checked(scene: Scene, sshd: Sshd):
-    must(scene.back_up())
+    scene.back_up()
     gone = scene.source.parent / "gone"
     place = looked(gone, status=10)
     assert (place["result"], place["snapshots"]) == ("unchecked", [])
@@ -636,10 +685,12 @@ def test_what_cannot_be_looked_at_could_not_be_checked(scene: Scene, sshd: Sshd)
     words = [str(scene.destination), f"--source={gone}"]
     place = looked(*words, "--data", status=10)
     assert found(place) == {("source", "unchecked")}
-    assert found(place, scene.backups[0]) == {("contents", "unchecked")}
-    btrfs("subvolume", "delete", *(snapshots_of(scene) / n for n in scene.snapshots))
+    assert found(place, scene.backup_names[0]) == {("contents", "unchecked")}
+    btrfs(
+        "subvolume", "delete", *(snapshots_of(scene) / n for n in scene.snapshot_names)
+    )
     place = looked("--data", *with_source(scene, local_way), status=1)
-    assert found(place, scene.backups[0]) == {("contents", "unchecked")}
+    assert found(place, scene.backup_names[0]) == {("contents", "unchecked")}
     assert found(place) == {("parent", "bad")}
     hint = sudo_line("verify", scene.destination)
     complaint(as_nobody("verify", scene.destination), 10, hint)
@@ -657,8 +708,8 @@ def test_what_the_user_there_may_do_decides_what_can_be_checked(
     secret.mkdir(mode=0o700)
     (secret / "file").write_text("of root")
     secret.chmod(0o700)
-    must(scene.back_up())
-    (name,) = scene.backups
+    scene.back_up()
+    (name,) = scene.backup_names
     may_all, may_btrfs = account(sudoers=SUDO_ALL), account(sudoers=SUDO_BTRFS)
     for user, status in ((may_all, 0), (may_btrfs, 10)):
         place = ssh_place(sshd, scene.destination, user=user.name)

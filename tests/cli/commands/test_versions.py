@@ -8,33 +8,33 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.support.accounts import DOAS, SUDO_BTRFS, Account
-from tests.support.filesystems import btrfs_filesystem
-from tests.support.processes import trace
-from tests.support.program import PROGRAM, Argument, environment, run_program
-from tests.support.scenes import (
+from tests.support.command_line import (
     Done,
-    Scene,
     as_nobody,
     complaint,
     covers,
     must,
     on_terminal,
-    ssh_place,
-    ssh_words,
     sudo_line,
 )
+from tests.support.filesystems import Filesystem, btrfs_filesystem
+from tests.support.places import STATE, moved_away, ssh_place, ssh_words
+from tests.support.processes import trace
+from tests.support.program import PROGRAM, Argument, environment, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
-from tests.support.staged import STATE, read_only
+from tests.support.staged import read_only
 
 pytestmark = pytest.mark.btrfs
 
+THESIS = "me/deep/thesis.txt"
 #: Of a directory and of a file in it.
 HOSTILE = (b"d\n it's\xff", b"-f\n\\n \x1b[31m \xe2\x80\xae\xff\r")
 
@@ -66,20 +66,39 @@ def rows(done: Done) -> list[list[str]]:
     return [re.split("  +", line.strip()) for line in lines]
 
 
-@pytest.fixture
-def told(scene: Scene, sshd: Sshd) -> Iterator[tuple[Scene, Path, list[str], str]]:
-    """Let a file change, be deleted and come back, with backups here and over ssh.
+class Story(NamedTuple):
+    """A file that changed, was deleted and came back, with backups here and over ssh.
 
-    Gives the scene, the file, the words that reach the server, and the place there.
+    :ivar words: lead to the server.
+    :ivar place: the backups there.
     """
+
+    scene: Scene
+    file: Path
+    words: list[str]
+    place: str
+
+    @property
+    def here(self) -> list[str]:
+        """Return the three places with snapshots."""
+        return [str(self.scene.source), str(self.scene.destination), self.place]
+
+    def versions(self, *words: Argument) -> Done:
+        """Ask for the versions of the file."""
+        return versions(*self.words, self.file, *words)
+
+
+@pytest.fixture(scope="module")
+def story(disks: tuple[Filesystem, Filesystem], session_sshd: Sshd) -> Story:
+    scene = Scene(*disks, is_small=True)
     scene.destination.chmod(0o755)
     there = scene.other_destination("there")
-    words, place = ssh_words(sshd), ssh_place(sshd, there)
-    file = scene.source / "me" / "deep" / "thesis.txt"
+    words, place = ssh_words(session_sshd), ssh_place(session_sshd, there)
+    file = scene.source / THESIS
     file.parent.mkdir(parents=True)
 
     def back_up(*options: str) -> None:
-        must(scene.back_up(*words, *options, also=[place]))
+        scene.back_up(*words, *options, place)
 
     file.write_text("a\nb\n")
     back_up()
@@ -92,43 +111,45 @@ def told(scene: Scene, sshd: Sshd) -> Iterator[tuple[Scene, Path, list[str], str
     file.write_text("a\nb\n")
     back_up("-N", "3")
     file.write_text("a\nb\nnow\n")
-    yield scene, file, words, place
+    return Story(scene, file, words, place)
 
 
-@covers("--diff", "--at", "--number")
-def test_a_files_whole_story(told: tuple[Scene, Path, list[str], str], sshd: Sshd):
-    scene, file, words, place = told
-    path = "me/deep/thesis.txt"
-    here = [str(scene.source), str(scene.destination), place]
-    sshd.mark()
-    found = read(versions("--json", *words, file))
+def test_a_files_timeline_is_over_all_its_places(story: Story, sshd: Sshd):
+    found = read(story.versions("--json"))
     assert (sshd.connections(), sshd.sessions()) == (1, 3)  # look, list, stat
-    assert (found["subvolume"], found["path"]) == (here[0], path)
-    expected = [
+    assert (found["subvolume"], found["path"]) == (story.here[0], THESIS)
+    assert found["failures"] == []
+    assert timeline(found) == [
         (1, [1, 1], False),
         (2, [1, 1, 1], False),
         (None, [1, 1, 1], False),
         (1, [1, 1, 1], False),
         (3, [], True),
     ]
-    assert timeline(found) == expected
-    assert [p["place"] for p in found["timeline"][1]["places"]] == here
-    one, two, three = found["versions"]
+    assert [p["place"] for p in found["timeline"][1]["places"]] == story.here
+
+
+def test_each_version_is_described_and_where_to_get_it(story: Story):
+    one, two, three = read(story.versions("--json"))["versions"]
     for version, content in ((one, b"a\nb\n"), (two, b"a\nc\n")):
         assert version["sha256"] == hashlib.sha256(content).hexdigest()
         assert version["size_bytes"] == 4
         back = version["restore"]
-        assert (back["place"], back["path"]) == (here[0], path)
-        kept = scene.source / STATE / "snapshots" / back["snapshot"] / path
+        assert (back["place"], back["path"]) == (story.here[0], THESIS)
+        kept = story.scene.snapshot_folder / back["snapshot"] / THESIS
         assert kept.read_bytes() == content
     assert two["modified"] == "1970-01-01T00:00:00+00:00"
     assert (three["sha256"], three["size_bytes"]) == (None, 8)  # as no other is
-    assert (three["now"], three["restore"], found["failures"]) == (True, None, [])
-    # For people.
-    done = versions(*words, file)
+    assert (three["now"], three["restore"]) == (True, None)
+
+
+def test_the_timeline_is_shown_with_the_command_that_brings_a_version_back(
+    story: Story,
+):
+    done = story.versions()
     heading, *_, last = done.stdout.splitlines()
-    assert heading == f"{file}: 3 versions in 11 snapshots"
-    cells = rows(done)
+    assert heading == f"{story.file}: 3 versions in 11 snapshots"
+    cells, here = rows(done), story.here
     assert [(row[0], row[3]) for row in cells] == [
         ("1", "4 B"),
         ("2", "4 B"),
@@ -138,53 +159,58 @@ def test_a_files_whole_story(told: tuple[Scene, Path, list[str], str], sshd: Ssh
     ]
     assert cells[1][4] == f"1 at {here[0]}, 1 at {here[1]}, 1 at {here[2]}"
     assert cells[4][1::3] == ["now", "now"]
-    newest = scene.snapshots[-1]
+    newest = story.scene.snapshot_names[-1]
     assert last == (
         f"Bring version 1 back:  btrfs-backup-ng restore {here[0]} {newest}"
-        f" --file {path} --to DIR"
+        f" --file {THESIS} --to DIR"
     )
-    # By its number, from the nearest place and from another machine.
-    for number, text, at in ((1, "a\nb\n", ()), (2, "a\nc\n", (place,))):
-        back = scene.other_destination(f"back {number}")
-        by_number = ("--file", file, "--number", str(number), "--to", back)
-        must(run_program("restore", *words, *at, *by_number))
-        assert (back / path).read_text() == text
-    complaint(run_program("restore", *words, *by_number), 4, "there is already")
-    by_number = ("--file", file, "--number", "9", "--to", back)
-    complaint(run_program("restore", *words, *by_number), 2, "no version 9")
-    # The difference; a version from another machine; what is there now.
-    text = must(versions("--diff", "1", "2", *words, file)).stdout
-    assert text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
-    assert f"{path} (version 1, {newest}, " in text.splitlines()[0]
-    text = must(versions(file, *words, "--diff", "3", "1")).stdout
+
+
+@covers("--number")
+def test_a_version_comes_back_by_its_number(story: Story):
+    """From the nearest place, and from another machine."""
+    for number, text, at in ((1, "a\nb\n", ()), (2, "a\nc\n", (story.place,))):
+        back = story.scene.other_destination(f"back {number}")
+        words: list[Argument] = [*story.words, "--file", story.file, "--to", back]
+        words.append("--number")
+        must(run_program("restore", *at, *words, str(number)))
+        assert (back / THESIS).read_text() == text
+    complaint(run_program("restore", *words, "2"), 4, "there is already")
+    complaint(run_program("restore", *words, "9"), 2, "no version 9")
+
+
+@covers("--diff")
+def test_the_difference_of_two_versions(story: Story):
+    heading, _, *lines = must(story.versions("--diff", "1", "2")).stdout.splitlines()
+    assert lines == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
+    assert f"{THESIS} (version 1, {story.scene.snapshot_names[-1]}, " in heading
+    # A version from another machine; the one that is there now.
+    text = must(versions(story.file, *story.words, "--diff", "3", "1")).stdout
     assert text.splitlines()[2:] == ["@@ -1,3 +1,2 @@", " a", " b", "-now"]
-    # Only there; and now without the file, and even without its directory.
-    shutil.rmtree(file.parent)
-    there = read(versions("--json", *words, "--at", place, file))
-    assert timeline(there)[0] == (1, [1], False)
-    assert timeline(there)[-1] == (None, [], True)
-    shown = on_terminal("versions", file, *words, env={"COLUMNS": "40"}).stdout
-    lines = shown.replace("\r\n", "\n").splitlines()[:-1]
-    assert all(len(line) <= 40 or len(line.split()) < 4 for line in lines), shown
-    # One place is away, the others are told of.
-    os.rename(scene.destination, scene.destination.with_name("gone"))
-    away = versions("--json", *words, file)
-    found = read(away, 10)
-    assert found["failures"][0]["place"] == here[1]
-    assert f"{here[1]} does not exist" in away.stderr
+
+
+@covers("--at")
+def test_one_place_is_asked_though_the_files_directory_is_gone(story: Story):
+    with moved_away(story.file.parent):
+        found = timeline(read(story.versions("--json", "--at", story.place)))
+        shown = on_terminal("versions", story.file, *story.words, env={"COLUMNS": "40"})
+    assert (found[0], found[-1]) == ((1, [1], False), (None, [], True))
+    lines = shown.stdout.replace("\r\n", "\n").splitlines()[:-1]
+    assert all(len(line) <= 40 or len(line.split()) < 4 for line in lines), lines
+
+
+def test_the_other_places_are_read_where_one_is_away(story: Story):
+    with moved_away(story.scene.destination):
+        done = story.versions("--json")
+    found = read(done, 10)
+    assert found["failures"][0]["place"] == story.here[1]
+    assert f"{story.here[1]} does not exist" in done.stderr
     assert timeline(found)[0] == (1, [1], False)
-    # The only version of that content behind ssh is fetched for the difference.
-    for name in scene.snapshots:
-        subprocess.run(
-            [
-                "btrfs",
-                "-q",
-                "subvolume",
-                "delete",
-                scene.source / STATE / "snapshots" / name,
-            ]
-        )
-    text = must(versions("--diff", "1", "2", *words, file), 10).stdout
+
+
+def test_a_version_that_is_only_behind_ssh_is_fetched_for_the_difference(story: Story):
+    with moved_away(story.scene.destination), moved_away(story.scene.snapshot_folder):
+        text = must(story.versions("--diff", "1", "2"), 10).stdout
     assert text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
 
 
@@ -251,7 +277,7 @@ def test_whatever_its_name_and_whatever_it_is(scene: Scene, sshd: Sshd):
 
 
 def test_backups_of_others_are_left_out(scene: Scene):
-    other = scene.from_filesystem.subvolume(f"{scene.source.parent.name}/other")
+    other = scene.subvolume("other")
     for subvolume, prefix in ((scene.source, "x-"), (other, "y-")):
         (subvolume / "file").write_text(f"of {prefix}")
         must(run_program("-p", prefix, subvolume, scene.destination))
@@ -307,9 +333,9 @@ def test_a_file_may_be_named_by_any_mount_of_its_subvolume(
 
 def test_what_cannot_be_read_is_its_own_version_and_told(scene: Scene, tmp_path: Path):
     (scene.source / "file").write_text("first")
-    must(scene.back_up())
+    scene.back_up()
     (scene.source / "file").write_text("secnd")
-    must(scene.back_up())
+    scene.back_up()
     log = "case $* in *x-*file*) exit 1;; esac; exec /usr/bin/sha256sum"
     fake = tmp_path / "bin" / "sha256sum"
     fake.parent.mkdir()
@@ -329,7 +355,7 @@ def test_who_may_only_run_btrfs_there_is_told_and_nothing_taken_for_absent(
     closed.mkdir(mode=0o700)
     (closed / "file").write_text("x")
     (scene.source / "open").write_text("x")
-    must(scene.back_up())
+    scene.back_up()
     words = ssh_words(sshd)
     for rights, works in (({"doas": DOAS}, True), ({"sudoers": SUDO_BTRFS}, False)):
         user = account(**rights)
@@ -387,7 +413,7 @@ def test_what_makes_no_sense_is_told(scene: Scene, tmp_path: Path):
         done = versions(*words)
         assert done.stdout == ""
         complaint(done, status, part)
-    must(scene.back_up())
+    scene.back_up()
     complaint(versions("--diff", "1", "2", file), 2, "only version 1")
     complaint(versions(scene.source / "no"), 1, "no is in none of the 2 snapshots")
     (scene.source / "folder").mkdir()

@@ -60,10 +60,11 @@ _OF_NO_USE = {
 
 def main(words: Sequence[str]) -> int:
     """Prune places."""
-    return run_command("prune", words, _parser(), _read, _run)
+    return run_command("prune", words, build_parser(), read, _run)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "prune",
         usage="--keep POLICY [--keep-at POLICY] [options] PLACE ...\n"
@@ -138,7 +139,7 @@ def _add_caution(parser: Parser) -> None:
     add_wait(parser)
 
 
-def _read(options: argparse.Namespace) -> PruneOptions:
+def read(options: argparse.Namespace) -> PruneOptions:
     """Return the options, if they make sense together.
 
     :raises UsageError: if they do not.

@@ -95,10 +95,11 @@ class RestoreOptions:
 
 def main(words: Sequence[str]) -> int:
     """Restore a snapshot or files of it."""
-    return run_command("restore", words, _parser(), _read, _run)
+    return run_command("restore", words, build_parser(), read, _run)
 
 
-def _parser() -> Parser:
+def build_parser() -> Parser:
+    """Return the parser of the words."""
     parser = new_parser(
         "restore",
         usage="[options] PLACE [SNAPSHOT] --to PATH [--file FILE ...]\n"
@@ -173,7 +174,7 @@ def _add_caution(parser: Parser) -> None:
     add_wait(parser)
 
 
-def _read(options: argparse.Namespace) -> RestoreOptions:
+def read(options: argparse.Namespace) -> RestoreOptions:
     """Return the options.
 
     :raises UsageError: if one is missing, or they do not go together.

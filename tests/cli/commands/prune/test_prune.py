@@ -31,22 +31,21 @@ from btrfs_backup_ng.place.holds import HOLDS, HeldPlace, base_hold, format_hold
 from btrfs_backup_ng.place.sources import SOURCES, Series, format_sources
 from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.session.session import Session
-from tests.support.many import make_named
-from tests.support.program import Argument, run_program
-from tests.support.scenes import (
+from tests.support.command_line import (
     Done,
-    Scene,
-    by_age,
     complaint,
     covers,
     in_conversation,
-    is_subvolume,
     logging_path,
     must,
     script,
 )
+from tests.support.many import make_named
+from tests.support.places import STATE, by_age, is_subvolume
+from tests.support.program import Argument, run_program
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
-from tests.support.staged import STATE, both_ways, document, locked, read_only, ssh_way
+from tests.support.staged import both_ways, document, locked, read_only, ssh_way
 
 pytestmark = pytest.mark.btrfs
 
@@ -158,8 +157,10 @@ def test_backups_go_by_name_and_by_arrival_here_and_through_ssh(
     scene: Scene, sshd: Sshd
 ):
     for _ in range(4):
-        must(scene.back_up())
-    first, second, third, last = (scene.destination / name for name in scene.backups)
+        scene.back_up()
+    first, second, third, last = (
+        scene.destination / name for name in scene.backup_names
+    )
     years_ago = [f"x-2020010{day}-000000" for day in (1, 2, 3)]
     for path, name in zip((first, second, third), years_ago, strict=True):
         path.rename(scene.destination / name)
@@ -188,15 +189,15 @@ def test_backups_go_by_name_and_by_arrival_here_and_through_ssh(
     assert scene.fingerprint() == before
     done = must(prune("--yes", "--keep-at", "3d", *ssh_way(sshd)(scene.destination)))
     assert "deleted 2 of 2" in done.stdout
-    assert set(scene.backups) == {years_ago[0], "x-20200104-000000", last.name}
-    sent = must(scene.back_up())
+    assert set(scene.backup_names) == {years_ago[0], "x-20200104-000000", last.name}
+    sent = scene.back_up()
     assert f"since {last.name}" in sent.stdout, "the chain is broken"
 
 
 def test_what_two_places_have_last_in_common_stays_at_both(scene: Scene, sshd: Sshd):
-    must(scene.back_up())
-    (common,) = scene.backups
-    must(scene.back_up("-T"))
+    scene.back_up()
+    (common,) = scene.backup_names
+    scene.back_up("-T")
     # What came later than that is of another source, with the same prefix.
     make_named(None, scene.destination, named(DAY, 2 * DAY))
     words = ["-y", "--force", "--keep=latest=1", "--keep-at=latest=1"]
@@ -207,17 +208,17 @@ def test_what_two_places_have_last_in_common_stays_at_both(scene: Scene, sshd: S
         to = f"{scene.source}, ssh://" if kind == "backup" else str(scene.destination)
         assert f"last common: {to}" in reason
         assert {one["kind"] for one in place["snapshots"]} == {kind}
-    assert len(scene.snapshots) == 2 and common in scene.backups
-    assert must(scene.back_up("-S")).stdout.count(f"since {common}") == 1
+    assert len(scene.snapshot_names) == 2 and common in scene.backup_names
+    assert scene.back_up("-S").stdout.count(f"since {common}") == 1
 
 
 def test_what_an_absent_destination_needs_stays(scene: Scene):
     away = scene.other_destination("away")
-    must(scene.back_up(also=[away]))
-    (base,) = scene.snapshots
+    scene.back_up(away)
+    (base,) = scene.snapshot_names
     away.rename(away.with_name("gone"))
     for _ in range(2):
-        must(scene.back_up())
+        scene.back_up()
     words: list[Argument] = ["--yes", "--force", "--keep", "latest", "--json"]
     (place,) = document(prune(*words, scene.source))
     assert verdicts(place)[base] == [f"last common: {away}"]
@@ -235,7 +236,7 @@ def test_what_an_absent_destination_needs_stays(scene: Scene):
 
 
 def test_where_backups_of_two_sources_look_alike_nothing_is_deleted(scene: Scene):
-    other = scene.from_filesystem.subvolume(f"{scene.source.parent.name}/other")
+    other = scene.subvolume("other")
     for source in (scene.source, other) * 2:
         must(run_program("-p", "x-", source, scene.destination))
     before = scene.fingerprint()
@@ -246,7 +247,7 @@ def test_where_backups_of_two_sources_look_alike_nothing_is_deleted(scene: Scene
 
 @covers("--one-source", "-p", "-n", "--wait")
 def test_a_person_settles_that_backups_are_of_one_source(scene: Scene, sshd: Sshd):
-    other = scene.from_filesystem.subvolume(f"{scene.source.parent.name}/other")
+    other = scene.subvolume("other")
     record = scene.destination / STATE / SOURCES
     for way in both_ways(sshd):
         for source in (scene.source, other):
@@ -254,7 +255,7 @@ def test_a_person_settles_that_backups_are_of_one_source(scene: Scene, sshd: Ssh
         before = scene.fingerprint()
         settle: list[Argument] = ["--one-source", "-p=x-", *way(scene.destination)]
         done = must(prune(*settle, "--dry-run"))
-        count = len(scene.backups)
+        count = len(scene.backup_names)
         words = "recorded: one source for all that begin with 'x-'"
         assert f"would be {words}, {count} backups now" in done.stdout
         with locked(record.parent):
@@ -267,8 +268,8 @@ def test_a_person_settles_that_backups_are_of_one_source(scene: Scene, sshd: Ssh
     record.write_text("{")
     done = must(prune("--one-source", "-p=x-", scene.destination))
     assert "cannot be read, and is moved to sources.json.unreadable-" in done.stdout
-    must(scene.back_up("-n1"))
-    assert len(scene.backups) == 1
+    scene.back_up("-n1")
+    assert len(scene.backup_names) == 1
 
 
 @covers("--force")
@@ -292,7 +293,13 @@ def test_what_looks_dangerous_is_refused(scene: Scene, sshd: Sshd):
     assert scene.fingerprint() == before
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 1)])
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("y", 0),
+        ("n", 1),
+    ],
+)
 def test_it_asks_at_a_terminal(scene: Scene, answer: str, code: int):
     folder = folder_of(scene)
     make_named(folder, None, NAMES)
@@ -318,7 +325,7 @@ def test_a_place_at_which_somebody_works_is_left_alone(scene: Scene, sshd: Sshd)
         (place,) = document(done, 3)
         assert "another run" in place["error"]["message"]
         assert {one["outcome"] for one in place["snapshots"]} == {"kept", "stays"}
-    assert len(scene.snapshots) == len(scene.backups) == 20
+    assert len(scene.snapshot_names) == len(scene.backup_names) == 20
 
 
 def test_what_comes_back_is_told(scene: Scene, tmp_path: Path):
@@ -344,12 +351,12 @@ def test_what_comes_back_is_told(scene: Scene, tmp_path: Path):
 
 @covers("-v", "--verbose", "-f", "--snapshot-folder")
 def test_space_is_what_quota_or_du_tell(scene: Scene, tmp_path: Path, sshd: Sshd):
-    must(scene.back_up("-f", "kept", "-T"))
-    scene.more("first", 3 << 20)
-    must(scene.back_up("-f", "kept", "-T"))
-    scene.more("first", 5 << 20)
-    must(scene.back_up("-f", "kept", "-T"))
-    scene.from_filesystem.sync()
+    scene.back_up("-f", "kept", "-T")
+    scene.add("first", 3 << 20)
+    scene.back_up("-f", "kept", "-T")
+    scene.add("first", 5 << 20)
+    scene.back_up("-f", "kept", "-T")
+    scene.source_disk.sync()
     second = sorted(os.listdir(scene.source / "kept"))[1]
     path, log = logging_path(tmp_path, "btrfs")
 
@@ -420,7 +427,7 @@ def test_one_command_deletes_all_and_one_lists_them(scene: Scene, tmp_path: Path
     commands = [line for line in log.read_text().splitlines() if "delete" in line]
     assert len(commands) == 1
     assert "-c -- ./x-20200101-000000_0 ./x-20200101-000000_1 ./" in commands[0]
-    assert all(name in NAMES for name in scene.snapshots)
+    assert all(name in NAMES for name in scene.snapshot_names)
 
 
 def test_names_that_could_do_harm_are_deleted_and_shown_safely(
@@ -518,31 +525,31 @@ def test_a_backup_keeps_by_policy_at_both_places(scene: Scene, sshd: Sshd):
     make_named(folder, scene.destination, NAMES)
     before = scene.fingerprint()
     for number, policy in (("-N", "--keep"), ("-n", "--keep-at")):
-        done = scene.back_up(f"{number}3", policy, "2d")
+        done = scene.run(f"{number}3", policy, "2d")
         complaint(done, 2, number, policy, "latest=3")
-    complaint(scene.back_up("--keep=2x"), 2, "2x", "--keep")
-    complaint(scene.back_up("--keep=2d", "--keep-zone=Nowhere"), 2, "Nowhere")
+    complaint(scene.run("--keep=2x"), 2, "2x", "--keep")
+    complaint(scene.run("--keep=2d", "--keep-zone=Nowhere"), 2, "Nowhere")
     assert scene.fingerprint() == before
     words = ["-p", "x-", "--keep=2d", "--keep-at=5d", *ssh_way(sshd)(scene.source)]
     done = must(run_program(*words, *ssh_way(sshd)(scene.destination)))
-    (new,) = set(scene.snapshots) - set(NAMES)
+    (new,) = set(scene.snapshot_names) - set(NAMES)
     # That is more than half, which is done once by hand.
-    assert set(scene.snapshots) == set(scene.backups) == {*NAMES, new}
+    assert set(scene.snapshot_names) == set(scene.backup_names) == {*NAMES, new}
     assert done.stderr.count("more than half; nothing is deleted there") == 2
     lines = re.findall("at once:  btrfs-backup-ng (prune .*)", done.stderr)
     for line in lines:
         must(run_program(*shlex.split(line), "-y", *ssh_way(sshd)(scene.source)[:-1]))
     expected = firsts_of_days([*NAMES], 2) | {new}
-    assert set(scene.snapshots) == expected
+    assert set(scene.snapshot_names) == expected
     # All of them arrived in this minute: the first of them stands for today.
-    assert set(scene.backups) == firsts_of_days(NAMES, 5) | {new}
+    assert set(scene.backup_names) == firsts_of_days(NAMES, 5) | {new}
     again = must(run_program(*words, *ssh_way(sshd)(scene.destination)))
     assert again.stdout.count("sent") == 1, "what was deleted was sent again"
 
 
 def test_what_the_policy_there_would_delete_is_not_sent(scene: Scene):
     make_named(folder_of(scene), None, NAMES)
-    must(scene.back_up("-S", "--keep-at=3d"))
-    assert set(scene.backups) == firsts_of_days(NAMES, 3) | {NAMES[-1]}
-    done = must(scene.back_up("-S", "--keep-at=3d"))
+    scene.back_up("-S", "--keep-at=3d")
+    assert set(scene.backup_names) == firsts_of_days(NAMES, 3) | {NAMES[-1]}
+    done = scene.back_up("-S", "--keep-at=3d")
     assert "nothing to send" in done.stdout and "delete" not in done.stdout

@@ -8,21 +8,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.command_line import Done, complaint, covers, in_conversation, must
+from tests.support.places import STATE
 from tests.support.program import Argument, run_program, start_program
-from tests.support.scenes import (
-    Done,
-    Scene,
-    complaint,
-    covers,
-    in_conversation,
-    must,
-)
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import (
     ID,
     NAME,
     OLD_ID,
-    STATE,
     both_ways,
     cut_transfer,
     document,
@@ -58,7 +52,7 @@ def test_all_that_waits_is_dropped_and_nothing_else(cut: Scene):
     state = cut.destination / STATE
     (state / "incoming" / "mine").mkdir()
     (state / "sources.json").touch()
-    backups = cut.backups
+    backups = cut.backup_names
     done = must(prune("--yes", cut.destination))
     first, second = done.stdout.splitlines()
     place = cut.destination
@@ -66,18 +60,18 @@ def test_all_that_waits_is_dropped_and_nothing_else(cut: Scene):
     assert re.search(rf"\(\d+ days\), id {ID}$", first)
     assert "nothing safe there yet, since 2026-02-03 " in second
     assert staged(cut) == ["mine"]
-    assert cut.backups == backups
+    assert cut.backup_names == backups
     assert sorted(os.listdir(state)) == ["holder", "incoming", "sources.json"]
     again = must(prune("-y", cut.destination))
     assert again.stdout == f"{place}: no transfer waits there\n"
-    must(cut.back_up())
+    cut.back_up()
 
 
 def test_behind_ssh_the_same(cut: Scene, sshd: Sshd):
     (place,) = document(prune("-y", "--json", *ssh_way(sshd)(cut.destination)))
     assert [one["outcome"] for one in place["transfers"]] == ["dropped"] * 2
     assert staged(cut) == []
-    assert len(cut.backups) == 1
+    assert len(cut.backup_names) == 1
 
 
 @covers("--id")
@@ -105,7 +99,11 @@ def test_a_rehearsal_changes_nothing(cut: Scene, sshd: Sshd):
 
 @pytest.mark.parametrize(
     ("answer", "code", "left"),
-    [("YES", 0, []), ("n", 1, [ID, OLD_ID]), ("", 1, [ID, OLD_ID])],
+    [
+        ("YES", 0, []),
+        ("n", 1, [ID, OLD_ID]),
+        ("", 1, [ID, OLD_ID]),
+    ],
 )
 def test_it_asks_at_a_terminal(cut: Scene, answer: str, code: int, left: list[str]):
     words = ["prune", "--staging", str(cut.destination)]
@@ -199,7 +197,7 @@ def test_prune_without_staging_says_what_there_is(cut: Scene):
     done = run_program("prune", "--yes", cut.destination)
     text = complaint(done, 2, "--staging")
     assert "--keep " in text and "--keep-at " in text
-    assert staged(cut) == [ID, OLD_ID] and len(cut.backups) == 1
+    assert staged(cut) == [ID, OLD_ID] and len(cut.backup_names) == 1
 
 
 def test_what_makes_no_sense_is_a_usage_error(tmp_path: Path):

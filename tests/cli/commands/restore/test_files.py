@@ -10,15 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import trees, variety
+from tests.support.command_line import Done, complaint, covers, must
+from tests.support.places import fingerprint
 from tests.support.program import Argument, run_program
-from tests.support.scenes import (
-    Done,
-    Scene,
-    complaint,
-    covers,
-    fingerprint,
-    must,
-)
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import Way, local_way, ssh_way
 from tests.support.variety import HOSTILE_NAMES
@@ -48,8 +43,8 @@ def _without_sockets(tree: trees.Tree) -> trees.Tree:
 @covers("--file")
 def test_everything_about_a_file_comes_back(scene: Scene, sshd: Sshd, tmp_path: Path):
     variety.fill(scene.source, 7)
-    must(scene.back_up())
-    whole = trees.describe(scene.destination / scene.backups[0])
+    scene.back_up()
+    whole = trees.describe(scene.destination / scene.backup_names[0])
     wanted = [b"sizes", b"names", b"special", b"links", b"empty", b"deep"]
     ssh = ssh_way(sshd)
     ways: list[tuple[Way, Way]] = [
@@ -86,7 +81,7 @@ def test_everything_about_a_file_comes_back(scene: Scene, sshd: Sshd, tmp_path: 
     on_disk = scene.destination.parent / "same"
     on_disk.mkdir()
     must(restored(scene.destination, "--to", on_disk, "--file", "sizes/3145728"))
-    original = scene.destination / scene.backups[0] / "sizes/3145728"
+    original = scene.destination / scene.backup_names[0] / "sizes/3145728"
     assert trees.shares_extents(original, on_disk / "sizes/3145728")
 
 
@@ -100,7 +95,7 @@ def test_one_or_ten_thousand_files_come_back(scene: Scene, sshd: Sshd, tmp_path:
     for name in names:
         with open(os.path.join(many, name), "wb") as file:
             file.write(name)
-    must(scene.back_up())
+    scene.back_up()
     listed = tmp_path / "listed"
     ways: list[tuple[Way, list[bytes]]]
     ways = [(local_way, names[:100]), (ssh_way(sshd), names)]
@@ -139,7 +134,7 @@ def test_what_is_in_the_way_is_told_before_any_byte_moves(
     (scene.source / "a/b/c").write_text("c")
     (scene.source / "a/other").write_text("o")
     (scene.source / "link").symlink_to("a")
-    must(scene.back_up())
+    scene.back_up()
     to = scene.source.parent / "to"
     (to / "a/b").mkdir(parents=True)
     for way in (local_way, ssh_way(sshd)):

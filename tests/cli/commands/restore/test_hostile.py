@@ -14,8 +14,10 @@ import pytest
 
 from tests.cli.commands.restore.test_restore import shown
 from tests.support import streams
+from tests.support.command_line import complaint, must, script
+from tests.support.places import fingerprint, ssh_place
 from tests.support.program import Argument, run_program
-from tests.support.scenes import Scene, complaint, fingerprint, must, script, ssh_place
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import ssh_way
 
@@ -58,8 +60,8 @@ def _streams(name: bytes, uuid: bytes) -> dict[str, bytes]:
 
 def test_no_stream_writes_outside_its_staging(scene: Scene, liar: tuple[Sshd, Path]):
     server, said = liar
-    must(scene.back_up())
-    (name,) = scene.backups
+    scene.back_up()
+    (name,) = scene.backup_names
     uuid = UUID(shown(scene.destination / name)["Received UUID"]).bytes
     way = ssh_way(server)(scene.destination)
     target = scene.source.parent / "target"
@@ -99,7 +101,7 @@ def test_no_archive_writes_outside_its_staging(scene: Scene, liar: tuple[Sshd, P
     server, said = liar
     (scene.source / "d").mkdir()
     (scene.source / "d/f").write_text("good")
-    must(scene.back_up())
+    scene.back_up()
     to = scene.destination.parent / "to"
     victim = to / "victim"
     victim.mkdir(parents=True)

@@ -18,18 +18,13 @@ from btrfs_backup_ng.cli.parser import parse_places
 from tests.conftest import MakesFilesystems
 from tests.support import places, trees, variety
 from tests.support.accounts import SUDO_BTRFS, Account
+from tests.support.command_line import Done, complaint, covers, must
+from tests.support.places import STATE, fingerprint
 from tests.support.processes import descendants, everything, kill, wait_until
 from tests.support.program import Argument, run_program, start_program
-from tests.support.scenes import (
-    Done,
-    Scene,
-    complaint,
-    covers,
-    fingerprint,
-    must,
-)
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
-from tests.support.staged import STATE, Way, both_ways, fill, local_way, locked, ssh_way
+from tests.support.staged import Way, both_ways, fill, local_way, locked, ssh_way
 
 pytestmark = pytest.mark.btrfs
 
@@ -144,11 +139,11 @@ def test_words_choose_and_a_rehearsal_changes_nothing(scene: Scene, sshd: Sshd):
 
 @covers("--writable", "--to")
 def test_what_the_target_has_already_is_not_sent_again(scene: Scene, sshd: Sshd):
-    scene.more("large", 3 << 20)
-    must(scene.back_up())
-    scene.more("later")
-    must(scene.back_up())
-    first, second = scene.backups
+    scene.add("large", 3 << 20)
+    scene.back_up()
+    scene.add("later")
+    scene.back_up()
+    first, second = scene.backup_names
     target = scene.source.parent / "target"
     target.mkdir()
     words = (scene.destination, "--json", "--to")
@@ -174,12 +169,15 @@ def test_what_the_target_has_already_is_not_sent_again(scene: Scene, sshd: Sshd)
     there = trees.describe(target / second)
     assert trees.differences(trees.describe(scene.destination / second), there) == []
 
-    subprocess.run(["btrfs", "-q", "subvolume", "delete", target / second], check=True)
 
-    # Pushed, and of the snapshot itself: it is on that very filesystem.
-    place, name = way(target / "new")[-1], second
-    done = restored(*way(scene.source), name, "--writable", *words[1:], place)
-    document = told(done)
+def test_a_snapshot_is_its_own_parent_on_its_own_filesystem(scene: Scene, sshd: Sshd):
+    scene.add("large", 3 << 20)
+    scene.back_up()
+    (name,) = scene.backup_names
+    way, target = ssh_way(sshd), scene.source.parent / "target"
+    target.mkdir()
+    words = (*way(scene.source), name, "--writable", "--json", "--to")
+    document = told(restored(*words, way(target / "new")[-1]))
     assert document["parent"] == name and document["sent_bytes"] < 999
     assert (
         trees.differences(trees.describe(scene.source), trees.describe(target / "new"))
@@ -190,7 +188,7 @@ def test_what_the_target_has_already_is_not_sent_again(scene: Scene, sshd: Sshd)
     source = scene.source / STATE / "snapshots" / name
     assert shown(kept)["Received UUID"] == shown(source)["UUID"]
     done = must(run_program("-p", "x-", target / "new", scene.destination))
-    assert f"since {second}" in done.stdout
+    assert f"since {name}" in done.stdout
 
 
 @covers("--wait")
@@ -257,13 +255,13 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
 )
 def test_words_that_make_no_sense_are_refused(words: list[str]):
     with pytest.raises(UsageError):
-        options = parse_places(restore._parser(), words)
-        restore._read(options)
+        options = parse_places(restore.build_parser(), words)
+        restore.read(options)
 
 
 def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):
-    must(scene.back_up())
-    name = scene.backups[0]
+    scene.back_up()
+    name = scene.backup_names[0]
     places.tamper(scene.destination / name)
     backup = scene.destination / name
     words = (scene.destination, name, "--to", scene.source / "new")
@@ -277,8 +275,8 @@ def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):
 
 @covers("--rate", "--checkpoint-interval", "--retries")
 def test_a_cut_restore_goes_on_where_it_was_sealed(scene: Scene, sshd: Sshd):
-    scene.more("large", 6 << 20)
-    must(scene.back_up())
+    scene.add("large", 6 << 20)
+    scene.back_up()
     target = scene.source.parent / "target"
     target.mkdir()
     words = [*ssh_way(sshd)(scene.destination), "--to", str(target / "new")]
@@ -316,7 +314,7 @@ def _offset(target: Path) -> str:
 def test_who_may_do_nothing_but_btrfs_as_root_there_can_restore(
     scene: Scene, sshd: Sshd, account: Callable[..., Account]
 ):
-    must(scene.back_up())
+    scene.back_up()
     user = account(sudoers=SUDO_BTRFS)
     target = scene.source.parent / "target"
     target.mkdir()
@@ -325,7 +323,7 @@ def test_who_may_do_nothing_but_btrfs_as_root_there_can_restore(
     there = to.replace("ssh://", f"ssh://{user.name}@")
     must(restored(*login, scene.destination, "--to", there, "--writable"))
     assert os.listdir(target) == ["new"]
-    name = scene.backups[0]
+    name = scene.backup_names[0]
     kept = shown(target / "new" / STATE / "snapshots" / name)
     backup = shown(scene.destination / name)
     assert kept["Received UUID"] == backup["Received UUID"]
@@ -337,7 +335,7 @@ def test_who_may_do_nothing_but_btrfs_as_root_there_can_restore(
     scene.destination.chmod(0o755)
     (scene.source / "secret").mkdir(mode=0o700)
     (scene.source / "secret/file").write_text("x")
-    must(scene.back_up())
+    scene.back_up()
     place = ssh_way(sshd)(scene.destination)[-1].replace(
         "ssh://", f"ssh://{user.name}@"
     )

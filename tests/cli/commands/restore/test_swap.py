@@ -11,10 +11,12 @@ import pytest
 
 from tests.cli.commands.restore.test_restore import told
 from tests.conftest import MakesFilesystems
-from tests.support.filesystems import _users_of, read_mounts
+from tests.support.command_line import covers, must
+from tests.support.filesystems import read_mounts, users_of
+from tests.support.places import STATE
 from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program
-from tests.support.scenes import covers, must
+from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import ssh_way
 
@@ -90,7 +92,7 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
         time.sleep(1.1)  # what is moved aside is called by the second
         swap = restored(*words, "--replaces", point)
         # Sessions of ssh end late.
-        wait_until(lambda: "no process" in _users_of(point)[0], 10)
+        wait_until(lambda: "no process" in users_of(point)[0], 10)
         _swapped(swap, "rename in the top level")
         assert _options(point) == before >= {"noatime"}
         check(point)
@@ -115,10 +117,14 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
     finally:
         if any(mount.point == point for mount in read_mounts()):
             _run("umount", point)
-    # Without --writable there is nothing to swap in, but how to get there.
-    done = must(run_program("restore", backups, "--to", top / "read-only"))
+
+
+def test_without_writable_the_way_to_something_to_swap_in_is_told(scene: Scene):
+    scene.back_up()
+    to = scene.source.parent / "read-only"
+    done = must(run_program("restore", scene.destination, "--to", to))
     assert "To write to it:" in done.stdout and "mv" not in done.stdout
     line = done.stdout.splitlines()[-1].partition("btrfs-backup-ng ")[2]
     done = must(run_program(*line.split()))
-    assert (top / "read-only.rw/.btrfs-backup-ng/snapshots").is_dir()
+    assert (to.with_name("read-only.rw") / STATE / "snapshots").is_dir()
     assert "nothing to send" in done.stdout and "mv -- " in done.stdout

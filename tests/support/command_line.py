@@ -1,37 +1,32 @@
-"""What the tests of the command line share: places, look-outs, other PATHs."""
+"""The command line in tests: judging a run, other PATHs, terminals and users."""
 
 from __future__ import annotations
 
 import os
-import re
 import select
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from tests.support.accounts import Account
-from tests.support.filesystems import Filesystem
 from tests.support.processes import wait_until
 from tests.support.program import (
     CHECKOUT,
     PROGRAM,
     Argument,
     environment,
-    run_program,
 )
-from tests.support.sshd import Sshd
 
 Done = subprocess.CompletedProcess[str]
 Test = TypeVar("Test", bound=Callable[..., None])
 
 NOBODY = 65534
-MIB = 1 << 20
+
 #: Directories that the program looks into besides PATH.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
@@ -40,92 +35,6 @@ def covers(*options: str) -> Callable[[Test], Test]:
     """Say which options a test fails without; test_options.py reads it."""
     assert all(option.startswith("-") for option in options)
     return lambda test: test
-
-
-class Scene(NamedTuple):
-    """A subvolume with a file and an empty directory on another filesystem."""
-
-    source: Path
-    destination: Path
-    from_filesystem: Filesystem
-    to_filesystem: Filesystem
-
-    def back_up(
-        self,
-        *options: Argument,
-        also: Sequence[Argument] = (),
-        env: Mapping[str, str | None] | None = None,
-    ) -> Done:
-        """Run the program from the one to the other, with names ``x-...``.
-
-        :param also: more destinations.
-        """
-        return run_program(*self.words(*options), *also, env=env)
-
-    def words(self, *options: Argument) -> list[Argument]:
-        """Return the words of such a run."""
-        return ["-p", "x-", *options, self.source, self.destination]
-
-    def more(self, name: str, size_bytes: int = 10) -> None:
-        """Write a file into the source."""
-        (self.source / name).write_bytes(os.urandom(size_bytes))
-
-    def other_destination(self, name: str) -> Path:
-        """Make another directory for backups."""
-        path = self.destination.parent / name
-        path.mkdir()
-        return path
-
-    @property
-    def snapshots(self) -> list[str]:
-        """List the snapshots at the source, the oldest first."""
-        folder = self.source / ".btrfs-backup-ng/snapshots"
-        return by_age(folder) if folder.exists() else []
-
-    @property
-    def backups(self) -> list[str]:
-        """List the backups at the destination, the oldest first."""
-        return by_age(self.destination)
-
-    def fingerprint(self) -> set[object]:
-        """Describe all of both places, bookkeeping included, to see any change."""
-        return fingerprint(self.source.parent) | fingerprint(self.destination.parent)
-
-
-def by_age(folder: Path) -> list[str]:
-    """List the snapshots in a folder; in one second ``_2`` is before ``_10``."""
-
-    def key(name: str) -> tuple[str, int]:
-        stem, _, number = name.partition("_")
-        return stem, int(number or 0)
-
-    names = [name for name in os.listdir(folder) if name != ".btrfs-backup-ng"]
-    return sorted(names, key=key)
-
-
-def fingerprint(top: Path) -> set[object]:
-    """Describe all that is below a directory, and the subvolumes among it."""
-    found: set[object] = set()
-    for directory, below, files in os.walk(top):
-        for name in [".", *below, *files]:
-            path = os.path.join(directory, name)
-            status = os.lstat(path)
-            if status.st_ino == 2:  # stands for a nested subvolume, with times of now
-                continue
-            kind, owner = status.st_mode, (status.st_uid, status.st_gid)
-            times = [status.st_mtime_ns]
-            if ".btrfs-backup-ng" not in (name, os.path.basename(directory)):
-                times.append(status.st_ctime_ns)  # a rehearsal measures in there
-            found.add((path, status.st_ino, kind, owner, status.st_size, *times))
-    listed = subprocess.run(
-        ["btrfs", "subvolume", "list", "-ouqR", top],
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        check=True,
-    )
-    # The generation tells only that something made the filesystem write.
-    return found | set(re.sub(r" gen \d+ ", " ", listed.stdout).splitlines())
 
 
 def must(done: Done, status: int = 0) -> Done:
@@ -144,6 +53,14 @@ def complaint(done: Done, status: int, *parts: str) -> str:
         assert part in done.stderr, f"{part!r} is not in: {done.stderr}"
         assert part not in done.stdout, done.stdout
     return done.stderr
+
+
+def assert_fails(done: Done, status: int, *words: str) -> None:
+    """Check the fourth law: a failure has its status and message."""
+    assert done.returncode == status, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr, done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
 
 
 def logging_path(
@@ -196,21 +113,6 @@ def script(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path
-
-
-def ssh_place(server: Sshd, path: Path, *, user: str = "") -> str:
-    """Name a directory as a place behind the test's ssh server."""
-    who = f"{user}@" if user else ""
-    return f"ssh://{who}{server.host}:{server.port}{path}"
-
-
-def ssh_words(server: Sshd, *, without: Sequence[str] = ()) -> list[str]:
-    """Return the options by which the program gets into the test's ssh server."""
-    return [
-        f"--ssh-opt={option}"
-        for option in server.ssh_options
-        if option.partition("=")[0] not in without
-    ]
 
 
 def on_terminal(
@@ -352,8 +254,3 @@ def _python_for_all() -> str:
         if done.returncode == 0:
             return path
     raise AssertionError("no python3 (3.11 or newer) that everybody may run")
-
-
-def is_subvolume(path: Path) -> bool:
-    """Tell whether a subvolume is at this path: its inode is 256."""
-    return stat.S_ISDIR(os.lstat(path).st_mode) and os.lstat(path).st_ino == 256
