@@ -198,9 +198,12 @@ def public_disks() -> Iterator[tuple[filesystems.Filesystem, filesystems.Filesys
         shutil.rmtree(directory)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def disks() -> Iterator[tuple[filesystems.Filesystem, filesystems.Filesystem]]:
-    """Make two filesystems that all tests of a worker share, each in its own corner."""
+    """Make two filesystems that the tests of a module share, each in its own corner.
+
+    Not those of a worker: no test clears its corner away, and disks may be in memory.
+    """
     with public_disks() as made:
         yield made
 

@@ -21,7 +21,7 @@ from btrfs_backup_ng.core.model import (
 )
 from btrfs_backup_ng.endpoint import open_place
 from btrfs_backup_ng.endpoint.common import Place
-from btrfs_backup_ng.host.common import Host, NeedsRoot
+from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.host.entry import plain, refusal
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.session.session import Session
@@ -167,13 +167,8 @@ def target_is_btrfs(place: Place, session: Session) -> None:
 
 
 def has_tools(place: Place, session: Session) -> None:
-    check_tools(place.host, place.facts)
-
-
-def check_tools(host: Host, facts: Facts) -> None:
-    """Refuse a host without a btrfs command."""
-    if facts.btrfs_version is None:
-        where = visible(host.name)
+    if place.facts.btrfs_version is None:
+        where = visible(place.host.name)
         raise Refused(
             f"{where or 'this machine'} has no btrfs command (looked in PATH,"
             " /usr/local/sbin, /usr/sbin, /sbin)",

@@ -1,7 +1,9 @@
 """The history: a line for each delivery and each failure, of this machine's runs.
 
-Nothing depends on it. If it is lost, backups continue, and commands only lack the data
-from it (sizes, known places).
+Nothing depends on it. If it is lost, backups continue, and commands only lack its data
+(sizes, known places). A line is added by one write under ``flock``, and flushed. The
+older half is dropped at 4 MiB. A last line that a crash tore off is ignored, and the
+next write removes it; damage is moved aside; lines of newer versions are kept.
 """
 
 import contextlib
@@ -47,6 +49,7 @@ class Record:
     """One snapshot that arrived at one destination, or failed to.
 
     The names of the fields are the keys in the file.
+
     :ivar time: when its run began, aware UTC.
     :ivar source: the text of its location, like the destination, without the command of
         ``shell://``.

@@ -34,6 +34,7 @@ first 64 MiB and on the connection (``probe``).
 import contextlib
 import logging
 import os
+import shutil
 import threading
 import time
 from types import TracebackType
@@ -65,12 +66,8 @@ _SESSIONS = 8
 LOGIN_S, _ASKING_S = 45.0, 600.0
 #: Time between two looks at a master that is logging in.
 _POLL_S = 0.02
-#: The program by which ssh asks. It answers questions for passwords, never one about a
-#: host's key, and takes the answer from a pipe that no other user can open.
-_ASKPASS = """#!/bin/sh
-case $1 in *assword*|*assphrase*) exec cat "${0%/*}/answer";; esac
-exit 1
-"""
+#: The program by which ssh asks for a password.
+_ASKPASS = os.path.join(os.path.dirname(__file__), "askpass.sh")
 
 
 class Sessions:
@@ -313,8 +310,7 @@ class _Connection:
         askpass, pipe = (
             os.path.join(self._directory.path, n) for n in ("askpass", "answer")
         )
-        with open(askpass, "w", encoding="ascii") as file:
-            file.write(_ASKPASS)
+        shutil.copyfile(_ASKPASS, askpass)
         os.chmod(askpass, 0o700)
         os.mkfifo(pipe, 0o600)
         for path in (askpass, pipe):

@@ -116,14 +116,14 @@ def _restored(scene: Attack, done: Done) -> bool:
 def _restore(*options: str) -> Callable[[Attack], Sequence[str | Path]]:
     def words(scene: Attack) -> Sequence[str | Path]:
         to = scene.at(scene.new_path())
-        return ["restore", *scene.options, *options, scene.destination, OLD, "--to", to]
+        return ["restore", *scene.login, *options, scene.destination, OLD, "--to", to]
 
     return words
 
 
 BACKUP = Role(
     "backup",
-    lambda s: ["-p", "x-", "-S", *s.options, s.source, s.at(s.destination)],
+    lambda s: ["-p", "x-", "-S", *s.login, s.source, s.at(s.destination)],
     _at_backups,
     (
         STATE,
@@ -141,7 +141,7 @@ BACKUP = Role(
 )
 SOURCE = Role(
     "source",
-    lambda s: ["-p", "x-", *s.options, s.at(s.source), s.destination],
+    lambda s: ["-p", "x-", *s.login, s.at(s.source), s.destination],
     _at_source,
     (
         STATE,
@@ -154,13 +154,13 @@ SOURCE = Role(
 )
 FOLDER = Role(
     "folder",
-    lambda s: ["-p", "x-", "-f", "kept", *s.options, s.at(s.source), s.destination],
+    lambda s: ["-p", "x-", "-f", "kept", *s.login, s.at(s.source), s.destination],
     _at_source,
     ("kept",),
 )
 REHEARSAL = Role(
     "rehearsal",
-    lambda s: ["-p", "x-", "--dry-run", *s.options, s.at(s.source), s.destination],
+    lambda s: ["-p", "x-", "--dry-run", *s.login, s.at(s.source), s.destination],
     _at_source,
     (STATE, f"{STATE}/snapshots", INCOMING, f"{INCOMING}/{OLD_ID}"),
 )
@@ -175,7 +175,7 @@ WRITABLE = Role("writable", _restore("--writable"), _at_target, (STATE, INCOMING
 SCRATCH = Role(
     "scratch",
     lambda s: [
-        *("verify", "--restore-test", *s.options, "--scratch", s.at(s.to)),
+        *("verify", "--restore-test", *s.login, "--scratch", s.at(s.to)),
         *(s.destination, OLD),
     ],
     _at_target,
@@ -184,7 +184,7 @@ SCRATCH = Role(
 )
 VERIFY = Role(
     "verify",
-    lambda s: ["verify", *s.options, s.at(s.destination)],
+    lambda s: ["verify", *s.login, s.at(s.destination)],
     _at_backups,
     _records("verified.json", "verified.json.new", "sources.json"),
     may_end=(1, 10),
@@ -192,14 +192,14 @@ VERIFY = Role(
 PRUNE = Role(
     "prune",
     lambda s: ["prune", "--keep-at", "latest=1", "--yes", "--force", "-p", "x-"]
-    + [*s.options, s.at(s.destination)],
+    + [*s.login, s.at(s.destination)],
     _at_backups,
     (STATE, *_records("holder", "sources.json"), NEW),
     lambda scene, done: len(places.subvolumes(scene.destination)) <= 2,
 )
 STAGING = Role(
     "staging",
-    lambda s: ["prune", "--staging", "--yes", *s.options, s.at(s.destination)],
+    lambda s: ["prune", "--staging", "--yes", *s.login, s.at(s.destination)],
     _at_backups,
     (
         STATE,
@@ -222,7 +222,7 @@ LOOKED_AT = (
 def _look(verb: str, what: str, at: Callable[[Attack], Path]) -> Role:
     return Role(
         f"{verb}-{what}",
-        lambda s: [verb, *s.options, s.at(at(s))],
+        lambda s: [verb, *s.login, s.at(at(s))],
         at,
         LOOKED_AT,
         only_looks=True,

@@ -171,14 +171,15 @@ class Attack(Scene):
 
     :ivar to: an empty directory of the attacker, on the filesystem of the source.
     :ivar user: the login at the destination, or "" if it is here.
+    :ivar login: the options of every command that let it get in there.
     """
 
     def __init__(self, arena: Arena, user: str = "") -> None:
         super().__init__(arena.here, arena.there, is_small=True)
         self.arena, self.user = arena, user
         self.place = self.at(self.destination)
-        if user:
-            self.options += ssh_words(arena.sshd)
+        self.login = ssh_words(arena.sshd) if user else []
+        self.options += self.login
         self.to = self.source.parent / "to"
         self.to.mkdir()
         (self.source / "a/b").mkdir(parents=True)

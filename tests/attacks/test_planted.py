@@ -70,7 +70,7 @@ def test_what_is_planted_leads_to_no_victim(arena: Arena, row: Row):
             # The record went away with the state directory.
             settle = ("prune", "--one-source", "--yes", "-p", "x-")
             place_name = scene.at(scene.destination)
-            clean(arena.run(*settle, *scene.options, place_name), [0])
+            clean(arena.run(*settle, *scene.login, place_name), [0])
         done = arena.judge(arena.run(*row.role.words(scene)), worked)
     assert row.role.has_worked(scene, done), done
 
@@ -92,7 +92,7 @@ def test_places_of_another_user_are_as_good_as_any(arena: Arena):
         clean(scene.run("-N", "2", "-n", "2"), [0])
         assert len(list_subvolumes(scene.destination)) == 2
         to = scene.at(scene.new_path())
-        clean(arena.run("restore", *scene.options, scene.destination, "--to", to), [0])
+        clean(arena.run("restore", *scene.login, scene.destination, "--to", to), [0])
 
 
 def test_a_link_makes_no_process_of_root_end(arena: Arena):

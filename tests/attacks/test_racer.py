@@ -93,7 +93,7 @@ def backing_up(scene: Attack) -> list[Run]:
     place = scene.at(scene.destination)
 
     def run(*words: Argument) -> Run:
-        return lambda: scene.arena.run(*words, *scene.options, place)
+        return lambda: scene.arena.run(*words, *scene.login, place)
 
     thinning = ("prune", "--keep-at", "latest=2", "--yes", "--force", "-p", "x-")
     return [
@@ -134,7 +134,7 @@ def test_a_racer_at_a_source(arena: Arena, user: str):
         swap(kept, victim / "snapshots"),
         swap(kept / "*", victim),
     ]
-    words = ["-p", "x-", "-N", "3", *scene.options]
+    words = ["-p", "x-", "-N", "3", *scene.login]
     places = [scene.at(scene.source), str(scene.destination)]
     runs: list[Run] = [
         lambda: arena.run(*words, *places),
@@ -142,7 +142,7 @@ def test_a_racer_at_a_source(arena: Arena, user: str):
         lambda: arena.run(*words, "--dry-run", *places),
         lambda: arena.run(
             *("prune", "--keep", "latest=1", "--yes", "--force", "-p", "x-"),
-            *(*scene.options, places[0]),
+            *(*scene.login, places[0]),
         ),
     ]
     race(arena, swaps, runs)
@@ -168,7 +168,7 @@ def test_a_racer_at_the_target_of_a_restore(arena: Arena, user: str):
             with contextlib.suppress(OSError):
                 done.rename(scene.new_path())
         place = scene.at(to or scene.new_path())
-        source = [*scene.options, str(scene.destination)]
+        source = [*scene.login, str(scene.destination)]
         return arena.run("restore", *source, *words, "--to", place)
 
     scratch = [
@@ -183,7 +183,7 @@ def test_a_racer_at_the_target_of_a_restore(arena: Arena, user: str):
         lambda: restored(NAMES[0]),
         lambda: restored(*files, to=scene.to),
         lambda: restored(NEW, "--writable"),
-        lambda: arena.run("verify", *scene.options, *scratch, NAMES[0]),
+        lambda: arena.run("verify", *scene.login, *scratch, NAMES[0]),
     ]
     race(arena, swaps, runs)
     tidy(scene.to)

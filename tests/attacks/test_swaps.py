@@ -136,7 +136,7 @@ def test_what_takes_the_final_name_brings_no_restored_snapshot_elsewhere(
     scene = Attack(arena, user)
     script, victim = taking(arena, scene.to)
     words: Sequence[Argument]
-    words = ("restore", *scene.options, *options, scene.destination, NAMES[0])
+    words = ("restore", *scene.login, *options, scene.destination, NAMES[0])
     with hooked(arena, script, before=PUBLISHING) as was_done:
         done = arena.run(*words, "--to", scene.at(scene.new_path()))
         assert was_done.exists()
@@ -153,7 +153,7 @@ def test_what_takes_the_name_of_a_new_snapshot_brings_it_nowhere(
     folder.mkdir()
     scene.give_away(folder)
     script, victim = taking(arena, folder, kind)
-    words = ("-p", "x-", "-f", "kept", *scene.options, scene.at(scene.source))
+    words = ("-p", "x-", "-f", "kept", *scene.login, scene.at(scene.source))
     with hooked(arena, script, before=PUBLISHING) as was_done:
         done = arena.run(*words, scene.destination)
         assert was_done.exists()
@@ -201,17 +201,17 @@ Words = Callable[[Attack], Sequence[Argument]]
 
 
 def _backup(scene: Attack) -> Sequence[Argument]:
-    words = ("-p", "x-", "-N", "2", "-n", "2", *scene.options)
+    words = ("-p", "x-", "-N", "2", "-n", "2", *scene.login)
     return (*words, scene.source, scene.at(scene.destination))
 
 
 def _pull(scene: Attack) -> Sequence[Argument]:
-    words = ("-p", "x-", "-N", "2", "-n", "2", *scene.options)
+    words = ("-p", "x-", "-N", "2", "-n", "2", *scene.login)
     return (*words, scene.at(scene.source), scene.destination)
 
 
 def _restore(scene: Attack) -> Sequence[Argument]:
-    words = ("restore", *scene.options, str(scene.destination), NAMES[0], "--to")
+    words = ("restore", *scene.login, str(scene.destination), NAMES[0], "--to")
     return (*words, scene.at(scene.to))
 
 
@@ -256,7 +256,7 @@ def test_a_link_at_the_name_of_what_is_deleted_costs_no_victim_anything(
     script = swapped(old, arena.victim_at(old).path / NAMES[0])
     words = _backup(scene)
     if verb == "prune":
-        words = [*_THINNED, *scene.options, scene.at(scene.destination)]
+        words = [*_THINNED, *scene.login, scene.at(scene.destination)]
     before = "btrfs*subvolume delete" if verb == "prune" else PUBLISHING
     with hooked(arena, script, before=before):
         arena.judge(arena.run(*words), [0, 1, 4, 10])
@@ -271,7 +271,7 @@ def test_a_link_at_the_name_of_what_is_deleted_costs_no_victim_anything(
 def _files_to(scene: Attack) -> Sequence[Argument]:
     words = (
         "restore",
-        *scene.options,
+        *scene.login,
         str(scene.destination),
         NEW,
         "--file",

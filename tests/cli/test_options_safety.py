@@ -269,10 +269,10 @@ def test_without_the_space_check_a_small_destination_gets_what_fits(
 
 @covers("--safety-margin")
 def test_a_larger_margin_refuses_more(scene: Scene):
-    scene.add("photo", 20 * MIB)
+    scene.add("photo", 60 * MIB)
     scene.back_up("--dry-run", "--safety-margin", "100")
     done = scene.run("--safety-margin", "10000")
-    complaint(done, 4, "a margin of 2.0 GiB", "Nothing was sent")
+    complaint(done, 4, "a margin of 5.9 GiB", "Nothing was sent")
     assert scene.snapshot_names == scene.backup_names == []
     scene.back_up("--safety-margin", "0")
 

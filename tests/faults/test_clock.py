@@ -320,7 +320,7 @@ def test_a_run_believes_no_deletion_that_it_does_not_see(
     for _ in range(2):
         scene.write()
         scene.back_up()
-    lie = faulty_btrfs(tmp_path, '" delete -c "*" in "*-target', "true")
+    lie = faulty_btrfs(tmp_path, '" delete -c "*" in "*/backups', "true")
     scene.write()
     done = scene.run("-n1", "-N1", env=lie)
     assert was_faulty(tmp_path)

@@ -14,7 +14,8 @@ from tests.support.program import PROGRAM, environment, run_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
-pytestmark = pytest.mark.btrfs
+#: One worker makes the scene that these tests share.
+pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("counts")]
 
 LIMIT_BYTES = 40 * MIB
 

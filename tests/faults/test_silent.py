@@ -22,7 +22,8 @@ from tests.support.program import finish
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd, running_sshd
 
-pytestmark = pytest.mark.btrfs
+#: One worker makes the scene that these tests share.
+pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("silent")]
 
 LIMIT = ("--stall-timeout", str(LIMIT_S))
 SILENT = f"said nothing for {LIMIT_S} s, so it was ended"

@@ -393,6 +393,11 @@ def test_what_is_allowed_breaks_no_rule(rule: Rule, text: str):
     assert list(rule(Script("verb", text))) == []
 
 
+def test_no_module_holds_a_shell_script():
+    modules = (CHECKOUT / "btrfs_backup_ng").rglob("*.py")
+    assert [path for path in modules if "/bin/sh" in path.read_text()] == []
+
+
 def test_what_a_verb_reports_is_worded_in_one_place_at_each_end():
     package = CHECKOUT / "btrfs_backup_ng"
     files = [*package.rglob("*.py"), *package.rglob("*.sh")]

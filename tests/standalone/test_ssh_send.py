@@ -32,7 +32,7 @@ _numbers = itertools.count(1)
 Done = subprocess.CompletedProcess[str]
 
 
-class Scene:
+class Sender:
     """A source, a destination, a copy of the script, and a PATH whose ssh gets in."""
 
     def __init__(self, disks: tuple[Filesystem, Filesystem], sshd: Sshd, base: Path):
@@ -129,8 +129,8 @@ def disks() -> Iterator[tuple[Filesystem, Filesystem]]:
 @pytest.fixture
 def scene(
     disks: tuple[Filesystem, Filesystem], sshd: Sshd, tmp_path: Path
-) -> Iterator[Scene]:
-    scene = Scene(disks, sshd, tmp_path)
+) -> Iterator[Sender]:
+    scene = Sender(disks, sshd, tmp_path)
     yield scene
     processes.kill(scene.workers())
 
@@ -160,7 +160,7 @@ def test_a_script_is_decoded_as_by_the_program():
     assert load().DECODER == grammar.DECODER
 
 
-def test_full_then_incremental_then_the_program_continues(scene: Scene):
+def test_full_then_incremental_then_the_program_continues(scene: Sender):
     words = ["-p", "x-"]
     for option in scene.sshd.ssh_options:
         words += ["--ssh-opt", option]
@@ -183,7 +183,7 @@ def test_full_then_incremental_then_the_program_continues(scene: Scene):
     assert scene.sshd.connections() == 3
 
 
-def test_what_is_there_already_is_said_and_another_of_that_name_refused(scene: Scene):
+def test_what_is_there_already_is_said_and_another_of_that_name_refused(scene: Sender):
     one = scene.snapshot()
     scene.send(one, scene.place())
     scene.send(one, scene.place(), said="s1 is there already")
@@ -194,12 +194,12 @@ def test_what_is_there_already_is_said_and_another_of_that_name_refused(scene: S
     assert show(scene.target / "s1") == before
 
 
-def test_a_test_changes_nothing(scene: Scene):
+def test_a_test_changes_nothing(scene: Sender):
     scene.send("--test", scene.snapshot(), scene.place(), said="can be sent in full")
     assert os.listdir(scene.target) == []
 
 
-def test_quiet_says_nothing_and_verbose_every_command(scene: Scene):
+def test_quiet_says_nothing_and_verbose_every_command(scene: Sender):
     one = scene.snapshot()
     done = scene.send("-v", "-t", one, scene.place())
     assert "+ ssh -S " in done.stderr
@@ -207,7 +207,7 @@ def test_quiet_says_nothing_and_verbose_every_command(scene: Scene):
     assert done.stdout == done.stderr == ""
 
 
-def test_the_buffer_size_is_passed_on_and_the_buffer_can_be_left_out(scene: Scene):
+def test_the_buffer_size_is_passed_on_and_the_buffer_can_be_left_out(scene: Sender):
     log = scene.base / "log"
     scene.wrap("mbuffer", f'echo "$*" >>{log}; exec "$real" "$@"')
     scene.send("-s", "24M", scene.snapshot("s1"), scene.place())
@@ -218,7 +218,7 @@ def test_the_buffer_size_is_passed_on_and_the_buffer_can_be_left_out(scene: Scen
 
 
 @pytest.mark.parametrize("tool", ["pv", "mbuffer"])
-def test_a_rate_is_kept(scene: Scene, tool: str):
+def test_a_rate_is_kept(scene: Sender, tool: str):
     other = {"pv": "mbuffer", "mbuffer": "pv"}[tool]
     scene.path = only(scene, "pv mbuffer ssh".replace(other, ""))
     one = scene.snapshot(size=3 << 20)
@@ -226,7 +226,7 @@ def test_a_rate_is_kept(scene: Scene, tool: str):
     assert float(done.stdout.split()[-2]) > 0.9
 
 
-def only(scene: Scene, names: str) -> str:
+def only(scene: Sender, names: str) -> str:
     """Return a PATH with these programs and what else is needed."""
     links = scene.base / "links"
     links.mkdir()
@@ -235,7 +235,7 @@ def only(scene: Scene, names: str) -> str:
     return str(links)
 
 
-def test_without_pv_and_mbuffer_it_sends_but_keeps_no_rate(scene: Scene):
+def test_without_pv_and_mbuffer_it_sends_but_keeps_no_rate(scene: Sender):
     scene.path = only(scene, "")
     one = scene.snapshot()
     scene.send("--rate", "2M", one, scene.place(), status=1, said="needs pv or mbuffer")
@@ -244,7 +244,7 @@ def test_without_pv_and_mbuffer_it_sends_but_keeps_no_rate(scene: Scene):
     assert scene.backups == ["s1"]
 
 
-def test_port_identity_and_user_are_used_in_both_forms(scene: Scene, sshd: Sshd):
+def test_port_identity_and_user_are_used_in_both_forms(scene: Sender, sshd: Sshd):
     scene.wrap("ssh", f'exec "$real" -F /dev/null {known(sshd)} "$@"')
     key = ["-i", str(sshd.identity)]
     one, port = scene.snapshot(), str(sshd.port)
@@ -284,7 +284,7 @@ def test_places_are_read():
         ]  # fmt: skip
 
 
-def test_a_source_that_cannot_be_sent_is_named(scene: Scene):
+def test_a_source_that_cannot_be_sent_is_named(scene: Sender):
     home, place = str(scene.home), scene.place()
     scene.send(home, place, status=1, said="is writable, and may change")
     scene.send(str(scene.folder), place, status=1, said="plain directory")
@@ -294,7 +294,7 @@ def test_a_source_that_cannot_be_sent_is_named(scene: Scene):
     assert scene.sshd.connections() == 0
 
 
-def test_an_edited_snapshot_is_refused(scene: Scene):
+def test_an_edited_snapshot_is_refused(scene: Sender):
     one = scene.snapshot()
     for value in ("false", "true"):
         argv = ["btrfs", "property", "set", "-f", "-ts", one, "ro", value]
@@ -304,7 +304,7 @@ def test_an_edited_snapshot_is_refused(scene: Scene):
     scene.send(one, scene.place(), status=1, said="was changed after it was made")
 
 
-def test_a_parent_must_be_at_the_destination_and_sealed(scene: Scene):
+def test_a_parent_must_be_at_the_destination_and_sealed(scene: Sender):
     one, two = scene.snapshot("s1"), scene.snapshot("s2")
     parent = ["-P", one]
     scene.send(*parent, two, scene.place(), status=1, said="the parent is not there")
@@ -315,14 +315,14 @@ def test_a_parent_must_be_at_the_destination_and_sealed(scene: Scene):
     scene.send(*parent, two, scene.place(path=other))  # anywhere on the filesystem
 
 
-def test_a_place_that_is_not_fit_is_named(scene: Scene):
+def test_a_place_that_is_not_fit_is_named(scene: Sender):
     one, path = scene.snapshot(), scene.target / "no where"
     scene.send(one, scene.place(path=path), status=1, said="mkdir -p ")
     scene.send(one, "test-server:/proc", status=1, said="not on btrfs")
 
 
 def test_a_machine_without_btrfs_or_flock_is_named(
-    scene: Scene, new_sshd: Callable[..., Sshd]
+    scene: Sender, new_sshd: Callable[..., Sshd]
 ):
     one, links = scene.snapshot(), scene.sockets.parent / "there"
     links.mkdir()
@@ -336,7 +336,7 @@ def test_a_machine_without_btrfs_or_flock_is_named(
     scene.send(one, scene.place(), status=1, said="it has no flock command")
 
 
-def test_a_destination_mounted_read_only_is_named(scene: Scene, btrfs):
+def test_a_destination_mounted_read_only_is_named(scene: Sender, btrfs):
     disk = btrfs(size="256M")
     disk.remount("ro")
     place = scene.place(path=disk.path)
@@ -344,7 +344,7 @@ def test_a_destination_mounted_read_only_is_named(scene: Scene, btrfs):
 
 
 @pytest.mark.parametrize("tools", ["", "pv", "mbuffer"])
-def test_progress_is_shown_on_a_terminal_only(scene: Scene, tools: str):
+def test_progress_is_shown_on_a_terminal_only(scene: Sender, tools: str):
     scene.path = only(scene, f"{tools} script")
     words = scene.words(scene.snapshot(), scene.place())
     line = shlex.join(str(word) for word in words["args"])  # type: ignore[attr-defined]
@@ -359,7 +359,7 @@ def test_progress_is_shown_on_a_terminal_only(scene: Scene, tools: str):
 
 
 def test_refused_login_wrong_host_key_and_no_server_are_named(
-    scene: Scene, new_sshd: Callable[..., Sshd]
+    scene: Sender, new_sshd: Callable[..., Sshd]
 ):
     one, server = scene.snapshot(), new_sshd()
     scene.wrap("ssh", f'exec "$real" -F {server.ssh_config} "$@"')
@@ -380,7 +380,7 @@ SHELLS = ["dash", "bash", "ash", "fish", "tcsh", "zsh"]
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_hostile_names_survive_every_login_shell(scene: Scene, account, shell: str):
+def test_hostile_names_survive_every_login_shell(scene: Sender, account, shell: str):
     user: Account = account(shell=shell, sudoers=SUDO)
     target = scene.target / "it's $(id) `id`! \\ \n\"x"
     target.mkdir()
@@ -394,7 +394,7 @@ def test_hostile_names_survive_every_login_shell(scene: Scene, account, shell: s
     scene.send(one, place, said="is there already")
 
 
-def test_privilege_there_is_needed(scene: Scene, account: Callable[..., Account]):
+def test_privilege_there_is_needed(scene: Sender, account: Callable[..., Account]):
     one = scene.snapshot()
     user = account()
     os.chown(scene.target, user.uid, user.gid)
@@ -412,13 +412,13 @@ def test_privilege_there_is_needed(scene: Scene, account: Callable[..., Account]
     assert scene.backups == ["s1"]
 
 
-def test_doas_will_do(scene: Scene, account: Callable[..., Account]):
+def test_doas_will_do(scene: Sender, account: Callable[..., Account]):
     user = account(doas="permit nopass {name} as root cmd btrfs")
     os.chown(scene.target, user.uid, user.gid)
     scene.send(scene.snapshot(), scene.place(user.name))
 
 
-def test_a_noisy_login_shell_is_named(scene: Scene, account: Callable[..., Account]):
+def test_a_noisy_login_shell_is_named(scene: Sender, account: Callable[..., Account]):
     user = account(shell="bash", sudoers=SUDO)
     (user.home / ".bashrc").write_text("echo wel\x1bcome\n")
     said = "prints 'wel\\\\x1bcome"
@@ -442,7 +442,7 @@ def test_the_unprivileged_get_the_line_to_run(tmp_path: Path):
     assert "Run:  sudo btrfs-ssh-send '/a b' h:/x\n" in done.stderr
 
 
-def test_a_full_disk_there_leaves_nothing(scene: Scene, btrfs):
+def test_a_full_disk_there_leaves_nothing(scene: Sender, btrfs):
     small = btrfs(size="128M")
     scene.target = small.path / "target"
     scene.target.mkdir()
@@ -452,7 +452,7 @@ def test_a_full_disk_there_leaves_nothing(scene: Scene, btrfs):
 
 
 @pytest.mark.parametrize("victim", ["send", "receive"])
-def test_a_killed_end_is_blamed_and_leaves_nothing(scene: Scene, victim: str):
+def test_a_killed_end_is_blamed_and_leaves_nothing(scene: Sender, victim: str):
     one = scene.snapshot(size=8 << 20)
     scene.path = only(scene, "pv")
     with scene.start("--rate", "1M", one, scene.place()) as program:
@@ -472,7 +472,7 @@ def test_a_killed_end_is_blamed_and_leaves_nothing(scene: Scene, victim: str):
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
-def test_a_signal_ends_everything(scene: Scene, name: str):
+def test_a_signal_ends_everything(scene: Sender, name: str):
     one, number = scene.snapshot(size=8 << 20), signal.Signals[name]
     with scene.start("--rate", "1M", one, scene.place()) as program:
         glob = ".btrfs-backup-ng/incoming/*/*"
@@ -491,7 +491,7 @@ def test_a_signal_ends_everything(scene: Scene, name: str):
     scene.check_nothing_left()
 
 
-def test_a_killed_stage_in_between_is_blamed(scene: Scene):
+def test_a_killed_stage_in_between_is_blamed(scene: Sender):
     one = scene.snapshot(size=8 << 20)
     with scene.start("--rate", "1M", one, scene.place()) as program:
         glob = ".btrfs-backup-ng/incoming/*/*"
@@ -503,7 +503,7 @@ def test_a_killed_stage_in_between_is_blamed(scene: Scene):
     scene.check_nothing_left()
 
 
-def test_much_on_stderr_does_not_hang(scene: Scene):
+def test_much_on_stderr_does_not_hang(scene: Sender):
     scene.wrap(
         "btrfs", 'head -c 200000 /dev/zero | tr "\\0" "x" >&2; exec "$real" "$@"'
     )
@@ -511,7 +511,7 @@ def test_much_on_stderr_does_not_hang(scene: Scene):
 
 
 def test_a_connection_that_breaks_has_an_unknown_outcome(
-    scene: Scene, new_sshd: Callable[..., Sshd]
+    scene: Sender, new_sshd: Callable[..., Sshd]
 ):
     server = new_sshd()
     scene.wrap("ssh", f'exec "$real" -F {server.ssh_config} "$@"')
@@ -526,7 +526,7 @@ def test_a_connection_that_breaks_has_an_unknown_outcome(
     assert scene.backups == []
 
 
-def test_it_finds_btrfs_outside_the_path_of_cron(scene: Scene, tmp_path: Path):
+def test_it_finds_btrfs_outside_the_path_of_cron(scene: Sender, tmp_path: Path):
     one, place = tmp_path / "one", tmp_path / "sbin"
     place.mkdir()
     one.mkdir()
@@ -543,7 +543,7 @@ def test_it_finds_btrfs_outside_the_path_of_cron(scene: Scene, tmp_path: Path):
     assert scene.backups == ["s1"]
 
 
-def test_the_transfer_id_and_the_wire_are_those_of_the_program(scene: Scene):
+def test_the_transfer_id_and_the_wire_are_those_of_the_program(scene: Sender):
     log = scene.base / "log"
     config = scene.sshd.ssh_config
     scene.wrap("ssh", f'printf "%s\\n" "$*" >>{log}; exec "$real" -F {config} "$@"')
@@ -557,7 +557,7 @@ def test_the_transfer_id_and_the_wire_are_those_of_the_program(scene: Scene):
     assert grammar.encode(str(scene.target))[1:] == place
 
 
-def test_endless_complaints_do_not_fill_the_memory(scene: Scene):
+def test_endless_complaints_do_not_fill_the_memory(scene: Sender):
     scene.wrap("mbuffer", "head -c 99999999 /dev/zero >&2; exit 3")
     done = scene.send(scene.snapshot(), scene.place(), status=1, said="mbuffer failed")
     assert len(done.stderr) < 2000

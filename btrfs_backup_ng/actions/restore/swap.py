@@ -52,7 +52,7 @@ class Swap:
     :ivar notes: for the user: steps that no command does.
     """
 
-    method: SwapMethod
+    way: SwapMethod
     commands: tuple[str, ...]
     notes: tuple[str, ...] = ()
 

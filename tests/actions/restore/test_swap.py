@@ -35,7 +35,7 @@ def planned(new: str, old: str, *, mounts: str = LAPTOP, **facts: Any) -> Swap:
 
 def test_what_lies_on_one_mount_is_renamed():
     swap = planned("/mnt/my disk/new", "/mnt/my disk/it's")
-    assert swap.method is SwapMethod.RENAME
+    assert swap.way is SwapMethod.RENAME
     assert [shlex.split(line) for line in swap.commands] == [
         ["mv", "--", "/mnt/my disk/it's", "/mnt/my disk/it's.before-T"],
         ["mv", "--", "/mnt/my disk/new", "/mnt/my disk/it's"],
@@ -51,7 +51,7 @@ def test_what_was_restored_into_the_old_one_is_found_in_it():
 
 def test_a_mounted_subvolume_is_renamed_in_the_top_level_and_mounted_as_it_was():
     swap = planned("/home/new", "/home")
-    assert swap.method is SwapMethod.TOP_LEVEL
+    assert swap.way is SwapMethod.TOP_LEVEL
     assert swap.commands == (
         "umount /home",
         "top=$(mktemp -d)",
@@ -70,7 +70,7 @@ def test_a_mounted_subvolume_is_renamed_in_the_top_level_and_mounted_as_it_was()
 
 def test_the_running_root_is_not_unmounted():
     swap = planned("/new", "/")
-    assert swap.method is SwapMethod.TOP_LEVEL
+    assert swap.way is SwapMethod.TOP_LEVEL
     assert 'mv -- "$top"/@.before-T/new "$top"/@' in swap.commands
     assert not any(line.startswith("umount /") for line in swap.commands)
     assert not any("subvol=" in line for line in swap.commands)
@@ -79,7 +79,7 @@ def test_the_running_root_is_not_unmounted():
 
 def test_a_part_of_a_mounted_subvolume_is_renamed_without_unmounting_it():
     swap = planned("/root.new", "/home/me")
-    assert swap.method is SwapMethod.TOP_LEVEL
+    assert swap.way is SwapMethod.TOP_LEVEL
     assert swap.commands[1:5] == (
         'mount -o subvolid=5 /dev/sda2 "$top"',
         'mv -- "$top"/@home/me "$top"/@home/me.before-T',
@@ -124,7 +124,7 @@ def test_a_default_subvolume_is_set_where_nothing_else_is_asked_for(
     old: str, facts: dict[str, Any], way: SwapMethod
 ):
     swap = planned("/new", old, **facts)
-    assert swap.method is way
+    assert swap.way is way
     if way is SwapMethod.DEFAULT:
         assert swap.commands[0] == "btrfs subvolume set-default /new"
         assert (swap.commands[1:] == ()) == (old == "/")
@@ -133,7 +133,7 @@ def test_a_default_subvolume_is_set_where_nothing_else_is_asked_for(
 
 def test_what_is_on_another_filesystem_is_mounted_there():
     swap = planned("/mnt/my disk/a/new", "/home")
-    assert swap.method is SwapMethod.MOUNT
+    assert swap.way is SwapMethod.MOUNT
     assert swap.commands == (
         "umount /home",
         "mount -o rw,noatime,compress=zstd:3,ssd,space_cache=v2,subvol=/a/new /dev/sdb"
@@ -149,7 +149,7 @@ def test_what_is_on_another_filesystem_is_mounted_there():
     )
     assert planned("/mnt/my disk/new", "/").commands == ()
     top = planned("/mnt/my disk/new", "/mnt/my disk")
-    assert top.method is SwapMethod.MOUNT  # a top level cannot be renamed
+    assert top.way is SwapMethod.MOUNT  # a top level cannot be renamed
 
 
 def test_the_default_subvolume_is_read():

@@ -58,7 +58,8 @@ from tests.support.staged import (
     ssh_way,
 )
 
-pytestmark = pytest.mark.btrfs
+#: One worker makes the scene that these tests share.
+pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("verify")]
 
 RECORD = f"{STATE}/verified.json"
 

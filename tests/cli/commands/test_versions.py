@@ -32,7 +32,8 @@ from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import read_only
 
-pytestmark = pytest.mark.btrfs
+#: One worker makes the scene that these tests share.
+pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("versions")]
 
 THESIS = "me/deep/thesis.txt"
 #: Of a directory and of a file in it.
