@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import visible
+from btrfs_backup_ng.__util__ import Refused, visible
 from btrfs_backup_ng.core.model import Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import (
@@ -67,11 +67,15 @@ Sources = Mapping[str, Series]
 
 
 def identity_of(source: Place) -> SourceIdentity:
-    """Return the identity of a source, with the name of its machine."""
+    """Return the identity of a source, with the name of its machine.
+
+    :raises Refused: if there is no subvolume, as when it was replaced meanwhile.
+    """
     place = str(source.location)
     if source.location.is_here:
         place = f"{os.uname().nodename}:{place}"
-    assert source.facts.uuid
+    if source.facts.uuid is None:
+        raise Refused(f"{source} is not a subvolume, or not any more")
     return SourceIdentity(source.facts.uuid, place)
 
 
