@@ -1,7 +1,6 @@
 """The options of the classic command line: words -> jobs."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,8 +22,7 @@ from btrfs_backup_ng.cli.parser import (
     parse_places,
     read_fields,
 )
-from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
-from btrfs_backup_ng.core.location import Location, parse_location
+from btrfs_backup_ng.cli.ssh_options import add_ssh, read_transfer
 from btrfs_backup_ng.core.model import Destination, Incremental, Job, TransferOptions
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
@@ -278,7 +276,7 @@ def read_job(options: argparse.Namespace) -> Job:
     """
     if not options.places:
         raise UsageError("a source is missing", hint=f"See:  {PROGRAM} --help")
-    source, *destinations = [_location(text) for text in options.places]
+    source, *destinations = map(values.location, options.places)
     if source.is_command:
         raise UsageError("a command (shell://) cannot be a source")
     for place in destinations:
@@ -287,8 +285,11 @@ def read_job(options: argparse.Namespace) -> Job:
         if place == source:
             raise UsageError(f"{place} is source and destination at once")
     prefix = options.snapshot_prefix
-    transfer = _transfer_options(options)
-    ssh = read_ssh(options, retries=transfer.retries)
+    transfer, ssh = read_transfer(options)
+    if options.no_incremental:
+        if transfer.incremental is Incremental.REQUIRED:
+            raise UsageError("-I sends in full, and --incremental=required forbids it")
+        transfer = replace(transfer, incremental=Incremental.NEVER)
     template = read_fields(
         Destination,
         options,
@@ -330,17 +331,3 @@ def _policy(options: argparse.Namespace, number: str, option: str) -> Policy | N
             hint=f"As one policy:  {option} 'latest={count} ...'",
         )
     return Policy(latest=count)
-
-
-def _location(text: str) -> Location:
-    return parse_location(text, working_directory=os.getcwd())
-
-
-def _transfer_options(options: argparse.Namespace) -> TransferOptions:
-    silence_s = read_ssh(options).silence_s
-    transfer = read_fields(TransferOptions, options, stall_timeout_s=silence_s)
-    if not options.no_incremental:
-        return transfer
-    if transfer.incremental is Incremental.REQUIRED:
-        raise UsageError("-I sends in full, and --incremental=required forbids it")
-    return replace(transfer, incremental=Incremental.NEVER)

@@ -2,15 +2,15 @@
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt
+from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.parser import FOLDER
 from btrfs_backup_ng.cli.ssh_options import read_ssh
-from btrfs_backup_ng.core.location import Location, parse_location
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.place.contents import places_in
 from btrfs_backup_ng.session.history import Record, read_history, state_directory
@@ -49,17 +49,12 @@ def need_places(words: Sequence[str], verb: str) -> None:
         raise UsageError("a place is missing", hint=f"See:  {PROGRAM} {verb} --help")
 
 
-def read_place(word: str) -> Location:
-    """Return the place that a word names."""
-    return parse_location(word, working_directory=os.getcwd())
-
-
 def read_keeper(word: str) -> Location:
     """Return the place that a word names, which keeps snapshots or backups.
 
     :raises UsageError: if it is a command.
     """
-    place = read_place(word)
+    place = values.location(word)
     if place.is_command:
         raise UsageError("a command (shell://) tells nobody what it keeps")
     return place

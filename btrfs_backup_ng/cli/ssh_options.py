@@ -6,7 +6,7 @@ from dataclasses import replace
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.parser import OptionGroup, Parser, read_fields
-from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.model import SshOptions, TransferOptions
 
 
 def add_ssh(parser: Parser) -> None:
@@ -92,15 +92,21 @@ def _add_secrets(ssh: OptionGroup) -> None:
     )
 
 
-def read_ssh(options: argparse.Namespace, *, retries: int = 0) -> SshOptions:
-    """Read the options of :func:`add_ssh`.
-
-    :param retries: of a transfer; with any, a lost connection is opened again as often
-        as necessary.
-    """
+def read_ssh(options: argparse.Namespace) -> SshOptions:
+    """Read the options of :func:`add_ssh`."""
     strict = options.ssh_host_key_policy == "strict"
-    ssh = read_fields(SshOptions, options, strict_host_keys=strict)
-    return replace(ssh, reopenings=None) if retries else ssh
+    return read_fields(SshOptions, options, strict_host_keys=strict)
+
+
+def read_transfer(options: argparse.Namespace) -> tuple[TransferOptions, SshOptions]:
+    """Read the options of transfers and of connections, which depend on each other.
+
+    ``--stall-timeout`` counts for both; with ``--retries``, a lost connection is opened
+    again as often as necessary.
+    """
+    ssh = read_ssh(options)
+    transfer = read_fields(TransferOptions, options, stall_timeout_s=ssh.silence_s)
+    return transfer, replace(ssh, reopenings=None) if transfer.retries else ssh
 
 
 def _key_value(text: str) -> str:

@@ -1,5 +1,6 @@
 """The values that options take: words -> values, or a usage error."""
 
+import os
 from collections.abc import Callable
 from datetime import timedelta, timezone, tzinfo
 from typing import TypeVar
@@ -7,9 +8,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from btrfs_backup_ng.__util__ import MIB, UsageError, parse_size, parse_span, visible
 from btrfs_backup_ng.core.codecs import parse_codec
+from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.policy import Policy, parse_policy
 
 T = TypeVar("T")
+
+
+def location(text: str) -> Location:
+    """Read a place; a relative path starts from the working directory."""
+    return parse_location(text, working_directory=os.getcwd())
 
 
 def count(text: str) -> int:

@@ -130,6 +130,10 @@ class Place:
             found.append(staging.waiting(transfer_id, names, running=running))
         return tuple(found)
 
+    def safe_bytes(self, transfer_ids: Sequence[str]) -> int:
+        """Return the bytes of a stream that its farthest attempt has safely there."""
+        return max((one.size_bytes for one in self.waiting(transfer_ids)), default=0)
+
     def discard(
         self, transfer_ids: Sequence[str], *, keep_sealed: bool = False
     ) -> tuple[str, ...]:

@@ -177,10 +177,9 @@ class Attempt:
         unknown = "What is complete there stays; the next run goes on from it."
         if isinstance(dropped, TimedOut):
             return unknown
-        left = attempt(lambda: place.waiting(ids))
-        if isinstance(left, BackupError):
+        safe = attempt(lambda: place.safe_bytes(ids))
+        if isinstance(safe, BackupError):
             return unknown
-        safe = max((waiting.size_bytes for waiting in left), default=0)
         if not safe:
             return ""
         return f"{format_size(safe)} are safe there; the next run goes on from that."
@@ -267,8 +266,7 @@ def _warn_of_other_forms(
     """Warn of earlier attempts with another protocol, which cannot be resumed."""
     place = route.sink.place
     for protocol in PROTOCOLS:
-        ids = route.earlier_attempts(transfer, protocol)
-        size = max((one.size_bytes for one in place.waiting(ids)), default=0)
+        size = place.safe_bytes(route.earlier_attempts(transfer, protocol))
         if size and protocol != route.protocol:
             name = visible(transfer.snapshot.name)
             text = f"{format_size(size)} of {name} at {place} came in another"

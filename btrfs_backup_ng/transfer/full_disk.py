@@ -36,7 +36,7 @@ def _keep_or_drop(transfer: Transfer, route: Route, size_bytes: int | None) -> s
     place = route.sink.place
     free = place.look().size_free
     ids = route.earlier_attempts(transfer)
-    safe = max((one.size_bytes for one in place.waiting(ids)), default=0)
+    safe = place.safe_bytes(ids)
     if not safe:
         return ""
     if size_bytes is None:

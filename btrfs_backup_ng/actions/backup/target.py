@@ -340,8 +340,7 @@ class Target:
 
     def _waiting(self, transfer: Transfer) -> int:
         """Return the bytes of a stream that have arrived in an earlier attempt."""
-        found = self.place.waiting(self._delivery.route.resumable(transfer))
-        return max((waiting.size_bytes for waiting in found), default=0)
+        return self.place.safe_bytes(self._delivery.route.resumable(transfer))
 
     def _exact_size(self, transfer: Transfer, temporary: Snapshot | None) -> int:
         """Return the exact size of a stream; an estimate without a snapshot."""

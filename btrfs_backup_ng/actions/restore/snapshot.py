@@ -316,8 +316,7 @@ def _check_space(
     expendable: tuple[Waiting, ...] = ()
     if not fits(free):
         resumable = route.resumable(transfer)
-        there = [one.size_bytes for one in target.waiting(resumable)]
-        needed = max(0, needed - max(there, default=0))
+        needed = max(0, needed - target.safe_bytes(resumable))
         if not fits(free):
             beside = options.checkpoint_interval
             found = room.find_expendable(target, resumable, fits, beside)

@@ -8,10 +8,10 @@ from os.path import dirname
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, format_size, visible
 from btrfs_backup_ng.actions.diff import compare
+from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
-from btrfs_backup_ng.cli.places import read_place
 from btrfs_backup_ng.cli.session import open_progress, open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.core.document import Inline, to_document
@@ -97,7 +97,7 @@ def read(options: argparse.Namespace) -> DiffOptions:
             f" {'is' if len(words) == 1 else 'are'} given",
             hint=f"See:  {PROGRAM} diff --help",
         )
-    first = read_place(words[0])
+    first = values.location(words[0])
     second = _second(first, words[1])
     return DiffOptions(first, second, options.no_times, read_ssh(options))
 
@@ -105,9 +105,9 @@ def read(options: argparse.Namespace) -> DiffOptions:
 def _second(first: Location, word: str) -> Location:
     """Return the second snapshot; a name means one beside the first."""
     if not word or "://" in word or word.startswith("/"):
-        return read_place(word)
+        return values.location(word)
     if first.is_here and "/" in word:
-        return read_place(word)
+        return values.location(word)
     beside = parse_location(f"./{word}", working_directory=dirname(first.path))
     return replace(first, path=beside.path)
 

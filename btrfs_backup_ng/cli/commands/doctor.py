@@ -16,10 +16,11 @@ from btrfs_backup_ng.actions.doctor.diagnosis import (
     exit_status,
 )
 from btrfs_backup_ng.actions.doctor.look import examine, rule_for
+from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
-from btrfs_backup_ng.cli.places import need_places, read_place
+from btrfs_backup_ng.cli.places import need_places
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.table import terminal_width, wrapped
@@ -96,7 +97,7 @@ def build_parser() -> Parser:
 def read(options: argparse.Namespace) -> DoctorOptions:
     """Return the options that the parsed words mean."""
     need_places(options.places, "doctor")
-    places = tuple(map(read_place, options.places))
+    places = tuple(map(values.location, options.places))
     if options.sudoers and len(places) != 1:
         raise UsageError("--sudoers is about one place: each machine has its own")
     return DoctorOptions(places, options.sudoers, read_ssh(options))

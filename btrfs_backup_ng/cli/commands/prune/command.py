@@ -28,6 +28,7 @@ from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.views import PlacesReport
 from btrfs_backup_ng.core.events import Tally, exit_status
+from btrfs_backup_ng.core.judgement import Clock
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.host.machine import usual_prefix
@@ -233,11 +234,10 @@ class _Work(Protocol):
 
 
 def _run(options: PruneOptions, call: Call) -> int:
-    clock = read_clock()
     if options.simulate is not None:
-        policy = options.keep or options.keep_at
+        policy, now = options.keep or options.keep_at, read_clock().now
         assert policy
-        return show_outlook(policy, clock.now, options.simulate, options.every, call)
+        return show_outlook(policy, now, options.simulate, options.every, call)
     output = Output(call)
     thins = not (options.staging or options.one_source)
     folder = options.folder if thins else ""
@@ -250,9 +250,13 @@ def _run(options: PruneOptions, call: Call) -> int:
         if options.one_source:
             assert options.prefix is not None
             return _do([Settling(site, options.prefix) for site in sites], output)
-        prefix = options.prefix
         request = PruneRequest(
-            options.keep, options.keep_at, prefix, usual_prefix(), clock, options.force
+            keep=options.keep,
+            keep_at=options.keep_at,
+            prefix=options.prefix,
+            usual_prefix=usual_prefix(),
+            clock=Clock(session.now, session.is_synchronised),
+            is_forced=options.force,
         )
         return _do(_thinnings(sites, request), output)
 

@@ -31,11 +31,10 @@ from btrfs_backup_ng.cli.parser import (
     add_sending,
     add_wait,
     new_parser,
-    read_fields,
 )
-from btrfs_backup_ng.cli.places import read_place, recorded_folder, remembered
+from btrfs_backup_ng.cli.places import recorded_folder, remembered
 from btrfs_backup_ng.cli.session import open_progress, open_session
-from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
+from btrfs_backup_ng.cli.ssh_options import add_ssh, read_transfer
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location, parse_location
@@ -180,7 +179,7 @@ def read(options: argparse.Namespace) -> RestoreOptions:
     :raises UsageError: if one is missing, or they do not go together.
     """
     place, snapshot, to = _places(options)
-    transfer = read_fields(TransferOptions, options)
+    transfer, ssh = read_transfer(options)
     if options.replaces and not options.replaces.startswith("/"):
         raise UsageError("--replaces needs an absolute path, on the machine of --to")
     wants_files = options.file or options.files_from
@@ -190,7 +189,6 @@ def read(options: argparse.Namespace) -> RestoreOptions:
         raise UsageError("--compress is for whole snapshots, not for --file")
     if options.replaces and not options.writable:
         raise UsageError("--replaces needs --writable")
-    ssh = read_ssh(options, retries=transfer.retries)
     return RestoreOptions(
         place=place,
         snapshot=snapshot,
@@ -203,7 +201,7 @@ def read(options: argparse.Namespace) -> RestoreOptions:
             to=to,
             writable=options.writable,
             replaces=options.replaces.rstrip("/") or options.replaces,
-            options=replace(transfer, stall_timeout_s=ssh.silence_s),
+            options=transfer,
             wait_s=options.wait,
         ),
         folder=options.snapshot_folder,
@@ -230,8 +228,8 @@ def _places(options: argparse.Namespace) -> tuple[Location | None, str, Location
             " given"
         )
     place, *word = options.places or [None]
-    location = read_place(place) if place else None
-    to = read_place(options.to)
+    location = values.location(place) if place else None
+    to = values.location(options.to)
     if to.is_command or (location and location.is_command):
         raise UsageError("nothing can be restored from or to a command (shell://)")
     return location, word[0] if word else LATEST, to
