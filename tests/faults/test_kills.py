@@ -26,7 +26,7 @@ STEPS = {
     "send": '" send "*',
     "receive": '" receive "*',
     "publish": '" subvolume snapshot -r -- "*/fd/9/*',
-    "delete what was staged": '" subvolume delete -c "*" in "*/incoming/*',
+    "delete what was staged": '" subvolume delete "*" in "*/incoming/*',
     "prune": '" subvolume delete "*" in "*[!a-f0-9]',
 }
 BEFORE, AFTER = "kill_program", 'real "$@"; kill_program'

@@ -330,7 +330,7 @@ def test_a_transfer_whose_parent_is_gone_is_planned_anew(scene: Scene) -> None:
         ('" receive "*', 'real "$@"; kill_program'),
         ('" subvolume snapshot -r -- "*/fd/9/*', "kill_program"),
         ('" subvolume snapshot -r -- "*/fd/9/*', 'real "$@"; kill_program'),
-        ('" subvolume delete -c "*" in "*/incoming/*', "kill_program"),
+        ('" subvolume delete "*" in "*/incoming/*', "kill_program"),
     ],
     ids=["received", "before publishing", "published", "before deleting"],
 )

@@ -144,7 +144,7 @@ def test_a_second_name_of_root_has_its_own_shell_and_takes_nobody_along(sshd):
             uid, version = done.stdout.split()
             assert uid == "0" and version
             sshd.ssh("nohup sleep 986 >/dev/null 2>&1 &", user=user.name)
-            assert processes_named("sleep", "986")
+            processes.wait_until(lambda: processes_named("sleep", "986"))
         assert not processes_named("sleep", "986")
         with pytest.raises(KeyError):
             pwd.getpwnam(user.name)

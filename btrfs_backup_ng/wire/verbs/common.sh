@@ -258,7 +258,8 @@ find_subvolume() {
 }
 
 # erase NAME...: delete subvolumes of a directory that is ours, durably. Given a path, btrfs resolves it twice, and the
-# owner of a directory above may exchange it in between. Where that is possible it goes by numbers.
+# owner of a directory above may exchange it in between. Where that is possible it goes by numbers. They are made durable
+# together: on a full disk there is often no space for the next one after each transaction.
 erase() {
     [ $# -gt 0 ] || return 0
     if is_out_of_reach; then
@@ -273,11 +274,12 @@ erase() {
     erased=0
     for name_to_erase; do
         if is_subvolume "./$name_to_erase" && erase_id=$($btrfs inspect-internal rootid "./$name_to_erase"); then
-            $btrfs subvolume delete -c -i "$erase_id" -- "$whole" >/dev/null || erased=1
+            $btrfs subvolume delete -i "$erase_id" -- "$whole" >/dev/null || erased=1
         else
             erased=1
         fi
     done
+    $btrfs filesystem sync . >/dev/null || erased=1
     return "$erased"
 }
 

@@ -13,14 +13,16 @@ is_sealed() {
 }
 # Delete all in the directory we stand in, which is ours and was entered just now.
 empty() {
+    set --
     for found in ./* ./.*; do
         case $found in ./. | ./..) continue ;; esac
         if is_subvolume "$found"; then
-            erase "${found#./}" || return 1
+            set -- "$@" "${found#./}"
         elif is_taken "$found"; then
             try_as_root rm -rf -- "$found" || return 1
         fi
     done
+    erase "$@"
 }
 result=0
 for id; do
