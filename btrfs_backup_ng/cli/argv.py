@@ -1,14 +1,15 @@
 """The words of a command line before they are options: files, tasks, ``-v``."""
 
+import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from btrfs_backup_ng.__util__ import UsageError, visible
 
 _LEVELS = ("debug", "info", "warning", "error")
 #: Between two tasks.
-_SEPARATOR = "::"
+TASKS = "::"
 
 
 def expand(words: Sequence[str]) -> list[str]:
@@ -68,7 +69,7 @@ def split_tasks(words: Sequence[str]) -> list[list[str]]:
     """
     tasks: list[list[str]] = [[]]
     for word in words:
-        if word == _SEPARATOR:
+        if word == TASKS:
             tasks.append([])
         else:
             tasks[-1].append(word)
@@ -97,3 +98,8 @@ def join_levels(words: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
+
+
+def resembling(word: str, among: Iterable[str]) -> str:
+    """Return the one that a mistyped word was probably meant to be, or ""."""
+    return next(iter(difflib.get_close_matches(word, list(among), n=1)), "")

@@ -1,13 +1,14 @@
 """The options of the classic command line: words -> jobs."""
 
 import argparse
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.argv import expand, split_tasks
+from btrfs_backup_ng.cli.argv import expand, resembling, split_tasks
 from btrfs_backup_ng.cli.call import Call, read_call
 from btrfs_backup_ng.cli.parser import (
     OptionGroup,
@@ -42,7 +43,8 @@ exit status:
   0 done   1 failed   2 usage   3 another run is at work   4 refused before any change
   10 some destinations failed, others did not   128+N ended by signal N
 
-verbs, as the first word; each has a --help:
+verbs, as the first word or behind their options; each has a --help:
+  help [VERB]       this text, or that of a verb
   list [PLACE ...]  snapshots, backups, and transfers that wait to go on
   status [PLACE ...]
                     one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
@@ -54,6 +56,9 @@ verbs, as the first word; each has a --help:
   doctor PLACE ...  can backups be made from or to these places?
   demo              try it without risk:  sudo btrfs-backup-ng demo
 """
+_USAGE = "[options] SOURCE [DESTINATION ...]"
+#: Verbs of other programs, for what is done here without one.
+_NEEDLESS = ("backup", "copy", "create", "run", "send", "snapshot", "sync", "transfer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,16 @@ class BackupOptions:
     as_root: bool
 
 
-def parse_backup(words: Sequence[str]) -> tuple[BackupOptions, Call] | None:
+def parse_backup(
+    words: Sequence[str], verbs: Collection[str]
+) -> tuple[BackupOptions, Call] | None:
     """Read the words of a call; options may stand before and after the places.
 
+    :param verbs: one of which may have been meant.
     :returns: ``None`` if only the version was asked for, and printed.
     :raises UsageError: if they do not make sense.
     """
-    tasks = [parse_task(task) for task in split_tasks(expand(words))]
+    tasks = [parse_task(task, verbs) for task in split_tasks(expand(words))]
     call = read_call(words, tasks)
     if call is None:
         return None
@@ -82,19 +90,48 @@ def parse_backup(words: Sequence[str]) -> tuple[BackupOptions, Call] | None:
     return BackupOptions(jobs, any(task.as_root for task in tasks)), call
 
 
-def parse_task(words: Sequence[str]) -> argparse.Namespace:
+def parse_task(words: Sequence[str], verbs: Collection[str] = ()) -> argparse.Namespace:
     """Read the words of one task.
 
     :raises UsageError: if they do not make sense.
     """
-    return parse_places(build_parser(), words)
+    if words and not words[0].startswith("-"):
+        _check_source(words[0], verbs)  # before its options, which may be of a verb
+    options = parse_places(build_parser(), words)
+    if options.places and "--" not in words:
+        _check_source(options.places[0], verbs)
+    return options
+
+
+def _check_source(word: str, verbs: Collection[str]) -> None:
+    """Go on only if a word may mean a place, and not a verb.
+
+    :raises UsageError: if not.
+    """
+    text = visible(word)
+    directory = f"A directory of that name:  {visible('./' + word)}"
+    if word in verbs:
+        raise UsageError(
+            f"{text} is a verb, and an option before it is not one of its own",
+            hint=f"See:  {PROGRAM} help {word}     {directory}",
+        )
+    if not word or "/" in word or ":" in word or os.path.lexists(word):
+        return
+    see = f"See:  {PROGRAM} help"
+    if word in _NEEDLESS:
+        hint = f"A backup needs none:  {PROGRAM} {_USAGE}"
+    elif meant := resembling(word, verbs):
+        hint = f"Did you mean:  {PROGRAM} {meant}\n{see}"
+    else:
+        hint = f"The verbs are {', '.join(sorted(verbs))}.\n{see}"
+    raise UsageError(f"{text} is no verb, and no path that exists", hint=hint)
 
 
 def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = new_parser(
         "",
-        usage="[options] SOURCE [DESTINATION ...]",
+        usage=f"{_USAGE}\n       %(prog)s VERB [options] ...",
         description="Take a read-only snapshot of a btrfs subvolume, bring to each"
         " destination\nwhat is missing there, and delete what is no longer wanted.",
         epilog=_EPILOG,
@@ -275,7 +312,11 @@ def read_job(options: argparse.Namespace) -> Job:
     :raises UsageError: if the options contradict each other.
     """
     if not options.places:
-        raise UsageError("a source is missing", hint=f"See:  {PROGRAM} --help")
+        raise UsageError(
+            "a source is missing",
+            hint=f"Usage:  {PROGRAM} {_USAGE}\n        {PROGRAM} VERB [options] ..."
+            f"\nSee:  {PROGRAM} --help",
+        )
     source, *destinations = map(values.location, options.places)
     if source.is_command:
         raise UsageError("a command (shell://) cannot be a source")

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import GIB, UsageError, visible
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.argv import join_levels, split_at_dashes
+from btrfs_backup_ng.cli.argv import join_levels, resembling, split_at_dashes
 from btrfs_backup_ng.core.model import TransferOptions
 
 T = TypeVar("T")
@@ -32,7 +32,15 @@ class Parser(argparse.ArgumentParser):
         hint = f"See:  {self.prog} --help"
         if "expected one argument" in message:
             hint = f"A value that starts with a dash:  --OPTION=VALUE\n{hint}"
+        meant = [self._meant(word) for word in message.split() if word[:2] == "--"]
+        if message.startswith("unrecognized") and any(meant):
+            hint = f"Did you mean:  {' '.join(filter(None, meant))}\n{hint}"
         raise UsageError(visible(message), hint=hint)
+
+    def _meant(self, word: str) -> str:
+        """Return the option that was probably meant, or ""."""
+        option, _, _ = word.partition("=")
+        return resembling(option, self._option_string_actions)
 
 
 def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parser:

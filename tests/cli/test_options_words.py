@@ -1,5 +1,6 @@
 """The words of the command line: order, files, tasks, dashes, mistakes."""
 
+import json
 import os
 from pathlib import Path
 
@@ -252,3 +253,65 @@ def test_words_without_sense_are_usage_errors(words: list[str], parts: list[str]
 def test_a_secret_in_a_place_is_refused_and_not_repeated():
     done = run_program("/a", "ssh://me:s3cret@host/b")
     assert "s3cret" not in complaint(done, 2, "password", "--ssh-identity-file")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["restroe"], ["restroe is no verb", "Did you mean:  btrfs-backup-ng restore"]),
+        (["lst", "/mnt"], ["lst is no verb", "Did you mean:  btrfs-backup-ng list"]),
+        (["lst", "--data"], ["lst is no verb", "btrfs-backup-ng list"]),
+        (["-v", "lst", "/mnt"], ["lst is no verb", "btrfs-backup-ng list"]),
+        (["/a", "::", "prnue"], ["prnue is no verb", "btrfs-backup-ng prune"]),
+        (["help", "lst"], ["lst is no verb", "btrfs-backup-ng list"]),
+        (["backup", "A", "B"], ["backup is no verb", "[options] SOURCE [DESTINATION"]),
+        (["frobnicate"], ["frobnicate is no verb", "verbs are demo, ", "help"]),
+        (["-S", "list", "/mnt"], ["list is a verb", "help list", "./list"]),
+        ([], ["a source is missing", "[options] SOURCE [DESTINATION ...]", "VERB"]),
+        (["--dryrun", "/a"], ["--dryrun", "Did you mean:  --dry-run"]),
+        (["--num-snap=3", "/a"], ["--num-snap=3", "--num-snapshots"]),
+        (["list", "--progres"], ["--progres", "Did you mean:  --progress"]),
+        (["--jsn", "list"], ["--jsn", "Did you mean:  --json"]),
+    ],
+)
+def test_a_slip_of_the_keyboard_gets_a_suggestion(
+    tmp_path: Path, words: list[str], parts: list[str]
+):
+    done = run_program(*words, cwd=tmp_path)
+    complaint(done, 2, *parts)
+    assert done.stdout == ""
+
+
+def test_options_of_a_verb_may_stand_before_it(scene: Scene):
+    scene.back_up()
+    to = scene.destination
+    for before, verb in (
+        ([], ["list", "-v", "--json"]),
+        (["-v", "--json"], ["list"]),
+        (["-v", "debug", "--json", "-f", "list"], ["list"]),
+        (["--json", "--subset", "1/1"], ["verify"]),
+    ):
+        done = must(run_program(*before, *verb, to))
+        assert scene.backup_names[0] in done.stdout
+        assert json.loads(done.stdout)["exit_status"] == 0
+    assert len(scene.backup_names) == 1
+
+
+def test_a_value_is_no_verb_and_a_path_is_none(scene: Scene):
+    must(run_program("-p", "list", scene.source, scene.destination))
+    assert scene.backup_names[0].startswith("list2")
+    top = scene.source.parent
+    scene.source.rename(top / "list")
+    for source in ("./list", "list/", top / "list"):
+        must(run_program("-p", "x-", source, scene.destination, cwd=top))
+    must(run_program("-p", "x-", "--", "list", scene.destination, cwd=top))
+    (top / "list").rename(top / "backup")
+    must(run_program("-p", "x-", "backup", scene.destination, cwd=top))
+    assert len(scene.backup_names) == 6
+
+
+@pytest.mark.parametrize("verb", ["", "list", "prune", "demo"])
+def test_help_is_a_verb_too(verb: str):
+    asked = must(run_program(*["help", verb][: 1 + bool(verb)]))
+    assert asked.stdout == must(run_program(*[verb, "--help"][not verb :])).stdout
+    assert f"usage: btrfs-backup-ng {verb}" in asked.stdout

@@ -16,7 +16,7 @@ from btrfs_backup_ng.core.policy import Policy
 from tests.support.program import CHECKOUT
 
 README = (CHECKOUT / "README.md").read_text()
-COMMANDS = re.findall(r"[`$ ]btrfs-backup-ng (-[^`\n]*|[/s][^`\n]*)", README)
+COMMANDS = re.findall(r"[`$ ]btrfs-backup-ng ((?:-|/|ssh:)[^`\n]*)", README)
 DOCTOR = re.findall(r"[`$ ]btrfs-backup-ng doctor ([^`\n]*)", README)
 #: Of verbs: in a table, in a sentence, or behind a prompt.
 CALLS = re.findall(

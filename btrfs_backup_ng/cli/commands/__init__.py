@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.cli.argv import TASKS, join_levels
 from btrfs_backup_ng.cli.backup_options import parse_backup
 
 _HERE = "btrfs_backup_ng.cli.commands"
@@ -20,18 +22,45 @@ VERBS = {
 }
 
 
+#: The word that asks for the help of the verb behind it.
+_HELP = "help"
+
+
 def run_words(words: Sequence[str]) -> int:
     """Run the words of a command line, and return the exit status.
 
-    The first word is a verb, or these are the words of the classic form.
+    There is a verb, or these are the words of the classic form.
 
     :raises BackupError: if nothing was done, or a verb failed.
     """
-    if words and words[0] in VERBS:
-        main: Callable[[Sequence[str]], int] = import_module(VERBS[words[0]]).main
-        return main(words[1:])
-    parsed = parse_backup(words)
+    if words and words[0] == _HELP:
+        return run_words([*words[1:], "--help"])
+    at = _find_verb(words)
+    if at is not None:
+        main: Callable[[Sequence[str]], int] = import_module(VERBS[words[at]]).main
+        return main([*words[:at], *words[at + 1 :]])
+    parsed = parse_backup(words, (*VERBS, _HELP))
     if parsed is None:
         return 0
     status: int = import_module(f"{_HERE}.backup").run(*parsed)
     return status
+
+
+def _find_verb(words: Sequence[str]) -> int | None:
+    """Return the index of the verb: the first word, or the first behind its options."""
+    for at, word in enumerate(words):
+        if word in VERBS and (at == 0 or _are_options_of(word, words[:at])):
+            return at
+        if not words[0].startswith("-") or word in ("--", TASKS):
+            return None
+    return None
+
+
+def _are_options_of(verb: str, words: Sequence[str]) -> bool:
+    """Return whether a verb knows all of these words, and they are options."""
+    parser = import_module(VERBS[verb]).build_parser()
+    try:
+        options = parser.parse_args(join_levels(words))
+    except UsageError:
+        return False
+    return not getattr(options, "places", [])
