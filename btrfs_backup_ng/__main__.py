@@ -1,5 +1,6 @@
 """The entry point: argv -> exit status; signals; the last ``except``."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -7,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
@@ -65,10 +67,18 @@ def _open_standard_files() -> None:
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8")
 
 
-def entry() -> None:
-    """Be the console script."""
+def entry() -> NoReturn:
+    """Be the console script.
+
+    Python's own end would visit every object to free it, for longer than a short
+    command runs.
+    """
     _open_standard_files()
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # full, or closed: that was told before
+            stream.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
