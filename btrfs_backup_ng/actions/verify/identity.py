@@ -24,6 +24,7 @@ class Check(enum.Enum):
     RECORDS = "records"
     CONTENTS = "contents"
     RESTORE = "restore"
+    TOP_TIME = "top-time"
 
 
 @dataclass(frozen=True, slots=True)

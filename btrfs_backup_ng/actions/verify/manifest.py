@@ -102,6 +102,16 @@ class Difference:
     name: str = ""
     unclear: bool = False
 
+    @property
+    def is_by_send(self) -> bool:
+        """Whether ``btrfs send`` may have made it, which says nothing of the copy.
+
+        In an incremental stream new files are made in the top directory, under a number
+        as name, and renamed to their places; what that leaves as time of the top
+        directory is set right only if it was changed itself (send.c of Linux).
+        """
+        return self.path == TOP and self.aspect is Aspect.MTIME
+
 
 def compare(
     originals: Iterable[Entry],

@@ -379,6 +379,10 @@ class Verification:
             text = f"{compared.count} difference{'s' if compared.count > 1 else ''}"
             text += f" from {first.name} at {home.place.location}"
             yield Finding(Result.BAD if clear else Result.UNCHECKED, check, text)
+        if compared.by_send:
+            times = f"{compared.by_send.copy} instead of {compared.by_send.original}"
+            text = f"the mtime of its top directory is {times}: btrfs send leaves it so"
+            yield Finding(Result.GOOD, Check.TOP_TIME, text)
         if compared.no_xattrs:
             text = f"xattrs and ACLs could not be checked: {compared.no_xattrs}"
             hint = "Install getfattr there; the package is most often called attr."

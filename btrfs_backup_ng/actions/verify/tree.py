@@ -169,6 +169,7 @@ class Compared:
     :ivar differences: the first :data:`KEPT`.
     :ivar count: of all differences.
     :ivar unclear: number of differences where the original cannot be read.
+    :ivar by_send: the difference that ``btrfs send`` itself may make; not counted.
     :ivar entries: number of compared entries of the original.
     :ivar no_xattrs: why extended attributes could not be compared, or "".
     """
@@ -176,6 +177,7 @@ class Compared:
     differences: list[Difference]
     count: int = 0
     unclear: int = 0
+    by_send: Difference | None = None
     entries: int = 0
     no_xattrs: str = ""
 
@@ -210,6 +212,9 @@ def compare_trees(
         compared.no_xattrs = one.no_xattrs or other.no_xattrs
         differences = compare(one.entries, other.entries, count)
         for difference in _in_order(differences):
+            if difference.is_by_send:
+                compared.by_send = difference
+                continue
             compared.count += 1
             compared.unclear += difference.unclear
             if compared.count <= KEPT:

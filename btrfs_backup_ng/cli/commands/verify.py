@@ -48,6 +48,7 @@ levels:
     is read.
   --data: contents, type, mode, owner, times, symlinks, devices, hard links, xattrs and
     ACLs of all files are compared with those of the source, hashed where they lie.
+    The mtime of the top directory is a remark: btrfs send itself may leave it wrong.
     Another machine needs GNU coreutils and findutils for that, and getfattr for xattrs.
   --restore-test: it is restored in full to a scratch place, compared with the source
     (or itself, without --source), and removed. Of the latest, if none is named.
@@ -306,8 +307,8 @@ def _show_verdict(verdict: SnapshotResult, call: Call, output: Output) -> None:
     if call.quiet and verdict.result is Result.GOOD:
         return
     texts = [_text(finding, verdict.result) for finding in verdict.findings]
-    if not texts and verdict.compared:
-        texts = [f"{verdict.compared} files and directories are the same"]
+    if verdict.compared and verdict.result is Result.GOOD:
+        texts.insert(0, f"{verdict.compared} files and directories are the same")
     name, start = visible(verdict.name), " " * _TEXT_AT
     line = f"{name}: {'; '.join(texts)}" if texts else name
     output.result(_behind(verdict.result, line), _TEXT_AT)

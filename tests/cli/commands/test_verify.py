@@ -96,6 +96,11 @@ def snapshots_of(scene: Scene) -> Path:
     return scene.source / STATE / "snapshots"
 
 
+def places_of(scene: Scene) -> tuple[Path, Path]:
+    """Return the directories of the snapshots and of their backups."""
+    return snapshots_of(scene), scene.destination
+
+
 def btrfs(*words: Argument) -> None:
     subprocess.run(["btrfs", "-q", *words], check=True)
 
@@ -397,16 +402,51 @@ def test_many_differences_are_counted_and_the_first_are_told(scene: Scene):
     set_read_only(scene.destination / name, True)
     words = ["--data", *with_source(scene, local_way)]
     (one,) = looked(*words, status=1)["snapshots"]
-    assert one["difference_count"] == 1102 and len(one["differences"]) == 1000
-    assert one["differences"][0]["aspect"] == "mtime"
-    assert one["differences"][1]["path_base64"] == "CmxpbmUg/w=="
+    assert one["difference_count"] == 1101 and len(one["differences"]) == 1000
+    assert one["differences"][0]["path_base64"] == "CmxpbmUg/w=="
     shown = must(verify(*words), 1).stdout
-    assert "and 1082 more (-v tells 1000)" in shown and "\x1b" not in shown
+    assert "and 1081 more (-v tells 1000)" in shown and "\x1b" not in shown
     assert "  \\nline \\xff: presence: missing -> directory\n" in shown
-    assert shown.count("presence: missing -> file") == 18
+    assert shown.count("presence: missing -> file") == 19
     assert (
-        must(verify("-v", *words), 1).stdout.count("presence: missing -> file") == 998
+        must(verify("-v", *words), 1).stdout.count("presence: missing -> file") == 999
     )
+
+
+def test_a_time_that_btrfs_send_leaves_wrong_is_a_remark(scene: Scene, sshd: Sshd):
+    """That of the top directory, once a file below was replaced, as editors do."""
+    docs = scene.source / "docs"
+    docs.mkdir()
+    for number in range(3):
+        (docs / "new").write_text(f"{number}")
+        (docs / "new").rename(docs / "letter")
+        scene.back_up()
+    *_, name = scene.backup_names
+    times = [(d / name).stat().st_mtime_ns for d in places_of(scene)]
+    assert times[0] != times[1]
+    scratch = scene.other_destination("scratch")
+    for way in both_ways(sshd):
+        words = with_source(scene, way)
+        place = looked("--data", *words)
+        assert set(results(place).values()) == {"good"}
+        (finding,) = place["snapshots"][-1]["findings"]
+        assert (finding["check"], finding["result"]) == ("top-time", "good")
+        assert place["snapshots"][-1]["difference_count"] == 0
+        test = ["--restore-test", f"--scratch={way(scratch)[-1]}"]
+        assert looked(*words, *test)["result"] == "good"
+    record = json.loads((scene.destination / RECORD).read_text())["snapshots"]
+    assert set(record[show(scene.destination / name).uuid]) == {
+        *("identity", "data", "restore-test")
+    }
+    shown = must(verify(*with_source(scene, local_way), name, "--data")).stdout
+    assert re.search(rf"^good +{name}: \d+ files .* the same; the mtime of", shown)
+    set_read_only(scene.destination / name, False)
+    os.utime(scene.destination / name / "docs", ns=(0, 0))
+    set_read_only(scene.destination / name, True)
+    for way in both_ways(sshd):
+        place = looked("--data", *with_source(scene, way), status=1)
+        (told,) = place["snapshots"][-1]["differences"]
+        assert (told["path"], told["aspect"]) == ("docs", "mtime")
 
 
 def test_what_lost_its_received_uuid_is_compared_with_its_namesake(scene: Scene):
@@ -431,7 +471,7 @@ def test_a_changed_original_proves_nothing(scene: Scene, sshd: Sshd):
             ("parent", "bad")
         }  # the next one does not start from it
         assert found(place, name) == {("contents", "unchecked")}
-        assert place["snapshots"][0]["difference_count"] == 2
+        assert place["snapshots"][0]["difference_count"] == 1
     here = looked(*way(scene.source), status=1)  # a source is verified, too
     assert here["snapshots"][0]["kind"] == "snapshot"
     assert found(here, name) == {("seal", "bad")}
