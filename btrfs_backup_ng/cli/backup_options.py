@@ -271,7 +271,7 @@ def _add_safety(parser: Parser) -> None:
         "force",
         "--force",
         action="store_true",
-        help="go on where the space check says no",
+        help="go on where the space check says no, or where the source keeps backups",
     )
     group.add_argument(
         "--sudo",
@@ -349,6 +349,7 @@ def read_job(options: argparse.Namespace) -> Job:
         snapshot_folder=options.snapshot_folder,
         keep_source=_policy(options, "-N", "--keep"),
         wait_s=options.wait,
+        force=transfer.force,
         ssh=ssh,
     )
     if job.remove_locks and not destinations:

@@ -118,6 +118,8 @@ class Facts:
     :ivar trouble: why the state directory must not be used, or "": a part of it (the
         first word) is a link, or belongs to another user.
     :ivar leftovers: names in its staging directory.
+    :ivar keeper: the nearest directory, from it upwards in its mount, that is on record
+        as a destination; "" without any.
     :ivar mount_point: of the filesystem that contains it.
     :ivar mount_options: of that mount and its filesystem, as in mountinfo.
     :ivar codecs: names of the stream compressors installed.
@@ -151,6 +153,7 @@ class Facts:
     has_folder: bool = False
     trouble: str = ""
     leftovers: tuple[str, ...] = ()
+    keeper: str = ""
     codecs: frozenset[str] = frozenset()
     has_python: bool = False
     parent_uuid: UUID | None = None
@@ -264,6 +267,7 @@ class Job:
         if these are asked for; its location means nothing.
     :ivar snapshot_folder: absolute, or relative to the source.
     :ivar keep_source: policy for its snapshots, None to keep all.
+    :ivar force: the source may be a place that keeps backups.
     :ivar ssh: how the source is reached.
     """
 
@@ -280,6 +284,7 @@ class Job:
     remove_locks: bool = False
     wait_s: float = 0.0
     dry_run: bool = False
+    force: bool = False
     ssh: SshOptions = field(default_factory=SshOptions)
 
     @property

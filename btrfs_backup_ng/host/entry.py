@@ -38,6 +38,8 @@ from btrfs_backup_ng.process.command import last_words
 #: The state directory at every place, and the staging directory in it.
 STATE = ".btrfs-backup-ng"
 INCOMING = "incoming"
+#: The record, in the state directory of a destination, of whose backups are there.
+SOURCES = "sources.json"
 
 #: Paths below TOP that must belong to the program's user, without write access for
 #: others.

@@ -13,7 +13,14 @@ from btrfs_backup_ng.btrfs.listing import parse_nested
 from btrfs_backup_ng.btrfs.parse import parse_show, parse_version
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.model import Facts, Privilege
-from btrfs_backup_ng.host.entry import INCOMING, STATE, below, entered, trouble_with
+from btrfs_backup_ng.host.entry import (
+    INCOMING,
+    SOURCES,
+    STATE,
+    below,
+    entered,
+    trouble_with,
+)
 from btrfs_backup_ng.process.command import find_program
 
 _PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"
@@ -69,6 +76,7 @@ def read_facts(
         trouble=trouble_with(directory) if STATE in names and root else "",
     )
     facts = replace(facts, containing=_containing(directory))
+    facts = _with_keeper(facts, _keeper(directory))
     if facts.has_state and root and not facts.trouble:
         facts = replace(facts, leftovers=_leftovers(directory))
     if facts.is_btrfs and facts.containing == directory:
@@ -109,6 +117,21 @@ def _containing(path: str) -> str:
     while path != "/" and not ioctl.is_subvolume(os.stat(path)):
         path = os.path.dirname(path)
     return path
+
+
+def _keeper(path: str) -> str:
+    """Return the nearest directory, from a path upwards, with a record of sources."""
+    while not os.path.lexists(f"{path}/{STATE}/{SOURCES}"):
+        if path == "/":
+            return ""
+        path = os.path.dirname(path)
+    return path
+
+
+def _with_keeper(facts: Facts, keeper: str) -> Facts:
+    """Return the facts with the keeper of backups, if it is in the same mount."""
+    is_near = f"{keeper}/".startswith(f"{facts.mount_point.rstrip('/')}/")
+    return replace(facts, keeper=keeper if keeper and is_near else "")
 
 
 def _leftovers(directory: str) -> tuple[str, ...]:
@@ -211,6 +234,7 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
         leftovers=tuple(answer.get("leftovers", "").split()),
         trouble=answer.get("trouble", ""),
     )
+    facts = _with_keeper(facts, answer.get("keeper", ""))
     if not answer.get("show"):
         return facts
     shown = parse_show(answer["show"])

@@ -26,10 +26,10 @@ from btrfs_backup_ng.core.naming import Naming, time_in
 from btrfs_backup_ng.core.record import Content, Unread, Unreadable
 from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
-from btrfs_backup_ng.host.entry import STATE
+from btrfs_backup_ng.host.entry import SOURCES, STATE
 from btrfs_backup_ng.place.holds import HOLDS, Records, parse_holds
 from btrfs_backup_ng.place.preflight import READING, look_at
-from btrfs_backup_ng.place.sources import SOURCES, Sources, parse_sources
+from btrfs_backup_ng.place.sources import Sources, parse_sources
 from btrfs_backup_ng.place.verified import VERIFIED, Verified, read_verified
 from btrfs_backup_ng.session.history import Record, known_places
 from btrfs_backup_ng.session.session import Session

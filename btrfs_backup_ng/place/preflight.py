@@ -9,12 +9,14 @@ import os
 import shlex
 from collections.abc import Callable
 
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, format_size, visible
 from btrfs_backup_ng.core.events import Level, Noted
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import (
     Checks,
     Facts,
+    Job,
     Privilege,
     SshOptions,
     TransferOptions,
@@ -282,10 +284,38 @@ TARGET: Purpose = (
 )
 
 
-def source_purpose(*, take_snapshot: bool) -> Purpose:
-    """Return the checks of a source."""
-    needless = None if take_snapshot else can_take_snapshots
-    return tuple(check for check in SOURCE if check is not needless)
+def source_purpose(job: Job) -> Purpose:
+    """Return the checks of the source of a job."""
+
+    def keeps_no_backups(place: Place, session: Session) -> None:
+        """Refuse as a new source what keeps backups, unless it was surely meant."""
+        keeper = place.location.join(place.facts.keeper)
+        named = (one.location for one in job.destinations)
+        if not place.facts.keeper or place.facts.has_folder or keeper in named:
+            return
+        where = "" if keeper == place.location else f"lies in {keeper}, which "
+        raise Refused(
+            f"{place} {visible(where)}keeps backups, so it is no source without"
+            " --force",
+            hint=_what_was_meant(job),
+        )
+
+    checks = list(SOURCE)
+    if not job.take_snapshot:
+        checks.remove(can_take_snapshots)
+    elif not job.force:
+        checks.insert(checks.index(source_is_btrfs), keeps_no_backups)
+    return tuple(checks)
+
+
+def _what_was_meant(job: Job) -> str:
+    """Return the commands that were probably meant by one that backs up backups."""
+    source, *others = (shlex.quote(str(place)) for place in job.places)
+    if others:
+        return visible(f"The source comes first:  {PROGRAM} {others[0]} {source}")
+    return visible(f"What is there:  {PROGRAM} list {source}") + (
+        f"     All verbs:  {PROGRAM} help"
+    )
 
 
 def destination_purpose(source: Place, checks: Checks) -> Purpose:

@@ -29,9 +29,8 @@ from btrfs_backup_ng.core.record import (
     parse_document,
 )
 from btrfs_backup_ng.endpoint.common import Place
+from btrfs_backup_ng.host.entry import SOURCES
 
-#: Name of the record at a destination.
-SOURCES = "sources.json"
 _VERSION = 1
 
 

@@ -13,7 +13,7 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.conftest import MakesFilesystems
 from tests.support.command_line import appears, complaint, covers, must
-from tests.support.places import MIB, fingerprint, ssh_place, ssh_words
+from tests.support.places import MIB, by_age, fingerprint, ssh_place, ssh_words
 from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program, start_program
 from tests.support.scene import Scene
@@ -253,6 +253,46 @@ def test_a_destination_that_is_too_small_is_refused_before_any_change(
     unchecked = must(run_program("--no-check-space", "-I", "-S", *words))
     assert unchecked.stderr == ""
     assert len(os.listdir(small)) == 1 + 1
+
+
+@covers("--force")
+@pytest.mark.parametrize("over_ssh", [False, True])
+def test_a_place_that_keeps_backups_is_no_source_without_force(
+    scene: Scene, sshd: Sshd, over_ssh: bool
+):
+    scene.back_up()
+    (inside,) = scene.destination.glob("x-*")
+    scene.destination_disk.subvolume(f"{scene.name}/backups/inside")
+    words = ["-p", "x-", *ssh_words(sshd)] if over_ssh else ["-p", "x-"]
+
+    def named(path: Path) -> str:
+        return ssh_place(sshd, path) if over_ssh else str(path)
+
+    to, before = named(scene.destination), scene.fingerprint()
+    refused = "keeps backups, so it is no source without --force"
+    swapped: list[Argument] = [*words, to, scene.source]
+    for more in ([], ["--dry-run"], ["-N1", "-n1"]):
+        said = complaint(run_program(*swapped, *more), 4, f"{to} {refused}")
+        assert said.endswith(f":  btrfs-backup-ng {scene.source} {to}\n")
+    forgotten = complaint(run_program(*words, to), 4, f"{to} {refused}")
+    assert f"btrfs-backup-ng list {to} " in forgotten
+    for path in (inside, scene.destination / "inside"):
+        done = run_program(*words, named(path), scene.source)
+        complaint(done, 4, f"{named(path)} lies in {to}, which {refused}")
+    assert scene.fingerprint() == before
+    scene.back_up("-S")
+    must(run_program(*words, "--force", named(scene.destination / "inside")))
+    must(run_program(*words, named(scene.destination / "inside")))  # a source by now
+
+
+def test_a_source_may_lie_in_the_place_of_its_backups(scene: Scene):
+    place = scene.source_disk.path / scene.name
+    words: list[Argument] = ["-p", "x-", "--skip-fs-checks", scene.source, place]
+    must(run_program(*words))
+    must(run_program(*words))
+    other = scene.subvolume("other")
+    must(run_program("-p", "y-", "--skip-fs-checks", other, place))
+    assert len(by_age(place)) == 2 + 1 + 2
 
 
 @covers("--no-check-space")

@@ -32,6 +32,7 @@ PATHS = {
     ("hello", "directory"): "begins a path that go is given",
     ("hello", "state"): "ends up in a path that go is given",
     ("hello", "containing"): "is only looked at",
+    ("hello", "keeper"): "begins a path that go is given",
     ("ready", "entered"): "what was walked so far, in words",
     ("send", "parent"): "all but its last component is a path that go is given",
     ("send", "snapshot"): "all but its last component is a path that go is given",

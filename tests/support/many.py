@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place.holds import HOLDS, format_holds
-from btrfs_backup_ng.place.sources import SOURCES, Series, format_sources
+from btrfs_backup_ng.place.sources import Series, format_sources
 from tests.support.places import STATE
 from tests.support.scene import Scene
 

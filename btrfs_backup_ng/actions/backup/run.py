@@ -125,7 +125,7 @@ class _Run:
 
     def _look_at_source(self) -> Place:
         job, session = self._job, self._session
-        purpose = preflight.source_purpose(take_snapshot=job.take_snapshot)
+        purpose = preflight.source_purpose(job)
         source = preflight.look_at(job.source, session, purpose)
         for note in preflight.note_nested(source):
             session.emit(note)

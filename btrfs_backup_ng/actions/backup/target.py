@@ -38,12 +38,12 @@ from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
+from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.place.holds import HeldPlace, Hold, Holds, base_hold, sending_hold
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.sources import (
-    SOURCES,
     Ownership,
     identity_of,
     is_snapshot_of,

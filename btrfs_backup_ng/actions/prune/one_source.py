@@ -7,10 +7,10 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint.common import Place
+from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.preflight import CHANGING, look_at
 from btrfs_backup_ng.place.sources import (
-    SOURCES,
     Sources,
     backups_of,
     format_sources,

@@ -11,10 +11,11 @@ from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.core.record import Unreadable
+from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.forecast import Forecast, any_place_with, foresee
 from btrfs_backup_ng.place.preflight import PATH, look_at
-from btrfs_backup_ng.place.sources import SOURCES, Series, parse_sources
+from btrfs_backup_ng.place.sources import Series, parse_sources
 from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)

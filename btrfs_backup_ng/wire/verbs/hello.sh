@@ -147,4 +147,11 @@ until [ -z "$containing" ] || [ "$(stat -c %i "$containing/." 2>/dev/null)" = 25
     containing=${containing%/*}
 done
 tell containing "${containing:-/}"
+
+# The nearest directory that is on record as a destination, if we may look.
+keeper=$PWD
+until [ -z "$keeper" ] || (go "$keeper//.btrfs-backup-ng" && is_taken ./sources.json) 2>/dev/null; do
+    keeper=${keeper%/*}
+done
+tell keeper "$keeper"
 finish 0

@@ -27,8 +27,9 @@ from btrfs_backup_ng.core.judgement import Clock
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.policy import parse_policy
 from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place.holds import HOLDS, HeldPlace, base_hold, format_holds
-from btrfs_backup_ng.place.sources import SOURCES, Series, format_sources
+from btrfs_backup_ng.place.sources import Series, format_sources
 from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.session.session import Session
 from tests.support.command_line import (
