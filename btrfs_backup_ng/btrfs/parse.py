@@ -143,11 +143,17 @@ def extent_size(line: bytes) -> int:
 
 
 _FULL = "No space left on device"
+_OUTSIDE = (
+    "a copy of the parent lies outside of what is mounted there; mount all of that"
+    " filesystem (-o subvolid=5), and use the path in it"
+)
 #: Errors of btrfs and their meanings, for hints; a retry does not help with these.
 _PERMANENT = {
     _FULL: "the filesystem is full",
     "Disk quota exceeded": "a quota of the filesystem is used up",
     "cannot find parent subvolume": "the parent is missing there",
+    "not reachable from inside the root subvol": _OUTSIDE,
+    "mount btrfs, try to remount this btrfs filesystem": _OUTSIDE,
     "Read-only file system": "the filesystem is mounted read-only",
     "File exists": "that name exists there already",
     "Operation not permitted": "btrfs needs root for this",

@@ -122,6 +122,11 @@ class Facts:
         as a destination; "" without any.
     :ivar mount_point: of the filesystem that contains it.
     :ivar mount_options: of that mount and its filesystem, as in mountinfo.
+    :ivar mount_root: the part of the filesystem that is mounted there, ``/`` for all.
+    :ivar whole_path: the directory in a mount of a whole subvolume, if that is another
+        path than its own, and there is one.
+    :ivar can_mount: where a part is mounted: all of the filesystem can be mounted for
+        one process.
     :ivar codecs: names of the stream compressors installed.
     :ivar has_python: at a source: Python is installed, so checkpoints are possible.
     :ivar clock_ahead_s: of the clock there, compared with the one here; None if both
@@ -141,6 +146,9 @@ class Facts:
     is_writable: bool = False
     mount_point: str = ""
     mount_options: tuple[str, ...] = ()
+    mount_root: str = "/"
+    whole_path: str = ""
+    can_mount: bool = False
     size_used: int = 0
     size_free: int = 0
     containing: str = ""
@@ -163,6 +171,13 @@ class Facts:
     def is_mounted_read_only(self) -> bool:
         """Whether even root cannot write there."""
         return "ro" in self.mount_options
+
+    @property
+    def is_folder_mount(self) -> bool:
+        """Whether what is mounted is a folder and no subvolume (``mount --bind``)."""
+        options = [option.partition("=") for option in self.mount_options]
+        roots = [root for name, _, root in options if name == "subvol"]
+        return bool(roots) and self.mount_root not in roots
 
     @property
     def is_compressed(self) -> bool:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import parse_nested
@@ -55,6 +56,8 @@ def read_facts(
     directory = os.path.realpath(directory)
     with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
         facts = _with_mount(facts, directory, file.read())
+    if facts.mount_root != "/":
+        facts = replace(facts, can_mount=bool(find_program("unshare")))
     names = os.listdir(directory)
     if facts.is_btrfs and folder:
         with ioctl.opened_directory(directory) as descriptor:
@@ -173,22 +176,60 @@ def _with_mount(facts: Facts, path: str, mounts: str) -> Facts:
 
     :param mounts: as in ``/proc/self/mountinfo``, proc_pid_mountinfo(5).
     """
-    for line in mounts.split("\n"):
-        before, separator, after = line.partition(" - ")
-        if not separator:
-            continue
-        fields, behind = before.split(" "), after.split(" ")
-        point = re.sub(r"\\([0-7]{3})", _unescaped, fields[4])
-        is_above = f"{path}/".startswith(point.rstrip("/") + "/")
-        if is_above and len(point) >= len(facts.mount_point):  # the last one counts
-            facts = replace(
-                facts,
-                is_btrfs=behind[0] == "btrfs",
-                filesystem_type=behind[0],
-                mount_point=point,
-                mount_options=(*fields[5].split(","), *behind[-1].split(",")),
-            )
+    found = [mount for line in mounts.split("\n") if (mount := _mount_in(line))]
+    its_own = _MountLine("", "", "/", "", ())
+    for mount in found:
+        # the last one counts
+        if _is_below(path, mount.point) and len(mount.point) >= len(its_own.point):
+            its_own = mount
+    facts = replace(
+        facts,
+        is_btrfs=its_own.kind == "btrfs",
+        filesystem_type=its_own.kind,
+        mount_point=its_own.point,
+        mount_options=its_own.options,
+        mount_root=its_own.root,
+    )
+    if not facts.is_folder_mount:
+        return facts
+    inner = _joined(its_own.root, os.path.relpath(path, its_own.point))
+    for mount in found:
+        whole = replace(facts, mount_options=mount.options, mount_root=mount.root)
+        is_same = mount.device == its_own.device and not whole.is_folder_mount
+        if is_same and _is_below(inner, mount.root):
+            there = _joined(mount.point, os.path.relpath(inner, mount.root))
+            facts = replace(facts, whole_path=there)
     return facts
+
+
+class _MountLine(NamedTuple):
+    """A line of mountinfo; the device is that of the filesystem."""
+
+    device: str
+    kind: str
+    root: str
+    point: str
+    options: tuple[str, ...]
+
+
+def _mount_in(line: str) -> _MountLine | None:
+    before, separator, after = line.partition(" - ")
+    if not separator:
+        return None
+    fields, behind = before.split(" "), after.split(" ")
+    root, point = (re.sub(r"\\([0-7]{3})", _unescaped, one) for one in fields[3:5])
+    own, shared = fields[5].split(","), behind[-1].split(",")
+    options = [re.sub(r"\\([0-7]{3})", _unescaped, one) for one in (*own, *shared)]
+    return _MountLine(fields[2], behind[0], root, point, tuple(options))
+
+
+def _is_below(path: str, top: str) -> bool:
+    """Return whether a path lies below another one, or is the same."""
+    return f"{path}/".startswith(top.rstrip("/") + "/")
+
+
+def _joined(top: str, below: str) -> str:
+    return os.path.normpath(os.path.join(top, below))
 
 
 def _unescaped(match: re.Match[str]) -> str:
@@ -228,6 +269,7 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
         size_used=(int(blocks) - int(unused)) * int(block),
         size_free=int(available) * int(block),
         has_state="state" in answer,
+        can_mount="mountable" in answer,
         containing=answer["containing"],
         folder_filesystem=folder.zfill(16) if folder else "",
         has_folder="hasfolder" in answer,

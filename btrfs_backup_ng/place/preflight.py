@@ -168,6 +168,27 @@ def target_is_btrfs(place: Place, session: Session) -> None:
         )
 
 
+def finds_parents(place: Place, session: Session) -> None:
+    """Refuse a mount of a folder, through which btrfs receive finds no parents."""
+    facts = place.facts
+    if facts.is_folder_mount and not facts.can_mount:
+        text = f"{place} is in a bind mount of the folder {visible(facts.mount_root)}"
+        raise Refused(
+            f"{text}, through which btrfs receive finds no parents",
+            hint=whole_path_hint(facts)
+            + "\nOr let root's rights there include unshare(1).",
+        )
+
+
+def whole_path_hint(facts: Facts) -> str:
+    """Return the path to use instead of one in a bind mount, or how to get it."""
+    if facts.whole_path:
+        return f"Use its path in the whole filesystem:  {visible(facts.whole_path)}"
+    point = shlex.quote(facts.mount_point)
+    command = f'mount -o subvolid=5 "$(findmnt -nvo SOURCE {point})" /mnt'
+    return f"Mount all of it, and use the path there:  {visible(command)}"
+
+
 def has_tools(place: Place, session: Session) -> None:
     if place.facts.btrfs_version is None:
         where = visible(place.host.name)
@@ -259,6 +280,7 @@ CHANGING: Purpose = (*READING, is_ours)
 SCRATCH: Purpose = (
     *(check for check in CHANGING if check is not is_mounted),
     is_writable,
+    finds_parents,
 )
 #: To make snapshots.
 SOURCE: Purpose = (
@@ -281,6 +303,7 @@ TARGET: Purpose = (
     is_ours,
     is_no_snapshot,
     is_writable,
+    finds_parents,
 )
 
 
@@ -345,6 +368,7 @@ def destination_purpose(source: Place, checks: Checks) -> Purpose:
         has_privilege,
         is_ours,
         is_writable,
+        finds_parents,
     )
     skipped = (destination_is_mounted, is_writable) if checks is Checks.SKIP else ()
     return tuple(check for check in purpose if check not in skipped)

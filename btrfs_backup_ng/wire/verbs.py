@@ -7,7 +7,7 @@ directory.
 
 from btrfs_backup_ng.wire.grammar import Verb
 
-HELLO = Verb("hello")
+HELLO = Verb("hello", ("part",))
 KEEP = Verb("keep")
 PREPARE = Verb("prepare", ("ready",))
 LOCK = Verb("lock", ("ready",))
@@ -21,7 +21,7 @@ PUT = Verb("put")
 ASIDE = Verb("aside")
 SNAPSHOT = Verb("snapshot")
 SEND = Verb("send", ("judge",))
-RECEIVE = Verb("receive", ("judge",))
+RECEIVE = Verb("receive", ("judge", "part"))
 PUBLISH = Verb("publish")
 DISCARD = Verb("discard")
 REAP = Verb("reap")

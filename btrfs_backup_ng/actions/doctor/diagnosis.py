@@ -12,6 +12,7 @@ from typing import Annotated
 from btrfs_backup_ng.__util__ import MIB, format_size, format_span, visible
 from btrfs_backup_ng.core.document import Lines, Named
 from btrfs_backup_ng.core.model import Facts
+from btrfs_backup_ng.place.preflight import whole_path_hint
 
 
 class Grade(enum.Enum):
@@ -223,6 +224,14 @@ def _judge_writable(subject: Subject) -> Diagnosis:
 def _judge_use(subject: Subject) -> Diagnosis:
     if not subject.facts.is_btrfs:
         return unknown("use", "it is not btrfs")
+    if subject.facts.is_folder_mount:
+        folder = visible(subject.facts.mount_root)
+        text = f"in a bind mount of the folder {folder}: destination"
+        if subject.facts.can_mount:
+            how = "all of it is mounted for each transfer"
+            return Diagnosis("use", Grade.OK, f"{text}; {how}")
+        text = f"{text}, but btrfs receive finds no parents through it"
+        return Diagnosis("use", Grade.FAIL, text, whole_path_hint(subject.facts))
     if subject.is_subvolume:
         return Diagnosis("use", Grade.OK, "a subvolume: source or destination")
     top = visible(subject.facts.containing)

@@ -247,13 +247,21 @@ is_out_of_reach() {
 }
 
 # find_subvolume: let $whole mean a subvolume of the filesystem where we stand, which btrfs wants beside a number: its
-# mount point, which no user can exchange, or else the nearest one above.
+# mount point, which no user can exchange, or else the nearest one above. A number means another subvolume in another
+# filesystem, so it fails where only a folder is mounted: there is none above then.
 find_subvolume() {
     whole=$(stat -c %m . 2>/dev/null) && [ "$(stat -c %i -- "$whole")" = 256 ] && return
     whole=.
+    here_id=$(stat -f -c %i .) || return 1
     until [ "$(stat -c %i "$whole")" = 256 ]; do
         [ ! "$whole" -ef / ] || return 1
         whole=$whole/..
+        whole_id=$(stat -f -c %i "$whole") || return 1
+        # the last eight digits depend on the subvolume, too
+        if [ "${whole_id%????????}" != "${here_id%????????}" ]; then
+            echo 'ERROR: only a folder of this filesystem is mounted here, and other users may write above it' >&2
+            return 1
+        fi
     done
 }
 

@@ -77,6 +77,9 @@ fi
 tell stat "$(stat -f -c '%t %i %S %b %f %a' . 2>/dev/null)"
 tell where "$PWD"
 tell mounts "$(cat /proc/self/mountinfo)"
+if [ -r . ] && exec 9<. && is_part && can_mount; then
+    tell mountable 1
+fi
 tell root "$(stat -f -c %i / 2>/dev/null)"
 empty=1
 for found in ./* ./.*; do

@@ -4,7 +4,8 @@
 #   USELESS...  names that an earlier attempt left there, to be deleted first
 # Answer: the names in it, an empty name, `btrfs subvolume show` of NAME. A line on stderr reports that all of the
 # stream is taken; from then on the disk takes the time.
-# Exit status: that of btrfs receive; codec_failed; busy, if another process receives there.
+# Exit status: that of btrfs receive; codec_failed; busy, if another process receives there; unavailable, if only a
+# folder is mounted, and we may mount no more.
 
 name=$3
 go "$1" && staged "$2" || finish 1
@@ -43,9 +44,38 @@ flush() {
     fi
     cat
 }
+# btrfs receive looks for a parent by its path from the top of the filesystem, below the mount that it stands in. Where
+# that is a part of the filesystem, it misses parents that lie outside of it; where it is a folder, it misses all, or
+# takes another subvolume that happens to be at that path. So all of it is mounted here, for this one process.
+from_top='
+exec 8<. && mount -n -t btrfs -o subvolid=5 -- "$1" . 2>/dev/null &&
+    cd -P -- "$(pwd -P)" && cd -P -- "./$2" && [ . -ef /proc/self/fd/8 ] &&
+    exec 8<&- && exec btrfs receive -C -q -- .
+exit "$3"'
+inner=
+if is_part; then
+    if can_mount; then
+        inner=$($btrfs inspect-internal inode-resolve "$(stat -c %i .)" .) || finish 1
+        number=$($btrfs inspect-internal rootid .) || finish 1
+        inner=$($btrfs inspect-internal subvolid-resolve "$number" .)/${inner#./}
+    elif [ -n "$of_folder" ]; then
+        echo "ERROR: only a folder of this filesystem is mounted here, through which btrfs receive finds no parents" >&2
+        finish "$unavailable"
+    fi
+fi
+receive_here() {
+    received=$unavailable
+    if [ -n "$inner" ]; then
+        $root unshare -m sh -c "$from_top" sh "$device" "$inner" "$unavailable"
+        received=$?
+    fi
+    [ "$received" = "$unavailable" ] || return "$received"
+    [ -z "$of_folder" ] || return 1
+    $btrfs receive -C -q -- .
+}
 receive() {
     {
-        $btrfs receive -C -q -- . >&4 3>&-
+        receive_here >&4 3>&-
         echo $? >&3
         notify received
     } | flush

@@ -250,6 +250,22 @@ def test_what_is_not_btrfs_is_named(machine):
     assert found["use"].grade is UNKNOWN
 
 
+def test_a_bind_mount_of_a_folder_is_a_destination_where_all_can_be_mounted():
+    mount = {
+        "mount_point": "/mnt",
+        "mount_root": "/a b",
+        "mount_options": ("subvol=/",),
+    }
+    found = judged(**mount, can_mount=True)["use"]
+    assert (found.grade, "bind mount of the folder /a b" in found.found) == (OK, True)
+    found = judged(**mount, whole_path="/top/a b")["use"]
+    assert (found.grade, "finds no parents" in found.found) == (FAIL, True)
+    assert found.mend.endswith("  /top/a b")
+    assert "-o subvolid=5" in judged(**mount)["use"].mend
+    mount["mount_options"] = ("subvol=/a b",)
+    assert judged(**mount)["use"].grade is OK
+
+
 def test_who_cannot_write_is_told_why():
     mount = {"mount_point": "/srv disk", "mount_options": ("ro", "rw")}
     found = judged(is_writable=False, **mount)["writable"]
