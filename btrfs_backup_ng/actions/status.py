@@ -2,11 +2,13 @@
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
+from btrfs_backup_ng.core.retention import TOLERANCE
 from btrfs_backup_ng.place.contents import Contents, Kept, read_contents
 from btrfs_backup_ng.place.locks import Worker, parse_holder
 from btrfs_backup_ng.place.preflight import READING, look_at
@@ -18,6 +20,10 @@ class Word(enum.Enum):
 
     AWAY = "AWAY"
     """It cannot be looked at."""
+    FAILED = "FAILED"
+    """The last run failed there, and none works on it now."""
+    STALE = "STALE"
+    """Its newest snapshot or backup is older than is allowed."""
     RUNNING = "RUNNING"
     """A run works on it."""
     WAITING = "WAITING"
@@ -32,49 +38,94 @@ class Word(enum.Enum):
 class Standing:
     """The result of one look at a place.
 
+    :ivar future: those dated in the future, which are not the newest, oldest first.
+    :ivar is_running: a run works on it.
     :ivar worker: the holder of its lock, if its note can be read.
     :ivar reason: why it is away: the message of the error, as ``hint`` is its hint.
     """
 
     word: Word
     newest: Kept | None = None
+    future: tuple[Kept, ...] = ()
+    is_running: bool = False
     waiting: tuple[Waiting, ...] = ()
     worker: Worker | None = None
     reason: str = ""
     hint: str = ""
 
 
-def examine(location: Location, session: Session, folder: str) -> Standing:
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is asked of a place beyond having a backup.
+
+    :ivar max_age: of its newest snapshot or backup, None for any.
+    :ivar has_failed: the last run failed there.
+    """
+
+    max_age: timedelta | None = None
+    has_failed: bool = False
+
+
+def examine(
+    location: Location, session: Session, folder: str, demand: Demand
+) -> Standing:
     """Look at a place, and judge its state; change nothing, and take no lock.
 
     :param folder: of its own snapshots, "" for that of the session.
     """
-    found = attempt(lambda: _look(location, session, folder))
+    found = attempt(lambda: _look(location, session, folder, demand))
     if isinstance(found, BackupError):
         return Standing(Word.AWAY, reason=found.message, hint=found.hint)
     return found
 
 
-def _look(location: Location, session: Session, folder: str) -> Standing:
+def _look(
+    location: Location, session: Session, folder: str, demand: Demand
+) -> Standing:
     place = look_at(location, session, READING, folder=folder)
     contents = read_contents(place).warn()
-    return judge(contents, place.held())
+    return judge(contents, place.held(), session.now, demand)
 
 
-def judge(contents: Contents, holder: str | None) -> Standing:
+def judge(
+    contents: Contents, holder: str | None, now: datetime, demand: Demand
+) -> Standing:
     """Judge the state of a place.
 
     :param holder: note of the lock's holder, ``None`` if the lock is free.
+    :param now: aware.
     """
-    newest, waiting = contents.newest, contents.waiting
-    worker = parse_holder(holder) if holder is not None else None
-    if holder is not None or any(transfer.running for transfer in waiting):
-        word = Word.RUNNING
-    elif waiting:
-        word = Word.WAITING
-    else:
-        word = Word.OK if newest else Word.NEVER
-    return Standing(word, newest, waiting, worker)
+    complete = contents.complete
+    present = tuple(kept for kept in complete if not _is_future(kept, now))
+    standing = Standing(
+        Word.OK,
+        newest=(present or complete or (None,))[-1],
+        future=tuple(kept for kept in complete if kept not in present),
+        is_running=holder is not None or any(t.running for t in contents.waiting),
+        waiting=contents.waiting,
+        worker=parse_holder(holder) if holder is not None else None,
+    )
+    return replace(standing, word=_word(standing, now, demand))
+
+
+def _is_future(kept: Kept, now: datetime) -> bool:
+    created = kept.snapshot.created
+    return created is not None and created > now + TOLERANCE
+
+
+def _word(standing: Standing, now: datetime, demand: Demand) -> Word:
+    newest = standing.newest
+    if demand.has_failed and not standing.is_running:
+        return Word.FAILED
+    if newest and demand.max_age is not None:
+        made = newest.snapshot.created
+        if not made or newest in standing.future or now - made > demand.max_age:
+            return Word.STALE
+    if standing.is_running:
+        return Word.RUNNING
+    if standing.waiting:
+        return Word.WAITING
+    return Word.OK if newest else Word.NEVER
 
 
 def exit_status(standings: Iterable[Standing]) -> int:

@@ -6,14 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt
+from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.parser import FOLDER
 from btrfs_backup_ng.cli.ssh_options import read_ssh
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.place.contents import places_in
-from btrfs_backup_ng.session.history import Record, read_history, state_directory
+from btrfs_backup_ng.session.history import (
+    Record,
+    known_places,
+    read_history,
+    state_directory,
+)
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +105,19 @@ def named_or_known(
             hint="Name places:  /path, ssh://[user@]host[:port]/path",
         )
     return [(place, recorded or folder) for place, recorded in known]
+
+
+def need_on_record(place: str, records: Sequence[Record]) -> None:
+    """Go on only if the history knows a place.
+
+    :raises UsageError: if not.
+    """
+    known = [one.place for one in known_places(records)]
+    if place not in known:
+        raise UsageError(
+            f"nothing about {visible(place)} is on record on this machine",
+            hint=f"On record are:  {visible(', '.join(known))}" if known else "",
+        )
 
 
 def recorded_folder(folder: str, records: Sequence[Record]) -> str:

@@ -102,6 +102,16 @@ def staging_age(text: str) -> timedelta:
     return _parsed("--staging-max-age", parse_span, text)
 
 
+def max_age(text: str) -> timedelta:
+    """Read how old the newest backup may be."""
+    return _parsed("--max-age", parse_span, text)
+
+
+def since(text: str) -> timedelta:
+    """Read how far to look back."""
+    return _parsed("--since", parse_span, text)
+
+
 def simulated_span(text: str) -> timedelta:
     """Read how long a simulation lasts, or how far its snapshots are apart."""
     return _parsed("--simulate, --every", parse_span, text)

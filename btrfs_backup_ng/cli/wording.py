@@ -39,6 +39,11 @@ def ago(moment: datetime | None, now: datetime) -> str:
     return "dated in the future" if words == "future" else f"{words} ago"
 
 
+def lines(text: str) -> list[str]:
+    """Return the lines of a message; none holds a line break, not even as ``\\n``."""
+    return [visible(line.strip()) for line in text.splitlines() if line.strip()]
+
+
 def state(view: SnapshotView) -> str:
     """Write the state of a snapshot, and why."""
     return view.state.value + (f" ({view.why})" if view.why else "")

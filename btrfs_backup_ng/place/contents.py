@@ -180,10 +180,9 @@ class Contents:
         return self
 
     @property
-    def newest(self) -> Kept | None:
-        """Return the newest complete snapshot or backup."""
-        complete = [kept for kept in self.kept if kept.state is State.COMPLETE]
-        return complete[-1] if complete else None
+    def complete(self) -> tuple[Kept, ...]:
+        """Return the complete snapshots and backups, oldest first."""
+        return tuple(kept for kept in self.kept if kept.state is State.COMPLETE)
 
 
 def look_at_all(

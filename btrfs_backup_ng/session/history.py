@@ -1,4 +1,8 @@
-"""The history: a line for each delivery and each failure, of this machine's runs.
+"""The history: what became of each run of this machine, a line for each thing.
+
+A line is a snapshot that was made, a delivery, a destination that had everything
+already, or a failure: of a transfer, or of the run before or after it. All lines of a
+run have its time, by which they are known to belong together.
 
 Nothing depends on it. If it is lost, backups continue, and commands only lack its data
 (sizes, known places). A line is added by one write under ``flock``, and flushed. The
@@ -46,7 +50,7 @@ WAIT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One snapshot that arrived at one destination, or failed to.
+    """One thing that happened in a run.
 
     The names of the fields are the keys in the file.
 
@@ -54,24 +58,26 @@ class Record:
     :ivar source: the text of its location, like the destination, without the command of
         ``shell://``.
     :ivar folder: of the source's snapshots, absolute or relative to it.
-    :ivar name: of the snapshot at the source.
+    :ivar destination: "" if it happened at the source.
+    :ivar name: of the snapshot at the source that was made or sent; "" if there was
+        nothing to send, or if the run failed and no single transfer.
     :ivar target: its name at the destination.
     :ivar origin: identity of the snapshot, None if it was never made.
     :ivar parent: name of the base of the difference, "" for a full transfer.
     :ivar size_bytes: of the stream, on the wire if it was compressed, with the part
         from earlier attempts; None if it is not known.
     :ivar resumed_bytes: the part from earlier attempts.
-    :ivar error: why it failed; "" if it arrived.
+    :ivar error: why it failed; "" if it went well.
     """
 
     time: datetime
     source: str
     folder: str
     destination: str
-    name: str
-    target: str
-    origin: UUID | None
-    parent: str
+    name: str = ""
+    target: str = ""
+    origin: UUID | None = None
+    parent: str = ""
     size_bytes: int | None = None
     resumed_bytes: int = 0
     elapsed_s: float = 0.0
@@ -96,7 +102,7 @@ def state_directory() -> str:
 
 def format_record(record: Record) -> bytes:
     fields = asdict(record) | {
-        "time": record.time.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        "time": record.time.astimezone(timezone.utc).isoformat(timespec="milliseconds"),
         "origin": str(record.origin) if record.origin else None,
         "elapsed_s": round(record.elapsed_s, 3),
         "error": record.error[:_MESSAGE_LENGTH],
@@ -300,7 +306,7 @@ def known_places(records: Iterable[Record]) -> list[KnownPlace]:
     sources: dict[str, tuple[str, dict[str, None]]] = {}
     for record in records:
         _, destinations = sources.get(record.source, ("", dict[str, None]()))
-        if not record.destination.startswith("shell://"):
+        if _is_directory(record.destination):
             destinations[record.destination] = None
         sources[record.source] = record.folder, destinations
     found: dict[str, KnownPlace] = {}
@@ -335,29 +341,85 @@ def last_arrived_from(records: Iterable[Record], source: str) -> dict[str, UUID]
         if record.source == source
         and record.origin
         and not record.error
-        and not record.destination.startswith("shell://")
+        and _is_directory(record.destination)
     }
+
+
+def _is_directory(destination: str) -> bool:
+    """Return whether a destination keeps backups, and is not a command, or none."""
+    return bool(destination) and not destination.startswith("shell://")
 
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The last transfers to a destination.
+    """What is on record about a place.
 
-    :ivar arrived: the last one that arrived, if any.
-    :ivar failed: the very last one, if it did not arrive.
+    :ivar arrived: the last backup that arrived there, if any.
+    :ivar failed: for each source whose last run failed there, the reason; for a place
+        that is a source itself, also that of its own last run. Oldest first.
     """
 
     arrived: Record | None = None
-    failed: Record | None = None
+    failed: tuple[Record, ...] = ()
 
 
-def last_to(records: Iterable[Record], destination: str) -> Last:
-    """Return the last transfers to a destination.
+def last_at(records: Iterable[Record], place: str) -> Last:
+    """Return what is on record about a place.
+
+    The run that wrote the last line about it decides, with all of its lines: a backup
+    that arrived after another one had failed does not make a run good.
 
     :param records: oldest first.
     """
-    last = Last()
+    arrived: Record | None = None
+    failures: dict[tuple[str, datetime], Record] = {}
+    runs: dict[str, datetime] = {}
     for record in records:
-        if record.destination == destination:
-            last = Last(last.arrived, record) if record.error else Last(record, None)
-    return last
+        if record.destination == place:
+            happened_here = True
+        elif record.source == place:
+            happened_here = not record.destination
+        else:
+            continue
+        runs[record.source] = record.time
+        if happened_here and record.error:
+            failures[record.source, record.time] = record
+        elif happened_here and record.name and record.destination:
+            arrived = record
+    failed = (failures.get(run) for run in runs.items())
+    return Last(arrived, tuple(sorted(filter(None, failed), key=lambda r: r.time)))
+
+
+def forget(directory: str, place: str) -> int:
+    """Drop all records of a place, be it source or destination in them.
+
+    Lines that are damaged or of a newer version stay.
+
+    :param directory: :func:`state_directory`.
+    :returns: the number of records dropped.
+    :raises HistoryUnreadable: if the file cannot be read or written; it is kept then.
+    """
+    path = os.path.join(directory, HISTORY)
+    if not os.path.lexists(path):
+        return 0
+    try:
+        with _locked(directory) as descriptor:
+            lines = _whole_lines(_read(path))
+            kept = [line for line in lines if not _is_about(line, place)]
+            if len(kept) < len(lines):
+                content = b"".join(line + b"\n" for line in kept)
+                replace_file(descriptor, HISTORY, content)
+    except (OSError, NotOurs) as error:
+        reason = visible(getattr(error, "strerror", "") or str(error))
+        raise HistoryUnreadable(
+            f"{visible(path)} cannot be changed: {reason}"
+        ) from error
+    return len(lines) - len(kept)
+
+
+def _is_about(line: bytes, place: str) -> bool:
+    try:
+        record = parse_record(line)
+    except Unreadable:
+        return False
+    return record is not None and place in (record.source, record.destination)

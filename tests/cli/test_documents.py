@@ -74,14 +74,24 @@ next_backup.cases[]: parent prefix refusals why_full
 snapshot: age_s complete created kind name parent_uuid received_uuid state uuid why
 swap: commands notes way
     """,
+    "log": """
+: exit_status records version
+records[]: destination elapsed_s error folder name origin parent resumed_bytes
+records[]: size_bytes source target time
+    """,
     "status": """
 : exit_status places version
-places[]: hint last_arrived last_failure newest place reason running status waiting
+places[]: future hint last_arrived last_failure newest place reason running status
+places[]: waiting
 places[].last_arrived: error name source time
 places[].newest: age_s complete created kind name parent_uuid received_uuid state
 places[].newest: uuid why
 places[].running: doing host pid since
 places[].waiting[]: age_s id name running size_bytes started
+    """,
+    "status --forget": """
+: exit_status forgotten version
+forgotten[]: place records
     """,
     "prune": """
 : exit_status places version
@@ -202,6 +212,8 @@ def all_fields(scene: Scene, directory: Path) -> dict[str, set[str]]:
     see("prune --staging", "prune", "--staging", place, "--yes")
     shutil.rmtree(place / STATE / "incoming")
     see("status", "status")
+    see("log", "log")
+    see("status --forget", "status", "--forget", place)
     return found
 
 

@@ -23,9 +23,10 @@ from btrfs_backup_ng.session.history import (
     HistoryUnreadable,
     KnownPlace,
     Record,
+    forget,
     format_record,
     known_places,
-    last_to,
+    last_at,
     parse_record,
     read_history,
     sizes_sent,
@@ -292,8 +293,48 @@ def test_what_it_tells() -> None:
         KnownPlace("ssh://nas/b"),
         KnownPlace("/z"),
     ]
-    last = last_to(records, "/mnt/usb")
-    assert (last.arrived, last.failed) == (RECORD, unmade)
-    last = last_to([failed, RECORD], "/mnt/usb")
-    assert (last.arrived, last.failed) == (RECORD, None)
-    assert last_to(records, "/nowhere") == history.Last()
+    last = last_at(records, "/mnt/usb")
+    assert (last.arrived, last.failed) == (RECORD, (unmade,))
+    last = last_at([failed, RECORD], "/mnt/usb")
+    assert (last.arrived, last.failed) == (RECORD, ())
+    assert last_at(records, "/nowhere") == history.Last()
+
+
+def test_the_last_run_of_each_source_decides_with_all_that_it_did() -> None:
+    later = NOW + timedelta(hours=1)
+    lost = replace(RECORD, time=later, error="no luck")
+    here = replace(lost, destination="", name="")
+    arrived = replace(RECORD, time=later)
+    other = replace(RECORD, source="/srv", time=later)
+    for records, failed in (
+        ([RECORD, lost, arrived], [lost]),  # one of two did not arrive
+        ([RECORD, lost, other], [lost]),
+        ([lost, replace(RECORD, time=later + timedelta(minutes=1))], []),
+        ([lost, replace(here, time=later + timedelta(minutes=1))], []),
+        ([RECORD, lost, RECORD], []),  # a long run goes on after one that was refused
+        ([RECORD, here], []),
+    ):
+        if records[-1].destination:
+            assert last_at(records, "/mnt/usb").failed == tuple(failed)
+    assert last_at([RECORD, here], "/home").failed == (here,)
+    assert last_at([RECORD, here, arrived], "/home").failed == (here,)
+    assert last_at([here, RECORD], "/home").failed == ()
+    assert last_at([RECORD, lost], "/home").failed == ()
+
+
+def test_a_place_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    assert forget(str(tmp_path / "none"), "/home") == 0
+    other = replace(RECORD, source="/srv", destination="/home")
+    kept = replace(RECORD, source="/srv")
+    _write(tmp_path, RECORD, other, kept)
+    newer = b'{"version": 2, "source": "/home"}\n'
+    with open(_path(tmp_path), "ab") as file:
+        file.write(newer + b"\0 /home\n")
+    assert forget(str(tmp_path), "/home") == 2
+    assert read_history(str(tmp_path)) == [kept]
+    assert _path(tmp_path).read_bytes().endswith(newer + b"\0 /home\n")
+    assert forget(str(tmp_path), "/home") == 0
+    os.mkdir(tmp_path / "d")
+    os.mkdir(_path(tmp_path / "d"))
+    with pytest.raises(HistoryUnreadable):
+        forget(str(tmp_path / "d"), "/home")

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from btrfs_backup_ng.__util__ import BackupError, attempt, visible
+from btrfs_backup_ng.__util__ import BackupError, Interrupted, attempt, visible
+from btrfs_backup_ng.actions.backup.journal import Journal
 from btrfs_backup_ng.actions.backup.target import Target
 from btrfs_backup_ng.actions.prune.rules import Pruning
 from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
@@ -34,13 +35,20 @@ log = logging.getLogger(__name__)
 
 def back_up(job: Job, session: Session) -> Tally:
     """Run one job; report and count failures, and do not raise them."""
-    run = _Run(job, replace(session, folder=job.snapshot_folder, ssh=job.ssh))
+    session = replace(session, folder=job.snapshot_folder, ssh=job.ssh)
+    journal = Journal(job, session)
+    session = replace(session, emit=journal.emit, remember=journal.remember)
+    run = _Run(job, session)
     with session.turns.taking(job.places):
         try:
             with ExitStack() as stack:
                 run.run(stack)
         except BackupError as error:
             run.fail(str(job.source), error)
+            journal.end(error)
+        except Interrupted as error:
+            journal.end(error)
+            raise
     return run.tally
 
 

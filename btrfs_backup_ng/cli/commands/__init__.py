@@ -14,6 +14,7 @@ VERBS = {
     "diff": f"{_HERE}.diff",
     "doctor": f"{_HERE}.doctor",
     "list": f"{_HERE}.list",
+    "log": f"{_HERE}.log",
     "prune": f"{_HERE}.prune.command",
     "restore": f"{_HERE}.restore.command",
     "status": f"{_HERE}.status",

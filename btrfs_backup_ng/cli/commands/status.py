@@ -1,14 +1,21 @@
 """The ``status`` verb: places -> one word for each -> lines or a document."""
 
-import shlex
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from shlex import quote
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import visible
-from btrfs_backup_ng.actions.status import Standing, Word, examine, exit_status
-from btrfs_backup_ng.cli import wording
+from btrfs_backup_ng.actions.status import (
+    Demand,
+    Standing,
+    Word,
+    examine,
+    exit_status,
+)
+from btrfs_backup_ng.cli import values, wording
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
@@ -21,6 +28,8 @@ from btrfs_backup_ng.cli.parser import (
 from btrfs_backup_ng.cli.places import (
     PlacesOptions,
     named_or_known,
+    need_on_record,
+    need_places,
     read_options,
     remembered,
 )
@@ -28,15 +37,26 @@ from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.views import PlacesReport, SnapshotView, view_kept
 from btrfs_backup_ng.core.document import Lines
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.place.locks import Worker
-from btrfs_backup_ng.session.history import Last, Record, last_to
+from btrfs_backup_ng.session.history import (
+    Last,
+    Record,
+    forget,
+    known_places,
+    last_at,
+    state_directory,
+)
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
   Without any: those that are on record on this machine.
 one word for each:
   OK        the newest snapshot or backup there
+  FAILED    the last run failed there, or was refused; and why
+  STALE     the newest is older than --max-age allows; it does not count what is dated
+            in the future
   RUNNING   somebody works on it: who, since when, and at what
   WAITING   a transfer was cut; the next backup that sends the same snapshot from the
             same parent goes on with it
@@ -44,7 +64,7 @@ one word for each:
   AWAY      it cannot be looked at: not mounted, not reached, not allowed
 
 exit status:
-  0 all are OK or RUNNING   1 one is WAITING, NEVER or AWAY   2 usage
+  0 all are OK or RUNNING   1 one is anything else   2 usage
 """
 #: Where the text begins, behind the longest word.
 _TEXT_AT = 9
@@ -52,7 +72,30 @@ _TEXT_AT = 9
 
 def main(words: Sequence[str]) -> int:
     """Print the status of places."""
-    return run_command("status", words, build_parser(), read_options, _run)
+    return run_command("status", words, build_parser(), read, _run)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusOptions:
+    """The options of ``status``.
+
+    :ivar max_age: of the newest snapshot or backup of a place.
+    :ivar forget: drop the places from the history, and look at none.
+    """
+
+    looking: PlacesOptions
+    max_age: timedelta | None
+    forget: bool
+
+
+def read(options: argparse.Namespace) -> StatusOptions:
+    """Return the options.
+
+    :raises UsageError: if one place is a command, or none is named to be forgotten.
+    """
+    if options.forget:
+        need_places(options.places, "status")
+    return StatusOptions(read_options(options), options.max_age, options.forget)
 
 
 def build_parser() -> Parser:
@@ -63,6 +106,18 @@ def build_parser() -> Parser:
         description="Say in one word how places are doing, and what is behind it."
         "\nNothing is changed, and no backup is held up.",
         epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "--max-age",
+        type=values.max_age,
+        metavar="SPAN",
+        help="how old the newest snapshot or backup of a place may be, like 26h or 2d",
+    )
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="only drop what is on record on this machine about these places, which"
+        " are gone for good; nothing is touched there",
     )
     add_folder(parser)
     add_ssh(parser)
@@ -87,6 +142,7 @@ class PlaceStatus:
     place: str
     status: str
     newest: SnapshotView | None
+    future: tuple[str, ...]
     waiting: tuple[Waiting, ...]
     running: Worker | None
     reason: str
@@ -95,35 +151,80 @@ class PlaceStatus:
     last_failure: RecordView | None
 
 
-def _run(options: PlacesOptions, call: Call) -> int:
-    records = remembered(needed=not options.places)
-    places = named_or_known(options.places, options.folder, records)
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """A place that was dropped from the history.
+
+    :ivar records: how many there were.
+    """
+
+    place: str
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReport:
+    """The document of ``--forget``."""
+
+    forgotten: list[Forgotten]
+
+
+def _run(options: StatusOptions, call: Call) -> int:
+    if options.forget:
+        return _forget(options.looking.places, call)
+    looking = options.looking
+    records = remembered(needed=not looking.places)
+    places = named_or_known(looking.places, looking.folder, records)
+    known = {one.place for one in known_places(records)}
     output = Output(call)
     standings: list[Standing] = []
     found: list[PlaceStatus] = []
-    with open_session(call, options.ssh, options.folder) as session:
+    with open_session(call, looking.ssh, looking.folder) as session:
         for place, folder in places:
-            standing = examine(place, session, folder)
-            status = _status(str(place), standing, last_to(records, str(place)))
+            last = last_at(records, str(place))
+            demand = Demand(options.max_age, bool(last.failed))
+            standing = examine(place, session, folder, demand)
+            is_known = str(place) in known
+            status = _status(str(place), standing, last, is_known=is_known)
             standings.append(standing)
             found.append(status)
             if not (call.quiet and exit_status([standing]) == 0):
-                for line, indent in _lines(status, standing.word, call.now):
+                for line, indent in _lines(status, standing, last, call.now):
                     output.result(line, indent)
     return output.finish(exit_status(standings), PlacesReport(found))
 
 
-def _status(place: str, standing: Standing, last: Last) -> PlaceStatus:
+def _forget(places: Sequence[Location], call: Call) -> int:
+    """Drop places from the history.
+
+    :raises UsageError: if one is not in it; then none is dropped.
+    """
+    records, output = remembered(needed=True), Output(call)
+    for place in places:
+        need_on_record(str(place), records)
+    found = [Forgotten(str(p), forget(state_directory(), str(p))) for p in places]
+    for one in found:
+        output.about(one.place, f"forgotten, with {one.records} lines of the history")
+    return output.finish(0, ForgetReport(found))
+
+
+def _status(
+    place: str, standing: Standing, last: Last, *, is_known: bool
+) -> PlaceStatus:
+    hint = standing.hint
+    if standing.word is Word.AWAY and is_known:
+        hint += f"\nIf it is gone for good:  {PROGRAM} status --forget {quote(place)}"
     return PlaceStatus(
         place=place,
         status=standing.word.value.lower(),
         newest=view_kept(standing.newest) if standing.newest else None,
+        future=tuple(kept.snapshot.name for kept in standing.future),
         waiting=standing.waiting,
         running=standing.worker,
         reason=standing.reason,
-        hint=standing.hint,
+        hint=hint.strip(),
         last_arrived=_view_record(last.arrived),
-        last_failure=_view_record(last.failed),
+        last_failure=_view_record(last.failed[-1] if last.failed else None),
     )
 
 
@@ -134,53 +235,74 @@ def _view_record(record: Record | None) -> RecordView | None:
 
 
 def _lines(
-    status: PlaceStatus, word: Word, now: datetime
+    status: PlaceStatus, standing: Standing, last: Last, now: datetime
 ) -> Iterator[tuple[str, int | None]]:
     """Yield lines, each with the indent of its further lines if it may be broken."""
-    place, start = visible(status.place), " " * _TEXT_AT
-    for text in _texts(status, word, now):
-        yield f"{word.value:<{_TEXT_AT - 2}}  {place}: {text}", _TEXT_AT
-    for text in _on_record(status, word, now):
-        yield start + text, _TEXT_AT
-    if word is Word.WAITING:
-        where = visible(shlex.quote(status.place))
+    word, start = standing.word, " " * _TEXT_AT
+    head = f"{word.value:<{_TEXT_AT - 2}}  {visible(status.place)}: "
+    for text in _texts(status, standing, last, now):
+        yield head + text, _TEXT_AT
+        head = start
+    if word is not Word.RUNNING and any(not one.running for one in standing.waiting):
+        where = visible(quote(status.place))
         yield f"{start}Go on:  {PROGRAM} SOURCE {where}", None
         yield f"{start}Or drop it:  {PROGRAM} prune --staging {where}", None
     for line in status.hint.splitlines():
         yield start + visible(line), None
 
 
-def _texts(status: PlaceStatus, word: Word, now: datetime) -> Iterator[str]:
+def _texts(
+    status: PlaceStatus, standing: Standing, last: Last, now: datetime
+) -> Iterator[str]:
     """Yield the texts behind the word, each for a line of its own."""
-    match word:
+    waiting = [wording.described(one, now) for one in standing.waiting]
+    match standing.word:
         case Word.AWAY:
-            yield status.reason.removeprefix(visible(status.place)).strip()
-        case Word.NEVER:
-            yield "nothing complete yet"
-        case Word.OK:
-            assert status.newest
-            newest = status.newest
-            yield f"{visible(newest.name)}, {wording.ago(newest.created, now)}"
+            yield from _away(status, now)
+            yield from _failures(status, last, now)
+        case Word.FAILED:
+            yield from [*_failures(status, last, now), *_newest(standing, now)]
+            yield from waiting
+        case Word.STALE:
+            yield from _newest(standing, now)
+            yield from [_work(standing)] if standing.is_running else waiting
         case Word.RUNNING:
-            yield _work(status)
+            yield _work(standing)
         case Word.WAITING:
-            for transfer in status.waiting:
-                yield wording.described(transfer, now)
+            yield from waiting
+        case Word.OK | Word.NEVER:
+            yield from _newest(standing, now)
 
 
-def _work(status: PlaceStatus) -> str:
-    if status.running:
-        return str(status.running)
-    running = [wording.name(one) for one in status.waiting if one.running]
-    return f"receiving {', '.join(running)}" if running else "does not tell who it is"
-
-
-def _on_record(status: PlaceStatus, word: Word, now: datetime) -> Iterator[str]:
-    """Yield the texts that the history adds."""
-    arrived, failed = status.last_arrived, status.last_failure
-    if word is Word.AWAY and arrived:
+def _away(status: PlaceStatus, now: datetime) -> Iterator[str]:
+    yield from wording.lines(status.reason.removeprefix(visible(status.place)).strip())
+    if arrived := status.last_arrived:
         when = wording.ago(arrived.time, now)
         yield f"last on record: {visible(arrived.name)}, {when}"
-    if failed and word is not Word.RUNNING:
-        when = wording.ago(failed.time, now)
-        yield f"last transfer failed, {when}: {visible(failed.error)}"
+
+
+def _failures(status: PlaceStatus, last: Last, now: datetime) -> Iterator[str]:
+    """Yield for each source the failure of its last run."""
+    for failed in last.failed:
+        whose = "" if failed.source == status.place else f" from {failed.source}"
+        start = f"the last run{visible(whose)} failed, {wording.ago(failed.time, now)}"
+        yield from wording.lines(f"{start}: {failed.error}")
+
+
+def _newest(standing: Standing, now: datetime) -> Iterator[str]:
+    newest, future = standing.newest, [k.snapshot.name for k in standing.future]
+    if newest is None:
+        yield "nothing complete yet"
+    else:
+        name, created = newest.snapshot.name, newest.snapshot.created
+        yield f"{visible(name)}, {wording.ago(created, now)}"
+        if newest not in standing.future and future:
+            first = visible(future[0])
+            yield f"{len(future)} dated in the future do not count, from {first} on"
+
+
+def _work(standing: Standing) -> str:
+    if standing.worker:
+        return str(standing.worker)
+    running = [wording.name(one) for one in standing.waiting if one.running]
+    return f"receiving {', '.join(running)}" if running else "does not tell who it is"

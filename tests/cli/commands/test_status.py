@@ -7,12 +7,14 @@ import re
 import shutil
 import signal
 import socket
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from btrfs_backup_ng.place.locks import parse_holder
+from btrfs_backup_ng.session.history import History, Record
 from tests.support.command_line import Done, complaint, must, on_terminal
 from tests.support.places import MIB, STATE, ssh_place, ssh_words
 from tests.support.processes import wait_until
@@ -215,16 +217,112 @@ def test_what_is_on_record_is_told_of_a_place_that_is_away(
     broken.chmod(0o755)
     path = {"PATH": f"{broken.parent}:{os.environ['PATH']}"}
     must(scene.run(env={**env, **path}), 1)
-    lines = must(status(env=env)).stdout.splitlines()
-    assert lines[1].startswith(f"OK       {scene.destination}: {name}, ")
-    assert re.match(r" {9}last transfer failed, \d+ s ago: .*no luck", lines[2])
+    source, *lines = must(status(env=env), 1).stdout.splitlines()
+    assert source.startswith("OK ")
+    whose = rf"the last run from {scene.source} failed, \d+ s ago: .*no luck"
+    assert re.match(rf"FAILED   {scene.destination}: {whose}", lines[0])
+    assert lines[1].startswith(f" {' ' * 8}{name}, ")
     os.rename(scene.destination, scene.destination.with_name("gone"))
-    lines = must(status(env=env), 1).stdout.splitlines()
-    assert lines[1].startswith(f"AWAY     {scene.destination}: does not exist")
-    assert re.match(rf" {{9}}last on record: {name}, \d+ s ago", lines[2])
+    _, *lines = must(status(env=env), 1).stdout.splitlines()
+    assert lines[0].startswith(f"AWAY     {scene.destination}: does not exist")
+    assert re.match(rf" {{9}}last on record: {name}, \d+ s ago", lines[1])
+    forget = f"btrfs-backup-ng status --forget {scene.destination}"
+    assert lines[-1] == f"{' ' * 9}If it is gone for good:  {forget}"
     _, away = document(status("--json", env=env), 1)
     assert away["last_arrived"]["name"] == name
     assert "no luck" in away["last_failure"]["error"]
+
+
+def test_failed_until_a_run_goes_well(scene: Scene, sshd: Sshd, tmp_path: Path):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    *words, place = ssh_way(sshd)(scene.destination)
+    over_ssh: list[Argument] = [*words, "-p", "x-", scene.source, place]
+
+    def words_of_both(*more: Argument) -> list[str]:
+        found = [p["status"] for p in json.loads(_json(*more))["places"]]
+        return [
+            *found,
+            *(p["status"] for p in json.loads(_json(*words, place))["places"]),
+        ]
+
+    def _json(*more: Argument) -> str:
+        return status("--json", *more, env=env).stdout
+
+    here = [scene.source, scene.destination]
+    for run in (scene.words(), over_ssh):
+        must(run_program(*run, env=env))
+    assert words_of_both(*here) == ["ok", "ok", "ok"]
+    with locked(scene.source / STATE):  # refused as a whole: no place got anything
+        for run in (scene.words(), over_ssh, scene.words("--dry-run")):
+            must(run_program(*run, env=env), 0 if "--dry-run" in run else 3)
+    assert words_of_both(*here) == ["failed", "failed", "failed"]
+    said = must(status(scene.source, env=env), 1).stdout
+    assert re.match(rf"FAILED   {scene.source}: the last run failed, \d+ s ago: ", said)
+    must(scene.run("-S", env=env))  # it has nothing to send
+    assert words_of_both(*here) == ["ok", "ok", "failed"]
+    must(run_program(*over_ssh, env=env))
+    assert words_of_both(*here) == ["ok", "ok", "ok"]
+    gone = scene.destination.with_name("gone")
+    scene.destination.rename(gone)
+    must(run_program(*over_ssh, scene.other_destination("other"), env=env), 10)
+    gone.rename(scene.destination)
+    assert words_of_both(*here) == ["ok", "ok", "failed"]
+    with locked(scene.destination / STATE):
+        assert words_of_both(*here) == ["ok", "running", "running"]
+
+
+def test_stale_by_what_is_not_dated_in_the_future(
+    scene: Scene, sshd: Sshd, tmp_path: Path
+):
+    name = fill(scene)[0]
+    for way in both_ways(sshd):
+        done = must(status("--max-age", "26h", *way(scene.destination)), 1)
+        head, days = done.stdout.split(f": {name}, ")
+        assert head.startswith("STALE ") and days.endswith(" days ago\n")
+        must(status("--max-age", "5000w", *way(scene.destination)))
+    with locked(scene.destination / STATE):
+        lines = must(status("--max-age", "2d", scene.destination), 1).stdout
+        assert "STALE" in lines and "does not tell who it is" in lines
+    ahead = {"BTRFS_BACKUP_NG_CLOCK": str(3600 * 24 * 4000)}
+    scene.back_up(env=ahead)
+    for way in both_ways(sshd):
+        words = way(scene.destination)
+        newest, future = must(status(*words)).stdout.splitlines()
+        assert f": {name}, " in newest
+        assert future.strip().startswith("1 dated in the future do not count, from x-")
+        assert must(status("--max-age", "26h", *words), 1).stdout.startswith("STALE")
+    scene.back_up()
+    assert must(status("--max-age", "26h", scene.destination)).stdout.startswith("OK ")
+    (found,) = document(status("--json", scene.destination))
+    assert len(found["future"]) == 1 < len(scene.backup_names)
+    assert complaint(status("--max-age", "5", scene.destination), 2, "--max-age")
+
+
+def test_an_error_of_several_lines_has_several_lines(scene: Scene, tmp_path: Path):
+    scene.back_up()
+    state = tmp_path / "state"
+    now = datetime.now(timezone.utc)
+    error = "btrfs receive: no luck\n  then btrfs send: \x1b[31mBroken pipe\n"
+    place = str(scene.destination)
+    History(str(state)).add(Record(now, "/home", "f", place, error=error))
+    done = must(status(place, env={"BTRFS_BACKUP_NG_STATE": str(state)}), 1)
+    first, second, _ = done.stdout.splitlines()
+    assert first.endswith(" ago: btrfs receive: no luck")
+    assert second == f"{' ' * 9}then btrfs send: \\x1b[31mBroken pipe"
+
+
+def test_what_is_gone_for_good_is_forgotten(scene: Scene, tmp_path: Path):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    other = scene.other_destination("other")
+    must(run_program(*scene.words(other), env=env))
+    shutil.rmtree(other / STATE)
+    hint = complaint(status("--forget", tmp_path, env=env), 2, "nothing about")
+    assert str(other) in hint
+    assert complaint(status("--forget", env=env), 2, "a place is missing")
+    done = must(status("--forget", other, env=env))
+    assert done.stdout == f"{other}: forgotten, with 1 lines of the history\n"
+    places = [p["place"] for p in document(status("--json", env=env))]
+    assert places == [str(scene.source), str(scene.destination)]
 
 
 def test_quiet_tells_only_what_needs_somebody(scene: Scene):
@@ -268,5 +366,14 @@ def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
     for words in (["shell://cat"], ["--check", scene.source]):
         assert complaint(status(*words), 2)
     shown = must(status("--help")).stdout
-    for word in ("OK", "RUNNING", "WAITING", "NEVER", "AWAY", "exit status"):
+    for word in (
+        "OK",
+        "RUNNING",
+        "WAITING",
+        "NEVER",
+        "AWAY",
+        "STALE",
+        "FAILED",
+        "exit status",
+    ):
         assert word in shown

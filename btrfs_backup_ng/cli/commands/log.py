@@ -1,0 +1,131 @@
+"""The ``log`` verb: the history of this machine's runs -> lines or a document."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from btrfs_backup_ng.__util__ import format_size, format_span, visible
+from btrfs_backup_ng.cli import values, wording
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import EPILOG_PLACES, Parser, add_display, new_parser
+from btrfs_backup_ng.cli.places import need_on_record, read_keepers, remembered
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.session.history import Record
+
+_EPILOG = f"""\
+{EPILOG_PLACES}
+  Without any: all that are on record on this machine.
+each line, in the order in which it happened:
+  when the run began, its source and destination, and what became of it: a snapshot
+  that was made or sent, nothing to send, or FAILED and why
+
+exit status:
+  0 it was printed   1 the history cannot be read   2 usage, also a place that is not
+  on record
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """The options of ``log``.
+
+    :ivar places: sources or destinations; without any, all.
+    :ivar since: how far to look back.
+    """
+
+    places: tuple[Location, ...]
+    since: timedelta | None
+    failures: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogReport:
+    """The document of ``log``."""
+
+    records: list[Record]
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the history."""
+    return run_command("log", words, build_parser(), read, _run)
+
+
+def build_parser() -> Parser:
+    """Return the parser of the words."""
+    parser = new_parser(
+        "log",
+        usage="[options] [PLACE ...]",
+        description="Tell what the runs of this machine did, and what failed."
+        "\nNo place is looked at.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "--since",
+        type=values.since,
+        metavar="SPAN",
+        help="only runs that began so long ago at most, like 12h or 7d",
+    )
+    parser.add_argument(
+        "--failures", action="store_true", help="only what failed, and why"
+    )
+    add_display(parser)
+    return parser
+
+
+def read(options: argparse.Namespace) -> LogOptions:
+    """Return the options.
+
+    :raises UsageError: if one place is a command.
+    """
+    places = read_keepers(options.places)
+    return LogOptions(places, options.since, options.failures)
+
+
+def _run(options: LogOptions, call: Call) -> int:
+    records, output = remembered(needed=True), Output(call)
+    names = {str(place) for place in options.places}
+    for name in names:
+        need_on_record(name, records)
+    chosen = [
+        record
+        for record in records
+        if (not names or names & {record.source, record.destination})
+        and (options.since is None or call.now - record.time <= options.since)
+        and (record.error or not options.failures)
+    ]
+    for record in chosen:
+        for line in _lines(record):
+            output.line(line, 2)
+    if not chosen:
+        output.line(
+            "Nothing of that is on record" if records else "No run is on record"
+        )
+    return output.finish(0, LogReport(chosen))
+
+
+def _lines(record: Record) -> Iterator[str]:
+    way = f"{record.source} -> {record.destination}".removesuffix(" -> ")
+    first, *others = wording.lines(_outcome(record))
+    yield f"{wording.exact(record.time)}  {visible(way)}: {first}"
+    for other in others:
+        yield f"  {other}"
+
+
+def _outcome(record: Record) -> str:
+    """Write what became of it, with the line breaks of its message."""
+    name = visible(record.name)
+    if record.error:
+        return f"FAILED{f' to send {name}' if name else ''}: {record.error}"
+    if not record.destination:
+        return f"made snapshot {name}"
+    if not name:
+        return "nothing to send"
+    if record.target not in ("", record.name):
+        name += f" as {visible(record.target)}"
+    size = "" if record.size_bytes is None else f", {format_size(record.size_bytes)}"
+    how = f" since {visible(record.parent)}" if record.parent else " in full"
+    if record.resumed_bytes:
+        how += f", resumed at {format_size(record.resumed_bytes)}"
+    return f"sent {name}{size}{how} in {format_span(record.elapsed_s)}"

@@ -1,0 +1,81 @@
+"""The ``log`` verb: what happened last night?"""
+
+import json
+import re
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from btrfs_backup_ng.session.history import History, Record
+from tests.support.command_line import complaint, must
+from tests.support.places import STATE, ssh_words
+from tests.support.program import run_program
+from tests.support.scene import Scene
+from tests.support.sshd import Sshd
+from tests.support.staged import locked, ssh_way
+
+
+@pytest.mark.btrfs
+def test_what_each_run_did_and_why_it_failed(scene: Scene, sshd: Sshd, tmp_path: Path):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    scene.back_up(env=env)
+    *_, there = ssh_way(sshd)(scene.other_destination("other"))
+    second = [*ssh_words(sshd), *scene.words(there), "shell://false SECRET"]
+    must(run_program(*second, env=env), 10)
+    must(scene.run("-S", env=env))
+    with locked(scene.source / STATE):
+        must(scene.run(env=env), 3)
+    must(scene.run("--dry-run", env=env))
+    one, two = scene.snapshot_names
+    here = f"{scene.source} -> {scene.destination}"
+    shown = must(run_program("log", env=env)).stdout
+    size = r"[\d.]+ (B|.iB)"
+    for line, expected in zip(
+        shown.splitlines(),
+        [
+            f"{scene.source}: made snapshot {one}",
+            rf"{here}: sent {one}, {size} in full in [\d.]+ s",
+            f"{scene.source}: made snapshot {two}",
+            rf"{here}: sent {two}, {size} since {one} in [\d.]+ s",
+            rf"{scene.source} -> {there}: sent {one}, {size} in full in [\d.]+ s",
+            rf"{scene.source} -> {there}: sent {two}, {size} since {one} in [\d.]+ s",
+            f"{scene.source} -> shell://: FAILED to send {two}: .*",
+            f"{here}: nothing to send",
+            f"{scene.source}: FAILED: another run is working on .*",
+            f"{here}: FAILED: another run is working on .*",
+        ],
+        strict=True,
+    ):
+        when, what = line[:25], line[27:]
+        datetime.strptime(when, "%Y-%m-%d %H:%M:%S %z")
+        assert re.fullmatch(expected, what), line
+    assert "SECRET" not in shown
+    only = must(run_program("log", there, "--json", env=env)).stdout
+    assert [r["name"] for r in json.loads(only)["records"]] == [one, two]
+    failures = must(run_program("log", "--failures", "-q", env=env)).stdout
+    assert failures == ""
+    failures = must(run_program("log", "--failures", env=env)).stdout
+    assert failures.count("FAILED") == failures.count("\n") == 3
+
+
+def test_it_looks_back_as_far_as_it_is_told_and_is_safe_to_print(tmp_path: Path):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}
+    assert must(run_program("log", env=env)).stdout == "No run is on record\n"
+    history, now = History(str(tmp_path)), datetime.now(timezone.utc)
+    old = Record(now - timedelta(days=3), "/home", "f", "/mnt/usb", error="old")
+    history.add(old)
+    history.add(Record(now, "/srv", "f", "", error="new\n  then \x1b[31m"))
+    first, second = must(
+        run_program("log", "--since", "1d", env=env)
+    ).stdout.splitlines()
+    assert first.endswith("  /srv: FAILED: new")
+    assert second == "  then \\x1b[31m"
+    done = must(run_program("log", "/mnt/usb", "--since", "1d", env=env))
+    assert done.stdout == "Nothing of that is on record\n"
+    assert "/mnt/usb" in complaint(run_program("log", "/mnt", env=env), 2, "/mnt")
+    assert complaint(run_program("log", "--since", "x", env=env), 2, "--since")
+    assert complaint(run_program("log", "shell://x", env=env), 2)
+    (tmp_path / "history.jsonl").unlink()
+    (tmp_path / "history.jsonl").mkdir()
+    assert complaint(run_program("log", env=env), 1, "cannot be read")
