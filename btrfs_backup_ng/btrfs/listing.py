@@ -8,12 +8,13 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, judge_integrity, parse_uuid
+from btrfs_backup_ng.core.cleared import NOTHING_CLEARED
 from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.record import Content, parse_answer
 
@@ -58,16 +59,23 @@ def read_listing(directory: int) -> Listing:
 
 
 def look_closely(
-    directory: int, tree_ids: Iterable[int], *, are_checkpoints: bool = False
+    directory: int,
+    tree_ids: Iterable[int],
+    cleared: Mapping[int, int] = NOTHING_CLEARED,
+    *,
+    are_checkpoints: bool = False,
 ) -> Integrity:
     """Return whether all of some subvolumes of a filesystem here are unchanged.
 
     :param directory: descriptor of one on that filesystem.
+    :param cleared: id -> last change that did not count.
     :raises OSError: if they cannot be read.
     """
     for tree_id in tree_ids:
         found = ioctl.read_root_item(directory, tree_id)
-        integrity = found and judge_integrity(*found, is_checkpoint=are_checkpoints)
+        integrity = found and judge_integrity(
+            *found, is_checkpoint=are_checkpoints, cleared=cleared.get(tree_id, 0)
+        )
         if integrity is Integrity.CHANGED:
             return Integrity.CHANGED
     return Integrity.INTACT
@@ -110,6 +118,7 @@ def _read_snapshot(directory: int, name: str) -> Snapshot | None:
         ),
         tree_id=info.tree_id,
         otime=info.created,
+        changed=info.ctransid,
     )
 
 

@@ -111,6 +111,7 @@ def judge_integrity(
     rtransid: int,
     *,
     is_checkpoint: bool = False,
+    cleared: int = 0,
 ) -> Integrity:
     """Return whether a snapshot was changed after it was made, by its transactions.
 
@@ -123,11 +124,12 @@ def judge_integrity(
 
     :param rtransid: 0 if it carries no received UUID.
     :param is_checkpoint: it was received without a write, as it was made.
+    :param cleared: the last change that did not count (``core.cleared``).
     """
     received_in_place = rtransid and otransid <= rtransid
     if is_checkpoint:
         received_in_place = received_in_place and ctransid <= rtransid
-    unchanged = ctransid <= otransid or received_in_place
+    unchanged = ctransid <= max(otransid, cleared) or received_in_place
     return Integrity.INTACT if read_only and unchanged else Integrity.CHANGED
 
 

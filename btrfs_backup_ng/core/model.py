@@ -43,6 +43,7 @@ class Snapshot:
     :ivar tree_id: its id on its own filesystem.
     :ivar otime: aware UTC: creation time on its filesystem; None if not known (other
         machines, before they are asked).
+    :ivar changed: transaction of its last change; 0 if not known (other machines).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Snapshot:
     integrity: Integrity = Integrity.INTACT
     tree_id: int = 0
     otime: datetime | None = None
+    changed: int = 0
 
     @property
     def origin(self) -> UUID:

@@ -12,6 +12,9 @@ from btrfs_backup_ng.core.model import Incremental, Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.naming import free_name, stem_of
 from btrfs_backup_ng.core.retention import in_order
 
+#: What the filesystem takes for a change, too.
+_OR_DEDUPLICATED = ", or deduplicated (verify --data finds out, and clears that)"
+
 
 class WhyFull(enum.Enum):
     """Why a transfer has no parent."""
@@ -189,11 +192,12 @@ def _common(
         if origin in repeated:
             why = f"others carry its received UUID {origin}, too"
         elif snapshot.integrity is Integrity.CHANGED:
-            why = "it was changed at the source after it was made"
+            why = f"it was changed at the source after it was made{_OR_DEDUPLICATED}"
         elif Integrity.CHANGED in (copies[origin], integrity_there.get(origin)):
             count = len(there.carriers.get(origin, ()))
             which = f"one of {count} copies" if count > 1 else "its copy"
             why = f"{which} at the destination was changed after it was received"
+            why += _OR_DEDUPLICATED
         elif integrity_there.get(origin) is Integrity.UNKNOWN:
             why = "nobody can tell whether its copy at the destination is unchanged"
         else:

@@ -10,6 +10,7 @@ from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.listing import parse_children
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, Shown, parse_show
 from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.cleared import VERIFIED, parse_cleared
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Integrity, Listing, Role, Snapshot
 from btrfs_backup_ng.core.naming import time_in
@@ -50,19 +51,41 @@ class BtrfsDirectory(Endpoint):
     def __init__(self, place: Place, directory: str) -> None:
         super().__init__(place)
         self.directory = directory
+        self._cleared: dict[int, int] = {}  # id -> last change that did not count
 
     def listing(self, *records: str) -> tuple[Listing, tuple[Content, ...]]:
         """List all subvolumes; a date in the name counts as the time of creation."""
-        place = self.place
-        seen, contents = place.host.listing(self.directory, place.state, *records)
+        place, names = self.place, list(dict.fromkeys((VERIFIED, *records)))
+        seen, contents = place.host.listing(self.directory, place.state, *names)
+        found = dict(zip(names, contents, strict=True))
+        cleared = parse_cleared(found[VERIFIED])
+        self._cleared = {
+            s.tree_id: cleared[s.uuid] for s in seen.snapshots if s.uuid in cleared
+        }
         dated = tuple(
-            replace(s, created=time_in(s.name) or s.created) for s in seen.snapshots
+            replace(
+                s,
+                created=time_in(s.name) or s.created,
+                integrity=self._judged(s),
+            )
+            for s in seen.snapshots
         )
-        return replace(seen, snapshots=dated), contents
+        return replace(seen, snapshots=dated), tuple(found[name] for name in records)
+
+    def _judged(self, snapshot: Snapshot) -> Integrity:
+        """Return the integrity of a listed snapshot, which may have been cleared."""
+        cleared = self._cleared.get(snapshot.tree_id, 0)
+        is_cleared = 0 < snapshot.changed <= cleared
+        return Integrity.INTACT if is_cleared else snapshot.integrity
 
     def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
         """Return the worst integrity of some subvolumes of the filesystem."""
-        return self.place.host.look_closely(self.directory, tree_ids, **how)
+        look = self.place.host.look_closely
+        return look(self.directory, tree_ids, self._cleared, **how)
+
+    def last_change(self, tree_id: int) -> int:
+        """Return the transaction of the last change of a subvolume; 0 if not known."""
+        return self.place.host.last_change(self.directory, tree_id)
 
     def delete(self, snapshots: Sequence[Snapshot], *, convert_rw: bool) -> None:
         """Delete snapshots by their ids."""
@@ -172,11 +195,19 @@ class BackupDirectory(BtrfsDirectory):
     """The directory of the backups at a destination: the place itself.
 
     :ivar publishing: the verb that gives an arrived snapshot its final name.
+    :ivar is_alone: for the verb ``writable``: without a read-only snapshot in it.
     """
 
-    def __init__(self, place: Place, publishing: grammar.Verb = verbs.PUBLISH) -> None:
+    def __init__(
+        self,
+        place: Place,
+        publishing: grammar.Verb = verbs.PUBLISH,
+        *,
+        is_alone: bool = False,
+    ) -> None:
         super().__init__(place, place.location.path)
         self.publishing = publishing
+        self.is_alone = is_alone
 
     def receive(
         self,
@@ -212,8 +243,9 @@ class BackupDirectory(BtrfsDirectory):
         _check_identity(arrived, snapshot, f"what arrived at {self}")
         batch = next(batches(others), [])
         words = (place.state, transfer_id, snapshot.name, self.directory, target)
+        check = "alone" if self.is_alone else "1" if verify else "0"
         try:
-            done = place.call(self.publishing, *words, "1" if verify else "0", *batch)
+            done = place.call(self.publishing, *words, check, *batch)
         except CommandFailed as error:
             if error.completed.status != grammar.ASTRAY:
                 raise
@@ -224,7 +256,8 @@ class BackupDirectory(BtrfsDirectory):
             published = _parse_show(done.stdout)
             if published.parent_uuid != arrived.uuid:
                 raise self.recover_stray(arrived.uuid, target, snapshot.name)
-            _check_identity(published, snapshot, f"{visible(target)} at {self}")
+            if not self.is_alone:
+                _check_identity(published, snapshot, f"{visible(target)} at {self}")
 
     def checkpoint(self, transfer_id: str, snapshot: Snapshot) -> Checkpoint | None:
         """Find the newest seal of a transfer."""

@@ -234,6 +234,10 @@ class Endpoint:
         """Return the worst integrity of some subvolumes of the filesystem."""
         return Integrity.UNKNOWN
 
+    def last_change(self, tree_id: int) -> int:
+        """Return the transaction of the last change of a subvolume; 0 if not known."""
+        return 0
+
     def path(self, name: str) -> str:
         """Return the path of a snapshot by name, as ``host.entry`` enters it."""
         return name if name.startswith("/") else below(self.directory, name)

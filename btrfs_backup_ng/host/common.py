@@ -1,11 +1,12 @@
 """Hosts: the operations that every machine offers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from btrfs_backup_ng.__util__ import BackupError, Refused
 from btrfs_backup_ng.core import record
+from btrfs_backup_ng.core.cleared import NOTHING_CLEARED
 from btrfs_backup_ng.core.model import (
     Facts,
     Integrity,
@@ -68,11 +69,23 @@ class Host(Protocol):
         """
 
     def look_closely(
-        self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
+        self,
+        directory: str,
+        tree_ids: Sequence[int],
+        cleared: Mapping[int, int] = NOTHING_CLEARED,
+        *,
+        are_checkpoints: bool = False,
     ) -> Integrity:
         """Return whether all of some subvolumes of a filesystem are unchanged.
 
+        :param cleared: id -> last change that did not count (``core.cleared``).
         :param are_checkpoints: see :func:`btrfs.parse.judge_integrity`.
+        """
+
+    def last_change(self, directory: str, tree_id: int) -> int:
+        """Return the transaction of the last change of a subvolume, once committed.
+
+        :returns: 0 if that cannot be read.
         """
 
     def lock(

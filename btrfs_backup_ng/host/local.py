@@ -6,14 +6,16 @@ import fcntl
 import functools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
 from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import look_closely, read_listing
 from btrfs_backup_ng.btrfs.parse import parse_version
 from btrfs_backup_ng.core import record
+from btrfs_backup_ng.core.cleared import NOTHING_CLEARED
 from btrfs_backup_ng.core.model import (
     STALL_TIMEOUT_S,
     Facts,
@@ -88,17 +90,30 @@ class LocalHost:
             ) from error
 
     def look_closely(
-        self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
+        self,
+        directory: str,
+        tree_ids: Sequence[int],
+        cleared: Mapping[int, int] = NOTHING_CLEARED,
+        *,
+        are_checkpoints: bool = False,
     ) -> Integrity:
         try:
             with entered(directory) as descriptor:
                 return look_closely(
-                    descriptor, tree_ids, are_checkpoints=are_checkpoints
+                    descriptor, tree_ids, cleared, are_checkpoints=are_checkpoints
                 )
         except OSError as error:
             raise ListingFailed(
                 f"{visible(plain(directory))} cannot be looked at: {error.strerror}"
             ) from error
+
+    def last_change(self, directory: str, tree_id: int) -> int:
+        try:
+            with entered(directory) as descriptor:
+                found = ioctl.read_root_item(descriptor, tree_id)
+        except OSError:
+            return 0
+        return found[1] if found else 0
 
     @contextmanager
     def lock(

@@ -16,6 +16,7 @@ from btrfs_backup_ng.btrfs.parse import (
     judge_integrity,
     parse_root_items,
 )
+from btrfs_backup_ng.core.cleared import NOTHING_CLEARED
 from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, Facts, Integrity, Listing
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.host.clock import seconds
@@ -242,22 +243,40 @@ class SshHost:
             ) from error
 
     def look_closely(
-        self, directory: str, tree_ids: Sequence[int], *, are_checkpoints: bool = False
+        self,
+        directory: str,
+        tree_ids: Sequence[int],
+        cleared: Mapping[int, int] = NOTHING_CLEARED,
+        *,
+        are_checkpoints: bool = False,
     ) -> Integrity:
         """Check subvolumes there in one session.
 
         ``UNKNOWN`` if the root tree there cannot be read.
         """
-        numbers = [str(tree_id) for tree_id in tree_ids]
-        text = self.call(verbs.ITEMS, directory, *numbers).stdout.decode()
-        items = parse_root_items(text)
+        items = self._root_items(directory, tree_ids)
         if not set(tree_ids) <= set(items):
             return Integrity.UNKNOWN
         found = [
-            judge_integrity(*items[tree_id], is_checkpoint=are_checkpoints)
+            judge_integrity(
+                *items[tree_id],
+                is_checkpoint=are_checkpoints,
+                cleared=cleared.get(tree_id, 0),
+            )
             for tree_id in tree_ids
         ]
         return Integrity.CHANGED if Integrity.CHANGED in found else Integrity.INTACT
+
+    def last_change(self, directory: str, tree_id: int) -> int:
+        items = self._root_items(directory, [tree_id])
+        return items[tree_id][1] if tree_id in items else 0
+
+    def _root_items(
+        self, directory: str, tree_ids: Sequence[int]
+    ) -> dict[int, tuple[bool, int, int, int]]:
+        numbers = [str(tree_id) for tree_id in tree_ids]
+        text = self.call(verbs.ITEMS, directory, *numbers).stdout.decode()
+        return parse_root_items(text)
 
     @contextmanager
     def lock(

@@ -14,6 +14,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
+from btrfs_backup_ng.core.cleared import VERIFIED
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import (
     Integrity,
@@ -30,7 +31,7 @@ from btrfs_backup_ng.host.entry import SOURCES, STATE
 from btrfs_backup_ng.place.holds import HOLDS, Records, parse_holds
 from btrfs_backup_ng.place.preflight import READING, look_at
 from btrfs_backup_ng.place.sources import Sources, parse_sources
-from btrfs_backup_ng.place.verified import VERIFIED, Verified, read_verified
+from btrfs_backup_ng.place.verified import Verified, read_verified
 from btrfs_backup_ng.session.history import Record, known_places
 from btrfs_backup_ng.session.session import Session
 
@@ -327,7 +328,10 @@ def _judge(snapshot: Snapshot, seen: Seen, is_ours: Callable[[str], bool]) -> Ke
     elif time_in(snapshot.name) is None:
         state, why = State.FOREIGN, "not named by us"
     elif snapshot.integrity is Integrity.CHANGED:
-        state, why = State.CHANGED, "written to after it was made"
+        state, why = (
+            State.CHANGED,
+            "written to after it was made, by a person or a deduplication",
+        )
     elif snapshot.received_uuid and carriers > 1:
         why = f"{carriers} subvolumes carry its received UUID"
     return Kept(snapshot, seen.endpoint, state, why)

@@ -8,7 +8,7 @@ from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
-from btrfs_backup_ng.core.model import Role, Snapshot
+from btrfs_backup_ng.core.model import Integrity, Role, Snapshot
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place.contents import Contents, Seen, State
 from btrfs_backup_ng.place.forecast import Forecast, foresee
@@ -117,6 +117,8 @@ def relate(
         parent = starts.get((place, origin, True), ())
         perhaps = starts.get((place, origin, False), ())
         recorded = held.get((place, origin, Why.BASE), ())
+        if snapshot.integrity is Integrity.CHANGED:  # whatever a record says
+            parent = perhaps = recorded = ()
         return Relation(
             common_with=_once([*shared, *parent, *perhaps, *recorded]),
             next_parent=_once(parent),

@@ -8,6 +8,14 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.core.cleared import (
+    VERIFIED,
+    VERSION,
+    Cleared,
+    build_cleared,
+    format_cleared,
+    parse_cleared,
+)
 from btrfs_backup_ng.core.document import Aged
 from btrfs_backup_ng.core.model import Result
 from btrfs_backup_ng.core.record import (
@@ -17,10 +25,6 @@ from btrfs_backup_ng.core.record import (
     parse_document,
 )
 from btrfs_backup_ng.endpoint.common import Place
-
-#: Name of the record at a place.
-VERIFIED = "verified.json"
-_VERSION = 1
 
 
 class Depth(enum.Enum):
@@ -52,10 +56,11 @@ def parse_verified(content: Content) -> Record:
 
     :raises Unreadable: if it is not fully understood.
     """
-    return {} if content is None else parse_document(content, _VERSION, _built)
+    return {} if content is None else parse_document(content, VERSION, _built)
 
 
 def _built(document: Any) -> Record:
+    build_cleared(document)  # the rest of it must be understood, too
     return {
         UUID(uuid): {
             level: Verified(level, _time(seen["when"]), Result(seen["result"]))
@@ -72,7 +77,7 @@ def _time(text: Any) -> datetime:
     return when.astimezone(timezone.utc)
 
 
-def format_verified(record: Record) -> bytes:
+def format_verified(record: Record, cleared: Cleared) -> bytes:
     """Write a record so that :func:`parse_verified` reads the same."""
     snapshots = {
         str(uuid): {
@@ -84,7 +89,8 @@ def format_verified(record: Record) -> bytes:
         }
         for uuid, levels in sorted(record.items())
     }
-    return format_document(_VERSION, {"snapshots": snapshots}, indent=1)
+    fields = {"snapshots": snapshots, "cleared": format_cleared(cleared)}
+    return format_document(VERSION, fields, indent=1)
 
 
 def last_verified(record: Record, uuid: UUID) -> Verified | None:
@@ -120,6 +126,7 @@ class Memory:
         self._place = place
         self._now = now.astimezone(timezone.utc).replace(microsecond=0)
         self._record: dict[UUID, dict[Depth, Verified]] = {}
+        self._cleared: dict[UUID, int] = {}
         self._changed = self._failed = False
         self.notes: list[str] = []
 
@@ -135,6 +142,8 @@ class Memory:
             self._set_aside(error)
             return
         self._record = {u: dict(seen) for u, seen in found.items() if u in existing}
+        cleared = parse_cleared(content)
+        self._cleared = {u: last for u, last in cleared.items() if u in existing}
 
     def _set_aside(self, error: Unreadable) -> None:
         aside = error.name_aside(VERIFIED, self._now)
@@ -157,13 +166,25 @@ class Memory:
         self._record.setdefault(uuid, {})[level] = Verified(level, self._now, result)
         self._changed = True
 
+    def clear(self, uuid: UUID, last_change: int) -> bool:
+        """Record that a snapshot counts as unchanged up to a change, and write that.
+
+        :returns: whether it is on record now.
+        """
+        self._cleared[uuid] = last_change
+        self._changed = True
+        self.write()
+        return not self._failed
+
     def write(self) -> None:
         """Write the record if it has changed; a failure is one note."""
         if not self._changed or self._failed:
             return
         self._changed = False
         try:
-            self._place.write_record(VERIFIED, format_verified(self._record))
+            self._place.write_record(
+                VERIFIED, format_verified(self._record, self._cleared)
+            )
         except BackupError as error:
             self._failed = True
             text = f"what was verified at {self._place} cannot be remembered there: "

@@ -4,10 +4,9 @@ import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import Refused, visible
+from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
 from btrfs_backup_ng.core.choose import choose
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Integrity, Snapshot
@@ -23,10 +22,12 @@ class Chosen:
     """The snapshot to restore, and others near it.
 
     :ivar others: snapshots that may serve as parent, the nearest first.
+    :ivar is_changed: it was written to after it was made.
     """
 
     kept: Kept
     others: tuple[Snapshot, ...]
+    is_changed: bool = False
 
     @property
     def snapshot(self) -> Snapshot:
@@ -42,11 +43,19 @@ class Chosen:
 
 
 def find_snapshot(
-    location: Location, word: str, session: Session, *, prefix: str | None
+    location: Location,
+    word: str,
+    session: Session,
+    *,
+    prefix: str | None,
+    force: bool = False,
+    for_files: bool = False,
 ) -> Chosen:
     """Find the snapshot at a place that a word of the user means; change nothing.
 
     :param prefix: of the names, for words about time; ``None`` for any.
+    :param force: one that was written to after it was made will do.
+    :param for_files: it will do if there is no other, as only files are taken from it.
     :raises NotChosen: if no snapshot matches, or more than one does.
     :raises Refused: if the place cannot be looked at, or the snapshot was changed.
     """
@@ -54,27 +63,71 @@ def find_snapshot(
     contents = read_contents(place)
     if not contents.kept:
         raise Refused(f"{place} keeps no snapshot", hint=_inside_hint(place))
-    kept = _choose(contents, word, prefix, place, session.now)
+    how = {"force": force, "for_files": for_files}
+    kept = _choose(contents, word, prefix, place, session, **how)
     snapshot = kept.snapshot
     integrity = snapshot.integrity
     if integrity is Integrity.UNKNOWN:
         integrity = kept.endpoint.look_closely([snapshot.tree_id])
-    if kept.state is State.CHANGED or integrity is Integrity.CHANGED:
-        raise Refused(
-            f"{visible(snapshot.name)} at {place} was written to after it was made, so"
-            " it is not what was backed up",
-            hint="Files can be taken from it as they are:  --file PATH",
-        )
-    return Chosen(kept, tuple(_others(contents, kept)))
+    is_changed = kept.state is State.CHANGED or integrity is Integrity.CHANGED
+    if is_changed and not (force or for_files):
+        raise _changed(snapshot.name, place)
+    if is_changed:
+        text = f"{snapshot.name} was written to after it was made, so it may not be"
+        text += " what was backed up"
+        session.warn(str(location), text)
+    return Chosen(kept, tuple(_others(contents, kept)), is_changed)
+
+
+def _changed(name: str, place: Place) -> Refused:
+    name = visible(name)
+    check = visible(shlex.join([PROGRAM, "verify", str(place.location), name]))
+    return Refused(
+        f"{name} at {place} was written to after it was made, so it may not be what was"
+        " backed up",
+        hint="If its files were deduplicated (bees, duperemove), it is. This finds out,"
+        f" and clears it:\n{check} --data --source SOURCE\n"
+        "Its files can be taken as they are:  --file PATH\n"
+        "All of it as it is, as a new writable subvolume:  --force",
+    )
 
 
 def _choose(
-    contents: Contents, word: str, prefix: str | None, place: object, now: datetime
+    contents: Contents,
+    word: str,
+    prefix: str | None,
+    place: Place,
+    session: Session,
+    *,
+    force: bool,
+    for_files: bool,
 ) -> Kept:
-    complete = [kept.snapshot for kept in contents.kept if kept.state is State.COMPLETE]
-    dated = [s for s in complete if prefix in (None, prefix_in(s.name))]
+    """Choose a snapshot; warn of a newer one that was passed over.
+
+    :raises Refused: if the only ones that a time means were written to.
+    """
     every = [kept.snapshot for kept in contents.kept]
-    found = choose(word, every, dated=dated, place=str(place), now=now)
+
+    def chosen(*states: State) -> Snapshot:
+        dated = [
+            kept.snapshot
+            for kept in contents.kept
+            if kept.state in states and prefix in (None, prefix_in(kept.snapshot.name))
+        ]
+        return choose(word, every, dated=dated, place=str(place), now=session.now)
+
+    wanted = chosen(State.COMPLETE, State.CHANGED)
+    found = wanted
+    if not force:
+        complete = attempt(lambda: chosen(State.COMPLETE))
+        if not isinstance(complete, BackupError):
+            found = complete
+        elif not for_files:
+            raise _changed(wanted.name, place)
+    if found != wanted:
+        text = f"{wanted.name} is newer, but was written to after it was made, so it"
+        text += " is passed over; its name chooses it"
+        session.warn(str(place.location), text)
     return next(kept for kept in contents.kept if kept.snapshot == found)
 
 

@@ -13,8 +13,8 @@ checkpoints, in the directory that gets the restored snapshot.
   ``writable``), without a received UUID. Its ``.btrfs-backup-ng/snapshots`` has a
   read-only snapshot of the same, with the name and the origin that it has at the place.
   This is the parent of the next backup, to each destination that has it.
-- A snapshot whose content was changed is not restored, as the copy would have a false
-  identity.
+- A snapshot that was written to is not restored, as the copy would have a false
+  identity. With ``--force`` it is, as a writable subvolume without any identity of it.
 """
 
 import logging
@@ -180,6 +180,8 @@ def plan_restore(
 
     :raises Refused: if the snapshot cannot be restored there.
     """
+    if chosen.is_changed:
+        request = replace(request, writable=True)
     target, name = _find_target(chosen, request, session)
     if name == STATE:
         path = str(target.location.join(name))
@@ -189,7 +191,8 @@ def plan_restore(
     if name in there.names:
         _refuse_taken(target.location.join(name))
     if request.writable:
-        target.backups = BackupDirectory(target, verbs.WRITABLE)
+        is_alone = chosen.is_changed
+        target.backups = BackupDirectory(target, verbs.WRITABLE, is_alone=is_alone)
     parent = _find_parent(chosen, target, there)
     why = None
     if parent is None:
@@ -272,8 +275,8 @@ def _find_parent(chosen: Chosen, target: Place, there: Listing) -> Snapshot | No
     for snapshot in (chosen.snapshot, *chosen.others):
         ids = set(there.carriers.get(snapshot.origin, ()))
         ids |= {s.tree_id for s in there.snapshots if s.origin == snapshot.origin}
-        ids |= {snapshot.tree_id} if is_same else set()
-        if not ids or snapshot.integrity is Integrity.CHANGED:
+        ids -= {snapshot.tree_id} if is_same else set()  # judged at its place
+        if not (ids or is_same) or snapshot.integrity is Integrity.CHANGED:
             continue
         if looks == _CLOSE_LOOKS:
             return None
@@ -281,7 +284,7 @@ def _find_parent(chosen: Chosen, target: Place, there: Listing) -> Snapshot | No
         if snapshot.integrity is Integrity.UNKNOWN:
             if chosen.endpoint.look_closely([snapshot.tree_id]) is not Integrity.INTACT:
                 continue
-        if target.backups.look_closely(sorted(ids)) is Integrity.INTACT:
+        if not ids or target.backups.look_closely(sorted(ids)) is Integrity.INTACT:
             return snapshot
     return None
 
@@ -332,6 +335,11 @@ def _check_space(
 
 
 def _is_about_parent(error: PipelineFailed) -> bool:
-    """Return whether a stage rejected the parent; a full transfer may then succeed."""
+    """Return whether a stage rejected the parent; a full transfer may then succeed.
+
+    ``btrfs receive`` finds a parent by its own UUID, too, but the source of a shared
+    extent only by received UUID ("clone: did not find source subvol").
+    """
     stages = (error.blamed, *error.others)
-    return any("parent" in stage.stderr for stage in stages)
+    texts = ("parent", "did not find source subvol")
+    return any(text in stage.stderr for stage in stages for text in texts)

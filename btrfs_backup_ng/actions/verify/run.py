@@ -25,11 +25,13 @@ The results are recorded at the place (``verified.json``), by UUID of the snapsh
 there. A bad one stays bad until a check of the same level is good.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.actions.verify.identity import (
     Check,
@@ -159,6 +161,21 @@ class _Originals:
     everything: Sequence[Seen]
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """A snapshot that was written to, and the transaction of its last change."""
+
+    seen: Seen
+    snapshot: Snapshot
+    last_change: int
+
+
+def _same_contents() -> Finding:
+    text = "it was written to after it was made, and all its contents are the same, as"
+    text += " after a deduplication: it counts as unchanged again"
+    return Finding(Result.GOOD, Check.SEAL, text)
+
+
 class Verification:
     """The verification of one place.
 
@@ -183,6 +200,8 @@ class Verification:
         self._scratch: Place | None = None
         self._there: frozenset[UUID] = frozenset()
         self._next: Forecast | None = None
+        self._memories: dict[int, Memory] = {}  # by id() of a place
+        self._cleared: set[UUID] = set()
 
     def run(self) -> PlaceResult:
         """Verify the place; change nothing there but the record of the results.
@@ -205,15 +224,12 @@ class Verification:
         if self._source:
             parents = parents_for(place, self._source.everything)
             findings += judge_bases(backups, parents)
-            findings += self._judge_next(self._source, everything, backups)
         chosen = self._choose(everything, homes)
         if request.scratch:
             self._scratch = look_at(
                 request.scratch, session, SCRATCH, with_snapshots=False
             )
-        memory = Memory(place, self._now)
-        record = everything[-1].verified if everything else None  # all have the same
-        memory.read(record, homes.keys())
+        memory = self._remember(place, everything)
         self._known = self._look_closely(chosen)
         for seen, snapshot in chosen:
             verdict = self._judge(seen, snapshot)
@@ -223,10 +239,26 @@ class Verification:
                 memory.write()  # it took long, and the next one may be interrupted
             self._conclude(verdict)
         memory.write()
+        if self._source:
+            if self._cleared:
+                everything = see(place)
+                self._source.everything = see(self._source.place)
+            findings += self._judge_next(self._source, everything, backups)
         total = sum(len(seen.listing.snapshots) for seen in everything)
-        notes = (*memory.notes, *_interrupted(place))
+        said = [note for memory in self._memories.values() for note in memory.notes]
+        notes = (*said, *_interrupted(place))
         foreign, verdicts = total - len(homes), tuple(self._verdicts)
         return PlaceResult(tuple(findings), verdicts, foreign, notes, self._next)
+
+    def _remember(self, place: Place, everything: Sequence[Seen]) -> Memory:
+        """Read the record of a place, to note results in it."""
+        memory = Memory(place, self._now)
+        record = everything[-1].verified if everything else None  # all have the same
+        snapshots = [s for seen in everything for s in seen.snapshots]
+        memory.read(record, {snapshot.uuid for snapshot in snapshots})
+        for seen in everything:
+            self._memories[id(seen.place)] = memory
+        return memory
 
     def _choose(
         self, everything: Sequence[Seen], homes: Mapping[UUID, Item]
@@ -346,6 +378,11 @@ class Verification:
         compared = Compared([])
         if self._request.level is not Depth.IDENTITY:
             findings += self._read_all(seen, snapshot, compared)
+        else:
+            findings = [self._with_hint(f, snapshot) for f in findings]
+        if snapshot.uuid in self._cleared:
+            findings = [f for f in findings if f.check is not Check.SEAL]
+            findings.append(_same_contents())
         return SnapshotResult(
             snapshot.name,
             seen.role,
@@ -355,6 +392,16 @@ class Verification:
             compared.count,
             compared.entries,
         )
+
+    def _with_hint(self, finding: Finding, snapshot: Snapshot) -> Finding:
+        """Add how to find out whether a deduplication was the change."""
+        if finding.check is not Check.SEAL or finding.result is not Result.BAD:
+            return finding
+        words = ["verify", str(self._request.location), snapshot.name]
+        line = visible(shlex.join([PROGRAM, *words]))
+        hint = "If a deduplication did that (bees, duperemove), this finds out, and"
+        hint += f" clears it:\n{line} --data --source SOURCE"
+        return replace(finding, hint=hint)
 
     def _read_all(
         self, seen: Seen, snapshot: Snapshot, compared: Compared
@@ -367,13 +414,23 @@ class Verification:
             return
         home, first = (seen, snapshot) if isinstance(original, str) else original
         tree = TreeLocation(home.place.host, home.endpoint.path(first.name))
+        mark = self._find_mark((seen, snapshot), (home, first))
         failed = attempt(lambda: self._compare(seen.endpoint, snapshot, tree, compared))
+        is_whole = not isinstance(failed, BackupError) and not compared.no_xattrs
+        if mark and is_whole and not compared.count:
+            self._clear(mark)
         is_intact = self._known.integrity(first) is Integrity.INTACT
+        is_intact |= first.uuid in self._cleared
         doubt = home is not seen and not is_intact
         if doubt:
             text = f"{first.name} at {home.place.location} was changed after it was"
             text += " made, or nobody can tell, so it proves nothing"
             yield Finding(Result.UNCHECKED, check, text)
+        elif first.uuid in self._cleared:
+            text = f"{first.name} at {home.place.location} was written to after it was"
+            text += " made, and all its contents are the same, as after a"
+            text += " deduplication: it counts as unchanged again"
+            yield Finding(Result.GOOD, check, text)
         if compared.count:
             clear = compared.count > compared.unclear and not doubt
             text = f"{compared.count} difference{'s' if compared.count > 1 else ''}"
@@ -381,7 +438,8 @@ class Verification:
             yield Finding(Result.BAD if clear else Result.UNCHECKED, check, text)
         if compared.by_send:
             times = f"{compared.by_send.copy} instead of {compared.by_send.original}"
-            text = f"the mtime of its top directory is {times}: btrfs send leaves it so"
+            text = f"the mtime of its top directory is {times}, as btrfs send may"
+            text += " leave it"
             yield Finding(Result.GOOD, Check.TOP_TIME, text)
         if compared.no_xattrs:
             text = f"xattrs and ACLs could not be checked: {compared.no_xattrs}"
@@ -394,6 +452,31 @@ class Verification:
         elif isinstance(original, str):
             text = f"it was restored and compared with itself, as {original}"
             yield Finding(Result.GOOD, check, text)
+
+    def _find_mark(self, copy: Item, original: Item) -> "_Mark | None":
+        """Find which of the two was changed, if the other was not.
+
+        Called before they are compared, so that a change meanwhile is a later one.
+        """
+        integrity = [self._known.integrity(item[1]) for item in (copy, original)]
+        for item, other in ((copy, integrity[1]), (original, integrity[0])):
+            is_changed = self._known.integrity(item[1]) is Integrity.CHANGED
+            if is_changed and other is Integrity.INTACT:
+                seen, snapshot = item
+                last = attempt(lambda: seen.endpoint.last_change(snapshot.tree_id))
+                if last and not isinstance(last, BackupError):
+                    return _Mark(seen, snapshot, last)
+        return None
+
+    def _clear(self, mark: "_Mark") -> None:
+        """Record that a snapshot has its contents, though it was written to."""
+        place = mark.seen.place
+        memory = self._memories.get(id(place))
+        if memory is None:
+            assert self._source
+            memory = self._remember(place, self._source.everything)
+        if memory.clear(mark.snapshot.uuid, mark.last_change):
+            self._cleared.add(mark.snapshot.uuid)
 
     def _original(self, copy: Snapshot) -> Item | str:
         """Return the original of a snapshot, or the reason why it has none."""

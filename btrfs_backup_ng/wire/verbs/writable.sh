@@ -1,6 +1,7 @@
 # writable STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: as publish, but a writable subvolume appears under the final
 # name, and in it a read-only snapshot, as the next backup of it needs one.
-# Answer: `btrfs subvolume show` of that snapshot.
+#   CHECK  as in publish; or alone: without that snapshot
+# Answer: `btrfs subvolume show` of that snapshot, or else of the subvolume.
 # Exit status: exists or astray, see appear.
 
 work_long
@@ -39,7 +40,9 @@ twin_by_path() {
     $btrfs subvolume snapshot -r -- "$from" "$state/snapshots/$name" >/dev/null || finish 1
     [ "$check" != 1 ] || $btrfs subvolume show -- "$state/snapshots/$name" || finish 1
 }
-if (step "$target" && [ -w . ]) 2>/dev/null; then
+if [ "$check" = alone ]; then
+    $btrfs subvolume show -- "./$target"
+elif (step "$target" && [ -w . ]) 2>/dev/null; then
     (step "$target" && twin)
 else
     (twin_by_path)

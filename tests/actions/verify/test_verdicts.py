@@ -28,6 +28,7 @@ from btrfs_backup_ng.actions.verify.identity import (
 )
 from btrfs_backup_ng.actions.verify.place import inspect_each
 from btrfs_backup_ng.core.choose import is_in_part, pick
+from btrfs_backup_ng.core.cleared import parse_cleared
 from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.place.verified import (
@@ -272,7 +273,9 @@ RECORDS = st.dictionaries(
 @settings(max_examples=30)
 @given(RECORDS)
 def test_a_record_is_read_as_it_was_written(record: dict[UUID, dict[Depth, Verified]]):
-    assert parse_verified(format_verified(record)) == record
+    cleared = {uuid: number for number, uuid in enumerate(record)}
+    content = format_verified(record, cleared)
+    assert (parse_verified(content), parse_cleared(content)) == (record, cleared)
 
 
 @pytest.mark.parametrize(

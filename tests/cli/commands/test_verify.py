@@ -34,6 +34,7 @@ from tests.support.command_line import (
 from tests.support.filesystems import Filesystem
 from tests.support.places import (
     STATE,
+    deduplicate,
     send_and_receive,
     set_read_only,
     show,
@@ -245,9 +246,11 @@ def test_copies_that_were_made_writable_or_never_were_complete(
         assert "carries a received UUID" in text[kept]
         assert "a receive was cut" in text[lost] and text[lost] == text[cut.name]
     done = must(verify("-q", scene.destination, published.name), 1)
-    assert done.stdout == (
-        f"BAD        {published.name}: it was written to after it was made\n"
-    )
+    line, hint, again = done.stdout.splitlines()
+    assert line == f"BAD        {published.name}: it was written to after it was made"
+    assert "deduplication" in hint
+    words = f"verify {scene.destination} {published.name} --data --source SOURCE"
+    assert again.endswith(words)
     record = json.loads((scene.destination / RECORD).read_text())["snapshots"]
     assert record[show(published).uuid]["identity"]["result"] == "bad"
     assert record[show(scene.destination / good).uuid]["identity"]["result"] == "good"
@@ -523,6 +526,46 @@ def readers(below: Path) -> list[int]:
                 where = os.readlink(f"/proc/{process.pid}/cwd")
                 found += [process.pid] if where.startswith(str(below)) else []
     return found
+
+
+@pytest.mark.parametrize("changed", ["backup", "snapshot"])
+def test_a_deduplicated_snapshot_counts_as_unchanged_once_its_contents_are_compared(
+    scene: Scene, sshd: Sshd, changed: str
+):
+    for name in ("one", "other"):
+        (scene.source / name).write_bytes(b"the same" * 4096)
+    for _ in range(2):
+        scene.back_up()
+    at = places_of(scene)[changed == "backup"]
+    where = scene.destination if changed == "backup" else scene.source
+    names = scene.backup_names
+    for (name, way), there in zip(
+        zip(names, both_ways(sshd), strict=True), ("", "ssh"), strict=True
+    ):
+        deduplicate(at / name / "one", at / name / "other")
+        words = with_source(scene, way)
+        place = looked(*way(where), status=1)
+        assert found(place, name) == {("seal", "bad")}
+        shown = must(run_program("list", scene.source, scene.destination)).stdout
+        (line,) = (line for line in shown.splitlines() if "changed" in line)
+        assert "or a deduplication" in line and "parent of the next" not in line
+        place = looked("--data", *words)
+        assert results(place)[name] == "good", there
+        assert place["next_backup"]["parent"] == names[1]
+        texts = str(place["snapshots"])
+        assert "deduplication" in texts and "counts as unchanged again" in texts
+        assert looked(*words)["result"] == "good"
+        restored = scene.source.parent / f"restored{there}"
+        must(run_program("restore", *way(where), name, "--to", restored))
+    (scene.source / "more").touch()
+    done = scene.back_up()
+    assert f"since {names[1]}" in done.stdout and not done.stderr
+    scene.check_laws()
+    tamper(at / names[1])  # a later change shows as any other
+    status, result = (1, "bad") if changed == "backup" else (10, "unchecked")
+    for way in both_ways(sshd):
+        place = looked("--data", *with_source(scene, way), status=status)
+        assert (results(place)[names[1]], place["notes"]) == (result, [])
 
 
 # A test of restoring.

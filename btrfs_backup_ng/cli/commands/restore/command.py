@@ -78,6 +78,7 @@ class RestoreOptions:
     :ivar paths: of these files in the snapshot; empty with a number.
     :ivar number: of the version of the only file.
     :ivar prefix: of the names that words about time mean, ``None`` for any.
+    :ivar force: a snapshot that was written to after it was made will do.
     """
 
     place: Location | None
@@ -86,6 +87,7 @@ class RestoreOptions:
     paths: tuple[str, ...]
     number: int | None
     prefix: str | None
+    force: bool
     dry_run: bool
     request: RestoreRequest
     folder: str
@@ -165,6 +167,12 @@ def _add_selection(parser: Parser) -> None:
 
 def _add_caution(parser: Parser) -> None:
     parser.add_argument(
+        "--force",
+        action="store_true",
+        help="restore a snapshot that was written to after it was made, as it is: as a"
+        " writable subvolume, whose next backup is full",
+    )
+    parser.add_argument(
         "-n",
         "--dry-run",
         action="store_true",
@@ -196,6 +204,7 @@ def read(options: argparse.Namespace) -> RestoreOptions:
         paths=() if options.number else _paths(options),
         number=options.number,
         prefix=options.snapshot_prefix,
+        force=options.force,
         dry_run=options.dry_run,
         request=RestoreRequest(
             to=to,
@@ -286,7 +295,12 @@ def _restore(
     request, paths = options.request, options.paths
     assert options.place
     chosen = find_snapshot(
-        options.place, options.snapshot, session, prefix=options.prefix
+        options.place,
+        options.snapshot,
+        session,
+        prefix=options.prefix,
+        force=options.force,
+        for_files=bool(paths),
     )
     reporter = Reporter(chosen, session.now, output, report)
     if paths:
@@ -294,9 +308,7 @@ def _restore(
         reporter.restore_files(files)
     else:
         reporter.restore_snapshot(
-            plan_restore(chosen, request, session),
-            writable=request.writable,
-            folder=options.folder,
+            plan_restore(chosen, request, session), folder=options.folder
         )
 
 

@@ -68,14 +68,13 @@ class Reporter:
         self._output = output
         self._report = report
 
-    def restore_snapshot(
-        self, restoration: Restoration, *, writable: bool, folder: str
-    ) -> None:
+    def restore_snapshot(self, restoration: Restoration, *, folder: str) -> None:
         """Print the plan, carry it out, and print how to continue.
 
         :param folder: of the snapshots of the source, as it was asked for.
         """
         report, dry_run = self._report, self._report.dry_run
+        writable = restoration.request.writable
         form = "writable" if writable else "a read-only snapshot"
         self._introduce(str(restoration.place), form)
         transfer = restoration.transfer

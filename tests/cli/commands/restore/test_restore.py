@@ -266,11 +266,41 @@ def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):
     backup = scene.destination / name
     words = (scene.destination, name, "--to", scene.source / "new")
     complaint(restored(*words), 4, "was written to after it was made", "--file")
-    complaint(restored(*words[:1], *words[2:]), 4, "no complete snapshot", name)
+    complaint(restored(*words[:1], *words[2:]), 4, name, "--data", "--force")
     flip = ["btrfs", "property", "set", "-f", "-ts", str(backup), "ro", "false"]
     subprocess.run(flip, check=True)
     complaint(restored(*words), 4, "keeps no snapshot")
     assert not (scene.source / "new").exists()
+
+
+@covers("--force")
+def test_what_was_changed_is_restored_as_it_is_without_its_identity(
+    scene: Scene, sshd: Sshd
+):
+    scene.back_up()
+    scene.back_up()
+    older, name = scene.backup_names
+    places.tamper(scene.destination / name)
+    target = scene.source.parent / "target"
+    target.mkdir()
+    done = must(restored(scene.destination, "--to", target / "other"))
+    assert f"{name} is newer, but was written to" in done.stderr
+    assert (target / "other").exists() and f"snapshot  {older}" in done.stdout
+    for number, way in enumerate(both_ways(sshd)):
+        new = target / f"{number}"
+        option = "--writable" if number else "--json"
+        words = (*way(scene.destination), "-px-", "--force", "--to", new, option)
+        done = must(restored(*words))
+        assert "may not be what was backed up" in done.stderr
+        assert (shown(new)["Received UUID"], shown(new)["Flags"]) == ("-", "-")
+        assert not (new / STATE).exists()
+        wanted = trees.describe(scene.destination / name)
+        ignored = ("mtime_ns",)  # of the top
+        assert not trees.differences(wanted, trees.describe(new), ignore=ignored)
+        done = must(run_program("-p", "y-", new, scene.destination))
+        assert "since" not in done.stdout
+    words = ("--file", "first", "--to", target)
+    must(restored(scene.destination, name, *words))
 
 
 @covers("--rate", "--checkpoint-interval", "--retries")
