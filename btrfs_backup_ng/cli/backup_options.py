@@ -266,6 +266,13 @@ def _add_safety(parser: Parser) -> None:
         action="store_true",
         help="forget what is held for the given destinations, and do nothing else",
     )
+    job.add(
+        "disk",
+        "--disk",
+        metavar="ID",
+        help="with --remove-locks: the disk to forget, if several were at one place,"
+        " or all",
+    )
     _add_checks(destination, transfer)
     transfer.add(
         "force",
@@ -354,6 +361,8 @@ def read_job(options: argparse.Namespace) -> Job:
     )
     if job.remove_locks and not destinations:
         raise UsageError("--remove-locks needs the destinations to forget")
+    if job.disk and not job.remove_locks:
+        raise UsageError("--disk chooses what --remove-locks forgets")
     return job
 
 

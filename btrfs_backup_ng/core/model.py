@@ -125,6 +125,7 @@ class Facts:
     :ivar mount_point: of the filesystem that contains it.
     :ivar mount_options: of that mount and its filesystem, as in mountinfo.
     :ivar mount_root: the part of the filesystem that is mounted there, ``/`` for all.
+    :ivar inside: its own path from the top of the filesystem.
     :ivar whole_path: the directory in a mount of a whole subvolume, if that is another
         path than its own, and there is one.
     :ivar can_mount: where a part is mounted: all of the filesystem can be mounted for
@@ -149,6 +150,7 @@ class Facts:
     mount_point: str = ""
     mount_options: tuple[str, ...] = ()
     mount_root: str = "/"
+    inside: str = ""
     whole_path: str = ""
     can_mount: bool = False
     size_used: int = 0
@@ -285,6 +287,7 @@ class Job:
     :ivar snapshot_folder: absolute, or relative to the source.
     :ivar keep_source: policy for its snapshots, None to keep all.
     :ivar force: the source may be a place that keeps backups.
+    :ivar disk: with ``remove_locks``: whose, if several were at one place.
     :ivar ssh: how the source is reached.
     """
 
@@ -299,6 +302,7 @@ class Job:
     sync: bool = False
     convert_rw: bool = False
     remove_locks: bool = False
+    disk: str = ""
     wait_s: float = 0.0
     dry_run: bool = False
     force: bool = False

@@ -189,15 +189,15 @@ def _with_mount(facts: Facts, path: str, mounts: str) -> Facts:
         mount_point=its_own.point,
         mount_options=its_own.options,
         mount_root=its_own.root,
+        inside=_joined(its_own.root, os.path.relpath(path, its_own.point)),
     )
     if not facts.is_folder_mount:
         return facts
-    inner = _joined(its_own.root, os.path.relpath(path, its_own.point))
     for mount in found:
         whole = replace(facts, mount_options=mount.options, mount_root=mount.root)
         is_same = mount.device == its_own.device and not whole.is_folder_mount
-        if is_same and _is_below(inner, mount.root):
-            there = _joined(mount.point, os.path.relpath(inner, mount.root))
+        if is_same and _is_below(facts.inside, mount.root):
+            there = _joined(mount.point, os.path.relpath(facts.inside, mount.root))
             facts = replace(facts, whole_path=there)
     return facts
 

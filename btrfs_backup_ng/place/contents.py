@@ -30,7 +30,7 @@ from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.entry import SOURCES, STATE
 from btrfs_backup_ng.place.holds import HOLDS, Records, parse_holds
 from btrfs_backup_ng.place.preflight import READING, look_at
-from btrfs_backup_ng.place.sources import Sources, parse_sources
+from btrfs_backup_ng.place.sources import Sources, is_snapshot_of, parse_sources
 from btrfs_backup_ng.place.verified import Verified, read_verified
 from btrfs_backup_ng.session.history import Record, known_places
 from btrfs_backup_ng.session.session import Session
@@ -141,6 +141,10 @@ def see(place: Place) -> tuple[Seen, ...]:
     if not place.has_snapshots:
         return (Seen.of(backups),)
     found = [Seen.of(snapshots)]
+    if found[0].record is None and not any(
+        is_snapshot_of(place, one) for one in found[0].snapshots
+    ):
+        return (Seen.of(backups),)  # an absolute folder, of another place
     nested = place.facts.nested
     may_have_backups = any("/" not in path and path != STATE for path in nested)
     if may_have_backups and backups.directory != snapshots.directory:

@@ -7,12 +7,12 @@ an absent destination, only the parent of its next incremental backup is kept.
 import enum
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import visible
+from btrfs_backup_ng.__util__ import Refused, visible
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.record import (
     Content,
@@ -24,12 +24,15 @@ from btrfs_backup_ng.core.record import (
     parse_document,
 )
 from btrfs_backup_ng.endpoint.common import Place
+from btrfs_backup_ng.host.facts import is_same_filesystem
 
 log = logging.getLogger(__name__)
 
 #: Name of the record at a source.
 HOLDS = "holds.json"
 _VERSION = 1
+#: Of :meth:`Holds.forget`: all disks at a location.
+EVERY_DISK = "all"
 
 
 class Why(enum.Enum):
@@ -52,13 +55,35 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class HeldPlace:
-    """A destination: another disk at the same path is another one.
+    """A destination, and the folder at the source that it gets snapshots from.
+
+    Another disk at the same path is another destination; the same directory of a disk
+    under another path, or behind ssh, is the same one.
 
     :ivar filesystem: see :class:`Facts`; ``""`` if it was never seen.
+    :ivar inside: see :class:`Facts`; ``""`` if that is not known.
+    :ivar folder: ``""`` for the usual one.
     """
 
     location: str
     filesystem: str = ""
+    inside: str = ""
+    folder: str = ""
+
+    @property
+    def disk(self) -> str:
+        """Return a short name of its filesystem, for people."""
+        return self.filesystem[:8]
+
+    def is_same(self, other: "HeldPlace") -> bool:
+        """Return whether both are the same destination, as it is known now."""
+        known = self.filesystem, other.filesystem
+        if not (all(known) and self.inside and other.inside):
+            is_known = known[0] == known[1] or not all(known)
+            return self.location == other.location and is_known
+        if not is_same_filesystem(self.filesystem, other.filesystem):
+            return False
+        return self.inside == other.inside
 
 
 Records = Mapping[HeldPlace, frozenset[Hold]]
@@ -75,7 +100,12 @@ def parse_holds(content: bytes | Unread) -> Records:
 def _built(document: Any) -> Records:
     records: dict[HeldPlace, frozenset[Hold]] = {}
     for entry in as_list(document["destinations"]):
-        place = HeldPlace(as_text(entry["location"]), as_text(entry["filesystem"]))
+        place = HeldPlace(
+            as_text(entry["location"]),
+            as_text(entry["filesystem"]),
+            as_text(entry.get("inside", "")),
+            as_text(entry.get("folder", "")),
+        )
         holds = {
             Hold(UUID(as_text(h["origin"])), as_text(h["name"]), Why(h["why"]))
             for h in as_list(entry["holds"])
@@ -90,14 +120,14 @@ def format_holds(records: Records) -> bytes:
         {
             "location": place.location,
             "filesystem": place.filesystem,
+            **({"inside": place.inside} if place.inside else {}),
+            **({"folder": place.folder} if place.folder else {}),
             "holds": [
                 {"origin": str(h.origin), "name": h.name, "why": h.why.value}
                 for h in sorted(holds, key=lambda h: (h.name, h.why.value))
             ],
         }
-        for place, holds in sorted(
-            records.items(), key=lambda item: (item[0].location, item[0].filesystem)
-        )
+        for place, holds in sorted(records.items(), key=lambda item: astuple(item[0]))
         if holds
     ]
     return format_document(_VERSION, {"destinations": destinations}, indent=1)
@@ -108,6 +138,7 @@ class Holds:
 
     :ivar withheld: reasons why this run deletes nothing at the source, each a sentence
         without its end; empty if it may delete.
+    :param existing: the snapshots in the folder of this run.
     :param is_on_disk: a file with these records is at the source.
     """
 
@@ -117,12 +148,15 @@ class Holds:
         records: Records,
         *,
         dry_run: bool,
+        existing: Collection[Snapshot] = (),
         withheld: tuple[str, ...] = (),
         is_on_disk: bool = True,
     ) -> None:
         self._source = source
         self._records = dict(records)
         self._dry_run = dry_run
+        self._folder = _folder_of(source)
+        self._existing = frozenset(snapshot.origin for snapshot in existing)
         self._updated: set[HeldPlace] = set()
         self._is_on_disk = is_on_disk
         self.withheld = withheld
@@ -135,13 +169,31 @@ class Holds:
             for hold in holds
         }
 
-    def set(self, place: HeldPlace, holds: Iterable[Hold]) -> None:
-        """Replace the holds of a destination, also those from before it was seen."""
-        unknown = replace(place, filesystem="")
-        changed = {**self._records, place: frozenset(holds)}
-        changed.pop(unknown, None)
-        self._updated |= {place, unknown}
-        self._store(changed)
+    def set(self, place: Place, holds: Iterable[Hold]) -> None:
+        """Replace the holds that a destination has on snapshots of this folder.
+
+        Those from before it was seen go, too, and those under another path of it.
+        """
+        held = replace(held_place(place), folder=self._folder)
+        self._updated.add(held)
+        others = self._not_replaced(self._records, held)
+        self._store({**others, held: frozenset(holds)})
+
+    def _not_replaced(
+        self, records: Records, held: HeldPlace
+    ) -> dict[HeldPlace, frozenset[Hold]]:
+        """Return the holds that stay if those of one destination are replaced.
+
+        Records of earlier versions do not name the folder of a snapshot.
+        """
+        left = {}
+        for place, holds in records.items():
+            if place.is_same(held) and place.folder == held.folder:
+                continue
+            if place.is_same(held) and not (place.inside or place.folder):
+                holds = frozenset(h for h in holds if h.origin not in self._existing)
+            left[place] = holds
+        return left
 
     def read_again(self) -> None:
         """Read the record again, as another run may have changed it without the lock.
@@ -161,15 +213,32 @@ class Holds:
             return
         found = dict(parse_holds(recorded)) if recorded is not None else {}
         own = {p: h for p, h in self._records.items() if p in self._updated}
-        others = {p: h for p, h in found.items() if p not in self._updated}
-        self._records = {**others, **own}
+        for held in self._updated:
+            found = self._not_replaced(found, held)
+        self._records = {**found, **own}
 
-    def forget(self, locations: Collection[str]) -> list[tuple[str, Hold]]:
+    def forget(self, locations: Collection[str], disk: str) -> list[tuple[str, Hold]]:
         """Delete the holds of destinations.
 
+        :param disk: the one meant if a location has holds of several; "" for any.
         :returns: the location and the hold, for each.
+        :raises Refused: if a location has holds of several disks, and none is meant.
         """
-        gone = {p: h for p, h in self._records.items() if p.location in locations}
+        gone = {
+            place: holds
+            for place, holds in self._records.items()
+            if place.location in locations
+            and (disk in ("", EVERY_DISK) or place.disk == disk)
+        }
+        for location in locations if not disk else ():
+            disks = {p.disk for p in gone if p.location == location and p.disk}
+            if len(disks) > 1:
+                raise Refused(
+                    f"{visible(location)} has holds of {len(disks)} disks:"
+                    f" {_disks_in(location, gone)}",
+                    hint="Choose one:  --disk ID     or all of them:"
+                    f"  --disk {EVERY_DISK}",
+                )
         self._store({p: h for p, h in self._records.items() if p not in gone})
         return [(place.location, hold) for place in gone for hold in gone[place]]
 
@@ -184,6 +253,31 @@ class Holds:
             self._source.write_record(HOLDS, format_holds(kept))
             self._is_on_disk = True
         self._records = kept
+
+
+def held_place(place: Place) -> HeldPlace:
+    """Return a destination that was looked at as the record names it."""
+    facts = place.facts
+    return HeldPlace(str(place.location), facts.filesystem, facts.inside)
+
+
+def _folder_of(source: Place) -> str:
+    """Return the folder of a source's snapshots, "" for the usual one."""
+    folder = source.snapshots.directory
+    inside = f"{source.location.path.rstrip('/')}//"
+    return "" if folder.startswith(f"{source.state}/") else folder.removeprefix(inside)
+
+
+def _disks_in(location: str, records: Records) -> str:
+    """Return the disks at a location, each with the snapshots held for it."""
+    held: dict[str, list[str]] = {}
+    for place, holds in records.items():
+        if place.location == location:
+            held.setdefault(place.disk, []).extend(hold.name for hold in holds)
+    return ", ".join(
+        f"{disk or 'never seen'} (for {visible(', '.join(sorted(names)))})"
+        for disk, names in sorted(held.items())
+    )
 
 
 def base_hold(snapshot: Snapshot) -> Hold:
@@ -246,7 +340,8 @@ def open_holds(
     done = "it is made anew"
     try:
         if recorded is not None:
-            return Holds(source, parse_holds(recorded), dry_run=dry_run)
+            records = parse_holds(recorded)
+            return Holds(source, records, dry_run=dry_run, existing=existing)
     except Unreadable as error:
         aside = error.name_aside(HOLDS, now)
         done = f"it is moved to {aside} and made anew"
@@ -255,21 +350,32 @@ def open_holds(
     if doubts:
         text = f"{doubts[0]}; {done}. Nothing is deleted at {source} now"
         warn(str(source.location), text)
-    records = _rebuilt(existing, locations, last_arrived() if doubts else {})
-    return Holds(source, records, dry_run=dry_run, withheld=doubts, is_on_disk=False)
+    last = last_arrived() if doubts else {}
+    records = _rebuilt(_folder_of(source), existing, locations, last)
+    return Holds(
+        source,
+        records,
+        dry_run=dry_run,
+        existing=existing,
+        withheld=doubts,
+        is_on_disk=False,
+    )
 
 
 def _rebuilt(
+    folder: str,
     existing: Collection[Snapshot],
     locations: Collection[str],
     last_arrived: Mapping[str, UUID],
 ) -> Records:
     held = frozenset(Hold(s.origin, s.name, Why.UNKNOWN) for s in existing)
     records = {
-        HeldPlace(location): frozenset(hold for hold in held if hold.origin == origin)
+        HeldPlace(location, folder=folder): frozenset(
+            hold for hold in held if hold.origin == origin
+        )
         for location, origin in last_arrived.items()
     }
-    records |= {HeldPlace(location): held for location in locations}
+    records |= {HeldPlace(location, folder=folder): held for location in locations}
     return {place: holds for place, holds in records.items() if holds}
 
 

@@ -1,6 +1,7 @@
 """The options about what is checked, refused, waited for and only rehearsed."""
 
 import contextlib
+import json
 import os
 import re
 import tempfile
@@ -174,6 +175,27 @@ def test_forgetting_can_be_rehearsed(scene: Scene):
 @covers("--remove-locks")
 def test_forgetting_needs_to_know_whom(scene: Scene):
     complaint(run_program("--remove-locks", scene.source), 2, "--remove-locks")
+    complaint(scene.run("--disk", "1"), 2, "--remove-locks")
+
+
+@covers("--remove-locks", "--disk")
+def test_of_two_disks_at_one_place_the_one_that_is_meant_is_forgotten(scene: Scene):
+    scene.back_up()
+    record = json.loads(scene.holds.read_text())
+    (entry,) = record["destinations"]
+    other = {**entry, "filesystem": "0123456789abcdef"}
+    record["destinations"].append(other)
+    scene.holds.write_text(json.dumps(record))
+    mine, name = entry["filesystem"][:8], entry["holds"][0]["name"]
+    before = scene.holds.read_text()
+    told = complaint(scene.run("--remove-locks"), 4, "2 disks", "--disk", mine)
+    assert f"01234567 (for {name})" in told
+    assert scene.holds.read_text() == before
+    scene.back_up("--remove-locks", "--disk", "01234567")
+    assert json.loads(scene.holds.read_text())["destinations"] == [entry]
+    scene.holds.write_text(before)
+    scene.back_up("--remove-locks", "--disk", "all")
+    assert json.loads(scene.holds.read_text())["destinations"] == []
 
 
 @covers("--fs-checks", "--skip-fs-checks")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.support.command_line import assert_fails
+from tests.support.command_line import assert_fails, must
+from tests.support.places import mounted, ssh_place, ssh_words
 from tests.support.program import run_program
 from tests.support.scene import Scene
+from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
 
@@ -172,6 +175,84 @@ def test_forgotten_holds_let_the_snapshots_go(pair: Pair) -> None:
     assert done.returncode == 0, done.stderr
     scene.back_up("-N1")
     assert len(scene.snapshots) == 1
+
+
+def _held(holds: Path) -> list[tuple[str, str]]:
+    document = json.loads(holds.read_text())
+    return [
+        (entry["location"], hold["name"])
+        for entry in document["destinations"]
+        for hold in entry["holds"]
+    ]
+
+
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_job_with_another_folder_does_not_drop_the_base_of_the_first(
+    any_scene: Scene, is_absolute: bool
+) -> None:
+    scene = any_scene
+    folder = scene.source.parent / "weekly" if is_absolute else scene.source / "weekly"
+    folder.mkdir()
+    weekly = ("-f", folder if is_absolute else "weekly", "-p", "w-")
+    scene.back_up()
+    (first,) = scene.snapshot_names
+    scene.back_up(*weekly)
+    for _ in range(2):  # while the destination is away
+        must(run_program("-T", "-p", "x-", "-N", "1", scene.source))
+    assert first in scene.snapshot_names
+    done = scene.back_up("-N", "1")
+    assert f"since {first}" in done.stdout and "in full" not in done.stdout
+    assert len(scene.snapshot_names) == 1
+    scene.back_up(*weekly)
+    assert len(_held(scene.holds)) == 2  # each has replaced its own
+
+
+def test_a_destination_under_another_path_or_behind_ssh_is_the_same_one(
+    disks: Disks, sshd: Sshd
+) -> None:
+    scene = Scene(*disks)
+    other = scene.source.parent / "elsewhere"
+    other.mkdir()
+    with mounted(scene.destination_disk, other):
+        scene.back_up("-N", "1")
+        (first,) = scene.snapshot_names
+        inner = scene.destination.relative_to(scene.destination_disk.path)
+        by_ssh = ssh_place(sshd, scene.destination, user="root")
+        for place in (str(other / inner), by_ssh):
+            scene.place = place
+            done = scene.back_up("-N", "1", *ssh_words(sshd))
+            assert f"since {first}" in done.stdout
+            (first,) = scene.snapshot_names
+            assert _held(scene.holds) == [(place, first)]
+    # Another directory of the same disk is another destination.
+    scene.place = str(scene.other_destination("second"))
+    scene.back_up("-N", "1")
+    assert len(_held(scene.holds)) == 2
+
+
+def test_a_record_without_folders_is_understood(scene: Scene) -> None:
+    scene.back_up()
+    document = json.loads(scene.holds.read_text())
+    (entry,) = document["destinations"]
+    assert entry.pop("inside")
+    scene.holds.write_text(json.dumps(document))
+    weekly = scene.source / "weekly"
+    weekly.mkdir()
+    scene.back_up("-f", "weekly", "-p", "w-")
+    assert len(_held(scene.holds)) == 2
+    scene.back_up("-N", "1")
+    assert len(_held(scene.holds)) == 2
+    assert len(scene.snapshots) == 1
+
+
+def test_an_absolute_folder_is_listed_for_its_source_alone(scene: Scene) -> None:
+    folder = scene.source.parent / "folder"
+    folder.mkdir()
+    other = scene.subvolume("other")
+    scene.back_up("-f", folder)
+    listed = run_program("list", "--json", "-f", folder, scene.source, other)
+    (name,) = os.listdir(folder)
+    assert must(listed).stdout.count(f'"name": "{name}"') == 1, listed.stdout
 
 
 def test_a_dry_run_with_damaged_holds_changes_nothing(scene: Scene) -> None:

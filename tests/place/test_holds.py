@@ -23,7 +23,9 @@ TEXT = st.text() | st.binary().map(lambda raw: raw.decode(errors="surrogateescap
 HOLDS = st.frozensets(
     st.builds(Hold, st.uuids(), TEXT, st.sampled_from(Why)), min_size=1, max_size=4
 )
-RECORDS = st.dictionaries(st.builds(HeldPlace, TEXT, TEXT), HOLDS, max_size=4)
+RECORDS = st.dictionaries(
+    st.builds(HeldPlace, TEXT, TEXT, TEXT, TEXT), HOLDS, max_size=4
+)
 EXAMPLE = {
     HeldPlace("/mnt/usb", "0123456789abcdef"): frozenset(
         {Hold(uid(1), "home-1", Why.BASE), Hold(uid(2), "home-2", Why.SENDING)}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support import program, trees
+from tests.support.filesystems import Filesystem
 from tests.support.sshd import Sshd
 
 MIB = 1 << 20
@@ -219,6 +220,16 @@ def moved_away(path: Path) -> Iterator[None]:
 _GETFLAGS, _SETFLAGS = 0x80089419, 0x4008941A  # BTRFS_IOC_SUBVOL_*
 _DEDUPE = 0xC0189436  # FIDEDUPERANGE
 _READ_ONLY = 2  # BTRFS_SUBVOL_RDONLY
+
+
+@contextlib.contextmanager
+def mounted(disk: Filesystem, point: Path) -> Iterator[None]:
+    """Mount a filesystem for a while at another path, too."""
+    command("mount", disk.device, point)
+    try:
+        yield
+    finally:
+        command("umount", point)
 
 
 def set_read_only(path: Path, read_only: bool) -> None:

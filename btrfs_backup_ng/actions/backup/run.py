@@ -295,7 +295,7 @@ class _Run:
         if not job.dry_run:
             self._lock(stack, source, Role.SNAPSHOT)
         locations = [str(one.location) for one in job.destinations]
-        for location, hold in self._list(source).forget(locations):
+        for location, hold in self._list(source).forget(locations, job.disk):
             event = Released(str(source.location), location, hold.name, job.dry_run)
             self._session.emit(event)
         self.tally.add(Tally(done=1))

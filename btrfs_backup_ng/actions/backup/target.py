@@ -41,7 +41,7 @@ from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.forecast import NOT_MADE_YET, Planner
-from btrfs_backup_ng.place.holds import HeldPlace, Hold, Holds, base_hold, sending_hold
+from btrfs_backup_ng.place.holds import Hold, Holds, base_hold, sending_hold
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.sources import (
     Ownership,
@@ -401,7 +401,7 @@ class Target:
     def _hold(self, holds: Holds, *needed: Hold) -> None:
         """Record at the source the needs of the destination, if it takes parents."""
         if self.place.backups.takes_parents:
-            holds.set(HeldPlace(self.name, self.place.facts.filesystem), needed)
+            holds.set(self.place, needed)
 
     def _bases(self) -> list[Hold]:
         return [base_hold(self.base)] if self.base else []

@@ -14,7 +14,7 @@ from btrfs_backup_ng.core.record import Unread, Unreadable
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place.contents import Seen
-from btrfs_backup_ng.place.holds import HeldPlace, Why, parse_holds
+from btrfs_backup_ng.place.holds import HeldPlace, Why, held_place, parse_holds
 from btrfs_backup_ng.place.sources import parse_sources
 
 
@@ -64,6 +64,8 @@ def parents_for(place: Place, sources: Iterable[Seen]) -> Mapping[UUID, str]:
 
 def _is_same(held_for: HeldPlace, place: Place) -> bool:
     """Return whether holds are for this place, under any name of it."""
+    if held_for.inside and place.facts.inside:
+        return held_for.is_same(held_place(place))
     here, filesystem = place.location, place.facts.filesystem
     if held_for.location == str(here):
         known = held_for.filesystem

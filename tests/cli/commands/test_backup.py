@@ -69,6 +69,7 @@ OPTIONS = [
     ("--convert-rw", {"convert_rw": True}),
     ("--locked-destinations", {"recorded": True}),
     ("--remove-locks", {"remove_locks": True}),
+    ("--remove-locks --disk 1", {"remove_locks": True, "disk": "1"}),
     ("--fs-checks strict", {"checks": Checks.STRICT}),
     ("--fs-checks skip", {"checks": Checks.SKIP}),
     ("--fs-checks auto", {}),
