@@ -161,6 +161,13 @@ _PERMANENT = {
     "Operation not permitted": "btrfs needs root for this",
     "a password is required": "sudo asks for a password there",
 }
+#: A stream that goes wrong in its middle, in the words of ``btrfs receive`` and of
+#: ``sendstream/format``.
+_GARBLED = (
+    "crc32 mismatch in command",
+    "invalid tlv in cmd",
+    "the stream is damaged at byte",
+)
 _TRANSIENT = {
     "unexpected EOF in stream": "the stream ended too early",
     "empty stream is not considered valid": "no data arrived",
@@ -174,6 +181,11 @@ def is_full(stderr: str) -> bool:
 def is_permanent(stderr: str) -> bool:
     """Return whether a retry of a failed btrfs command would fail, too."""
     return any(error in stderr for error in _PERMANENT)
+
+
+def is_garbled(stderr: str) -> bool:
+    """Return whether what read a stream says that it is damaged."""
+    return any(error in stderr for error in _GARBLED)
 
 
 def explain(stderr: str) -> str:

@@ -47,6 +47,7 @@ class BtrfsDirectory(Endpoint):
 
     lists = True
     takes_parents = True
+    checks = True
 
     def __init__(self, place: Place, directory: str) -> None:
         super().__init__(place)

@@ -207,12 +207,14 @@ class Endpoint:
     :cvar role: of these snapshots at their place.
     :cvar lists: they can be listed, inspected, and deleted.
     :cvar takes_parents: streams to it may be incremental.
+    :cvar checks: it checks each command of a stream that it takes.
     :ivar directory: as ``host.entry`` enters it; "" for none.
     """
 
     role = Role.BACKUP
     lists = False
     takes_parents = False
+    checks = False
     directory = ""
 
     def __init__(self, place: Place) -> None:

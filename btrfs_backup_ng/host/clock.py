@@ -1,4 +1,4 @@
-"""The time, and whether the kernel's clock is synchronised."""
+"""The time, whether the kernel's clock is synchronised, and how long it slept."""
 
 import ctypes
 import os
@@ -9,6 +9,8 @@ from btrfs_backup_ng.core.judgement import Clock
 
 #: For tests alone: seconds to add to the time, and perhaps ``synchronised``.
 VARIABLE = "BTRFS_BACKUP_NG_CLOCK"
+#: For tests alone: a file with the seconds that this machine has slept so far.
+SLEEP_VARIABLE = "BTRFS_BACKUP_NG_SLEPT"
 #: Return value of adjtimex(2) while the clock is not synchronised.
 _TIME_ERROR = 5
 #: Larger than ``struct timex`` on any machine; zeros only read.
@@ -28,6 +30,14 @@ def seconds() -> float:
     """Return the seconds since 1970 by the clock of this machine."""
     shift = os.environ.get(VARIABLE, "").split()
     return time.time() + (float(shift[0]) if shift else 0.0)
+
+
+def slept_s() -> float:
+    """Return how long this machine has slept (suspended) since it was started."""
+    if path := os.environ.get(SLEEP_VARIABLE):
+        with open(path, encoding="ascii") as file:
+            return float(file.read() or 0)
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
 
 def kernel_is_synchronised() -> bool:

@@ -92,33 +92,33 @@ def main(counting: bool = False) -> None:
     """
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     interval, key, *rest = sys.argv[1:]
-    moved = _Moved(_reporter(MOVED) if counting else None)
+    moved = Counted(reporter(MOVED) if counting else None)
     checkpoints = Checkpoints(
-        _reader(0),
-        _writer(1, moved.add),
+        reader(0),
+        writer(1, moved.add),
         _mover(0, 1, moved.add),
         interval=int(interval),
         key=key.encode("ascii"),
         known=(int(rest[0]), bytes.fromhex(rest[1])) if rest else None,
         new_uuid=lambda: os.urandom(16),
-        note=_reporter(SKIPPED),
+        note=reporter(SKIPPED),
     )
     try:
         checkpoints.run()
         if counting:
             os.write(2, MOVED % moved.size)
     except StreamDiffers as error:
-        _end(DIFFERS, str(error))
+        end(DIFFERS, str(error))
     except StreamDamaged as error:
-        _end(1, str(error))
+        end(1, str(error))
 
 
-def _end(status: int, text: str) -> None:
+def end(status: int, text: str) -> None:
     sys.stderr.write(f"ERROR: {text}\n")
     sys.exit(status)
 
 
-def _reader(descriptor: int) -> Callable[[memoryview], int]:
+def reader(descriptor: int) -> Callable[[memoryview], int]:
     sleep_s = 0.0
 
     def read_into(buffer: memoryview) -> int:
@@ -137,7 +137,7 @@ def _reader(descriptor: int) -> Callable[[memoryview], int]:
     return read_into
 
 
-class _Moved:
+class Counted:
     def __init__(self, report: Callable[[int], None] | None) -> None:
         self.size = 0
         self._report = report
@@ -148,7 +148,7 @@ class _Moved:
             self._report(self.size)
 
 
-def _writer(
+def writer(
     descriptor: int, count: Callable[[int], None]
 ) -> Callable[[memoryview | bytes], None]:
     def write(data: memoryview | bytes) -> None:
@@ -165,7 +165,7 @@ def _mover(
 ) -> Callable[[int, bool], int]:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     spare = memoryview(bytearray(_FEW))
-    write = _writer(sink, count)
+    write = writer(sink, count)
 
     def move(size: int, wanted: bool) -> int:
         try:
@@ -187,7 +187,7 @@ def _mover(
     return move
 
 
-def _reporter(text: bytes) -> Callable[[int], None]:
+def reporter(text: bytes) -> Callable[[int], None]:
     due = 0.0
 
     def report(size: int) -> None:

@@ -24,6 +24,10 @@ COMMAND = struct.Struct("<IHI")
 #: Type and size of an attribute.
 ATTRIBUTE = struct.Struct("<HH")
 U64 = struct.Struct("<Q")
+LAST_VERSION = 3
+#: Limit on the attributes of a command. The kernel's own limits are 64 KiB in protocol
+#: 1 and 144 KiB from protocol 2 on (``send_max_size`` in fs/btrfs/send.c).
+MAX_COMMAND = 1 << 20
 
 
 class Kind(enum.IntEnum):
@@ -114,6 +118,12 @@ def frame_command(kind: int, body: bytes) -> bytes:
     """Return a command: its header, with the checksum, and its attributes."""
     blank = COMMAND.pack(len(body), kind, 0)
     return COMMAND.pack(len(body), kind, crc32c(body, crc32c(blank))) + body
+
+
+def checksum(buffer: bytes | bytearray, at: int, end: int) -> int:
+    """Return the checksum of a command in a buffer, whatever its header says."""
+    blank = buffer[at : at + COMMAND.size - 4] + bytes(4)
+    return crc32c(buffer[at + COMMAND.size : end], crc32c(blank))
 
 
 def build_command(kind: int, attributes: Iterable[tuple[int, bytes]]) -> bytes:

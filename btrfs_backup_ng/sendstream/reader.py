@@ -8,21 +8,19 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from btrfs_backup_ng.sendstream.crc32c import crc32c
 from btrfs_backup_ng.sendstream.format import (
     COMMAND,
+    LAST_VERSION,
     MAGIC,
+    MAX_COMMAND,
     PREAMBLE_SIZE,
     VERSION,
     Attribute,
     Kind,
     StreamDamaged,
+    checksum,
 )
 
-LAST_VERSION = 3
-#: Limit on the attributes of a command. The kernel's own limits are 64 KiB in protocol
-#: 1 and 144 KiB from protocol 2 on (``send_max_size`` in fs/btrfs/send.c).
-MAX_COMMAND = 1 << 20
 #: Limit on a path or name: PATH_MAX of Linux without the NUL at its end.
 MAX_TEXT = 4095
 BLOCK = 256 << 10
@@ -99,7 +97,6 @@ _BYTES = {
 }
 _DATA = Attribute.DATA  # looking it up takes as long as reading it
 _DATA_TYPE = _DATA.to_bytes(2, "little")
-_BLANK = bytes(4)
 
 
 class StreamCommand(NamedTuple):
@@ -286,12 +283,12 @@ def _read_to_end(source: _Source, version: int, *, check: bool) -> Iterator[Fram
     while True:
         needed = header
         if at + header <= limit:
-            size, kind, checksum = unpack(buffer, at)
+            size, kind, wanted = unpack(buffer, at)
             if size > MAX_COMMAND or not 0 < kind < len(_KINDS):
                 raise StreamDamaged(base + at, _no_command(kind, size))
             end = at + header + size
             if end <= limit:
-                if check and checksum != _checksum(buffer, at, end):
+                if check and wanted != checksum(buffer, at, end):
                     raise StreamDamaged(base + at, "the checksum does not match")
                 source.at = end
                 yield base + at, version, kind, buffer[at + header : end]
@@ -304,11 +301,6 @@ def _read_to_end(source: _Source, version: int, *, check: bool) -> Iterator[Fram
             where = "in a command" if source.buffer else "before END"
             raise StreamDamaged(source.base, f"the input ends {where}")
         buffer, at, base, limit = source.buffer, 0, source.base, len(source.buffer)
-
-
-def _checksum(buffer: bytes, at: int, end: int) -> int:
-    """Compute the checksum of a command, in which the field of the checksum is 0."""
-    return crc32c(buffer[at + COMMAND.size : end], crc32c(buffer[at : at + 6] + _BLANK))
 
 
 def _take_data(frame: Frame, start: int, header: int) -> tuple[Attribute, bytes, int]:

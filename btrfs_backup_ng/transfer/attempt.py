@@ -15,7 +15,7 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.btrfs.parse import explain, is_full
+from btrfs_backup_ng.btrfs.parse import explain, is_full, is_garbled
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.plan import Transfer
@@ -38,6 +38,7 @@ from btrfs_backup_ng.process.pipeline import (
     run_pipeline,
 )
 from btrfs_backup_ng.sendstream.filter import DIFFERS, filter_argv, filter_words
+from btrfs_backup_ng.sendstream.look import look_argv
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.transfer.probe import probe_codec
 from btrfs_backup_ng.transfer.route import PROTOCOLS, Route, crosses_wire
@@ -47,6 +48,7 @@ from btrfs_backup_ng.wire import grammar
 log = logging.getLogger(__name__)
 
 _FILTER = "the checkpoint filter"
+_LOOK = "the look at the stream"
 #: Time that a remote receiver may take to notice the end of its stream.
 _ENDING_S = 10.0
 #: CPU time for measuring the size of a stream while it moves.
@@ -141,6 +143,8 @@ class Attempt:
         stages = [route.source.send(*stream, words)]
         if words and route.source.place.location.is_here:  # else the sender has it
             stages.append(Command(filter_argv(words), label=_FILTER, counts=True))
+        if not route.sink.checks:
+            stages.append(Command(look_argv(), label=_LOOK, counts=True))
         receiver = route.sink.receive(transfer_id, snapshot, route.codec, useless)
         return (*stages, *route.stages_between(), receiver)
 
@@ -353,6 +357,10 @@ def _meaning(error: PipelineFailed) -> str:
     ends = [end for end in (blamed, *error.others) if end.command.reports]
     if any(end.status == grammar.CODEC_FAILED for end in ends):
         return "The (de)compressor there failed. Without one:  --compress none"
+    if blamed.command.label == _LOOK and is_garbled(blamed.stderr):
+        return (
+            "The command got a part that is of no use: delete it, and run this again."
+        )
     if meaning := explain(blamed.stderr) or explain_session(blamed.stderr):
         return f"{blamed.command.label}: {meaning}."
     return ""

@@ -4,13 +4,15 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
-from btrfs_backup_ng.__util__ import BackupError, Busy, visible
-from btrfs_backup_ng.btrfs.parse import is_permanent
+from btrfs_backup_ng.__util__ import BackupError, Busy, format_age, visible
+from btrfs_backup_ng.btrfs.parse import is_garbled, is_permanent
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.model import Role, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.endpoint.common import Endpoint
+from btrfs_backup_ng.host.clock import slept_s
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.child import check_interrupted
 from btrfs_backup_ng.process.command import ContactLost, TimedOut
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 #: A lock that was lost with its connection is free after at most 30 s (``LOCK``).
 _RELOCK_S = 60.0
+#: A shorter time is no sleep: the two clocks are not read at once.
+_SLEPT_AT_LEAST_S = 0.5
 
 
 class Delivery:
@@ -61,13 +65,18 @@ class Delivery:
     ) -> Sent:
         """Send a snapshot to the destination; retry as often as the options say.
 
+        Once more if the sender was stopped meanwhile: the kernel then begins the stream
+        again in its middle (``sendstream/look``), and that is not the network's fault.
+
         :param size_bytes: of the stream, if it is known.
         :param when_regained: called when the source is locked again after its lock
             was lost.
         :raises BackupError: if it failed.
         """
         retries, pause_s = self.route.options.retries, 0.0
+        may_restart = self.route.sink.lists
         while True:
+            awake_until = slept_s()
             try:
                 _sleep(pause_s)
                 if pause_s:
@@ -78,10 +87,15 @@ class Delivery:
                     sent = self._attempt(transfer, size_bytes, before_publishing)
             except BackupError as error:
                 spare_full_disk(transfer, self.route, size_bytes, error)
-                if not retries or not _is_transient(error):
+                stopped = _why_stopped(error, slept_s() - awake_until)
+                error.message = f"{stopped}{error.message}"
+                if may_restart and stopped and _is_transient(error):
+                    may_restart = False
+                elif not retries or not _is_transient(error):
                     self._remember(transfer, error=error.message)
                     raise
-                retries -= 1
+                else:
+                    retries -= 1
                 pause_s = min(2 * pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
                 name = visible(transfer.snapshot.name)
                 text = f"sending {name} to {visible(self._name)} was cut: "
@@ -199,6 +213,19 @@ def _is_transient(error: BackupError) -> bool:
     if isinstance(error, PipelineFailed):
         return not is_permanent(error.blamed.stderr)
     return isinstance(error, ConnectionFailed | ContactLost | TimedOut | Busy)
+
+
+def _why_stopped(error: BackupError, slept: float) -> str:
+    """Return the beginning of a message if the sender was stopped, else ""."""
+    if slept >= _SLEPT_AT_LEAST_S:
+        return (
+            f"this machine slept for {format_age(timedelta(seconds=slept))} meanwhile: "
+        )
+    if isinstance(error, PipelineFailed) and any(
+        is_garbled(end.stderr) for end in (error.blamed, *error.others)
+    ):
+        return "the stream began again in its middle, as if its sender was stopped: "
+    return ""
 
 
 def _sleep(seconds: float) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from btrfs_backup_ng.sendstream.format import (
     ATTRIBUTE,
+    MAX_COMMAND,
     Attribute,
     Kind,
     frame_command,
     preamble,
 )
-from btrfs_backup_ng.sendstream.reader import MAX_COMMAND
 from tests.sendstream import dump, kept, mutations
 from tests.support import variety
 

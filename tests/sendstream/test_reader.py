@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from btrfs_backup_ng.sendstream.format import (
     ATTRIBUTE,
     COMMAND,
+    MAX_COMMAND,
     PREAMBLE_SIZE,
     U64,
     Attribute,
@@ -25,7 +26,6 @@ from btrfs_backup_ng.sendstream.format import (
 )
 from btrfs_backup_ng.sendstream.reader import (
     BLOCK,
-    MAX_COMMAND,
     MAX_TEXT,
     parse_frame,
     path_of,
