@@ -214,6 +214,7 @@ class SshOptions:
     """How places are reached, most of it for ssh.
 
     :ivar options: ``KEY=VALUE`` as for ``ssh -o``; they override the program's.
+    :ivar may_ask: ssh may ask for a password or passphrase at the terminal.
     :ivar auth_sock: socket of the agent; "" for ``SSH_AUTH_SOCK``.
     :ivar strict_host_keys: refuse hosts whose key is not known yet.
     :ivar password_file: path of the file with the password or passphrase for logins.
@@ -228,6 +229,7 @@ class SshOptions:
     identity_file: str = ""
     username: str = ""
     password_login: bool = True
+    may_ask: bool = True
     auth_sock: str = ""
     strict_host_keys: bool = False
     password_file: str = ""

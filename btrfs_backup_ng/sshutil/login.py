@@ -78,7 +78,8 @@ class Login:
         if caller:
             users = [user for user in (caller, "") if self._may_log_in(user)]
             users = users or [caller]
-        asks = self.options.password_login and has_terminal()
+        options = self.options
+        asks = options.password_login and options.may_ask and has_terminal()
         if self.password_file or len(users) == 1:
             return [LoginAttempt(users[0], asks and not self.password_file)]
         last = [LoginAttempt(users[0], True)] if asks else []

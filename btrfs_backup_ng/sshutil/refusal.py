@@ -56,7 +56,7 @@ def describe_refusal(login: Login, attempts: Sequence[LoginAttempt]) -> LoginRef
     )
     return LoginRefused(
         f"{visible(login.name)} refused the login (tried: {'; '.join(tried)})",
-        hint="\n".join(_hints(login)),
+        hint="\n".join(_hints(login, [attempt.user for attempt in attempts])),
     )
 
 
@@ -81,7 +81,7 @@ def _answers(path: str) -> bool:
     return False
 
 
-def _hints(login: Login) -> list[str]:
+def _hints(login: Login, users: Sequence[str]) -> list[str]:
     """Return the hint, in lines."""
     caller = sudo_caller()
     lines = []
@@ -91,6 +91,9 @@ def _hints(login: Login) -> list[str]:
             "  sudo --preserve-env=SSH_AUTH_SOCK btrfs-backup-ng ...",
             'Or name it:  --ssh-auth-sock "$SSH_AUTH_SOCK"',
         ]
+    keys = [key for user in users for key in login.keys(user)]
+    if keys:
+        lines += _introductions(login, keys[0])
     if login.options.identity_file or login.password_file:
         return [*lines, f"Try it by hand:  ssh {login.by_hand()} true"]
     home = os.path.expanduser(f"~{caller}")
@@ -98,7 +101,18 @@ def _hints(login: Login) -> list[str]:
     if os.geteuid() == 0 and not login.agent and not caller:
         note = "As root there is no ssh agent of yours. "
     key = shlex.quote(f"{home}/.ssh/id_ed25519")
-    return [*lines, f"{note}Use a key:  --ssh-identity-file {visible(key)}"]
+    which = "another key" if keys else "a key"
+    return [*lines, f"{note}Use {which}:  --ssh-identity-file {visible(key)}"]
+
+
+def _introductions(login: Login, key: str) -> list[str]:
+    """Return the lines that make a key known to the host."""
+    lines, name = [], visible(shlex.quote(key))
+    if not os.path.exists(f"{key}.pub"):
+        public = visible(shlex.quote(f"{key}.pub"))
+        lines.append(f"The public half of the key:  ssh-keygen -y -f {name} > {public}")
+    copy = f"ssh-copy-id -i {name} {login.by_hand()}"
+    return [*lines, f"If the key is not known there yet:  {copy}"]
 
 
 def explain_session(stderr: str) -> str:

@@ -213,7 +213,8 @@ def test_a_refused_login_with_a_key_names_the_key(scene: Scene, sshd: Sshd):
     key = Path(sshd.identity).with_name("host_key")  # a key, but not one that opens
     place = ssh_place(sshd, scene.destination)
     done = run_program("--ssh-identity-file", key, *words, place)
-    complaint(done, 1, f"{sshd.host} refused the login", f"tried: {key}")
+    copy = f"ssh-copy-id -i {key} "
+    complaint(done, 1, f"{sshd.host} refused the login", f"tried: {key}", copy)
 
 
 def test_a_machine_that_does_not_answer_is_no_refused_login(scene: Scene):

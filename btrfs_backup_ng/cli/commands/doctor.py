@@ -4,7 +4,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -36,12 +36,15 @@ what it looks at:
   connect, login, shell   is somebody there, are we let in, does a start file print?
   btrfs, version, stream  btrfs-progs, and the send stream they and the kernel know
   flock                   keeps two runs apart on another machine
-  privilege               root, or sudo -n or doas -n for btrfs; no password is asked
+  privilege               root, or sudo -n or doas -n for btrfs
   {', '.join(OF_A_PLACE)}
                           what is there, and what can it be used for?
   clock                   names of snapshots carry the time
   sessions                MaxSessions of the sshd there, by really opening some
   programs                pv, mbuffer, zstd, lz4, which some options need
+
+No password is asked for, as nobody can type one when a timer starts a backup;
+--ssh-password-file and --sudo-password-file count.
 
 what it says:
   OK, WARN, FAIL, or UNKNOWN for what could not be looked at; and what mends it
@@ -100,7 +103,8 @@ def read(options: argparse.Namespace) -> DoctorOptions:
     places = tuple(map(values.location, options.places))
     if options.sudoers and len(places) != 1:
         raise UsageError("--sudoers is about one place: each machine has its own")
-    return DoctorOptions(places, options.sudoers, read_ssh(options))
+    ssh = replace(read_ssh(options), may_ask=options.sudoers)  # as a timer cannot
+    return DoctorOptions(places, options.sudoers, ssh)
 
 
 @dataclass(frozen=True, slots=True)

@@ -391,6 +391,23 @@ def test_nobody_is_asked_for_a_password(
     assert "sudo asks for a password" in done.stdout
 
 
+def test_no_login_asks_for_a_password_either(
+    scene: Scene, new_sshd: Callable[..., Sshd], owned: Callable[..., Account]
+):
+    server, user = new_sshd(config=("PasswordAuthentication yes",)), owned()
+    words = ssh_words(server, without=["IdentityFile", "BatchMode"])
+    key = server.identity.with_name("host_key")  # a key, but not one that opens
+    words += ["--ssh-identity-file", str(key)]
+    place = ssh_place(server, scene.destination, user=user.name)
+    done = on_terminal("doctor", *words, place, place, env={"COLUMNS": "400"})
+    assert done.returncode == 2, done.stdout
+    assert "password:" not in done.stdout
+    copy = f"ssh-copy-id -i {key} -p {server.port} {user.name}@{server.host}"
+    assert done.stdout.count(f"If the key is not known there yet:  {copy}") == 2
+    must(run_program("doctor", *words, place, "-q"), 2)
+    assert server.connections() == 0
+
+
 def test_neither_sudo_nor_doas(
     scene: Scene,
     new_sshd: Callable[..., Sshd],
