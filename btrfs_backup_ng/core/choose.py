@@ -68,6 +68,11 @@ def choose(
     )
 
 
+def is_time(word: str) -> bool:
+    """Return whether a word means the newest snapshot of a time."""
+    return word in (LATEST, YESTERDAY) or _DATE.fullmatch(word) is not None
+
+
 def _starts(snapshot: Snapshot, digits: str) -> list[bool]:
     uuids = (snapshot.uuid, snapshot.received_uuid)
     return [uuid.hex.startswith(digits) for uuid in uuids if uuid]

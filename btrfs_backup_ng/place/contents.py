@@ -23,14 +23,19 @@ from btrfs_backup_ng.core.model import (
     Snapshot,
     Waiting,
 )
-from btrfs_backup_ng.core.naming import Naming, time_in
+from btrfs_backup_ng.core.naming import Naming, prefix_in, time_in
 from btrfs_backup_ng.core.record import Content, Unread, Unreadable
 from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.entry import SOURCES, STATE
 from btrfs_backup_ng.place.holds import HOLDS, Records, parse_holds
 from btrfs_backup_ng.place.preflight import READING, look_at
-from btrfs_backup_ng.place.sources import Sources, is_snapshot_of, parse_sources
+from btrfs_backup_ng.place.sources import (
+    Series,
+    Sources,
+    is_snapshot_of,
+    parse_sources,
+)
 from btrfs_backup_ng.place.verified import Verified, read_verified
 from btrfs_backup_ng.session.history import Record, known_places
 from btrfs_backup_ng.session.session import Session
@@ -174,6 +179,19 @@ class Contents:
     sources: Sources = field(default_factory=dict)
     verified: Mapping[UUID, Verified] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+
+    def owner_of(self, kept: Kept) -> str:
+        """Return the place of the source of a backup; "" if that is not known."""
+        if kept.kind is Role.SNAPSHOT:
+            return ""
+        series = self.sources.get(prefix_in(kept.snapshot.name), Series())
+        owner = series.owner_of(kept.snapshot)
+        return owner.place if owner else ""
+
+    def has_several(self, kept: Kept) -> bool:
+        """Return whether backups of several sources have the prefix of this one."""
+        series = self.sources.get(prefix_in(kept.snapshot.name), Series())
+        return kept.kind is Role.BACKUP and len(series.sources) > 1
 
     def warn(self) -> "Contents":
         """Log a warning for each record that cannot be read.

@@ -10,8 +10,9 @@ recorded as unknown and never deleted.
 """
 
 import os
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -55,10 +56,20 @@ class Series:
 
     :ivar sources: in the order in which they registered.
     :ivar unknown: origins of backups whose owner is unknown.
+    :ivar owners: where there are several sources: origin of a backup -> UUID of its
+        source.
     """
 
     sources: tuple[SourceIdentity, ...] = ()
     unknown: frozenset[UUID] = frozenset()
+    owners: Mapping[UUID, UUID] = field(default_factory=dict)
+
+    def owner_of(self, backup: Snapshot) -> SourceIdentity | None:
+        """Return the source of a backup; None if that is not known."""
+        if len(self.sources) == 1 and backup.origin not in self.unknown:
+            return self.sources[0]
+        uuid = self.owners.get(backup.origin)
+        return next((one for one in self.sources if one.uuid == uuid), None)
 
 
 #: Prefix of the backups -> their sources.
@@ -76,6 +87,12 @@ def identity_of(source: Place) -> SourceIdentity:
     if source.facts.uuid is None:
         raise Refused(f"{source} is not a subvolume, or not any more")
     return SourceIdentity(source.facts.uuid, place)
+
+
+def path_of_source(place: str) -> str:
+    """Return the path in the recorded place of a source, without its machine."""
+    match = re.fullmatch(r"(?s)(?:ssh://[^/]*|[^/:]*:)?(/.*)", place)
+    return match[1] if match else place
 
 
 def is_snapshot_of(source: Place, snapshot: Snapshot) -> bool:
@@ -98,8 +115,9 @@ def parse_sources(content: Content) -> Sources:
 
 def _built(document: Any) -> Sources:
     unknown = as_dict(document.get("unknown", {}))
+    owners = as_dict(document.get("owners", {}))
     prefixes = as_dict(document["prefixes"])
-    if not unknown.keys() <= prefixes.keys():
+    if not unknown.keys() | owners.keys() <= prefixes.keys():
         raise Unreadable("it names a prefix as unknown that it does not list")
     return {
         prefix: Series(
@@ -108,6 +126,10 @@ def _built(document: Any) -> Sources:
                 for uuid, place in map(as_list, as_list(entries))
             ),
             frozenset(UUID(as_text(u)) for u in as_list(unknown.get(prefix, []))),
+            {
+                UUID(origin): UUID(as_text(uuid))
+                for origin, uuid in as_dict(owners.get(prefix, {})).items()
+            },
         )
         for prefix, entries in prefixes.items()
     }
@@ -125,14 +147,25 @@ def format_sources(sources: Sources) -> bytes:
         for prefix, series in ordered
         if series.unknown
     }
-    fields = {"prefixes": prefixes, "unknown": unknown}
-    return format_document(_VERSION, fields if unknown else {"prefixes": prefixes})
+    owners = {
+        prefix: {str(o): str(uuid) for o, uuid in sorted(series.owners.items())}
+        for prefix, series in ordered
+        if series.owners
+    }
+    rare = {"unknown": unknown, "owners": owners}
+    fields = {"prefixes": prefixes, **{key: some for key, some in rare.items() if some}}
+    return format_document(_VERSION, fields)
 
 
 def with_source(series: Series, own: SourceIdentity) -> Series:
     """Add a source, or update its entry."""
     others = tuple(o for o in series.sources if not o.is_same(own))
-    return replace(series, sources=(*others, own))
+    former = {o.uuid for o in series.sources if o.is_same(own)}
+    owners = {
+        origin: own.uuid if uuid in former else uuid
+        for origin, uuid in series.owners.items()
+    }
+    return replace(series, sources=(*others, own), owners=owners)
 
 
 def why_unknown(recorded: Content, path: str, prefix: str | None) -> tuple[str, ...]:
@@ -161,6 +194,7 @@ class Ownership:
         its end; empty if it may delete.
     :ivar unknown: origins of backups that stay, as their owner is unknown.
     :ivar others: the places of other sources.
+    :ivar is_new: the record does not name this source yet.
     """
 
     def __init__(self, place: Place, own: SourceIdentity, prefix: str) -> None:
@@ -168,10 +202,12 @@ class Ownership:
         self._own = own
         self._prefix = prefix
         self._recorded: Sources = {}
-        self._is_own_there = False
+        self._present: frozenset[UUID] = frozenset()
+        self._owned: frozenset[UUID] = frozenset()
         self.withheld: tuple[str, ...] = ()
         self.unknown: frozenset[UUID] = frozenset()
         self.others: tuple[str, ...] = ()
+        self.is_new = False
 
     def read(
         self,
@@ -212,19 +248,21 @@ class Ownership:
         if self.withheld:
             owned |= present.intersection(remembered())
             series = replace(series, unknown=frozenset(present))
-        self._is_own_there = bool(owned)
+        self._present, self._owned = frozenset(present), frozenset(owned)
         self.unknown = series.unknown & present - owned
         self.others = tuple(o.place for o in series.sources if not o.is_same(self._own))
+        self.is_new = not any(o.is_same(self._own) for o in series.sources)
         return done if self.withheld else ""
 
-    def register(self, *, sends: bool) -> None:
+    def register(self, sent: Collection[UUID]) -> None:
         """Register this source in the record, if that changes it.
 
-        :param sends: this run sends backups from the source to the destination.
+        :param sent: origins of the backups that this run sends to the destination.
         """
         series = self._recorded.get(self._prefix, Series())
         series = replace(series, unknown=self.unknown)
-        if sends or (self.withheld and self._is_own_there):
+        if sent or (self.withheld and self._owned):
+            series = self._with_owners(series, sent)
             series = with_source(series, self._own)
         if series == Series() and not self.withheld:
             return
@@ -232,6 +270,18 @@ class Ownership:
         if sources != self._recorded:
             self._place.write_record(SOURCES, format_sources(sources))
             self._recorded = sources
+
+    def _with_owners(self, series: Series, sent: Collection[UUID]) -> Series:
+        """Record whose each backup is, as soon as there are several sources."""
+        if not self.others:
+            return series
+        owners = dict(series.owners)
+        if len(series.sources) == 1:  # so far
+            first, known = series.sources[0].uuid, self._present - self.unknown
+            owners |= dict.fromkeys(known, first)
+        owners |= dict.fromkeys([*self._owned, *sent], self._own.uuid)
+        there = self._present.union(sent)
+        return replace(series, owners={o: u for o, u in owners.items() if o in there})
 
     def known_in(self, there: Listing) -> Listing:
         """Return a listing without the backups whose owner is unknown."""

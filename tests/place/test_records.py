@@ -37,7 +37,12 @@ from tests.core.making import uid
 
 TEXT = st.text() | st.binary().map(lambda raw: raw.decode(errors="surrogateescape"))
 OWNERS = st.lists(st.builds(SourceIdentity, st.uuids(), TEXT), max_size=3).map(tuple)
-SERIES = st.builds(Series, OWNERS, st.frozensets(st.uuids(), max_size=3))
+SERIES = st.builds(
+    Series,
+    OWNERS,
+    st.frozensets(st.uuids(), max_size=3),
+    st.dictionaries(st.uuids(), st.uuids(), max_size=3),
+)
 SOURCES = st.dictionaries(TEXT, SERIES, max_size=3)
 EXAMPLE = {"x-": Series((SourceIdentity(uid(1), "host:/home"),), frozenset({uid(2)}))}
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)

@@ -129,6 +129,8 @@ class Target:
             now=session.now,
             dry_run=self._job.dry_run,
         )
+        if ownership.others and ownership.is_new and self._job.transfer:
+            self._warn_of_mixing()
         if not ownership.withheld:
             return
         text = f"{ownership.withheld[0]}; {done}. Nothing is deleted at {self} now"
@@ -142,6 +144,15 @@ class Target:
             line = visible(shlex.join(words))
             hint = f"If they are all of one source:  {line}"
         session.emit(Noted(self.name, Level.WARNING, text, hint))
+
+    def _warn_of_mixing(self) -> None:
+        others = ", ".join(self._ownership.others)
+        prefix, source = self._job.naming.prefix, self._source.location
+        text = f"{self} keeps backups of {visible(others)} that begin with"
+        text += f" {visible(prefix)!r}; those of {visible(str(source))} will be mixed"
+        text += " with them, and no policy can delete there then"
+        hint = "Give each source a directory of its own, or a prefix:  -p PREFIX"
+        self._session.emit(Noted(self.name, Level.WARNING, text, hint))
 
     def plan(self, here: Listing, course: Course) -> None:
         """Plan the transfers, and inspect each parent that may have been changed.
@@ -396,7 +407,7 @@ class Target:
 
     def _register(self) -> None:
         """Record the source at the destination."""
-        self._ownership.register(sends=bool(self._plan.transfers))
+        self._ownership.register([t.snapshot.origin for t in self._plan.transfers])
 
     def _hold(self, holds: Holds, *needed: Hold) -> None:
         """Record at the source the needs of the destination, if it takes parents."""

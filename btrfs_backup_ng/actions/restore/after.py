@@ -84,6 +84,8 @@ def _old_path(chosen: Chosen, target: Location) -> str:
     place = chosen.place
     if chosen.kept.kind is Role.SNAPSHOT:
         return place.location.path if place.location.is_beside(target) else ""
+    if chosen.owner:
+        return _path_on(chosen.owner, target)
     _, (content,) = place.backups.listing(SOURCES)
     prefix = prefix_in(chosen.snapshot.name)
     try:
@@ -93,7 +95,7 @@ def _old_path(chosen: Chosen, target: Location) -> str:
         log.warning(text, place.record_path(SOURCES), visible(str(error)))
         return ""
     found = [path for one in sources if (path := _path_on(one.place, target))]
-    return found[-1] if found else ""  # the source that registered last
+    return found[0] if len(found) == 1 else ""  # of several, it may be any
 
 
 def _path_on(place: str, target: Location) -> str:

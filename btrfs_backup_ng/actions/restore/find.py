@@ -2,18 +2,19 @@
 
 import os
 import shlex
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
-from btrfs_backup_ng.core.choose import choose
+from btrfs_backup_ng.core.choose import NotChosen, choose, is_time
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.place.contents import Contents, Kept, State, read_contents
 from btrfs_backup_ng.place.preflight import READING, look_at
+from btrfs_backup_ng.place.sources import path_of_source
 from btrfs_backup_ng.session.session import Session
 
 
@@ -23,11 +24,14 @@ class Chosen:
 
     :ivar others: snapshots that may serve as parent, the nearest first.
     :ivar is_changed: it was written to after it was made.
+    :ivar owner: the place of its source, as recorded with the backups; "" if that is
+        not known.
     """
 
     kept: Kept
     others: tuple[Snapshot, ...]
     is_changed: bool = False
+    owner: str = ""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -48,12 +52,14 @@ def find_snapshot(
     session: Session,
     *,
     prefix: str | None,
+    source: str = "",
     force: bool = False,
     for_files: bool = False,
 ) -> Chosen:
     """Find the snapshot at a place that a word of the user means; change nothing.
 
     :param prefix: of the names, for words about time; ``None`` for any.
+    :param source: of the backup, as the user names it; "" for any.
     :param force: one that was written to after it was made will do.
     :param for_files: it will do if there is no other, as only files are taken from it.
     :raises NotChosen: if no snapshot matches, or more than one does.
@@ -64,7 +70,8 @@ def find_snapshot(
     if not contents.kept:
         raise Refused(f"{place} keeps no snapshot", hint=_inside_hint(place))
     how = {"force": force, "for_files": for_files}
-    kept = _choose(contents, word, prefix, place, session, **how)
+    named = _of_source(contents, source, place) if source else contents
+    kept = _choose(named, word, prefix, place, session, **how)
     snapshot = kept.snapshot
     integrity = snapshot.integrity
     if integrity is Integrity.UNKNOWN:
@@ -76,7 +83,57 @@ def find_snapshot(
         text = f"{snapshot.name} was written to after it was made, so it may not be"
         text += " what was backed up"
         session.warn(str(location), text)
-    return Chosen(kept, tuple(_others(contents, kept)), is_changed)
+    others = tuple(_others(contents, kept))
+    return Chosen(kept, others, is_changed, contents.owner_of(kept))
+
+
+def _of_source(contents: Contents, source: str, place: Place) -> Contents:
+    """Return the contents without the backups of other sources.
+
+    :raises NotChosen: if there is no backup of that source, or several have that path.
+    """
+    every = {contents.owner_of(kept) for kept in contents.kept} - {""}
+    wanted = source.rstrip("/") or source
+    found = [one for one in every if one == wanted] or [
+        one for one in every if path_of_source(one) == wanted
+    ]
+    if len(found) != 1:
+        some = "several sources" if found else "no source"
+        raise NotChosen(
+            f"the backups at {place} have {some} {visible(source)}",
+            hint=_say_whose(found or every),
+        )
+    mine = [kept for kept in contents.kept if contents.owner_of(kept) == found[0]]
+    return replace(contents, kept=tuple(mine))
+
+
+def _say_whose(sources: Iterable[str]) -> str:
+    words = [f"--from {visible(shlex.quote(one))}" for one in sorted(sources)]
+    return "Say it:  " + "   or  ".join(words) if words else ""
+
+
+def _check_whose(
+    contents: Contents, found: Snapshot, dated: Sequence[Snapshot], word: str
+) -> None:
+    """Check that a time means backups of one source only.
+
+    :raises NotChosen: if it does not.
+    """
+    uuids = {snapshot.uuid for snapshot in dated}
+    candidates = [kept for kept in contents.kept if kept.snapshot.uuid in uuids]
+    if found.name == word or not is_time(word):
+        return
+    owners = {contents.owner_of(kept) for kept in candidates}
+    if len(owners) > 1:
+        place = candidates[0].endpoint
+        unknown = (
+            " (and of some it is not known whose they are)" if "" in owners else ""
+        )
+        raise NotChosen(
+            f"{place} has backups of several sources under one prefix{unknown}, and"
+            f" {visible(repr(word))} does not say of which",
+            hint=_say_whose(owners - {""}),
+        )
 
 
 def _changed(name: str, place: Place) -> Refused:
@@ -114,7 +171,9 @@ def _choose(
             for kept in contents.kept
             if kept.state in states and prefix in (None, prefix_in(kept.snapshot.name))
         ]
-        return choose(word, every, dated=dated, place=str(place), now=session.now)
+        found = choose(word, every, dated=dated, place=str(place), now=session.now)
+        _check_whose(contents, found, dated, word)
+        return found
 
     wanted = chosen(State.COMPLETE, State.CHANGED)
     found = wanted

@@ -85,10 +85,12 @@ class ListedSnapshot:
     """A snapshot or backup, as it is listed.
 
     :ivar size_bytes: of the stream that brought it.
+    :ivar source: of a backup, where several sources have backups with that prefix.
     """
 
     snapshot: Inline[SnapshotView]
     size_bytes: int | None = None
+    source: str | None = None
     relation: Inline[Relation] = Relation()
     verified: Verified | None = None
 
@@ -133,6 +135,7 @@ def _listed(
         return ListedSnapshot(
             view_kept(kept),
             sizes.get((place, snapshot.origin)),
+            _source(looked[place], kept),
             relation(place, snapshot),
             looked[place].verified.get(snapshot.uuid),
         )
@@ -145,6 +148,12 @@ def _listed(
         return ListedPlace(place, tuple(kept), tuple(contents.waiting))
 
     return tuple(listed(*each) for each in seen.items())
+
+
+def _source(contents: Contents, kept: Kept) -> str | None:
+    if not contents.has_several(kept):
+        return None
+    return contents.owner_of(kept) or "an unknown source"
 
 
 def _show(place: ListedPlace, output: Output, now: datetime) -> None:
@@ -186,6 +195,7 @@ def _snapshot_row(
     snapshot, size = listed.snapshot, listed.size_bytes
     words = (
         snapshot.kind.value if with_kind else "",
+        f"of {visible(listed.source)}" if listed.source else "",
         wording.state(snapshot),
         wording.verified(listed.verified, now),
         wording.relation(listed.relation, snapshot.kind),

@@ -78,6 +78,7 @@ class RestoreOptions:
     :ivar paths: of these files in the snapshot; empty with a number.
     :ivar number: of the version of the only file.
     :ivar prefix: of the names that words about time mean, ``None`` for any.
+    :ivar source: whose backup it is; "" for any.
     :ivar force: a snapshot that was written to after it was made will do.
     """
 
@@ -87,6 +88,7 @@ class RestoreOptions:
     paths: tuple[str, ...]
     number: int | None
     prefix: str | None
+    source: str
     force: bool
     dry_run: bool
     request: RestoreRequest
@@ -156,6 +158,14 @@ def _add_selection(parser: Parser) -> None:
         help="with --file FILE, as it is called in use: its version N, as versions"
         " numbers them; then PLACE may be left out",
     )
+    add(
+        "--from",
+        dest="source",
+        metavar="SOURCE",
+        default="",
+        help="latest, yesterday and dates mean backups of SOURCE, where PLACE has those"
+        " of several: its path, or as list tells it (host:/path)",
+    )
     add("-0", "--null", action="store_true", help="a NUL ends each path in LIST")
     add(
         "-p",
@@ -204,6 +214,7 @@ def read(options: argparse.Namespace) -> RestoreOptions:
         paths=() if options.number else _paths(options),
         number=options.number,
         prefix=options.snapshot_prefix,
+        source=options.source,
         force=options.force,
         dry_run=options.dry_run,
         request=RestoreRequest(
@@ -299,6 +310,7 @@ def _restore(
         options.snapshot,
         session,
         prefix=options.prefix,
+        source=options.source,
         force=options.force,
         for_files=bool(paths),
     )

@@ -273,6 +273,48 @@ def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):
     assert not (scene.source / "new").exists()
 
 
+@covers("--from")
+def test_of_several_sources_with_one_prefix_one_has_to_be_named(
+    scene: Scene, sshd: Sshd
+):
+    home, srv = scene.source, scene.subvolume("srv")
+    (srv / "index").touch()
+    places_told = [f"{os.uname().nodename}:{path}" for path in (home, srv)]
+    assert not scene.back_up().stderr
+    run = ("-p", "x-", srv, scene.destination)
+    done = must(run_program(*run))
+    assert f"keeps backups of {places_told[0]} that begin with 'x-'" in done.stderr
+    for _ in range(2):
+        (srv / "index").write_text("more")
+        assert "will be mixed" not in must(run_program(*run)).stderr
+        scene.back_up()
+    new = scene.source.parent / "new"
+    owners: dict[Path, list[str]] = {home: [], srv: []}
+    for way in both_ways(sshd):
+        document = told(run_program("list", "--json", *way(scene.destination)))
+        for one in document["places"][0]["snapshots"]:
+            owner = (home, srv)[places_told.index(one["source"])]
+            has_index = (scene.destination / one["name"] / "index").exists()
+            assert has_index == (owner == srv)
+            owners[owner].append(one["name"])
+        for word in ("latest", "2999-01-01"):
+            done = restored(*way(scene.destination), word, "--to", new)
+            complaint(
+                done, 4, "does not say of which", *map("--from {}".format, places_told)
+            )
+        for name in (places_told[1], f"{srv}/"):
+            words: list[Argument] = [*way(scene.destination), "--from", name, "--json"]
+            document = told(restored(*words, "--to", new, "-n", "--writable"))
+            assert document["snapshot"]["name"] == owners[srv][-1]
+            assert str(srv) in str(document["swap"]["commands"])
+    assert [len(names) for names in owners.values()] == [6, 6]
+    assert "of " + places_told[1] in must(run_program("list", scene.destination)).stdout
+    complaint(restored(scene.destination, "--from", "/x", "--to", new), 4, *places_told)
+    uuid = shown(scene.destination / owners[home][0])["UUID"]
+    for word in (uuid, owners[home][0]):
+        must(restored(scene.destination, word, "--to", new, "-n"))
+
+
 @covers("--force")
 def test_what_was_changed_is_restored_as_it_is_without_its_identity(
     scene: Scene, sshd: Sshd
@@ -289,7 +331,8 @@ def test_what_was_changed_is_restored_as_it_is_without_its_identity(
     for number, way in enumerate(both_ways(sshd)):
         new = target / f"{number}"
         option = "--writable" if number else "--json"
-        words = (*way(scene.destination), "-px-", "--force", "--to", new, option)
+        words: tuple[Argument, ...] = (*way(scene.destination), "-px-", "--force")
+        words = (*words, "--to", new, option)
         done = must(restored(*words))
         assert "may not be what was backed up" in done.stderr
         assert (shown(new)["Received UUID"], shown(new)["Flags"]) == ("-", "-")

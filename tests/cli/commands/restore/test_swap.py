@@ -103,14 +103,15 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
         _run("btrfs", "subvolume", "set-default", home)
         _run("mount", "-o", "noatime", disk.device, point)
         before = _options(point)
-        swap = restored(backups, "--to", top / "third", "--replaces", f"{point}/")
+        mine = (backups, "--from", point)  # which counts as another source than home
+        swap = restored(*mine, "--to", top / "third", "--replaces", f"{point}/")
         _swapped(swap, "default subvolume")
         assert _options(point) == before
         check(point)
         assert (top / "third/file").read_text() == "bad"
 
         # Another disk.
-        swap = restored(backups, "--to", backup.path / "new", "--replaces", point)
+        swap = restored(*mine, "--to", backup.path / "new", "--replaces", point)
         _swapped(swap, "mount")
         check(point)
         assert (backup.path / "new/file").read_text() == "bad"
