@@ -3,44 +3,89 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TypeVar
 
-from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.__util__ import UsageError, attempt, visible
+
+T = TypeVar("T")
 
 _LEVELS = ("debug", "info", "warning", "error")
 #: Between two tasks.
 TASKS = "::"
 
 
-def expand(words: Sequence[str]) -> list[str]:
+class FileWord(str):
+    """A word of a file.
+
+    :ivar origin: where it stands: ``line 3 of /etc/backup.args``.
+    """
+
+    origin: str
+
+
+def expand(words: Sequence[str], valued: Container[str] = ()) -> list[str]:
     """Put the words of each ``@FILE`` in its place.
 
     A file holds one flag, option or argument a line. A line that starts with a dash
     may hold an option and its value, which goes to the end of the line. Lines that
     are empty or start with ``#`` say nothing, and ``@FILE`` lines nest, relative to
-    the file they are in. Behind ``--`` nothing is expanded.
+    the file they are in. Behind ``--`` nothing is expanded, nor is a value.
 
+    :param valued: options with a value behind them.
     :raises UsageError: for a file that cannot be read, or that names itself.
     """
-    return list(_expanded(words, directory="", within=()))
+    return list(chain.from_iterable(expand_each(words, valued, valued)))
 
 
-def _expanded(
-    words: Sequence[str], directory: str, within: tuple[str, ...]
-) -> Iterator[str]:
+def expand_each(
+    words: Sequence[str],
+    valued: Container[str],
+    in_files: Container[str],
+    directory: str = "",
+    within: tuple[str, ...] = (),
+) -> Iterator[list[str]]:
+    """Yield each word, or those of the file that it names.
+
+    :param in_files: options of files with a value behind them.
+    :param within: the files that are being expanded.
+    :raises UsageError: for a file that cannot be read, or that names itself.
+    """
+    is_value = False
     for index, word in enumerate(words):
         if word == "--":
-            yield from words[index:]
+            yield list(words[index:])
             return
-        if not (word.startswith("@") and len(word) > 1):
-            yield word
+        if is_value or not (word.startswith("@") and len(word) > 1):
+            yield [word]
+            is_value = not is_value and _wants_value(word, valued)
             continue
         path = os.path.join(directory, word[1:])
         path = path if "\0" in path else os.path.realpath(path)
         if path in within:
-            raise UsageError(f"{visible(word)} includes itself")
-        lines = _lines(path, word)
-        yield from _expanded(lines, os.path.dirname(path), (*within, path))
+            raise UsageError(f"{_at(word)}{visible(word)} includes itself")
+        below = expand_each(
+            _lines(path, word),
+            in_files,
+            in_files,
+            os.path.dirname(path),
+            (*within, path),
+        )
+        yield list(chain.from_iterable(below))
+
+
+def _wants_value(word: str, valued: Container[str]) -> bool:
+    """Return whether a word is an option, or several short ones, without its value."""
+    if word.startswith("--") or not word.startswith("-"):
+        return word in valued
+    taking = [f"-{letter}" in valued for letter in word[1:]]
+    return any(taking) and taking.index(True) == len(taking) - 1
+
+
+def _at(word: str) -> str:
+    """Return where a word stands, for the start of a message; "" if in no file."""
+    return f"{visible(word.origin)}: " if isinstance(word, FileWord) else ""
 
 
 def _lines(path: str, word: str) -> list[str]:
@@ -50,16 +95,54 @@ def _lines(path: str, word: str) -> list[str]:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(
-            f"cannot read {visible(word)}: {reason}",
+            f"{_at(word)}cannot read {visible(word)}: {reason}",
             hint=f"A place of that name:  {visible('./' + word)}",
         ) from error
     words: list[str] = []
-    for line in text.split("\n"):
+    for number, line in enumerate(text.split("\n"), 1):
         line = line.strip(" \t\r")
         if not line or line.startswith("#"):
             continue
-        words += re.split("[ \t]+", line, maxsplit=1) if line[0] == "-" else [line]
+        for part in re.split("[ \t]+", line, maxsplit=1) if line[0] == "-" else [line]:
+            found = FileWord(part)
+            found.origin = f"line {number} of {path}"
+            words.append(found)
     return words
+
+
+def naming_line(words: Sequence[str], read: Callable[[Sequence[str]], T]) -> T:
+    """Read words; if one of a file is wrong, name its line.
+
+    :param read: reads them, without effects.
+    :raises UsageError: if they do not make sense.
+    """
+    try:
+        return read(words)
+    except UsageError as error:
+        word = _first_wrong(words, read, error.message)
+        if word is None:
+            raise
+        raise UsageError(f"{_at(word)}{error.message}", hint=error.hint) from error
+
+
+def _first_wrong(
+    words: Sequence[str], read: Callable[[Sequence[str]], object], message: str
+) -> FileWord | None:
+    """Return a word of the line without which reading does not fail in this way.
+
+    That is the last line without which it does not fail at all, or else the first one
+    without which it fails for another reason.
+    """
+    changing = None
+    lines = {word.origin: word for word in words if isinstance(word, FileWord)}
+    for origin, word in reversed(lines.items()):
+        rest = [each for each in words if getattr(each, "origin", "") != origin]
+        failed = attempt(lambda: read(rest))
+        if not isinstance(failed, UsageError):
+            return word
+        if failed.message != message:
+            changing = word
+    return changing
 
 
 def split_tasks(words: Sequence[str]) -> list[list[str]]:
@@ -100,6 +183,9 @@ def join_levels(words: Sequence[str]) -> list[str]:
     return joined
 
 
-def resembling(word: str, among: Iterable[str]) -> str:
-    """Return the one that a mistyped word was probably meant to be, or ""."""
-    return next(iter(difflib.get_close_matches(word, list(among), n=1)), "")
+def resembling(word: str, among: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the one that a mistyped word was probably meant to be, or "".
+
+    :param cutoff: how alike they must be, from 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(word, list(among), 1, cutoff)), "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.argv import expand, resembling, split_tasks
+from btrfs_backup_ng.cli.argv import expand, naming_line, resembling, split_tasks
 from btrfs_backup_ng.cli.call import Call, read_call
 from btrfs_backup_ng.cli.parser import (
     OptionGroup,
@@ -36,7 +36,8 @@ places:
   shell://COMMAND              any command; the stream comes on its stdin, always
                                in full, and $1 is the snapshot's name
 
-  @FILE                        arguments from a file, one option or argument a line
+  @FILE                        arguments from a file, one option or argument a line;
+                               list, status, prune, verify and doctor take it, too
   TASK :: TASK                 several tasks side by side, each with its own options
 
 exit status:
@@ -82,22 +83,31 @@ def parse_backup(
     :returns: ``None`` if only the version was asked for, and printed.
     :raises UsageError: if they do not make sense.
     """
-    tasks = [parse_task(task, verbs) for task in split_tasks(expand(words))]
+    parser = build_parser()
+
+    def parse(task: Sequence[str]) -> argparse.Namespace:
+        return parse_task(task, verbs, parser)
+
+    expanded = split_tasks(expand(words, parser.valued))
+    tasks = [naming_line(task, parse) for task in expanded]
     call = read_call(words, tasks)
     if call is None:
         return None
-    jobs = tuple(map(read_job, tasks))
-    return BackupOptions(jobs, any(task.as_root for task in tasks)), call
+    jobs = [naming_line(task, lambda each: read_job(parse(each))) for task in expanded]
+    return BackupOptions(tuple(jobs), any(task.as_root for task in tasks)), call
 
 
-def parse_task(words: Sequence[str], verbs: Collection[str] = ()) -> argparse.Namespace:
+def parse_task(
+    words: Sequence[str], verbs: Collection[str] = (), parser: Parser | None = None
+) -> argparse.Namespace:
     """Read the words of one task.
 
+    :param parser: of :func:`build_parser`, which makes one otherwise.
     :raises UsageError: if they do not make sense.
     """
     if words and not words[0].startswith("-"):
         _check_source(words[0], verbs)  # before its options, which may be of a verb
-    options = parse_places(build_parser(), words)
+    options = parse_places(parser or build_parser(), words)
     if options.places and "--" not in words:
         _check_source(options.places[0], verbs)
     return options

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from btrfs_backup_ng.__logger__ import set_up_logging
-from btrfs_backup_ng.cli.argv import expand
+from btrfs_backup_ng.cli.argv import expand, naming_line
 from btrfs_backup_ng.cli.parser import Parser, parse_places
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.sudo import sudo_line
@@ -49,16 +49,22 @@ def run_command(
     parser: Parser,
     read: Callable[[argparse.Namespace], T],
     run: Callable[[T, Call], int],
+    expanded: Callable[[Sequence[str]], list[str]] | None = None,
 ) -> int:
     """Run a verb: words -> options -> exit status.
 
     :param words: those behind the verb.
     :param read: makes the options of the verb of those of the parser.
+    :param expanded: puts the words of each ``@FILE`` in its place, if these may be
+        those of a backup.
     :raises UsageError: if the words do not make sense.
     """
-    options = parse_places(parser, expand(words))
+    every = expanded(words) if expanded else expand(words, parser.valued)
+    options = naming_line(every, lambda some: parse_places(parser, some))
     call = read_call([verb, *words], [options])
-    return 0 if call is None else run(read(options), call)
+    if call is None:
+        return 0
+    return run(naming_line(every, lambda some: read(parse_places(parser, some))), call)
 
 
 def read_call(words: Sequence[str], tasks: Sequence[argparse.Namespace]) -> Call | None:

@@ -37,10 +37,29 @@ class Parser(argparse.ArgumentParser):
             hint = f"Did you mean:  {' '.join(filter(None, meant))}\n{hint}"
         raise UsageError(visible(message), hint=hint)
 
+    @property
+    def options(self) -> list[argparse.Action]:
+        """Return the options."""
+        return [action for action in self._actions if action.option_strings]
+
+    @property
+    def valued(self) -> frozenset[str]:
+        """Return the options that have a value behind them."""
+        return frozenset(
+            word
+            for action in self.options
+            if action.nargs != 0
+            for word in action.option_strings
+        )
+
+    def knows(self, option: str) -> bool:
+        """Return whether there is such an option."""
+        return option in self._option_string_actions
+
     def _meant(self, word: str) -> str:
         """Return the option that was probably meant, or ""."""
         option, _, _ = word.partition("=")
-        return resembling(option, self._option_string_actions)
+        return resembling(option, self._option_string_actions, cutoff=0.7)
 
 
 def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parser:
@@ -65,7 +84,7 @@ def parse_places(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
     :raises UsageError: if they do not make sense.
     """
-    words, behind = split_at_dashes(join_levels(words))
+    words, behind = split_at_dashes(join_levels(list(map(str, words))))
     options = parser.parse_intermixed_args(words)
     options.places += behind
     return options

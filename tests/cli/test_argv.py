@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.cli.argv import expand, join_levels, split_tasks
+from btrfs_backup_ng.cli.argv import expand, join_levels, naming_line, split_tasks
 
 WORDS = st.lists(st.text().filter(lambda word: not word.startswith("@")))
 
@@ -100,6 +100,59 @@ def test_who_names_a_subvolume_like_a_file_is_told_how(tmp_path, monkeypatch):
 def test_a_word_that_only_holds_an_at_sign_is_no_file():
     words = ["ssh://me@nas/x", "a@b", "--opt=@x", "@"]
     assert expand(words) == words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["-p", "@h."], ["-Sp", "@h."], ["--prefix", "@h."], ["-p@h."], ["-p", "-p"]],
+)
+def test_a_value_names_no_file(tmp_path, words):
+    valued = {"-p", "--prefix"}
+    assert expand(words, valued) == words
+    at = written(tmp_path / "f", " ".join(words) + "\n/a\n")
+    assert expand(["/b", at], valued) == ["/b", *words, "/a"]
+
+
+def test_behind_a_flag_or_a_value_stands_a_file(tmp_path):
+    at = written(tmp_path / "f", "/a\n")
+    for words in (["-S"], ["-pS"], ["-p", "-S"], ["-p", "x"], ["--prefix=x"]):
+        assert expand([*words, at], {"-p", "--prefix"}) == [*words, "/a"]
+
+
+def _reading(words):
+    """Refuse a word that is no letter, letters out of order, and words without an a."""
+    for word in words:
+        if not word.isalpha():
+            raise UsageError(f"bad: {word}")
+    if sorted(words) != list(words):
+        raise UsageError("out of order")
+    if "a" not in words:
+        raise UsageError("no a")
+    return "".join(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "message"),
+    [
+        ("# x\na\n\n1\nb\n", [], "line 4 of FILE: bad: 1"),
+        ("1\n2\na\n", [], "line 1 of FILE: bad: 1"),
+        ("a\nc\nb\n", [], "line 3 of FILE: out of order"),
+        ("a\nb\n", ["1"], "bad: 1"),
+        ("b\nc\n", [], "no a"),
+    ],
+)
+def test_an_error_names_the_line_that_it_is_in(tmp_path, text, before, message):
+    path = tmp_path / "f"
+    words = expand([*before, written(path, text)])
+    with pytest.raises(UsageError) as caught:
+        naming_line(words, _reading)
+    assert caught.value.message == message.replace("FILE", str(path))
+
+
+def test_a_file_that_is_missing_is_named_with_the_line_that_names_it(tmp_path):
+    at = written(tmp_path / "f", "/a\n@none\n")
+    with pytest.raises(UsageError, match=f"line 2 of {tmp_path}/f: cannot read @none"):
+        expand([at])
 
 
 def test_behind_two_dashes_nothing_is_expanded(tmp_path):

@@ -18,6 +18,7 @@ from btrfs_backup_ng.actions.doctor.diagnosis import (
 from btrfs_backup_ng.actions.doctor.look import examine, rule_for
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.job_files import JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.places import need_places
@@ -74,7 +75,8 @@ class DoctorOptions:
 
 def main(words: Sequence[str]) -> int:
     """Examine places."""
-    return run_command("doctor", words, build_parser(), read, _run)
+    parser = build_parser()
+    return run_command("doctor", words, parser, read, _run, JobFiles(parser).expand)
 
 
 def build_parser() -> Parser:

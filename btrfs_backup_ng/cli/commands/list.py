@@ -8,6 +8,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, format_size, visible
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.job_files import JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
@@ -62,7 +63,10 @@ _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 def main(words: Sequence[str]) -> int:
     """List places."""
-    return run_command("list", words, build_parser(), read_options, _run)
+    parser = build_parser()
+    return run_command(
+        "list", words, parser, read_options, _run, JobFiles(parser).expand
+    )
 
 
 def build_parser() -> Parser:

@@ -17,6 +17,7 @@ from btrfs_backup_ng.actions.status import (
 )
 from btrfs_backup_ng.cli import values, wording
 from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.job_files import JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
@@ -72,7 +73,8 @@ _TEXT_AT = 9
 
 def main(words: Sequence[str]) -> int:
     """Print the status of places."""
-    return run_command("status", words, build_parser(), read, _run)
+    parser = build_parser()
+    return run_command("status", words, parser, read, _run, JobFiles(parser).expand)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
-from btrfs_backup_ng.actions.verify.identity import Finding
+from btrfs_backup_ng.actions.verify.identity import Finding, worst
 from btrfs_backup_ng.actions.verify.manifest import Difference
 from btrfs_backup_ng.actions.verify.run import (
     PlaceResult,
@@ -19,6 +19,7 @@ from btrfs_backup_ng.actions.verify.run import (
     VerifyRequest,
 )
 from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.job_files import PREFIX, JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
@@ -33,8 +34,9 @@ from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.views import ForecastView, PlacesReport, view_forecast
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Result, Role, SshOptions
+from btrfs_backup_ng.core.model import Job, Result, Role, SshOptions
 from btrfs_backup_ng.place.verified import Depth
+from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -76,7 +78,7 @@ class VerifyOptions:
     :ivar now: aware; the part of the day is chosen by it.
     """
 
-    request: VerifyRequest
+    requests: tuple[VerifyRequest, ...]
     now: datetime
     folder: str
     ssh: SshOptions
@@ -84,7 +86,13 @@ class VerifyOptions:
 
 def main(words: Sequence[str]) -> int:
     """Verify snapshots of a place."""
-    return run_command("verify", words, build_parser(), read, _run)
+    parser = build_parser()
+    files = JobFiles(parser, (PREFIX,), roles=())
+
+    def read_with_files(options: argparse.Namespace) -> VerifyOptions:
+        return read(options, files.jobs)
+
+    return run_command("verify", words, parser, read_with_files, _run, files.expand)
 
 
 def build_parser() -> Parser:
@@ -145,16 +153,41 @@ def _subset(text: str) -> tuple[int | None, int]:
     return number, parts
 
 
-def read(options: argparse.Namespace) -> VerifyOptions:
+def read(options: argparse.Namespace, jobs: Sequence[Job] = ()) -> VerifyOptions:
     """Return the options.
 
+    :param jobs: the backups whose destinations are verified instead of a place.
     :raises UsageError: if one is missing, or they do not go together.
     """
-    need_places(options.places, "verify")
-    now = datetime.now().astimezone()
-    place, *words = options.places
-    location = read_keeper(place)
+    now, words = datetime.now().astimezone(), list(options.places)
     source = read_keeper(options.source) if options.source else None
+    if jobs:
+        pairs: list[tuple[Location, Location | None]] = [
+            (place, source or job.source)
+            for job in jobs
+            for place in job.places[1:]
+            if not place.is_command
+        ]
+    else:
+        need_places(words, "verify")
+        pairs = [(read_keeper(words.pop(0)), source)]
+    if not pairs:
+        raise UsageError("the file names no destination that could be verified")
+    requests = tuple(_request(options, *pair, tuple(words), now) for pair in pairs)
+    return VerifyOptions(requests, now, options.snapshot_folder, read_ssh(options))
+
+
+def _request(
+    options: argparse.Namespace,
+    location: Location,
+    source: Location | None,
+    words: tuple[str, ...],
+    now: datetime,
+) -> VerifyRequest:
+    """Return the request for one place.
+
+    :raises UsageError: if the options do not go together.
+    """
     if source == location:
         raise UsageError("the source of backups is another place than the backups")
     level = _level(options, source)
@@ -164,7 +197,7 @@ def read(options: argparse.Namespace) -> VerifyOptions:
         day = now.astimezone(timezone.utc).toordinal()
         part = (day % parts + 1 if number is None else number), parts
     elif level is Depth.RESTORE and not words:
-        words = [LATEST]
+        words = (LATEST,)
     scratch = read_keeper(options.scratch) if options.scratch else None
     prefix = options.snapshot_prefix
     if prefix is not None and source is None:
@@ -172,10 +205,7 @@ def read(options: argparse.Namespace) -> VerifyOptions:
             "-p is about the next backup from a source, which is not named",
             hint="Name it:  --source PLACE",
         )
-    request = VerifyRequest(
-        location, source, tuple(words), level, part, scratch, prefix
-    )
-    return VerifyOptions(request, now, options.snapshot_folder, read_ssh(options))
+    return VerifyRequest(location, source, words, level, part, scratch, prefix)
 
 
 def _level(options: argparse.Namespace, source: Location | None) -> Depth:
@@ -231,18 +261,31 @@ class VerifiedPlace:
 
 
 def _run(options: VerifyOptions, call: Call) -> int:
-    request = options.request
     with (
         open_progress(call) as progress,
         open_session(call, options.ssh, options.folder, progress) as session,
     ):
         output = Output(call, progress)
+        places = [
+            _verify(request, options.now, session, call, output)
+            for request in options.requests
+        ]
+    status = _STATUS[worst(place.result for place in places)]
+    return output.finish(status, PlacesReport(places))
 
-        def show(verdict: SnapshotResult) -> None:
-            _show_verdict(verdict, call, output)
 
-        work = Verification(request, session, show)
-        outcome = attempt(work.run)
+def _verify(
+    request: VerifyRequest, now: datetime, session: Session, call: Call, output: Output
+) -> VerifiedPlace:
+    """Verify one place, and print what was found.
+
+    :raises UsageError: if words mean no snapshot.
+    """
+
+    def show(verdict: SnapshotResult) -> None:
+        _show_verdict(verdict, call, output)
+
+    outcome = attempt(Verification(request, session, show).run)
     error = None
     if isinstance(outcome, UsageError):
         raise outcome
@@ -256,8 +299,7 @@ def _run(options: VerifyOptions, call: Call) -> int:
             result = Result.UNCHECKED
         if not call.as_json:
             _show_place(request, outcome, call, output)
-    place = _place(options, outcome, result, error)
-    return output.finish(_STATUS[result], PlacesReport([place]))
+    return _place(request, outcome, result, error, now)
 
 
 def _is_empty(request: VerifyRequest, outcome: PlaceResult) -> bool:
@@ -266,12 +308,12 @@ def _is_empty(request: VerifyRequest, outcome: PlaceResult) -> bool:
 
 
 def _place(
-    options: VerifyOptions,
+    request: VerifyRequest,
     outcome: PlaceResult,
     result: Result,
     error: BackupError | None,
+    now: datetime,
 ) -> VerifiedPlace:
-    request = options.request
     return VerifiedPlace(
         place=str(request.location),
         source=request.source,
@@ -283,7 +325,7 @@ def _place(
         foreign=outcome.foreign,
         notes=outcome.notes,
         next_backup=view_forecast(outcome.next_backup),
-        time=options.now,
+        time=now,
         error=error,
     )
 

@@ -13,6 +13,7 @@ from btrfs_backup_ng.cli.commands.prune.simulate import show_outlook
 from btrfs_backup_ng.cli.commands.prune.site import PruneOptions, Site
 from btrfs_backup_ng.cli.commands.prune.snapshots import Thinning
 from btrfs_backup_ng.cli.commands.prune.staging import Dropping
+from btrfs_backup_ng.cli.job_files import POLICIES, PREFIX, WAIT, JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
@@ -29,6 +30,7 @@ from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.views import PlacesReport
 from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.judgement import Clock
+from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.host.machine import usual_prefix
@@ -58,10 +60,19 @@ _OF_NO_USE = {
     "simulate": ("--staging", "--one-source", "--id", "--snapshot-prefix", "--force"),
 }
 
+#: Options of a backup's argument file that count for a part of this verb.
+_FROM_FILES = {"--staging": (WAIT,), "--one-source": (PREFIX, WAIT)}
+
 
 def main(words: Sequence[str]) -> int:
     """Prune places."""
-    return run_command("prune", words, build_parser(), read, _run)
+    parser = build_parser()
+    wanted: tuple[str, ...] = (*POLICIES, PREFIX, WAIT)
+    for mode, options in _FROM_FILES.items():
+        wanted = options if mode in words else wanted
+    settles = "--one-source" in words  # whose backups there are, at destinations
+    files = JobFiles(parser, wanted, (Role.BACKUP,) if settles else tuple(Role))
+    return run_command("prune", words, parser, read, _run, files.expand)
 
 
 def build_parser() -> Parser:
