@@ -20,6 +20,9 @@ from uuid import UUID
 SUPER_MAGIC = "9123683e"
 #: Inode of the root directory of every subvolume, ``BTRFS_FIRST_FREE_OBJECTID``.
 SUBVOLUME_INODE = 256
+#: Inode of the empty directory that a snapshot has in place of a nested subvolume,
+#: ``BTRFS_EMPTY_SUBVOL_DIR_OBJECTID``.
+STUB_INODE = 2
 
 _GET_SUBVOL_INFO = 0x81F8943C
 _SUBVOL_INFO_SIZE = 504

@@ -176,6 +176,35 @@ def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]
         yield UUID(match[2].decode()), match[1].decode()
 
 
+def parse_relatives(answer: bytes, subvolume: UUID) -> tuple[Snapshot, ...]:
+    """Read the answer of the verb ``relatives``: snapshots of a subvolume's line.
+
+    That is the subvolume, the one that it was made of, and so on; and the snapshots of
+    each of them. So they have most of their data in common with it.
+
+    :returns: the read-only ones, each named by its path.
+    :raises OutputNotUnderstood: if it is not the output of a known version.
+    """
+    try:
+        *read_only, text, reversed_text, _ = answer.split(b"\0")
+        made_of = {
+            UUID(match[7].decode()): parse_uuid(match[5].decode())
+            for match, _ in _records(_FULL, text, reversed_text)
+        }
+        snapshots = [
+            _snapshot(match, os.fsdecode(path))
+            for match, path in _records(_FULL, *read_only)
+        ]
+    except (ValueError, TypeError) as error:
+        raise OutputNotUnderstood("the list is cut short") from error
+    line: set[UUID] = set()
+    ancestor: UUID | None = subvolume
+    while ancestor and ancestor not in line:
+        line.add(ancestor)
+        ancestor = made_of.get(ancestor)
+    return tuple(s for s in snapshots if s.uuid in line or s.parent_uuid in line)
+
+
 @dataclass(frozen=True, slots=True)
 class ListedSubvolume:
     """A snapshot in the list of a filesystem.

@@ -114,8 +114,12 @@ class Facts:
     :ivar uuid: of the subvolume at this very path, if it is one.
     :ivar parent_uuid: of the subvolume it is a snapshot of.
     :ivar folder_filesystem: ``filesystem`` of the folder for its snapshots.
+    :ivar folder_trouble: why that folder can have no snapshots, or "": a part of it
+        (the first word) is a link or no directory.
     :ivar nested: subvolumes directly below it, relative to it.
     :ivar has_state: the state directory exists, and is writable.
+    :ivar has_stub: a snapshot's stub of a subvolume is in the place of the state
+        directory: the subvolume came out of a rollback, or is a clone.
     :ivar has_folder: the folder for its snapshots exists.
     :ivar trouble: why the state directory must not be used, or "": a part of it (the
         first word) is a link, or belongs to another user.
@@ -160,8 +164,10 @@ class Facts:
     uuid: UUID | None = None
     received_uuid: UUID | None = None
     folder_filesystem: str = ""
+    folder_trouble: str = ""
     nested: tuple[str, ...] = ()
     has_state: bool = False
+    has_stub: bool = False
     has_folder: bool = False
     trouble: str = ""
     leftovers: tuple[str, ...] = ()

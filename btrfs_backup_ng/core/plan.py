@@ -60,6 +60,11 @@ class TransferPlan:
     doubtful: UUID | None
     doubtful_here: Snapshot | None
 
+    @property
+    def is_full(self) -> bool:
+        """Return whether a transfer has no parent, though the destination has some."""
+        return any(t.why_full is WhyFull.NOTHING_COMMON for t in self.transfers)
+
 
 def plan_transfers(
     wanted: Collection[Snapshot],

@@ -1,13 +1,14 @@
 """Snapshots as subvolumes in one directory of a place."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.btrfs.listing import parse_children
+from btrfs_backup_ng.btrfs.listing import parse_children, parse_relatives
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, Shown, parse_show
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.cleared import VERIFIED, parse_cleared
@@ -36,6 +37,9 @@ _BATCH_BYTES = 48 * 1024
 #: The name of a snapshot in a directory, if btrfs is told to make it from the path
 #: ``/proc/PID/fd/5`` (verb ``snapshot``).
 _UNNAMED = "5"
+
+#: So many snapshots of the source's line are looked for elsewhere: the newest ones.
+_RELATIVES = 20
 
 
 class WentAstray(BackupError):
@@ -82,7 +86,12 @@ class BtrfsDirectory(Endpoint):
     def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
         """Return the worst integrity of some subvolumes of the filesystem."""
         look = self.place.host.look_closely
-        return look(self.directory, tree_ids, self._cleared, **how)
+        return look(self._standpoint, tree_ids, self._cleared, **how)
+
+    @property
+    def _standpoint(self) -> str:
+        """Return an existing directory of the filesystem."""
+        return self.directory
 
     def last_change(self, tree_id: int) -> int:
         """Return the transaction of the last change of a subvolume; 0 if not known."""
@@ -153,11 +162,39 @@ class SnapshotFolder(BtrfsDirectory):
 
     role = Role.SNAPSHOT
 
+    @property
+    def _exists(self) -> bool:
+        return self.place.facts.has_folder or self.place.is_prepared
+
     def listing(self, *records: str) -> tuple[Listing, tuple[Content, ...]]:
         """List the folder; before the first run it does not exist, and is empty."""
-        if not (self.place.facts.has_folder or self.place.is_prepared):
+        if not self._exists:
             return Listing(), (None,) * len(records)
         return super().listing(*records)
+
+    @property
+    def _standpoint(self) -> str:
+        return self.directory if self._exists else self.place.location.path
+
+    def relatives(self, origins: Collection[UUID]) -> tuple[Snapshot, ...]:
+        """Find snapshots of the source's line that ``btrfs send`` can reach."""
+        place, uuid = self.place, self.place.facts.uuid
+        if not uuid:
+            return ()
+        answer = place.call(verbs.RELATIVES, place.location.path).stdout
+        related = (s for s in parse_relatives(answer, uuid) if s.origin in origins)
+        newest = sorted(related, key=attrgetter("generation"))[-_RELATIVES:]
+        if not newest:
+            return ()
+        where = (place.location.path, place.facts.mount_point)
+        numbers = [str(snapshot.tree_id) for snapshot in newest]
+        raw = place.call(verbs.REACH, *where, *numbers).stdout
+        paths = [os.fsdecode(path) for path in raw.split(b"\0")[:-1]]
+        return tuple(
+            replace(snapshot, name=path, created=time_in(os.path.basename(path)))
+            for snapshot, path in zip(newest, paths, strict=True)
+            if path
+        )
 
     def take_snapshot(self, name: str, now: datetime) -> Snapshot:
         """Make a read-only snapshot of the source, with a new identity.

@@ -1,9 +1,10 @@
 """A place, and the interface of the endpoints that keep snapshots there."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.btrfs.parse import explain
@@ -239,6 +240,15 @@ class Endpoint:
     def last_change(self, tree_id: int) -> int:
         """Return the transaction of the last change of a subvolume; 0 if not known."""
         return 0
+
+    def relatives(self, origins: Collection[UUID]) -> tuple[Snapshot, ...]:
+        """Find snapshots elsewhere on the filesystem that may be parents.
+
+        :param origins: what they have to be.
+        :returns: some of the place's line, named by their absolute paths.
+        :raises CommandFailed: if that cannot be found out.
+        """
+        return ()
 
     def path(self, name: str) -> str:
         """Return the path of a snapshot by name, as ``host.entry`` enters it."""

@@ -18,6 +18,7 @@ from btrfs_backup_ng.host.entry import (
     INCOMING,
     SOURCES,
     STATE,
+    NotOurs,
     below,
     entered,
     trouble_with,
@@ -59,6 +60,7 @@ def read_facts(
     if facts.mount_root != "/":
         facts = replace(facts, can_mount=bool(find_program("unshare")))
     names = os.listdir(directory)
+    has_stub = _is_stub(f"{directory}/{STATE}")
     if facts.is_btrfs and folder:
         with ioctl.opened_directory(directory) as descriptor:
             ioctl.sync(descriptor)  # data that is not on the disk yet is not counted
@@ -73,9 +75,11 @@ def read_facts(
         is_writable=os.access(directory, os.W_OK) and not facts.is_mounted_read_only,
         size_used=(space.f_blocks - space.f_bfree) * space.f_frsize,
         size_free=space.f_bavail * space.f_frsize,
-        has_state=STATE in names,
+        has_state=STATE in names and not has_stub,
+        has_stub=has_stub,
         folder_filesystem=_filesystem_id(_existing(folder)) if folder else "",
-        has_folder=os.path.isdir(folder),
+        folder_trouble=_folder_trouble(folder) if root else "",
+        has_folder=os.path.isdir(folder) and not _is_stub(folder),
         trouble=trouble_with(directory) if STATE in names and root else "",
     )
     facts = replace(facts, containing=_containing(directory))
@@ -150,6 +154,39 @@ def _existing(path: str) -> str:
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return os.path.realpath(path)
+
+
+def _is_stub(path: str) -> bool:
+    """Return whether a path on btrfs is the stub of a subvolume.
+
+    A snapshot has a stub in place of each subvolume that is nested in its source: an
+    empty directory in which nothing can be made.
+    """
+    try:
+        if os.lstat(path).st_ino != ioctl.STUB_INODE:
+            return False
+    except OSError:
+        return False
+    # The top of a filesystem of another kind, mounted there, has the same inode.
+    above = os.path.dirname(path.rstrip("/"))
+    return is_same_filesystem(_filesystem_id(path), _filesystem_id(above or "/"))
+
+
+def _folder_trouble(folder: str) -> str:
+    """Return why a folder can have no snapshots, or "", also if it is missing."""
+    if "//" in folder:
+        try:
+            with entered(folder, to_look=True):
+                return ""
+        except FileNotFoundError:
+            return ""
+        except NotOurs as error:
+            return error.message
+    while folder and not os.path.isdir(folder):
+        if os.path.lexists(folder):
+            return f"{os.path.basename(folder)} is not a directory"
+        folder = folder.rpartition("/")[0]
+    return ""
 
 
 def _read_text(path: str) -> str:
@@ -270,8 +307,10 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
         size_free=int(available) * int(block),
         has_state="state" in answer,
         can_mount="mountable" in answer,
+        has_stub="stub" in answer,
         containing=answer["containing"],
         folder_filesystem=folder.zfill(16) if folder else "",
+        folder_trouble=answer.get("foldertrouble", ""),
         has_folder="hasfolder" in answer,
         leftovers=tuple(answer.get("leftovers", "").split()),
         trouble=answer.get("trouble", ""),

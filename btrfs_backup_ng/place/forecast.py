@@ -21,6 +21,10 @@ if it is read-only and has a received UUID.
    made of, and other snapshots of it. So the backups of a restored subvolume continue
    from its first snapshot, whatever its name. (Otherwise two subvolumes, one made of
    the other, would build on each other's newer snapshots.)
+3. only if it has none of these, either, and the source was made of another subvolume:
+   snapshots of that one and of its ancestors, wherever they are on the filesystem. So
+   the backups of a source that came out of a rollback continue from the snapshots that
+   it left behind.
 
 ``foresee`` plans a snapshot that is made now. The prefix of the next backup is not
 known, so it plans for several: the prefixes recorded for this source at the
@@ -79,6 +83,7 @@ class Planner:
         self._backups = backups
         self._here: dict[UUID, Integrity] = {}
         self._there: dict[UUID, Integrity] = {}
+        self._found: tuple[Snapshot, ...] | None = None
 
     def plan(
         self,
@@ -97,8 +102,26 @@ class Planner:
         children, kin = _relatives(self._snapshots.place.facts, here, naming)
         plan = self._plan_among(here, there, wanted, children, incremental)
         if plan.base is None and kin:
-            return self._plan_among(here, there, wanted, children | kin, incremental)
+            plan = self._plan_among(here, there, wanted, children | kin, incremental)
+        if plan.base is None and self._is_made_of_another and plan.is_full:
+            others = self._relatives(here, there)
+            if others:
+                here = replace(here, snapshots=(*here.snapshots, *others))
+                related = children | kin | {one.uuid for one in others}
+                plan = self._plan_among(here, there, wanted, related, incremental)
         return plan
+
+    @property
+    def _is_made_of_another(self) -> bool:
+        return self._snapshots.place.facts.parent_uuid is not None
+
+    def _relatives(self, here: Listing, there: Listing) -> tuple[Snapshot, ...]:
+        """Return possible parents that are not in the snapshot folder."""
+        if self._found is None:
+            origins = {s.received_uuid for s in there.snapshots if s.received_uuid}
+            origins -= {s.origin for s in here.snapshots}
+            self._found = self._snapshots.relatives(origins) if origins else ()
+        return self._found
 
     def _plan_among(
         self,

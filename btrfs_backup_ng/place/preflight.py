@@ -238,6 +238,15 @@ def can_take_snapshots(place: Place, session: Session) -> None:
         raise Refused(f"{place} is mounted read-only, so no snapshot can be made")
 
 
+def folder_is_directory(place: Place, session: Session) -> None:
+    if place.facts.folder_trouble:
+        raise Refused(
+            f"{visible(plain(place.snapshots.directory))} can have no snapshots:"
+            f" {visible(place.facts.folder_trouble)}",
+            hint="Move that away, or choose another folder:  --snapshot-folder DIR",
+        )
+
+
 def folder_is_near(place: Place, session: Session) -> None:
     facts = place.facts
     if not is_same_filesystem(facts.folder_filesystem, facts.filesystem):
@@ -293,6 +302,7 @@ SOURCE: Purpose = (
     is_subvolume,
     is_ours,
     can_take_snapshots,
+    folder_is_directory,
     folder_is_near,
 )
 #: To receive a restored snapshot, into a directory that exists.
@@ -314,7 +324,8 @@ def source_purpose(job: Job) -> Purpose:
         """Refuse as a new source what keeps backups, unless it was surely meant."""
         keeper = place.location.join(place.facts.keeper)
         named = (one.location for one in job.destinations)
-        if not place.facts.keeper or place.facts.has_folder or keeper in named:
+        was_source = place.facts.has_folder or place.facts.has_stub
+        if not place.facts.keeper or was_source or keeper in named:
             return
         where = "" if keeper == place.location else f"lies in {keeper}, which "
         raise Refused(

@@ -217,6 +217,8 @@ LONGEST = {
     "delete": [LONG_PATH],
     "unseal": [LONG_PATH, *[LONG_NAME] * 100],
     "children": [LONG_PATH],
+    "relatives": [LONG_PATH],
+    "reach": [LONG_PATH, LONG_PATH, *["123456"] * 20],
     "remove": [LONG_PATH, str(2**63)],
     "sync": [LONG_PATH],
     "size": [LONG_PATH + LONG_NAME, str(2**63)],

@@ -12,6 +12,7 @@ from typing import Annotated
 from btrfs_backup_ng.__util__ import MIB, format_size, format_span, visible
 from btrfs_backup_ng.core.document import Lines, Named
 from btrfs_backup_ng.core.model import Facts
+from btrfs_backup_ng.host.entry import STATE, refusal
 from btrfs_backup_ng.place.preflight import whole_path_hint
 
 
@@ -221,6 +222,21 @@ def _judge_writable(subject: Subject) -> Diagnosis:
     return Diagnosis("writable", Grade.FAIL, text, mend)
 
 
+def _judge_state(subject: Subject) -> Diagnosis:
+    facts, path = subject.facts, f"{subject.path.rstrip('/')}/{STATE}"
+    if facts.trouble:
+        error = refusal(path, facts.trouble)
+        return Diagnosis("state", Grade.FAIL, error.message, error.hint)
+    if facts.has_stub:
+        text = f"{visible(path)} is an empty stub, as after a rollback or in a clone;"
+        text += " the next backup replaces it"
+        return Diagnosis("state", Grade.OK, text)
+    if not subject.machine and not subject.is_root:
+        return unknown("state", "that needs root")
+    found = visible(path) if facts.has_state else "none yet; the first backup makes it"
+    return Diagnosis("state", Grade.OK, found)
+
+
 def _judge_use(subject: Subject) -> Diagnosis:
     if not subject.facts.is_btrfs:
         return unknown("use", "it is not btrfs")
@@ -259,6 +275,7 @@ OF_A_PLACE: dict[str, Callable[[Subject], Diagnosis]] = {
     "mounted": _judge_mounted,
     "filesystem": _judge_filesystem,
     "writable": _judge_writable,
+    "state": _judge_state,
     "use": _judge_use,
     "space": _judge_space,
 }

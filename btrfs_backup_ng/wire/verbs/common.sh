@@ -86,6 +86,12 @@ is_subvolume() {
     [ ! -L "$1" ] && [ "$(stat -c %i -- "$1" 2>/dev/null)" = 256 ]
 }
 
+# is_stub NAME: does a stub stand there? That is what a snapshot has in place of a subvolume that is nested in its
+# source: an empty directory in which nothing can be made. On btrfs only a stub has this number.
+is_stub() {
+    [ "$(stat -c %i -- "$1" 2>/dev/null)" = 2 ] && [ "$(stat -f -c %t -- "$1")" = 9123683e ]
+}
+
 # may_others_write MODE: does a mode, in octal digits, let the group or others write?
 may_others_write() {
     case $1 in

@@ -108,7 +108,9 @@ if is_taken ./.btrfs-backup-ng; then
         [ -z "$trouble" ] || break
     done
     tell trouble "$trouble"
-    if (go "$state" && [ -O . ] && [ -w . ]) >/dev/null 2>&1; then
+    if is_stub ./.btrfs-backup-ng; then
+        tell stub 1
+    elif (go "$state" && [ -O . ] && [ -w . ]) >/dev/null 2>&1; then
         tell state 1
     fi
     tell leftovers "$( (go "$state/incoming" && ls) 2>/dev/null)"
@@ -116,13 +118,29 @@ fi
 
 # Where the snapshots of a source go.
 if [ -n "$folder" ]; then
-    if (go "$folder") >/dev/null 2>&1 || $root test -d "$folder" 2>/dev/null; then
+    if ! is_stub "$folder" && { (go "$folder") >/dev/null 2>&1 || $root test -d "$folder" 2>/dev/null; }; then
         tell hasfolder 1
     fi
+    case $folder in
+    *//*)
+        trouble=$(
+            refuse() {
+                printf %s "$1"
+                exit 0
+            }
+            go "$folder" 2>/dev/null
+        )
+        ;;
+    *) trouble= ;;
+    esac
     nearest=$folder
     while [ -n "$nearest" ] && [ ! -d "$nearest" ]; do
+        if [ -z "$trouble" ] && is_taken "$nearest"; then
+            trouble="${nearest##*/} is not a directory"
+        fi
         nearest=${nearest%/*}
     done
+    tell foldertrouble "$trouble"
     tell folder "$(stat -f -c %i -- "${nearest:-/}" 2>/dev/null)"
 fi
 

@@ -1,12 +1,22 @@
 # Functions of prepare and lock; this text runs behind common.sh.
 
+# make_subvolume NAME: make a subvolume where we stand (another run may do so at the same moment).
+make_subvolume() {
+    btrfs subvolume create -- "./$1" >/dev/null 2>&1 ||
+        $btrfs subvolume create -- "./$1" >/dev/null ||
+        is_taken "./$1"
+}
+
+# replace_stub NAME: make a subvolume in place of a stub, as it stood there before a rollback; leave anything else.
+replace_stub() {
+    is_stub "./$1" || return 0
+    try_as_root rmdir -- "./$1" && make_subvolume "$1"
+}
+
 # make_state KIND: enter the place's state directory, after making it as a subvolume or a directory.
 make_state() {
-    if [ "$1" = subvolume ] && ! is_taken ./.btrfs-backup-ng; then
-        btrfs subvolume create -- ./.btrfs-backup-ng >/dev/null 2>&1 ||
-            $btrfs subvolume create -- ./.btrfs-backup-ng >/dev/null ||
-            is_taken ./.btrfs-backup-ng || return 1
-    fi
+    replace_stub .btrfs-backup-ng || return 1
+    [ "$1" != subvolume ] || is_taken ./.btrfs-backup-ng || make_subvolume .btrfs-backup-ng || return 1
     make .btrfs-backup-ng && check_entered
 }
 
@@ -15,23 +25,29 @@ make_folder() {
     case $1 in
     *//*) ;;
     *)
+        nearest=$1
+        until [ -z "$nearest" ] || [ -d "$nearest" ]; do
+            nearest=${nearest%/*}
+        done
+        [ -z "$nearest" ] || (go "${nearest%/*}" && replace_stub "${nearest##*/}") || return 1
         [ -d "$1" ] || try_as_root mkdir -p -- "$1"
         return
         ;;
     esac
     go "${1%%//*}" && remember_here || return 1
     rest=${1#*//}
-    entered=
+    under=
     while [ -n "$rest" ]; do
         name=${rest%%/*}
         rest=${rest#"$name"}
         rest=${rest#/}
-        entered=$entered/$name
-        case $entered in
+        under=$under/$name
+        case $under in
         /.btrfs-backup-ng | /.btrfs-backup-ng/*) make "$name" ;;
         *)
+            replace_stub "$name" || return 1
             is_taken "./$name" || try_as_root mkdir -- "./$name"
-            step "$name"
+            check_entered && step "$name" # it may belong to any user
             ;;
         esac || return 1
     done

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from btrfs_backup_ng.actions.doctor.diagnosis import HERE, OF_A_PLACE, THERE
 from btrfs_backup_ng.host.ssh import sudoers_rule
 from tests.conftest import MakesFilesystems
-from tests.support import accounts, ours
+from tests.support import accounts, ours, places
 from tests.support.accounts import Account
 from tests.support.command_line import (
     NOBODY,
@@ -104,7 +105,7 @@ def owned(scene: Scene, account: Callable[..., Account]) -> Callable[..., Accoun
 def test_these_are_the_checks_of_a_place_here_and_of_one_behind_ssh():
     """The only list of all: other tests name the check that they are about."""
     here = "btrfs version stream privilege".split()
-    of_a_place = "directory mounted filesystem writable use space".split()
+    of_a_place = "directory mounted filesystem writable state use space".split()
     assert [*HERE] == [*here, *of_a_place, "programs"]
     behind = "connect login shell btrfs version stream flock privilege".split()
     assert [*THERE] == [*behind, *of_a_place, "clock", "sessions", "programs"]
@@ -677,6 +678,35 @@ def test_a_read_only_snapshot_is_no_place(scene: Scene, sshd: Sshd, remote: bool
     check(found["use"], "ok", "a subvolume")
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_what_is_in_place_of_our_directory_is_named(
+    scene: Scene, sshd: Sshd, remote: bool
+):
+    words = there(sshd, scene.source) if remote else [scene.source]
+    state = scene.source / ".btrfs-backup-ng"
+
+    def state_found(status: int) -> dict[str, Any]:
+        return findings(*words, status=status)["state"]
+
+    check(state_found(0), "ok", "none yet")
+    state.mkdir(mode=0o700)
+    check(state_found(0), "ok", str(state))
+    state.rmdir()
+    for make, why in (
+        (state.touch, "is not a directory"),
+        (partial(state.symlink_to, "."), "is a symbolic link"),
+    ):
+        make()
+        aside = f"mv -T {state} {state}.not-ours"
+        check(state_found(2), "fail", f"{state} {why}", aside)
+        state.unlink()
+    clone = scene.source.with_name("clone")
+    places.command("btrfs", "-q", "subvolume", "create", state)
+    places.command("btrfs", "-q", "subvolume", "snapshot", scene.source, clone)
+    words = there(sshd, clone) if remote else [clone]
+    check(state_found(0), "ok", "is an empty stub, as after a rollback or in a clone")
+
+
 def test_a_directory_is_a_destination_only(scene: Scene, sshd: Sshd):
     inside = scene.source / "docs"
     inside.mkdir()
@@ -688,7 +718,8 @@ def test_a_directory_is_a_destination_only(scene: Scene, sshd: Sshd):
 def test_here_only_root_can_see_all(scene: Scene):
     words: list[Argument] = ["doctor", "--json", scene.source]
     (found,) = _read(must(as_nobody(*words), 2)).values()
-    assert bad(found) == {"privilege": "fail", "writable": "unknown"}
+    unknown = {"writable": "unknown", "state": "unknown"}
+    assert bad(found) == {"privilege": "fail", **unknown}
     check(found["privilege"], "fail", "needs root")
     command = f"Run:  sudo btrfs-backup-ng doctor --json {scene.source}"
     assert found["privilege"]["mend"] == [command]
