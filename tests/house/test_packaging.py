@@ -80,8 +80,13 @@ def test_nothing_is_needed_at_run_time(wheel):
 def test_the_wheel_holds_the_package_and_nothing_else(source, wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
-    assert names == source_files(source, "btrfs_backup_ng")
+    assert names == source_files(source, "btrfs_backup_ng") | {script(wheel)}
     assert "btrfs_backup_ng/py.typed" in names
+
+
+def script(wheel: Path) -> str:
+    """Name the program in the wheel that is installed as it is."""
+    return f"{'-'.join(wheel.name.split('-')[:2])}.data/scripts/btrfs-ssh-send"
 
 
 def test_the_sdist_holds_what_the_tests_read(source, built):
@@ -107,7 +112,11 @@ def test_the_wheel_runs_where_nothing_else_is_installed(wheel, tmp_path):
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     version = wheel.name.split("-")[1]
-    for argv in ["btrfs-backup-ng"], ["python", "-m", "btrfs_backup_ng"]:
+    for argv in (
+        ["btrfs-backup-ng"],
+        ["python", "-m", "btrfs_backup_ng"],
+        ["btrfs-ssh-send"],
+    ):
         said = subprocess.check_output(
             [venv / "bin" / argv[0], *argv[1:], "--version"],
             env=env,

@@ -210,11 +210,51 @@ def test_quiet_says_nothing_and_verbose_every_command(scene: Sender):
 def test_the_buffer_size_is_passed_on_and_the_buffer_can_be_left_out(scene: Sender):
     log = scene.base / "log"
     scene.wrap("mbuffer", f'echo "$*" >>{log}; exec "$real" "$@"')
-    scene.send("-s", "24M", scene.snapshot("s1"), scene.place())
+    scene.send("-s", "24 MiB", scene.snapshot("s1"), scene.place())
     scene.send(scene.snapshot("s2"), scene.place())
     scene.send("-b", scene.snapshot("s3"), scene.place())
     sizes = re.findall(r"-m (\S+)", log.read_text())
     assert sizes == ["24M", "128M"]
+
+
+def test_a_size_is_read_in_all_spellings_and_told_apart_from_a_place():
+    read_size = load().read_size
+    for text, size in {
+        "24M": "24M",
+        "1.5g": "1536M",
+        "10 MiB": "10M",
+        "64KB": "64k",
+        "4096": "4k",
+        "1000": "1000",
+        "2T": "2048G",
+    }.items():
+        assert read_size(text) == size
+    for words in (["--rate", "fast"], ["-s", "0"], ["-s", "1Q"]):
+        argv = [sys.executable, str(SCRIPT), *words, "/s", "h:/x"]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        said = done.stderr.splitlines()[-1]
+        assert done.returncode == 2 and "is not a size; write it like 10M" in said
+        assert "place" not in said
+
+
+def test_ctrl_c_has_a_line_of_its_own(scene: Sender):
+    scene.path = only(scene, "pv script")
+    words = scene.words("--rate", "1M", scene.snapshot(size=8 << 20), scene.place())
+    line = shlex.join(str(word) for word in words["args"])  # type: ignore[attr-defined]
+    words["args"] = ["script", "-qec", line, "/dev/null"]
+    words["env"]["SHELL"] = "/bin/sh"  # type: ignore[index]
+    with subprocess.Popen(  # type: ignore[call-overload]
+        **words, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as program:
+        glob = ".btrfs-backup-ng/incoming/*/*"
+        processes.wait_until(lambda: any(scene.target.glob(glob)))
+        program.stdin.write("\x03")
+        program.stdin.flush()
+        shown = program.stdout.read()
+    assert program.returncode == 130
+    lines = shown.replace("\r\n", "\n").splitlines()
+    assert "btrfs-ssh-send: ended by SIGINT" in lines, shown
+    scene.check_nothing_left()
 
 
 @pytest.mark.parametrize("tool", ["pv", "mbuffer"])
@@ -265,8 +305,7 @@ def test_a_bad_place_is_wrong_usage_and_a_password_not_repeated(tmp_path, place)
     argv = [sys.executable, "-I", SCRIPT, "/x", "--", place]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "pass@" not in done.stderr
-    assert done.stderr.endswith("a place is [user@]host:/path without a password, a"
-                                " size like 10M\n")  # fmt: skip
+    assert done.stderr.endswith("a place is [user@]host:/path, without a password\n")
 
 
 def test_places_are_read():
@@ -482,6 +521,10 @@ def test_a_signal_ends_everything(scene: Sender, name: str):
         program.send_signal(number)
         _, said = program.communicate(timeout=60)
     assert "Traceback" not in said
+    if name != "SIGKILL":
+        first, kept = said.splitlines()
+        assert first == f"btrfs-ssh-send: ended by {name}"
+        assert kept.startswith("  What arrived in part is deleted: run it again")
     processes.wait_until(lambda: not any(c.alive() for c in family), 3)
     assert scene.backups == []
     if name == "SIGKILL":
