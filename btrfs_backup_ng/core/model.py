@@ -55,7 +55,7 @@ class Snapshot:
     integrity: Integrity = Integrity.INTACT
     tree_id: int = 0
     otime: datetime | None = None
-    changed: int = 0
+    changed: int = field(default=0, compare=False)
 
     @property
     def origin(self) -> UUID:

@@ -72,7 +72,7 @@ error: hint message
 next_backup: cases certain coming incremental parent
 next_backup.cases[]: parent prefix refusals why_full
 snapshot: age_s complete created kind name parent_uuid received_uuid state uuid why
-swap: commands notes way
+swap: commands notes removal way
     """,
     "log": """
 : exit_status records version

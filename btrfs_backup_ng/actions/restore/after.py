@@ -2,16 +2,19 @@
 
 import logging
 import os
+from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.actions.restore.snapshot import SNAPSHOTS, Restoration
 from btrfs_backup_ng.actions.restore.swap import Around, Swap, parse_default, plan_swap
+from btrfs_backup_ng.btrfs.listing import parse_nested
+from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.core.record import Unreadable
-from btrfs_backup_ng.host.entry import SOURCES
+from btrfs_backup_ng.host.entry import SOURCES, STATE
 from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.forecast import Forecast, any_place_with, foresee
 from btrfs_backup_ng.place.preflight import PATH, look_at
@@ -61,16 +64,35 @@ def find_swap(done: Restoration) -> Swap | None:
 def _look_around(done: Restoration, old: str) -> Around:
     answer = done.target.host.call(verbs.AROUND, done.place.path, old).stdout
     fields = [os.fsdecode(field) for field in answer.split(b"\0")]
-    new, old_there, exists, mounts, kernel, fstab, default, *_ = fields
+    new, old_there, exists, mounts, kernel, fstab, default, *of_old = fields
+    new, old = _real(new, done.place.path), _real(old_there, old)
+    nested = _nested(answer.split(b"\0")[-4:-1], old) if len(of_old) > 1 else ()
+    inside = new.removeprefix(f"{old.rstrip('/')}/")
     return Around(
-        new=_real(new, done.place.path),
-        old=_real(old_there, old),
+        new=new,
+        old=old,
         old_exists=exists == "1",
         mounts=mounts,
         kernel=kernel,
         fstab=fstab,
         default=parse_default(default),
+        old_is_subvolume=len(of_old) > 1,
+        nested=tuple(path for path in nested if path not in (STATE, inside)),
+        has_state=STATE in nested,
     )
+
+
+def _nested(fields: Sequence[bytes], old: str) -> tuple[str, ...]:
+    """Return the subvolumes in the old one, from the answer of the verb ``around``."""
+    path, text, back = fields
+    path = path.removesuffix(b"x").removesuffix(b"\n")
+    path = b"" if path == b"/" else path
+    try:
+        return tuple(sorted(parse_nested(text, back, path)))
+    except OutputNotUnderstood as error:
+        words = "whether there are subvolumes in %s is not known: %s"
+        log.warning(words, visible(old), visible(str(error)))
+        return ()
 
 
 def _real(text: str, instead: str) -> str:

@@ -3,8 +3,10 @@
 import enum
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from btrfs_backup_ng.host.entry import STATE
 
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 #: Subvolume id of the top level of every btrfs.
@@ -23,6 +25,10 @@ class Around:
     :ivar mounts: content of ``/proc/self/mountinfo``.
     :ivar kernel: the command line of the kernel.
     :ivar fstab: content of ``/etc/fstab``.
+    :ivar old_is_subvolume: the old path is a subvolume.
+    :ivar nested: the subvolumes directly in it, relative to it, without its state
+        directory and the restored one.
+    :ivar has_state: it has a state directory that is a subvolume.
     :ivar default: id of the default subvolume on the filesystem of ``old``; 0 if it is
         not known.
     """
@@ -34,6 +40,9 @@ class Around:
     kernel: str = ""
     fstab: str = ""
     default: int = 0
+    old_is_subvolume: bool = False
+    nested: tuple[str, ...] = ()
+    has_state: bool = False
 
 
 class SwapMethod(enum.Enum):
@@ -47,14 +56,17 @@ class SwapMethod(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Commands for a root shell, one a line.
+    """Commands for a root shell, one a line; after a failure, no other may run.
 
     :ivar notes: for the user: steps that no command does.
+    :ivar removal: the commands that delete the old one, some day; empty if it stays
+        where it is.
     """
 
     way: SwapMethod
     commands: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    removal: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +100,90 @@ def plan_swap(around: Around, stamp: str) -> Swap:
     aside = f"{around.old}.before-{stamp}"
     same = old_mount.device == new_mount.device
     if not is_point and new_mount == old_mount:
-        return _renamed(around.new, around.old, aside, around.old_exists)
+        return _renamed(around, aside)
     if is_point and same and _is_default(around, old_mount):
-        return _by_default(around, old_mount)
+        return _by_default(around, old_mount, new_mount)
     old_path = _in_top(around.old, old_mount)
     if same and old_path != "/":
         return _in_top_level(around, old_mount, is_point, stamp, new_mount)
     return _mounted(around, old_mount if is_point else None, new_mount, aside)
 
 
-def _renamed(new: str, old: str, aside: str, old_exists: bool) -> Swap:
-    if not old_exists:
+def _renamed(around: Around, aside: str) -> Swap:
+    new, old = around.new, around.old
+    if not around.old_exists:
         return Swap(SwapMethod.RENAME, (_line("mv", "--", new, old),))
     moved = _after_move(new, old, aside)
-    lines = _line("mv", "--", old, aside), _line("mv", "--", moved, old)
-    return Swap(SwapMethod.RENAME, lines, (f"What was there is then in {aside}.",))
+    lines = [_line("mv", "--", old, aside), _line("mv", "--", moved, old)]
+    lines += _moves(around, aside, old, shlex.quote)
+    notes = (f"What was there is then in {aside}.",)
+    removal = _removal(around, aside, shlex.quote)
+    return Swap(SwapMethod.RENAME, tuple(lines), notes, tuple(removal))
 
 
-def _by_default(around: Around, mount: _Mount) -> Swap:
+def _moves(
+    around: Around, before: str, after: str, quoted: Callable[[str], str]
+) -> list[str]:
+    """Return the commands that move the nested subvolumes of the old one.
+
+    One that cannot be moved is named, and the rest goes on.
+    """
+    lines = []
+    for path in around.nested:
+        old, new = f"{before}/{path}", f"{after}/{path}"
+        stays = shlex.quote(f"{path} stays in {before}")
+        move = f"mv -T -- {quoted(old)} {quoted(new)}"
+        lines.append(f"{move} || echo {stays} >&2")
+    return lines
+
+
+def _move_later(around: Around, before: str, after: str, mount: _Mount) -> list[str]:
+    """Return notes with the commands that move them once nothing uses them."""
+    if not around.nested:
+        return []
+    top = _line("mount", "-o", f"subvolid={_TOP}", mount.source, "/mnt")
+    notes = [f"Subvolumes that were in it are still in the old one. Later:  {top}"]
+    for path in around.nested:
+        old, new = f"/mnt{before}/{path}", f"/mnt{after}/{path}"
+        notes.append(f"  {_line('mv', '-T', '--', old, new)}")
+    return notes
+
+
+def _removal(around: Around, path: str, quoted: Callable[[str], str]) -> list[str]:
+    """Return the command that deletes the old one, with the snapshots in it."""
+    if not around.old_is_subvolume:
+        return [f"rm -r -- {quoted(path)}"]
+    state = f"{quoted(f'{path}/{STATE}')}"
+    inside = f"{state}/snapshots/* {state} " if around.has_state else ""
+    return [f"btrfs subvolume delete -- {inside}{quoted(path)}"]
+
+
+def _with_top(mount: _Mount, lines: Sequence[str]) -> list[str]:
+    """Return commands that see the top level of the filesystem in ``$top``."""
+    return [
+        "top=$(mktemp -d)",
+        _line("mount", "-o", f"subvolid={_TOP}", mount.source) + f" {_TOP_DIRECTORY}",
+        *lines,
+        f"umount {_TOP_DIRECTORY}",
+        f"rmdir {_TOP_DIRECTORY}",
+    ]
+
+
+def _by_default(around: Around, mount: _Mount, new_mount: _Mount) -> Swap:
     lines = [_line("btrfs", "subvolume", "set-default", around.new)]
+    old, new = _in_top(around.old, mount), _in_top(around.new, new_mount)
+    removal = _with_top(mount, _removal(around, old, _top)) if old != "/" else []
+    before = "" if old == "/" else old
     if around.old == "/":
-        note = "The machine starts with it the next time:  reboot"
-        return Swap(SwapMethod.DEFAULT, tuple(lines), (note,))
+        notes = ["The machine starts with it the next time:  reboot"]
+        notes += _move_later(around, before, new, mount)
+        return Swap(SwapMethod.DEFAULT, tuple(lines), tuple(notes), tuple(removal))
     options = ",".join(_options(mount))
     lines += [_line("umount", around.old)]
+    if around.nested:
+        lines += _with_top(mount, _moves(around, before, new, _top))
     lines += [_line("mount", "-o", options, mount.source, around.old)]
-    return Swap(SwapMethod.DEFAULT, tuple(lines))
+    return Swap(SwapMethod.DEFAULT, tuple(lines), (), tuple(removal))
 
 
 def _in_top_level(
@@ -123,24 +193,28 @@ def _in_top_level(
     old = _in_top(around.old, mount)
     aside = f"{old}.before-{stamp}"
     new = _in_top(around.new, new_mount)
-    notes = []
-    lines = [_line("umount", around.old)] if is_point and around.old != "/" else []
-    lines += ["top=$(mktemp -d)"]
-    lines += [_line("mount", "-o", f"subvolid={_TOP}", mount.source) + ' "$top"']
+    notes, inside, removal = [], [], []
+    is_running = is_point and around.old == "/"
+    lines = [_line("umount", around.old)] if is_point and not is_running else []
     if around.old_exists:
-        lines += [f"mv -- {_top(old)} {_top(aside)}"]
+        inside += [f"mv -- {_top(old)} {_top(aside)}"]
         new = _after_move(new, old, aside)
         notes += [f"What was there is then the subvolume {aside} of the top level."]
-    lines += [f"mv -- {_top(new)} {_top(old)}"]
-    lines += ['umount "$top" && rmdir "$top"']
-    if is_point and around.old == "/":
+        removal = _with_top(mount, _removal(around, aside, _top))
+    inside += [f"mv -- {_top(new)} {_top(old)}"]
+    if not is_running:
+        inside += _moves(around, aside, old, _top)
+    lines += _with_top(mount, inside)
+    if is_running:
         notes += ["The machine starts with it the next time:  reboot"]
+        notes += _move_later(around, aside, old, mount)
     elif is_point:
         options = ",".join([*_options(mount), f"subvol={old}"])
         lines += [_line("mount", "-o", options, mount.source, around.old)]
     if is_point and "subvolid=" in _fstab_options(around):
         notes += ["/etc/fstab names it by subvolid=, which is another one now."]
-    return Swap(SwapMethod.TOP_LEVEL, tuple(lines), tuple(notes))
+    how = SwapMethod.TOP_LEVEL
+    return Swap(how, tuple(lines), tuple(notes), tuple(removal))
 
 
 def _mounted(
@@ -151,14 +225,16 @@ def _mounted(
     It is the top level, or on another filesystem.
     """
     subvolume, source = _in_top(around.new, new_mount), new_mount.source
+    inside = around.nested
     notes = [f"For every start: the line of {around.old} in /etc/fstab needs"]
     notes[0] += f" the device {source} and subvol={subvolume}."
-    lines = []
+    lines, removal = [], []
     options = _options(old_mount if old_mount else new_mount)
     if old_mount and old_mount.kind != "btrfs":
         options = _options(new_mount)
     if old_mount and around.old == "/":
         notes += ["The machine has to start with it; then:  reboot"]
+        notes += [f"Subvolumes that stay in the old one: {path}" for path in inside]
         return Swap(SwapMethod.MOUNT, (), tuple(notes))
     if old_mount:
         lines += [_line("umount", around.old)]
@@ -166,10 +242,22 @@ def _mounted(
         if around.old_exists:
             lines += [_line("mv", "--", around.old, aside)]
             notes += [f"What was there is then in {aside}."]
+            removal = _removal(around, aside, shlex.quote)
         lines += [_line("mkdir", "--", around.old)]
     words = ",".join([*options, f"subvol={subvolume}"])
     lines += [_line("mount", "-o", words, source, around.old)]
-    return Swap(SwapMethod.MOUNT, tuple(lines), tuple(notes))
+    if inside:
+        notes += ["Subvolumes that were in it are not in this one; to copy them:"]
+    for path in inside:
+        if old_mount:
+            below = _in_top(f"{around.old}/{path}", old_mount)
+            where = _line("mount", "-o", f"subvol={below}", old_mount.source, "/mnt")
+            copy = _line("cp", "-a", "--", "/mnt", f"{around.old}/{path}")
+            notes += [f"  {where} && {copy} && umount /mnt"]
+        else:
+            copy = _line("cp", "-a", "--", f"{aside}/{path}", f"{around.old}/{path}")
+            notes += [f"  {copy}"]
+    return Swap(SwapMethod.MOUNT, tuple(lines), tuple(notes), tuple(removal))
 
 
 def _line(*words: str) -> str:

@@ -58,7 +58,8 @@ def test_a_mounted_subvolume_is_renamed_in_the_top_level_and_mounted_as_it_was()
         'mount -o subvolid=5 /dev/sda2 "$top"',
         'mv -- "$top"/@home "$top"/@home.before-T',
         'mv -- "$top"/@home.before-T/new "$top"/@home',
-        'umount "$top" && rmdir "$top"',
+        'umount "$top"',
+        'rmdir "$top"',
         "mount -o rw,noatime,compress=zstd:3,ssd,space_cache=v2,subvol=/@home"
         " /dev/sda2 /home",
     )
@@ -66,6 +67,57 @@ def test_a_mounted_subvolume_is_renamed_in_the_top_level_and_mounted_as_it_was()
     fstab = "# <file system>\nUUID=1-2 /home btrfs subvolid=257 0 0\n"
     swap = planned("/home/new", "/home", fstab=fstab)
     assert any("/etc/fstab names it by subvolid=" in note for note in swap.notes)
+
+
+NESTED: dict[str, Any] = {
+    "old_is_subvolume": True,
+    "nested": ("it's", "a/b"),
+    "has_state": True,
+}
+
+
+def test_nested_subvolumes_move_along_and_the_old_one_can_be_removed_later():
+    swap = planned("/mnt/my disk/new", "/mnt/my disk/old", **NESTED)
+    aside = "/mnt/my disk/old.before-T"
+    moves = [shlex.split(line) for line in swap.commands[2:]]
+    assert [words[:5] for words in moves] == [
+        ["mv", "-T", "--", f"{aside}/{path}", f"/mnt/my disk/old/{path}"]
+        for path in NESTED["nested"]
+    ]
+    (line,) = swap.removal
+    assert shlex.split(line)[4:] == [
+        f"{aside}/.btrfs-backup-ng/snapshots/*",
+        f"{aside}/.btrfs-backup-ng",
+        aside,
+    ]
+    assert line.count("/snapshots/* ") == 1  # which the shell expands
+    plain = planned("/mnt/my disk/new", "/mnt/my disk/old")
+    assert plain.removal == (f"rm -r -- '{aside}'",)
+
+
+def test_nested_subvolumes_move_in_the_top_level_before_it_is_mounted():
+    swap = planned("/home/new", "/home", **NESTED)
+    assert swap.commands[5].startswith(
+        """mv -T -- "$top"'/@home.before-T/it'"'"'s' "$top"'/@home/it'"'"'s' || """
+    )
+    assert swap.commands[-1].startswith("mount ")
+    assert swap.removal[1] == 'mount -o subvolid=5 /dev/sda2 "$top"'
+    assert swap.removal[-2:] == ('umount "$top"', 'rmdir "$top"')
+
+
+def test_those_of_the_running_root_are_moved_later():
+    for default in (0, 256):
+        swap = planned("/new", "/", **NESTED, default=default)
+        assert not any("mv -T" in line for line in swap.commands)
+        assert sum("mv -T" in note for note in swap.notes) == 2
+
+
+def test_those_on_another_filesystem_are_named_with_the_command_to_copy_them():
+    swap = planned("/mnt/my disk/a/new", "/home", **NESTED)
+    assert not swap.removal
+    assert any("subvol=/@home/a/b /dev/sda2 /mnt" in note for note in swap.notes)
+    swap = planned("/mnt/my disk/new", "/srv/www", **NESTED)
+    assert any("cp -a -- /srv/www.before-T/a/b /srv/www/a/b" in n for n in swap.notes)
 
 
 def test_the_running_root_is_not_unmounted():
@@ -80,11 +132,12 @@ def test_the_running_root_is_not_unmounted():
 def test_a_part_of_a_mounted_subvolume_is_renamed_without_unmounting_it():
     swap = planned("/root.new", "/home/me")
     assert swap.way is SwapMethod.TOP_LEVEL
-    assert swap.commands[1:5] == (
+    assert swap.commands[1:6] == (
         'mount -o subvolid=5 /dev/sda2 "$top"',
         'mv -- "$top"/@home/me "$top"/@home/me.before-T',
         'mv -- "$top"/@/root.new "$top"/@home/me',
-        'umount "$top" && rmdir "$top"',
+        'umount "$top"',
+        'rmdir "$top"',
     )
 
 

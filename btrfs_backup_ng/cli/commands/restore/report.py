@@ -1,6 +1,7 @@
 """The report of a restore: lines before and after it, and the document."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
@@ -126,10 +127,18 @@ class Reporter:
         where = f" on {visible(host)}" if host else ""
         self._say("")
         self._say(f"To put it in place, in a root shell{where}:")
-        for command in swap.commands:
-            self._output.line(f"  {visible(command)}")
+        self._say_script(swap.commands)
         for note in swap.notes:
-            self._say(f"# {visible(note)}")
+            self._output.line(f"# {visible(note)}", 10)
+        if swap.removal:
+            self._say("To remove the old one, some day, with all that is in it:")
+            self._say_script(swap.removal)
+
+    def _say_script(self, commands: Sequence[str]) -> None:
+        """Print commands so that a shell runs none of them after a failure."""
+        stops = len(commands) > 1
+        for command in ("(set -e", *commands, ")") if stops else commands:
+            self._output.line(f"  {visible(command)}")
 
     def _say_writable(self, restoration: Restoration) -> None:
         """Print how to make a writable copy of it, for which no data moves."""

@@ -52,6 +52,8 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
     backups.mkdir()
     home = disk.subvolume("home")
     (home / "file").write_text("good")
+    disk.subvolume("home/vms")  # in no backup
+    (home / "vms/disk").touch()
     count = 0
 
     def back_up(source: Path, *, parent: bool) -> None:
@@ -65,8 +67,9 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
         done = run_program("restore", *words, "--writable", "--json")
         return told(done)["swap"]
 
-    def check(place: Path) -> None:
+    def check(place: Path, *, nested: bool = True) -> None:
         assert (place / "file").read_text() == "good"
+        assert (place / "vms/disk").exists() == nested
         assert (place / "count").read_text() == str(count)
         back_up(place, parent=True)
         (place / "file").write_text("bad")
@@ -74,11 +77,13 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
     back_up(home, parent=False)
     (home / "file").write_text("bad")
     # At a path: the place of the source is known, here and through ssh.
-    _swapped(restored(backups, "--to", top / "home.new"), "rename")
+    swap = restored(backups, "--to", top / "home.new")
+    _swapped(swap, "rename")
     check(home)
     (old,) = top.glob("home.before-*")
     assert (old / "file").read_text() == "bad"
-    assert not (top / "home.new").exists()
+    _run("sh", "-ec", "\n".join(swap["removal"]))
+    assert not (old.exists() or (top / "home.new").exists())
 
     # A mounted subvolume, and the restored one in it.
     point = top.parent / f"{top.name}.home"
@@ -96,6 +101,8 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
         _swapped(swap, "rename in the top level")
         assert _options(point) == before >= {"noatime"}
         check(point)
+        _run("sh", "-ec", "\n".join(swap["removal"]))
+        assert not list(top.glob("home.before-*"))
         assert (home / "file").read_text() == "bad"  # it is the one at home now
 
         # The default subvolume.
@@ -113,7 +120,8 @@ def test_the_commands_put_it_in_place(btrfs: MakesFilesystems, sshd: Sshd):
         # Another disk.
         swap = restored(*mine, "--to", backup.path / "new", "--replaces", point)
         _swapped(swap, "mount")
-        check(point)
+        check(point, nested=False)
+        assert "subvol=/third/vms" in "".join(swap["notes"])
         assert (backup.path / "new/file").read_text() == "bad"
     finally:
         if any(mount.point == point for mount in read_mounts()):
@@ -128,4 +136,10 @@ def test_without_writable_the_way_to_something_to_swap_in_is_told(scene: Scene):
     line = done.stdout.splitlines()[-1].partition("btrfs-backup-ng ")[2]
     done = must(run_program(*line.split()))
     assert (to.with_name("read-only.rw") / STATE / "snapshots").is_dir()
-    assert "nothing to send" in done.stdout and "mv -- " in done.stdout
+    assert "nothing to send" in done.stdout
+    head, _, rest = done.stdout.partition("  (set -e\n")
+    script, _, _ = rest.partition("  )\n")
+    assert head and script.startswith("  mv -- ")
+    scene.source.rename(to.with_name("away"))  # so the first command fails
+    subprocess.run(["sh"], input=f"(set -e\n{script})", text=True)
+    assert to.with_name("read-only.rw").exists() and not scene.source.exists()
