@@ -160,7 +160,12 @@ _PERMANENT = {
     "File exists": "that name exists there already",
     "Operation not permitted": "btrfs needs root for this",
     "a password is required": "sudo asks for a password there",
+    "Input/output error": "a disk cannot be read or written there; see dmesg",
+    "File name too long": "a path in it is too long",
 }
+#: Errors that only another snapshot avoids: a block that cannot be read, and paths
+#: beyond ``PATH_MAX``, of ``btrfs send`` or in ``btrfs receive``.
+_UNSENDABLE = ("send ioctl failed with -5:", "File name too long")
 #: A stream that goes wrong in its middle, in the words of ``btrfs receive`` and of
 #: ``sendstream/format``.
 _GARBLED = (
@@ -181,6 +186,11 @@ def is_full(stderr: str) -> bool:
 def is_permanent(stderr: str) -> bool:
     """Return whether a retry of a failed btrfs command would fail, too."""
     return any(error in stderr for error in _PERMANENT)
+
+
+def is_unsendable(stderr: str) -> bool:
+    """Return whether a transfer failed because of what the snapshot holds."""
+    return any(error in stderr for error in _UNSENDABLE)
 
 
 def is_garbled(stderr: str) -> bool:

@@ -293,7 +293,8 @@ def _choose_interval(transfer: Transfer, route: Route, size_bytes: int | None) -
         return wanted
     if size_bytes is None:
         ends = transfer.snapshot, transfer.parent
-        size_bytes = written_since(source, *ends, limit=wanted)
+        found = attempt(lambda: written_since(source, *ends, limit=wanted))
+        size_bytes = found if isinstance(found, int) else wanted + 1
     return wanted if size_bytes > wanted else 0
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, format_age, visible
-from btrfs_backup_ng.btrfs.parse import is_garbled, is_permanent
+from btrfs_backup_ng.btrfs.parse import is_garbled, is_permanent, is_unsendable
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.model import Role, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer
@@ -206,12 +206,19 @@ class Delivery:
         self._session.remember(record)
 
 
+def is_about_snapshot(error: BackupError) -> bool:
+    """Return whether another snapshot may be sent where this one failed."""
+    return isinstance(error, PipelineFailed) and any(
+        is_unsendable(end.stderr) for end in (error.blamed, *error.others)
+    )
+
+
 def _is_transient(error: BackupError) -> bool:
     """Return whether a retry may succeed."""
     if isinstance(error, TooLarge):
         return False
     if isinstance(error, PipelineFailed):
-        return not is_permanent(error.blamed.stderr)
+        return not (is_permanent(error.blamed.stderr) or is_about_snapshot(error))
     return isinstance(error, ConnectionFailed | ContactLost | TimedOut | Busy)
 
 

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -38,7 +38,7 @@ from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.retention import in_order
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
-from btrfs_backup_ng.host.entry import SOURCES
+from btrfs_backup_ng.host.entry import SOURCES, plain
 from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.forecast import NOT_MADE_YET, Planner
 from btrfs_backup_ng.place.holds import Hold, Holds, base_hold, sending_hold
@@ -52,9 +52,20 @@ from btrfs_backup_ng.process.pipeline import Moved
 from btrfs_backup_ng.session.history import origins_of
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer import size
-from btrfs_backup_ng.transfer.delivery import Delivery
+from btrfs_backup_ng.transfer.delivery import Delivery, is_about_snapshot
 
 log = logging.getLogger(__name__)
+
+
+class Unsendable(BackupError):
+    """Snapshots cannot be sent because of what they hold; the others were sent.
+
+    :ivar exit_status: of a run that did a part, if any other one arrived.
+    """
+
+    def __init__(self, message: str, *, hint: str, exit_status: int) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_status = exit_status
 
 
 class Target:
@@ -84,8 +95,11 @@ class Target:
         self._job = job
         self._session = session
         self._plan = TransferPlan((), 0, None, (), None, None)
-        self._sizes: dict[tuple[str, str], int] = {}
+        self._sizes: dict[tuple[str, str], int | None] = {}
         self._here: tuple[Snapshot, ...] = ()
+        self._unsendable: dict[UUID, str] = {}  # UUID -> name and reason
+        self._tried: set[UUID] = set()
+        self._plan_again: Callable[[], None] = lambda: None
         self._planner = Planner(source.snapshots, place.backups)
         self._ownership = Ownership(place, identity_of(source), job.naming.prefix)
         self._begun: list[str] | None = None
@@ -162,6 +176,7 @@ class Target:
         """
         job, naming = self._job, self._job.naming
         self._here = here.snapshots
+        self._plan_again = lambda: self.plan(here, course)
         named = [s for s in here.snapshots if naming.time_of(s.name) is not None]
         if not self.place.backups.takes_parents:
             self._plan = plan_whole_stream(named if job.transfer else [])
@@ -170,6 +185,7 @@ class Target:
         begun = self._begun_of(named) if limit else set()
         worth_it = worth_sending(named, self.known, limit, naming, course, begun)
         wanted = {s.uuid for s in worth_it} if job.transfer else set()
+        wanted -= set(self._unsendable)
         self._plan = self._planner.plan(
             here, self.listing, wanted, naming, self._options.incremental
         )
@@ -244,14 +260,15 @@ class Target:
             received = [s for s in self.listing.snapshots if s.received_uuid]
             newest = in_order(received)[-1]
             oldest = in_order(here.snapshots)[0]
-            size = format_size(self._size(transfer))
+            size_bytes = self._size(transfer)
+            size = "" if size_bytes is None else f": {format_size(size_bytes)}"
             self._session.emit(
                 Noted(
                     self.name,
                     Level.INFO,
                     f"{self} shares no usable snapshot with {self._source} any more"
                     f" (newest there: {_day(newest)}, oldest here: {_day(oldest)})",
-                    f"Sending in full: {size}. The old backups there stay valid."
+                    f"Sending in full{size}. The old backups there stay valid."
                     " Stop here with --incremental=required.",
                 )
             )
@@ -263,7 +280,7 @@ class Target:
         taken = 0  # by the transfers before
         for transfer in self._plan.transfers:
             there = self._waiting(transfer)
-            needed = max(0, self._size(transfer) - there)
+            needed = max(0, (self._size(transfer) or 0) - there)
             name = transfer.snapshot.name
             if not preflight.fits(needed, free - taken, options):
                 # the estimate counts clones twice
@@ -312,8 +329,11 @@ class Target:
         with size.temporary_snapshot(self._source, snapshot.name, now) as temporary:
             return self._exact_size(transfer, temporary)
 
-    def _size(self, transfer: Transfer) -> int:
-        """Estimate a transfer in bytes; of a planned snapshot, from the source now."""
+    def _size(self, transfer: Transfer) -> int | None:
+        """Estimate a transfer in bytes; of a planned snapshot, from the source now.
+
+        :returns: ``None`` if that fails, which never fails the transfer itself.
+        """
         key = _key(transfer)
         if key not in self._sizes:
             made = transfer.snapshot.generation < NOT_MADE_YET
@@ -321,9 +341,13 @@ class Target:
             parent = transfer.parent
             if parent and parent.generation == NOT_MADE_YET:  # a parent sent before it
                 parent = None
-            self._sizes[key] = size.written_since(
-                self._source.snapshots, snapshot, parent
+            found = attempt(
+                lambda: size.written_since(self._source.snapshots, snapshot, parent)
             )
+            if isinstance(found, BackupError):
+                text = "%s: the size of %s is not known: %s"
+                log.warning(text, self, transfer.snapshot.name, found.message)
+            self._sizes[key] = found if isinstance(found, int) else None
         return self._sizes[key]
 
     def report_plan(self, holds: Holds, temporary: Snapshot | None) -> None:
@@ -362,7 +386,7 @@ class Target:
 
         snapshot, parent = made(transfer.snapshot), made(transfer.parent)
         if snapshot is None or (transfer.parent and not parent):
-            return self._size(transfer)
+            return self._size(transfer) or 0
         protocol = self._delivery.route.protocol
         return size.stream_size(self._source.snapshots, snapshot, parent, protocol)
 
@@ -370,10 +394,13 @@ class Target:
         """Send everything that is planned, oldest first.
 
         Record the needs of the destination before each step: so nothing that it needs
-        is deleted, even if the step fails.
+        is deleted, even if the step fails. A snapshot that cannot be sent because of
+        what it holds stops no newer one: these are sent from the last common parent.
 
-        :raises BackupError: at the first transfer that fails.
+        :raises Unsendable: at the end, if there were such snapshots.
+        :raises BackupError: at the first transfer that fails otherwise.
         """
+        arrived = 0
         with ThreadPoolExecutor(1) as pool:
             registration = pool.submit(self._register)  # beside the first transfer
 
@@ -381,20 +408,69 @@ class Target:
                 if isinstance(attempt(registration.result), BackupError):
                     self._register()  # the connection was interrupted
 
-            for transfer in self._plan.transfers:
+            while transfer := self._next():
                 self._hold(holds, sending_hold(transfer.snapshot), *self._bases())
                 doing = f"sending {transfer.snapshot.name} to {self.name}"
                 holder.note(doing, self._source, self.place)
                 log.info("sending %s to %s", transfer.snapshot.name, self)
                 estimate = self._sizes.get(_key(transfer))
-                sent = self._delivery.send(
-                    transfer, estimate, holder, registered, holds.read_again
-                )
+                try:
+                    sent = self._delivery.send(
+                        transfer, estimate, holder, registered, holds.read_again
+                    )
+                except BackupError as error:
+                    if not (
+                        is_about_snapshot(error) and self.place.backups.takes_parents
+                    ):
+                        raise
+                    self._set_aside(transfer, error)
+                    continue
                 self._session.emit(sent)
                 self._arrived(transfer)
+                arrived += 1
             registered()
         self._clear_staging()
+        if self._unsendable:
+            self._hold(holds, *self._bases())
+            self._refuse_unsendable(arrived)
         self._finish(holds)
+
+    def _next(self) -> Transfer | None:
+        """Return the first planned transfer that was not tried yet."""
+        planned = self._plan.transfers
+        left = (t for t in planned if t.snapshot.uuid not in self._tried)
+        transfer = next(left, None)
+        self._tried |= {transfer.snapshot.uuid} if transfer else set()
+        return transfer
+
+    def _set_aside(self, transfer: Transfer, error: BackupError) -> None:
+        """Plan without a snapshot that cannot be sent, and what was to follow it."""
+        snapshot = transfer.snapshot
+        name = visible(snapshot.name)
+        self._unsendable[snapshot.uuid] = f"{name} cannot be sent: {error.message}"
+        self._plan_again()
+
+    def _refuse_unsendable(self, arrived: int) -> None:
+        """Name the snapshots that cannot be sent.
+
+        :raises Unsendable: always.
+        """
+        names = [s.name for s in self._here if s.uuid in self._unsendable]
+        folder = plain(self._source.snapshots.directory)
+        scrub, gone = (
+            visible(shlex.join(["btrfs", *words]))
+            for words in (
+                ("scrub", "start", "-B", folder),
+                ("subvolume", "delete", *(f"{folder}/{name}" for name in names)),
+            )
+        )
+        raise Unsendable(
+            "; ".join(self._unsendable.values()),
+            hint=f"{'All others were sent' if arrived else 'No other was missing'}."
+            f" If a block cannot be read, dmesg names the file after:  {scrub}"
+            f"\nSo that it is not tried again:  {gone}",
+            exit_status=10 if arrived else 1,
+        )
 
     def _clear_staging(self) -> None:
         """Delete the staging of snapshots that have arrived now."""

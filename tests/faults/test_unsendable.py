@@ -1,0 +1,82 @@
+"""A snapshot that cannot be sent holds up no newer one, and is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import assert_fails, must
+from tests.support.scene import Scene
+
+pytestmark = pytest.mark.btrfs
+
+_EIO = "send ioctl failed with -5: Input/output error"
+_TOO_LONG = "mkdir o257-7-0 failed: File name too long"
+
+
+def _failing(directory: Path, verb: str, name: str, error: str) -> dict[str, str]:
+    """Put a ``btrfs`` in front of the real one that fails for one snapshot, always."""
+    wrapper = directory / "failing" / "btrfs"
+    wrapper.parent.mkdir(exist_ok=True)
+    wrapper.write_text(
+        f'#!/bin/sh\ncase "$*" in\n*"{verb} "*"{name}") echo "ERROR: {error}" >&2;'
+        f' exit 1 ;;\nesac\nPATH=${{PATH#*:}}\nexec btrfs "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    return {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+
+
+def _check_goes_on(scene: Scene, tmp_path: Path, error: str) -> None:
+    """Let the second snapshot fail, in three runs; newer ones arrive all the same."""
+    scene.add("second")
+    must(scene.run("-T"))
+    bad = scene.snapshot_names[-1]
+    env = _failing(tmp_path, "send", f"./{bad}", error)
+    scene.add("third")
+    with_both = ("--retries", "3", "-N", "2")
+    done = scene.run(*with_both, env=env)
+    assert_fails(done, 10, f"{bad} cannot be sent", error, "scrub", "not tried again")
+    assert "Trying again" not in done.stderr
+    assert scene.backup_names[-1] == scene.snapshot_names[-1] != bad
+    scene.add("fourth")
+    done = scene.run(*with_both, env=env)
+    assert done.returncode in (0, 10), done.stderr
+    assert set(scene.snapshot_names) <= {*scene.backup_names, bad}
+    assert scene.backup_names[-1] == scene.snapshot_names[-1]
+    assert "in full" not in done.stdout
+
+
+@pytest.mark.parametrize("error", [_EIO, _TOO_LONG])
+def test_an_incremental_that_cannot_be_sent_holds_up_no_newer_one(
+    scene: Scene, tmp_path: Path, error: str
+) -> None:
+    scene.back_up()
+    _check_goes_on(scene, tmp_path, error)
+
+
+def test_nor_does_one_over_ssh(ssh_scene: Scene, tmp_path: Path) -> None:
+    ssh_scene.back_up()
+    _check_goes_on(ssh_scene, tmp_path, _EIO)
+
+
+def test_the_first_backup_is_of_the_next_snapshot_then(
+    scene: Scene, tmp_path: Path
+) -> None:
+    must(scene.run("-T"))
+    (bad,) = scene.snapshot_names
+    env = _failing(tmp_path, "send", f"./{bad}", _EIO)
+    alone = scene.run("-S", env=env)
+    assert_fails(alone, 1, f"{bad} cannot be sent", "No other was missing")
+    scene.add("second")
+    assert_fails(scene.run(env=env), 10, f"{bad} cannot be sent", "All others")
+    assert scene.backup_names == scene.snapshot_names[1:]
+
+
+def test_an_estimate_that_fails_fails_no_transfer(scene: Scene, tmp_path: Path) -> None:
+    env = _failing(tmp_path, "subvolume find-new", "", "cannot find it")
+    for _ in range(2):
+        scene.add("more")
+        must(scene.run(env=env))
+    assert len(scene.backups) == 2
