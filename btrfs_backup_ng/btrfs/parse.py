@@ -173,6 +173,8 @@ _GARBLED = (
     "invalid tlv in cmd",
     "the stream is damaged at byte",
 )
+#: A stream that only ends too early, in the words of the filters.
+_CUT_OFF = "it ends before its END command"
 _TRANSIENT = {
     "unexpected EOF in stream": "the stream ended too early",
     "empty stream is not considered valid": "no data arrived",
@@ -195,7 +197,7 @@ def is_unsendable(stderr: str) -> bool:
 
 def is_garbled(stderr: str) -> bool:
     """Return whether what read a stream says that it is damaged."""
-    return any(error in stderr for error in _GARBLED)
+    return any(error in stderr for error in _GARBLED) and _CUT_OFF not in stderr
 
 
 def explain(stderr: str) -> str:

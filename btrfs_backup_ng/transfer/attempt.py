@@ -15,7 +15,7 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.btrfs.parse import explain, is_full, is_garbled
+from btrfs_backup_ng.btrfs.parse import explain, is_full
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.plan import Transfer
@@ -358,7 +358,7 @@ def _meaning(error: PipelineFailed) -> str:
     ends = [end for end in (blamed, *error.others) if end.command.reports]
     if any(end.status == grammar.CODEC_FAILED for end in ends):
         return "The (de)compressor there failed. Without one:  --compress none"
-    if blamed.command.label == _LOOK and is_garbled(blamed.stderr):
+    if blamed.command.label == _LOOK:
         return (
             "The command got a part that is of no use: delete it, and run this again."
         )

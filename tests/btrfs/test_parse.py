@@ -11,6 +11,7 @@ from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
     explain,
     extent_size,
+    is_garbled,
     judge_integrity,
     parse_root_items,
     parse_show,
@@ -641,3 +642,11 @@ def test_the_clock_of_another_machine_is_compared_with_ours(said, ahead):
     answer = {**HELLO, "clock": said}
     assert parse_facts(answer, 1699999900.0).clock_ahead_s == ahead
     assert parse_facts(answer).clock_ahead_s is None
+
+
+def test_a_stream_that_is_cut_off_is_not_one_that_begins_again() -> None:
+    damaged = "ERROR: the stream is damaged at byte 9: "
+    assert is_garbled(damaged + "there starts no command")
+    assert is_garbled("ERROR: crc32 mismatch in command")
+    assert not is_garbled(damaged + "it ends before its END command")
+    assert not is_garbled("ERROR: unexpected EOF in stream")
