@@ -147,14 +147,22 @@ def _differing(told: list[StreamCommand], lines: list[bytes]) -> Iterator[str]:
 
 
 def _joined(commands: list[StreamCommand], lines: list[bytes]) -> Iterator[bytes]:
-    """Put lines together again that --dump breaks: it prints attributes as they are."""
+    """Put lines together again that --dump breaks.
+
+    It prints xattrs as they are, or, in newer versions (seen in 6.14), escaped as
+    paths are, and without ``data=``.
+    """
     waiting = iter(lines)
     for command in commands:
-        broken = 0
-        if command.kind in (Kind.SET_XATTR, Kind.REMOVE_XATTR):
+        parts = list(itertools.islice(waiting, 1))
+        if parts and command.kind in (Kind.SET_XATTR, Kind.REMOVE_XATTR):
+            name = command.value(_A.XATTR_NAME)
             data = command.attributes.get(_A.XATTR_DATA, b"").partition(b"\0")[0]
-            broken = (command.value(_A.XATTR_NAME) + data).count(b"\n")
-        parts = list(itertools.islice(waiting, broken + 1))
+            escaped, broken = b"name=" + escape(name), (name + data).count(b"\n")
+            if escaped in parts[0] and b" data=" not in parts[0]:
+                parts[0] = parts[0].replace(escaped, b"name=" + name)
+            else:
+                parts += itertools.islice(waiting, broken)
         if parts:
             yield b"\n".join(parts)
     yield from waiting
