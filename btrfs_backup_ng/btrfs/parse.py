@@ -156,7 +156,7 @@ _PERMANENT = {
     "cannot find parent subvolume": "the parent is missing there",
     "not reachable from inside the root subvol": _OUTSIDE,
     "mount btrfs, try to remount this btrfs filesystem": _OUTSIDE,
-    "Read-only file system": "the filesystem is mounted read-only",
+    "Read-only file system": "the mount, or a subvolume there, is read-only",
     "File exists": "that name exists there already",
     "Operation not permitted": "btrfs needs root for this",
     "a password is required": "sudo asks for a password there",

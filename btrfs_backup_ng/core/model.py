@@ -117,6 +117,7 @@ class Facts:
     :ivar folder_trouble: why that folder can have no snapshots, or "": a part of it
         (the first word) is a link or no directory.
     :ivar nested: subvolumes directly below it, relative to it.
+    :ivar is_sealed: it is a subvolume with the property of being read-only.
     :ivar has_state: the state directory exists, and is writable.
     :ivar has_stub: a snapshot's stub of a subvolume is in the place of the state
         directory: the subvolume came out of a rollback, or is a clone.
@@ -166,6 +167,7 @@ class Facts:
     folder_filesystem: str = ""
     folder_trouble: str = ""
     nested: tuple[str, ...] = ()
+    is_sealed: bool = False
     has_state: bool = False
     has_stub: bool = False
     has_folder: bool = False

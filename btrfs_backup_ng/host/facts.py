@@ -98,6 +98,7 @@ def _with_subvolume(facts: Facts, directory: str, *, with_nested: bool) -> Facts
     return replace(
         facts,
         is_subvolume=True,
+        is_sealed=info.read_only,
         uuid=info.uuid,
         parent_uuid=info.parent_uuid,
         received_uuid=info.received_uuid,
@@ -326,6 +327,7 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
     return replace(
         facts,
         is_subvolume=True,
+        is_sealed=shown.read_only,
         is_writable=facts.is_writable and not shown.read_only,
         uuid=shown.uuid,
         parent_uuid=shown.parent_uuid,

@@ -235,7 +235,35 @@ def is_ours(place: Place, session: Session) -> None:
 
 def can_take_snapshots(place: Place, session: Session) -> None:
     if not place.facts.is_writable:
-        raise Refused(f"{place} is mounted read-only, so no snapshot can be made")
+        why, hint = _why_not_writable(place)
+        if place.facts.has_folder:
+            hint += "\nSend the snapshots that exist:  -S"
+        raise Refused(f"{place} {why}, so no snapshot can be made", hint=hint)
+
+
+def _why_not_writable(place: Place) -> tuple[str, str]:
+    """Return why nothing can be made at a place, and how to mend that."""
+    facts, path = place.facts, shlex.quote(place.location.path)
+    if facts.is_mounted_read_only:
+        return "is mounted read-only", "See why:  dmesg | tail"
+    if facts.is_sealed:
+        command = f"btrfs property set -ts {path} ro false"
+        return "is a read-only subvolume", f"Once it may change:  {visible(command)}"
+    if facts.privilege is Privilege.ROOT:
+        why = "is marked immutable, or in a read-only subvolume"
+        return why, f"Look:  {visible(f'lsattr -d {path}')}"
+    return "is not ours to write", f"Look:  {visible(f'ls -ld {path}')}"
+
+
+def has_snapshots(place: Place, session: Session) -> None:
+    """Refuse a source where none can be made, and none is."""
+    if place.facts.is_mounted_read_only and not place.facts.has_folder:
+        folder = visible(plain(place.snapshots.directory))
+        raise Refused(
+            f"{place} is mounted read-only, and {folder} does not exist, so there is"
+            " no snapshot to send",
+            hint="See why:  dmesg | tail",
+        )
 
 
 def folder_is_directory(place: Place, session: Session) -> None:
@@ -268,7 +296,8 @@ def is_no_snapshot(place: Place, session: Session) -> None:
 
 def is_writable(place: Place, session: Session) -> None:
     if not place.facts.is_writable:
-        raise Refused(f"{place} is mounted read-only or not ours to write")
+        why, hint = _why_not_writable(place)
+        raise Refused(f"{place} {why}", hint=hint)
 
 
 #: To look at a path that may be missing.
@@ -336,7 +365,7 @@ def source_purpose(job: Job) -> Purpose:
 
     checks = list(SOURCE)
     if not job.take_snapshot:
-        checks.remove(can_take_snapshots)
+        checks[checks.index(can_take_snapshots)] = has_snapshots
     elif not job.force:
         checks.insert(checks.index(source_is_btrfs), keeps_no_backups)
     return tuple(checks)

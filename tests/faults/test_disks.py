@@ -12,12 +12,13 @@ import pytest
 
 from tests.conftest import MakesFilesystems
 from tests.faults.conftest import Disks
-from tests.support import ours
+from tests.support import ours, places
 from tests.support.command_line import assert_fails
 from tests.support.filesystems import Filesystem
-from tests.support.places import MIB, command
-from tests.support.program import finish
+from tests.support.places import MIB, command, ssh_place, ssh_words
+from tests.support.program import finish, run_program
 from tests.support.scene import Scene
+from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
 
@@ -110,7 +111,8 @@ def test_a_full_source_is_told_and_nothing_is_lost(
     done = scene.run("-N1", "-n1")
     scene.check_laws()
     if done.returncode:
-        assert_fails(done, 1, "No space left on device")
+        # 10: what existed was there already, or was sent.
+        assert_fails(done, 1 if done.returncode == 1 else 10, "No space left on device")
     else:  # btrfs keeps a reserve, which may have sufficed
         backups = {backup.received_uuid for backup in scene.backups}
         assert backups >= {snapshot.uuid for snapshot in scene.snapshots}
@@ -119,6 +121,35 @@ def test_a_full_source_is_told_and_nothing_is_lost(
         path.unlink()
     disk.sync()
     scene.check_converges()
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_snapshot_that_cannot_be_made_does_not_keep_others_from_their_way(
+    scene: Scene, tmp_path: Path, dry: bool
+) -> None:
+    """As on a full source, which thins itself out by this."""
+    scene.back_up()
+    scene.back_up()
+    scene.write()
+    assert scene.run("-T").returncode == 0
+    *_, newest = names = scene.snapshot_names
+    # Not publish, which makes its snapshot of another path.
+    directory = places.wrapper(
+        tmp_path / "bin",
+        """case "$*" in "subvolume snapshot"*"/fd/5 ./x-"*)
+            echo "No space left on device" >&2
+            exit 1 ;;
+        esac""",
+    )
+    path = f"{directory}:{os.environ['PATH']}"
+    words = ["-N1", "-n1", *(["--dry-run"] if dry else [])]
+    done = scene.run(*words, env={"PATH": path})
+    assert_fails(done, 10, "No space left on device")
+    assert "made snapshot" not in done.stdout and "would make" not in done.stdout
+    assert newest in done.stdout
+    assert scene.snapshot_names == (names if dry else [newest])
+    assert scene.run("-N1").returncode == 0
+    scene.check_laws()
 
 
 def test_a_destination_remounted_read_only_is_refused(
@@ -143,10 +174,70 @@ def test_a_source_remounted_read_only_is_refused(
     scene = Scene(disk, disks[1])
     scene.back_up()
     disk.remount("ro")
-    assert_fails(scene.run(), 4, str(scene.source), "read-only")
+    assert_fails(scene.run(), 4, str(scene.source), "is mounted read-only", "-S")
     scene.check_laws()
     disk.remount("rw")
     scene.check_converges()
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_a_source_that_turned_read_only_saves_its_snapshots(
+    disks: Disks, btrfs: MakesFilesystems, sshd: Sshd, kind: str
+) -> None:
+    disk = btrfs(size="512M")
+    scene = Scene(disk, disks[1])
+    scene.back_up()
+    for _ in range(2):
+        scene.write()
+        assert scene.run("-T").returncode == 0
+    holds = scene.holds.read_bytes()
+    source = (
+        ssh_place(sshd, scene.source, user="root") if kind == "ssh" else scene.source
+    )
+    ssh = ssh_words(sshd) if kind == "ssh" else []
+    words = [*scene.options, *ssh, "-S", "-N1", "-n9", source, scene.place]
+    disk.remount("ro")
+    promised, done = run_program("--dry-run", *words), run_program(*words)
+    for run in (promised, done):
+        assert run.returncode == 0, run.stderr
+        assert "is mounted read-only" in run.stderr and "deleted" not in run.stdout
+    assert promised.stdout.count("would send") == done.stdout.count(": sent ") == 2
+    assert len(scene.snapshots) == len(scene.backups) == 3
+    assert scene.holds.read_bytes() == holds
+    disk.remount("rw")
+    scene.check_converges()
+
+
+def test_a_read_only_source_without_snapshots_has_nothing_to_save(
+    disks: Disks, btrfs: MakesFilesystems
+) -> None:
+    disk = btrfs(size="512M")
+    scene = Scene(disk, disks[1])
+    disk.remount("ro")
+    for dry in ([], ["--dry-run"]):
+        said = "so there is no snapshot to send"
+        assert_fails(scene.run("-S", *dry), 4, str(scene.source), said)
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_what_is_not_writable_though_its_mount_is_gets_its_own_reason(
+    scene: Scene, sshd: Sshd, kind: str
+) -> None:
+    source = (
+        ssh_place(sshd, scene.source, user="root") if kind == "ssh" else scene.source
+    )
+    ssh = ssh_words(sshd) if kind == "ssh" else []
+    command("btrfs", "property", "set", "-ts", scene.source, "ro", "true")
+    done = run_program(*scene.options, *ssh, source, scene.place)
+    mend = f"btrfs property set -ts {scene.source} ro false"
+    assert_fails(done, 4, "is a read-only subvolume", mend)
+    command(*mend.split())
+    command("chattr", "+i", scene.source)
+    try:
+        done = run_program(*scene.options, *ssh, source, scene.place)
+    finally:
+        command("chattr", "-i", scene.source)
+    assert_fails(done, 4, "is marked immutable", f"lsattr -d {scene.source}")
 
 
 def test_a_destination_that_is_not_mounted_gets_nothing(

@@ -9,11 +9,18 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from btrfs_backup_ng.__util__ import BackupError, Interrupted, attempt, visible
+from btrfs_backup_ng.__util__ import BackupError, Interrupted, Refused, attempt, visible
 from btrfs_backup_ng.actions.backup.journal import Journal
 from btrfs_backup_ng.actions.backup.target import Target
 from btrfs_backup_ng.actions.prune.rules import Pruning
-from btrfs_backup_ng.core.events import Failed, Released, Snapshotted, Tally
+from btrfs_backup_ng.core.events import (
+    Failed,
+    Level,
+    Noted,
+    Released,
+    Snapshotted,
+    Tally,
+)
 from btrfs_backup_ng.core.judgement import Clock, Course, find_course, later
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import Destination, Job, Listing, Role, Snapshot
@@ -96,12 +103,20 @@ class _Run:
         targets = self._each(targets, lambda target: target.check(self._here))
         if self._all_failed(targets):
             return
+        is_made, temporary = True, None
         if planned:
-            self._take_snapshot(source, planned, targets)
-        temporary = None
-        if job.dry_run and planned and targets:
-            making = size.temporary_snapshot(source, planned.name, self._session.now)
-            temporary = stack.enter_context(making)
+            try:
+                temporary = self._take_snapshot(source, planned, targets, stack)
+            except Refused:
+                raise
+            except BackupError as error:
+                # What exists is sent and thinned, which may make room for the next run.
+                self.fail(str(source.location), error)
+                is_made = False
+                self._drop_here(planned)
+                targets = self._each(
+                    targets, lambda target: target.plan(self._here, self._course)
+                )
 
         def transfer(target: Target) -> None:
             if job.dry_run:
@@ -110,7 +125,9 @@ class _Run:
                 target.deliver(holds, self._holder)
 
         done = self._each(targets, transfer)
-        self.tally.add(Tally(done=len(done) + (not targets)))
+        self.tally.add(Tally(done=len(done) + (is_made and not targets)))
+        if source.facts.is_mounted_read_only:
+            return
         holds.keep_record()
         self._prune(source, done, holds)
 
@@ -199,7 +216,7 @@ class _Run:
         """Lock a place, and clear the staging of transfers without checkpoints."""
         stack.enter_context(self._holder.holding(place, self._job.wait_s, role))
         left = place.facts.leftovers
-        if not left:
+        if not left or (role is Role.SNAPSHOT and place.facts.is_mounted_read_only):
             return
         log.info("%s: clearing what unfinished transfers left", place)
         for transfer_id in place.discard(left, keep_sealed=True):
@@ -219,13 +236,19 @@ class _Run:
         made = [s for s in self._here.snapshots if time_of(s.name)]
         needing = self._job.destinations if self._job.transfer else ()
         name = str(source.location)
+        is_read_only = source.facts.is_mounted_read_only
+        if is_read_only:
+            text = f"{source} is mounted read-only, so what destinations need cannot be"
+            text += " recorded there. Its snapshots are sent, and nothing is deleted"
+            hint = "See why it is read-only:  dmesg | tail"
+            self._session.emit(Noted(name, Level.WARNING, text, hint))
         return open_holds(
             source,
             recorded,
             made,
             [str(destination.location) for destination in needing],
             now=self._session.now,
-            dry_run=self._job.dry_run,
+            dry_run=self._job.dry_run or is_read_only,
             warn=self._session.warn,
             last_arrived=lambda: last_arrived_from(self._session.recall(), name),
         )
@@ -259,11 +282,26 @@ class _Run:
         names = self._here.names | {snapshot.name}
         self._here = replace(self._here, snapshots=(*others, snapshot), names=names)
 
+    def _drop_here(self, snapshot: Snapshot) -> None:
+        others = tuple(s for s in self._here.snapshots if s.uuid != snapshot.uuid)
+        names = self._here.names - {snapshot.name}
+        self._here = replace(self._here, snapshots=others, names=names)
+
     def _take_snapshot(
-        self, source: Place, planned: Snapshot, targets: Sequence[Target]
-    ) -> None:
-        """Make the snapshot, and plan again with its real properties."""
-        job = self._job
+        self,
+        source: Place,
+        planned: Snapshot,
+        targets: Sequence[Target],
+        stack: ExitStack,
+    ) -> Snapshot | None:
+        """Make the snapshot, and plan again with its real properties.
+
+        :returns: in a dry run, a temporary one to measure, if there is one.
+        """
+        job, temporary = self._job, None
+        if job.dry_run and targets:
+            making = size.temporary_snapshot(source, planned.name, self._session.now)
+            temporary = stack.enter_context(making)
         if not job.dry_run:
             self._holder.note(f"making {planned.name}", source)
             made = source.snapshots.take_snapshot(planned.name, self._session.now)
@@ -272,6 +310,7 @@ class _Run:
                 target.plan(self._here, self._course)
         event = Snapshotted(str(source.location), planned.name, job.dry_run)
         self._session.emit(event)
+        return temporary
 
     def _prune(self, source: Place, done: Sequence[Target], holds: Holds) -> None:
         """Delete snapshots that no rule keeps, except at places where a step failed."""
