@@ -157,7 +157,7 @@ def test_many_deletions_cost_few_processes(scene: Scene) -> None:
 
 
 def test_a_restore_and_a_pruning_ask_a_place_once(scene: Scene, sshd: Sshd) -> None:
-    """Sessions: look and list; for the restore also three for its size and stream."""
+    """Sessions: look and list; for the restore also two for its size and stream."""
     scene.back_up()
     place = ssh_place(sshd, scene.destination, user="root")
     options = ssh_words(sshd)
@@ -165,7 +165,7 @@ def test_a_restore_and_a_pruning_ask_a_place_once(scene: Scene, sshd: Sshd) -> N
     back = scene.source.parent / "back"
     done = run_program("restore", *options, place, "--to", back)
     assert done.returncode == 0, done.stderr
-    assert (sshd.connections(), sshd.sessions()) == (1, 5)
+    assert (sshd.connections(), sshd.sessions()) == (1, 4)
     sshd.mark()
     policy = ("--keep-at", "latest=9", "--keep-zone", "UTC", "--dry-run")
     done = run_program("prune", *options, *policy, place)

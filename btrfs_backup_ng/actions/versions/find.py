@@ -310,6 +310,22 @@ def _sightings(
     ], failures
 
 
+def check_searched(found: Found, number: int) -> None:
+    """Check that the number of a version means the same as where all was searched.
+
+    :raises Refused: if a place could not be searched.
+    """
+    if found.failures:
+        place, error = found.failures[0]
+        raise Refused(
+            f"which one version {number} of {visible(found.file.path)} is depends on"
+            f" {visible(place)}, which could not be searched: {error.message}",
+            hint="Number those of one place:  versions FILE --at PLACE, then restore"
+            " PLACE --file FILE --number N\nOr name the snapshot, as versions tells:"
+            "  restore PLACE SNAPSHOT --file PATH",
+        )
+
+
 def pick(found: Found, number: int) -> Taken:
     """Return the newest snapshot with a version, at the nearest place.
 

@@ -420,4 +420,8 @@ def _summary(request: VerifyRequest, outcome: PlaceResult) -> str:
         text += f", part {request.part[0]} of {request.part[1]}"
     if outcome.foreign:
         text += f"; {outcome.foreign} foreign, which nobody can verify"
+    about = Counter(finding.result for finding in outcome.findings)
+    wrong = [f"{about[r]} {_WORDS[r].lower()}" for r in Result if about[r]]
+    if about[Result.BAD] or about[Result.UNCHECKED]:
+        text += f"; of the place itself: {', '.join(wrong)}"
     return f"{text} ({request.level.value})"

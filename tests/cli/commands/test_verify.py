@@ -166,6 +166,8 @@ def test_a_parent_that_is_missing(scene: Scene, sshd: Sshd):
     other = read_only(scene.source.parent / "x-20200101-000000")
     send_and_receive(other, scene.destination)
     place = looked(*with_source(scene, local_way), status=1)
+    last = must(verify(*with_source(scene, local_way)), 1).stdout.splitlines()[-1]
+    assert last.endswith("good; of the place itself: 2 bad (identity)")
     text = place["findings"][-1]["text"]
     assert text == (f"the next backup from {scene.source} is full (no common snapshot)")
     elsewhere = scene.other_destination("another disk")  # from which no backup is made

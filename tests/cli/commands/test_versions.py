@@ -180,6 +180,18 @@ def test_a_version_comes_back_by_its_number(story: Story):
     complaint(run_program("restore", *words, "9"), 2, "no version 9")
 
 
+def test_a_number_means_nothing_while_a_place_is_away(story: Story):
+    """It might be that of another version."""
+    back = story.scene.other_destination("not back")
+    words: list[Argument] = [*story.words, "--file", story.file, "--to", back]
+    with moved_away(story.scene.destination):
+        for number in ("1", "2"):
+            done = run_program("restore", *words, "--number", number)
+            complaint(done, 4, story.here[1], "could not be searched", "--at PLACE")
+        must(run_program("restore", story.place, *words, "--number", "1"))
+    assert (back / THESIS).exists()
+
+
 @covers("--diff")
 def test_the_difference_of_two_versions(story: Story):
     heading, _, *lines = must(story.versions("--diff", "1", "2")).stdout.splitlines()

@@ -12,6 +12,7 @@ from btrfs_backup_ng.actions.restore.files import FileRestoration, read_paths
 from btrfs_backup_ng.actions.restore.find import find_snapshot
 from btrfs_backup_ng.actions.restore.snapshot import RestoreRequest, plan_restore
 from btrfs_backup_ng.actions.versions.find import (
+    check_searched,
     find_file,
     find_versions,
     pick,
@@ -343,6 +344,7 @@ class _VersionFinder:
         places = [options.place] if options.place else []
         found = find_versions(self._file, places, session, self._records)
         assert options.number
+        check_searched(found, options.number)
         taken = pick(found, options.number)
         return replace(
             options,
