@@ -285,6 +285,12 @@ def _add_safety(parser: Parser) -> None:
     )
     _add_checks(destination, transfer)
     transfer.add(
+        "backfill",
+        "--backfill",
+        action="store_true",
+        help="send what is older than the newest backup and missing there, too",
+    )
+    transfer.add(
         "force",
         "--force",
         action="store_true",

@@ -256,6 +256,7 @@ class TransferOptions:
     :ivar checkpoint_interval: bytes between two checkpoints, 0 for none.
     :ivar retries: how often an interrupted transfer is retried within the run.
     :ivar staging_max_age: how long an interrupted transfer is kept.
+    :ivar backfill: send what is missing between the backups of the destination, too.
     :ivar max_size: bytes that a stream may have, None for no limit.
     """
 
@@ -272,6 +273,7 @@ class TransferOptions:
     retries: int = 0
     staging_max_age: timedelta = timedelta(days=14)
     max_size: int | None = None
+    backfill: bool = False
 
 
 @dataclass(frozen=True, slots=True)

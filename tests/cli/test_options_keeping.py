@@ -11,7 +11,7 @@ import pytest
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.support.command_line import complaint, covers, logging_path, must
-from tests.support.places import by_age, is_subvolume
+from tests.support.places import by_age, command, is_subvolume
 from tests.support.program import run_program
 from tests.support.scene import Scene
 
@@ -63,6 +63,18 @@ def test_no_new_snapshot_is_made_but_what_there_is_arrives(scene: Scene):
     assert len(scene.snapshot_names) == 1
     assert scene.backup_names == scene.snapshot_names
     assert "made" not in done.stdout
+
+
+@covers("--backfill")
+def test_older_gaps_are_filled_if_that_is_asked_for(scene: Scene):
+    for _ in range(2):
+        scene.back_up()
+    oldest, newest = scene.backup_names
+    command("btrfs", "-q", "subvolume", "delete", scene.destination / oldest)
+    assert "would send" not in scene.back_up("-S", "-v", "--dry-run").stdout
+    assert scene.backup_names == [newest]
+    scene.back_up("-S", "--backfill")
+    assert oldest in scene.backup_names
 
 
 @covers("-T", "--no-transfer")

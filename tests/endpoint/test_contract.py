@@ -190,6 +190,25 @@ def test_what_earlier_runs_missed_is_sent_oldest_first(way):
     assert kept == ["0", "1", "2", "2"]
 
 
+@both_ways
+def test_what_was_deleted_at_the_destination_does_not_come_back(way):
+    source, destination = way.source(), way.destination()
+    way.run(source, options=("-T",))
+    way.run(source, options=("-T",))
+    way.run(source, destination)
+    oldest, middle, newest = sorted(places.subvolumes(destination))
+    places.command("btrfs", "-q", "subvolume", "delete", oldest, middle)
+    (sent,) = way.run(source, destination).sent
+    assert sent["parent"] == newest.name
+    filled = way.run(source, destination, options=("-S", "--backfill")).sent
+    assert [one["name"] for one in filled] == [oldest.name, middle.name]
+    places.command(
+        "btrfs", "-q", "subvolume", "delete", *places.subvolumes(destination)
+    )
+    again = way.run(source, destination, options=("-S",)).sent  # nothing is common
+    assert len(again) == 4
+
+
 @here_only
 def test_an_old_snapshot_found_later_fills_the_gap(way):
     source, destination = way.source(), way.destination()
@@ -199,7 +218,9 @@ def test_an_old_snapshot_found_later_fills_the_gap(way):
     hidden = oldest.rename(folder / "hidden")
     newer = way.run(source, destination, options=("-p", "p-")).sent[0]["name"]
     found = hidden.rename(folder / "p-20200101-000000")
-    (sent,) = way.run(source, destination, options=("-p", "p-", "-S")).sent
+    assert way.run(source, destination, options=("-p", "p-", "-S")).sent == []
+    backfill = ("-p", "p-", "-S", "--backfill")
+    (sent,) = way.run(source, destination, options=backfill).sent
     assert (sent["name"], sent["parent"]) == (found.name, newer)
     copies = sorted(places.subvolumes(destination))
     places.assert_copies(sorted(places.subvolumes(folder)), copies)

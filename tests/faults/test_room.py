@@ -134,6 +134,23 @@ def test_what_the_run_goes_on_with_does_not_give_way(
     assert other not in scene.staging and len(scene.backups) == 1
 
 
+def test_what_was_deleted_a_moment_ago_makes_room(
+    disks: Disks, btrfs: MakesFilesystems
+) -> None:
+    disk = btrfs(size="700M", mkfs_options=("--mixed",))
+    scene = Scene(disks[0], disk)
+    scene.add("large", LEFT)
+    scene.back_up()
+    (old,) = scene.backups
+    (scene.source / "large").unlink()
+    scene.back_up()
+    _fill(disk)
+    scene.add("other", LEFT // 2)
+    assert_fails(scene.run(), 4, "needs about")
+    command("btrfs", "subvolume", "delete", old.path)
+    scene.back_up()
+
+
 # A disk that is full
 
 

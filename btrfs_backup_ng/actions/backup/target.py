@@ -17,7 +17,7 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.actions.prune.rules import worth_sending
+from btrfs_backup_ng.actions.prune.rules import older_gaps, worth_sending
 from btrfs_backup_ng.core.events import Level, Noted, UpToDate
 from btrfs_backup_ng.core.judgement import Course
 from btrfs_backup_ng.core.model import (
@@ -182,8 +182,14 @@ class Target:
             self._plan = plan_whole_stream(named if job.transfer else [])
             return
         limit = None if self._ownership.others else self.keep
-        begun = self._begun_of(named) if limit else set()
+        is_chosen = limit or not self._options.backfill
+        begun = self._begun_of(named) if is_chosen else set()
         worth_it = worth_sending(named, self.known, limit, naming, course, begun)
+        gaps = older_gaps(named, self.listing, begun)
+        if gaps and not self._options.backfill:
+            text = "%s lacks %d older snapshots; to send them, too: --backfill"
+            log.info(text, self, len(gaps))
+            worth_it = [s for s in worth_it if s not in gaps]
         wanted = {s.uuid for s in worth_it} if job.transfer else set()
         wanted -= set(self._unsendable)
         self._plan = self._planner.plan(
@@ -294,9 +300,11 @@ class Target:
             taken += needed
 
     def _make_room(self, name: str, taken: int, needed: int) -> int:
-        """Delete interrupted transfers if a transfer lacks room.
+        """Find room for a transfer that lacks it.
 
-        Those that this run resumes stay; all stay, if that would not free enough.
+        What was deleted a moment ago may still take room, so wait until it is gone.
+        Then delete interrupted transfers. Those that this run resumes stay; all stay,
+        if that would not free enough.
 
         :param taken: bytes needed by the transfers before it.
         :returns: the free bytes after that, also in a dry run.
@@ -311,6 +319,10 @@ class Target:
             text = f"{self}: {word} {room.about(one)}: {visible(name)} needs the room"
             self._session.warn(self.name, text)
 
+        place.sync()
+        place.look()
+        if fits(place.facts.size_free):
+            return place.facts.size_free
         interval = options.checkpoint_interval
         found = room.find_expendable(place, self._resumed(), fits, interval)
         if not self._job.dry_run:

@@ -67,6 +67,26 @@ def worth_sending(
     return [s for s in snapshots if s.origin in present or s.uuid in kept]
 
 
+def older_gaps(
+    snapshots: Collection[Snapshot], there: Listing, begun: Collection[UUID]
+) -> list[Snapshot]:
+    """Return the missing snapshots that are older than the newest common one.
+
+    Their backups were deleted, or could not be made: they are not sent again by
+    themselves. The order is that of the filesystem, as clocks jump.
+
+    :param begun: UUIDs of the snapshots of which a part has arrived; these are sent.
+    """
+    present = {s.received_uuid for s in there.snapshots if s.received_uuid}
+    common = [s.generation for s in snapshots if s.origin in present]
+    newest = max(common, default=0)
+    return [
+        s
+        for s in snapshots
+        if s.origin not in present and s.generation < newest and s.uuid not in begun
+    ]
+
+
 class Pruning:
     """The deletion of all snapshots that the policies of a job do not keep.
 

@@ -117,6 +117,7 @@ OPTIONS = [
     ("--safety-margin 25", {"safety_margin_percent": 25.0}),
     ("--safety-margin 0", {"safety_margin_percent": 0.0}),
     ("--force", {"force": True}),
+    ("--backfill", {"backfill": True}),
     ("-q -v --debug --progress --json", {}),
 ]
 
