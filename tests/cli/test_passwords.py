@@ -235,7 +235,7 @@ def test_credentials_of_systemd_are_used_where_no_file_is_named(
     assert password_sshd.log_text().count("Accepted password") == 1
     wrong = ("--ssh-password-file", password_file(tmp_path, "wrong"))  # it wins
     words = _push(scene, password_sshd, user, *wrong)
-    complaint(run_program(*words, env=env), 1, "refused the login")
+    complaint(run_program(*words, env=env), 10, "refused the login")
 
 
 # Somebody sits at a terminal.

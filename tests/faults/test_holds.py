@@ -78,6 +78,33 @@ def test_a_destination_away_from_the_command_line_keeps_its_base(pair: Pair) -> 
     assert len(scene.snapshots) == 1
 
 
+def test_a_known_destination_away_fails_alone(pair: Pair) -> None:
+    """The snapshot is made, and the source is thinned, as if it were there."""
+    scene, away = pair.scene, str(pair.second)
+    scene.place = away
+    assert_fails(scene.run(f"{away}-never"), 10, f"{away}-never does not exist")
+    (base,) = scene.snapshots
+    pair.hide()
+    for _ in range(2):
+        assert_fails(scene.run("-N", "1"), 10, f"{away} does not exist")
+    assert len(scene.snapshots) == 2 and base in scene.snapshots
+    before = scene.fingerprint()
+    done = scene.run("-N", "1", "--dry-run")
+    assert_fails(done, 10, f"{away} does not exist")
+    assert "would make" in done.stdout and scene.fingerprint() == before
+    pair.bring_back()
+    done = scene.back_up("-N", "1")
+    assert f"since {base.path.name}" in done.stdout and len(scene.snapshots) == 1
+
+
+def test_a_place_that_was_never_there_gets_nothing_made(any_scene: Scene) -> None:
+    any_scene.back_up()
+    before = any_scene.fingerprint()
+    any_scene.place += "-never"
+    assert_fails(any_scene.run("-N", "1"), 4, "-never does not exist")
+    assert any_scene.fingerprint() == before
+
+
 def _corrupt(holds: Path) -> None:
     holds.write_bytes(b'{"version": 1, "destinations": [{"loc')
 

@@ -83,8 +83,10 @@ class _Run:
         if job.remove_locks:
             self._remove_locks(source, stack)
             return
-        targets = self._look_at_targets(source, self._destinations(source))
-        if self._all_failed(targets):
+        destinations = self._destinations(source)
+        targets = self._look_at_targets(source, destinations)
+        is_alone = self._all_failed(targets)
+        if is_alone and not self._is_known(source, destinations):
             return
         if not job.dry_run:
             stack.enter_context(self._holder)
@@ -101,7 +103,7 @@ class _Run:
         )
         targets = self._each(targets, lambda target: target.drop_expired(self._course))
         targets = self._each(targets, lambda target: target.check(self._here))
-        if self._all_failed(targets):
+        if self._all_failed(targets) and not is_alone:
             return
         is_made, temporary = True, None
         if planned:
@@ -134,6 +136,18 @@ class _Run:
     def _all_failed(self, targets: Sequence[Target]) -> bool:
         """Return whether all destinations failed; then nothing may be changed."""
         return bool(self.tally.failures) and not targets
+
+    def _is_known(self, source: Place, destinations: Sequence[Destination]) -> bool:
+        """Return whether one of the destinations, all away, has been there before.
+
+        Then the source gets its snapshot, and is thinned, without them.
+        """
+        _, (record,) = source.snapshots.listing(HOLDS)
+        try:
+            known = recorded_locations(record)
+        except Unreadable:
+            return False
+        return any(str(one.location) in known for one in destinations)
 
     def _each(
         self, targets: Sequence[Target], action: Callable[[Target], None]
