@@ -213,7 +213,12 @@ def _kill_client(scene: Scene, program: subprocess.Popen[str]) -> None:
 
 def _kill_connection(scene: Scene, program: subprocess.Popen[str]) -> None:
     assert scene.sshd
-    connections = processes.children(scene.sshd.pid)
+    # OpenSSH 10 has several processes for a connection, all of them called so.
+    connections = [
+        process
+        for process in processes.descendants(scene.sshd.pid)
+        if "".join(process.argv[:1]).startswith("sshd")
+    ]
     assert connections
     processes.kill(connections)
 
