@@ -1,6 +1,7 @@
 """The entry point: argv -> exit status; signals; the last ``except``."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -12,7 +13,9 @@ from typing import NoReturn
 
 from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
+from btrfs_backup_ng.cli.argv import asks_for_documents
 from btrfs_backup_ng.cli.commands import run_words
+from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.process.child import end_all, interrupt, interrupted
 
 #: A bug of ours: EX_SOFTWARE of sysexits.h.
@@ -42,17 +45,26 @@ def main(words: Sequence[str]) -> int:
     try:
         return run_words(words)
     except (BackupError, Interrupted) as error:
-        log_message(error.message, error.hint)
-        return error.exit_status
+        return _fail(words, error.message, error.hint, error.exit_status)
     except Exception as error:  # the last one: whatever it is, it is a bug
         hint = "Run it again with -vv and report what it prints."
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             traceback.print_exc()
             hint = ""
-        log_message(f"a bug: {type(error).__name__}: {visible(str(error))}", hint)
-        return _BUG
+        text = f"a bug: {type(error).__name__}: {visible(str(error))}"
+        return _fail(words, text, hint, _BUG)
     finally:
         end_all()
+
+
+def _fail(words: Sequence[str], message: str, hint: str, exit_status: int) -> int:
+    """Say why all of a call failed, in a document, too, if it asks for documents."""
+    log_message(message, hint)
+    if asks_for_documents(words):
+        error = {"message": message, "hint": hint.splitlines()}
+        document = {"version": 1, "exit_status": exit_status, "error": error}
+        print_line(json.dumps(document))
+    return exit_status
 
 
 def _open_standard_files() -> None:

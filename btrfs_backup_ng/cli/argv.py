@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
-from btrfs_backup_ng.__util__ import UsageError, attempt, visible
+from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 
 T = TypeVar("T")
 
@@ -143,6 +143,15 @@ def _first_wrong(
         if failed.message != message:
             changing = word
     return changing
+
+
+def asks_for_documents(words: Sequence[str]) -> bool:
+    """Return whether ``--json`` is among words that may make no sense otherwise."""
+    expanded = attempt(lambda: expand(words))
+    options, _ = split_at_dashes(
+        words if isinstance(expanded, BackupError) else expanded
+    )
+    return "--json" in options
 
 
 def split_tasks(words: Sequence[str]) -> list[list[str]]:

@@ -228,3 +228,47 @@ def test_no_field_is_lost(scene: Scene, tmp_path: Path):
     assert found.keys() == FIELDS.keys()
     for command, text in FIELDS.items():
         assert named(text) - found[command] == set(), command
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (["restroe", "--json"], 2),
+        (["--json"], 2),
+        (["--json", "--frobnicate", "/a"], 2),
+        (["-n", "x", "--json", "/a"], 2),
+        (["@missing", "--json"], 2),
+        (["@asks"], 2),
+        (["--json", "list", "shell://cat"], 2),
+        (["status", "--json", "--frobnicate"], 2),
+        (["diff", "--json", "/a"], 2),
+        (["diff", "--json", "/a", "/b"], 4),
+        (["doctor", "--json"], 2),
+        (["doctor", "--sudoers", "/a", "--json"], 2),
+        (["log", "--json", "/a"], 2),
+        (["prune", "--json", "/a"], 2),
+        (["prune", "--json", "--keep=latest", "-y", "/a"], 4),
+        (["restore", "--json", "/a"], 2),
+        (["verify", "--json"], 2),
+        (["versions", "--json", "--diff", "1", "2", "/a"], 2),
+        (["versions", "--json", "/proc/a"], 4),
+        (["demo", "--json"], 2),
+    ],
+)
+def test_what_fails_as_a_whole_has_a_document_too(
+    tmp_path: Path, words: list[str], status: int
+):
+    (tmp_path / "asks").write_text("--json\n--frobnicate\n/a\n")
+    done = run_program(*words, cwd=tmp_path)
+    document = json.loads(done.stdout)
+    error = document.pop("error")
+    assert document == {"version": 1, "exit_status": status}
+    assert error.keys() == {"message", "hint"}
+    assert done.stderr.startswith(f"btrfs-backup-ng: {error['message']}")
+    assert done.stderr.splitlines()[1:] == [f"  {line}" for line in error["hint"]]
+    assert done.returncode == status
+
+
+def test_behind_two_dashes_no_document_is_asked_for(tmp_path: Path):
+    done = run_program("--frobnicate", "--", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
