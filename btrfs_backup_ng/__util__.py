@@ -131,27 +131,41 @@ def format_age(age: timedelta) -> str:
 
 
 def parse_size(text: str) -> int:
-    """Read a size like ``10M``, ``1.5G`` or ``4096`` (binary units) in bytes.
+    """Read a size like ``10M``, ``1.5 GiB``, ``10mb`` or ``4096`` in bytes.
+
+    Units are binary, with and without ``i`` and ``B``, in any case.
 
     :raises ValueError: if it is not a positive size.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(?:i?B)?", text.strip())
+    match = re.fullmatch(
+        r"([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]?)(?:i?b)?", text.strip().lower()
+    )
     if not match:
         raise ValueError(f"{text!r} is not a size; write it like 10M")
-    power = " KMGT".index(match[2].upper() or " ")
+    power = " kmgtp".index(match[2] or " ")
     size_bytes = int(float(match[1]) * KIB**power)
     if size_bytes <= 0:
         raise ValueError(f"{text!r} is not more than nothing")
     return size_bytes
 
 
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+_NUMBER = r"[0-9]{1,6}(?:\.[0-9]{1,3})?"
+_PART = re.compile(
+    rf"({_NUMBER})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?"
+    r"|w|weeks?|y|years?)(?![a-z])\s*"
+)
+
+
 def parse_span(text: str) -> timedelta:
-    """Read a length of time like ``14d``, ``36h``, ``90m`` or ``2w``.
+    """Read a length of time like ``14d``, ``36h``, ``90 min`` or ``1h30m``.
 
     :raises ValueError: if it has another form.
     """
-    match = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text.strip())
-    if not match:
+    rest, seconds = text.strip().lower(), 0.0
+    while match := _PART.match(rest):
+        seconds += float(match[1]) * _UNITS_S[match[2][0]]
+        rest = rest[match.end() :]
+    if rest or not text.strip():
         raise ValueError(f"{text!r} is not a length of time; write it like 14d")
-    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}[match[2]]
-    return timedelta(seconds=int(match[1]) * seconds)
+    return timedelta(seconds=seconds)

@@ -21,6 +21,7 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     format_span,
     parse_size,
+    parse_span,
     visible,
 )
 
@@ -73,6 +74,10 @@ def test_a_written_size_is_within_a_twentieth_unit(size):
         ("2k", 2 * KIB),
         ("1T", 1024 * GIB),
         (" 7B ", 7),
+        ("10m", 10 * MIB),
+        ("10 mib", 10 * MIB),
+        ("1.5 gb", GIB * 3 // 2),
+        ("2P", 2048 * 1024 * GIB),
     ],
 )
 def test_sizes_are_read(text, size):
@@ -87,6 +92,38 @@ def test_sizes_are_read(text, size):
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("90 sec", 90),
+        ("1h", 3600),
+        ("1 hour", 3600),
+        ("2 HOURS", 7200),
+        ("1.5h", 5400),
+        ("90m", 5400),
+        ("90 min", 5400),
+        ("1h30m", 5400),
+        ("1 day 12 hours", 129600),
+        ("14d", 14 * 86400),
+        ("2w", 14 * 86400),
+        ("2 weeks", 14 * 86400),
+        ("1y", 365 * 86400),
+        (" 0s ", 0),
+    ],
+)
+def test_spans_are_read(text, seconds):
+    assert parse_span(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "7", "1x", "h", "-1h", "1e3s", "1hm", "1 h 3", "1month", "1h,2m"]
+)
+def test_what_is_no_span_is_refused(text):
+    with pytest.raises(ValueError):
+        parse_span(text)
 
 
 @given(st.text())

@@ -10,7 +10,7 @@ from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Privilege
 from btrfs_backup_ng.endpoint.common import Place
-from btrfs_backup_ng.host.common import Host
+from btrfs_backup_ng.host.common import Host, NeedsRoot
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place.preflight import Purpose, has_tools, is_directory, look_at
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
@@ -82,7 +82,7 @@ def _is_btrfs(place: Place, session: Session) -> None:
 
 def _has_privilege(place: Place, session: Session) -> None:
     if place.facts.privilege is Privilege.NONE:
-        raise Refused(
+        raise NeedsRoot(
             f"comparing snapshots of {place} needs root",
             hint=f"Run:  {session.sudo_line}",
         )

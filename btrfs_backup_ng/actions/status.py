@@ -9,6 +9,7 @@ from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.core.retention import TOLERANCE
+from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import Contents, Kept, read_contents
 from btrfs_backup_ng.place.locks import Worker, parse_holder
 from btrfs_backup_ng.place.preflight import READING, look_at
@@ -41,6 +42,7 @@ class Standing:
     :ivar future: those dated in the future, which are not the newest, oldest first.
     :ivar is_running: a run works on it.
     :ivar worker: the holder of its lock, if its note can be read.
+    :ivar needs_root: it is away since only root may look at it.
     :ivar reason: why it is away: the message of the error, as ``hint`` is its hint.
     """
 
@@ -52,6 +54,7 @@ class Standing:
     worker: Worker | None = None
     reason: str = ""
     hint: str = ""
+    needs_root: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,12 @@ def examine(
     """
     found = attempt(lambda: _look(location, session, folder, demand))
     if isinstance(found, BackupError):
-        return Standing(Word.AWAY, reason=found.message, hint=found.hint)
+        return Standing(
+            Word.AWAY,
+            reason=found.message,
+            hint=found.hint,
+            needs_root=isinstance(found, NeedsRoot),
+        )
     return found
 
 
@@ -129,6 +137,9 @@ def _word(standing: Standing, now: datetime, demand: Demand) -> Word:
 
 
 def exit_status(standings: Iterable[Standing]) -> int:
-    """Return 0 if no place needs attention, else 1."""
+    """Return 0 if no place needs attention, 4 if all that do need root, else 1."""
     good = (Word.OK, Word.RUNNING)
-    return int(any(standing.word not in good for standing in standings))
+    others = [standing for standing in standings if standing.word not in good]
+    if others and all(standing.needs_root for standing in others):
+        return NeedsRoot.exit_status
+    return int(bool(others))

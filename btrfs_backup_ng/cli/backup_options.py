@@ -296,12 +296,6 @@ def _add_safety(parser: Parser) -> None:
         action="store_true",
         help="go on where the space check says no, or where the source keeps backups",
     )
-    group.add_argument(
-        "--sudo",
-        action="store_true",
-        dest="as_root",
-        help="without root's rights: run all of this again through sudo",
-    )
 
 
 def _add_checks(destination: OptionGroup, transfer: OptionGroup) -> None:

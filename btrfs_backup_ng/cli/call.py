@@ -11,7 +11,7 @@ from btrfs_backup_ng.__logger__ import set_up_logging
 from btrfs_backup_ng.cli.argv import expand, naming_line
 from btrfs_backup_ng.cli.parser import Parser, parse_places
 from btrfs_backup_ng.cli.stdout import print_line
-from btrfs_backup_ng.cli.sudo import sudo_line
+from btrfs_backup_ng.cli.sudo import become_root, sudo_line
 from btrfs_backup_ng.cli.version import version_text
 
 T = TypeVar("T")
@@ -64,6 +64,8 @@ def run_command(
     call = read_call([verb, *words], [options])
     if call is None:
         return 0
+    if options.as_root:
+        become_root(call.words)
     return run(naming_line(every, lambda some: read(parse_places(parser, some))), call)
 
 

@@ -168,9 +168,10 @@ def add_wait(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--wait",
         type=values.seconds,
-        metavar="S",
+        metavar="SPAN",
         default=0.0,
-        help="wait up to S seconds for another run to end (default: %(default)g)",
+        help="wait for another run to end, up to SPAN, like 1h or 90 (seconds; default:"
+        " %(default)g)",
     )
 
 
@@ -228,8 +229,19 @@ def add_check_space(group: OptionGroup) -> None:
     )
 
 
+def add_sudo(parser: Parser) -> None:
+    """Add the option that asks for root's rights."""
+    parser.add_argument(
+        "--sudo",
+        action="store_true",
+        dest="as_root",
+        help="without root's rights: run all of this again through sudo",
+    )
+
+
 def add_display(parser: Parser) -> None:
-    """Add the options about the output; they count for all tasks."""
+    """Add the options about the output, and --sudo; they count for all tasks."""
+    add_sudo(parser)
     group = parser.add_argument_group("display")
     add = group.add_argument
     add(

@@ -12,9 +12,11 @@ from btrfs_backup_ng.cli.parser import FOLDER
 from btrfs_backup_ng.cli.ssh_options import read_ssh
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import places_in
 from btrfs_backup_ng.session.history import (
     Record,
+    hidden_directory,
     known_places,
     read_history,
     state_directory,
@@ -89,16 +91,30 @@ def remembered(*, needed: bool = False) -> list[Record]:
 
 
 def named_or_known(
-    named: Sequence[Location], folder: str, records: Sequence[Record]
+    named: Sequence[Location],
+    folder: str,
+    records: Sequence[Record],
+    sudo_line: str,
 ) -> list[tuple[Location, str]]:
     """Return the places that are named, or else those that the history knows.
 
+    :param sudo_line: the command that runs the same as root.
     :returns: each with the folder of its snapshots.
     :raises UsageError: if none is named and none is known.
+    :raises NeedsRoot: if none is named, and only root's record can know some.
     """
     if named:
         return [(place, folder) for place in named]
     known = places_in(records, "" if folder == FOLDER else folder)
+    hidden = hidden_directory()
+    if hidden and known:
+        log.warning("root's record in %s cannot be read, and is left out", hidden)
+    if hidden and not known:
+        raise NeedsRoot(
+            f"no place is named, and root's record in {hidden} cannot be read: that"
+            " needs root",
+            hint=f"Run:  {sudo_line}     Or name places:  /path, ssh://host/path",
+        )
     if not known:
         raise UsageError(
             "a place is missing, and no backup of this machine is on record yet",

@@ -36,9 +36,9 @@ def add_ssh(parser: Parser) -> None:
         "silence_s",
         "--stall-timeout",
         type=values.seconds,
-        metavar="S",
+        metavar="SPAN",
         help="end a transfer in which nothing moves, and give up a place, also of this"
-        " machine, that says nothing, for S seconds, 0 for never"
+        " machine, that says nothing, for SPAN, like 90 (seconds) or 5m, 0 for never"
         " (default: %(default)g)",
     )
 

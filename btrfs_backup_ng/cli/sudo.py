@@ -1,4 +1,4 @@
-"""The line that runs the same command as root."""
+"""The same command as root: the line for a hint, and running it."""
 
 import os
 import shlex
@@ -7,9 +7,13 @@ import sys
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng.process.child import replace_by
 
 #: Where sudo looks for commands: ``secure_path`` of sudoers(5), as it mostly is.
 _SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: Environment variables that root needs, too; the second one is of session/history.
+_KEPT = ("SSH_AUTH_SOCK", "BTRFS_BACKUP_NG_STATE")
 
 
 def command_line(words: Sequence[str]) -> list[str]:
@@ -29,3 +33,16 @@ def command_line(words: Sequence[str]) -> list[str]:
 def sudo_line(words: Sequence[str]) -> str:
     """Return the line that runs this again as root."""
     return shlex.join(["sudo", *command_line(words)])
+
+
+def become_root(words: Sequence[str]) -> None:
+    """Run again through sudo, which may ask for a password; as root, do nothing.
+
+    The ssh agent stays known, so that logins work as they do without sudo, and so does
+    the directory of the history, if another one is named.
+
+    :raises CommandNotStarted: if there is no sudo.
+    """
+    if os.geteuid() != 0:
+        kept = ",".join([_KEPT[0], *(n for n in _KEPT[1:] if n in os.environ)])
+        replace_by(["sudo", f"--preserve-env={kept}", "--", *command_line(words)])

@@ -54,8 +54,13 @@ def number(text: str, kind: str, largest: float) -> float:
 
 
 def seconds(text: str) -> float:
-    """Read a number of seconds."""
-    return number(text, "a number of seconds", 10.0**8)
+    """Read a length of time, which may be a number of seconds."""
+    try:
+        return parse_span(text).total_seconds()
+    except ValueError:
+        return number(
+            text, "a length of time; write it like 90 (seconds) or 1h", 10.0**8
+        )
 
 
 def percent(text: str) -> float:

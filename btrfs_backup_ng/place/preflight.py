@@ -201,7 +201,7 @@ def has_tools(place: Place, session: Session) -> None:
 
 def has_privilege(place: Place, session: Session) -> None:
     if place.facts.privilege is Privilege.NONE:
-        raise Refused(
+        raise NeedsRoot(
             f"reading snapshots of {place} needs root",
             hint=f"Run:  {session.sudo_line}",
         )

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 #: The environment variable that replaces :func:`state_directory`.
 VARIABLE = "BTRFS_BACKUP_NG_STATE"
+#: That of root, which no other user can read.
+ROOTS_DIRECTORY = "/var/lib/btrfs-backup-ng"
 #: The file in it: JSON, a record a line, oldest first.
 HISTORY = "history.jsonl"
 _VERSION = 1
@@ -93,11 +95,17 @@ def state_directory() -> str:
     if named := os.environ.get(VARIABLE):
         return named
     if os.geteuid() == 0:
-        return "/var/lib/btrfs-backup-ng"
+        return ROOTS_DIRECTORY
     base = os.environ.get("XDG_STATE_HOME", "")
     if not base.startswith("/"):  # as the XDG base directory specification wants it
         base = os.path.expanduser("~/.local/state")
     return os.path.join(base, "btrfs-backup-ng")
+
+
+def hidden_directory() -> str:
+    """Return the directory of root's history, if this user has another; else ""."""
+    hides = os.geteuid() != 0 and not os.environ.get(VARIABLE)
+    return ROOTS_DIRECTORY if hides and os.path.isdir(ROOTS_DIRECTORY) else ""
 
 
 def format_record(record: Record) -> bytes:

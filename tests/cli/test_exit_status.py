@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from btrfs_backup_ng.cli.commands import VERBS
 from tests.support.command_line import appears, complaint, must
-from tests.support.places import MIB, ssh_place, ssh_words
+from tests.support.places import MIB, STATE, ssh_place, ssh_words, tamper
 from tests.support.processes import Process, descendants, wait_until
 from tests.support.program import (
     PROGRAM,
@@ -21,6 +22,7 @@ from tests.support.program import (
 )
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
+from tests.support.staged import locked
 
 pytestmark = pytest.mark.btrfs
 
@@ -70,6 +72,50 @@ def test_one_refused_task_of_two_is_10(scene: Scene):
     task: list[Argument] = ["-p", "x-", scene.source, scene.destination]
     done = run_program(*task, "::", "-p", "x-", scene.source / "no such source")
     complaint(done, 10, "no such source does not exist")
+
+
+def test_the_table_of_the_readme_is_true_for_every_verb(scene: Scene):
+    for _ in range(2):
+        scene.add("file")
+        scene.back_up()
+    to, new, gone = scene.destination, scene.source.parent / "new", scene.source / "no"
+    one, two = (scene.snapshot_folder / name for name in scene.snapshot_names)
+    keep: list[Argument] = ["prune", "--yes", "--keep-at", "latest=9"]
+    cases: list[tuple[int, list[Argument]]] = [
+        (0, ["list", to]),
+        (1, ["list", gone]),
+        (10, ["list", to, gone]),
+        (0, ["status", to]),
+        (1, ["status", to, gone]),
+        (0, ["log"]),
+        (2, ["log", gone]),
+        (0, ["prune", "--simulate=3d", "--keep=2d"]),
+        (0, [*keep, to]),
+        (4, [*keep, gone]),
+        (10, [*keep, to, gone]),
+        (4, ["restore", to, "nothing", "--to", new]),
+        (0, ["restore", to, "--to", new]),
+        (0, ["diff", one, two]),
+        (4, ["diff", one, gone]),
+        (0, ["versions", scene.source / "file"]),
+        (1, ["versions", gone]),
+        (10, ["versions", scene.source / "file", "--at", to, "--at", gone]),
+        (0, ["verify", to]),
+        (10, ["verify", gone]),
+        (0, ["doctor", to]),
+        (2, ["doctor", gone]),
+    ]
+    for verb in VERBS:
+        cases.append((2, [verb, "--frobnicate"]))
+    for status, words in cases:
+        must(run_program(*words), status)
+    with locked(to / STATE):
+        must(run_program("prune", "--staging", "--yes", to), 0)
+        must(run_program("prune", "--yes", "--force", "--keep-at=latest", to), 3)
+        must(scene.run(), 3)
+        must(run_program("status", to), 0)
+    tamper(to / scene.backup_names[0])
+    must(run_program("verify", to), 1)
 
 
 @contextmanager

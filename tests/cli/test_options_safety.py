@@ -6,12 +6,14 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
+from btrfs_backup_ng.cli.commands import VERBS
 from tests.conftest import MakesFilesystems
 from tests.support.command_line import appears, complaint, covers, must
 from tests.support.places import MIB, by_age, fingerprint, ssh_place, ssh_words
@@ -123,6 +125,19 @@ def test_waiting_is_over_when_the_time_is(scene: Scene, tmp_path: Path):
     with _running(scene, tmp_path):
         complaint(scene.run("--wait", "0.5"), 3, "another run is working")
     assert scene.backup_names == []
+
+
+@covers("--wait")
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("0.5", 0.5), ("1h", 3600), ("1h 30 min", 5400)]
+)
+def test_a_wait_is_a_span_or_a_number_of_seconds(text: str, seconds: float):
+    for verb in ("prune", "restore"):
+        tree = import_module(VERBS[verb]).build_parser()
+        assert tree.parse_args([f"--wait={text}"]).wait == seconds
+    assert parse_task([f"--wait={text}", "/a"]).wait == seconds
+    stalled = parse_task([f"--stall-timeout={text}", "/a"])
+    assert vars(stalled)["SshOptions.silence_s"] == seconds
 
 
 @covers("--wait")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -258,3 +259,23 @@ def test_sudo_says_it_where_its_rules_let_no_agent_through(
 def test_sudo_is_nothing_to_root(scene: Scene):
     scene.back_up("--sudo", env={"PATH": "/usr/bin:/usr/sbin"})
     assert len(scene.backup_names) == 1
+
+
+@covers("--sudo")
+def test_every_verb_runs_as_root_with_sudo(scene: Scene, caller: Account):
+    scene.back_up()
+    place, name = scene.destination, scene.backup_names[0]
+    listed = must(as_user(caller, "--sudo", "list", "--json", place))
+    assert json.loads(listed.stdout)["places"][0]["snapshots"][0]["name"] == name
+    every: list[list[Argument]] = [
+        ["status", place],
+        ["verify", place],
+        ["prune", "-n", "--keep-at=latest=9", place],
+        ["restore", "-n", place, "--to", place.parent / "back"],
+        ["diff", scene.snapshot_folder / name, scene.snapshot_folder / name],
+        ["versions", scene.source / "first"],
+        ["doctor", place],
+    ]
+    for words in every:
+        must(as_user(caller, *words), 4)
+        must(as_user(caller, *words, "--sudo"))

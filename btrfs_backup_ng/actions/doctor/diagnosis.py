@@ -12,6 +12,7 @@ from typing import Annotated
 from btrfs_backup_ng.__util__ import MIB, format_size, format_span, visible
 from btrfs_backup_ng.core.document import Lines, Named
 from btrfs_backup_ng.core.model import Facts
+from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.host.entry import STATE, refusal
 from btrfs_backup_ng.place.preflight import whole_path_hint
 
@@ -69,10 +70,18 @@ _SKEW_S, _SKEW_TOO_FAR_S = 5.0, 86400.0
 SESSIONS, _SESSIONS_OF_ONE = 8, 4
 
 
-def exit_status(findings: Iterable[Diagnosis]) -> int:
-    """Return 0 if all is good, 2 if something fails, 1 for anything in between."""
+def exit_status(findings: Sequence[Diagnosis], here: Sequence[Diagnosis] = ()) -> int:
+    """Return 0 if all is good, 2 if something fails, 1 for anything in between.
+
+    If nothing fails but that places of this machine need root, it is 4.
+
+    :param here: those of them that are about such places.
+    """
     grades = {finding.grade for finding in findings}
-    if Grade.FAIL in grades:
+    failed = [finding for finding in findings if finding.grade is Grade.FAIL]
+    if failed and all(one.check == "privilege" and one in here for one in failed):
+        return NeedsRoot.exit_status
+    if failed:
         return 2
     return 0 if grades <= {Grade.OK} else 1
 

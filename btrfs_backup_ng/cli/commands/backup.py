@@ -1,6 +1,5 @@
 """The classic form: jobs -> a backup run -> exit status."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -12,11 +11,10 @@ from btrfs_backup_ng.cli.call import Call
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.places import remembered
 from btrfs_backup_ng.cli.session import open_progress, open_session
-from btrfs_backup_ng.cli.sudo import command_line
+from btrfs_backup_ng.cli.sudo import become_root
 from btrfs_backup_ng.core.events import Event, Sent, Tally, exit_status
 from btrfs_backup_ng.core.model import Job, SshOptions
-from btrfs_backup_ng.process.child import replace_by
-from btrfs_backup_ng.session.history import VARIABLE, History, state_directory
+from btrfs_backup_ng.session.history import History, state_directory
 from btrfs_backup_ng.session.session import Session
 
 #: Tasks at once. Over ssh each needs up to four sessions of a master at a time, and
@@ -35,7 +33,7 @@ class BackupReport:
 def run(options: BackupOptions, call: Call) -> int:
     """Run the tasks that the command line names, and return the exit status."""
     if options.as_root:
-        _become_root(call.words)
+        become_root(call.words)
     events: list[Event] = []
     with (
         open_progress(call) as progress,
@@ -72,17 +70,3 @@ def _run_side_by_side(jobs: Sequence[Job], session: Session) -> list[Tally]:
         while wait(futures, _LOOK_FOR_SIGNALS_S).not_done:
             pass
         return [future.result() for future in futures]
-
-
-def _become_root(words: Sequence[str]) -> None:
-    """Run again through sudo, which may ask for a password; as root, do nothing.
-
-    The ssh agent stays known, so that logins work as they do without sudo, and so does
-    the directory of the history, if another one is named.
-
-    :raises CommandNotStarted: if there is no sudo.
-    """
-    if os.geteuid() != 0:
-        kept = "--preserve-env=SSH_AUTH_SOCK"
-        kept += f",{VARIABLE}" if VARIABLE in os.environ else ""
-        replace_by(["sudo", kept, "--", *command_line(words)])

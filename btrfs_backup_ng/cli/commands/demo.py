@@ -12,9 +12,10 @@ from pathlib import Path
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
 from btrfs_backup_ng.cli.commands import run_words
-from btrfs_backup_ng.cli.parser import Parser
+from btrfs_backup_ng.cli.parser import Parser, add_sudo
 from btrfs_backup_ng.cli.stdout import print_line
-from btrfs_backup_ng.cli.sudo import sudo_line
+from btrfs_backup_ng.cli.sudo import become_root, sudo_line
+from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.process.child import last_steps, run
 from btrfs_backup_ng.process.command import Command, find_program
 from btrfs_backup_ng.session import history
@@ -35,8 +36,10 @@ def main(words: Sequence[str]) -> int:
     """Show backups, compare them, and restore files and all of it."""
     options = build_parser().parse_args(words)
     set_up_logging("warning")
+    if options.as_root:
+        become_root(["demo", *words])
     if os.geteuid() != 0:
-        raise Refused(
+        raise NeedsRoot(
             "the demo mounts two filesystems, which needs root",
             hint=f"Run:  {sudo_line(['demo', *words])}",
         )
@@ -59,6 +62,7 @@ def build_parser() -> Parser:
         action="store_true",
         help="install btrfs-progs if it is not there",
     )
+    add_sudo(parser)
     parser.add_argument(
         "--keep",
         action="store_true",

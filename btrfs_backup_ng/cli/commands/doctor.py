@@ -51,7 +51,7 @@ what it says:
   OK, WARN, FAIL, or UNKNOWN for what could not be looked at; and what mends it
 
 exit status:
-  0 all is OK   1 WARN or UNKNOWN   2 FAIL, or a usage error
+  0 all is OK   1 WARN or UNKNOWN   2 FAIL, or a usage error   4 needs root here
 
 a rule for sudo, checked before it is in force:
   btrfs-backup-ng doctor --sudoers ssh://backup@nas/srv | visudo -c -f -
@@ -105,6 +105,8 @@ def read(options: argparse.Namespace) -> DoctorOptions:
     places = tuple(map(values.location, options.places))
     if options.sudoers and len(places) != 1:
         raise UsageError("--sudoers is about one place: each machine has its own")
+    if options.sudoers and options.json:
+        raise UsageError("--sudoers prints a line for a file, which is no JSON")
     ssh = replace(read_ssh(options), may_ask=options.sudoers)  # as a timer cannot
     return DoctorOptions(places, options.sudoers, ssh)
 
@@ -122,13 +124,14 @@ def _run(options: DoctorOptions, call: Call) -> int:
         print_line(rule_for(options.places[0], options.ssh))
         return 0
     command_line = visible(shlex.join([PROGRAM, *call.words]))
-    output, all_findings = Output(call), list[Diagnosis]()
+    output, all_findings, here = Output(call), list[Diagnosis](), list[Diagnosis]()
     examined = []
     for place in options.places:
         findings = examine(
             place, options.ssh, clock=time.time, command_line=command_line
         )
         all_findings += findings
+        here += findings if place.is_here else ()
         examined.append(ExaminedPlace(str(place), findings))
         if call.quiet:
             findings = tuple(f for f in findings if f.grade is not Grade.OK)
@@ -136,7 +139,7 @@ def _run(options: DoctorOptions, call: Call) -> int:
             output.result(visible(str(place)))
             for line in _lines(findings):
                 output.result(visible(line))
-    return output.finish(exit_status(all_findings), PlacesReport(examined))
+    return output.finish(exit_status(all_findings, here), PlacesReport(examined))
 
 
 def _lines(findings: Sequence[Diagnosis]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from btrfs_backup_ng.cli.views import PlacesReport, SnapshotView, view_broken, v
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.model import Role, Waiting
+from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import Contents, Kept, State, look_at_all
 from btrfs_backup_ng.place.relations import Relation, foresee_all, relate
 from btrfs_backup_ng.place.verified import Verified
@@ -55,7 +56,7 @@ each line, oldest first:
              call, as recorded at the source when it was seen last
 
 exit status:
-  0 all places were listed   10 some were   1 none was   2 usage
+  0 all places were listed   10 some were   1 none was   2 usage   4 needs root
 """
 
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
@@ -111,19 +112,23 @@ class ListedPlace:
 
 def _run(options: PlacesOptions, call: Call) -> int:
     records = remembered(needed=not options.places)
-    places = named_or_known(options.places, options.folder, records)
+    places = named_or_known(options.places, options.folder, records, call.sudo_line)
     with open_session(call, options.ssh, options.folder) as session:
         seen = look_at_all(places, session, follow=not options.places)
         listed = _listed(seen, sizes_sent(records), call.now)
     output, tally = Output(call), Tally()
     for place in listed:
         if place.error:
-            status = output.fail(place.place, place.error, 1)
+            status = output.fail(place.place, place.error, _status_of(place.error))
             tally.add(Tally(failures=(status,)))
         else:
             tally.add(Tally(done=1))
             _show(place, output, call.now)
     return output.finish(exit_status([tally]), PlacesReport(listed))
+
+
+def _status_of(error: BackupError) -> int:
+    return error.exit_status if isinstance(error, NeedsRoot) else 1
 
 
 def _listed(

@@ -65,7 +65,7 @@ one word for each:
   AWAY      it cannot be looked at: not mounted, not reached, not allowed
 
 exit status:
-  0 all are OK or RUNNING   1 one is anything else   2 usage
+  0 all are OK or RUNNING   1 one is anything else   2 usage   4 needs root
 """
 #: Where the text begins, behind the longest word.
 _TEXT_AT = 9
@@ -176,7 +176,7 @@ def _run(options: StatusOptions, call: Call) -> int:
         return _forget(options.looking.places, call)
     looking = options.looking
     records = remembered(needed=not looking.places)
-    places = named_or_known(looking.places, looking.folder, records)
+    places = named_or_known(looking.places, looking.folder, records, call.sudo_line)
     known = {one.place for one in known_places(records)}
     output = Output(call)
     standings: list[Standing] = []

@@ -35,6 +35,7 @@ from btrfs_backup_ng.cli.views import ForecastView, PlacesReport, view_forecast
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Job, Result, Role, SshOptions
+from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.verified import Depth
 from btrfs_backup_ng.session.session import Session
 
@@ -61,7 +62,7 @@ each line:
   unchecked  could not be checked, and why
 
 exit status:
-  0 all good   1 one is bad   10 some could not be checked   2 usage
+  0 all good   1 one is bad   10 some could not be checked   2 usage   4 needs root
 """
 #: Differences of one snapshot that are shown without -v.
 _SHOWN = 20
@@ -271,6 +272,8 @@ def _run(options: VerifyOptions, call: Call) -> int:
             for request in options.requests
         ]
     status = _STATUS[worst(place.result for place in places)]
+    if all(isinstance(place.error, NeedsRoot) for place in places):
+        status = NeedsRoot.exit_status
     return output.finish(status, PlacesReport(places))
 
 

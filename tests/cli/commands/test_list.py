@@ -12,8 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from btrfs_backup_ng.__util__ import format_age, format_size
+from btrfs_backup_ng.__util__ import UsageError, format_age, format_size
+from btrfs_backup_ng.cli.commands import run_words
+from btrfs_backup_ng.host.common import NeedsRoot
+from btrfs_backup_ng.session import history
 from tests.support.command_line import (
+    NOBODY,
     Done,
     as_nobody,
     complaint,
@@ -577,7 +581,7 @@ def test_one_that_fails_does_not_keep_the_others(scene: Scene):
 def test_only_root_sees_snapshots(scene: Scene):
     fill(scene)
     done = as_nobody("list", scene.destination)
-    complaint(done, 1, "needs root", f"Run:  {sudo_line('list', scene.destination)}")
+    complaint(done, 4, "needs root", f"Run:  {sudo_line('list', scene.destination)}")
 
 
 def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
@@ -597,3 +601,21 @@ def test_the_help_tells_states_and_statuses():
     for word in ("complete", "foreign", "changed", "waiting", "running", "10"):
         assert word in shown
     assert "list [PLACE ...]" in must(run_program("--help")).stdout
+
+
+@pytest.mark.parametrize("verb", ["list", "status"])
+def test_the_record_of_root_is_named_where_it_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+):
+    monkeypatch.setattr(history, "ROOTS_DIRECTORY", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    monkeypatch.delenv(history.VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "own"))
+    with pytest.raises(
+        NeedsRoot, match=f"record in {tmp_path} cannot be read"
+    ) as error:
+        run_words([verb])
+    assert "sudo " in error.value.hint and error.value.exit_status == 4
+    monkeypatch.setattr(history, "ROOTS_DIRECTORY", str(tmp_path / "none"))
+    with pytest.raises(UsageError, match="a place is missing"):
+        run_words([verb])

@@ -779,7 +779,7 @@ def test_what_cannot_be_looked_at_could_not_be_checked(scene: Scene, sshd: Sshd)
     assert found(place, scene.backup_names[0]) == {("contents", "unchecked")}
     assert found(place) == {("parent", "bad")}
     hint = sudo_line("verify", scene.destination)
-    complaint(as_nobody("verify", scene.destination), 10, hint)
+    complaint(as_nobody("verify", scene.destination), 4, hint)
     empty = scene.other_destination("empty")
     (empty / "something").touch()
     for options in ([], ["-q"]):
