@@ -122,7 +122,7 @@ def _protocol(facts: Facts) -> str:
 def _snapshot_by_hand(host: Host, location: Location) -> str:
     path = location.path
     words = shlex.join(["btrfs", "subvolume", "snapshot", "-r", path, f"{path}-now"])
-    return visible(shlex.join(["ssh", host.name, words]) if host.name else words)
+    return visible(host.by_hand(words))
 
 
 def _compare_by_hand(first: Location, second: Location) -> str:

@@ -43,6 +43,9 @@ class Host(Protocol):
     name: str
     silence_s: float
 
+    def by_hand(self, line: str) -> str:
+        """Return the line by which a person runs a line of shell there."""
+
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
         """Return the command that runs a verb there."""
 

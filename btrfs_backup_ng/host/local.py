@@ -57,6 +57,10 @@ class LocalHost:
         hint = f"See what the kernel says of its disk:  dmesg | tail\n{IF_SLOW}"
         self._patience = patience(silence_s, hint)
 
+    def by_hand(self, line: str) -> str:
+        """Return the line by which a person runs a line of shell here."""
+        return line
+
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
         argv = verb.local_argv((Privilege.ROOT.value, *arguments))
         return Command(argv, label=label, reports=True, patience=self._patience)

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -94,6 +95,10 @@ class SshHost:
     def _forget(self) -> None:
         self.close()
         self._keeper, self._privilege = "", self._wanted
+
+    def by_hand(self, line: str) -> str:
+        """Return the line by which a person runs a line of shell there."""
+        return f"ssh {self._master.by_hand} {shlex.quote(line)}"
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
         words = (self._privilege, *arguments)

@@ -33,6 +33,9 @@ _SPACE_AT_LEAST = 100 * MIB
 #: Largest ratio of the size of a stream to the size of its data on a compressed disk.
 _COMPRESSION_AT_MOST = 10
 
+#: How all of a backup gets to any filesystem: it is a plain read-only subvolume.
+ALL_BY_HAND = "All of it, where it is kept:  cp -a PLACE/SNAPSHOT/. PATH/"
+
 #: Raises :class:`Refused` if something is wrong with a place.
 Check = Callable[[Place, Session], None]
 #: The checks that a place has to pass for one use.
@@ -108,8 +111,7 @@ def subvolume_exists(place: Place, session: Session) -> None:
 def destination_exists(place: Place, session: Session) -> None:
     if not place.facts.exists:
         command = f"mkdir -p {shlex.quote(place.location.path)}"
-        if place.host.name:
-            command = shlex.join(["ssh", place.host.name, command])
+        command = place.host.by_hand(command)
         raise Refused(
             f"{place} does not exist; a directory is needed",
             hint=f"Once its disk is mounted:  {visible(command)}",
@@ -164,7 +166,8 @@ def target_is_btrfs(place: Place, session: Session) -> None:
         raise Refused(
             f"{place} is {visible(place.facts.filesystem_type)}, and a snapshot can be"
             " restored to btrfs only",
-            hint="Files and folders can be restored anywhere:  --file PATH",
+            hint="Files and folders can be restored anywhere:  --file PATH"
+            f"\n{ALL_BY_HAND}",
         )
 
 
@@ -390,8 +393,12 @@ def destination_purpose(source: Place, checks: Checks) -> Purpose:
     def destination_is_btrfs(place: Place, session: Session) -> None:
         if not place.facts.is_btrfs:
             kind = visible(place.facts.filesystem_type)
+            # The name is put in by the shell here, the line is read by the one there.
             path = shlex.quote(f"{place.location.path}/")
-            sink = shlex.quote(f'shell://cat > {path}"$1"')
+            there = place.host.by_hand(f'cat > {path}"$1"')
+            if not place.location.is_here:
+                there = there.replace("$1", "'\"$1\"'")
+            sink = shlex.quote(f"shell://{there}")
             line = f"btrfs-backup-ng {shlex.quote(str(source.location))} {sink}"
             raise Refused(
                 f"{place} is {kind}, so snapshots cannot live there as subvolumes",

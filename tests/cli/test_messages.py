@@ -112,6 +112,43 @@ def test_a_destination_that_is_not_btrfs_is_refused(scene: Scene, foreign: Path)
         assert (foreign / name).read_bytes().startswith(b"btrfs-stream")
 
 
+def test_the_advice_for_another_machine_is_about_that_machine(
+    scene: Scene, sshd: Sshd, foreign: Path, tmp_path: Path
+):
+    (kind,) = {"ext4", "tmpfs"} & set(os.listdir(foreign))
+    words: list[Argument] = ["-p", "x- ", *ssh_words(sshd), scene.source]
+    missing = complaint(
+        run_program(*words, ssh_place(sshd, foreign / "no")), 4, "mkdir -p "
+    )
+    typed = shlex.split(missing.strip().rpartition(":  ")[2])
+    assert typed[:4] == ["ssh", "-p", str(sshd.port), sshd.host]
+    assert shlex.split(typed[4]) == ["mkdir", "-p", str(foreign / "no")]
+
+    said = complaint(run_program(*words, ssh_place(sshd, foreign)), 4, f"is {kind}, so")
+    _, _, command = said.strip().rpartition(":  btrfs-backup-ng ")
+    far = (
+        tmp_path / "far"
+    )  # an ssh that runs the line here, and tells how it was called
+    far.mkdir()
+    script(far / "ssh", f'echo "$1 $2 $3" >{tmp_path}/called; exec sh -c "$4"')
+    env = {"PATH": f"{far}:{os.environ['PATH']}"}
+    must(run_program("-p", "x- ", *shlex.split(command), env=env))
+    (name,) = scene.snapshot_names
+    assert (foreign / name).read_bytes().startswith(b"btrfs-stream")
+    called = (tmp_path / "called").read_text()
+    assert called == f"-p {sshd.port} {sshd.host}\n"
+
+
+def test_all_of_a_backup_to_another_filesystem_is_not_sent_in_circles(
+    scene: Scene, foreign: Path
+):
+    scene.back_up()
+    to: list[Argument] = ["restore", scene.destination, "--to", foreign]
+    advice = "All of it, where it is kept:  cp -a PLACE/SNAPSHOT/. PATH/"
+    complaint(run_program(*to), 4, "can be restored to btrfs only", "--file", advice)
+    complaint(run_program(*to, "--file", "."), 2, "is the whole snapshot", advice)
+
+
 def test_a_source_that_is_not_btrfs_is_refused(scene: Scene, foreign: Path):
     done = run_program("-p", "x-", foreign, scene.destination)
     complaint(done, 4, f"{foreign} is ", "only btrfs subvolumes can be snapshotted")

@@ -24,6 +24,7 @@ from btrfs_backup_ng.endpoint.common import new_transfer_id
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.entry import below, entered, plain
 from btrfs_backup_ng.place import preflight
+from btrfs_backup_ng.place.preflight import ALL_BY_HAND
 from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
@@ -66,7 +67,8 @@ def read_paths(words: Iterable[str]) -> tuple[str, ...]:
         if not parts:
             raise UsageError(
                 f"'{visible(word)}' is the whole snapshot",
-                hint="Without --file all of it is restored.",
+                hint="Without --file all of it is restored, to btrfs."
+                f"\n{ALL_BY_HAND}",
             )
         wanted["/".join(parts)] = None
     return tuple(p for p in wanted if not any(above in wanted for above in _above(p)))
