@@ -42,7 +42,7 @@ places:
 
 exit status:
   0 done   1 failed   2 usage   3 another run is at work   4 refused before any change
-  10 some destinations failed, others did not   128+N ended by signal N
+  10 some destinations failed, others did not   70 a bug   128+N ended by signal N
 
 verbs, as the first word or behind their options; each has a --help:
   help [VERB]       this text, or that of a verb
