@@ -194,7 +194,8 @@ class Ownership:
         its end; empty if it may delete.
     :ivar unknown: origins of backups that stay, as their owner is unknown.
     :ivar others: the places of other sources.
-    :ivar is_new: the record does not name this source yet.
+    :ivar is_new: the record does not name this source yet, and no backup there is of it
+        (as of a restored one, which goes on with them).
     """
 
     def __init__(self, place: Place, own: SourceIdentity, prefix: str) -> None:
@@ -251,7 +252,8 @@ class Ownership:
         self._present, self._owned = frozenset(present), frozenset(owned)
         self.unknown = series.unknown & present - owned
         self.others = tuple(o.place for o in series.sources if not o.is_same(self._own))
-        self.is_new = not any(o.is_same(self._own) for o in series.sources)
+        named = any(o.is_same(self._own) for o in series.sources)
+        self.is_new = not (named or owned)
         return done if self.withheld else ""
 
     def register(self, sent: Collection[UUID]) -> None:
