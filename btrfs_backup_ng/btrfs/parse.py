@@ -25,7 +25,10 @@ _ROOT_ITEM = re.compile(
     re.DOTALL,
 )
 #: ``inode 257 file offset 0 len 3 disk start 0 offset 0 gen 7 flags INLINE f``
-_EXTENT = re.compile(rb"^inode \d+ file offset \d+ len (\d+) .*? flags (\S+) ")
+_EXTENT = re.compile(
+    rb"^inode \d+ file offset \d+ len (\d+)"
+    rb" disk start (\d+ offset \d+) .*? flags (\S+) "
+)
 
 
 class OutputNotUnderstood(ValueError):
@@ -139,9 +142,18 @@ def extent_size(line: bytes) -> int:
     Preallocated extents hold no data; other lines add nothing.
     """
     match = _EXTENT.match(line)
-    if match is None or b"PREALLOC" in match[2]:
+    if match is None or b"PREALLOC" in match[3]:
         return 0
     return int(match[1])
+
+
+def extent_place(line: bytes) -> bytes:
+    """Return the place on the disk of an extent of ``find-new``; b"" for none.
+
+    Reflinks of a file have the same one. Data in the metadata has none.
+    """
+    match = _EXTENT.match(line)
+    return match[2] if match and not match[2].startswith(b"0 ") else b""
 
 
 _FULL = "No space left on device"

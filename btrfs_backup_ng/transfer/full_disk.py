@@ -10,7 +10,7 @@ from btrfs_backup_ng.place import preflight
 from btrfs_backup_ng.process.command import CommandFailed
 from btrfs_backup_ng.process.pipeline import PipelineFailed
 from btrfs_backup_ng.transfer.route import Route
-from btrfs_backup_ng.transfer.size import written_since
+from btrfs_backup_ng.transfer.size import stream_size, written_since
 
 #: Attempts at deleting something on a full disk.
 _DROPPING = 5
@@ -39,8 +39,11 @@ def _keep_or_drop(transfer: Transfer, route: Route, size_bytes: int | None) -> s
     safe = place.safe_bytes(ids)
     if not safe:
         return ""
+    ends = route.source, transfer.snapshot, transfer.parent
     if size_bytes is None:
-        size_bytes = written_since(route.source, transfer.snapshot, transfer.parent)
+        size_bytes = written_since(*ends)
+    if not preflight.fits(size_bytes - safe, free, route.options):
+        size_bytes = stream_size(*ends, route.protocol)  # the estimate counts reflinks
     rest = size_bytes - safe  # 0 or less: the stream is longer than estimated
     if rest > 0 and preflight.fits(rest, free, route.options):
         return f"{format_size(safe)} are safe there; the next run goes on from that."

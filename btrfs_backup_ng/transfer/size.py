@@ -1,8 +1,9 @@
 """The size of a transfer: a quick estimate, or the exact number of bytes.
 
 **The estimate** comes from ``btrfs subvolume find-new``; it is quick, and rarely too
-low. The check for free space uses it first, and measures only if it says that the
-transfer does not fit.
+low; but each reflink of a file counts. The check for free space uses it first, and
+measures only if it says that the transfer does not fit. Before the first run there is
+no place for a temporary snapshot, so a dry run counts what files share once instead.
 
 **The measurement** reads ``btrfs send --no-data``, which prints the length of each
 piece of data instead of the data. With the framing of the real commands, that gives the
@@ -26,7 +27,7 @@ from uuid import uuid4
 
 from btrfs_backup_ng.__util__ import KIB, MIB, BackupError
 from btrfs_backup_ng.btrfs.extents import Extents
-from btrfs_backup_ng.btrfs.parse import extent_size
+from btrfs_backup_ng.btrfs.parse import extent_place, extent_size
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint.common import Endpoint, Place, new_transfer_id
 from btrfs_backup_ng.host.entry import INCOMING, entered
@@ -51,6 +52,8 @@ def written_since(
     parent: Snapshot | None,
     limit: int | None = None,
     over: threading.Event | None = None,
+    *,
+    once: bool = False,
 ) -> int:
     """Estimate the size of a stream quickly: bytes of data written since the parent.
 
@@ -59,6 +62,8 @@ def written_since(
 
     :param snapshot: ``None`` for the source as it is now.
     :param limit: stop counting above this.
+    :param once: count what several files share (reflinks) once, as a stream clones it;
+        takes memory for each extent.
     :param over: if set, stop; the result then means nothing.
     :raises CommandFailed: if btrfs fails.
     """
@@ -66,9 +71,13 @@ def written_since(
     since = str(parent.generation) if parent else "0"
     command = source.place.host.command(verbs.SIZE, path, since, label="btrfs find-new")
     size, inode = 0, b""
+    seen: set[bytes] = set()
     with Child.start(command, stdout=PIPE) as child:
         for line in _lines(child, over):
-            size += extent_size(line)
+            place = extent_place(line) if once else b""
+            if not place or place not in seen:
+                size += extent_size(line)
+            seen |= {place} if place else set()
             number = line[: line.find(b" ", 6)]  # ``inode 257 file offset ...``
             if number != inode:
                 inode, size = number, size + _BESIDE
@@ -151,7 +160,7 @@ def temporary_snapshot(
         as there is no staging yet, and a dry run must not create it.
     :raises CommandFailed: if it cannot be made.
     """
-    if not source.facts.has_state:
+    if not (source.facts.has_state or source.is_prepared):
         yield None
         return
     transfer_id = new_transfer_id(now)

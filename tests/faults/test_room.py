@@ -22,7 +22,7 @@ from tests.faults.cutting import (
 )
 from tests.faults.faulty import faulty_btrfs
 from tests.support import processes
-from tests.support.command_line import assert_fails, covers
+from tests.support.command_line import assert_fails, covers, must
 from tests.support.filesystems import Filesystem
 from tests.support.places import MIB, STATE, command, ssh_place, ssh_words
 from tests.support.program import run_program
@@ -149,6 +149,31 @@ def test_what_was_deleted_a_moment_ago_makes_room(
     assert_fails(scene.run(), 4, "needs about")
     command("btrfs", "subvolume", "delete", old.path)
     scene.back_up()
+
+
+# Reflinks
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_reflinks_that_an_estimate_counts_ten_times_need_no_room(
+    btrfs: MakesFilesystems, get_sshd: Callable[[], Sshd], kind: str
+) -> None:
+    source, small = btrfs(size="300M"), btrfs(size="250M", mkfs_options=("--mixed",))
+    scene = Scene(source, small, get_sshd() if kind == "ssh" else None, is_small=True)
+    for number in range(2):  # full before the first snapshot, then incremental
+        scene.add(f"large{number}", 12 * MIB)
+        for copy in range(20):
+            names = f"large{number}", f"copy{number}-{copy}"
+            ends = [scene.source / name for name in names]
+            command("cp", "--reflink=always", *ends)
+        source.sync()
+        dry = must(scene.run("--dry-run", "--json"))
+        done = must(scene.run("--json"))
+        told, real = (sent(one)[0].size for one in (dry, done))
+        assert 0.9 * real <= told <= 1.2 * real < 15 * MIB
+    scratch = btrfs(size="250M", mkfs_options=("--mixed",))
+    words = ("verify", scene.destination, "--restore-test", "--scratch", scratch.path)
+    must(run_program(*words))
 
 
 # A disk that is full

@@ -398,9 +398,16 @@ class Target:
 
         snapshot, parent = made(transfer.snapshot), made(transfer.parent)
         if snapshot is None or (transfer.parent and not parent):
-            return self._size(transfer) or 0
+            return self._shared_size(transfer)
         protocol = self._delivery.route.protocol
         return size.stream_size(self._source.snapshots, snapshot, parent, protocol)
+
+    def _shared_size(self, transfer: Transfer) -> int:
+        """Estimate a transfer of a planned snapshot; what files share counts once."""
+        estimate = self._size(transfer)
+        if transfer.parent or estimate is None:
+            return estimate or 0
+        return size.written_since(self._source.snapshots, None, None, once=True)
 
     def deliver(self, holds: Holds, holder: Holder) -> None:
         """Send everything that is planned, oldest first.

@@ -317,6 +317,9 @@ def _check_space(
         return preflight.fits(needed, free, options)
 
     expendable: tuple[Waiting, ...] = ()
+    if not fits(free) and needed:  # an estimate counts reflinks
+        ends = route.source, transfer.snapshot, transfer.parent
+        needed = min(needed, size.stream_size(*ends, route.protocol))
     if not fits(free):
         resumable = route.resumable(transfer)
         needed = max(0, needed - target.safe_bytes(resumable))

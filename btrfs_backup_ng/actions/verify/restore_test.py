@@ -24,8 +24,8 @@ from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.transfer.attempt import Attempt
-from btrfs_backup_ng.transfer.route import choose_route
-from btrfs_backup_ng.transfer.size import written_since
+from btrfs_backup_ng.transfer.route import Route, choose_route
+from btrfs_backup_ng.transfer.size import stream_size, written_since
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +97,11 @@ def restored(
         scratch.look()
         killed = staging.of_protocol(scratch.facts.leftovers, _PROTOCOL)
         scratch.discard(killed)
-        _check_room(endpoint, snapshot, scratch, meter)
         transfer_id = staging.full_id(new_transfer_id(now), snapshot, None, _PROTOCOL)
         sink = _Staging(scratch, transfer_id)
         options = replace(_OPTIONS, stall_timeout_s=scratch.host.silence_s)
         route = choose_route(endpoint, sink, options)
+        _check_room(route, snapshot, scratch, meter)
         transfer = Transfer(snapshot, None, snapshot.name, WhyFull.ASKED)
         try:
             Attempt(transfer, route).run(meter, now)
@@ -110,11 +110,11 @@ def restored(
             _remove(sink)
 
 
-def _check_room(
-    endpoint: Endpoint, snapshot: Snapshot, scratch: Place, meter: Meter
-) -> None:
-    needed = written_since(endpoint, snapshot, None)
+def _check_room(route: Route, snapshot: Snapshot, scratch: Place, meter: Meter) -> None:
+    needed = written_since(route.source, snapshot, None)
     free = scratch.facts.size_free
+    if not preflight.fits(needed, free, _OPTIONS):  # the estimate counts reflinks
+        needed = stream_size(route.source, snapshot, None, route.protocol)
     meter.expected_bytes = needed
     if not preflight.fits(needed, free, _OPTIONS):
         raise Refused(
