@@ -35,6 +35,8 @@ _COMPRESSION_AT_MOST = 10
 
 #: How all of a backup gets to any filesystem: it is a plain read-only subvolume.
 ALL_BY_HAND = "All of it, where it is kept:  cp -a PLACE/SNAPSHOT/. PATH/"
+#: So many nested subvolumes are named.
+_NAMED = 10
 
 #: Raises :class:`Refused` if something is wrong with a place.
 Check = Callable[[Place, Session], None]
@@ -437,8 +439,13 @@ def note_nested(source: Place) -> list[Noted]:
     if not foreign:
         return []
     count = f"{len(foreign)} nested subvolume{'s are' if len(foreign) > 1 else ' is'}"
-    text = f"{count} not in this snapshot: {', '.join(foreign)}"
-    return [Noted(str(source.location), Level.WARNING, text)]
+    text = f"{count} not in this snapshot: {', '.join(foreign[:_NAMED])}"
+    hint = ""
+    if len(foreign) > _NAMED:
+        text += f" and {len(foreign) - _NAMED} more"
+        path = visible(shlex.quote(source.location.path))
+        hint = f"All of them:  btrfs subvolume list -o {path}"
+    return [Noted(str(source.location), Level.WARNING, text, hint)]
 
 
 def note_distance(destination: Place, source: Place, checks: Checks) -> list[Noted]:

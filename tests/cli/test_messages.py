@@ -396,6 +396,16 @@ def test_one_nested_subvolume_is_one(scene: Scene):
     )
 
 
+def test_of_many_nested_subvolumes_some_are_named(scene: Scene):
+    for number in range(12):
+        scene.subvolume(f"home/nested {number:02}")
+    done = scene.run()
+    (line,) = [line for line in done.stderr.splitlines() if "warning" in line]
+    assert "12 nested subvolumes are not in this snapshot: " in line
+    assert "nested 09 and 2 more" in line and "nested 10" not in line
+    assert f"  All of them:  btrfs subvolume list -o {scene.source}" in done.stderr
+
+
 def test_nested_subvolumes_are_named_over_ssh(scene: Scene, sshd: Sshd):
     scene.subvolume("home/a\n\x1bb")
     source = ssh_place(sshd, scene.source)
