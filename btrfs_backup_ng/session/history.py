@@ -5,9 +5,10 @@ already, or a failure: of a transfer, or of the run before or after it. All line
 run have its time, by which they are known to belong together.
 
 Nothing depends on it. If it is lost, backups continue, and commands only lack its data
-(sizes, known places). A line is added by one write under ``flock``, and flushed. The
-older half is dropped at 4 MiB. A last line that a crash tore off is ignored, and the
-next write removes it; damage is moved aside; lines of newer versions are kept.
+(sizes, known places). A line is added by one write under ``flock``, and flushed if it
+tells of a delivery or a failure. The older half is dropped at 4 MiB. A last line that a
+crash tore off is ignored, and the next write removes it; damage is moved aside; lines
+of newer versions are kept.
 """
 
 import contextlib
@@ -189,7 +190,7 @@ class History:
         self._warned = False
 
     def add(self, record: Record) -> None:
-        """Append a record; it is on the disk when this returns."""
+        """Append a record; a delivery or a failure is on the disk when this returns."""
         with self._guard:
             try:
                 with _locked(self._directory) as directory:
@@ -217,7 +218,8 @@ class History:
             if os.write(descriptor, line) != len(line):
                 os.ftruncate(descriptor, size)
                 raise OSError(f"no room in {self._directory}")
-            os.fsync(descriptor)
+            if record.target or record.error:
+                os.fsync(descriptor)
         finally:
             os.close(descriptor)
         if size + len(line) > LIMIT_BYTES:

@@ -32,7 +32,7 @@ def test_what_each_run_did_and_why_it_failed(scene: Scene, sshd: Sshd, tmp_path:
     shown = must(run_program("log", env=env)).stdout
     size = r"[\d.]+ (B|.iB)"
     for line, expected in zip(
-        shown.splitlines(),
+        [line for line in shown.splitlines() if not line.startswith("  ")],
         [
             f"{scene.source}: made snapshot {one}",
             rf"{here}: sent {one}, {size} in full in [\d.]+ s",
@@ -56,7 +56,7 @@ def test_what_each_run_did_and_why_it_failed(scene: Scene, sshd: Sshd, tmp_path:
     failures = must(run_program("log", "--failures", "-q", env=env)).stdout
     assert failures == ""
     failures = must(run_program("log", "--failures", env=env)).stdout
-    assert failures.count("FAILED") == failures.count("\n") == 3
+    assert failures.count("FAILED") == 3
 
 
 def test_it_looks_back_as_far_as_it_is_told_and_is_safe_to_print(tmp_path: Path):
