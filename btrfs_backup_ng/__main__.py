@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from btrfs_backup_ng.__logger__ import log_message
-from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
+from btrfs_backup_ng.__util__ import BackupError, Interrupted, Refused, visible
 from btrfs_backup_ng.cli.argv import asks_for_documents
 from btrfs_backup_ng.cli.commands import run_words
 from btrfs_backup_ng.cli.stdout import print_line
@@ -43,6 +43,7 @@ def main(words: Sequence[str]) -> int:
     signal.signal(signal.SIGUSR1, _ignore)  # until there is progress to show
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it hides how children end
     try:
+        _check_directory()
         return run_words(words)
     except (BackupError, Interrupted) as error:
         return _fail(words, error.message, error.hint, error.exit_status)
@@ -55,6 +56,20 @@ def main(words: Sequence[str]) -> int:
         return _fail(words, text, hint, _BUG)
     finally:
         end_all()
+
+
+def _check_directory() -> None:
+    """Go on only in a working directory that exists: paths may be relative to it.
+
+    :raises Refused: if it was deleted, or cannot be reached.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise Refused(
+            f"the working directory cannot be used: {error.strerror}",
+            hint="Go to another one:  cd /",
+        ) from error
 
 
 def _fail(words: Sequence[str], message: str, hint: str, exit_status: int) -> int:

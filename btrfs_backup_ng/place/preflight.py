@@ -214,6 +214,15 @@ def has_privilege(place: Place, session: Session) -> None:
 
 def is_subvolume(place: Place, session: Session) -> None:
     facts = place.facts
+    if facts.is_folder_mount and not facts.is_subvolume:
+        folder, hint = visible(facts.mount_root), whole_path_hint(facts)
+        if facts.whole_path:
+            hint += f"\nand make a subvolume of it:  {_conversion(facts.whole_path)}"
+        raise Refused(
+            f"{place} is in a bind mount of the folder {folder}, and only whole"
+            " subvolumes can be snapshotted",
+            hint=hint,
+        )
     if not facts.is_subvolume:
         path, whole = visible(place.location.path), visible(facts.containing)
         raise Refused(

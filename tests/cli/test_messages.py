@@ -25,7 +25,9 @@ from tests.support.command_line import (
 from tests.support.places import MIB, by_age, fingerprint, ssh_place, ssh_words
 from tests.support.program import (
     CHECKOUT,
+    PROGRAM,
     Argument,
+    environment,
     run_program,
     start_program,
 )
@@ -413,6 +415,18 @@ def test_nested_subvolumes_are_named_over_ssh(scene: Scene, sshd: Sshd):
     assert "1 nested subvolume is not in this snapshot: " in done.stderr
     assert "/a\\n\\x1bb" in done.stderr
     assert len(scene.backup_names) == 1
+
+
+def test_a_working_directory_that_is_gone_is_named(scene: Scene, tmp_path: Path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = [str(word) for word in (*PROGRAM, *scene.words())]
+    program = ["sh", "-c", 'rmdir "$PWD" && exec "$@"', "sh", *words]
+    done = subprocess.run(
+        program, cwd=gone, env=environment(), capture_output=True, text=True
+    )
+    assert "cd /" in complaint(done, 4, "the working directory", "No such file")
+    assert scene.snapshots == []
 
 
 def test_control_characters_never_reach_the_terminal(scene: Scene):

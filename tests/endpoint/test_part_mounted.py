@@ -82,6 +82,15 @@ def test_a_bind_mount_of_a_folder_takes_incremental_backups(words, mounted, room
     assert len(places.subvolumes(destination)) == 2
 
 
+def test_a_bind_mount_of_a_folder_is_no_source(words, mounted, room):
+    folder = room.there / "folder"
+    folder.mkdir()
+    options, word = words
+    done = run_program(*options, word(mounted(folder)), room.destination("to"))
+    hint = complaint(done, 4, "a bind mount of the folder", str(folder.name))
+    assert f"{folder}\n" in hint and f"mv {folder} {folder}.old" in hint
+
+
 def test_two_subvolumes_of_one_disk_take_the_same_backups(words, mounted, room):
     source, parts = room.source(), [room.there / "one", room.there / "two"]
     for part in parts:

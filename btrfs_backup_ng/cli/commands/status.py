@@ -206,7 +206,8 @@ def _forget(places: Sequence[Location], call: Call) -> int:
         need_on_record(str(place), records)
     found = [Forgotten(str(p), forget(state_directory(), str(p))) for p in places]
     for one in found:
-        output.about(one.place, f"forgotten, with {one.records} lines of the history")
+        lines = "1 line" if one.records == 1 else f"{one.records} lines"
+        output.about(one.place, f"forgotten, with {lines} of the history")
     return output.finish(0, ForgetReport(found))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.session.history import History, Record
-from tests.support.command_line import complaint, must
+from tests.support.command_line import complaint, covers, must
 from tests.support.places import STATE, ssh_words
 from tests.support.program import run_program
 from tests.support.scene import Scene
@@ -16,6 +16,7 @@ from tests.support.sshd import Sshd
 from tests.support.staged import locked, ssh_way
 
 
+@covers("--failures")
 @pytest.mark.btrfs
 def test_what_each_run_did_and_why_it_failed(scene: Scene, sshd: Sshd, tmp_path: Path):
     env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
@@ -59,6 +60,7 @@ def test_what_each_run_did_and_why_it_failed(scene: Scene, sshd: Sshd, tmp_path:
     assert failures.count("FAILED") == 3
 
 
+@covers("--since")
 def test_it_looks_back_as_far_as_it_is_told_and_is_safe_to_print(tmp_path: Path):
     env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}
     assert must(run_program("log", env=env)).stdout == "No run is on record\n"

@@ -15,7 +15,7 @@ import pytest
 
 from btrfs_backup_ng.place.locks import parse_holder
 from btrfs_backup_ng.session.history import History, Record
-from tests.support.command_line import Done, complaint, must, on_terminal
+from tests.support.command_line import Done, complaint, covers, must, on_terminal
 from tests.support.places import MIB, STATE, ssh_place, ssh_words
 from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program, start_program
@@ -271,6 +271,7 @@ def test_failed_until_a_run_goes_well(scene: Scene, sshd: Sshd, tmp_path: Path):
         assert words_of_both(*here) == ["ok", "running", "running"]
 
 
+@covers("--max-age")
 def test_stale_by_what_is_not_dated_in_the_future(
     scene: Scene, sshd: Sshd, tmp_path: Path
 ):
@@ -311,6 +312,7 @@ def test_an_error_of_several_lines_has_several_lines(scene: Scene, tmp_path: Pat
     assert second == f"{' ' * 9}then btrfs send: \\x1b[31mBroken pipe"
 
 
+@covers("--forget")
 def test_what_is_gone_for_good_is_forgotten(scene: Scene, tmp_path: Path):
     env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
     other = scene.other_destination("other")
@@ -320,7 +322,7 @@ def test_what_is_gone_for_good_is_forgotten(scene: Scene, tmp_path: Path):
     assert str(other) in hint
     assert complaint(status("--forget", env=env), 2, "a place is missing")
     done = must(status("--forget", other, env=env))
-    assert done.stdout == f"{other}: forgotten, with 1 lines of the history\n"
+    assert done.stdout == f"{other}: forgotten, with 1 line of the history\n"
     places = [p["place"] for p in document(status("--json", env=env))]
     assert places == [str(scene.source), str(scene.destination)]
 
