@@ -173,6 +173,8 @@ _PERMANENT = {
     "Operation not permitted": "btrfs needs root for this",
     "a password is required": "sudo asks for a password there",
     "Input/output error": "a disk cannot be read or written there; see dmesg",
+    "Text file busy": "a swap file in it is in use (swapon --show): give it a"
+    " subvolume of its own",
     "File name too long": "a path in it is too long",
 }
 #: Errors that only another snapshot avoids: a block that cannot be read, and paths

@@ -1,5 +1,6 @@
 """The words of a command line before they are options: files, tasks, ``-v``."""
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -196,6 +197,4 @@ def resembling(word: str, among: Iterable[str], cutoff: float = 0.6) -> str:
 
     :param cutoff: how alike they must be, from 0 to 1.
     """
-    import difflib  # only a mistake needs it
-
     return next(iter(difflib.get_close_matches(word, list(among), 1, cutoff)), "")

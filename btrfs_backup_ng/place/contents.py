@@ -146,15 +146,19 @@ def see(place: Place) -> tuple[Seen, ...]:
     if not place.has_snapshots:
         return (Seen.of(backups),)
     found = [Seen.of(snapshots)]
-    if found[0].record is None and not any(
-        is_snapshot_of(place, one) for one in found[0].snapshots
-    ):
+    if found[0].record is None and _keeps_backups_alone(place, found[0].snapshots):
         return (Seen.of(backups),)  # an absolute folder, of another place
     nested = place.facts.nested
     may_have_backups = any("/" not in path and path != STATE for path in nested)
     if may_have_backups and backups.directory != snapshots.directory:
         found.append(Seen.of(backups))
     return tuple(found)
+
+
+def _keeps_backups_alone(place: Place, snapshots: Iterable[Snapshot]) -> bool:
+    """Return whether a place is a destination, and these are not of it."""
+    is_source = place.facts.is_subvolume and place.facts.keeper != place.location.path
+    return not is_source and not any(is_snapshot_of(place, s) for s in snapshots)
 
 
 @dataclass(frozen=True, slots=True)

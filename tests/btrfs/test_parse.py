@@ -624,6 +624,7 @@ def test_any_answer_is_facts_or_an_error_that_the_host_reports(changes):
         ("ERROR: unexpected EOF in stream", "too early"),
         ("sudo: a password is required", "password"),
         ("ERROR: can't perform the search: Operation not permitted", "root"),
+        ("ERROR: cannot snapshot '/x': Text file busy", "swap file"),
         ("ERROR: something new", ""),
         ("", ""),
     ],

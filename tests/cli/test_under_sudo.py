@@ -94,7 +94,7 @@ def test_the_callers_alias_key_and_known_hosts_are_used(
     assert len(scene.backup_names) == sshd.connections() == 2
     known.unlink()
     done = _sudo(caller, "--ssh-host-key-policy=strict", scene.source, place)
-    complaint(done, 1, "the host key of nas is not known")
+    complaint(done, 10, "the host key of nas is not known")
 
 
 @pytest.mark.parametrize("by", ["file", "option"])
@@ -140,7 +140,7 @@ def test_roots_key_logs_in_where_the_callers_is_refused(
     shutil.copy(other, tmp_path / "copy")
     keys = [f"--ssh-opt=IdentityFile={path}" for path in (own, tmp_path / "copy")]
     done = _sudo(caller, *_words(scene, sshd, *keys))
-    complaint(done, 1, "refused the login", f"as {caller.name}: {own}")
+    complaint(done, 10, "refused the login", f"as {caller.name}: {own}")
     assert sshd.connections() == 0
 
 

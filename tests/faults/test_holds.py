@@ -275,11 +275,14 @@ def test_a_record_without_folders_is_understood(scene: Scene) -> None:
 def test_an_absolute_folder_is_listed_for_its_source_alone(scene: Scene) -> None:
     folder = scene.source.parent / "folder"
     folder.mkdir()
-    other = scene.subvolume("other")
     scene.back_up("-f", folder)
-    listed = run_program("list", "--json", "-f", folder, scene.source, other)
+    places = (scene.source, scene.destination, scene.other_destination("other"))
+    listed = run_program("list", "--json", "-f", folder, *places)
     (name,) = os.listdir(folder)
-    assert must(listed).stdout.count(f'"name": "{name}"') == 1, listed.stdout
+    named = [place["place"] for place in json.loads(must(listed).stdout)["places"]]
+    assert named == [str(place) for place in places]
+    # One is the snapshot, one the backup.
+    assert listed.stdout.count(f'"name": "{name}"') == 2, listed.stdout
 
 
 def test_a_dry_run_with_damaged_holds_changes_nothing(scene: Scene) -> None:
