@@ -323,7 +323,8 @@ def test_a_backup_that_was_deleted_is_sent_again(back, room):
     source, destination = room.source(), room.destination()
     names = [only_sent(back(source, destination))[0] for _ in range(3)]
     places.command("btrfs", "-q", "subvolume", "delete", destination / names[1])
-    again = back(source, destination, options=("-S",))
+    assert_up_to_date(back, source, destination)  # it is older than the newest
+    again = back(source, destination, options=("-S", "--backfill"))
     assert only_sent(again) == (names[1], names[0])
     places.command("btrfs", "-q", "subvolume", "delete", destination / names[2])
     again = back(source, destination, options=("-S",))
