@@ -236,7 +236,7 @@ def sweep() -> list[str]:
     """
     leftovers = [
         (device, image)
-        for device, image in _all_loop_devices().items()
+        for device, image in loop_devices().items()
         if ours.is_leftover(image.name)
     ]
     # An image that lies inside another filesystem of ours has the longer path.
@@ -303,7 +303,8 @@ def users_of(point: Path) -> list[str]:
     return users or ["by no process that can be seen"]
 
 
-def _all_loop_devices() -> dict[str, Path]:
+def loop_devices() -> dict[str, Path]:
+    """Return the loop devices in use, and their images."""
     devices = {}
     for file in Path("/sys/block").glob("loop*/loop/backing_file"):
         with contextlib.suppress(OSError):  # detached meanwhile
@@ -314,7 +315,7 @@ def _all_loop_devices() -> dict[str, Path]:
 
 
 def _loop_devices(image: Path) -> list[str]:
-    return [device for device, path in _all_loop_devices().items() if path == image]
+    return [device for device, path in loop_devices().items() if path == image]
 
 
 def _run(*argv: object) -> None:

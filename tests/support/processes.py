@@ -70,6 +70,16 @@ def kill(victims: Iterable[Process], number: int = signal.SIGKILL) -> None:
                 os.kill(process.pid, number)
 
 
+@contextlib.contextmanager
+def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Kill a process in the end; else a test that fails would wait for its own end."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def wait_until(
     predicate: Callable[[], T], timeout_s: float = 20.0, *, interval_s: float = 0.01
 ) -> T:

@@ -1,7 +1,6 @@
 """The filesystems that tests are given are real, and go away."""
 
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -14,8 +13,7 @@ from tests.support import filesystems, processes, program
 
 
 def loop_images():
-    files = Path("/sys/block").glob("loop*/loop/backing_file")
-    return [file.read_text().strip() for file in files]
+    return [str(image) for image in filesystems.loop_devices().values()]
 
 
 def test_a_filesystem_is_btrfs_of_its_own_and_gone_afterwards(tmp_path, btrfs):
@@ -100,16 +98,16 @@ def test_a_sweep_removes_what_a_killed_run_left_and_nothing_else(tmp_path, btrfs
             print(power.filesystem.image, flush=True)
             time.sleep(987)
     """
-    with subprocess.Popen(
+    python = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
         env=program.environment(),
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+    with processes.killed(python) as process:
         assert process.stdout
         image = process.stdout.readline().strip()
         assert image in loop_images() and image not in str(filesystems.sweep())
-        process.send_signal(signal.SIGKILL)
     swept = filesystems.sweep()
     assert len(swept) == 3 and image in str(swept)
     assert image not in str(loop_images()) and not Path(image).exists()

@@ -3,7 +3,6 @@
 import pwd
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import textwrap
@@ -40,9 +39,8 @@ def test_a_config_file_leads_to_the_server(sshd):
 def test_a_server_of_ones_own_is_stopped_and_started_and_changes_its_key(new_sshd):
     server = new_sshd(config=("MaxSessions 1",))
     assert server.ssh("true").returncode == 0
-    with subprocess.Popen(
-        ["ssh", "-F", server.ssh_config, "test-server", "sleep 987"]
-    ) as client:
+    words = ["ssh", "-F", server.ssh_config, "test-server", "sleep 987"]
+    with processes.killed(subprocess.Popen(words, text=True)) as client:
         processes.wait_until(lambda: server.sessions() == 2)
         port = server.port
         server.stop()
@@ -69,17 +67,17 @@ def test_servers_end_with_the_tests_that_run_them():
             print(server.pid, server.log.parent, flush=True)
             time.sleep(987)
     """
-    with subprocess.Popen(
+    python = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
         env=program.environment(),
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+    with processes.killed(python) as process:
         assert process.stdout
         pid, directory = process.stdout.readline().split()
         (server,) = [p for p in processes.everything() if p.pid == int(pid)]
         assert server.alive()
-        process.send_signal(signal.SIGKILL)
     processes.wait_until(lambda: not server.alive())
     assert directory in ours.sweep() and not Path(directory).exists()
 
@@ -138,7 +136,7 @@ def test_an_account_can_have_a_password_of_its_own(sshd, account):
 
 
 def test_a_second_name_of_root_has_its_own_shell_and_takes_nobody_along(sshd):
-    with subprocess.Popen(["sleep", "987"]) as bystander:
+    with processes.killed(subprocess.Popen(["sleep", "987"], text=True)) as bystander:
         with accounts.account(shell="zsh", superuser=True) as user:
             done = sshd.ssh("id -u; echo $ZSH_VERSION", user=user.name)
             uid, version = done.stdout.split()
@@ -149,7 +147,6 @@ def test_a_second_name_of_root_has_its_own_shell_and_takes_nobody_along(sshd):
         with pytest.raises(KeyError):
             pwd.getpwnam(user.name)
         assert sshd.is_running() and bystander.poll() is None
-        bystander.kill()
     assert pwd.getpwuid(0).pw_name == "root"
 
 
@@ -174,16 +171,16 @@ def test_a_sweep_removes_the_accounts_of_a_killed_run_and_no_others(account, mor
             print(user.name, flush=True)
             time.sleep(987)
     """
-    with subprocess.Popen(
+    python = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
         env=program.environment(),
         stdout=subprocess.PIPE,
         text=True,
-    ) as process:
+    )
+    with processes.killed(python) as process:
         assert process.stdout
         name = process.stdout.readline().strip()
         assert accounts.sweep() == []
-        process.send_signal(signal.SIGKILL)
     assert accounts.sweep() == [name]
     assert not list(Path("/etc/sudoers.d").glob(f"{name}*"))
     assert pwd.getpwnam(mine.name)
