@@ -104,11 +104,12 @@ def judge(
     :param now: aware.
     """
     complete = contents.complete
-    present = tuple(kept for kept in complete if not _is_future(kept, now))
+    future = tuple(kept for kept in complete if _is_future(kept, now))
+    present = (kept for kept in reversed(complete) if not _is_future(kept, now))
     standing = Standing(
         Word.OK,
-        newest=(present or complete or (None,))[-1],
-        future=tuple(kept for kept in complete if kept not in present),
+        newest=next(present, complete[-1] if complete else None),
+        future=future,
         is_running=holder is not None or any(t.running for t in contents.waiting),
         waiting=contents.waiting,
         worker=parse_holder(holder) if holder is not None else None,

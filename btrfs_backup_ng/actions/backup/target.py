@@ -185,12 +185,12 @@ class Target:
         is_chosen = limit or not self._options.backfill
         begun = self._begun_of(named) if is_chosen else set()
         worth_it = worth_sending(named, self.known, limit, naming, course, begun)
+        wanted = {s.uuid for s in worth_it} if job.transfer else set()
         gaps = older_gaps(named, self.listing, begun)
         if gaps and not self._options.backfill:
             text = "%s lacks %d older snapshots; to send them, too: --backfill"
             log.info(text, self, len(gaps))
-            worth_it = [s for s in worth_it if s not in gaps]
-        wanted = {s.uuid for s in worth_it} if job.transfer else set()
+            wanted -= gaps
         wanted -= set(self._unsendable)
         self._plan = self._planner.plan(
             here, self.listing, wanted, naming, self._options.incremental

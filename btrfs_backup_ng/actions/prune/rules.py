@@ -69,8 +69,8 @@ def worth_sending(
 
 def older_gaps(
     snapshots: Collection[Snapshot], there: Listing, begun: Collection[UUID]
-) -> list[Snapshot]:
-    """Return the missing snapshots that are older than the newest common one.
+) -> set[UUID]:
+    """Return the UUIDs of missing snapshots older than the newest common one.
 
     Their backups were deleted, or could not be made: they are not sent again by
     themselves. The order is that of the filesystem, as clocks jump.
@@ -80,11 +80,8 @@ def older_gaps(
     present = {s.received_uuid for s in there.snapshots if s.received_uuid}
     common = [s.generation for s in snapshots if s.origin in present]
     newest = max(common, default=0)
-    return [
-        s
-        for s in snapshots
-        if s.origin not in present and s.generation < newest and s.uuid not in begun
-    ]
+    missing = (s for s in snapshots if s.origin not in present)
+    return {s.uuid for s in missing if s.generation < newest} - set(begun)
 
 
 class Pruning:
