@@ -31,31 +31,41 @@ from btrfs_backup_ng.host.machine import usual_prefix
 
 _EPILOG = """\
 places:
-  /path                        a subvolume (source), a directory on btrfs (destination)
+  /path  a subvolume (SOURCE), or a directory on btrfs (DESTINATION)
   ssh://[user@]host[:port]/path  the same on another machine
-  shell://COMMAND              any command; the stream comes on its stdin, always
-                               in full, and $1 is the snapshot's name
+  shell://COMMAND  DESTINATION only: any command. It reads the stream from its stdin,
+    always in full; $1 is the name of the snapshot.
 
-  @FILE                        arguments from a file, one option or argument a line;
-                               list, status, prune, verify and doctor take it, too
-  TASK :: TASK                 several tasks side by side, each with its own options
+policies:
+  24h 7d 4w 12m 5y  keep the first snapshot of each of the last 24 hours, 7 days, 4
+    ISO weeks, 12 months and 5 years
+  min=2d  keep everything from the last two days
+  latest=N  keep the latest N
+  *d  keep the first snapshot of every day; also *h, *w, *m, *y
+  all  keep everything
+  whole-weeks  months consist of whole weeks, as in btrbk
+  A policy is a list of these words. Never deleted: the newest snapshot, anything
+  that this program did not create, anything that a destination still needs, and
+  the latest snapshot that two places share.
+
+arguments:
+  @FILE  is replaced by the arguments in FILE, one option or argument a line;
+    list, status, prune, verify and doctor take it, too
+  TASK :: TASK  several tasks side by side, each with its own options
+
+commands:
+  help COMMAND  the options of a command; a command is the first word, or follows its
+    options
 
 exit status:
-  0 done   1 failed   2 usage   3 another run is at work   4 refused before any change
-  10 some destinations failed, others did not   70 a bug   128+N ended by signal N
-
-verbs, as the first word or behind their options; each has a --help:
-  help [VERB]       this text, or that of a verb
-  list [PLACE ...]  snapshots, backups, and transfers that wait to go on
-  status [PLACE ...]
-                    one word for each place: OK, RUNNING, WAITING, NEVER, AWAY
-  restore PLACE ... a snapshot, or files of it, back at a new path
-  prune PLACE ...   delete what a policy does not keep; drop transfers that wait
-  diff A B          what changed between two snapshots of one place
-  versions FILE     what a file was, in all snapshots and backups of it
-  verify PLACE ...  is what a place keeps good? identity, contents, a test of restoring
-  doctor PLACE ...  can backups be made from or to these places?
-  demo              try it without risk:  sudo btrfs-backup-ng demo
+  0  done
+  1  failed
+  2  usage error
+  3  another run is at work
+  4  refused before any change
+  10  some destinations failed, others did not
+  70  a bug
+  128+N  ended by signal N
 """
 _USAGE = "[options] SOURCE [DESTINATION ...]"
 #: Verbs of other programs, for what is done here without one.
@@ -122,28 +132,29 @@ def _check_source(word: str, verbs: Collection[str]) -> None:
     directory = f"A directory of that name:  {visible('./' + word)}"
     if word in verbs:
         raise UsageError(
-            f"{text} is a verb, and an option before it is not one of its own",
+            f"{text} is a command, and an option before it is not one of its own",
             hint=f"See:  {PROGRAM} help {word}     {directory}",
         )
     if not word or "/" in word or ":" in word or os.path.lexists(word):
         return
     see = f"See:  {PROGRAM} help"
     if word in _NEEDLESS:
-        hint = f"A backup needs none:  {PROGRAM} {_USAGE}"
+        hint = f"A backup needs no command:  {PROGRAM} {_USAGE}"
     elif meant := resembling(word, verbs):
         hint = f"Did you mean:  {PROGRAM} {meant}\n{see}"
     else:
-        hint = f"The verbs are {', '.join(sorted(verbs))}.\n{see}"
-    raise UsageError(f"{text} is no verb, and no path that exists", hint=hint)
+        hint = f"The commands are {', '.join(sorted(verbs))}.\n{see}"
+    raise UsageError(f"{text} is neither a command nor an existing path", hint=hint)
 
 
 def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = new_parser(
         "",
-        usage=f"{_USAGE}\n       %(prog)s VERB [options] ...",
-        description="Take a read-only snapshot of a btrfs subvolume, bring to each"
-        " destination\nwhat is missing there, and delete what is no longer wanted.",
+        usage=[_USAGE, "COMMAND [options] ..."],
+        description="Take a read-only snapshot of a btrfs subvolume, send each"
+        " destination what it is missing, and delete old snapshots and backups"
+        " according to your retention policy.",
         epilog=_EPILOG,
     )
     _add_keeping(parser)
@@ -162,8 +173,8 @@ def _add_keeping(parser: Parser) -> None:
         "--num-snapshots",
         type=values.count,
         metavar="N",
-        help="keep the latest N snapshots at the source, and what a destination needs"
-        " (default: keep all)",
+        help="keep the latest N snapshots at the source, and those that a destination"
+        " still needs (default: keep all)",
     )
     group.add_argument(
         "-n",
@@ -178,35 +189,35 @@ def _add_keeping(parser: Parser) -> None:
         "-S",
         "--no-snapshot",
         action="store_false",
-        help="make no snapshot, transfer the existing ones only",
+        help="make no snapshot; send existing ones only",
     )
     job.add(
         "transfer",
         "-T",
         "--no-transfer",
         action="store_false",
-        help="transfer nothing, only snapshot and delete",
+        help="send nothing; only make a snapshot and delete old ones",
     )
     add_folder(group)
     group.add_argument(
         "-p",
         "--snapshot-prefix",
         metavar="P",
-        help="start of the snapshots' names (default: host name and -)",
+        help="prefix of the snapshots' names (default: host name and -)",
     )
     job.add(
         "sync",
         "-s",
         "--sync",
         action="store_true",
-        help="after deletions, wait until the space is free",
+        help="after deleting, wait until the space is free",
     )
     job.add(
         "convert_rw",
         "-w",
         "--convert-rw",
         action="store_true",
-        help="make snapshots writable before deleting them, for old kernels",
+        help="make snapshots writable before deleting them (needed by old kernels)",
     )
 
 
@@ -220,7 +231,7 @@ def _add_transfer(parser: Parser) -> None:
         "incremental",
         "--incremental",
         choices=["auto", "required"],
-        help="required: rather fail than send in full (default: %(default)s)",
+        help="required: fail instead of sending in full (default: %(default)s)",
     )
     add_sending(OptionGroup(group, TransferOptions))
     add(
@@ -228,15 +239,15 @@ def _add_transfer(parser: Parser) -> None:
         "--no-checkpoints",
         action="store_const",
         const=0,
-        help="after a cut, send again from the start",
+        help="after an interruption, send again from the start",
     )
     add(
         "staging_max_age",
         "--staging-max-age",
         type=values.staging_age,
         metavar="AGE",
-        help="delete what is left of a cut transfer with which this run does not go on"
-        f" after AGE, like 36h (default: {TransferOptions().staging_max_age.days}d)",
+        help="delete interrupted transfers that were not resumed for AGE, like 36h"
+        f" (default: {TransferOptions().staging_max_age.days}d)",
     )
     add(
         "mbuffer",
@@ -249,8 +260,8 @@ def _add_transfer(parser: Parser) -> None:
         "verify",
         "--verify-transfer",
         action=argparse.BooleanOptionalAction,
-        help="look at a backup once more under its final name (default: yes; what"
-        " arrived is checked before in any case)",
+        help="check each backup again after publishing it (default: yes; it is always"
+        " checked before)",
     )
 
 
@@ -262,39 +273,41 @@ def _add_safety(parser: Parser) -> None:
         "dry_run",
         "--dry-run",
         action="store_true",
-        help="say what would be done; change nothing",
+        help="print what would be done, with sizes; change nothing",
     )
     add_wait(group)
     group.add_argument(
         "--locked-destinations",
         action="store_true",
-        help="add every destination that snapshots are held for",
+        help="also back up to every destination that snapshots are held for",
     )
     job.add(
         "remove_locks",
         "--remove-locks",
         action="store_true",
-        help="forget what is held for the given destinations, and do nothing else",
+        help="release the snapshots that are held for the given destinations, and do"
+        " nothing else",
     )
     job.add(
         "disk",
         "--disk",
         metavar="ID",
-        help="with --remove-locks: the disk to forget, if several were at one place,"
-        " or all",
+        help="with --remove-locks: the disk to forget, if one place had several; or"
+        " all",
     )
     _add_checks(destination, transfer)
     transfer.add(
         "backfill",
         "--backfill",
         action="store_true",
-        help="send what is older than the newest backup and missing there, too",
+        help="also send missing snapshots that are older than the newest backup",
     )
     transfer.add(
         "force",
         "--force",
         action="store_true",
-        help="go on where the space check says no, or where the source keeps backups",
+        help="continue although the space check fails, the source keeps backups, or"
+        " a policy would delete more than half",
     )
 
 
@@ -302,7 +315,7 @@ def _add_checks(destination: OptionGroup, transfer: OptionGroup) -> None:
     destination.add(
         "checks",
         "--fs-checks",
-        help="doubts about a filesystem: strict refuses, skip does not look"
+        help="suspicious filesystems: strict refuses them, skip ignores them"
         " (default: %(default)s)",
     )
     destination.add(
@@ -318,7 +331,7 @@ def _add_checks(destination: OptionGroup, transfer: OptionGroup) -> None:
         "--safety-margin",
         type=values.percent,
         metavar="PCT",
-        help="free space to leave beyond what is needed, at least 100 MiB"
+        help="leave PCT percent of the transfer free as well, at least 100 MiB"
         " (default: %(default)g)",
     )
 
@@ -330,8 +343,8 @@ def read_job(options: argparse.Namespace) -> Job:
     """
     if not options.places:
         raise UsageError(
-            "a source is missing",
-            hint=f"Usage:  {PROGRAM} {_USAGE}\n        {PROGRAM} VERB [options] ..."
+            "no source given",
+            hint=f"Usage:  {PROGRAM} {_USAGE}\n        {PROGRAM} COMMAND [options] ..."
             f"\nSee:  {PROGRAM} --help",
         )
     source, *destinations = map(values.location, options.places)

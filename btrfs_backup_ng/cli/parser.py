@@ -2,15 +2,27 @@
 
 import argparse
 import enum
+import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from datetime import timezone
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import GIB, UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.argv import join_levels, resembling, split_at_dashes
+from btrfs_backup_ng.cli.help import (
+    CLASSIC_EPILOG,
+    Section,
+    Text,
+    classic_help,
+    command_help,
+    describe_option,
+    read_sections,
+    terminal_columns,
+)
 from btrfs_backup_ng.core.model import TransferOptions
 
 T = TypeVar("T")
@@ -20,12 +32,72 @@ FOLDER = ".btrfs-backup-ng/snapshots"
 #: The part of an epilog that says what a place is.
 EPILOG_PLACES = """\
 places:
-  /path, ssh://[user@]host[:port]/path   a source, a destination, or both
+  /path  a source, a destination, or both
+  ssh://[user@]host[:port]/path  the same on another machine
 """
 
 
+class _ShowHelp(argparse.Action):
+    """The option that prints a help and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        assert isinstance(parser, Parser)
+        parser.show_help(everything=self.const)
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are :class:`UsageError`."""
+    """An argument parser whose errors are :class:`UsageError`.
+
+    :ivar verb: "" for the classic command line.
+    """
+
+    def __init__(
+        self, verb: str, *, usage: Sequence[str], description: str, epilog: str = ""
+    ) -> None:
+        """Prepare.
+
+        :param usage: each way to call it, behind the program's name and the verb.
+        """
+        prog = f"{PROGRAM} {verb}".rstrip()
+        super().__init__(prog, prog, add_help=False, allow_abbrev=False)
+        self.verb = verb
+        self.usages = [f"{prog} {each}".rstrip() for each in usage]
+        self.description, self.epilog = description, epilog
+        add = partial(self.add_argument, action=_ShowHelp, nargs=0, dest="help")
+        add("-h", "--help", const=False, help="print the usual options")
+        add("--help-all", const=True, help="print all options")
+
+    def show_help(self, *, everything: bool) -> None:
+        """Print the help.
+
+        :param everything: with all options.
+        """
+        shown = options = self.option_sections
+        if not everything:
+            shown = (command_help if self.verb else classic_help)(options)
+        text = Text(terminal_columns())
+        text.add_usage(self.usages)
+        for section in (*read_sections(self.description or ""), *shown):
+            text.add(section)
+        is_short = not (everything or self.verb)
+        for section in read_sections(CLASSIC_EPILOG if is_short else self.epilog or ""):
+            text.add(section)
+        self._print_message(str(text), sys.stdout)
+
+    @property
+    def option_sections(self) -> list[Section]:
+        """Return a section for each group of options."""
+        sections = []
+        for group in self._action_groups:
+            shown = [
+                describe_option(action, self.prog)
+                for action in group._group_actions
+                if action.option_strings and action.help != argparse.SUPPRESS
+            ]
+            if shown:
+                sections.append(Section(group.title or "", shown))
+        return sections
 
     def error(self, message: str) -> NoReturn:
         """Raise the error, with a hint how to find out more."""
@@ -62,19 +134,16 @@ class Parser(argparse.ArgumentParser):
         return resembling(option, self._option_string_actions, cutoff=0.7)
 
 
-def new_parser(verb: str, *, usage: str, description: str, epilog: str) -> Parser:
+def new_parser(
+    verb: str, *, usage: str | Sequence[str], description: str, epilog: str
+) -> Parser:
     """Return a parser that takes places, without further options.
 
     :param verb: "" for the classic command line.
+    :param usage: one way to call it, or several.
     """
-    parser = Parser(
-        prog=f"{PROGRAM} {verb}".rstrip(),
-        usage=f"%(prog)s {usage}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    usages = [usage] if isinstance(usage, str) else usage
+    parser = Parser(verb, usage=usages, description=description, epilog=epilog)
     parser.add_argument("places", nargs="*", metavar="PLACE", help=argparse.SUPPRESS)
     return parser
 
@@ -136,18 +205,20 @@ def add_policies(group: argparse._ActionsContainer) -> None:
     add(
         "--keep",
         metavar="POLICY",
-        help="keep at the source what a policy like '24h 7d 4w 12m 5y min=2d' wants:"
-        " the first of each hour, day, ISO week, month, year, so many periods back, and"
-        " all of the last 2 days; always the newest; also latest=N, *d for all days,"
-        " all, whole-weeks (months of whole weeks, as in btrbk)",
+        help="keep at the source what a retention policy says, like '24h 7d 4w 12m 5y"
+        " min=2d'",
     )
-    add("--keep-at", metavar="POLICY", help="the same for backups at each destination")
+    add(
+        "--keep-at",
+        metavar="POLICY",
+        help="the same for the backups at each destination",
+    )
     add(
         "--keep-zone",
         type=values.zone,
         metavar="ZONE",
         default=timezone.utc,
-        help="the time zone of these periods, like Europe/Berlin (default: UTC)",
+        help="time zone in which its days begin, like Europe/Berlin (default: UTC)",
     )
 
 
@@ -158,7 +229,7 @@ def add_folder(parser: argparse._ActionsContainer) -> None:
         "--snapshot-folder",
         metavar="DIR",
         default=FOLDER,
-        help="where snapshots are kept, relative to the source or absolute"
+        help="where the source keeps its snapshots: relative to it, or absolute"
         " (default: %(default)s)",
     )
 
@@ -170,8 +241,8 @@ def add_wait(parser: argparse._ActionsContainer) -> None:
         type=values.seconds,
         metavar="SPAN",
         default=0.0,
-        help="wait for another run to end, up to SPAN, like 1h or 90 (seconds; default:"
-        " %(default)g)",
+        help="wait up to SPAN, like 1h or 90 (seconds), for another run to end"
+        " (default: %(default)g)",
     )
 
 
@@ -182,40 +253,39 @@ def add_sending(group: OptionGroup) -> None:
         "--rate",
         type=values.rate,
         metavar="SIZE",
-        help="at most SIZE bytes a second, like 10M; needs pv or mbuffer",
+        help="limit to SIZE bytes a second, like 10M; needs pv or mbuffer",
     )
     group.add(
         "compress",
         "--compress",
         type=values.codec,
         metavar="HOW",
-        help="compress on the way through ssh: zstd, zstd:LEVEL, lz4, none, or auto,"
-        " which tries whether it pays (default: %(default)s)",
+        help="compress on the way through ssh: zstd, zstd:LEVEL, lz4, none; auto"
+        " compresses if that is faster (default: %(default)s)",
     )
     group.add(
         "retries",
         "--retries",
         type=values.retries,
         metavar="N",
-        help="after a cut, wait and go on, up to N times in one run (default:"
-        " %(default)s; the next run goes on in any case)",
+        help="resume an interrupted transfer up to N times in this run (default:"
+        " %(default)s); the next run resumes it in any case",
     )
     group.add(
         "checkpoint_interval",
         "--checkpoint-interval",
         type=values.interval,
         metavar="SIZE",
-        help="how much a cut may cost: what has arrived is sealed each SIZE bytes, over"
-        " ssh and for larger local transfers, and not sent again"
-        f" (default: {TransferOptions().checkpoint_interval // GIB}G)",
+        help="save a resume point every SIZE bytes, over ssh and in large local"
+        f" transfers (default: {TransferOptions().checkpoint_interval // GIB}G)",
     )
     group.add(
         "max_size",
         "--max-size",
         type=values.max_size,
         metavar="SIZE",
-        help="end a transfer that is longer than SIZE, like 500G, and keep nothing of"
-        " it: for a source that is not trusted (default: no limit)",
+        help="stop and discard a transfer larger than SIZE, like 500G; for a source"
+        " that is not trusted (default: no limit)",
     )
 
 
@@ -225,7 +295,7 @@ def add_check_space(group: OptionGroup) -> None:
         "check_space",
         "--no-check-space",
         action="store_false",
-        help="do not compare what a transfer needs with what is free",
+        help="skip the free-space check",
     )
 
 
@@ -235,7 +305,7 @@ def add_sudo(parser: Parser) -> None:
         "--sudo",
         action="store_true",
         dest="as_root",
-        help="without root's rights: run all of this again through sudo",
+        help="if not root, run this command again through sudo",
     )
 
 
@@ -248,31 +318,31 @@ def add_display(parser: Parser) -> None:
         "-q",
         "--quiet",
         action="store_true",
-        help="print nothing on success, everything about a failure",
+        help="print nothing but failures",
     )
     add(
         "-v",
         "--verbose",
         action="count",
         default=0,
-        help="say more; -vv: every command; or -v LEVEL with debug, info, warning,"
-        " error",
+        help="print more; -vv: every command that runs; also -v LEVEL: debug, info,"
+        " warning or error",
     )
     add(
         "--verbosity",
         choices=["debug", "info", "warning", "error"],
         help=argparse.SUPPRESS,
     )
-    add("-d", "--debug", action="store_true", help="the same as -v debug")
+    add("-d", "--debug", action="store_true", help="the same as -vv")
     add(
         "--progress",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="show progress in one line (default: on a terminal)",
+        help="show progress (default: on a terminal)",
     )
-    add("--json", action="store_true", help="print one JSON document instead of lines")
+    add("--json", action="store_true", help="print a JSON document instead of lines")
     add(
         "--version",
         action="store_true",
-        help="print the version; with -v those of python, kernel, btrfs and ssh, too",
+        help="print the version; with -v also those of Python, kernel, btrfs and ssh",
     )

@@ -23,23 +23,22 @@ def add_ssh(parser: Parser) -> None:
         "--ssh-host-key-policy",
         choices=["accept-new", "strict"],
         default="accept-new",
-        help="a host that is not known yet: accept-new remembers its key, strict"
-        " refuses it (default: %(default)s)",
+        help="unknown hosts: accept-new remembers their key, strict refuses them"
+        " (default: %(default)s)",
     )
     ssh.add(
         "sudo_password_file",
         "--sudo-password-file",
         metavar="F",
-        help="the first line of F is the password that sudo asks for there",
+        help="the first line of F is the password for sudo on the other machine",
     )
     ssh.add(
         "silence_s",
         "--stall-timeout",
         type=values.seconds,
         metavar="SPAN",
-        help="end a transfer in which nothing moves, and give up a place, also of this"
-        " machine, that says nothing, for SPAN, like 90 (seconds) or 5m, 0 for never"
-        " (default: %(default)g)",
+        help="stop a transfer without progress, and give up a place without an answer,"
+        " after SPAN, like 90 (seconds) or 5m; 0: never (default: %(default)g)",
     )
 
 
@@ -51,22 +50,25 @@ def _add_login(ssh: OptionGroup) -> None:
         action="append",
         type=_key_value,
         metavar="KEY=VALUE",
-        help="an option as for ssh -o; wins over ours; may be repeated",
+        help="passed to ssh -o; overrides our defaults; may be repeated",
     )
     add(
         "sudo",
         "--ssh-sudo",
         action="store_true",
-        help="use sudo on the other machine (default: find out)",
+        help="use sudo on the other machine (default: detect)",
     )
     add(
-        "identity_file", "--ssh-identity-file", metavar="F", help="log in with this key"
+        "identity_file",
+        "--ssh-identity-file",
+        metavar="F",
+        help="log in with this private key",
     )
     add(
         "username",
         "--ssh-username",
         metavar="U",
-        help="log in as U where the place names no user",
+        help="log in as U if the place names no user",
     )
 
 
@@ -82,7 +84,7 @@ def _add_secrets(ssh: OptionGroup) -> None:
         "password_file",
         "--ssh-password-file",
         metavar="F",
-        help="the first line of F answers what ssh asks: a password or passphrase",
+        help="the first line of F is the password or passphrase for ssh",
     )
     add(
         "auth_sock",

@@ -240,13 +240,12 @@ def test_the_version_needs_nothing_else(tmp_path: Path):
 
 
 @covers("-h", "--help")
-def test_help_names_places_tasks_and_statuses():
+def test_help_names_places_and_commands():
     done = must(run_program("--help"))
     assert must(run_program("-h")).stdout == done.stdout
     assert done.stderr == ""
-    for word in ("SOURCE", "ssh://", "shell://", "@FILE", "::", "exit status", "demo"):
+    for word in ("SOURCE", "ssh://", "shell://", "demo", "--help-all"):
         assert word in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 88
 
 
 def test_the_journal_gets_priorities_and_no_times(scene: Scene):

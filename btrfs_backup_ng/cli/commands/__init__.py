@@ -23,8 +23,8 @@ VERBS = {
 }
 
 
-#: The word that asks for the help of the verb behind it.
-_HELP = "help"
+#: The word that asks for the help of the verb behind it; and the one for all of that.
+_HELP, _ALL = "help", "--all"
 
 
 def run_words(words: Sequence[str]) -> int:
@@ -35,7 +35,8 @@ def run_words(words: Sequence[str]) -> int:
     :raises BackupError: if nothing was done, or a verb failed.
     """
     if words and words[0] == _HELP:
-        return run_words([*words[1:], "--help"])
+        rest = [word for word in words[1:] if word != _ALL]
+        return run_words([*rest, "--help-all" if _ALL in words else "--help"])
     at = _find_verb(words)
     if at is not None:
         main: Callable[[Sequence[str]], int] = import_module(VERBS[words[at]]).main

@@ -52,21 +52,21 @@ def main(words: Sequence[str]) -> int:
 def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = Parser(
-        prog=f"{PROGRAM} demo",
+        "demo",
+        usage=["[options]"],
         description="Make two btrfs filesystems in files, back one up to the other"
         " twice, compare, restore from it, and remove everything again.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--install-missing",
         action="store_true",
-        help="install btrfs-progs if it is not there",
+        help="install btrfs-progs if it is missing",
     )
     add_sudo(parser)
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="leave the two filesystems mounted, to look around",
+        help="keep the two filesystems mounted, to look around",
     )
     return parser
 

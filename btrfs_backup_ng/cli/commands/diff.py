@@ -21,29 +21,33 @@ from btrfs_backup_ng.sendstream.changes import Change, FileType, Sort, Touch
 
 _EPILOG = """\
 snapshots:
-  /path, ssh://[user@]host[:port]/path   read-only snapshots of one filesystem
-  NAME                                   for B: beside A
+  /path  a read-only snapshot
+  ssh://[user@]host[:port]/path  the same on another machine
+  NAME  for B: next to A
 
-what it says, a line for each path, sorted:
-  + path         added         (its size, or what it is)
-  M path         changed       (bytes written; the new size, if that changed)
-  R old -> path  renamed       (and what else changed)
-  - path         deleted
-  m path         only metadata (which: mode, owner, times, xattrs, flags)
-  What lies in a renamed directory and is the same is not told. A file that another
-  one took the place of is told as changed (replaced).
+lines, sorted by path:
+  + path  added (its size, or its kind)
+  M path  changed (bytes written, and the new size if that changed)
+  R old -> path  renamed (and any other change)
+  - path  deleted
+  m path  only metadata (which: mode, owner, times, xattrs, flags)
 
-It is found in what btrfs send says, without reading the files: a part that was
-written anew with the same bytes counts as changed; of a file with several names one
-is told; and for "times" reading a file may be enough, see --no-times.
+Unchanged files inside a renamed directory are not listed. A replaced file is listed as
+changed (replaced).
 
---json prints an object a line: for each change, and at the end a summary. Bytes of a
-path that are not UTF-8 are in it as \\udc80 to \\udcff (Python's surrogateescape); the
-same path is then there, too, as path_base64 (old_path_base64, link_to_base64).
+The changes are read from the send stream of btrfs, not from the files: a block that was
+rewritten with the same bytes counts as changed; of a file with several names, one is
+listed; reading a file can be enough to change its "times".
+
+--json prints one object a line: one for each change, and a summary at the end. Bytes
+of a path that are not UTF-8 appear as \\udc80 to \\udcff (Python's surrogateescape),
+with the path also as path_base64 (old_path_base64, link_to_base64).
 
 exit status:
-  0 compared, whether or not there are differences   1 failed   2 usage error
-  4 refused: not two read-only snapshots of one filesystem
+  0  compared, with or without differences
+  1  failed
+  2  usage error
+  4  refused: not two read-only snapshots of one filesystem
 """
 _LETTERS = {
     Sort.ADDED: "+",
@@ -74,14 +78,14 @@ def build_parser() -> Parser:
     parser = new_parser(
         "diff",
         usage="[options] A B",
-        description="Tell what changed from snapshot A to snapshot B of one place.\n"
-        "That takes as long as there are changes, however large the snapshots are.",
+        description="Show what changed from snapshot A to snapshot B of one place. The"
+        " time depends on the number of changes, not on the size of the snapshots.",
         epilog=_EPILOG,
     )
     parser.add_argument(
         "--no-times",
         action="store_true",
-        help="leave out paths of which only times changed; reading may be enough",
+        help="ignore files of which only timestamps changed",
     )
     add_ssh(parser)
     add_display(parser)

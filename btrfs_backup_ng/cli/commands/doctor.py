@@ -31,30 +31,34 @@ from btrfs_backup_ng.core.model import SshOptions
 
 _EPILOG = f"""\
 places:
-  /path, ssh://[user@]host[:port]/path   as for a backup; nothing is changed there
+  /path  as for a backup; nothing is changed there
+  ssh://[user@]host[:port]/path  the same on another machine
 
-what it looks at:
-  connect, login, shell   is somebody there, are we let in, does a start file print?
-  btrfs, version, stream  btrfs-progs, and the send stream they and the kernel know
-  flock                   keeps two runs apart on another machine
-  privilege               root, or sudo -n or doas -n for btrfs
-  {', '.join(OF_A_PLACE)}
-                          what is there, and what can it be used for?
-  clock                   names of snapshots carry the time
-  sessions                MaxSessions of the sshd there, by really opening some
-  programs                pv, mbuffer, zstd, lz4, which some options need
+checks:
+  connect, login, shell  reachable? login accepted? does a start-up file print?
+  btrfs, version, stream  btrfs-progs, and the send stream that they and the kernel know
+  flock  keeps two runs apart on another machine
+  privilege  root, or sudo -n or doas -n for btrfs
+  {', '.join(OF_A_PLACE)}  what the place is, and what it can be
+    used for
+  clock  names of snapshots contain the time
+  sessions  MaxSessions of the ssh server, by opening some
+  programs  pv, mbuffer, zstd, lz4, which some options need
 
-No password is asked for, as nobody can type one when a timer starts a backup;
+Each line says OK, WARN, FAIL, or UNKNOWN if it could not be checked, and how to fix it.
+
+It never asks for a password, since a timer that starts a backup cannot type one;
 --ssh-password-file and --sudo-password-file count.
 
-what it says:
-  OK, WARN, FAIL, or UNKNOWN for what could not be looked at; and what mends it
+examples:
+  {PROGRAM} doctor --sudoers ssh://backup@nas/srv | visudo -c -f -  check the rule
+    for sudo before you install it
 
 exit status:
-  0 all is OK   1 WARN or UNKNOWN   2 FAIL, or a usage error   4 needs root here
-
-a rule for sudo, checked before it is in force:
-  btrfs-backup-ng doctor --sudoers ssh://backup@nas/srv | visudo -c -f -
+  0  all is OK
+  1  WARN or UNKNOWN
+  2  FAIL, or a usage error
+  4  needs root here
 """
 #: Columns of the grade and of the check's name, and where the text begins.
 _GRADE, _CHECK = 7, 10
@@ -84,15 +88,15 @@ def build_parser() -> Parser:
     parser = new_parser(
         "doctor",
         usage="[options] PLACE ...",
-        description="Find out whether backups can be made from or to places, and say"
-        " what\nmends what is in the way.",
+        description="Check that backups to and from places will work, and print how to"
+        " fix each problem.",
         epilog=_EPILOG,
     )
     parser.add_argument(
         "--sudoers",
         action="store_true",
         help="print only the line that lets the user there run btrfs as root, for"
-        " /etc/sudoers.d/btrfs-backup-ng (for /etc/doas.conf where there is only doas)",
+        " /etc/sudoers.d/btrfs-backup-ng (/etc/doas.conf if there is only doas)",
     )
     add_ssh(parser)
     add_display(parser)

@@ -38,25 +38,33 @@ from btrfs_backup_ng.session.history import sizes_sent
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
-  Without any: those that are on record on this machine, and the destinations that
-  sources know of.
-each line, oldest first:
-  name, age, time, size of the stream that brought it (if that is on record), state:
-  complete   can be restored, and serves as parent
-  foreign    was not received, or is not named by us; never deleted by us
-  changed    somebody wrote to it after it was made
-  damaged    has a name of ours, and is not what stands under such a name; and why
-  waiting    a transfer that was cut, and how much of it need not be sent again
-  running    a transfer that somebody works on
-  and how it was verified last, and when; and what it is to other places:
-  also at    the same snapshot is at another place of this call
-  parent of the next transfer     a backup between these places would start from it now;
-             "perhaps" if that depends on the prefix (-p), or on what is on its way
-  on record as parent ...         the same of a place that is not looked at in this
-             call, as recorded at the source when it was seen last
+Without a place, it lists those on record on this machine, and the destinations that
+sources know of.
+
+states:
+  complete  can be restored, and be the parent of a transfer
+  foreign  was not made by this program, which never deletes it
+  changed  was written to after it was made
+  damaged  named like one of our snapshots but is not one (with the reason)
+  waiting  an interrupted transfer, which will resume; shows how much is already there
+  running  a transfer that is under way
+
+relations:
+  also at  the same snapshot is at another place of this call
+  parent of the next transfer  the next backup between these places is the difference
+    to it; "perhaps" if that depends on the prefix (-p) or on a transfer under way
+  on record as parent  the same for a place that is not part of this call, as recorded
+    at the source when it was last seen
+
+Each line has the name, age, time, size of the stream that brought it (if on record),
+state, the last verification, and relations; the oldest comes first.
 
 exit status:
-  0 all places were listed   10 some were   1 none was   2 usage   4 needs root
+  0  all places were listed
+  1  none was listed
+  2  usage error
+  4  needs root
+  10  some places were listed
 """
 
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
@@ -75,8 +83,8 @@ def build_parser() -> Parser:
     parser = new_parser(
         "list",
         usage="[options] [PLACE ...]",
-        description="List the snapshots and backups at places, and the transfers that"
-        " wait to go on.\nNothing is changed.",
+        description="List the snapshots and backups at places, and interrupted"
+        " transfers. Changes nothing.",
         epilog=_EPILOG,
     )
     add_folder(parser)

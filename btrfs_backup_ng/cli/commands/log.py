@@ -16,14 +16,16 @@ from btrfs_backup_ng.session.history import Record
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
-  Without any: all that are on record on this machine.
-each line, in the order in which it happened:
-  when the run began, its source and destination, and what became of it: a snapshot
-  that was made or sent, nothing to send, or FAILED and why
+Without a place, it shows all that are on record on this machine.
+
+Each line has the time at which the run began, source and destination, and the result: a
+snapshot that was made or sent, nothing to send, or FAILED and why. The oldest comes
+first.
 
 exit status:
-  0 it was printed   1 the history cannot be read   2 usage, also a place that is not
-  on record
+  0  printed
+  1  the history cannot be read
+  2  usage error, or a place that is not on record
 """
 
 
@@ -57,18 +59,18 @@ def build_parser() -> Parser:
     parser = new_parser(
         "log",
         usage="[options] [PLACE ...]",
-        description="Tell what the runs of this machine did, and what failed."
-        "\nNo place is looked at.",
+        description="Show what the runs of this machine did, and what failed. It reads"
+        " the history only, not the places.",
         epilog=_EPILOG,
     )
     parser.add_argument(
         "--since",
         type=values.since,
         metavar="SPAN",
-        help="only runs that began so long ago at most, like 12h or 7d",
+        help="only runs that began within the last SPAN, like 12h or 7d",
     )
     parser.add_argument(
-        "--failures", action="store_true", help="only what failed, and why"
+        "--failures", action="store_true", help="only failures, with the reason"
     )
     add_display(parser)
     return parser

@@ -52,20 +52,24 @@ from btrfs_backup_ng.session.history import (
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
-  Without any: those that are on record on this machine.
-one word for each:
-  OK        the newest snapshot or backup there
-  FAILED    the last run failed there, or was refused; and why
-  STALE     the newest is older than --max-age allows; it does not count what is dated
-            in the future
-  RUNNING   somebody works on it: who, since when, and at what
-  WAITING   a transfer was cut; the next backup that sends the same snapshot from the
-            same parent goes on with it
-  NEVER     nothing complete is there yet
-  AWAY      it cannot be looked at: not mounted, not reached, not allowed
+Without a place, it shows those on record on this machine.
+
+states:
+  OK  has a newest snapshot or backup
+  FAILED  the last run failed or was refused, with the reason
+  STALE  the newest is older than --max-age allows; snapshots dated in the future do
+    not count
+  RUNNING  a run is at work: which, since when, and on which snapshot
+  WAITING  a transfer was interrupted; the next backup that sends the same snapshot
+    from the same parent resumes it
+  NEVER  nothing complete is there yet
+  AWAY  not mounted, not reachable, or not allowed
 
 exit status:
-  0 all are OK or RUNNING   1 one is anything else   2 usage   4 needs root
+  0  all are OK or RUNNING
+  1  at least one is anything else
+  2  usage error
+  4  needs root
 """
 #: Where the text begins, behind the longest word.
 _TEXT_AT = 9
@@ -105,21 +109,21 @@ def build_parser() -> Parser:
     parser = new_parser(
         "status",
         usage="[options] [PLACE ...]",
-        description="Say in one word how places are doing, and what is behind it."
-        "\nNothing is changed, and no backup is held up.",
+        description="Show the state of each place in one word, with the reason. Changes"
+        " nothing and does not delay backups.",
         epilog=_EPILOG,
     )
     parser.add_argument(
         "--max-age",
         type=values.max_age,
         metavar="SPAN",
-        help="how old the newest snapshot or backup of a place may be, like 26h or 2d",
+        help="a newest snapshot or backup older than SPAN, like 26h or 2d, is STALE",
     )
     parser.add_argument(
         "--forget",
         action="store_true",
-        help="only drop what is on record on this machine about these places, which"
-        " are gone for good; nothing is touched there",
+        help="drop the records of this machine about these places, which will not"
+        " come back; nothing at the places is touched",
     )
     add_folder(parser)
     add_ssh(parser)

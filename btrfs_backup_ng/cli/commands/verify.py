@@ -42,27 +42,35 @@ from btrfs_backup_ng.session.session import Session
 _EPILOG = f"""\
 {EPILOG_PLACES}
 snapshots:
-  all (the default), latest, yesterday, a date, a name, or the first digits of a UUID
+  all  the default
+  latest, yesterday  the newest, or the newest before midnight today
+  NAME  a name, a date, or the first 4 or more digits of a UUID
 
 levels:
-  identity (the default): read-only, received UUID, unchanged since it was made, alone
-    with its received UUID, and with --source: copies of what is there, and whether the
-    next backup is incremental (made with the same -f). A look at each place, no file
-    is read.
-  --data: contents, type, mode, owner, times, symlinks, devices, hard links, xattrs and
-    ACLs of all files are compared with those of the source, hashed where they lie.
-    The mtime of the top directory is a remark: btrfs send itself may leave it wrong.
-    Another machine needs GNU coreutils and findutils for that, and getfattr for xattrs.
-  --restore-test: it is restored in full to a scratch place, compared with the source
-    (or itself, without --source), and removed. Of the latest, if none is named.
+  identity, the default  read-only, received UUID, unchanged since it was made, the only
+    one with its received UUID; with --source also: copies of snapshots there, and
+    whether the next backup is incremental (made with the same -f). This needs one
+    listing of each place and reads no file.
+  --data  compares contents, type, mode, owner, times, symlinks, devices, hard links,
+    xattrs and ACLs of all files with those of the source; each side computes its own
+    hashes. The mtime of the top directory is only remarked on, as btrfs send itself may
+    leave it wrong. Another machine needs GNU coreutils and findutils for this, and
+    getfattr for xattrs.
+  --restore-test  restores it in full to a scratch place, compares it with the source
+    (with itself, without --source), and removes it; only the latest, unless you name
+    others
 
-each line:
-  good       nothing is wrong with it
-  BAD        it is not what it should be, and why
-  unchecked  could not be checked, and why
+results:
+  good  no problem found
+  BAD  not as it should be, with the reason
+  unchecked  could not be checked, with the reason
 
 exit status:
-  0 all good   1 one is bad   10 some could not be checked   2 usage   4 needs root
+  0  all good
+  1  at least one is bad
+  2  usage error
+  4  needs root
+  10  some could not be checked
 """
 #: Differences of one snapshot that are shown without -v.
 _SHOWN = 20
@@ -101,8 +109,8 @@ def build_parser() -> Parser:
     parser = new_parser(
         "verify",
         usage="[options] PLACE [SNAPSHOT ...]",
-        description="Find out whether what a place keeps is good. Nothing is changed"
-        " there, except for\nthe record of when it was verified.",
+        description="Check that stored snapshots and backups are intact. Changes"
+        " nothing there but the record of when they were verified.",
         epilog=_EPILOG,
     )
     add = parser.add_argument
@@ -110,32 +118,34 @@ def build_parser() -> Parser:
         "--source",
         "--from",
         metavar="PLACE",
-        help="what the snapshots are copies of: the source of the backups",
+        help="the source these backups were made from",
     )
     add(
         "-p",
         "--snapshot-prefix",
         metavar="P",
-        help="with --source: the next backup is made with -p P",
+        help="with --source: the prefix of the next backup",
     )
-    add("--data", action="store_true", help="compare all files with the source's")
+    add(
+        "--data", action="store_true", help="compare all files with those of the source"
+    )
     add(
         "--restore-test",
         action="store_true",
-        help="restore, compare and remove it; needs --scratch",
+        help="restore a snapshot, compare it, remove it; needs --scratch",
     )
     add(
         "--scratch",
         metavar="DIR",
         help="a directory on btrfs with room for a restored snapshot; backups to it"
-        " have to wait meanwhile",
+        " wait meanwhile",
     )
     add(
         "--subset",
         type=_subset,
         metavar="K/N",
-        help="only the K-th of N parts, to which snapshots belong for ever; auto/N"
-        " takes the next part each day",
+        help="check part K of N (a snapshot always belongs to the same part); auto/N:"
+        " a different part each day",
     )
     add_folder(parser)
     add_ssh(parser)

@@ -46,20 +46,23 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 
 _EPILOG = """\
-FILE is the path of a file in a mounted subvolume; it need not be there any more.
-It is looked for in the subvolume's snapshots, and in its backups: those on record on
-this machine and at the subvolume, or at the places that --at names; there in those
-that are complete. A link is taken as the link that it is.
+FILE is the path of a file in a mounted subvolume; it may have been deleted. It is
+looked up in the snapshots of the subvolume and in its complete backups: those on record
+on this machine and at the subvolume, or those at the places that --at names. Symbolic
+links are not followed.
 
-each line, oldest first:
-  its number, the time of the first snapshot that has it so, its size, and how many
-  snapshots at which place have it; "now" is what is there at this moment
-What differs in owner, mode or times alone is one version. A version that came back
-has its number again.
+Each line has the number of a version, the time of the first snapshot with it, its size,
+and how many snapshots at which place have it, oldest first; "now" is the file as it is.
+
+Changes to owner, mode or times alone do not make a new version. A version that
+reappears keeps its number.
 
 exit status:
-  0 told   1 failed, or no snapshot has it   2 usage   4 refused
-  10 some places could not be looked at, or something there not be read
+  0  shown
+  1  failed, or no snapshot has it
+  2  usage error
+  4  refused
+  10  some places were not reachable, or some files were unreadable
 """
 
 
@@ -88,8 +91,8 @@ def build_parser() -> Parser:
     parser = new_parser(
         "versions",
         usage="[options] FILE",
-        description="Tell what a file was: its versions in all snapshots and backups,"
-        " and where they are.\nNothing is changed.",
+        description="Show every version of a file across all snapshots and backups."
+        " Changes nothing.",
         epilog=_EPILOG,
     )
     parser.add_argument(
@@ -97,14 +100,14 @@ def build_parser() -> Parser:
         action="append",
         default=[],
         metavar="PLACE",
-        help="look there instead of at the places on record; may be repeated",
+        help="search there instead of the places on record; may be repeated",
     )
     parser.add_argument(
         "--diff",
         nargs=2,
         type=values.version_number,
         metavar=("A", "B"),
-        help="tell the difference between versions A and B (diff -u)",
+        help="show the difference between versions A and B (diff -u)",
     )
     add_folder(parser)
     add_ssh(parser)

@@ -600,7 +600,6 @@ def test_the_help_tells_states_and_statuses():
     shown = must(listed("--help")).stdout
     for word in ("complete", "foreign", "changed", "waiting", "running", "10"):
         assert word in shown
-    assert "list [PLACE ...]" in must(run_program("--help")).stdout
 
 
 @pytest.mark.parametrize("verb", ["list", "status"])

@@ -435,4 +435,4 @@ def test_what_makes_no_sense_is_told(scene: Scene, tmp_path: Path):
     done = as_nobody("versions", file)
     complaint(done, 4, f"Run:  {sudo_line('versions', file)}")
     shown = must(versions("--help")).stdout
-    assert "--diff" in shown and "versions FILE" in must(run_program("--help")).stdout
+    assert "--diff" in shown

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Protocol
 
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
 from btrfs_backup_ng.actions.prune.place import Needs, PruneRequest, common, course_of
 from btrfs_backup_ng.cli import values
@@ -38,18 +39,25 @@ from btrfs_backup_ng.sshutil.passwords import has_terminal
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
-Of each snapshot and backup is told whether it stays, and why; then it asks. What
-always stays: what we did not name, what a destination needs for its next backup, what
-source and destination of the call have last in common, the newest of each prefix.
+It shows which snapshots will be kept or deleted and why, then asks for confirmation.
+Policies are explained by: {PROGRAM} --help-all
 
-Refused without --force: a policy that keeps only the newest; to delete more than half
-of what there is of a prefix. It also says that the clock of this machine is right: if
-that may have jumped, what was wanted before stays until another clock confirms it; and
-what is dated in the future stays.
+Never deleted: the newest snapshot of each prefix, anything that this program did not
+create, anything that a destination still needs, and the latest snapshot that source and
+destination of this call share.
+
+Without --force it refuses a policy that keeps only the newest, and to delete more than
+half of the snapshots of a prefix. --force also confirms that the clock of this machine
+is right: otherwise, if it may have jumped, snapshots that were kept before stay until
+another clock confirms the time, and snapshots dated in the future stay.
 
 exit status:
-  0 all that was asked for is gone   1 failed, or the answer was no   2 usage
-  3 another run is at work there   4 refused   10 done in part
+  0  everything that was asked for is gone
+  1  failed, or the answer was no
+  2  usage error
+  3  another run is at work there
+  4  refused
+  10  done in part
 """
 
 #: Options that mean nothing to a part of this verb.
@@ -79,13 +87,14 @@ def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = new_parser(
         "prune",
-        usage="--keep POLICY [--keep-at POLICY] [options] PLACE ...\n"
-        "       %(prog)s --staging [options] PLACE ...\n"
-        "       %(prog)s --one-source -p PREFIX [options] PLACE ...\n"
-        "       %(prog)s --simulate SPAN [--every SPAN] --keep POLICY",
-        description="Delete the snapshots and backups at places that a policy does not"
-        " keep, or drop\nwhat transfers that were cut left there; that is sent again by"
-        " the next backup.",
+        usage=(
+            "--keep POLICY [--keep-at POLICY] [options] PLACE ...",
+            "--staging [options] PLACE ...",
+            "--one-source -p PREFIX [options] PLACE ...",
+            "--simulate SPAN [--every SPAN] --keep POLICY",
+        ),
+        description="Delete snapshots and backups that a policy no longer keeps; or"
+        " discard interrupted transfers (the next backup starts them over).",
         epilog=_EPILOG,
     )
     add_policies(parser.add_argument_group("policies"))
@@ -104,33 +113,35 @@ def _add_selection(parser: Parser) -> None:
         "-p",
         "--snapshot-prefix",
         metavar="P",
-        help="only names that start with P (default: all that are known as ours)",
+        help="only names that start with P (default: all that this program created)",
     )
     add(
         "--simulate",
         type=values.simulated_span,
         metavar="SPAN",
-        help="show what a policy will have kept after SPAN, like 400d; change nothing",
+        help="show which snapshots a policy keeps after SPAN, like 400d; change"
+        " nothing",
     )
     add(
         "--every",
         type=values.simulated_span,
         metavar="SPAN",
-        help="with a snapshot each SPAN (default: 1h)",
+        help="with --simulate: take a snapshot every SPAN (default: 1h)",
     )
-    add("--staging", action="store_true", help="drop transfers that wait to go on")
+    add("--staging", action="store_true", help="discard interrupted transfers")
     add(
         "--one-source",
         action="store_true",
         help="record that all backups that start with P are of one source, so that a"
-        " policy may delete them; delete nothing now",
+        " policy may delete them; deletes nothing now",
     )
     add(
         "--id",
         action="append",
         default=[],
         metavar="ID",
-        help="only the one with this id, which list and status tell; may be repeated",
+        help="with --staging: only this transfer; list and status show the id; may be"
+        " repeated",
     )
 
 
@@ -140,13 +151,13 @@ def _add_caution(parser: Parser) -> None:
         "-n",
         "--dry-run",
         action="store_true",
-        help="say what would be deleted or dropped; change nothing",
+        help="print what would be deleted or discarded; change nothing",
     )
-    add("-y", "--yes", action="store_true", help="do not ask")
+    add("-y", "--yes", action="store_true", help="do not ask for confirmation")
     add(
         "--force",
         action="store_true",
-        help="go on where a plan looks dangerous, by the clock of this machine",
+        help="continue although a plan looks dangerous, by the clock of this machine",
     )
     add_wait(parser)
 

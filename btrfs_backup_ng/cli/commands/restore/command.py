@@ -44,28 +44,32 @@ from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
-SNAPSHOT is one of
-  latest                       the newest (the default)
-  yesterday                    the newest before today's midnight
-  2026-11-20, '2026-11-20 10:30'  the newest of that day (minute) or before, local time
-  a name, or the first digits of a UUID (4 or more)
+snapshots:
+  latest  the newest (the default)
+  yesterday  the newest before midnight today
+  2026-11-20, '2026-11-20 10:30'  the newest of that day or minute, or before it; local
+    time
+  NAME  a name, or the first 4 or more digits of a UUID
 
-what is made:
-  PATH is a directory      PATH/NAME, a read-only snapshot
-  PATH does not exist      PATH itself
-  with --writable          the same as a writable subvolume, which has the read-only
-                           snapshot where a backup looks for it, so that the next
-                           backup is incremental; with the commands that put it in
-                           place of the old one
-  with --file FILE --number N  version N of FILE, as the verb versions numbers them
-  with --file              the files under their paths in the snapshot, below PATH,
-                           with owners, modes, times, xattrs, ACLs and hard links
-Nothing is ever overwritten, and nothing at PLACE is changed. Of what the filesystem
-of PATH has already, nothing is sent. A cut restore goes on when it is run again.
+result:
+  PATH is a directory  PATH/NAME, a read-only snapshot
+  PATH does not exist  PATH itself
+  with --writable  a writable subvolume instead, with its read-only snapshot where the
+    next backup finds it, so that it is incremental; and the commands that put it in
+    place of the old one
+  with --file  the files under their paths in the snapshot, below PATH, with owners,
+    modes, times, xattrs, ACLs and hard links
+  with --number N  version N of FILE, as versions numbers them
+
+Nothing is ever overwritten, and nothing at PLACE is changed. Data that the filesystem
+of PATH already has is not sent. Run an interrupted restore again to resume it.
 
 exit status:
-  0 restored   1 failed   2 usage   3 another run is at work there
-  4 refused before any change: no such snapshot, something exists at PATH, no room ...
+  0  restored
+  1  failed
+  2  usage error
+  3  another run is at work there
+  4  refused before any change: no such snapshot, PATH exists, no room ...
 """
 
 
@@ -106,14 +110,16 @@ def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = new_parser(
         "restore",
-        usage="[options] PLACE [SNAPSHOT] --to PATH [--file FILE ...]\n"
-        "       %(prog)s [options] --file FILE --number N --to PATH",
-        description="Bring a snapshot, or files of it, back from where it is kept.",
+        usage=(
+            "[options] PLACE [SNAPSHOT] --to PATH [--file FILE ...]",
+            "[options] --file FILE --number N --to PATH",
+        ),
+        description="Restore a snapshot, or files from it, to a new path.",
         epilog=_EPILOG,
     )
     _add_selection(parser)
     _add_caution(parser)
-    transfer = OptionGroup(parser, TransferOptions)
+    transfer = OptionGroup(parser.add_argument_group("transfer"), TransferOptions)
     add_sending(transfer)
     add_check_space(transfer)
     add_folder(parser)
@@ -125,18 +131,18 @@ def build_parser() -> Parser:
 def _add_selection(parser: Parser) -> None:
     """Add the options that say what is restored, and where to."""
     add = parser.add_argument
-    add("--to", metavar="PATH", help="where to, here or ssh://...; see below")
+    add("--to", metavar="PATH", help="where to restore: a path here, or ssh://...")
     add(
         "--writable",
         action="store_true",
-        help="make a writable subvolume, ready to be used and to be backed up",
+        help="make a writable subvolume, ready to be used and backed up",
     )
     add(
         "--replaces",
         metavar="DIR",
         default="",
-        help="with --writable: tell the commands that put it in place of DIR (default:"
-        " where the source was, if that is known)",
+        help="with --writable: print the commands that put it in place of DIR"
+        " (default: where the source was, if known)",
     )
     add(
         "--file",
@@ -144,35 +150,40 @@ def _add_selection(parser: Parser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="only these files and folders, by their paths in the snapshot",
+        help="restore only these files and folders, by their paths in the snapshot",
     )
     add(
         "--files-from",
         metavar="LIST",
         default="",
-        help="the same, with the paths in the file LIST, one a line; - for stdin",
+        help="the same, with the paths in the file LIST, one a line; -: stdin",
     )
     add(
         "--number",
         type=values.version_number,
         metavar="N",
-        help="with --file FILE, as it is called in use: its version N, as versions"
-        " numbers them; then PLACE may be left out",
+        help="restore version N (as numbered by versions) of the live path FILE; PLACE"
+        " may be omitted",
     )
     add(
         "--from",
         dest="source",
         metavar="SOURCE",
         default="",
-        help="latest, yesterday and dates mean backups of SOURCE, where PLACE has those"
-        " of several: its path, or as list tells it (host:/path)",
+        help="if PLACE has backups of several sources: latest, yesterday and dates"
+        " mean those of SOURCE: a path, or as list shows it (host:/path)",
     )
-    add("-0", "--null", action="store_true", help="a NUL ends each path in LIST")
+    add(
+        "-0",
+        "--null",
+        action="store_true",
+        help="each path in LIST ends with a NUL byte",
+    )
     add(
         "-p",
         "--snapshot-prefix",
         metavar="P",
-        help="latest, yesterday and dates mean snapshots whose name is P and a time",
+        help="latest, yesterday and dates mean snapshots with this prefix",
     )
 
 
@@ -180,14 +191,14 @@ def _add_caution(parser: Parser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="restore a snapshot that was written to after it was made, as it is: as a"
-        " writable subvolume, whose next backup is full",
+        help="restore a snapshot that was changed after it was made, as it is now: a"
+        " writable subvolume, the next backup of which is full",
     )
     parser.add_argument(
         "-n",
         "--dry-run",
         action="store_true",
-        help="say what would be done, and how large it is; change nothing",
+        help="print what would be done, with sizes; change nothing",
     )
     add_wait(parser)
 
