@@ -185,17 +185,14 @@ def parse_relatives(answer: bytes, subvolume: UUID) -> tuple[Snapshot, ...]:
     :returns: the read-only ones, each named by its path.
     :raises OutputNotUnderstood: if it is not the output of a known version.
     """
+    snapshots = parse_read_only(answer)
     try:
-        *read_only, text, reversed_text, _ = answer.split(b"\0")
+        *_, text, reversed_text, _ = answer.split(b"\0")
         made_of = {
             UUID(match[7].decode()): parse_uuid(match[5].decode())
             for match, _ in _records(_FULL, text, reversed_text)
         }
-        snapshots = [
-            _snapshot(match, os.fsdecode(path))
-            for match, path in _records(_FULL, *read_only)
-        ]
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise OutputNotUnderstood("the list is cut short") from error
     line: set[UUID] = set()
     ancestor: UUID | None = subvolume
@@ -203,6 +200,22 @@ def parse_relatives(answer: bytes, subvolume: UUID) -> tuple[Snapshot, ...]:
         line.add(ancestor)
         ancestor = made_of.get(ancestor)
     return tuple(s for s in snapshots if s.uuid in line or s.parent_uuid in line)
+
+
+def parse_read_only(answer: bytes) -> tuple[Snapshot, ...]:
+    """Read the answer of the verb ``relatives``: all read-only subvolumes.
+
+    :returns: each named by its path.
+    :raises OutputNotUnderstood: if it is not the output of a known version.
+    """
+    try:
+        text, reversed_text, *_ = answer.split(b"\0")
+        return tuple(
+            _snapshot(match, os.fsdecode(path))
+            for match, path in _records(_FULL, text, reversed_text)
+        )
+    except ValueError as error:
+        raise OutputNotUnderstood("the list is cut short") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import filesystems, processes
 from tests.support.many import make_pairs
-from tests.support.places import MIB, command, ssh_place, ssh_words
+from tests.support.places import MIB, command, delete_all, ssh_place, ssh_words
 from tests.support.program import PROGRAM, environment, run_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
@@ -161,6 +161,7 @@ def test_a_restore_and_a_pruning_ask_a_place_once(scene: Scene, sshd: Sshd) -> N
     scene.back_up()
     place = ssh_place(sshd, scene.destination, user="root")
     options = ssh_words(sshd)
+    delete_all(scene.snapshot_folder)  # else there is nothing to send
     sshd.mark()
     back = scene.source.parent / "back"
     done = run_program("restore", *options, place, "--to", back)

@@ -132,6 +132,11 @@ def subvolumes(directory: Path) -> list[Path]:
     return [one.path for one in found]
 
 
+def delete_all(directory: Path) -> None:
+    """Delete all snapshots in a directory."""
+    command("btrfs", "-q", "subvolume", "delete", *subvolumes(directory))
+
+
 def is_subvolume(path: Path) -> bool:
     """Tell whether a path is a subvolume itself, not a link to one."""
     status = os.lstat(path)

@@ -202,11 +202,13 @@ def _inside_hint(place: Place) -> str:
 
 def _others(contents: Contents, wanted: Kept) -> Iterator[Snapshot]:
     """Yield possible parents: first the older ones, from the newest on; then newer."""
-    prefix = prefix_in(wanted.snapshot.name)
+    prefix, owner = prefix_in(wanted.snapshot.name), contents.owner_of(wanted)
     kin = [
         kept.snapshot
         for kept in contents.kept
-        if kept.kind is wanted.kind and prefix_in(kept.snapshot.name) == prefix
+        if kept.kind is wanted.kind
+        and prefix_in(kept.snapshot.name) == prefix
+        and contents.owner_of(kept) == owner
     ]
     at = kin.index(wanted.snapshot)
     yield from reversed(kin[:at])

@@ -6,9 +6,10 @@ send`` has read it. At the target, a restore is a transfer like any other, with
 checkpoints, in the directory that gets the restored snapshot.
 
 - The parent is any snapshot of the place that the target's filesystem has unchanged, in
-  any directory (the same origin). The best parent is the wanted snapshot itself: the
-  stream of ``btrfs send -p X X`` has only the command "make a snapshot of X", so no
-  data moves, and the copy has the identity of X.
+  any directory (``parent``). The best parent is the wanted snapshot itself: the stream
+  of ``btrfs send -p X X`` has only the command "make a snapshot of X", so no data
+  moves, and the copy has the identity of X. Where the parent cannot be used after all,
+  the snapshot is sent in full, if there is room.
 - With ``--writable``, the final name is a writable snapshot of the received one (verb
   ``writable``), without a received UUID. Its ``.btrfs-backup-ng/snapshots`` has a
   read-only snapshot of the same, with the name and the origin that it has at the place.
@@ -21,28 +22,27 @@ import logging
 import os
 import shlex
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.actions.restore.find import Chosen
+from btrfs_backup_ng.actions.restore.parent import (
+    Parent,
+    find_parent,
+    is_about_parent,
+    received_copy,
+)
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import (
-    Integrity,
-    Listing,
-    Snapshot,
-    TransferOptions,
-    Waiting,
-)
+from btrfs_backup_ng.core.model import TransferOptions, Waiting
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
 from btrfs_backup_ng.endpoint.btrfs import BackupDirectory
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import STATE, plain
-from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.child import last_steps
-from btrfs_backup_ng.process.pipeline import PipelineFailed
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer import size
 from btrfs_backup_ng.transfer.delivery import Delivery
@@ -51,8 +51,6 @@ from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
-#: Most snapshots that are inspected to find a parent.
-_CLOSE_LOOKS = 4
 #: CPU time for measuring the exact size, in seconds.
 _MEASURING_S = 1.0
 #: The snapshot folder of a source; a writable restored subvolume has its first there.
@@ -78,14 +76,26 @@ class RestoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SpaceNeeded:
+    """The size of a restore, and the space that it needs.
+
+    :ivar size_bytes: estimate of its stream; ``None`` if it is not known.
+    :ivar space_bytes: at the target, without the parts that have arrived.
+    :ivar expendable: interrupted transfers there to delete first.
+    """
+
+    size_bytes: int | None
+    space_bytes: int
+    expendable: tuple[Waiting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Restoration:
     """The restore of one snapshot; made by :func:`plan_restore`.
 
     :ivar chosen: the snapshot to restore.
     :ivar target: the directory that gets the restored snapshot.
-    :ivar size_bytes: estimate of its stream.
-    :ivar needed_bytes: space at the target, without the parts that have arrived.
-    :ivar expendable: interrupted transfers there to delete first.
+    :ivar parent: of the transfer.
     """
 
     chosen: Chosen
@@ -94,20 +104,25 @@ class Restoration:
     target: Place
     delivery: Delivery
     transfer: Transfer
-    size_bytes: int
-    needed_bytes: int
-    expendable: tuple[Waiting, ...]
+    parent: Parent | None
+    needs: SpaceNeeded
 
     @property
     def place(self) -> Location:
         """Return the location of the restored snapshot."""
         return self.target.location.join(self.transfer.target)
 
-    def exact_size(self) -> int:
-        """Return the exact size of the stream, in bytes."""
+    @property
+    def size_bytes(self) -> int | None:
+        """Return the estimate of the stream's size, or None if it is not known."""
+        return self.needs.size_bytes
+
+    def exact_size(self) -> int | None:
+        """Return the exact size of the stream in bytes, or else the estimate."""
         route = self.delivery.route
         stream = self.transfer.snapshot, self.transfer.parent, route.protocol
-        return size.stream_size(route.source, *stream)
+        exact = attempt(lambda: size.stream_size(route.source, *stream))
+        return self.size_bytes if isinstance(exact, BackupError) else exact
 
     def run(self) -> Sent:
         """Restore the snapshot, completely and durably.
@@ -134,35 +149,61 @@ class Restoration:
         target.discard(target.facts.leftovers, keep_sealed=True)
         name = transfer.snapshot.name
         holder.note(f"restoring {name} to {self.place.path}", target)
-        self._make_room()
+        self.make_room()
         try:
-            return self.delivery.send(transfer, self.size_bytes, holder)
-        except PipelineFailed as error:
-            if not transfer.parent or not _is_about_parent(error):
+            with self._with_parent():
+                return self.delivery.send(transfer, self.size_bytes, holder)
+        except BackupError as error:
+            if not transfer.parent or not is_about_parent(error):
                 raise
             text = f"{visible(transfer.parent.name)} cannot be built upon there"
-            session.warn(str(target.location), f"{text}; sending in full")
-        whole = replace(transfer, parent=None, why_full=WhyFull.NOTHING_COMMON)
-        return self.delivery.send(whole, None, holder)
+            session.warn(
+                str(target.location), f"{text}: {error.message}; sending in full"
+            )
+        whole = self._in_full()
+        whole.make_room()
+        return whole.delivery.send(whole.transfer, whole.size_bytes, holder)
 
-    def _make_room(self) -> None:
+    def _with_parent(self) -> AbstractContextManager[None]:
+        """Have the parent where ``btrfs receive`` finds it as source of its data, too.
+
+        :raises ParentUnusable: if that is not possible.
+        """
+        parent = self.parent
+        if not parent or parent.is_received or parent.snapshot == self.chosen.snapshot:
+            return nullcontext()
+        return received_copy(parent.snapshot, self.delivery.route, self.session.now)
+
+    def _in_full(self) -> "Restoration":
+        """Return the same restore without a parent.
+
+        :raises Refused: if there is no room for it.
+        """
+        why = WhyFull.NOTHING_COMMON
+        transfer = replace(self.transfer, parent=None, why_full=why)
+        self.target.look()
+        needs = _find_needs(transfer, self.delivery.route, self.session)
+        return replace(self, transfer=transfer, parent=None, needs=needs)
+
+    def make_room(self) -> None:
         """Delete interrupted transfers until there is room.
 
         :raises Refused: if that was not enough.
         """
-        if not self.expendable:
+        target, options, needs = self.target, self.request.options, self.needs
+        if not needs.expendable:
             return
-        target, options, needed = self.target, self.request.options, self.needed_bytes
 
         def fits(free: int) -> bool:
-            return preflight.fits(needed, free, options)
+            return preflight.fits(needs.space_bytes, free, options)
 
         def log_deleted(waiting: Waiting) -> None:  # the user was warned before
             log.info("dropped %s", room.about(waiting))
 
-        room.make_room(target, self.expendable, fits, log_deleted)
+        room.make_room(target, needs.expendable, fits, log_deleted)
         free, place = target.facts.size_free, str(target.location)
-        preflight.check_space(place, self.chosen.snapshot.name, needed, free, options)
+        name = self.chosen.snapshot.name
+        preflight.check_space(place, name, needs.space_bytes, free, options)
 
     def _tidy(self) -> None:
         """Remove the state directory, unless it has records or resumable transfers."""
@@ -193,19 +234,16 @@ def plan_restore(
     if request.writable:
         is_alone = chosen.is_changed
         target.backups = BackupDirectory(target, verbs.WRITABLE, is_alone=is_alone)
-    parent = _find_parent(chosen, target, there)
+    parent = find_parent(chosen, target, there)
     why = None
     if parent is None:
         received = any(s.received_uuid for s in there.snapshots)
         why = WhyFull.NOTHING_COMMON if received else WhyFull.FIRST
-    transfer = Transfer(chosen.snapshot, parent, name, why)
+    base = parent.snapshot if parent else None
+    transfer = Transfer(chosen.snapshot, base, name, why)
     delivery = Delivery(chosen.endpoint, target.backups, request.options, session)
-    size_bytes = _estimate(transfer, delivery.route)
-    needed = size_bytes
-    expendable: tuple[Waiting, ...] = ()
-    if request.options.check_space:
-        needed, expendable = _check_space(transfer, delivery.route, size_bytes, session)
-    parts = target, delivery, transfer, size_bytes, needed, expendable
+    needs = _find_needs(transfer, delivery.route, session)
+    parts = target, delivery, transfer, parent, needs
     return Restoration(chosen, request, session, *parts)
 
 
@@ -262,52 +300,45 @@ def _refuse_taken(place: Location) -> None:
     )
 
 
-def _find_parent(chosen: Chosen, target: Place, there: Listing) -> Snapshot | None:
-    """Find an unchanged snapshot that the place and the target's filesystem share.
+def _find_needs(transfer: Transfer, route: Route, session: Session) -> SpaceNeeded:
+    """Estimate a transfer, and check that it fits if that is asked for.
 
-    The best is the snapshot itself: then no data moves.
+    :raises Refused: if it does not fit.
     """
-    place = chosen.place
-    is_same = place.location.is_beside(target.location) and is_same_filesystem(
-        place.facts.filesystem, target.facts.filesystem
-    )
-    looks = 0
-    for snapshot in (chosen.snapshot, *chosen.others):
-        ids = set(there.carriers.get(snapshot.origin, ()))
-        ids |= {s.tree_id for s in there.snapshots if s.origin == snapshot.origin}
-        ids -= {snapshot.tree_id} if is_same else set()  # judged at its place
-        if not (ids or is_same) or snapshot.integrity is Integrity.CHANGED:
-            continue
-        if looks == _CLOSE_LOOKS:
-            return None
-        looks += 1
-        if snapshot.integrity is Integrity.UNKNOWN:
-            if chosen.endpoint.look_closely([snapshot.tree_id]) is not Integrity.INTACT:
-                continue
-        if not ids or target.backups.look_closely(sorted(ids)) is Integrity.INTACT:
-            return snapshot
-    return None
+    size_bytes = _estimate(transfer, route)
+    if route.options.check_space and size_bytes is not None:
+        return _check_space(transfer, route, size_bytes, session)
+    return SpaceNeeded(size_bytes, 0)
 
 
-def _estimate(transfer: Transfer, route: Route) -> int:
-    """Return the size of a stream in bytes: exact if that is quick, else estimated."""
+def _estimate(transfer: Transfer, route: Route) -> int | None:
+    """Return the size of a stream in bytes: exact if that is quick, else estimated.
+
+    :returns: ``None`` if it is not known; that is no reason not to try.
+    """
     if transfer.parent == transfer.snapshot:
         return 0
     ends = route.source, transfer.snapshot, transfer.parent
     if route.source.place.location.is_here:
         over = threading.Event()
-        exact = size.stream_size(*ends, route.protocol, over, _MEASURING_S)
-        if not over.is_set():
+        exact = attempt(
+            lambda: size.stream_size(*ends, route.protocol, over, _MEASURING_S)
+        )
+        if not (isinstance(exact, BackupError) or over.is_set()):
             return exact
-    return size.written_since(*ends)
+    estimate = attempt(lambda: size.written_since(*ends))
+    if isinstance(estimate, BackupError):
+        name = visible(transfer.snapshot.name)
+        log.warning("the size of %s is not known: %s", name, estimate)
+        return None
+    return estimate
 
 
 def _check_space(
     transfer: Transfer, route: Route, size_bytes: int, session: Session
-) -> tuple[int, tuple[Waiting, ...]]:
+) -> SpaceNeeded:
     """Check that a transfer fits, if necessary by deleting interrupted transfers.
 
-    :returns: the bytes that are needed, and the transfers to delete.
     :raises Refused: if it does not fit even then.
     """
     target, options = route.sink.place, route.options
@@ -319,7 +350,8 @@ def _check_space(
     expendable: tuple[Waiting, ...] = ()
     if not fits(free) and needed:  # an estimate counts reflinks
         ends = route.source, transfer.snapshot, transfer.parent
-        needed = min(needed, size.stream_size(*ends, route.protocol))
+        exact = attempt(lambda: size.stream_size(*ends, route.protocol))
+        needed = needed if isinstance(exact, BackupError) else min(needed, exact)
     if not fits(free):
         resumable = route.resumable(transfer)
         needed = max(0, needed - target.safe_bytes(resumable))
@@ -334,15 +366,4 @@ def _check_space(
     name = transfer.snapshot.name
     for note in preflight.check_space(place, name, needed, free, options):
         session.emit(note)
-    return needed, expendable
-
-
-def _is_about_parent(error: PipelineFailed) -> bool:
-    """Return whether a stage rejected the parent; a full transfer may then succeed.
-
-    ``btrfs receive`` finds a parent by its own UUID, too, but the source of a shared
-    extent only by received UUID ("clone: did not find source subvol").
-    """
-    stages = (error.blamed, *error.others)
-    texts = ("parent", "did not find source subvol")
-    return any(text in stage.stderr for stage in stages for text in texts)
+    return SpaceNeeded(size_bytes, needed, expendable)

@@ -35,7 +35,12 @@ twin() {
 twin_by_path() {
     is_private || refuse "$target belongs to another user; log in as root"
     state=./$target/.btrfs-backup-ng
-    make_inside "$state" && make_inside "$state/snapshots" || finish 1
+    make_inside "$state" || finish 1
+    if is_stub "$state"; then
+        echo "ERROR: the parent left a stub in $target, which the user here may not remove" >&2
+        finish 1
+    fi
+    make_inside "$state/snapshots" || finish 1
     try_as_root rmdir -- "$state/snapshots/$name" 2>/dev/null
     $btrfs subvolume snapshot -r -- "$from" "$state/snapshots/$name" >/dev/null || finish 1
     [ "$check" != 1 ] || $btrfs subvolume show -- "$state/snapshots/$name" || finish 1

@@ -116,6 +116,7 @@ class Reporter:
 
     def _say_restored(self, sent: Sent, place: str) -> None:
         size, took = format_size(sent.size_bytes or 0), format_span(sent.elapsed_s)
+        self._report.parent = sent.parent
         resumed = sent.resumed_bytes
         again = f", resumed at {format_size(resumed)}" if resumed else ""
         self._say(f"restored  {visible(place)}: {size}{again} in {took}")
@@ -178,12 +179,13 @@ class Reporter:
         self._output.line(text, 10)
 
 
-def _size(restoration: Restoration, size_bytes: int, parent: str | None) -> str:
+def _size(restoration: Restoration, size_bytes: int | None, parent: str | None) -> str:
     """Write how much is sent, and how much room there is."""
     free = format_size(restoration.target.facts.size_free)
     if restoration.transfer.parent == restoration.transfer.snapshot:
         how = "nothing to send: that filesystem has all of it"
     else:
         since = f", since {visible(parent)}" if parent else ", in full"
-        how = f"about {format_size(size_bytes)}{since}"
+        size = "not known" if size_bytes is None else f"about {format_size(size_bytes)}"
+        how = f"{size}{since}"
     return f"{how}; {free} free there"

@@ -124,8 +124,12 @@ def test_words_choose_and_a_rehearsal_changes_nothing(scene: Scene, sshd: Sshd):
     complaint(done, 4, "no snapshot", "'nonsense'", names[2])
     text = must(restored(scene.destination, "--to", other, "-n")).stdout
     assert re.search(rf"^snapshot  {names[2]}, 2020", text)
-    assert re.search(r"^size      about \d.* B, in full; \S+ \wiB free", text, re.M)
+    size = "nothing to send: that filesystem has all of it"
+    assert re.search(rf"^size      {size}; \S+ \wiB free", text, re.M)
     assert not other.exists() and scene.fingerprint() == shown_before
+    places.delete_all(scene.snapshot_folder)
+    text = must(restored(scene.destination, "--to", other, "-n")).stdout
+    assert re.search(r"^size      about \d.* B, in full; \S+ \wiB free", text, re.M)
 
     second = scene.source.parent / "srv"
     subprocess.run(["btrfs", "-q", "subvolume", "create", second], check=True)
@@ -144,6 +148,7 @@ def test_what_the_target_has_already_is_not_sent_again(scene: Scene, sshd: Sshd)
     scene.add("later")
     scene.back_up()
     first, second = scene.backup_names
+    places.delete_all(scene.snapshot_folder)
     target = scene.source.parent / "target"
     target.mkdir()
     words = (scene.destination, "--json", "--to")
@@ -323,6 +328,7 @@ def test_what_was_changed_is_restored_as_it_is_without_its_identity(
     scene.back_up()
     older, name = scene.backup_names
     places.tamper(scene.destination / name)
+    places.delete_all(scene.snapshot_folder)
     target = scene.source.parent / "target"
     target.mkdir()
     done = must(restored(scene.destination, "--to", target / "other"))
@@ -350,6 +356,7 @@ def test_what_was_changed_is_restored_as_it_is_without_its_identity(
 def test_a_cut_restore_goes_on_where_it_was_sealed(scene: Scene, sshd: Sshd):
     scene.add("large", 6 << 20)
     scene.back_up()
+    places.delete_all(scene.snapshot_folder)
     target = scene.source.parent / "target"
     target.mkdir()
     words = [*ssh_way(sshd)(scene.destination), "--to", str(target / "new")]
@@ -394,7 +401,8 @@ def test_who_may_do_nothing_but_btrfs_as_root_there_can_restore(
     os.chown(target, user.uid, user.gid)
     *login, to = ssh_way(sshd)(target / "new")
     there = to.replace("ssh://", f"ssh://{user.name}@")
-    must(restored(*login, scene.destination, "--to", there, "--writable"))
+    done = must(restored(*login, scene.destination, "--to", there, "--writable"))
+    assert "left a stub" in done.stderr and "sending in full" in done.stderr
     assert os.listdir(target) == ["new"]
     name = scene.backup_names[0]
     kept = shown(target / "new" / STATE / "snapshots" / name)
