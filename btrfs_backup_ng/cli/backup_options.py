@@ -331,8 +331,8 @@ def _add_checks(destination: OptionGroup, transfer: OptionGroup) -> None:
         "--safety-margin",
         type=values.percent,
         metavar="PCT",
-        help="leave PCT percent of the transfer free as well, at least 100 MiB"
-        " (default: %(default)g)",
+        help="leave PCT percent of the transfer free as well, at least 100 MiB; less"
+        " for one of less than that (default: %(default)g)",
     )
 
 

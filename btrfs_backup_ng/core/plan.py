@@ -22,6 +22,7 @@ class WhyFull(enum.Enum):
     FIRST = "first backup there"
     ASKED = "full was asked for"
     NOTHING_COMMON = "no common snapshot"
+    CHANGED = "the common snapshots cannot be parents"
     STREAM = "a command gets whole streams"
 
 
@@ -63,7 +64,8 @@ class TransferPlan:
     @property
     def is_full(self) -> bool:
         """Return whether a transfer has no parent, though the destination has some."""
-        return any(t.why_full is WhyFull.NOTHING_COMMON for t in self.transfers)
+        lacking = (WhyFull.NOTHING_COMMON, WhyFull.CHANGED)
+        return any(t.why_full in lacking for t in self.transfers)
 
 
 def plan_transfers(
@@ -95,7 +97,7 @@ def plan_transfers(
     missing = [s for s in _in_order_of_making(wanted) if s.uuid not in present]
     common, refusals = _common(here, there, repeated, related, integrity_there)
     bases = [] if incremental is Incremental.NEVER else common
-    why_full = _why_full(there, incremental)
+    why_full = _why_full(there, incremental, is_refused=bool(refusals))
     chain = sorted(bases, key=_position)
     names = set(there.names)
     transfers = []
@@ -228,9 +230,11 @@ def _nearest(snapshot: Snapshot, chain: list[Snapshot]) -> Snapshot | None:
     return chain[index] if chain else None
 
 
-def _why_full(there: Listing, incremental: Incremental) -> WhyFull:
+def _why_full(there: Listing, incremental: Incremental, *, is_refused: bool) -> WhyFull:
     if incremental is Incremental.NEVER:
         return WhyFull.ASKED
+    if is_refused:
+        return WhyFull.CHANGED
     if any(_received(there)):
         return WhyFull.NOTHING_COMMON
     return WhyFull.FIRST

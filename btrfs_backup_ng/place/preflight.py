@@ -28,8 +28,9 @@ from btrfs_backup_ng.host.entry import plain, refusal
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.session.session import Session
 
-#: Even the smallest transfer needs space for metadata.
-_SPACE_AT_LEAST = 100 * MIB
+#: Even the smallest transfer needs space for metadata: this much, and as much again as
+#: the transfer itself, up to the least margin of large ones.
+_SPACE_AT_LEAST, _LEAST_FOR_LARGE = 4 * MIB, 100 * MIB
 #: Largest ratio of the size of a stream to the size of its data on a compressed disk.
 _COMPRESSION_AT_MOST = 10
 
@@ -475,10 +476,17 @@ def note_distance(destination: Place, source: Place, checks: Checks) -> list[Not
 
 
 def check_space(
-    destination: str, name: str, needed: int, free: int, options: TransferOptions
+    destination: str,
+    name: str,
+    needed: int,
+    free: int,
+    options: TransferOptions,
+    *,
+    hint: str = "Make room, or:  --no-check-space",
 ) -> list[Noted]:
     """Compare the size of a transfer with the free space; sizes in bytes.
 
+    :param hint: the ways out that the command offers.
     :raises Refused: if it does not fit with the margin, unless forced.
     """
     if fits(needed, free, options):
@@ -491,10 +499,7 @@ def check_space(
     )
     if options.force:
         return [Noted(destination, Level.WARNING, f"{text}. Going on, as --force says")]
-    raise Refused(
-        f"{text}. Nothing was sent",
-        hint="Make room, or:  --safety-margin PCT, --no-check-space, --force",
-    )
+    raise Refused(f"{text}. Nothing was sent", hint=hint)
 
 
 def fits(needed: int, free: int, options: TransferOptions) -> bool:
@@ -503,10 +508,11 @@ def fits(needed: int, free: int, options: TransferOptions) -> bool:
 
 
 def _margin(needed: int, options: TransferOptions) -> float:
-    return max(needed * options.safety_margin_percent / 100, _SPACE_AT_LEAST)
+    least = min(needed + _SPACE_AT_LEAST, _LEAST_FOR_LARGE)
+    return max(needed * options.safety_margin_percent / 100, least)
 
 
 def certainly_fits(source: Facts, free: int, options: TransferOptions) -> bool:
     """Return whether all data of the source's filesystem would fit, uncompressed."""
     margin = 1 + options.safety_margin_percent / 100
-    return free > source.size_used * _COMPRESSION_AT_MOST * margin + _SPACE_AT_LEAST
+    return free > source.size_used * _COMPRESSION_AT_MOST * margin + _LEAST_FOR_LARGE

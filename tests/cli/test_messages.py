@@ -312,7 +312,7 @@ def test_a_destination_that_shares_no_snapshot_any_more_gets_a_note(scene: Scene
             rf"btrfs-backup-ng: note: {re.escape(str(scene.destination))} shares no"
             rf" \S* ?snapshot with {re.escape(str(scene.source))} any more"
             r" \(newest there: \d{4}-\d\d-\d\d, oldest here: \d{4}-\d\d-\d\d\)\.\n"
-            r"  Sending in full: 2\.\d MiB\. The old backups there stay valid\."
+            r"  Sending in full, about 2\.\d MiB\. The old backups there stay valid\."
             r" Stop here with --incremental=required\.\n",
             done.stderr,
         )

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator
 from importlib import import_module
@@ -269,7 +270,7 @@ def test_a_destination_that_is_too_small_is_refused_before_any_change(
 ):
     small = btrfs(size="200M").path / "backups"
     small.mkdir()
-    scene.add("photo", 40 * MIB)
+    scene.add("photo", 70 * MIB)
     words: list[Argument] = ["-p", "x-", scene.source, small]
     for options in ((), ("--safety-margin", "0")):
         done = run_program(*options, *words)
@@ -278,7 +279,7 @@ def test_a_destination_that_is_too_small_is_refused_before_any_change(
             4,
             f"{small} has ",
             " free; sending x-",
-            "needs about 40.0 MiB",
+            "needs about 70.0 MiB",
             "Nothing was sent",
             "--force",
         )
@@ -290,6 +291,29 @@ def test_a_destination_that_is_too_small_is_refused_before_any_change(
     unchecked = must(run_program("--no-check-space", "-I", "-S", *words))
     assert unchecked.stderr == ""
     assert len(os.listdir(small)) == 1 + 1
+
+
+@covers("--num-backups")
+def test_a_full_destination_names_the_backups_that_the_policy_would_delete(
+    scene: Scene, btrfs: MakesFilesystems
+):
+    small = btrfs(size="200M").path / "backups"
+    small.mkdir()
+    words: list[Argument] = ["-p", "x-", scene.source, small]
+    for number in range(4):
+        scene.add(f"small {number}")
+        must(run_program(*words))
+    oldest, second, *_ = by_age(small)
+    scene.add("photo", 120 * MIB)
+    for options in ((), ("-n4",)):  # nothing would go by it
+        done = run_program("--dry-run", *options, *words)
+        assert "prune" not in complaint(done, 4, "Make room, or:  --safety-margin")
+    refused = complaint(
+        run_program("-n2", *words), 4, "2 of its 4 backups are kept by no rule"
+    )
+    (line,) = re.findall(r"Now:  btrfs-backup-ng (.*)", refused)
+    shown = must(run_program(*shlex.split(line), "--dry-run")).stdout
+    assert all(f"delete  {name}" in shown for name in (oldest, second)), shown
 
 
 @covers("--force")

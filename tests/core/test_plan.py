@@ -413,6 +413,8 @@ def test_a_broken_seal_is_refused_as_parent_with_one_line(source, copy, looked, 
 def test_a_snapshot_changed_at_the_source_is_sent_and_is_no_parent_of_the_next():
     one, two = made(1, integrity=Integrity.CHANGED), made(2)
     assert parents(plan([one, two], listing([]))) == {one.name: None, two.name: None}
+    (transfer,) = plan([one, two], listing([copy_of(one)])).transfers
+    assert transfer.why_full is WhyFull.CHANGED
 
 
 def test_refusals_are_not_repeated_when_there_is_nothing_to_send():
