@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.conftest import Disks
-from tests.support.command_line import assert_fails
-from tests.support.places import MIB
-from tests.support.program import finish, run_program, start_program
+from tests.support.command_line import assert_fails, covers, must
+from tests.support.places import MIB, ssh_place, ssh_words
+from tests.support.program import Argument, finish, run_program, start_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
@@ -37,6 +37,28 @@ def test_a_second_run_ends_at_once_with_3_and_changes_nothing(scene: Scene) -> N
         assert_fails(done, 3, "another run is working on", f"pid {program.pid}")
         assert "--wait" in done.stderr
         assert len(scene.snapshots) == 1
+    scene.check_converges()
+
+
+@covers("--no-transfer")
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_a_snapshot_alone_does_not_wait_for_a_run_that_sends(
+    scene: Scene, sshd: Sshd, kind: str
+) -> None:
+    words: list[Argument] = [*scene.options, "-T", scene.source]
+    if kind == "ssh":
+        words[-1:] = [*ssh_words(sshd), ssh_place(sshd, scene.source, user="root")]
+    scene.write(5 * MIB)
+    with scene.start("--rate", "100k") as program:
+        scene.wait_for_data(100)
+        must(run_program(*words))
+        done = run_program(*words, "-N1")
+        assert program.poll() is None, "it waited"
+        program.terminate()
+        finish(program)
+        told = "the snapshot was made, and nothing is deleted now"
+        assert_fails(done, 10, f"pid {program.pid}", told, "--wait")
+        assert len(scene.snapshots) == 3
     scene.check_converges()
 
 

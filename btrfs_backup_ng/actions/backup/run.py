@@ -9,7 +9,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-from btrfs_backup_ng.__util__ import BackupError, Interrupted, Refused, attempt, visible
+from btrfs_backup_ng.__util__ import (
+    BackupError,
+    Busy,
+    Interrupted,
+    Refused,
+    attempt,
+    visible,
+)
 from btrfs_backup_ng.actions.backup.journal import Journal
 from btrfs_backup_ng.actions.backup.target import Target
 from btrfs_backup_ng.actions.prune.rules import Pruning
@@ -90,7 +97,11 @@ class _Run:
             return
         if not job.dry_run:
             stack.enter_context(self._holder)
-            self._lock(stack, source, Role.SNAPSHOT)
+            try:
+                self._lock(stack, source, Role.SNAPSHOT)
+            except Busy as error:
+                self._snapshot_beside(source, error)
+                return
             targets = self._each(
                 targets, lambda target: self._lock(stack, target.place, Role.BACKUP)
             )
@@ -132,6 +143,26 @@ class _Run:
             return
         holds.keep_record()
         self._prune(source, done, holds)
+
+    def _snapshot_beside(self, source: Place, busy: Busy) -> None:
+        """Make a snapshot while another run holds the lock of the source; delete none.
+
+        Only if nothing is to be sent: that run may take hours, and judges and deletes
+        only what it has listed itself.
+
+        :raises Busy: if this is not possible, or if the job deletes, too.
+        """
+        job = self._job
+        if job.transfer or not job.take_snapshot or not source.facts.has_folder:
+            raise busy
+        self._here, _ = source.snapshots.listing()
+        planned = next_snapshot(source, job.naming, self._session.now, self._here.names)
+        source.snapshots.take_snapshot(planned.name, self._session.now)
+        self._session.emit(Snapshotted(str(source.location), planned.name, False))
+        self.tally.add(Tally(done=1))
+        if job.keep_source or any(one.keep for one in job.destinations):
+            busy.message += "; the snapshot was made, and nothing is deleted now"
+            raise busy
 
     def _all_failed(self, targets: Sequence[Target]) -> bool:
         """Return whether all destinations failed; then nothing may be changed."""
