@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import Refused, visible
+from btrfs_backup_ng.__util__ import BackupError, Refused, visible
+from btrfs_backup_ng.btrfs.parse import is_full
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.record import (
     Content,
@@ -136,6 +137,10 @@ def format_holds(records: Records) -> bytes:
 class Holds:
     """The holds of one source during a run; every change is written at once.
 
+    Where the source is full, they stay in memory until :meth:`settle`: the run then
+    sends what exists, and thins the source. Until that is written, the record holds
+    what an earlier run needed.
+
     :ivar withheld: reasons why this run deletes nothing at the source, each a sentence
         without its end; empty if it may delete.
     :param existing: the snapshots in the folder of this run.
@@ -159,6 +164,7 @@ class Holds:
         self._existing = frozenset(snapshot.origin for snapshot in existing)
         self._updated: set[HeldPlace] = set()
         self._is_on_disk = is_on_disk
+        self._is_due = not is_on_disk
         self.withheld = withheld
 
     def reasons(self) -> dict[UUID, str]:
@@ -240,19 +246,39 @@ class Holds:
                     f"  --disk {EVERY_DISK}",
                 )
         self._store({p: h for p, h in self._records.items() if p not in gone})
+        self.settle()
         return [(place.location, hold) for place in gone for hold in gone[place]]
 
     def keep_record(self) -> None:
         """Write the record if it is missing, so that a later loss is noticed."""
         self._store(self._records)
 
+    def settle(self) -> None:
+        """Write what could not be written before the source was thinned.
+
+        :raises BackupError: if there is still no room for it.
+        """
+        if self._is_due and not self._dry_run:
+            self._source.sync()  # until the space of deleted snapshots is free
+            self._write()
+
     def _store(self, records: dict[HeldPlace, frozenset[Hold]]) -> None:
         kept = {place: holds for place, holds in records.items() if holds}
-        is_new = kept != self._records or not self._is_on_disk
-        if is_new and not self._dry_run:
-            self._source.write_record(HOLDS, format_holds(kept))
-            self._is_on_disk = True
+        self._is_due = self._is_due or kept != self._records
         self._records = kept
+        if not self._is_due or self._dry_run:
+            return
+        try:
+            self._write()
+        except BackupError as error:
+            if not is_full(error.message):
+                raise
+            text = "%s; it is written once snapshots were deleted"
+            log.info(text, visible(error.message))
+
+    def _write(self) -> None:
+        self._source.write_record(HOLDS, format_holds(self._records))
+        self._is_on_disk, self._is_due = True, False
 
 
 def held_place(place: Place) -> HeldPlace:

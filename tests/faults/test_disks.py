@@ -123,6 +123,41 @@ def test_a_full_source_is_told_and_nothing_is_lost(
     scene.check_converges()
 
 
+def _fill_to_the_last_byte(disk: Filesystem) -> None:
+    disk.fill_up(leave_bytes=0)
+    for number in range(2000):  # what is left for metadata, too
+        try:
+            (disk.path / f"{number}").write_bytes(os.urandom(2000))
+        except OSError:
+            break
+    with contextlib.suppress(OSError):
+        disk.sync()
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_a_full_source_sends_what_it_has_before_its_holds_can_be_written(
+    disks: Disks, btrfs: MakesFilesystems, sshd: Sshd, kind: str
+) -> None:
+    disk = btrfs(size="64M", mkfs_options=("--mixed",))
+    scene = Scene(disk, disks[1])
+    scene.back_up()
+    for _ in range(3):
+        scene.write(4 * MIB)
+        assert scene.run("-T").returncode == 0
+    source = (
+        ssh_place(sshd, scene.source, user="root") if kind == "ssh" else scene.source
+    )
+    ssh = ssh_words(sshd) if kind == "ssh" else []
+    _fill_to_the_last_byte(disk)
+    with pytest.raises(OSError, match="No space left"):
+        (scene.holds.parent / "probe").write_bytes(bytes(3000))
+    done = run_program(*scene.options, *ssh, "-S", "-N1", source, scene.place)
+    assert done.returncode == 0, done.stderr
+    assert len(scene.backups) == 4 and len(scene.snapshots) == 1
+    assert scene.snapshot_names[0] in scene.holds.read_text()
+    scene.check_laws()
+
+
 @pytest.mark.parametrize("dry", [False, True])
 def test_a_snapshot_that_cannot_be_made_does_not_keep_others_from_their_way(
     scene: Scene, tmp_path: Path, dry: bool

@@ -143,6 +143,7 @@ class _Run:
             return
         holds.keep_record()
         self._prune(source, done, holds)
+        holds.settle()
 
     def _snapshot_beside(self, source: Place, busy: Busy) -> None:
         """Make a snapshot while another run holds the lock of the source; delete none.

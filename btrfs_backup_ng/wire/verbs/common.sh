@@ -313,7 +313,10 @@ replace() {
             refuse "$replaced is a directory of the user with id $(stat -c %u -- "./$replaced")"
     done
     rm -f -- "./$1.new" || return 1
-    (set -C && dd conv=fsync 2>/dev/null >"./$1.new") || return 1
+    if ! said=$(set -C && dd conv=fsync 2>&1 >"./$1.new"); then
+        printf '%s\n' "$said" >&2
+        return 1
+    fi
     [ ! -L "./$1" ] || rm -f -- "./$1" || return 1
     mv -f -- "./$1.new" "./$1"
 }
