@@ -100,12 +100,15 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def format_size(size_bytes: float) -> str:
-    """Return a size for people, in binary units: ``41.2 GiB``."""
-    if size_bytes < KIB:
+    """Return a size for people, in binary units: ``41.2 GiB``.
+
+    No number has more than three digits before the point: ``1.0 GiB``, not 1000.3 MiB.
+    """
+    if round(size_bytes) < 1000:
         return f"{size_bytes:.0f} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         size_bytes /= KIB
-        if round(size_bytes, 1) < KIB:
+        if round(size_bytes, 1) < 1000:
             return f"{size_bytes:.1f} {unit}"
     return f"{size_bytes / KIB:.1f} PiB"
 

@@ -36,11 +36,14 @@ STEERS_DIRECTION = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e" + "".join(
     [
         (0, "0 B"),
         (1, "1 B"),
-        (1023, "1023 B"),
+        (999, "999 B"),
+        (1000, "1.0 KiB"),
         (1024, "1.0 KiB"),
         (1536, "1.5 KiB"),
         (10 * MIB, "10.0 MiB"),
         (int(41.2 * GIB), "41.2 GiB"),
+        (999.9 * MIB, "999.9 MiB"),
+        (1000.3 * MIB, "1.0 GiB"),
         (1024 * GIB, "1.0 TiB"),
         (1024**5, "1.0 PiB"),
         (2000 * 1024**5, "2000.0 PiB"),
@@ -51,9 +54,9 @@ def test_sizes_are_written_for_people(size, text):
 
 
 @given(st.integers(0, 1024**5 - 1) | st.floats(0, 1024.0**5 * 0.999))
-def test_no_size_says_1024_of_a_unit_that_has_a_bigger_one(size):
+def test_no_size_has_more_than_three_digits_before_the_point(size):
     number, unit = format_size(size).split()
-    assert float(number) < 1024 or unit == "PiB"
+    assert float(number) < 1000 or unit == "PiB"
 
 
 @given(st.integers(1, 1024**5))
