@@ -5,11 +5,22 @@ import os
 import sys
 from collections.abc import Iterator
 
+_RED, _PLAIN = "\x1b[31m", "\x1b[0m"
+
 
 def print_line(text: str) -> None:
-    """Write to stdout; if that is not possible, the text is lost, and nothing else."""
+    """Write to stdout; if that is not possible, the text is lost, and nothing else.
+
+    Characters that its encoding does not have are escaped.
+    """
     with _losing():
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding
+            print(
+                text.encode(encoding, "backslashreplace").decode(encoding), flush=True
+            )
 
 
 def print_bytes(raw: bytes) -> None:
@@ -18,6 +29,21 @@ def print_bytes(raw: bytes) -> None:
         sys.stdout.flush()
         sys.stdout.buffer.write(raw)
         sys.stdout.buffer.flush()
+
+
+def trouble(word: str) -> str:
+    """Return a word that means trouble, in red on a terminal that shows colours.
+
+    The word alone has to say it: colour only helps to find it.
+    """
+    return f"{_RED}{word}{_PLAIN}" if word and _shows_colours() else word
+
+
+def _shows_colours() -> bool:
+    """Return whether stdout is a terminal with colours: https://no-color.org."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
+        return False
+    return sys.stdout.isatty()
 
 
 @contextlib.contextmanager

@@ -1,9 +1,41 @@
-"""How lines fit on a terminal: broken for the eyes there, whole elsewhere."""
+"""How lines fit on a terminal: broken for the eyes there, whole elsewhere.
+
+A table has one line for each row, as long as that is possible. On a narrow terminal
+it first drops columns, in the order that they name; then its last column, a text, has
+further lines or is clipped; then a name that is too long has a line of its own; and
+where nothing else fits, each row is a paragraph.
+"""
 
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from btrfs_backup_ng.core.columns import clipped, padded, width, wrap
+
+#: Least columns for the text at the end of a row.
+_TEXT_AT_LEAST = 16
+_GAP = "  "
+
+#: A cell; the last one of a row may be the parts of a text, the first of which is
+#: never left out.
+Cell = str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    :ivar drop: its turn to be left out on a narrow terminal, the lowest first; 0: it
+        stays.
+    :ivar is_right: its cells end below each other, as numbers do.
+    :ivar is_name: its longest cells may have a line of their own.
+    """
+
+    heading: str = ""
+    drop: int = 0
+    is_right: bool = False
+    is_name: bool = False
 
 
 def terminal_width() -> int | None:
@@ -16,36 +48,141 @@ def wrapped(line: str, indent: int) -> list[str]:
 
     :param indent: columns in front of its further lines.
     """
-    width = terminal_width()
-    if width is None:
+    columns = terminal_width()
+    if columns is None:
         return [line]
-    return textwrap.wrap(
-        line,
-        max(width, 2 * indent),
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    columns = max(columns, 2 * indent)
+    first, *rest = wrap(line, columns, columns - indent)
+    return [first, *(" " * indent + part for part in rest)]
 
 
-def table(rows: Sequence[Sequence[str]], indent: int) -> Iterator[str]:
+def table(
+    rows: Sequence[Sequence[Cell]],
+    indent: int,
+    columns: Sequence[Column] = (),
+    *,
+    clips: bool = False,
+) -> Iterator[str]:
+    """Return rows as lines that fit on the terminal, see :func:`lay_out`."""
+    return lay_out(rows, indent, columns, terminal_width(), clips=clips)
+
+
+def lay_out(
+    rows: Sequence[Sequence[Cell]],
+    indent: int,
+    columns: Sequence[Column],
+    room: int | None,
+    *,
+    clips: bool = False,
+) -> Iterator[str]:
     """Return rows as lines with aligned columns.
 
-    Where the terminal is too narrow for that, the first cell of a row has a line of
-    its own, and the others stand below it.
+    A column without any text is left out, and so is a line of empty headings.
+
+    :param room: columns of the terminal; None: lines may have any length.
+    :param clips: leave out what does not fit of the parts of the last cell, instead of
+        giving it further lines.
     """
-    start, width = " " * indent, terminal_width()
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    longest = max((_length(row, widths) for row in rows), default=0) + indent
+    if not rows:
+        return
+    columns = columns or [Column()] * len(rows[0])
+    fit = _Fit(rows, columns, indent, room)
+    if any(columns[at].heading for at in fit.shown):
+        yield from fit.lines([column.heading for column in columns], clips=True)
     for row in rows:
-        if width is None or longest <= width:
-            cells = map(str.ljust, row, widths)
-            yield f"{start}{'  '.join(cells)}".rstrip(" ")
-        else:
-            yield start + row[0]
-            rest = ", ".join(cell for cell in row[1:] if cell)
-            yield from wrapped(f"{start}  {rest}", indent + 2)
+        yield from fit.lines(row, clips=clips)
 
 
-def _length(row: Sequence[str], widths: Sequence[int]) -> int:
-    return sum(widths[:-1]) + 2 * (len(row) - 1) + len(row[-1])
+def _whole(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else ", ".join(cell)
+
+
+class _Fit:
+    """The columns of a table that are shown on a terminal, and their widths.
+
+    :ivar shown: their numbers.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Sequence[Cell]],
+        columns: Sequence[Column],
+        indent: int,
+        room: int | None,
+    ) -> None:
+        self._columns = columns
+        self._room = room
+        self._start = " " * indent
+        self.shown = [at for at in range(len(columns)) if any(row[at] for row in rows)]
+        cells = {at: [width(_whole(row[at])) for row in rows] for at in self.shown}
+        headings = {at: width(columns[at].heading) for at in self.shown}
+        self._widths = {at: max(headings[at], *cells[at]) for at in self.shown}
+        droppable = [at for at in self.shown if columns[at].drop]
+        for at in sorted(droppable, key=lambda at: columns[at].drop):
+            if self._is_too_long():
+                self.shown.remove(at)
+        for at in self.shown[:-1]:
+            if columns[at].is_name and self._is_too_narrow():
+                excess = self._text_at + _TEXT_AT_LEAST - (room or 0)
+                most = self._widths[at] - excess
+                fitting = (each for each in cells[at] if each <= most)
+                self._widths[at] = max(headings[at], *fitting, 0)
+
+    @property
+    def _text_at(self) -> int:
+        """Return where the last column begins."""
+        front = [self._widths[at] for at in self.shown[:-1]]
+        return len(self._start) + sum(front) + len(_GAP) * len(front)
+
+    def _is_too_long(self) -> bool:
+        """Return whether a row does not fit on one line."""
+        if self._room is None:
+            return False
+        return self._text_at + self._widths[self.shown[-1]] > self._room
+
+    def _is_too_narrow(self) -> bool:
+        """Return whether there is no room for the last column."""
+        least = min(_TEXT_AT_LEAST, self._widths[self.shown[-1]])
+        return self._room is not None and self._text_at + least > self._room
+
+    def lines(self, row: Sequence[Cell], *, clips: bool) -> Iterator[str]:
+        """Return the lines of a row."""
+        if self._is_too_narrow():
+            yield from self._paragraph(row)
+            return
+        line, position = self._start, len(self._start)
+        for at in self.shown[:-1]:
+            cell = _whole(row[at])
+            if width(line) > position:  # the name before is too long for its column
+                yield line.rstrip(" ")
+                line = " " * position
+            line += padded(cell, self._widths[at], right=self._columns[at].is_right)
+            line += _GAP
+            position += self._widths[at] + len(_GAP)
+        if width(line) > position:
+            yield line.rstrip(" ")
+            line = " " * position
+        first, *rest = self._text(row[self.shown[-1]], clips=clips)
+        yield f"{line}{first}".rstrip(" ")
+        for part in rest:
+            yield " " * position + part
+
+    def _text(self, cell: Cell, *, clips: bool) -> Iterator[str]:
+        last = self._columns[self.shown[-1]]
+        if last.is_right:
+            cell = padded(_whole(cell), self._widths[self.shown[-1]], right=True)
+        if self._room is None:
+            return iter([_whole(cell)])
+        room = self._room - self._text_at
+        text = clipped(cell, room) if clips and not isinstance(cell, str) else cell
+        return wrap(_whole(text), room, room)
+
+    def _paragraph(self, row: Sequence[Cell]) -> Iterator[str]:
+        """Return the cells of a row one behind the other."""
+        assert self._room is not None
+        cells = [_whole(row[at]) for at in self.shown if row[at]]
+        first = max(self._room - len(self._start), 1)
+        head, *rest = wrap(", ".join(cells), first, max(first - 2, 1))
+        yield self._start + head
+        for part in rest:
+            yield f"{self._start}  {part}"

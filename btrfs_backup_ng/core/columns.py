@@ -1,0 +1,95 @@
+"""The columns that a text takes on a terminal, and texts that are made to fit."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+#: Colours: the program's own, as ``visible()`` escapes those of any other text.
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_SOFT_HYPHEN = "\xad"  # of the category "format", but terminals show it
+#: Between the halves of a shortened text, and behind a text that goes on.
+_ELLIPSIS = "..."
+
+
+def width(text: str) -> int:
+    """Return the columns that a text takes.
+
+    Wide and full-width characters take two, combining and invisible ones none: UAX 11,
+    and as wcwidth(3). Where a terminal shows an emoji of several characters as one,
+    this is more than it takes, so no line is too long.
+    """
+    if text.isascii() and "\x1b" not in text:
+        return len(text)
+    return sum(map(_width_of, _COLOUR.sub("", text)))
+
+
+def _width_of(character: str) -> int:
+    if character < "\u0300":
+        return 1
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    if "\u1160" <= character <= "\u11ff":  # they complete a syllable of Hangul
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def padded(text: str, columns: int, *, right: bool = False) -> str:
+    """Return a text with spaces behind it, or in front of it, up to a width."""
+    spaces = " " * (columns - width(text))
+    return spaces + text if right else text + spaces
+
+
+def shortened(text: str, columns: int) -> str:
+    """Return a text that fits a width: its middle is left out if it is longer."""
+    if width(text) <= columns:
+        return text
+    room = columns - len(_ELLIPSIS)
+    if room < 2:
+        return _start(text, columns)
+    head = _start(text, room // 2)
+    tail = _start(text[::-1], room - width(head))[::-1]
+    return f"{head}{_ELLIPSIS}{tail}"
+
+
+def _start(text: str, columns: int) -> str:
+    """Return the longest start of a text that fits a width."""
+    taken = 0
+    for at, character in enumerate(text):
+        taken += _width_of(character)
+        if taken > columns:
+            return text[:at]
+    return text
+
+
+def wrap(text: str, first: int, rest: int) -> Iterator[str]:
+    """Break a text at spaces; a word is never cut, so that it can be copied.
+
+    :param first: columns of the first line.
+    :param rest: columns of each further line.
+    """
+    if width(text) <= first:
+        yield text
+        return
+    line, room = "", first
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if line.strip() and width(longer) > room:
+            yield line.rstrip()
+            longer, room = word, rest
+        line = longer
+    yield line.rstrip()
+
+
+def clipped(parts: Sequence[str], columns: int) -> str:
+    """Join the parts of a text that fit a width.
+
+    The first part is always there, and dots stand for those that are left out.
+    """
+    text, *rest = parts
+    for at, part in enumerate(rest):
+        longer = f"{text}, {part}"
+        is_last = at == len(rest) - 1
+        if width(longer) > columns - (0 if is_last else len(f", {_ELLIPSIS}")):
+            return f"{text}, {_ELLIPSIS}"
+        text = longer
+    return text

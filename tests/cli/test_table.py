@@ -1,0 +1,130 @@
+"""Tables on terminals of any width: no row is broken, and no text is lost."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from btrfs_backup_ng.cli.table import Cell, Column, lay_out
+from btrfs_backup_ng.core.columns import width
+
+COLUMNS = [
+    Column("AGE"),
+    Column("NAME", is_name=True),
+    Column("TIME", drop=1),
+    Column("SENT", drop=2, is_right=True),
+    Column("STATE"),
+]
+TIME = "2026-11-26 10:15:00 +0000"
+ROWS: list[tuple[Cell, ...]] = [
+    ("2 days", "home-20261126-101500", TIME, "41.2 GiB", ("complete", "also at /mnt")),
+    ("26 h", "home-20261127-101500", TIME, "", ("damaged (cut short)",)),
+]
+
+
+def drawn(room: int | None, rows=ROWS, *, clips: bool = True) -> list[str]:
+    """Return the lines of a table."""
+    return list(lay_out(rows, 2, COLUMNS, room, clips=clips))
+
+
+def test_where_there_is_room_all_is_shown():
+    lines = drawn(120)
+    assert lines == drawn(None)
+    assert lines == [
+        "  AGE     NAME                  TIME                           SENT  STATE",
+        f"  2 days  home-20261126-101500  {TIME}  41.2 GiB  complete, also at /mnt",
+        f"  26 h    home-20261127-101500  {TIME}            damaged (cut short)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("room", "heads"),
+    [
+        (91, "AGE NAME TIME SENT STATE"),
+        (90, "AGE NAME SENT STATE"),
+        (64, "AGE NAME SENT STATE"),
+        (63, "AGE NAME STATE"),
+        (51, "AGE NAME STATE"),
+    ],
+)
+def test_columns_are_dropped_in_their_order(room: int, heads: str):
+    head, *lines = drawn(room)
+    assert head.split() == heads.split()
+    assert len(lines) == len(ROWS)
+    assert max(map(width, lines)) <= room
+
+
+def test_of_a_text_parts_are_left_out_or_it_has_further_lines():
+    start = "  2 days  home-20261126-101500  "
+    assert drawn(50)[1] == f"{start}complete, ..."
+    whole = drawn(50, clips=False)
+    assert whole[1:3] == [f"{start}complete, also at", f"{' ' * len(start)}/mnt"]
+    assert drawn(48)[2:] == [
+        "  26 h    home-20261127-101500  damaged (cut",
+        f"{' ' * len(start)}short)",
+    ]
+
+
+def test_a_name_that_is_too_long_has_a_line_of_its_own():
+    name = f"{'very-' * 12}long-20261125-101500"
+    lines = drawn(60, [("3 days", name, TIME, "", ("complete",)), *ROWS])
+    assert lines[1:4] == [
+        f"  3 days  {name}",
+        f"{' ' * 32}complete",
+        "  2 days  home-20261126-101500  complete, also at /mnt",
+    ]
+
+
+def test_columns_and_headings_without_any_text_are_left_out():
+    rows: list[tuple[Cell, ...]] = [("1 h", "name", "", "", ("complete",))]
+    assert drawn(None, rows) == ["  AGE  NAME  STATE", "  1 h  name  complete"]
+    assert list(lay_out([("a", "b"), ("aa", "c")], 2, (), None)) == [
+        "  a   b",
+        "  aa  c",
+    ]
+    assert drawn(80, []) == []
+
+
+def test_numbers_end_below_each_other():
+    columns = [Column("NAME"), Column("SIZE", is_right=True)]
+    rows = [("a", "1.0 GiB"), ("b", "512 B")]
+    assert list(lay_out(rows, 0, columns, None)) == [
+        "NAME     SIZE",
+        "a     1.0 GiB",
+        "b       512 B",
+    ]
+
+
+WORDS = st.text(st.sampled_from("ab-\u96ea\u0301"), max_size=30)
+TEXTS = st.lists(WORDS, min_size=1, max_size=4).map(" ".join)
+
+
+@given(
+    st.lists(
+        st.tuples(WORDS, WORDS, WORDS, WORDS, st.lists(TEXTS, min_size=1).map(tuple)),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(1, 150),
+    st.booleans(),
+)
+def test_no_line_is_longer_than_its_longest_word_needs(rows, room: int, clips: bool):
+    for line in drawn(room, rows, clips=clips):
+        assert width(line) <= room or len(line.split()) <= 3, line
+
+
+@given(
+    st.lists(
+        st.tuples(WORDS, WORDS, WORDS, WORDS, st.lists(TEXTS, min_size=1).map(tuple)),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(1, 150),
+)
+def test_without_clipping_no_word_of_a_text_is_lost(rows, room: int):
+    text = " ".join(drawn(room, rows, clips=False)).replace(",", " ")
+    found = text.split()
+    for *_, parts in rows:
+        for word in " ".join(parts).split():
+            assert word in found
