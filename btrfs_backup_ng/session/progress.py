@@ -1,4 +1,9 @@
-"""The progress of running transfers: a line on a terminal, else the log."""
+"""The progress of running transfers: lines on a terminal, else the log.
+
+On a terminal each transfer has a line, and several have a sum below. If these are too
+long for it, the names are shortened and dropped first, then the amount, the number of
+the transfer and the rate; percent and the time left stay.
+"""
 
 import contextlib
 import logging
@@ -7,21 +12,26 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Self, TextIO
 
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
+from btrfs_backup_ng.core.columns import padded, shortened, width
 from btrfs_backup_ng.process.pipeline import Meter
 
 log = logging.getLogger(__name__)
 
 #: The rate shown is the average of this time.
 _WINDOW_S = 5.0
-#: After other output the line is not drawn for this long, which is more than enough for
-#: that output to be written.
+#: There is no rate before a transfer was watched for this long.
+_RATE_AFTER_S = 1.0
+#: After other output the lines are not drawn for this long, which is more than enough
+#: for that output to be written.
 _STAY_AWAY_S = 0.2
-#: Least length of a title; figures are cut off only beyond that.
+#: A name that has less room than this is dropped.
 _TITLE_AT_LEAST = 12
+_GAP = "  "
 
 line_requested = False
 
@@ -32,13 +42,136 @@ def request_line() -> None:
     line_requested = True
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The state of a transfer, or of several together, at one moment.
+
+    :ivar number: of the transfer among ``count``.
+    :ivar size_bytes: of the stream that is there, by earlier attempts as well.
+    :ivar expected_bytes: of the whole stream. It may be too small.
+    :ivar rate: bytes per second; None before there is one.
+    :ivar slowest_s: of a sum, the time to the end of the slowest part.
+    :ivar doing: an activity that is shown instead of amount and rate.
+    """
+
+    title: str
+    size_bytes: int
+    expected_bytes: int | None
+    rate: float | None
+    elapsed_s: float
+    number: int = 0
+    count: int = 0
+    doing: str = ""
+    is_over: bool = False
+    slowest_s: float | None = None
+
+    @property
+    def left_s(self) -> float | None:
+        """Return the time to the end; None if it is not known."""
+        expected = self.expected_bytes
+        if not expected or not self.rate or self.is_over or self.size_bytes >= expected:
+            return None
+        return self.slowest_s or (expected - self.size_bytes) / self.rate
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the title and the figures; "" for those that are not known.
+
+        A running transfer never shows 100 %.
+        """
+        percent, amount = "", format_size(self.size_bytes)
+        if self.expected_bytes and not self.is_over:
+            percent = f"{min(99, 100 * self.size_bytes // self.expected_bytes)}%"
+            amount = f"{amount} of {format_size(self.expected_bytes)}"
+        rate = "" if self.rate is None else f"{format_size(self.rate)}/s"
+        left = self.left_s
+        return (
+            self.title,
+            f"{self.number} of {self.count}" if self.count > 1 else "",
+            percent,
+            self.doing or amount,
+            "finishing" if self.is_over else rate,
+            format_span(self.elapsed_s) if left is None else f"left {_clock(left)}",
+        )
+
+
+#: The order in which a narrow terminal drops cells: amount, number, rate.
+_DROPPED = (3, 1, 4)
+_PERCENT = 2
+
+
+def _clock(seconds: float) -> str:
+    """Return a length of time as on a clock: ``0:12``, ``1:02:05``, or in days."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 100:
+        return f"{hours // 24} days"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def total(parts: Sequence[Figures]) -> Figures:
+    """Return the sum of transfers that run at once."""
+    running = [part for part in parts if not part.is_over] or parts
+    sizes = [part.expected_bytes or 0 for part in running]
+    rates = [part.rate for part in running if part.rate is not None]
+    left = [part.left_s for part in running if part.left_s is not None]
+    return Figures(
+        title=f"{len(parts)} transfers",
+        size_bytes=sum(part.size_bytes for part in running),
+        expected_bytes=sum(sizes) if all(sizes) else None,
+        rate=sum(rates) if rates else None,
+        elapsed_s=max(part.elapsed_s for part in parts),
+        is_over=all(part.is_over for part in parts),
+        slowest_s=max(left, default=None),
+    )
+
+
+def format_lines(parts: Sequence[Figures], columns: int, rows: int) -> list[str]:
+    """Return a line for each transfer, and one for the sum of several.
+
+    :param rows: how many lines there may be; if it is too few, only the sum is shown.
+    """
+    if len(parts) > 1:
+        parts = [*parts, total(parts)] if len(parts) < rows else [total(parts)]
+    table = [list(part.cells()) for part in parts]
+    shown = [at for at in range(len(table[0])) if any(row[at] for row in table)]
+    widths = {at: max(width(row[at]) for row in table) for at in shown}
+
+    def excess() -> int:
+        return sum(widths[at] + len(_GAP) for at in shown) - len(_GAP) - columns
+
+    if shown[0] == 0 and excess() > 0:
+        widths[0] -= excess()
+        if widths[0] < min(_TITLE_AT_LEAST, max(width(row[0]) for row in table)):
+            shown.remove(0)
+    for at in _DROPPED:
+        if at in shown and excess() > 0:
+            shown.remove(at)
+    return [_line(row, shown, widths, columns) for row in table]
+
+
+def _line(
+    row: Sequence[str], shown: Sequence[int], widths: dict[int, int], columns: int
+) -> str:
+    cells = (
+        padded(shortened(row[at], widths[at]), widths[at], right=at == _PERCENT)
+        for at in shown
+    )
+    line = _GAP.join(cells).rstrip()
+    while width(line) > columns:
+        line = line[:-1]
+    return line
+
+
 class ShownTransfer:
     """One displayed transfer, and its recent rate."""
 
-    def __init__(self, meter: Meter, title: str, now: float) -> None:
+    def __init__(
+        self, meter: Meter, title: str, now: float, number: int = 0, count: int = 0
+    ) -> None:
         self.title = visible(title)
         self.meter = meter
         self.logged = now
+        self._number, self._count = number, count
         self._samples = deque([(now, meter.size_bytes)])
 
     def sample(self, now: float) -> None:
@@ -47,86 +180,40 @@ class ShownTransfer:
         while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW_S:
             self._samples.popleft()
 
-    def rate(self) -> float:
+    def rate(self) -> float | None:
+        """Return the bytes per second of late; None before anything moved for long."""
         (began, before), (ended, after) = self._samples[0], self._samples[-1]
-        return (after - before) / (ended - began) if ended > began else 0.0
+        if not after or ended - began < _RATE_AFTER_S:
+            return None
+        return (after - before) / (ended - began)
 
-    def elapsed_s(self, now: float) -> float:
-        """Return the time from its start to its end, or now."""
-        if self.meter.started is None:
-            return 0.0
-        return (self.meter.ended or now) - self.meter.started
-
-    def facts(self, now: float) -> str:
+    def figures(self, now: float) -> Figures:
         meter = self.meter
-        if meter.ended is not None:
-            moved = format_size(meter.size_bytes)
-            return f"  {moved}  finishing  {format_span(self.elapsed_s(now))}"
+        doing = ""
         if meter.resumed_bytes and not meter.size_bytes:
             there = format_size(meter.resumed_bytes)
-            return f"  reading again {format_size(meter.skipped_bytes)} of {there}"
-        sizes = meter.resumed_bytes + meter.size_bytes, meter.expected_bytes
-        return format_facts(*sizes, self.rate(), self.elapsed_s(now))
-
-
-def format_facts(
-    size_bytes: int, expected_bytes: int | None, rate: float, elapsed_s: float
-) -> str:
-    """Return the figures of a running transfer, with two spaces before each.
-
-    The expected size may be too small, so a running transfer never shows 100 %.
-
-    :param rate: bytes per second.
-    """
-    facts = [format_size(size_bytes), f"{format_size(rate)}/s", format_span(elapsed_s)]
-    if expected_bytes:
-        facts[0] += f" of {format_size(expected_bytes)}"
-        facts.insert(0, f"{min(99, 100 * size_bytes // expected_bytes)}%")
-        if rate > 0 and size_bytes < expected_bytes:
-            left_s = (expected_bytes - size_bytes) / rate
-            facts.append(f"ETA {format_span(left_s)}")
-    return "".join(f"  {fact}" for fact in facts)
-
-
-def format_line(transfers: list[ShownTransfer], now: float) -> tuple[str, str]:
-    """Return title and figures of the line for all running transfers."""
-    running = [t for t in transfers if t.meter.ended is None] or transfers
-    if len(running) == 1:
-        return running[0].title, running[0].facts(now)
-    expected = [t.meter.expected_bytes or 0 for t in running]
-    return f"{len(running)} transfers", format_facts(
-        sum(t.meter.resumed_bytes + t.meter.size_bytes for t in running),
-        sum(expected) if all(expected) else None,
-        sum(t.rate() for t in running),
-        max(t.elapsed_s(now) for t in running),
-    )
-
-
-def fit(title: str, facts: str, columns: int) -> str:
-    """Shorten a line to a width; the middle of the title goes first."""
-    room = max(columns - cells(facts), min(_TITLE_AT_LEAST, cells(title)))
-    if cells(title) > room:
-        head, tail = title, title
-        while cells(head) > (room - 3) // 2:
-            head = head[:-1]
-        while cells(tail) > room - 3 - cells(head):
-            tail = tail[1:]
-        title = f"{head}...{tail}"
-    line = title + facts
-    while cells(line) > columns:
-        line = line[:-1]
-    return line
-
-
-def cells(text: str) -> int:
-    """Return the columns that a text needs at most: two from Hangul Jamo upwards."""
-    return sum(2 if character >= "\u1100" else 1 for character in text)
+            doing = f"reading again {format_size(meter.skipped_bytes)} of {there}"
+        elapsed_s = 0.0
+        if meter.started is not None:
+            elapsed_s = (meter.ended or now) - meter.started
+        is_over = meter.ended is not None
+        return Figures(
+            title=self.title,
+            size_bytes=meter.size_bytes + (0 if is_over else meter.resumed_bytes),
+            expected_bytes=meter.expected_bytes,
+            rate=None if is_over else self.rate(),
+            elapsed_s=elapsed_s,
+            number=self._number,
+            count=self._count,
+            doing="" if is_over else doing,
+            is_over=is_over,
+        )
 
 
 class Progress:
     """The display of all running transfers; active inside its context.
 
-    Before each record that a handler of the root logger writes, the line is cleared.
+    Before each record that a handler of the root logger writes, the lines are cleared.
     Code that writes to the terminal in another way calls :meth:`clear` first.
     """
 
@@ -141,7 +228,8 @@ class Progress:
     ) -> None:
         """Prepare; nothing is displayed yet.
 
-        :param enabled_line: rewrite one line in place, on ``stream`` (stderr).
+        :param enabled_line: rewrite lines in place, on ``stream`` (stderr); only one
+            line where the cursor cannot move up.
         :param silent: without a line, do not log each minute either. Lines requested
             with :func:`request_line` are logged even then.
         """
@@ -152,7 +240,7 @@ class Progress:
         self._tick_s = tick_s
         self._transfers: list[ShownTransfer] = []
         self._guard = threading.RLock()
-        self._shown = 0  # columns
+        self._shown: list[int] = []  # columns of each line
         self._away_until = 0.0
         self._stop = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
@@ -177,8 +265,14 @@ class Progress:
         return True
 
     @contextlib.contextmanager
-    def add(self, meter: Meter, title: str) -> Iterator[None]:
-        transfer = ShownTransfer(meter, title, time.monotonic())
+    def add(
+        self, meter: Meter, title: str, number: int = 0, count: int = 0
+    ) -> Iterator[None]:
+        """Show a transfer as long as the context lasts.
+
+        :param number: of this one among ``count``.
+        """
+        transfer = ShownTransfer(meter, title, time.monotonic(), number, count)
         with self._guard:
             self._transfers.append(transfer)
         try:
@@ -189,12 +283,14 @@ class Progress:
             self.clear()
 
     def clear(self) -> None:
-        """Clear the line, so that other output can be written."""
+        """Clear the lines, so that other output can be written."""
         with self._guard:
             self._away_until = time.monotonic() + _STAY_AWAY_S
-            if self._shown:
-                self._write("\r" + " " * self._shown + "\r")
-                self._shown = 0
+            if self._shown and self._can_move():
+                self._write(f"{self._back()}\x1b[J")
+            elif self._shown:
+                self._write("\r" + " " * self._shown[0] + "\r")
+            self._shown = []
 
     def _tick(self) -> None:
         while not self._stop.wait(self._tick_s):
@@ -213,30 +309,58 @@ class Progress:
             transfer.sample(now)
             if asked or (due and now - transfer.logged >= self._log_interval_s):
                 transfer.logged = now
-                _say(f"{transfer.title}{transfer.facts(now)}")
+                _say(_GAP.join(filter(None, transfer.figures(now).cells())))
         if asked and not transfers:
             _say("no transfer is running")
 
     def _draw(self, now: float) -> None:
         if not self._line or not self._transfers or now < self._away_until:
             return
-        columns = self._columns()
-        if columns is None:
+        if not self._has_terminal():
             return
-        text = fit(*format_line(self._transfers, now), columns - 1)
-        shown = cells(text)
-        self._write("\r" + text + " " * (self._shown - shown))
-        self._shown = shown
+        size, moves = self._size(), self._can_move()
+        parts = [transfer.figures(now) for transfer in self._transfers]
+        rows = size.lines - 1 if moves else 1
+        lines = format_lines(parts, size.columns - 1, rows)
+        if moves:
+            text = "\x1b[K\r\n".join(lines)
+            self._write(f"{self._back()}{text}\x1b[J")
+        else:
+            rest = sum(self._shown) - width(lines[0])
+            self._write(f"\r{lines[0]}{' ' * rest}")
+        self._shown = [width(line) for line in lines]
 
-    def _columns(self) -> int | None:
-        """Return the width to use; None while another job has the terminal."""
-        with contextlib.suppress(OSError, ValueError):  # of another session
-            if os.tcgetpgrp(self._stream.fileno()) != os.getpgrp():
-                return None
+    def _back(self) -> str:
+        """Return what moves the cursor to the start of the first line.
+
+        A line that became too long since it was drawn, as the terminal was made
+        narrower, takes several rows now.
+        """
+        columns = self._size().columns
+        above = sum(max(1, -(-shown // columns)) for shown in self._shown) - 1
+        return f"\r\x1b[{above}A" if above > 0 else "\r"
+
+    def _can_move(self) -> bool:
+        """Return whether the cursor can move up to a line."""
         try:
-            return os.get_terminal_size(self._stream.fileno()).columns or 80
-        except (OSError, ValueError):  # no terminal, but a line was asked for
-            return 80
+            is_terminal = self._stream.isatty()
+        except ValueError:  # closed
+            return False
+        return is_terminal and os.environ.get("TERM", "dumb") != "dumb"
+
+    def _has_terminal(self) -> bool:
+        """Return whether no other job has the terminal."""
+        with contextlib.suppress(OSError, ValueError):  # of another session
+            return os.tcgetpgrp(self._stream.fileno()) == os.getpgrp()
+        return True
+
+    def _size(self) -> os.terminal_size:
+        """Return the size of the terminal; it may have changed since the last time."""
+        try:
+            size = os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):  # no terminal, but lines were asked for
+            size = os.terminal_size((0, 0))
+        return os.terminal_size((size.columns or 80, size.lines or 24))
 
     def _write(self, text: str) -> None:
         try:

@@ -38,6 +38,7 @@ class Delivery:
     """The transfers from a source to one destination.
 
     :ivar route: of the streams; the first transfer may decide the codec.
+    :ivar turn: the number of the next transfer among how many; for the display.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Delivery:
         :raises Refused: if an end lacks a program that the options need.
         """
         self.route = choose_route(source, sink, options)
+        self.turn = (0, 0)
         self._session = session
         self._name = str(sink.place.location)
 
@@ -153,7 +155,7 @@ class Delivery:
         if attempt.checkpoint:
             log.info("going on at byte %d of %s", attempt.checkpoint.offset, name)
         with (
-            session.progress.add(meter, f"{name} -> {self._name}"),
+            session.progress.add(meter, f"{name} -> {self._name}", *self.turn),
             expecting(meter, transfer, attempt.route, wanted=wanted),
         ):
             moved = attempt.run(meter, session.now, before_publishing)
