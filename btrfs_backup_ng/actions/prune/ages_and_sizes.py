@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
@@ -11,10 +12,23 @@ from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 _CREATED = re.compile(
     rb"^\tCreation time: *\t+(\d[\d-]{9} [\d:]{8}) ([+-]\d{4})$", re.MULTILINE
 )
-_GROUP = re.compile(rb"^0/(\d+) +\d+ +(\d+)\b", re.MULTILINE)
+_GROUP = re.compile(rb"^0/(\d+) +(\d+) +(\d+)\b", re.MULTILINE)
 _DU_HEADER = re.compile(rb" +Total +Exclusive +Set shared +Filename\n")
-_DU_LINE = re.compile(rb" *\d+ +(\d+) +\S+  ")
+_DU_LINE = re.compile(rb" *(\d+) +(\d+) +\S+  ")
 _FORMAT = "%Y-%m-%d %H:%M:%S"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The space of one snapshot.
+
+    :ivar total_bytes: of all that it refers to.
+    :ivar own_bytes: of these, the bytes that nothing else uses: the least that deleting
+        it frees.
+    """
+
+    total_bytes: int
+    own_bytes: int
 
 
 def parse_times(answer: bytes) -> dict[UUID, datetime]:
@@ -41,20 +55,20 @@ def parse_times(answer: bytes) -> dict[UUID, datetime]:
 
 def parse_space(
     answer: bytes, names: Sequence[str], tree_ids: Sequence[int]
-) -> list[int | None]:
-    """Parse the answer of the verb ``space``: bytes that only one snapshot uses.
+) -> list[Space | None]:
+    """Parse the answer of the verb ``space``.
 
     :param names: of the snapshots, in the order of the question.
     :param tree_ids: their ids.
-    :returns: ``None`` for each unknown number.
+    :returns: ``None`` where it is not known.
     """
     if answer.startswith(b"q"):
-        groups: dict[int, list[int]] = {}
-        for tree_id, size in _GROUP.findall(answer[1:]):
-            groups.setdefault(int(tree_id), []).append(int(size))
+        groups: dict[int, list[Space]] = {}
+        for tree_id, total, own in _GROUP.findall(answer[1:]):
+            groups.setdefault(int(tree_id), []).append(Space(int(total), int(own)))
         found = [groups.get(tree_id, []) for tree_id in tree_ids]
         return [sizes[0] if len(sizes) == 1 else None for sizes in found]
-    sizes: list[int | None] = []
+    sizes: list[Space | None] = []
     at = 1
     for name in names:  # a name may look like a line, but the names are known
         if header := _DU_HEADER.match(answer, at):
@@ -63,6 +77,6 @@ def parse_space(
         end = f"./{name}\n".encode(errors="surrogateescape")
         if line is None or not answer.startswith(end, line.end()):
             break
-        sizes.append(int(line[1]))
+        sizes.append(Space(int(line[1]), int(line[2])))
         at = line.end() + len(end)
     return sizes + [None] * (len(names) - len(sizes))

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
-from btrfs_backup_ng.actions.prune.ages_and_sizes import parse_space
+from btrfs_backup_ng.actions.prune.ages_and_sizes import Space, parse_space
 from btrfs_backup_ng.actions.prune.deletion import Deletion, delete
 from btrfs_backup_ng.actions.prune.rules import with_arrivals
 from btrfs_backup_ng.core.judgement import (
@@ -308,11 +308,11 @@ def _check_alone(seen: Seen, prefix: str) -> None:
         )
 
 
-def weigh(seen: Seen, snapshots: Sequence[Snapshot], limit: str) -> list[int | None]:
-    """Ask how many bytes only one snapshot uses: the least that deleting it frees.
+def weigh(seen: Seen, snapshots: Sequence[Snapshot], limit: str) -> list[Space | None]:
+    """Ask for the space of snapshots: all that each uses, and the bytes of it alone.
 
     :param limit: of the verb ``space``.
-    :returns: ``None`` for each unknown number.
+    :returns: ``None`` where it is not known.
     """
     if not snapshots:
         return []

@@ -9,13 +9,16 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.call import Call
 from btrfs_backup_ng.cli.output import Output
-from btrfs_backup_ng.cli.table import table
+from btrfs_backup_ng.cli.table import Column, table, wrapped
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.simulation import Outlook, simulate
 
 _HOUR = timedelta(hours=1)
 #: Up to this, a line is a day and a column an hour; beyond, a month and a day.
 _BY_HOUR_AT_MOST = timedelta(days=10)
+#: By hour or not -> what a line is, and a column.
+_UNITS = {True: ("day", "hour"), False: ("month", "day")}
+_COLUMNS = (Column("TIME"), Column("AGE", drop=1), Column("RULES"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +77,18 @@ def _lines(policy: Policy, outlook: Outlook, *, with_each: bool) -> Iterator[str
     yield ""
     yield from timeline(policy, outlook)
     yield ""
+    unit, step = _UNITS[_is_by_hour(outlook)]
+    yield f"legend: a line for each {unit}, a column for each {step}"
+    yield "  .    no snapshot is left"
+    yield "  1-9  so many are left;  +  more than nine"
+    yield ""
     rules = Counter(
         reason.split()[0] for _, reasons in outlook.kept for reason in reasons
     )
     words = [f"{rule} {count}" for rule, count in rules.items()]
-    yield f"kept by: {', '.join(words)}"
+    yield from wrapped(f"kept by: {', '.join(words)}", 2)
+    if len(rules) > 1:
+        yield "  (a snapshot may be kept by several rules)"
     if with_each:
         rows = [
             (
@@ -88,7 +98,7 @@ def _lines(policy: Policy, outlook: Outlook, *, with_each: bool) -> Iterator[str
             )
             for moment, reasons in outlook.kept
         ]
-        yield from table(rows, 2)
+        yield from table(rows, 2, _COLUMNS)
 
 
 def timeline(policy: Policy, outlook: Outlook) -> Iterator[str]:
@@ -97,7 +107,7 @@ def timeline(policy: Policy, outlook: Outlook) -> Iterator[str]:
     A dot is time without a snapshot, a digit how many there are, ``+`` more than nine.
     """
     zone = policy.zone
-    by_hour = outlook.end - outlook.start <= _BY_HOUR_AT_MOST
+    by_hour = _is_by_hour(outlook)
     counts = Counter(
         _cell(moment.astimezone(zone), by_hour) for moment, _ in outlook.kept
     )
@@ -114,6 +124,10 @@ def timeline(policy: Policy, outlook: Outlook) -> Iterator[str]:
         )
         yield f"{row:%Y-%m-%d}  {marks}" if by_hour else f"{row:%Y-%m}  {marks}"
         row += timedelta(days=1 if by_hour else _days_in(row))
+
+
+def _is_by_hour(outlook: Outlook) -> bool:
+    return outlook.end - outlook.start <= _BY_HOUR_AT_MOST
 
 
 def _cell(local: datetime, by_hour: bool) -> tuple[date, int]:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import PROGRAM, log_message
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
+from btrfs_backup_ng.actions.prune.ages_and_sizes import Space
 from btrfs_backup_ng.actions.prune.place import (
     OWNER_UNKNOWN,
     Judged,
@@ -20,7 +21,7 @@ from btrfs_backup_ng.actions.prune.place import (
 from btrfs_backup_ng.actions.prune.staging import check_free
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.commands.prune.site import Site
-from btrfs_backup_ng.cli.table import table
+from btrfs_backup_ng.cli.table import Column, table
 from btrfs_backup_ng.core.document import Aged
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.judgement import Course
@@ -31,6 +32,13 @@ from btrfs_backup_ng.place.contents import Seen
 #: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
 #: so many seconds, only if more is asked for (-v).
 _WEIGHED_AT_MOST, _WEIGHING_S = 100, "10"
+#: The last one has the reasons of a snapshot that stays, and the space of another.
+_COLUMNS = (
+    Column("ACTION"),
+    Column("NAME", is_name=True),
+    Column("AGE", drop=1),
+    Column("REASONS, OR SPACE THAT IS FREED"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ class Thinning:
         self.needs = Needs({}, Course(request.now))
         self._unseen: BackupError | None = None
         self._judged: list[Judged] = []
-        self._space: dict[UUID, int | None] = {}
+        self._space: dict[UUID, Space | None] = {}
         self._gone: frozenset[UUID] = frozenset()
 
     def look(self) -> None:
@@ -172,7 +180,7 @@ class Thinning:
         counts = wording.count(seen.role, len(judged.verdicts))
         policy = self._request.policy(seen.role)
         self.site.say(
-            f"{counts}, {len(to_delete)} to delete, by {policy}, {policy.zone}"
+            f"{counts}, {len(to_delete)} to delete (policy: {policy}; {policy.zone})"
         )
         rows = []
         for verdict in judged.verdicts:
@@ -181,7 +189,7 @@ class Thinning:
             age = wording.age(snapshot.created, self._request.now)
             why = _in_short(verdict.reasons) or self._size(snapshot)
             rows.append((word, visible(snapshot.name), age, visible(why)))
-        for line in table(rows, 2):
+        for line in table(rows, 2, _COLUMNS):
             self.site.output.line(line)
         if judged.passed_over and self._request.prefix is None:
             prefixes = ", ".join(f"'{visible(p)}'" for p in judged.passed_over)
@@ -198,15 +206,19 @@ class Thinning:
             self.site.say(f"to delete: {len(to_delete)}, {self._freed(to_delete)}")
 
     def _size(self, snapshot: Snapshot) -> str:
-        size = self._space.get(snapshot.uuid)
-        return "space unknown" if size is None else f"{format_size(size)} its own"
+        size = self._own_bytes(snapshot)
+        return "space unknown" if size is None else f"frees {format_size(size)}"
+
+    def _own_bytes(self, snapshot: Snapshot) -> int | None:
+        space = self._space.get(snapshot.uuid)
+        return space.own_bytes if space else None
 
     def _freed(self, snapshots: Sequence[Snapshot]) -> str:
         """Write how much space their deletion frees, without all that they share."""
-        sizes = [self._space.get(snapshot.uuid) for snapshot in snapshots]
+        sizes = map(self._own_bytes, snapshots)
         known = [size for size in sizes if size is not None]
         if not known:
-            return "which frees an unknown space"
+            return "which frees an unknown amount of space"
         return f"which frees at least {format_size(sum(known))}"
 
     def report(self, error: BackupError | None) -> PrunedPlace:
@@ -235,7 +247,7 @@ class Thinning:
                     uuid=snapshot.uuid,
                     verdict="keep" if verdict.kept else "delete",
                     reasons=tuple(verdict.reasons),
-                    space_bytes=self._space.get(snapshot.uuid),
+                    space_bytes=self._own_bytes(snapshot),
                     outcome=self._outcome(verdict.kept, snapshot.uuid),
                 )
 

@@ -116,8 +116,8 @@ def test_a_source_is_thinned_out_and_nothing_else_is_touched(scene: Scene):
     assert left >= {"by hand", "x-20200101", "x-20200101-000000.old", *other}
     assert is_subvolume(folder / "x-20200101-000000")
     gone = 20 - len(expected)
-    assert f"25 snapshots, {gone} to delete, by latest 4d, UTC" in done.stdout
-    assert f"deleted {gone} of {gone}, which frees an unknown" in done.stdout
+    assert f"25 snapshots, {gone} to delete (policy: latest 4d; UTC)" in done.stdout
+    assert f"deleted {gone} of {gone}, which frees an unknown amount" in done.stdout
     lines = done.stdout.splitlines()
     (newest,) = [line for line in lines if f" {NAMES[-1]} " in line]
     assert re.match(r"  keep +\S+ +\d+ \w+ +latest", newest), newest
@@ -385,7 +385,7 @@ def test_space_is_what_quota_or_du_tell(scene: Scene, tmp_path: Path, sshd: Sshd
     finally:
         subprocess.run([*quota, "disable", scene.source], check=True)
     done = prune("-n", "--keep=latest", "--force", "-f", "kept", "-p=x-", scene.source)
-    assert re.search(rf"delete  {second} .* 3.0 MiB its own", must(done).stdout)
+    assert re.search(rf"delete  {second} .* frees 3.0 MiB", must(done).stdout)
     assert "to delete: 2, which frees at least 3.0 MiB" in done.stdout
 
 
@@ -506,6 +506,8 @@ def test_a_simulation_shows_what_would_be_there():
     head, policy, *lines = done.stdout.splitlines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d \+0000: \d\d of 9601 .*", head)
     assert policy == "policy: latest 24h 7d 12m, UTC"
+    assert "legend: a line for each month, a column for each day" in lines
+    assert "  1-9  so many are left;  +  more than nine" in lines
     months = [line for line in lines if re.match(r"\d{4}-\d\d  ", line)]
     assert len(months) in (13, 14, 15)
     end = datetime.now(timezone.utc) + 400 * DAY
@@ -517,6 +519,7 @@ def test_a_simulation_shows_what_would_be_there():
         len(told["kept"]) == 5  # the latest is not the first of its hour
     )
     done = must(prune("--simulate", "2d", "--keep=3h", "-v", "--keep-zone=Asia/Tokyo"))
+    assert "legend: a line for each day, a column for each hour\n" in done.stdout
     assert done.stdout.count("hourly ") == 5 and " +0900 " in done.stdout
 
 
