@@ -3,13 +3,17 @@
 from datetime import datetime, timedelta
 
 from btrfs_backup_ng.__util__ import format_age, format_size, visible
+from btrfs_backup_ng.cli.stdout import trouble
 from btrfs_backup_ng.cli.views import SnapshotView
 from btrfs_backup_ng.core.model import Result, Role, Waiting
+from btrfs_backup_ng.place.contents import State
 from btrfs_backup_ng.place.relations import Relation
 from btrfs_backup_ng.place.verified import Verified
 
 #: Clocks differ a little; only a later date is "future".
 _TOLERANCE = timedelta(minutes=10)
+#: The age of a snapshot with such a date.
+FUTURE = "future"
 
 
 def count(kind: Role, number: int) -> str:
@@ -29,14 +33,14 @@ def age(moment: datetime | None, now: datetime) -> str:
     if moment is None:
         return ""
     if moment > now + _TOLERANCE:
-        return "future"
+        return FUTURE
     return format_age(max(now - moment, timedelta()))
 
 
 def ago(moment: datetime | None, now: datetime) -> str:
     """Write the same for the middle of a sentence."""
     words = age(moment, now) or "some time"
-    return "dated in the future" if words == "future" else f"{words} ago"
+    return "dated in the future" if words == FUTURE else f"{words} ago"
 
 
 def lines(text: str) -> list[str]:
@@ -46,7 +50,10 @@ def lines(text: str) -> list[str]:
 
 def state(view: SnapshotView) -> str:
     """Write the state of a snapshot, and why."""
-    return view.state.value + (f" ({view.why})" if view.why else "")
+    word = view.state.value
+    if view.state in (State.CHANGED, State.DAMAGED):
+        word = trouble(word)
+    return word + (f" ({view.why})" if view.why else "")
 
 
 def safe(transfer: Waiting) -> str:
@@ -70,12 +77,12 @@ def verified(seen: Verified | None, now: datetime) -> str:
     """Write how a snapshot was verified last, or "" if it never was."""
     if seen is None:
         return ""
-    word = "verified" if seen.result is Result.GOOD else "found BAD"
+    word = "verified" if seen.result is Result.GOOD else f"found {trouble('BAD')}"
     return f"{word} {ago(seen.when, now)} ({seen.level.value})"
 
 
-def relation(relation: Relation, kind: Role) -> str:
-    """Write the relation of a snapshot or backup to other places, or "" without any."""
+def relations(relation: Relation, kind: Role) -> list[str]:
+    """Write the relations of a snapshot or backup to other places."""
     way = "to" if kind is Role.SNAPSHOT else "from"
     parents = (
         relation.next_parent,
@@ -91,4 +98,4 @@ def relation(relation: Relation, kind: Role) -> str:
         ("being sent to", relation.being_sent_to),
         ("perhaps needed by", relation.perhaps_needed_by),
     )
-    return ", ".join(f"{words} {visible(', '.join(at))}" for words, at in parts if at)
+    return [f"{words} {visible(', '.join(at))}" for words, at in parts if at]

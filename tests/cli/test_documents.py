@@ -39,10 +39,10 @@ places[].snapshots[].findings[]: check hint result text
 : exit_status places version
 places[]: error place snapshots waiting
 places[].error: hint message
-places[].snapshots[]: age_s being_sent_to common_with complete created kind name
-places[].snapshots[]: next_parent next_parent_on_record parent_uuid
+places[].snapshots[]: age_s being_sent_to common_with complete created held_bytes kind
+places[].snapshots[]: name next_parent next_parent_on_record parent_uuid
 places[].snapshots[]: perhaps_needed_by perhaps_next_parent received_uuid size_bytes
-places[].snapshots[]: source state uuid verified why
+places[].snapshots[]: source space_bytes state uuid verified why
 places[].snapshots[].verified: age_s level result when
 places[].waiting[]: age_s id name running size_bytes started
     """,

@@ -25,7 +25,7 @@ OWN = {
     *("number", "null", "dry_run", "simulate", "every", "staging", "one_source"),
     *("id", "yes", "force", "no_times", "at", "diff", "source", "data"),
     *("restore_test", "scratch", "subset", "sudoers", "install_missing"),
-    *("max_age", "forget", "since", "failures"),
+    *("max_age", "forget", "since", "failures", "latest", "size"),
 }
 
 

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
@@ -19,7 +19,7 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.actions.prune.rules import older_gaps, worth_sending
 from btrfs_backup_ng.core.events import Level, Noted, UpToDate
-from btrfs_backup_ng.core.judgement import Course
+from btrfs_backup_ng.core.judgement import Course, keep_by_policy
 from btrfs_backup_ng.core.model import (
     Destination,
     Incremental,
@@ -35,7 +35,7 @@ from btrfs_backup_ng.core.plan import (
     plan_whole_stream,
 )
 from btrfs_backup_ng.core.record import Content
-from btrfs_backup_ng.core.retention import in_order
+from btrfs_backup_ng.core.retention import in_order, judge
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import SOURCES, plain
@@ -96,10 +96,10 @@ class Target:
         self._session = session
         self._plan = TransferPlan((), 0, None, (), None, None)
         self._sizes: dict[tuple[str, str], int | None] = {}
-        self._here: tuple[Snapshot, ...] = ()
+        self._here = Listing()
+        self._course = Course(session.now)
         self._unsendable: dict[UUID, str] = {}  # UUID -> name and reason
         self._tried: set[UUID] = set()
-        self._plan_again: Callable[[], None] = lambda: None
         self._planner = Planner(source.snapshots, place.backups)
         self._ownership = Ownership(place, identity_of(source), job.naming.prefix)
         self._begun: list[str] | None = None
@@ -175,8 +175,7 @@ class Target:
         :param course: the possible times.
         """
         job, naming = self._job, self._job.naming
-        self._here = here.snapshots
-        self._plan_again = lambda: self.plan(here, course)
+        self._here, self._course = here, course
         named = [s for s in here.snapshots if naming.time_of(s.name) is not None]
         if not self.place.backups.takes_parents:
             self._plan = plan_whole_stream(named if job.transfer else [])
@@ -262,12 +261,12 @@ class Target:
                 f"{self} would need {visible(transfer.snapshot.name)} in full"
                 f" ({transfer.why_full.value}), and --incremental=required forbids that"
             )
-        if transfer.why_full is WhyFull.NOTHING_COMMON:
+        if transfer.why_full in (WhyFull.NOTHING_COMMON, WhyFull.CHANGED):
             received = [s for s in self.listing.snapshots if s.received_uuid]
             newest = in_order(received)[-1]
             oldest = in_order(here.snapshots)[0]
-            size_bytes = self._size(transfer)
-            size = "" if size_bytes is None else f": {format_size(size_bytes)}"
+            size_bytes = self._shared_size(transfer)
+            size = f", about {format_size(size_bytes)}" if size_bytes else ""
             self._session.emit(
                 Noted(
                     self.name,
@@ -294,17 +293,47 @@ class Target:
             if not preflight.fits(needed, free - taken, options):
                 free = self._make_room(name, taken, needed)
             for note in preflight.check_space(
-                self.name, name, needed, free - taken, options
+                self.name, name, needed, free - taken, options, hint=self._ways_out()
             ):
                 self._session.emit(note)
             taken += needed
 
+    def _ways_out(self) -> str:
+        """Return the hint for a destination without room.
+
+        The policy of this run deletes only after sending. Where it would delete some of
+        the backups that are there, the command that does so now is named.
+        """
+        ways = "Make room, or:  --safety-margin PCT, --no-check-space, --force"
+        keep, naming = self.keep, self._job.naming
+        if keep is None or self.withheld or self._ownership.others:
+            return ways
+        backups = [s for s in self.listing.snapshots if s.received_uuid]
+        named = [s for s in backups if naming.time_of(s.name) is not None]
+        rule = keep_by_policy(keep, naming, self._course)
+        base = self.base.origin if self.base else None
+        gone = [
+            verdict
+            for verdict in judge(named, [rule])
+            if not verdict.kept and verdict.snapshot.origin != base
+        ]
+        if not gone:
+            return ways
+        words = [PROGRAM, "prune", "--keep-at", str(keep)]
+        if keep.looks_at_time and str(keep.zone) != "UTC":
+            words += ["--keep-zone", str(keep.zone)]
+        line = shlex.join([*words, f"--snapshot-prefix={naming.prefix}", self.name])
+        text = f"{len(gone)} of its {len(named)} backups are kept by no rule of this"
+        return (
+            f"{text} run, and are deleted after sending. Now:  {visible(line)}\n{ways}"
+        )
+
     def _make_room(self, name: str, taken: int, needed: int) -> int:
         """Find room for a transfer that lacks it.
 
-        What was deleted a moment ago may still take room, so wait until it is gone.
-        Then delete interrupted transfers. Those that this run resumes stay; all stay,
-        if that would not free enough.
+        What was deleted a moment ago may still take room, so a run waits until it is
+        gone. Then delete interrupted transfers. Those that this run resumes stay; all
+        stay, if that would not free enough.
 
         :param taken: bytes needed by the transfers before it.
         :returns: the free bytes after that, also in a dry run.
@@ -319,8 +348,9 @@ class Target:
             text = f"{self}: {word} {room.about(one)}: {visible(name)} needs the room"
             self._session.warn(self.name, text)
 
-        place.sync()
-        place.look()
+        if not self._job.dry_run:
+            place.sync()
+            place.look()
         if fits(place.facts.size_free):
             return place.facts.size_free
         interval = options.checkpoint_interval
@@ -403,11 +433,13 @@ class Target:
         return size.stream_size(self._source.snapshots, snapshot, parent, protocol)
 
     def _shared_size(self, transfer: Transfer) -> int:
-        """Estimate a transfer of a planned snapshot; what files share counts once."""
+        """Estimate a transfer; if it is full, what files share counts once."""
         estimate = self._size(transfer)
         if transfer.parent or estimate is None:
             return estimate or 0
-        return size.written_since(self._source.snapshots, None, None, once=True)
+        made = transfer.snapshot.generation < NOT_MADE_YET
+        snapshot = transfer.snapshot if made else None
+        return size.written_since(self._source.snapshots, snapshot, None, once=True)
 
     def deliver(self, holds: Holds, holder: Holder) -> None:
         """Send everything that is planned, oldest first.
@@ -473,14 +505,15 @@ class Target:
         snapshot = transfer.snapshot
         name = visible(snapshot.name)
         self._unsendable[snapshot.uuid] = f"{name} cannot be sent: {error.message}"
-        self._plan_again()
+        self.plan(self._here, self._course)
 
     def _refuse_unsendable(self, arrived: int) -> None:
         """Name the snapshots that cannot be sent.
 
         :raises Unsendable: always.
         """
-        names = [s.name for s in self._here if s.uuid in self._unsendable]
+        here = self._here.snapshots
+        names = [s.name for s in here if s.uuid in self._unsendable]
         folder = plain(self._source.snapshots.directory)
         scrub, gone = (
             visible(shlex.join(["btrfs", *words]))
@@ -500,7 +533,7 @@ class Target:
     def _clear_staging(self) -> None:
         """Delete the staging of snapshots that have arrived now."""
         received = {copy.received_uuid for copy in self.listing.snapshots}
-        there = [s for s in self._here if s.origin in received]
+        there = [s for s in self._here.snapshots if s.origin in received]
         left = staging.of_snapshots(self.place.facts.leftovers, there)
         for transfer_id in self.place.discard(left):
             text = f"{self}: an earlier transfer ({transfer_id}) still runs there"

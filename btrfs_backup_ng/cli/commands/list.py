@@ -1,11 +1,14 @@
 """The ``list`` verb: places -> their snapshots and backups -> lines or a document."""
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, format_size, visible
+from btrfs_backup_ng.actions.prune.ages_and_sizes import Space
+from btrfs_backup_ng.actions.prune.place import weigh
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.job_files import JobFiles
@@ -25,11 +28,13 @@ from btrfs_backup_ng.cli.places import (
 )
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
-from btrfs_backup_ng.cli.table import table
+from btrfs_backup_ng.cli.stdout import trouble
+from btrfs_backup_ng.cli.table import Cell, Column, table
 from btrfs_backup_ng.cli.views import PlacesReport, SnapshotView, view_broken, view_kept
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.events import Tally, exit_status
-from btrfs_backup_ng.core.model import Role, Waiting
+from btrfs_backup_ng.core.model import Result, Role, Waiting
+from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import Contents, Kept, State, look_at_all
 from btrfs_backup_ng.place.relations import Relation, foresee_all, relate
@@ -40,6 +45,21 @@ _EPILOG = f"""\
 {EPILOG_PLACES}
 Without a place, it lists those on record on this machine, and the destinations that
 sources know of.
+
+columns:
+  AGE  since it was made; the oldest comes first
+  NAME  of the snapshot
+  KIND  snapshot or backup, where a place has both
+  SOURCE  of a backup, where several sources have backups with that prefix
+  TIME  when it was made
+  SENT  size of the stream that brought it (if on record)
+  HOLDS  with --size: all the data in it, shared or not
+  FREES  with --size: the least that deleting it frees, as prune measures it
+  ID  with -v: UUID of a snapshot, id of a transfer
+  STATE  then the last verification, and the relations
+
+The last line of a place has the sums. On a narrow terminal TIME, then SENT, then KIND
+are left out, and dots stand for relations that do not fit; -v shows them all.
 
 states:
   complete  can be restored, and be the parent of a transfer
@@ -56,9 +76,6 @@ relations:
   on record as parent  the same for a place that is not part of this call, as recorded
     at the source when it was last seen
 
-Each line has the name, age, time, size of the stream that brought it (if on record),
-state, the last verification, and relations; the oldest comes first.
-
 exit status:
   0  all places were listed
   1  none was listed
@@ -67,15 +84,49 @@ exit status:
   10  some places were listed
 """
 
+#: The measuring of a place ends after so many seconds, unless more is asked for (-v).
+_WEIGHING_S = "10"
+_COLUMNS = (
+    Column("AGE"),
+    Column("NAME", is_name=True),
+    Column("KIND", drop=3),
+    Column("SOURCE"),
+    Column("TIME", drop=1),
+    Column("SENT", drop=2, is_right=True),
+    Column("HOLDS", is_right=True),
+    Column("FREES", is_right=True),
+    Column("ID"),
+    Column("STATE"),
+)
+Row = tuple[Cell, ...]
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 def main(words: Sequence[str]) -> int:
     """List places."""
     parser = build_parser()
-    return run_command(
-        "list", words, parser, read_options, _run, JobFiles(parser).expand
-    )
+    return run_command("list", words, parser, read, _run, JobFiles(parser).expand)
+
+
+@dataclass(frozen=True, slots=True)
+class ListOptions:
+    """The options of ``list``.
+
+    :ivar is_latest: list only the newest complete one of each series.
+    :ivar with_space: measure the space of each.
+    """
+
+    looking: PlacesOptions
+    is_latest: bool
+    with_space: bool
+
+
+def read(options: argparse.Namespace) -> ListOptions:
+    """Return the options.
+
+    :raises UsageError: if one place is a command.
+    """
+    return ListOptions(read_options(options), options.latest, options.size)
 
 
 def build_parser() -> Parser:
@@ -86,6 +137,18 @@ def build_parser() -> Parser:
         description="List the snapshots and backups at places, and interrupted"
         " transfers. Changes nothing.",
         epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "--latest",
+        action="store_true",
+        help="list only the newest complete snapshot or backup of each prefix and"
+        " source; transfers are always listed",
+    )
+    parser.add_argument(
+        "--size",
+        action="store_true",
+        help="measure what each holds, and what deleting it frees: from quota groups,"
+        f" else for {_WEIGHING_S} s a place, newest first (with -v: however long)",
     )
     add_folder(parser)
     add_ssh(parser)
@@ -99,6 +162,8 @@ class ListedSnapshot:
 
     :ivar size_bytes: of the stream that brought it.
     :ivar source: of a backup, where several sources have backups with that prefix.
+    :ivar held_bytes: of all its data; None if that is not known, or not asked for.
+    :ivar space_bytes: of these, those that nothing else uses.
     """
 
     snapshot: Inline[SnapshotView]
@@ -106,6 +171,8 @@ class ListedSnapshot:
     source: str | None = None
     relation: Inline[Relation] = Relation()
     verified: Verified | None = None
+    held_bytes: int | None = None
+    space_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +185,13 @@ class ListedPlace:
     error: BackupError | None = None
 
 
-def _run(options: PlacesOptions, call: Call) -> int:
-    records = remembered(needed=not options.places)
-    places = named_or_known(options.places, options.folder, records, call.sudo_line)
-    with open_session(call, options.ssh, options.folder) as session:
-        seen = look_at_all(places, session, follow=not options.places)
-        listed = _listed(seen, sizes_sent(records), call.now)
+def _run(options: ListOptions, call: Call) -> int:
+    looking = options.looking
+    records = remembered(needed=not looking.places)
+    places = named_or_known(looking.places, looking.folder, records, call.sudo_line)
+    with open_session(call, looking.ssh, looking.folder) as session:
+        seen = look_at_all(places, session, follow=not looking.places)
+        listed = tuple(_listed(seen, sizes_sent(records), options, call))
     output, tally = Output(call), Tally()
     for place in listed:
         if place.error:
@@ -131,7 +199,7 @@ def _run(options: PlacesOptions, call: Call) -> int:
             tally.add(Tally(failures=(status,)))
         else:
             tally.add(Tally(done=1))
-            _show(place, output, call.now)
+            _show(place, output, call, is_latest=options.is_latest)
     return output.finish(exit_status([tally]), PlacesReport(listed))
 
 
@@ -142,29 +210,54 @@ def _status_of(error: BackupError) -> int:
 def _listed(
     seen: Mapping[str, Contents | BackupError],
     sizes: Mapping[tuple[str, UUID], int],
-    now: datetime,
-) -> tuple[ListedPlace, ...]:
+    options: ListOptions,
+    call: Call,
+) -> Iterator[ListedPlace]:
     looked = {p: c for p, c in seen.items() if not isinstance(c, BackupError)}
-    relation = relate(looked, foresee_all(looked, now))
-
-    def listed_kept(place: str, kept: Kept) -> ListedSnapshot:
-        snapshot = kept.snapshot
-        return ListedSnapshot(
-            view_kept(kept),
-            sizes.get((place, snapshot.origin)),
-            _source(looked[place], kept),
-            relation(place, snapshot),
-            looked[place].verified.get(snapshot.uuid),
-        )
-
-    def listed(place: str, contents: Contents | BackupError) -> ListedPlace:
+    relation = relate(looked, foresee_all(looked, call.now))
+    for place, contents in seen.items():
         if isinstance(contents, BackupError):
-            return ListedPlace(place, error=contents)
-        kept = [listed_kept(place, kept) for kept in contents.kept]
-        kept += [ListedSnapshot(view_broken(b)) for b in contents.broken]
-        return ListedPlace(place, tuple(kept), tuple(contents.waiting))
+            yield ListedPlace(place, error=contents)
+            continue
+        kept = _latest(contents) if options.is_latest else contents.kept
+        spaces = _spaces(contents, kept, call) if options.with_space else {}
+        snapshots = []
+        for one in kept:
+            space = spaces.get(one.snapshot.uuid)
+            view = ListedSnapshot(
+                snapshot=view_kept(one),
+                size_bytes=sizes.get((place, one.snapshot.origin)),
+                source=_source(contents, one),
+                relation=relation(place, one.snapshot),
+                verified=contents.verified.get(one.snapshot.uuid),
+                held_bytes=space.total_bytes if space else None,
+                space_bytes=space.own_bytes if space else None,
+            )
+            snapshots.append(view)
+        if not options.is_latest:
+            snapshots += [ListedSnapshot(view_broken(b)) for b in contents.broken]
+        yield ListedPlace(place, tuple(snapshots), tuple(contents.waiting))
 
-    return tuple(listed(*each) for each in seen.items())
+
+def _latest(contents: Contents) -> tuple[Kept, ...]:
+    """Return the newest complete snapshot or backup of each prefix and source."""
+    newest = {
+        (one.kind, prefix_in(one.snapshot.name), contents.owner_of(one)): one
+        for one in contents.complete
+    }
+    return tuple(newest.values())
+
+
+def _spaces(
+    contents: Contents, kept: Sequence[Kept], call: Call
+) -> Mapping[UUID, Space | None]:
+    """Measure snapshots and backups, the newest first, within the limit of time."""
+    found: dict[UUID, Space | None] = {}
+    for seen in contents.seen:
+        here = [k.snapshot for k in reversed(kept) if k.endpoint is seen.endpoint]
+        spaces = weigh(seen, here, "all" if call.verbose else _WEIGHING_S)
+        found.update(zip((one.uuid for one in here), spaces, strict=True))
+    return found
 
 
 def _source(contents: Contents, kept: Kept) -> str | None:
@@ -173,19 +266,21 @@ def _source(contents: Contents, kept: Kept) -> str | None:
     return contents.owner_of(kept) or "an unknown source"
 
 
-def _show(place: ListedPlace, output: Output, now: datetime) -> None:
+def _show(place: ListedPlace, output: Output, call: Call, *, is_latest: bool) -> None:
     counts = ", ".join(_counts(place)) or "nothing yet"
-    output.about(place.place, counts)
+    output.about(place.place, f"latest: {counts}" if is_latest else counts)
+    if not output.has_lines:
+        return
     states = [one for one in place.snapshots if one.snapshot.uuid]
     with_kind = len({one.snapshot.kind for one in states}) > 1
     snapshots = sorted(
         place.snapshots, key=lambda one: one.snapshot.created or _LONG_AGO
     )
-    rows = [_snapshot_row(one, with_kind, now) for one in snapshots]
-    rows += [_transfer_row(one, now) for one in place.waiting]
-    if not any(size for *_, size, _ in rows):
-        rows = [(*front, words) for *front, _, words in rows]
-    for line in table(rows, 2):
+    rows = [_snapshot_row(one, with_kind, call) for one in snapshots]
+    rows += [_transfer_row(one, call) for one in place.waiting]
+    if len(rows) > 1:
+        rows += _sum_row(place)
+    for line in table(rows, 2, _COLUMNS, clips=not call.verbose):
         output.line(line)
 
 
@@ -199,39 +294,63 @@ def _counts(place: ListedPlace) -> Iterator[str]:
     running = sum(one.running for one in place.waiting)
     for number, words in (
         (damaged, "damaged"),
-        (len(place.waiting) - running, "waiting to go on"),
+        (len(place.waiting) - running, "waiting to resume"),
         (running, "running"),
     ):
         if number:
             yield f"{number} {words}"
 
 
-def _snapshot_row(
-    listed: ListedSnapshot, with_kind: bool, now: datetime
-) -> tuple[str, ...]:
-    snapshot, size = listed.snapshot, listed.size_bytes
-    words = (
-        snapshot.kind.value if with_kind else "",
-        f"of {visible(listed.source)}" if listed.source else "",
-        wording.state(snapshot),
-        wording.verified(listed.verified, now),
-        wording.relation(listed.relation, snapshot.kind),
-    )
+def _snapshot_row(listed: ListedSnapshot, with_kind: bool, call: Call) -> Row:
+    snapshot = listed.snapshot
+    state = wording.state(snapshot)
+    verified = wording.verified(listed.verified, call.now)
+    words = [verified, *wording.relations(listed.relation, snapshot.kind)]
+    if listed.verified and listed.verified.result is Result.BAD:
+        state, *words = f"{state}, {verified}", *words[1:]
+    age = wording.age(snapshot.created, call.now)
     return (
+        trouble(age) if age == wording.FUTURE else age,
         visible(snapshot.name),
-        wording.age(snapshot.created, now),
+        snapshot.kind.value if with_kind else "",
+        visible(listed.source or ""),
         wording.exact(snapshot.created),
-        "" if size is None else format_size(size),
-        ", ".join(filter(None, words)),
+        _size(listed.size_bytes),
+        _size(listed.held_bytes),
+        _size(listed.space_bytes),
+        str(snapshot.uuid) if call.verbose and snapshot.uuid else "",
+        (state, *filter(None, words)),
     )
 
 
-def _transfer_row(transfer: Waiting, now: datetime) -> tuple[str, ...]:
+def _transfer_row(transfer: Waiting, call: Call) -> Row:
     word = "running" if transfer.running else "waiting"
     return (
+        wording.age(transfer.started, call.now),
         wording.name(transfer),
-        wording.age(transfer.started, now),
-        wording.exact(transfer.started),
         "",
-        f"{word}, {wording.safe(transfer)}, id {transfer.transfer_id}",
+        "",
+        wording.exact(transfer.started),
+        *("", "", ""),
+        transfer.transfer_id if call.verbose else "",
+        f"{word}, {wording.safe(transfer)}",
     )
+
+
+def _sum_row(place: ListedPlace) -> Iterator[Row]:
+    """Return the row with the sums of sizes, if there are any."""
+    sent = [one.size_bytes for one in place.snapshots]
+    frees = [one.space_bytes for one in place.snapshots]
+    sums, gaps = [], []
+    for heading, sizes in (("SENT", sent), ("FREES", frees)):
+        known = [size for size in sizes if size is not None]
+        sums.append(sum(known) if known else None)
+        if 0 < len(known) < len(sizes):
+            gaps.append(f"{heading} is known of {len(known)}")
+    if any(size is not None for size in sums):
+        cells = (_size(sums[0]), "", _size(sums[1]), "")
+        yield ("sum", "", "", "", "", *cells, ", ".join(gaps))
+
+
+def _size(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else format_size(size_bytes)

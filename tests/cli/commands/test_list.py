@@ -21,13 +21,15 @@ from tests.support.command_line import (
     Done,
     as_nobody,
     complaint,
+    covers,
     must,
     on_terminal,
+    script,
     sudo_line,
 )
 from tests.support.filesystems import Filesystem
 from tests.support.many import make_pairs, make_snapshots
-from tests.support.places import STATE, by_age, moved_away, ssh_place, ssh_words
+from tests.support.places import MIB, STATE, by_age, moved_away, ssh_place, ssh_words
 from tests.support.processes import cpu_seconds, trace
 from tests.support.program import PROGRAM, Argument, environment, run_program
 from tests.support.scene import Scene
@@ -59,8 +61,9 @@ def listed(*words: Argument, **changes: Any) -> Done:
 
 
 def rows(done: Done) -> list[list[str]]:
-    """Return the cells of each line below the heading."""
-    _, *lines = must(done).stdout.splitlines()
+    """Return the cells of each line below the headings."""
+    _, headings, *lines = must(done).stdout.splitlines()
+    assert "NAME" in headings.split()[:2]
     return [re.split("  +", line.strip()) for line in lines]
 
 
@@ -96,7 +99,8 @@ def test_a_line_has_name_age_time_and_state(scene: Scene):
     (name,) = fill(scene)
     done = listed(scene.destination, env={"TZ": "UTC-2"})
     assert done.stdout.splitlines()[0] == f"{scene.destination}: 1 backup"
-    ((shown, age, time, state),) = rows(done)
+    assert done.stdout.splitlines()[1].split() == ["AGE", "NAME", "TIME", "STATE"]
+    ((age, shown, time, state),) = rows(done)
     assert (shown, state) == (name, "complete")
     assert time == "2020-02-02 00:00:00 +0200"
     assert 2000 < int(age.removesuffix(" days")) < 200_000
@@ -141,7 +145,7 @@ def test_what_is_not_ours_is_foreign(scene: Scene, sshd: Sshd):
             assert one["age_s"] < 600
         else:  # btrfs subvolume list does not tell when it was made
             assert (one["created"], one["age_s"]) == (None, None)
-    ((name, time, *_, state),) = rows(listed(*way(other)))
+    ((name, time, state),) = rows(listed(*way(other)))
     assert (name, time, state) == ("by-me", "time unknown", "foreign (not named by us)")
 
 
@@ -168,10 +172,11 @@ def test_a_place_that_is_source_and_destination_shows_both(scene: Scene, sshd: S
     for way in both_ways(sshd):
         done = listed(*way(middle))
         assert done.stdout.splitlines()[0].endswith(": 1 snapshot, 1 backup")
-        shown = [(name, state) for name, *_, state in rows(done)]
+        assert done.stdout.splitlines()[1].split()[2] == "KIND"
+        shown = [(name, kind, state) for _, name, kind, _, state in rows(done)]
         assert shown == [
-            ("m-20200202-000000", "snapshot, complete"),
-            ("x-20200202-000001", "backup, complete"),
+            ("m-20200202-000000", "snapshot", "complete"),
+            ("x-20200202-000001", "backup", "complete"),
         ]
 
 
@@ -212,15 +217,18 @@ def test_what_waits_and_what_runs_is_told(scene: Scene, sshd: Sshd):
         assert place["snapshots"] == []
 
 
-def test_how_it_looks_what_waits_and_what_runs(scene: Scene):
+@covers("-v")
+def test_how_it_looks_what_waits_and_what_runs_with_ids_if_asked_for(scene: Scene):
     with locked(cut_transfer(scene, OLD_ID, sealed_bytes=0)):
         cut_transfer(scene)
         done = listed(scene.destination, env={"TZ": "UTC"})
-    assert done.stdout.splitlines()[0].endswith(": 1 waiting to go on, 1 running")
-    (name, _, time, *_, waiting), (*_, running) = rows(done)
+        more = listed("-v", scene.destination)
+    assert done.stdout.splitlines()[0].endswith(": 1 waiting to resume, 1 running")
+    (_, name, time, waiting), (*_, running) = rows(done)
     assert (name, time) == (NAME, "2026-01-02 03:04:05 +0000")
-    assert waiting == f"waiting, 1.2 GiB safe there, id {ID}"
-    assert running == f"running, nothing safe there yet, id {OLD_ID}"
+    assert waiting == "waiting, 1.2 GiB safe there"
+    assert running == "running, nothing safe there yet"
+    assert [row[3] for row in rows(more)] == [ID, OLD_ID]
 
 
 # What it is to other places, and what is on record.
@@ -325,17 +333,75 @@ def test_backups_are_listed_with_their_sizes_and_relations(
 def test_a_source_alone_knows_by_its_holds_where_its_snapshots_are(known: Known):
     lines = must(known.listed_source()).stdout.splitlines()
     on_record = "on record as parent of the next transfer to"
-    assert lines[1].endswith(f"complete, {on_record} {known.away}")
-    assert lines[3].endswith(f"complete, {on_record} {known.scene.destination}")
+    assert lines[2].endswith(f"complete, {on_record} {known.away}")
+    assert lines[4].endswith(f"complete, {on_record} {known.scene.destination}")
 
 
 def test_two_destinations_are_listed_with_what_they_share(known: Known):
     away, usb = known.away, known.scene.destination
-    lines = must(known.listed(away, usb)).stdout.splitlines()
+    head, _, first, *lines = must(known.listed(away, usb)).stdout.splitlines()
     size = format_size(known.sent[0][str(away)])
     shared = "complete (3 subvolumes carry its received UUID)"  # all on one disk
-    assert lines[1].endswith(f"  {size}  {shared}, also at {usb}")
-    assert lines[3].endswith(f"  {size}  {shared}, also at {away}")
+    assert head == f"{away}: 1 backup"
+    assert first.endswith(f"  {size}  {shared}, also at {usb}")
+    assert lines[0] == f"{usb}: 3 backups"
+    assert lines[2].endswith(f"  {size}  {shared}, also at {away}")
+    total = sum(run[str(usb)] for run in known.sent)
+    assert re.fullmatch(rf"  sum +{format_size(total)}", lines[5])
+    complete = [line.index("complete") for line in (*lines[2:5], first)]
+    assert complete == [lines[1].index("STATE")] * 3 + [complete[3]]
+
+
+@covers("--latest")
+def test_only_the_newest_complete_one_is_listed_if_asked_for(known: Known):
+    source, usb, *_, away = known.places
+    newest = by_age(known.folder)[-1]
+    read_only(Path(usb) / "y-20990101-000000")  # not received
+    try:
+        places = document(known.listed("--json", "--latest", "-f", known.folder,
+                                       source, usb, away))  # fmt: skip
+        assert [list(states(place)) for place in places] == [
+            [newest],
+            [newest],
+            by_age(Path(away)),
+        ]
+        done = must(known.listed("--latest", usb))
+        assert done.stdout.startswith(f"{usb}: latest: 1 backup\n")
+        assert [row[1] for row in rows(done)] == [newest]
+    finally:
+        subprocess.run(["btrfs", "-q", "sub", "delete", f"{usb}/y-20990101-000000"])
+
+
+@covers("--size", "-v")
+def test_what_each_holds_and_frees_is_measured_as_prune_does(
+    scene: Scene, sshd: Sshd, tmp_path: Path
+):
+    scene.add("first file", MIB)
+    scene.back_up()
+    (scene.source / "first file").unlink()
+    scene.add("second file", 2 * MIB)
+    scene.back_up()
+    scene.destination_disk.sync()
+    for way in both_ways(sshd):
+        (place,) = document(listed("--json", *way(scene.destination)))
+        assert {(s["held_bytes"], s["space_bytes"]) for s in place["snapshots"]} == {
+            (None, None)
+        }
+        (place,) = document(listed("--size", "--json", *way(scene.destination)))
+        found = [(s["held_bytes"] // MIB, s["space_bytes"]) for s in place["snapshots"]]
+        assert found == [(1, MIB), (2, 2 * MIB)]
+    done = listed("--size", scene.destination)
+    headings = done.stdout.splitlines()[1].split()
+    assert headings == ["AGE", "NAME", "TIME", "SENT", "HOLDS", "FREES", "STATE"]
+    *_, newer, total = rows(done)
+    assert newer[4:6] == ["2.0 MiB", "2.0 MiB"]
+    assert (total[0], total[2]) == ("sum", "3.0 MiB")
+    (tmp_path / "bin").mkdir()
+    slow = script(tmp_path / "bin" / "timeout", "exit 124")
+    env = {"PATH": f"{slow.parent}:{os.environ['PATH']}"}
+    done = listed("--size", scene.destination, env=env)
+    assert "HOLDS" not in done.stdout and "complete" in done.stdout
+    assert "3.0 MiB" in must(listed("--size", "-v", scene.destination, env=env)).stdout
 
 
 def test_of_places_that_the_history_has_forgotten_the_holds_know(
@@ -444,6 +510,16 @@ def test_what_is_damaged_is_told_with_the_reason(scene: Scene, sshd: Sshd):
     assert line.endswith(
         "damaged (not a read-only subvolume: cut short, or made writable)"
     )
+    # Words that mean trouble are red on a terminal with colours, and nowhere else.
+    terminal = {"TERM": "xterm", "COLUMNS": "140", "NO_COLOR": None}
+    for change, is_red in (({}, 4), ({"TERM": "dumb"}, 0), ({"NO_COLOR": "1"}, 0)):
+        env = {**terminal, **change}
+        shown = on_terminal("list", scene.destination, env=env).stdout
+        assert shown.count("\x1b") == is_red and shown.count("damaged") == 3
+    assert (
+        "  \x1b[31mdamaged\x1b[0m (not"
+        in on_terminal("list", scene.destination, env=terminal).stdout
+    )
 
 
 # How it looks.
@@ -453,7 +529,7 @@ def test_names_that_could_do_harm_are_shown_safely(scene: Scene, sshd: Sshd):
     read_only(scene.destination / os.fsdecode(HOSTILE))
     cut_transfer(scene, name=HOSTILE)
     done = must(listed(scene.destination))
-    assert len(done.stdout.splitlines()) == 3
+    assert len(done.stdout.splitlines()) == 4
     assert not re.search("[\x00-\x09\x0b-\x1f\u202e\udcff]", done.stdout)
     assert done.stdout.count("x\\n\\x1b[31m\\t\\u202e\\xff-20260102-030000") == 2
     for way in both_ways(sshd):
@@ -462,6 +538,10 @@ def test_names_that_could_do_harm_are_shown_safely(scene: Scene, sshd: Sshd):
         (place,) = document(done)
         names = [place["snapshots"][0]["name"], place["waiting"][0]["name"]]
         assert list(map(os.fsencode, names)) == [HOSTILE] * 2
+    # A terminal of another encoding is no reason to fail.
+    read_only(scene.destination / "\u96ea")
+    done = must(listed(scene.destination, env={"PYTHONIOENCODING": "latin-1"}))
+    assert "  \\u96ea  " in done.stdout
 
 
 def test_40_columns_are_enough(scene: Scene):
@@ -474,9 +554,9 @@ def test_40_columns_are_enough(scene: Scene):
     assert all(len(line.split()) == 1 for line in too_long), shown
     words = " ".join(shown.split())
     assert f" {name} " in words
-    assert f"waiting, 1.2 GiB safe there, id {ID}" in words
+    assert "waiting, 1.2 GiB safe there" in words
     wide = on_terminal("list", scene.destination, env={"COLUMNS": "200"}).stdout
-    assert len(wide.splitlines()) == 4
+    assert len(wide.splitlines()) == 5
     # Where nobody looks, a line is a line, however long.
     done = listed(scene.destination, env={"COLUMNS": "40"})
     lines = [re.sub(r"\b\d+ (s|min) ", "", line) for line in done.stdout.splitlines()]
@@ -511,7 +591,7 @@ def test_an_age_is_told_in_one_unit(age: timedelta, words: str):
 
 def test_what_is_dated_in_the_future_is_said_to_be(scene: Scene):
     read_only(scene.destination / "x-20990101-000000")
-    ((_, age, *_),) = rows(listed(scene.destination))
+    ((age, *_),) = rows(listed(scene.destination))
     assert age == "future"
 
 
@@ -524,7 +604,7 @@ def test_1000_snapshots_cost_what_few_do(scene: Scene, sshd: Sshd):
     for folder, numbers in ((few, range(3)), (scene.destination, range(1000))):
         make_snapshots(folder, "x-", numbers)
         traced = trace(*PROGRAM, "list", folder, env=environment())
-        assert len(traced.stdout.splitlines()) == 1 + len(numbers)
+        assert len(traced.stdout.splitlines()) == 2 + len(numbers)
         here.append(traced.processes)
         sshd.mark()
         (place,) = document(listed("--json", *ssh_way(sshd)(folder)))
@@ -598,7 +678,7 @@ def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
 
 def test_the_help_tells_states_and_statuses():
     shown = must(listed("--help")).stdout
-    for word in ("complete", "foreign", "changed", "waiting", "running", "10"):
+    for word in ("complete", "foreign", "changed", "waiting", "running", "FREES"):
         assert word in shown
 
 

@@ -642,9 +642,9 @@ def test_what_was_found_by_restoring_is_listed(tested: Trial, sshd: Sshd):
     destination = tested.scene.destination
     told = must(run_program("list", destination)).stdout.splitlines()
     bad = rf"{tested.damaged} .*, found BAD \d+ s ago \(restore-test\)$"
-    assert re.search(bad, told[1])
+    assert re.search(bad, told[2])
     assert re.search(
-        rf"{tested.good} .*, verified \d+ s ago \(restore-test\)$", told[2]
+        rf"{tested.good} .*, verified \d+ s ago \(restore-test\)$", told[3]
     )
     words = ("list", "--json", *ssh_way(sshd)(destination))
     (listed,) = document(run_program(*words))
