@@ -174,6 +174,20 @@ def terminal_columns() -> int:
     return min(shutil.get_terminal_size().columns, _WIDEST) - 2
 
 
+def list_options(parser: argparse.ArgumentParser) -> list[Section]:
+    """Return a section for each group of options, without the hidden ones."""
+    sections = []
+    for group in parser._action_groups:
+        shown = [
+            describe_option(action, parser.prog)
+            for action in group._group_actions
+            if action.option_strings and action.help != argparse.SUPPRESS
+        ]
+        if shown:
+            sections.append(Section(group.title or "", shown))
+    return sections
+
+
 def describe_option(action: argparse.Action, prog: str) -> Definition:
     """Return the entry of an option."""
     term = ", ".join(action.option_strings) + _value(action)

@@ -19,7 +19,7 @@ from btrfs_backup_ng.cli.help import (
     Text,
     classic_help,
     command_help,
-    describe_option,
+    list_options,
     read_sections,
     terminal_columns,
 )
@@ -88,16 +88,7 @@ class Parser(argparse.ArgumentParser):
     @property
     def option_sections(self) -> list[Section]:
         """Return a section for each group of options."""
-        sections = []
-        for group in self._action_groups:
-            shown = [
-                describe_option(action, self.prog)
-                for action in group._group_actions
-                if action.option_strings and action.help != argparse.SUPPRESS
-            ]
-            if shown:
-                sections.append(Section(group.title or "", shown))
-        return sections
+        return list_options(self)
 
     def error(self, message: str) -> NoReturn:
         """Raise the error, with a hint how to find out more."""

@@ -1,0 +1,1 @@
+"""Man pages and completions, made of the options of the program."""
