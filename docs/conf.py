@@ -1,5 +1,10 @@
-"""Sphinx configuration: the manual, and an API page made of all modules there are."""
+"""Sphinx configuration: the manual, and an API page made of all modules there are.
 
+The pages of tasks are Markdown, as README is, to be readable where the code is.
+They use little of it, which :func:`to_rst` translates for Sphinx.
+"""
+
+import re
 import sys
 from pathlib import Path
 
@@ -14,7 +19,8 @@ copyright = f"2026, {author}"
 version = release = btrfs_backup_ng.__version__
 
 extensions = ["sphinx.ext.autodoc"]
-exclude_patterns = ["_build", "*.md"]
+exclude_patterns = ["_build"]
+source_suffix = {".rst": "restructuredtext", ".md": "restructuredtext"}
 autodoc_default_options = {
     "members": True,
     "undoc-members": True,
@@ -46,3 +52,57 @@ def write_api_pages() -> None:
 
 
 write_api_pages()
+
+
+def to_rst(text: str) -> str:
+    """Return a page of Markdown as reStructuredText."""
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    blocks = re.split(
+        r"^(```.*\n(?:.*\n)*?```\n|(?:    .*\n|\n(?=    ))+)", text, flags=re.M
+    )
+    return "".join(
+        _prose(block) if number % 2 == 0 else _literal(block)
+        for number, block in enumerate(blocks)
+    )
+
+
+def _literal(block: str) -> str:
+    if block.startswith("```"):
+        lines = block.splitlines()[1:-1]
+        block = "".join(f"    {line}".rstrip() + "\n" for line in lines)
+    return f"\n.. code-block:: none\n\n{block}\n"
+
+
+def _prose(text: str) -> str:
+    text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text)
+    text = re.sub(r"\[([^]]+)\]\((http[^)]+)\)", r"`\1 <\2>`__", text)
+    text = re.sub(r"\[([^]]+)\]\(([\w-]+)\.(?:md|rst)\)", r":doc:`\1 <\2>`", text)
+    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
+    for marks, line in (("###", "~"), ("##", "-"), ("#", "=")):
+        text = re.sub(
+            rf"^{marks} (.*)$",
+            lambda found: f"{found[1]}\n{line * len(found[1])}",
+            text,
+            flags=re.M,
+        )
+    return re.sub(r"(?:^\|.*\n)+", lambda found: _table(found[0]), text, flags=re.M)
+
+
+def _table(text: str) -> str:
+    rows = [re.split(r"\s*(?<!\\)\|\s*", line)[1:-1] for line in text.splitlines()]
+    lines = ["", ".. list-table::", "   :header-rows: 1", ""]
+    for row in rows[:1] + rows[2:]:
+        lines += [
+            f"   {'*' if not at else ' '} - {cell}" for at, cell in enumerate(row)
+        ]
+    return "\n".join([*lines, "", ""])
+
+
+def _read(app, docname, source) -> None:
+    if Path(app.env.doc2path(docname)).suffix == ".md":
+        source[0] = to_rst(source[0])
+
+
+def setup(app) -> None:
+    """Let Sphinx read pages of Markdown."""
+    app.connect("source-read", _read)

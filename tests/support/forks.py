@@ -31,15 +31,18 @@ _READ_AT_START = ("LANG", "LC_", "LD_", "PYTHON")
 
 
 class Server:
-    """The loaded program."""
+    """The loaded program.
+
+    :ivar address: of the socket that takes requests.
+    """
 
     def __init__(self, checkout: Path, env: Mapping[str, str]) -> None:
         self._env = read_at_start(env)
         self._directory = tempfile.mkdtemp(prefix="forks-")
-        self._address = os.path.join(self._directory, "socket")
+        self.address = os.path.join(self._directory, "socket")
         self._process = subprocess.Popen(
             # The last word is for tests that look for the program among processes.
-            [sys.executable, "-m", __name__, self._address, "btrfs_backup_ng"],
+            [sys.executable, "-m", __name__, self.address, "btrfs_backup_ng"],
             env=dict(env),
             cwd=checkout,
             stdin=subprocess.PIPE,
@@ -81,7 +84,7 @@ class Server:
                 streams[0] = os.open(os.devnull, os.O_RDONLY)
                 stack.callback(os.close, streams[0])
             asked = stack.enter_context(socket.socket(socket.AF_UNIX))
-            asked.connect(self._address)
+            asked.connect(self.address)
             content = json.dumps(request).encode()
             socket.send_fds(asked, [b"%d\n" % len(content)], streams)
             asked.sendall(content)
