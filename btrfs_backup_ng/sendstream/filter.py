@@ -16,6 +16,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from btrfs_backup_ng.sendstream.checkpoint import Checkpoints, StreamDiffers
 from btrfs_backup_ng.sendstream.format import StreamDamaged
@@ -79,8 +80,8 @@ def portable() -> str:
     names = (f"{inner}.crc32c", f"{inner}.format", f"{inner}.checkpoint")
     texts = [(package, ""), (inner, ""), (wire, "")]
     for name in (*names, f"{wire}.protocol", __name__):
-        with open(sys.modules[name].__file__ or "", encoding="utf-8") as file:
-            texts.append((name, file.read()))
+        loader: Any = sys.modules[name].__loader__  # reads from a zip, too
+        texts.append((name, loader.get_source(name)))
     packed = zlib.compress((_UNPACK % (texts,)).encode(), 9)
     return base64.b64encode(packed).decode("ascii")
 

@@ -34,13 +34,12 @@ first 64 MiB and on the connection (``probe``).
 import contextlib
 import logging
 import os
-import shutil
 import threading
 import time
 from types import TracebackType
 from typing import Self
 
-from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
+from btrfs_backup_ng.__util__ import BackupError, Interrupted, read_packaged, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.process.child import Child, check_interrupted
@@ -66,8 +65,8 @@ _SESSIONS = 8
 LOGIN_S, _ASKING_S = 45.0, 600.0
 #: Time between two looks at a master that is logging in.
 _POLL_S = 0.02
-#: The program by which ssh asks for a password.
-_ASKPASS = os.path.join(os.path.dirname(__file__), "askpass.sh")
+#: The program by which ssh asks for a password: a file of this package.
+_ASKPASS = "askpass.sh"
 
 
 class Sessions:
@@ -310,7 +309,8 @@ class _Connection:
         askpass, pipe = (
             os.path.join(self._directory.path, n) for n in ("askpass", "answer")
         )
-        shutil.copyfile(_ASKPASS, askpass)
+        with open(askpass, "x", encoding="utf-8") as file:
+            file.write(read_packaged(__package__, _ASKPASS))
         os.chmod(askpass, 0o700)
         os.mkfifo(pipe, 0o600)
         for path in (askpass, pipe):

@@ -10,17 +10,15 @@ The answer to a verb comes on stdout; it reports on stderr: ``wire/protocol``.
 """
 
 import functools
-import os
 import re
 from dataclasses import dataclass
 
+from btrfs_backup_ng.__util__ import read_packaged
 from btrfs_backup_ng.wire.protocol import MAGIC
 
 #: The exit statuses that ``verbs/common.sh`` describes.
 UNREADABLE, UNAVAILABLE, EXISTS, CODEC_FAILED, BUSY = 66, 69, 73, 74, 75
 PASSWORD_REFUSED, NOT_OURS, ASTRAY = 77, 78, 79
-
-_VERBS = os.path.join(os.path.dirname(__file__), "verbs")
 
 #: How each byte of an argument is written; ``+`` starts an escape.
 _ENCODED = [
@@ -78,9 +76,8 @@ class Verb:
 @functools.cache
 def read_script(name: str) -> str:
     """Read a script of the package, without its comments and indentation."""
-    # importlib.resources would cost every start some 20 ms.
-    with open(os.path.join(_VERBS, f"{name}.sh"), encoding="utf-8") as file:
-        lines = [line.strip() for line in file]
+    text = read_packaged(__package__, f"verbs/{name}.sh")
+    lines = [line.strip() for line in text.splitlines()]
     return "".join(f"{line}\n" for line in lines if line and line[0] != "#")
 
 

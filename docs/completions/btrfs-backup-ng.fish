@@ -202,6 +202,8 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore versions diff prune verify doctor' -l progress -l no-progress -d 'show progress'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore versions diff prune verify doctor' -l json -d 'print a JSON document instead of lines'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore versions diff prune verify doctor' -l version -d 'print the version'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l latest -d 'list only the newest complete snapshot or backup of each prefix and source'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l size -d 'measure what each holds, and what deleting it frees'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l max-age -x -d 'a newest snapshot or backup older than SPAN'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l forget -d 'drop the records of this machine about these places, which will not come back'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in log' -l since -x -d 'only runs that began within the last SPAN'

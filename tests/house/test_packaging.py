@@ -13,12 +13,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.program import CHECKOUT
+from docs.generate.__main__ import files
+from tests.support.filesystems import Filesystem
+from tests.support.places import ssh_words
+from tests.support.program import CHECKOUT, environment
+from tests.support.scene import Scene
+from tests.support.sshd import Sshd
+from tests.support.trees import describe, differences
 
 NOT_SOURCE = (
     ".git", ".venv", "build", "dist", "_build", "api", "*.egg-info", "__pycache__",
     "*.pyc", ".*_cache", ".hypothesis",
 )  # fmt: skip
+
+_TARGETS = {
+    ".1": "share/man/man1",
+    ".fish": "share/fish/vendor_completions.d",
+    "": "share/bash-completion/completions",
+}
+#: Where man and the shells find the pages and completions, in a prefix.
+SHARED = {
+    f"{'share/zsh/site-functions' if path.name[0] == '_' else _TARGETS[path.suffix]}"
+    f"/{path.name}"
+    for path in files()
+}
 
 # One worker builds for all of these tests.
 pytestmark = pytest.mark.xdist_group("packaging")
@@ -80,13 +98,11 @@ def test_nothing_is_needed_at_run_time(wheel):
 def test_the_wheel_holds_the_package_and_nothing_else(source, wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {n for n in archive.namelist() if ".dist-info/" not in n}
-    assert names == source_files(source, "btrfs_backup_ng") | {script(wheel)}
+    others = {"scripts/btrfs-ssh-send", *(f"data/{name}" for name in SHARED)}
+    data = f"{'-'.join(wheel.name.split('-')[:2])}.data"
+    package = source_files(source, "btrfs_backup_ng")
+    assert names == package | {f"{data}/{name}" for name in others}
     assert "btrfs_backup_ng/py.typed" in names
-
-
-def script(wheel: Path) -> str:
-    """Name the program in the wheel that is installed as it is."""
-    return f"{'-'.join(wheel.name.split('-')[:2])}.data/scripts/btrfs-ssh-send"
 
 
 def test_the_sdist_holds_what_the_tests_read(source, built):
@@ -124,3 +140,45 @@ def test_the_wheel_runs_where_nothing_else_is_installed(wheel, tmp_path):
             text=True,
         )
         assert version in said.split()
+    assert source_files(venv, "share") >= SHARED
+    manual = {**env, "MANPATH": str(venv / "share/man")}
+    for name in ("btrfs-backup-ng", "btrfs-backup-ng-list", "btrfs-ssh-send"):
+        found = subprocess.check_output(["man", "-w", name], env=manual, text=True)
+        assert found == f"{venv}/share/man/man1/{name}.1\n"
+
+
+def test_one_file_of_it_all_backs_up_lists_and_restores(
+    source: Path, tmp_path: Path, disks: tuple[Filesystem, Filesystem], sshd: Sshd
+):
+    readme = (CHECKOUT / "README.md").read_text()
+    (line,) = re.findall(r"^ +(mkdir .* -m zipapp .*)$", readme, re.MULTILINE)
+    subprocess.run(["sh", "-c", line], cwd=source, check=True)
+    program = shutil.copy(source / "btrfs-backup-ng.pyz", tmp_path / "bbng")
+    scene = Scene(*disks, is_small=True)
+    there = f"ssh://{sshd.host}:{sshd.port}{scene.destination}"
+    env = {k: v for k, v in environment().items() if k != "PYTHONPATH"}
+    target = disks[0].path / "back"
+    target.mkdir()
+    for words in (
+        ("-p", "x-", "--checkpoint-interval", "1M", scene.source, there),
+        ("-p", "x-", scene.source, "shell://cat >/dev/null"),
+        ("list", there),
+        ("restore", there, "--to", target),
+    ):
+        ssh = ssh_words(sshd) if there in words else []
+        argv = [program, *words, *ssh]
+        done = subprocess.run(argv, env=env, cwd="/", capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    (restored,) = target.iterdir()
+    assert not differences(describe(scene.source), describe(restored))
+
+
+def test_the_program_by_which_ssh_asks_is_in_that_file(source: Path, tmp_path: Path):
+    archive = shutil.make_archive(str(tmp_path / "all"), "zip", source)
+    script = "import sys; sys.path.insert(0, sys.argv[1]);"
+    script += " from btrfs_backup_ng.__util__ import read_packaged as read;"
+    script += " import btrfs_backup_ng.sshutil.master as module;"
+    script += " print(read(module.__package__, 'askpass.sh'), end='')"
+    argv = [sys.executable, "-I", "-c", script, archive]
+    said = subprocess.check_output(argv, text=True)
+    assert said == (CHECKOUT / "btrfs_backup_ng/sshutil/askpass.sh").read_text()
