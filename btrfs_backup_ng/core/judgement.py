@@ -29,9 +29,12 @@ depend on the clock.
 - Numbers (``-n``, ``latest=N``) need no clock; only snapshots dated in the future are
   kept beside them.
 - **More than half** is not deleted at once: ``prune`` refuses it, and a run does not do
-  it by a policy that is new there. A run does it if only time has passed, that is, if
-  the same policy, at the last backup or before a pause, kept at least half of the
-  snapshots of that time. Numbers of a run are not guarded.
+  it by a policy that is new there, or tighter. The records of a place have the policy
+  that was applied to each series last (``holds.json``, ``sources.json``), so the same
+  one, or one that keeps more, may delete any number after a pause or failed runs. A
+  series without snapshots takes the policy of its first run; a run without a policy
+  means that all are wanted from then on. A policy that waits is not recorded: it waits
+  until ``prune --force``, or until it deletes half at most.
 - A postponed deletion is reported with the command that overrules it (``prune
   --force``: plan and clock are right); the exit status stays 0, as with damaged
   records. A doubt (a damaged record) cannot be overruled.
@@ -44,7 +47,7 @@ whether it is ``synchronised``.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from itertools import accumulate, pairwise
 from uuid import UUID
@@ -114,7 +117,6 @@ class Course:
     :ivar is_behind: another machine of the run shows an earlier time.
     :ivar jump: the last two times between which the clock may have jumped, if the gap
         between them is unusual.
-    :ivar pauses: the beginning of each gap.
     :ivar shown: the times of snapshots that confirm, in the end, that the clock did not
         jump.
     :ivar dates: origin -> latest possible time of creation, for snapshots whose name is
@@ -126,7 +128,6 @@ class Course:
     earlier: tuple[datetime, ...] = ()
     is_behind: bool = False
     jump: tuple[datetime, datetime] | None = None
-    pauses: tuple[datetime, ...] = ()
     shown: frozenset[datetime] = frozenset()
     dates: Mapping[UUID, datetime] = field(default_factory=dict)
 
@@ -153,7 +154,6 @@ def find_course(clock: Clock, places: Iterable[Collection[Snapshot]]) -> Course:
             refuted |= {moment for moment, s in dated if s.uuid in too_late}
     ordered = sorted(seen)
     gaps = [gap for gap in pairwise(ordered) if gap[1] - gap[0] > _JUMP]
-    pauses = tuple(before for before, _ in gaps)
     if clock.is_confirmed:
         dates: dict[UUID, datetime] = {}
         for snapshots in places:
@@ -161,7 +161,7 @@ def find_course(clock: Clock, places: Iterable[Collection[Snapshot]]) -> Course:
             for snapshot in snapshots:
                 if snapshot.uuid in late:
                     dates.setdefault(snapshot.origin, late[snapshot.uuid])
-        return Course(clock.now, pauses=pauses, dates=dates)
+        return Course(clock.now, dates=dates)
     credible = [moment for moment in ordered if moment not in refuted]
     doubted = [(gap, days) for gap in gaps if len(days := _days(gap, credible)) < _DAYS]
     behind = {other for other in clock.others if other < clock.now - TOLERANCE}
@@ -171,7 +171,6 @@ def find_course(clock: Clock, places: Iterable[Collection[Snapshot]]) -> Course:
         earlier=tuple(sorted(behind | {before for (before, _), _ in doubted})),
         is_behind=bool(behind),
         jump=next((g for g, _ in reversed(doubted) if _is_odd(g, ordered)), None),
-        pauses=pauses,
         shown=frozenset(day for _, days in doubted for day in days),
     )
 
@@ -374,7 +373,8 @@ class Question:
     :ivar of_source: the snapshots were made here, not received.
     :ivar doubts: why nothing may be deleted there in this run.
     :ivar is_forced: the user says that the plan, and the clock, are right.
-    :ivar is_standing: the policy comes with each run, not once from the user.
+    :ivar applied: the policy on record for the series, "" for none; None if the policy
+        comes once from the user, and not with each run.
     """
 
     place: str
@@ -385,7 +385,7 @@ class Question:
     of_source: bool
     doubts: tuple[str, ...] = ()
     is_forced: bool = False
-    is_standing: bool = False
+    applied: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,7 +443,7 @@ def judge_series(
     return Judgement(
         verdicts,
         question.doubts,
-        () if question.is_forced else tuple(_dangers(question, verdicts, course)),
+        () if question.is_forced else tuple(_dangers(question, verdicts)),
         tuple(_waiting(question, verdicts, course)),
     )
 
@@ -468,49 +468,24 @@ def _in_short(reasons: Sequence[str]) -> tuple[str, ...]:
     return others or tuple(dict.fromkeys(reasons))
 
 
-def _dangers(
-    question: Question, verdicts: Sequence[Verdict], course: Course
-) -> Iterator[str]:
-    """Object if more than half would be deleted at once.
-
-    A number of snapshots with each run is no surprise. Nor is a policy by time, if only
-    time has passed: at the last backup, or before a pause, it kept the snapshots of
-    that time.
-    """
+def _dangers(question: Question, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Object if a new policy would delete more than half at once."""
     count = sum(not verdict.kept for verdict in verdicts)
+    policy, applied = question.policy, question.applied
     if 2 * count <= len(verdicts):
         return
-    if question.is_standing and (
-        not question.policy.looks_at_time
-        or _is_explained(question, [v.snapshot for v in verdicts], course)
-    ):
+    if applied is not None and policy.keeps_all_of(applied):
         return
     which = f" that begin with {question.prefix!r}" if question.prefix else ""
+    subject = f"{question.noun}s at {question.place}{which}"
+    if applied is None:
+        yield f"{count} of {len(verdicts)} {subject} would go, more than half"
+        return
+    before = f" (until now: {applied})" if applied else ""
     yield (
-        f"{count} of {len(verdicts)} {question.noun}s at {question.place}{which}"
-        " would go, more than half"
+        f"the policy {policy.for_record} is new for the {subject}{before}: {count} of"
+        f" {len(verdicts)} would go, more than half"
     )
-
-
-def _is_explained(
-    question: Question, snapshots: Sequence[Snapshot], course: Course
-) -> bool:
-    """Return whether the policy kept at least half of the snapshots a while ago."""
-    moments = sorted(moment for moment, _ in _by_name(snapshots))
-    before = [moment for moment in moments if moment < course.now]
-    asked = {*before[-2:], *course.pauses}  # the very last one was made by this run
-    for moment in sorted(asked, reverse=True):
-        there = [
-            replace(s, otime=s.otime if s.otime and s.otime <= moment else None)
-            for s in snapshots
-            if s.created and s.created <= moment
-        ]
-        if 2 * len(there) < len(snapshots):
-            return False
-        verdicts = _verdicts(question, there, Course(moment))
-        if 2 * sum(not verdict.kept for verdict in verdicts) <= len(there):
-            return True
-    return False
 
 
 def _waiting(

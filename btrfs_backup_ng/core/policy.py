@@ -15,6 +15,8 @@ from btrfs_backup_ng.__util__ import visible
 _WORD = re.compile(r"(\*|\d{1,6})([hdwmy])", re.ASCII)
 _LATEST = re.compile(r"latest(?:=(\d{1,6}))?", re.ASCII)
 _MINIMUM = re.compile(r"min=(\d{1,6})([hdwmy])", re.ASCII)
+#: Between a policy and its zone.
+_IN = " in "
 _HOUR = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -88,6 +90,39 @@ class Policy:
     def keeps_only_newest(self) -> bool:
         return self.latest == 1 and not self.looks_at_time and not self.everything
 
+    @property
+    def for_record(self) -> str:
+        """Return the text by which :meth:`keeps_all_of` knows it later."""
+        return f"{self}{_IN}{self.zone}" if self.looks_at_time else str(self)
+
+    def keeps_all_of(self, recorded: str) -> bool:
+        """Return whether it certainly keeps each snapshot that a recorded policy keeps.
+
+        :param recorded: :attr:`for_record`; "" if no policy is on record.
+        """
+        text, _, zone = recorded.partition(_IN)
+        try:
+            other = parse_policy(text, self.zone)
+        except ValueError:
+            return False  # none, or of a newer version
+        if self.everything:
+            return True
+        if other.everything or self.latest < other.latest:
+            return False
+        days = zone or str(self.zone), other.whole_weeks
+        if other.looks_at_time and days != (str(self.zone), self.whole_weeks):
+            return False
+        own = dict(self.counts)
+        return all(
+            unit in own and _is_at_least(own[unit], count)
+            for unit, count in other.counts
+        ) and (
+            other.minimum is None
+            or self.minimum is not None
+            and self.minimum[1] is other.minimum[1]
+            and self.minimum[0] >= other.minimum[0]
+        )
+
     def period(self, unit: Unit, moment: datetime) -> int:
         """Return the number of a moment's period; the next period has the next number.
 
@@ -129,6 +164,11 @@ class Policy:
         if unit is Unit.HOUR:
             return f"{day} {local.hour:02}h"
         return {Unit.DAY: day, Unit.MONTH: day[:7], Unit.YEAR: day[:4]}[unit]
+
+
+def _is_at_least(count: int | None, other: int | None) -> bool:
+    """Compare numbers of periods; None is all of them."""
+    return count is None or other is not None and count >= other
 
 
 def _in_zone(moment: datetime, zone: tzinfo) -> datetime:

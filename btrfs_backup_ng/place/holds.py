@@ -1,7 +1,9 @@
 """The recorded reasons not to delete a snapshot, for each destination.
 
 The record is stored next to the snapshots, so every run that prunes there sees it. For
-an absent destination, only the parent of its next incremental backup is kept.
+an absent destination, only the parent of its next incremental backup is kept. The
+record also has the policy that the last run applied to each series of snapshots, so
+that a run notices a new one.
 """
 
 import enum
@@ -15,6 +17,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.parse import is_full
 from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.record import (
     Content,
     Unread,
@@ -89,16 +92,36 @@ class HeldPlace:
 
 Records = Mapping[HeldPlace, frozenset[Hold]]
 
+#: Folder ("" for the usual one) and prefix of snapshots -> the policy that was applied
+#: there last, as ``Policy.for_record``.
+Policies = Mapping[tuple[str, str], str]
+
 
 def parse_holds(content: bytes | Unread) -> Records:
     """Read recorded holds.
 
     :raises Unreadable: if they are not fully understood.
     """
-    return parse_document(content, _VERSION, _built)
+    return parse_document(content, _VERSION, _built)[0]
 
 
-def _built(document: Any) -> Records:
+def parse_policies(content: bytes | Unread) -> Policies:
+    """Read recorded policies.
+
+    :raises Unreadable: if the record is not fully understood.
+    """
+    return parse_document(content, _VERSION, _built)[1]
+
+
+def _built(document: Any) -> tuple[Records, Policies]:
+    policies = {
+        (as_text(entry["folder"]), as_text(entry["prefix"])): as_text(entry["policy"])
+        for entry in as_list(document.get("policies", []))
+    }
+    return _built_holds(document), policies
+
+
+def _built_holds(document: Any) -> Records:
     records: dict[HeldPlace, frozenset[Hold]] = {}
     for entry in as_list(document["destinations"]):
         place = HeldPlace(
@@ -115,8 +138,8 @@ def _built(document: Any) -> Records:
     return records
 
 
-def format_holds(records: Records) -> bytes:
-    """Write holds so that :func:`parse_holds` reads the same, in a stable order."""
+def format_holds(records: Records, policies: Policies | None = None) -> bytes:
+    """Write the record so that both parsers read the same, in a stable order."""
     destinations = [
         {
             "location": place.location,
@@ -131,7 +154,15 @@ def format_holds(records: Records) -> bytes:
         for place, holds in sorted(records.items(), key=lambda item: astuple(item[0]))
         if holds
     ]
-    return format_document(_VERSION, {"destinations": destinations}, indent=1)
+    applied = [
+        {"folder": folder, "prefix": prefix, "policy": policy}
+        for (folder, prefix), policy in sorted((policies or {}).items())
+    ]
+    fields = {
+        "destinations": destinations,
+        **({"policies": applied} if applied else {}),
+    }
+    return format_document(_VERSION, fields, indent=1)
 
 
 class Holds:
@@ -151,6 +182,7 @@ class Holds:
         self,
         source: Place,
         records: Records,
+        policies: Policies | None = None,
         *,
         dry_run: bool,
         existing: Collection[Snapshot] = (),
@@ -159,6 +191,8 @@ class Holds:
     ) -> None:
         self._source = source
         self._records = dict(records)
+        self._policies = dict(policies or {})
+        self._applied: dict[tuple[str, str], str] = {}
         self._dry_run = dry_run
         self._folder = _folder_of(source)
         self._existing = frozenset(snapshot.origin for snapshot in existing)
@@ -174,6 +208,28 @@ class Holds:
             for place, holds in self._records.items()
             for hold in holds
         }
+
+    def applied(self, prefix: str) -> str:
+        """Return the policy on record for the snapshots with a prefix; "" for none."""
+        key = self._folder, prefix
+        return self._applied.get(key, self._policies.get(key, ""))
+
+    def begin(self, prefix: str, policy: Policy | None, *, is_first: bool) -> None:
+        """Take down the policy of this run if that deletes nothing now.
+
+        It is written with the next change of the holds.
+
+        :param policy: None: all are kept from now on.
+        :param is_first: there is no snapshot with the prefix yet.
+        """
+        if policy is None or is_first:
+            text = policy.for_record if policy else ""
+            self._applied[self._folder, prefix] = text
+
+    def apply(self, prefix: str, policy: Policy) -> None:
+        """Record the policy that is applied to the snapshots with a prefix."""
+        self._applied[self._folder, prefix] = policy.for_record
+        self._store(self._records)
 
     def set(self, place: Place, holds: Iterable[Hold]) -> None:
         """Replace the holds that a destination has on snapshots of this folder.
@@ -218,6 +274,7 @@ class Holds:
             log.warning("%s. Nothing is deleted at %s now", doubts[0], self._source)
             return
         found = dict(parse_holds(recorded)) if recorded is not None else {}
+        self._policies = dict(parse_policies(recorded)) if recorded is not None else {}
         own = {p: h for p, h in self._records.items() if p in self._updated}
         for held in self._updated:
             found = self._not_replaced(found, held)
@@ -264,8 +321,11 @@ class Holds:
 
     def _store(self, records: dict[HeldPlace, frozenset[Hold]]) -> None:
         kept = {place: holds for place, holds in records.items() if holds}
-        self._is_due = self._is_due or kept != self._records
-        self._records = kept
+        merged = {**self._policies, **self._applied}
+        policies = {series: policy for series, policy in merged.items() if policy}
+        is_new = (kept, policies) != (self._records, self._policies)
+        self._is_due = self._is_due or is_new
+        self._records, self._policies = kept, policies
         if not self._is_due or self._dry_run:
             return
         try:
@@ -277,7 +337,7 @@ class Holds:
             log.info(text, visible(error.message))
 
     def _write(self) -> None:
-        self._source.write_record(HOLDS, format_holds(self._records))
+        self._source.write_record(HOLDS, format_holds(self._records, self._policies))
         self._is_on_disk, self._is_due = True, False
 
 
@@ -366,8 +426,13 @@ def open_holds(
     done = "it is made anew"
     try:
         if recorded is not None:
-            records = parse_holds(recorded)
-            return Holds(source, records, dry_run=dry_run, existing=existing)
+            return Holds(
+                source,
+                parse_holds(recorded),
+                parse_policies(recorded),
+                dry_run=dry_run,
+                existing=existing,
+            )
     except Unreadable as error:
         aside = error.name_aside(HOLDS, now)
         done = f"it is moved to {aside} and made anew"

@@ -7,6 +7,9 @@ registers in this record, and nothing is deleted under a prefix with two sources
 If the record is lost, a source owns the backups that it still has as snapshots, and
 those that the history says it sent. The owner of the others is unknown; they are
 recorded as unknown and never deleted.
+
+The record also has the policy that the last run applied to each series, so that a run
+notices a new one.
 """
 
 import os
@@ -20,6 +23,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import Refused, visible
 from btrfs_backup_ng.core.model import Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.record import (
     Content,
     Unreadable,
@@ -58,11 +62,13 @@ class Series:
     :ivar unknown: origins of backups whose owner is unknown.
     :ivar owners: where there are several sources: origin of a backup -> UUID of its
         source.
+    :ivar policy: that was applied to them last, as ``Policy.for_record``; "" for none.
     """
 
     sources: tuple[SourceIdentity, ...] = ()
     unknown: frozenset[UUID] = frozenset()
     owners: Mapping[UUID, UUID] = field(default_factory=dict)
+    policy: str = ""
 
     def owner_of(self, backup: Snapshot) -> SourceIdentity | None:
         """Return the source of a backup; None if that is not known."""
@@ -116,8 +122,9 @@ def parse_sources(content: Content) -> Sources:
 def _built(document: Any) -> Sources:
     unknown = as_dict(document.get("unknown", {}))
     owners = as_dict(document.get("owners", {}))
+    policies = as_dict(document.get("policies", {}))
     prefixes = as_dict(document["prefixes"])
-    if not unknown.keys() | owners.keys() <= prefixes.keys():
+    if not unknown.keys() | owners.keys() | policies.keys() <= prefixes.keys():
         raise Unreadable("it names a prefix as unknown that it does not list")
     return {
         prefix: Series(
@@ -130,6 +137,7 @@ def _built(document: Any) -> Sources:
                 UUID(origin): UUID(as_text(uuid))
                 for origin, uuid in as_dict(owners.get(prefix, {})).items()
             },
+            as_text(policies.get(prefix, "")),
         )
         for prefix, entries in prefixes.items()
     }
@@ -152,7 +160,8 @@ def format_sources(sources: Sources) -> bytes:
         for prefix, series in ordered
         if series.owners
     }
-    rare = {"unknown": unknown, "owners": owners}
+    policies = {prefix: series.policy for prefix, series in ordered if series.policy}
+    rare = {"unknown": unknown, "owners": owners, "policies": policies}
     fields = {"prefixes": prefixes, **{key: some for key, some in rare.items() if some}}
     return format_document(_VERSION, fields)
 
@@ -198,10 +207,17 @@ class Ownership:
         (as of a restored one, which goes on with them).
     """
 
-    def __init__(self, place: Place, own: SourceIdentity, prefix: str) -> None:
+    def __init__(
+        self, place: Place, own: SourceIdentity, prefix: str, keep: Policy | None = None
+    ) -> None:
+        """Prepare to read the record.
+
+        :param keep: the policy of this run for the backups, None to keep all.
+        """
         self._place = place
         self._own = own
         self._prefix = prefix
+        self._keep = keep
         self._recorded: Sources = {}
         self._present: frozenset[UUID] = frozenset()
         self._owned: frozenset[UUID] = frozenset()
@@ -256,18 +272,39 @@ class Ownership:
         self.is_new = not (named or owned)
         return done if self.withheld else ""
 
+    @property
+    def applied(self) -> str:
+        """Return the policy on record for these backups; "" for none."""
+        return self._recorded.get(self._prefix, Series()).policy
+
+    def apply(self, policy: Policy) -> None:
+        """Record the policy that is applied to these backups."""
+        series = self._recorded.get(self._prefix, Series())
+        self._write(replace(series, policy=policy.for_record))
+
     def register(self, sent: Collection[UUID]) -> None:
         """Register this source in the record, if that changes it.
+
+        The policy of the run goes there, too, if it deletes nothing now: if it keeps
+        all, or if there are no backups yet.
 
         :param sent: origins of the backups that this run sends to the destination.
         """
         series = self._recorded.get(self._prefix, Series())
         series = replace(series, unknown=self.unknown)
+        if self._keep is None:
+            series = replace(series, policy="")
+        elif sent and not self._present:
+            series = replace(series, policy=self._keep.for_record)
         if sent or (self.withheld and self._owned):
             series = self._with_owners(series, sent)
             series = with_source(series, self._own)
         if series == Series() and not self.withheld:
             return
+        self._write(series)
+
+    def _write(self, series: Series) -> None:
+        """Write what is known of these backups, if that is new."""
         sources = {**self._recorded, self._prefix: series}
         if sources != self._recorded:
             self._place.write_record(SOURCES, format_sources(sources))
@@ -304,6 +341,10 @@ def with_one_source(recorded: Sources, prefix: str) -> Sources:
     """Record that all backups of a prefix are of one source.
 
     If several are recorded, delete them: the next source that sends there becomes it.
+    A policy was not applied to those that it could not delete.
     """
-    sources = recorded.get(prefix, Series()).sources
-    return {**recorded, prefix: Series(sources if len(sources) == 1 else ())}
+    series = recorded.get(prefix, Series())
+    is_one = len(series.sources) == 1
+    policy = "" if series.unknown or len(series.sources) > 1 else series.policy
+    one = Series(series.sources if is_one else (), policy=policy)
+    return {**recorded, prefix: one}

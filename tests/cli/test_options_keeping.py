@@ -2,8 +2,10 @@
 
 import os
 import re
+import shlex
 import socket
 import subprocess
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.support.command_line import complaint, covers, logging_path, must
+from tests.support.filesystems import Filesystem
+from tests.support.many import make_named, write_records
 from tests.support.places import by_age, command, is_subvolume
 from tests.support.program import run_program
 from tests.support.scene import Scene
@@ -34,6 +38,63 @@ def test_the_destination_keeps_the_latest_so_many(scene: Scene):
     scene.back_up("-n", "2")
     assert scene.backup_names == scene.snapshot_names[-2:]
     assert len(scene.snapshot_names) == 4
+
+
+@pytest.fixture(params=["local", "ssh"])
+def any_scene(
+    request: pytest.FixtureRequest, disks: tuple[Filesystem, Filesystem]
+) -> Scene:
+    """Return a scene whose destination is here, and one behind ssh."""
+    sshd = request.getfixturevalue("sshd") if request.param == "ssh" else None
+    return Scene(*disks, sshd)
+
+
+def _add_history(scene: Scene, hours: range) -> None:
+    """Make snapshots with their backups that are so old."""
+    now = datetime.now(timezone.utc)
+    names = [f"x-{now - timedelta(hours=n):%Y%m%d-%H%M%S+0000}" for n in hours]
+    scene.snapshot_folder.mkdir(parents=True, exist_ok=True)
+    make_named(scene.snapshot_folder, scene.destination, names)
+
+
+@covers("-N", "-n", "--force")
+def test_a_new_number_deletes_more_than_half_only_if_a_person_says_so(any_scene: Scene):
+    scene, few = any_scene, ("-N3", "-n3")
+    _add_history(scene, range(20, 12, -1))
+    write_records(scene)  # of an earlier version: they tell of no policy
+    for more in (["--dry-run"], [], ["-S"]):
+        done = scene.back_up(*few, *more)
+        assert "delete" not in done.stdout
+        for words in ("snapshots at ", "backups at "):
+            assert f"the policy latest=3 is new for the {words}" in done.stderr
+        assert done.stderr.count(" 6 of 9 would go, more than half; nothing is") == 2
+    assert len(scene.snapshots) == len(scene.backups) == 9
+    lines = re.findall("at once:  btrfs-backup-ng (prune .*)", done.stderr)
+    for line in lines:
+        options = scene.options[2:]  # without the prefix
+        must(run_program(*shlex.split(line), "--yes", *options))
+    assert len(scene.snapshots) == len(scene.backups) == 3
+    _add_history(scene, range(20, 12, -1))  # while nothing could be deleted
+    assert scene.back_up(*few).stderr == ""
+    assert len(scene.snapshots) == len(scene.backups) == 3
+    scene.back_up()  # from here on all are wanted
+    _add_history(scene, range(20, 12, -1))
+    assert "is new for the backups" in scene.back_up("-n3").stderr
+    assert scene.back_up(*few, "--force").stderr == ""
+    assert len(scene.snapshots) == len(scene.backups) == 3
+
+
+@covers("-N", "-n")
+def test_a_number_from_the_first_run_on_is_never_asked_about(any_scene: Scene):
+    scene = any_scene
+    scene.back_up("-N1", "-n1")
+    _add_history(scene, range(20, 12, -1))
+    assert "(until now: latest)" not in scene.back_up("-N1", "-n1").stderr
+    assert len(scene.snapshots) == len(scene.backups) == 1
+    scene.back_up("-N9", "-n9")
+    _add_history(scene, range(20, 12, -1))
+    assert "(until now: latest=9)" in scene.back_up("-N4", "-n1").stderr
+    assert len(scene.snapshots) == 11
 
 
 @covers("-N", "-n")

@@ -41,6 +41,7 @@ class Machine:
     """A source and a destination that is here, too, with one clock and one policy.
 
     :ivar made: all snapshots that were ever made, as if all clocks had been right.
+    :ivar applied: the policy on record at the source, and at the destination.
     """
 
     def __init__(self, policy: Policy, *, pace: timedelta = HOUR) -> None:
@@ -51,6 +52,7 @@ class Machine:
         self.here: list[Snapshot] = []
         self.there: list[Snapshot] = []
         self.told: list[str] = []
+        self.applied = dict.fromkeys((True, False), policy.for_record)
 
     def run(
         self,
@@ -58,10 +60,13 @@ class Machine:
         *,
         synchronised: bool = False,
         others: Iterable[datetime] = (),
+        fails: bool = False,
+        forced: bool = False,
     ) -> None:
         """Make a snapshot, send it, and delete what the judgement lets go.
 
         :param wrong: how far the clock is ahead.
+        :param fails: it ends before anything is deleted.
         """
         now = later(self.time, wrong.total_seconds())
         number = len(self.made) + 1
@@ -72,16 +77,19 @@ class Machine:
         self.made.append(replace(new, name=name, created=self.time))
         self.here.append(new)
         self.there.append(copy)
+        self.told = []
+        if fails:
+            return
         course = find_course(
             Clock(now, synchronised, tuple(others)), [self.here, self.there]
         )
-        self.told = []
         for of_source, place in ((True, self.here), (False, self.there)):
-            judgement = judge_series(
-                _question(self.policy, of_source), list(place), course
-            )
+            question = _question(self.policy, of_source, self.applied[of_source])
+            question = replace(question, is_forced=forced)
+            judgement = judge_series(question, list(place), course)
             self.told += judgement.dangers + judgement.waiting
             if not judgement.withheld:
+                self.applied[of_source] = self.policy.for_record
                 to_delete = set(judgement.to_delete)
                 place[:] = [s for s in place if s not in to_delete]
 
@@ -103,10 +111,10 @@ class Machine:
         return {v.snapshot.uuid.int for v in verdicts if v.kept}
 
 
-def _question(policy: Policy, of_source: bool) -> Question:
+def _question(policy: Policy, of_source: bool, applied: str = "") -> Question:
     noun = "snapshot" if of_source else "backup"
     return Question(
-        "/place", noun, "home-", policy, {}, of_source=of_source, is_standing=True
+        "/place", noun, "home-", policy, {}, of_source=of_source, applied=applied
     )
 
 
@@ -332,16 +340,65 @@ def test_a_clock_set_back_deletes_nothing(
 # The rest
 
 
-@pytest.mark.parametrize("policy", ["2d 12m", "min=2d", "latest=3 1w"])
-def test_a_new_policy_that_drops_more_than_half_waits_for_a_person(policy: str) -> None:
-    machine = Machine(Policy(everything=True))
-    machine.runs(24 * 7)
+@pytest.mark.parametrize("policy", ["2d 12m", "min=2d", "latest=3 1w", "latest=3"])
+@pytest.mark.parametrize("before", ["all", "min=1y", "latest=400 3y", ""])
+def test_a_new_policy_that_drops_more_than_half_waits_for_a_person(
+    policy: str, before: str
+) -> None:
+    machine = Machine(parse_policy(before or "all", UTC))
+    machine.runs(24 * 7, fails=True)
     machine.policy = parse_policy(policy, UTC)
+    if not before:  # an earlier version of the program, which took nothing down
+        machine.applied = dict.fromkeys((True, False), "")
     for _ in range(3):
         machine.runs(1)
         assert len(machine.here) == len(machine.made)
         assert all("more than half" in text for text in machine.told)
+        assert all(policy in text and before in text for text in machine.told)
         assert len(machine.told) == 2
+    machine.runs(1, forced=True)
+    assert len(machine.here) < len(machine.made) / 2
+    machine.runs(10, fails=True)
+    machine.runs(1, synchronised=True)
+    assert not machine.told, "it is not new any more"
+
+
+#: Runs: with which policy, how many, and whether they fail.
+STREAKS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(1, 20), st.booleans()),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=15)
+@given(st.lists(POLICIES, min_size=3, max_size=3), STREAKS, PACES)
+def test_more_than_half_goes_only_by_what_was_applied_before_and_that_converges(
+    policies: list[Policy], streaks: list[tuple[int, int, bool]], pace: timedelta
+) -> None:
+    machine = Machine(policies[0], pace=pace)
+    last = {True: policies[0], False: policies[0]}
+    for chosen, count, fails in streaks:
+        machine.policy = policies[chosen]
+        for _ in range(count):
+            before = [*machine.here], [*machine.there]
+            machine.runs(1, synchronised=True, fails=fails)
+            time = machine.time - pace
+            for (of_source, at), place in zip(last.items(), before, strict=True):
+                now = machine.here if of_source else machine.there
+                there = {s.origin.int for s in place} | {len(machine.made)}
+                left = machine.numbers(now)
+                if 2 * len(there - left) > len(there):
+                    allowed = Machine(at)
+                    allowed.made = machine.made
+                    assert left >= allowed.wanted(there, time), "a user misses it"
+                if fails:
+                    continue
+                wants = machine.wanted(there, time)
+                if machine.policy == at and of_source:
+                    assert left == wants, "it does not converge"
+                if left == wants:
+                    last[of_source] = machine.policy
 
 
 @settings(max_examples=20)
@@ -359,7 +416,7 @@ def test_a_doubt_is_handed_on_and_stands_against_all_deletion() -> None:
     machine = Machine(Policy(everything=True))
     machine.runs(9)
     question = replace(
-        _question(Policy(latest=1), True), doubts=("a record is damaged",)
+        _question(Policy(latest=1), True, "latest"), doubts=("a record is damaged",)
     )
     judgement = judge_series(question, machine.here, Course(machine.time))
     assert judgement.withheld == ("a record is damaged",)

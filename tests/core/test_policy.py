@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.core.policy import Policy, Unit, parse_policy
+from btrfs_backup_ng.core.retention import keep_dated
+from tests.core.making import made
 
 UTC = timezone.utc
 BERLIN, LORD_HOWE, NEW_YORK = map(
@@ -33,6 +35,45 @@ POLICIES = st.builds(
 @given(POLICIES)
 def test_what_is_written_is_read_again(policy):
     assert parse_policy(str(policy), policy.zone) == policy
+
+
+@given(POLICIES, POLICIES, st.lists(MOMENTS, max_size=30), MOMENTS)
+def test_a_policy_that_keeps_all_of_another_never_lets_more_go(one, other, times, now):
+    assert one.keeps_all_of(one.for_record)
+    assert Policy(everything=True).keeps_all_of(one.for_record)
+    assert not one.keeps_all_of("") and not one.keeps_all_of("of a newer version")
+    dated = [(time, made(number)) for number, time in enumerate(times)]
+    if one.keeps_all_of(other.for_record):
+        kept = set(keep_dated(one, dated, now))
+        assert kept >= set(keep_dated(other, dated, now))
+
+
+@pytest.mark.parametrize(
+    ("more", "less"),
+    [
+        ("latest=3", "latest=2"),
+        ("latest=3 1d", "latest=3"),
+        ("all", "*y"),
+        ("*d 5w", "7d 4w"),
+        ("min=3d", "min=2d"),
+        ("latest=3 7d whole-weeks", "latest=3"),
+    ],
+)
+def test_of_two_policies_the_one_that_keeps_more_is_known(more, less):
+    policies = [parse_policy(text, BERLIN) for text in (more, less)]
+    assert policies[0].keeps_all_of(policies[1].for_record)
+    assert not policies[1].keeps_all_of(policies[0].for_record)
+
+
+@pytest.mark.parametrize(
+    "one", ["7d", "3d 9w", "min=9w", "7d 12m whole-weeks", "latest"]
+)
+@pytest.mark.parametrize("other", ["9h", "min=3d", "8d 12m", "all"])
+def test_of_other_policies_none_is_known_to_keep_more(one, other):
+    policies = [parse_policy(text, UTC) for text in (one, other)]
+    assert not policies[0].keeps_all_of(policies[1].for_record)
+    elsewhere = parse_policy("3d", BERLIN)
+    assert not parse_policy("7d", UTC).keeps_all_of(elsewhere.for_record)
 
 
 def test_the_words_of_a_policy():

@@ -106,7 +106,7 @@ def test_snapshots_of_one_second_are_kept_in_the_order_of_their_making(
         _snapshot(scene, name)
     scene.back_up("-S")
     assert len(scene.backups) == 12
-    scene.back_up("-S", "-N", keep, "-n", keep)
+    scene.back_up("-S", "-N", keep, "-n", keep, "--force")
     expected = {f"{second}_{number}" for number in range(12 - int(keep), 12)}
     assert {snapshot.path.name for snapshot in scene.snapshots} == expected
     assert {backup.path.name for backup in scene.backups} == expected
@@ -162,7 +162,7 @@ def _names(ago: timedelta = timedelta()) -> set[str]:
 def _give_history(scene: Scene, names: set[str]) -> None:
     scene.snapshot_folder.mkdir(parents=True)
     make_named(scene.snapshot_folder, scene.destination, sorted(names))
-    write_records(scene)
+    write_records(scene, policy="latest 24h 7d in UTC")
 
 
 def _at_both(scene: Scene) -> set[str]:
@@ -322,7 +322,7 @@ def test_a_run_believes_no_deletion_that_it_does_not_see(
         scene.back_up()
     lie = faulty_btrfs(tmp_path, '" delete -c "*" in "*/backups', "true")
     scene.write()
-    done = scene.run("-n1", "-N1", env=lie)
+    done = scene.run("-n1", "-N1", "--force", env=lie)
     assert was_faulty(tmp_path)
     assert_fails(done, 10, "was deleted and is there again", "dmesg")
     scene.check_converges("-n1", "-N1")

@@ -146,7 +146,7 @@ def test_a_transfer_needs_little_memory(
 
 
 def test_many_deletions_cost_few_processes(scene: Scene) -> None:
-    scene.back_up()
+    scene.back_up("-N1", "-n1")
     make_pairs(scene.snapshot_folder, scene.destination, "x-", range(250))
     words = [*PROGRAM, *scene.options, "-S", "-N1", "-n1"]
     words += [str(scene.source), scene.place]

@@ -15,6 +15,7 @@ from btrfs_backup_ng.place.holds import (
     Why,
     format_holds,
     parse_holds,
+    parse_policies,
     recorded_locations,
 )
 from tests.core.making import uid
@@ -34,9 +35,23 @@ EXAMPLE = {
 }
 
 
-@given(RECORDS)
-def test_holds_survive_being_written(records):
-    assert parse_holds(format_holds(records)) == records
+@given(RECORDS, st.dictionaries(st.tuples(TEXT, TEXT), TEXT, max_size=3))
+def test_what_is_recorded_survives_being_written(records, policies):
+    content = format_holds(records, policies)
+    assert parse_holds(content) == records
+    assert parse_policies(content) == policies
+    assert parse_policies(format_holds(records)) == {}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, [7], [{}], [{"folder": "", "prefix": "x-", "policy": 3}]]
+)
+def test_policies_of_another_shape_are_unreadable(wrong):
+    for parse in (parse_holds, parse_policies):
+        with pytest.raises(Unreadable):
+            parse(
+                json.dumps({**json.loads(format_holds({})), "policies": wrong}).encode()
+            )
 
 
 @given(RECORDS, st.randoms())

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -42,6 +43,7 @@ SERIES = st.builds(
     OWNERS,
     st.frozensets(st.uuids(), max_size=3),
     st.dictionaries(st.uuids(), st.uuids(), max_size=3),
+    st.sampled_from(["", "latest=3", "of a newer version"]),
 )
 SOURCES = st.dictionaries(TEXT, SERIES, max_size=3)
 EXAMPLE = {"x-": Series((SourceIdentity(uid(1), "host:/home"),), frozenset({uid(2)}))}
@@ -86,6 +88,9 @@ def test_a_record_of_sources_that_was_cut_is_unreadable(origins, data):
         {"unknown": {"x-": "text"}},
         {"unknown": {"x-": [7]}},
         {"unknown": {"y-": []}},
+        {"policies": []},
+        {"policies": {"x-": 3}},
+        {"policies": {"y-": "latest=3"}},
         {"version": True},
         {"version": 1.0},
         {"version": "1"},
@@ -193,3 +198,7 @@ def test_what_is_settled_is_of_one_source():
     one = with_one_source(EXAMPLE, "x-")["x-"]
     assert one == Series((SourceIdentity(uid(1), "host:/home"),))
     assert with_one_source({}, "z-") == {"z-": Series()}
+    # A policy was not applied to those whose source was unknown.
+    for before, after in ((both, ""), (EXAMPLE["x-"], ""), (one, "latest=3")):
+        recorded = {"x-": replace(before, policy="latest=3")}
+        assert with_one_source(recorded, "x-")["x-"].policy == after

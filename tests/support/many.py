@@ -110,9 +110,13 @@ def _make(
         os.close(subvolume)
 
 
-def write_records(scene: Scene, prefix: str = "x-") -> None:
-    """Write the records that go with such a history, as runs would have."""
-    (scene.source / STATE / HOLDS).write_bytes(format_holds({}))
+def write_records(scene: Scene, prefix: str = "x-", policy: str = "") -> None:
+    """Write the records that go with such a history, as runs would have.
+
+    :param policy: that was applied by them; "" by those of an earlier version.
+    """
+    policies = {("", prefix): policy}
+    (scene.source / STATE / HOLDS).write_bytes(format_holds({}, policies))
     state = scene.destination / STATE
     state.mkdir(mode=0o700, exist_ok=True)
-    (state / SOURCES).write_bytes(format_sources({prefix: Series()}))
+    (state / SOURCES).write_bytes(format_sources({prefix: Series(policy=policy)}))

@@ -106,6 +106,9 @@ class _Run:
                 targets, lambda target: self._lock(stack, target.place, Role.BACKUP)
             )
         holds = self._list(source)
+        named = (job.naming.time_of(s.name) for s in self._here.snapshots)
+        is_first = all(moment is None for moment in named)
+        holds.begin(job.naming.prefix, job.keep_source, is_first=is_first)
         targets = self._each(targets, lambda target: target.look(self._here))
         planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
         self._course = self._find_course(source, targets)
@@ -364,15 +367,20 @@ class _Run:
         pruning = Pruning(self._job, self._session, self._course)
 
         def prune_target(target: Target) -> None:
-            if target.keep and not target.withheld:
+            if target.keep:
                 self._holder.note(doing, target.place)
                 target.check_alone()
-                pruning.backups(target.place, target.known, target.keep, target.base)
+                pruning.backups(
+                    target.place,
+                    target.known,
+                    target.keep,
+                    target.base,
+                    target.ownership,
+                )
 
         self._each(done, prune_target)
         self._holder.note(doing, source)
-        if not holds.withheld:
-            pruning.snapshots(source, self._here, holds.reasons())
+        pruning.snapshots(source, self._here, holds)
 
     def _remove_locks(self, source: Place, stack: ExitStack) -> None:
         """Delete the holds of the given destinations, and do nothing else."""

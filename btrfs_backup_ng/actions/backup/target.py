@@ -75,6 +75,7 @@ class Target:
     :ivar keep: which backups stay there, ``None`` for all.
     :ivar listing: of the backups there; :meth:`deliver` adds those that it sent.
     :ivar base: newest snapshot that both places have; :meth:`deliver` updates it.
+    :ivar ownership: of the backups there.
     """
 
     def __init__(
@@ -101,7 +102,9 @@ class Target:
         self._unsendable: dict[UUID, str] = {}  # UUID -> name and reason
         self._tried: set[UUID] = set()
         self._planner = Planner(source.snapshots, place.backups)
-        self._ownership = Ownership(place, identity_of(source), job.naming.prefix)
+        self.ownership = Ownership(
+            place, identity_of(source), job.naming.prefix, self.keep
+        )
         self._begun: list[str] | None = None
         self._delivery = Delivery(
             source.snapshots, place.backups, destination.options, session
@@ -111,14 +114,9 @@ class Target:
         return visible(self.name)
 
     @property
-    def withheld(self) -> tuple[str, ...]:
-        """Return the reasons why this run deletes nothing there; empty if it may."""
-        return self._ownership.withheld
-
-    @property
     def known(self) -> Listing:
         """Return the listing without the backups whose owner is unknown."""
-        return self._ownership.known_in(self.listing)
+        return self.ownership.known_in(self.listing)
 
     def look(self, here: Listing) -> None:
         """List the backups there, and find their owners.
@@ -134,7 +132,7 @@ class Target:
 
     def _find_owner(self, content: Content, here: Listing) -> None:
         source, session, prefix = self._source, self._session, self._job.naming.prefix
-        ownership = self._ownership
+        ownership = self.ownership
         done = ownership.read(
             content,
             self.listing,
@@ -160,7 +158,7 @@ class Target:
         session.emit(Noted(self.name, Level.WARNING, text, hint))
 
     def _warn_of_mixing(self) -> None:
-        others = ", ".join(self._ownership.others)
+        others = ", ".join(self.ownership.others)
         prefix, source = self._job.naming.prefix, self._source.location
         text = f"{self} keeps backups of {visible(others)} that begin with"
         text += f" {visible(prefix)!r}; those of {visible(str(source))} will be mixed"
@@ -180,7 +178,7 @@ class Target:
         if not self.place.backups.takes_parents:
             self._plan = plan_whole_stream(named if job.transfer else [])
             return
-        limit = None if self._ownership.others else self.keep
+        limit = None if self.ownership.others else self.keep
         is_chosen = limit or not self._options.backfill
         begun = self._begun_of(named) if is_chosen else set()
         worth_it = worth_sending(named, self.known, limit, naming, course, begun)
@@ -210,9 +208,9 @@ class Target:
 
         :raises Refused: if one has.
         """
-        if self._ownership.others:
+        if self.ownership.others:
             prefix = visible(self._job.naming.prefix)
-            others = visible(", ".join(self._ownership.others))
+            others = visible(", ".join(self.ownership.others))
             raise Refused(
                 f"{self} also keeps backups of {others} that begin with {prefix!r}, so"
                 " nothing is deleted there",
@@ -306,7 +304,7 @@ class Target:
         """
         ways = "Make room, or:  --safety-margin PCT, --no-check-space, --force"
         keep, naming = self.keep, self._job.naming
-        if keep is None or self.withheld or self._ownership.others:
+        if keep is None or self.ownership.withheld or self.ownership.others:
             return ways
         backups = [s for s in self.listing.snapshots if s.received_uuid]
         named = [s for s in backups if naming.time_of(s.name) is not None]
@@ -541,7 +539,7 @@ class Target:
 
     def _register(self) -> None:
         """Record the source at the destination."""
-        self._ownership.register([t.snapshot.origin for t in self._plan.transfers])
+        self.ownership.register([t.snapshot.origin for t in self._plan.transfers])
 
     def _hold(self, holds: Holds, *needed: Hold) -> None:
         """Record at the source the needs of the destination, if it takes parents."""

@@ -27,12 +27,13 @@ from btrfs_backup_ng.core.model import Role, Snapshot
 from btrfs_backup_ng.core.naming import prefix_in, split_name
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import NOT_OURS, Verdict, in_order
+from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place import holds, preflight, sources
 from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.forecast import foresee
-from btrfs_backup_ng.place.holds import Holds, parse_holds
+from btrfs_backup_ng.place.holds import Holds, parse_holds, parse_policies
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.place.sources import Series, parse_sources
+from btrfs_backup_ng.place.sources import Series, format_sources, parse_sources
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.wire import verbs
 
@@ -356,4 +357,28 @@ def _delete(judged: Judged, request: PruneRequest, needs: Needs) -> Deletion:
     planned = {s.uuid for s in judged.to_delete}
     seen = Seen.of(judged.seen.endpoint)
     still = judge_seen(seen, request, needs).to_delete
-    return delete(seen.endpoint, [s for s in still if s.uuid in planned])
+    going = [s for s in still if s.uuid in planned]
+    _record(seen, {prefix_in(s.name) for s in going}, request.policy(seen.role))
+    return delete(seen.endpoint, going)
+
+
+def _record(seen: Seen, prefixes: Collection[str], policy: Policy) -> None:
+    """Record the policy, which is not new to the next backup then.
+
+    :param prefixes: of the snapshots that it deletes.
+    """
+    if seen.role is Role.BACKUP:
+        recorded = parse_sources(seen.record)
+        settled = {
+            prefix: replace(series, policy=policy.for_record)
+            for prefix, series in recorded.items()
+            if prefix in prefixes
+        }
+        if {**recorded, **settled} != recorded:
+            content = format_sources({**recorded, **settled})
+            seen.place.write_record(SOURCES, content)
+    elif seen.record is not None:
+        held = parse_holds(seen.record), parse_policies(seen.record)
+        applied = Holds(seen.place, *held, dry_run=False)
+        for prefix in prefixes:
+            applied.apply(prefix, policy)

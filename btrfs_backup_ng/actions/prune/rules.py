@@ -1,8 +1,9 @@
 """The deletion by policy in a backup run, at the source and at destinations."""
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -23,6 +24,8 @@ from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import judge
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.common import ListingFailed
+from btrfs_backup_ng.place.holds import Holds
+from btrfs_backup_ng.place.sources import Ownership
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.wire import verbs
 
@@ -95,20 +98,35 @@ class Pruning:
         self._session = session
         self._course = course
 
-    def snapshots(
-        self, source: Place, here: Listing, needed: Mapping[UUID, str]
-    ) -> None:
+    def snapshots(self, source: Place, here: Listing, holds: Holds) -> None:
         """Delete snapshots of the source that are neither kept nor needed.
 
-        :param needed: origin that must stay -> why.
         :raises BackupError: if not all of them are gone.
         """
-        if self._job.keep_source:
-            question = self._question(source, self._job.keep_source, needed, "snapshot")
-            self._prune(source.snapshots, self._named(here), question)
+        policy, prefix = self._job.keep_source, self._job.naming.prefix
+        if not policy:
+            return
+        question = Question(
+            place=str(source),
+            noun="snapshot",
+            prefix=prefix,
+            policy=policy,
+            needed=holds.reasons(),
+            of_source=True,
+            doubts=holds.withheld,
+            is_forced=self._job.force,
+            applied=holds.applied(prefix),
+        )
+        record = partial(holds.apply, prefix)
+        self._prune(source.snapshots, self._named(here), question, record)
 
     def backups(
-        self, place: Place, there: Listing, keep: Policy, base: Snapshot | None
+        self,
+        place: Place,
+        there: Listing,
+        keep: Policy,
+        base: Snapshot | None,
+        ownership: Ownership,
     ) -> None:
         """Delete backups that are not kept; ignore snapshots that were not received.
 
@@ -119,22 +137,18 @@ class Pruning:
         backups = [s for s in self._named(there) if s.received_uuid]
         if keep.looks_at_time:
             backups = with_arrivals(place, backups)
-        needed = {base.origin: "last common"} if base else {}
-        question = self._question(place, keep, needed, "backup")
-        self._prune(place.backups, backups, question)
-
-    def _question(
-        self, place: Place, policy: Policy, needed: Mapping[UUID, str], noun: str
-    ) -> Question:
-        return Question(
+        question = Question(
             place=str(place),
-            noun=noun,
+            noun="backup",
             prefix=self._job.naming.prefix,
-            policy=policy,
-            needed=needed,
-            of_source=noun == "snapshot",
-            is_standing=True,
+            policy=keep,
+            needed={base.origin: "last common"} if base else {},
+            of_source=False,
+            doubts=ownership.withheld,
+            is_forced=self._job.force,
+            applied=ownership.applied,
         )
+        self._prune(place.backups, backups, question, ownership.apply)
 
     def _named(self, seen: Listing) -> list[Snapshot]:
         """Return the snapshots with the job's prefix; others are never deleted."""
@@ -142,10 +156,15 @@ class Pruning:
         return [s for s in seen.snapshots if naming.time_of(s.name) is not None]
 
     def _prune(
-        self, endpoint: Endpoint, snapshots: Sequence[Snapshot], question: Question
+        self,
+        endpoint: Endpoint,
+        snapshots: Sequence[Snapshot],
+        question: Question,
+        record: Callable[[Policy], None],
     ) -> None:
         """Judge the snapshots, warn of those that stay for safety, delete the rest.
 
+        :param record: records the policy, which is not new to the next run.
         :raises BackupError: if not all of them are gone.
         """
         job, place = self._job, str(endpoint.place.location)
@@ -162,6 +181,8 @@ class Pruning:
             for snapshot in to_delete:
                 self._session.emit(Deleted(place, snapshot.name, dry=True))
             return
+        if not judgement.dangers:
+            record(question.policy)
         if not to_delete:
             return
         outcome = delete(endpoint, to_delete, convert_rw=job.convert_rw)

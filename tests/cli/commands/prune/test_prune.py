@@ -539,6 +539,8 @@ def test_a_backup_keeps_by_policy_at_both_places(scene: Scene, sshd: Sshd):
     (new,) = set(scene.snapshot_names) - set(NAMES)
     # That is more than half, which is done once by hand.
     assert set(scene.snapshot_names) == set(scene.backup_names) == {*NAMES, new}
+    words_of_both = r"the policy latest [25]d in UTC is new for the \w+ at .* more than"
+    assert len(re.findall(words_of_both, done.stderr)) == 2
     assert done.stderr.count("more than half; nothing is deleted there") == 2
     lines = re.findall("at once:  btrfs-backup-ng (prune .*)", done.stderr)
     for line in lines:
