@@ -20,7 +20,7 @@ from btrfs_backup_ng.process.command import (
     ContactLost,
 )
 from btrfs_backup_ng.process.pipeline import Meter
-from btrfs_backup_ng.sendstream.changes import Change, read_changes
+from btrfs_backup_ng.sendstream.changes import Change, Touch, read_changes
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.reader import read_commands
 from btrfs_backup_ng.session.session import Session
@@ -40,7 +40,9 @@ _TWO_MOUNTS = (
 def compare(first: Location, second: Location, session: Session) -> Iterator[Change]:
     """Return the changes from one snapshot to another, related or not.
 
-    Everything that can fail has been done when this returns.
+    The times of their top are left out if nothing else of it changed: making a snapshot
+    changes them, and so does ``btrfs send``. All that can fail has been done when this
+    returns.
 
     :raises UsageError: if they are not at one place.
     :raises Refused: if they cannot be compared.
@@ -66,7 +68,8 @@ def compare(first: Location, second: Location, session: Session) -> Iterator[Cha
     command = place.host.command(verbs.SEND, *words, label="btrfs send")
     meter = Meter(started=time.monotonic())
     with session.progress.add(meter, f"{first} -> {second.path}"):
-        return _read(command, meter)
+        changes = _read(command, meter)
+    return (change for change in changes if not _is_noise(change))
 
 
 def _exists(place: Place, session: Session) -> None:
@@ -164,6 +167,10 @@ def _read(command: Command, meter: Meter) -> Iterator[Change]:
         label = visible(command.label)
         raise BackupError(f"what {label} says is not understood: {damage}") from damage
     return changes
+
+
+def _is_noise(change: Change) -> bool:
+    return change.path == b"." and change.touched == Touch.TIMES
 
 
 def _explained(error: CommandFailed) -> CommandFailed:

@@ -13,6 +13,8 @@ from btrfs_backup_ng.core.retention import in_order
 ALL = "all"
 LATEST = "latest"
 YESTERDAY = "yesterday"
+#: The id of the version of a file that is the present one.
+NOW = "now"
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d)(:\d\d)?(Z|[+-]\d\d:?\d\d)?)?")
 _UUID_PART = re.compile(r"[0-9a-fA-F-]+")
 #: Fewer digits of a UUID may match by accident.

@@ -71,7 +71,7 @@ function _btrfs_backup_ng_valued
         case log
             printf '%s\n' --since
         case restore
-            printf '%s\n' --to --replaces --file --files-from --number --from -p --snapshot-prefix --wait --rate --compress --retries --checkpoint-interval --max-size -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
+            printf '%s\n' --to --replaces --file --files-from --id --number --from -p --snapshot-prefix --wait --rate --compress --retries --checkpoint-interval --max-size -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case versions
             printf '%s\n' --at --diff -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case diff
@@ -213,7 +213,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -l writable -d 'mak
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -l replaces -x -a '(_btrfs_backup_ng_file)' -d 'with --writable'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -l file -x -a '(_btrfs_backup_ng_file)' -d 'restore only these files and folders, by their paths in the snapshot'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -l files-from -x -a '(_btrfs_backup_ng_file)' -d 'the same, with the paths in the file LIST, one a line'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -l number -x -d 'restore version N'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -l id -l number -x -d 'restore version ID'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -l from -x -a '(_btrfs_backup_ng_place)' -d 'if PLACE has backups of several sources'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -s 0 -l null -d 'each path in LIST ends with a NUL byte'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -s p -l snapshot-prefix -x -d 'latest, yesterday and dates mean snapshots with this prefix'

@@ -55,9 +55,9 @@ summary: added changed deleted metadata renamed shared size_added written
 : exit_status failures path snapshots_looked_into subvolume timeline version
 : versions
 failures[]: hint message place
-timeline[]: now number places since
+timeline[]: id now number places since
 timeline[].places[]: place snapshots
-versions[]: kind link_to modified now number readable sha256 size_bytes
+versions[]: id kind link_to modified now number readable sha256 size_bytes
 versions[].restore: path place snapshot
     """,
     "doctor": """
@@ -250,7 +250,7 @@ def test_no_field_is_lost(scene: Scene, tmp_path: Path):
         (["prune", "--json", "--keep=latest", "-y", "/a"], 4),
         (["restore", "--json", "/a"], 2),
         (["verify", "--json"], 2),
-        (["versions", "--json", "--diff", "1", "2", "/a"], 2),
+        (["versions", "--json", "--diff", "1234", "now", "/a"], 2),
         (["versions", "--json", "/proc/a"], 4),
         (["demo", "--json"], 2),
     ],

@@ -22,7 +22,7 @@ OWN = {
     *("snapshot_folder", "snapshot_prefix", "wait", "no_incremental", "as_root"),
     "locked_destinations",
     *("ssh_host_key_policy", "to", "writable", "replaces", "file", "files_from"),
-    *("number", "null", "dry_run", "simulate", "every", "staging", "one_source"),
+    *("null", "dry_run", "simulate", "every", "staging", "one_source"),
     *("id", "yes", "force", "no_times", "at", "diff", "source", "data"),
     *("restore_test", "scratch", "subset", "sudoers", "install_missing"),
     *("max_age", "forget", "since", "failures", "latest", "size"),

@@ -194,7 +194,8 @@ class _Comparison:
         if touched:
             change = "changed" if "data" in touched else "metadata"
             return Told(change, path, None, touched)
-        if was.times != is_.times and number not in self.moved:
+        is_told = number not in self.moved and path != b"."
+        if was.times != is_.times and is_told:
             return Told("metadata", path, None, frozenset({"times"}))
         return None
 

@@ -11,6 +11,7 @@ A page's commands are
   a line ``...`` stands for any number of lines. Below ``<!-- varies -->`` only the
   first line is compared, as it depends on the calendar what the others say;
 - blocks fenced by ```` ```sh ````, each one script;
+  An id that was printed in place of one on the page stands for it from then on.
 - ``<!-- run: COMMAND -->``, which no reader sees: work that goes on between backups.
   ``$PRINTED`` is a file with what the last command printed, ``$HOME_DISK`` and the like
   name the disks; ``aged "12 days"`` makes a snapshot that seems so old.
@@ -35,8 +36,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import forks, ours, sshd
@@ -85,8 +86,11 @@ _INDENTED = re.compile(r"(?:^    .*\n)(?:^    .*\n|^\n(?=    ))*", re.MULTILINE)
 _PARTS = re.compile(
     "|".join(part.pattern for part in (_HIDDEN, _FENCE, _INDENTED)), re.MULTILINE
 )
+#: The id of a version of a file.
+_ID = re.compile(r"(?<![\w-])[0-9a-f]{8}(?![\w-])")
 #: Patterns -> what a number, size or time looks like when only its place matters.
 _SHAPES = (
+    (_ID.pattern, "ID"),
     (r"\d{8}(-\d{6}|T\d{4})(_\d+)?", "TIME"),
     (r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?( [+-]\d{4})?", "TIME"),
     (r"\d+(\.\d+)? [KMGT]?i?B\b", "SIZE"),
@@ -177,13 +181,20 @@ def _run_inside(page: Path) -> str:
     text = page.read_text()
     with _machines() as machines:
         new, copied = "", 0
+        ids: dict[str, str] = {}
         for step in steps(text):
-            said = machines.run(step)
+            said = machines.run(replace(step, command=_with_ids(step.command, ids)))
             if step.printed:
                 start, end = step.printed
-                new += text[copied:start] + _laid_out(said, text[start:end])
+                out = _laid_out(said, text[start:end])
+                ids |= zip(_ID.findall(text[start:end]), _ID.findall(out))
+                new += _with_ids(text[copied:start], ids) + out
                 copied = end
-        return new + text[copied:]
+        return new + _with_ids(text[copied:], ids)
+
+
+def _with_ids(text: str, ids: Mapping[str, str]) -> str:
+    return _ID.sub(lambda match: ids.get(match[0], match[0]), text)
 
 
 def _laid_out(said: str, old: str) -> str:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
+from btrfs_backup_ng.actions.restore.files import FileRestoration, look_below
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.actions.restore.snapshot import SNAPSHOTS, Restoration
 from btrfs_backup_ng.actions.restore.swap import Around, Swap, parse_default, plan_swap
@@ -40,6 +41,24 @@ def foresee_next(done: Restoration) -> Forecast:
     name = f"any place that has {chosen.snapshot.name}"
     there = any_place_with(chosen.snapshot, made)
     return foresee(here, there, session.now, name=name)
+
+
+def find_originals(done: FileRestoration) -> list[str]:
+    """Find the files of today of which older ones were restored.
+
+    :returns: their absolute paths on the target's machine; none if it is not known
+        where the source is.
+    """
+    old, new = _old_path(done.chosen, done.to), done.to.path
+    if done.to.is_here:
+        old, new = old and os.path.realpath(old), os.path.realpath(new)
+    if old in ("", new):  # not known, or they came back in place
+        return []
+    seen = attempt(lambda: look_below(done.host, old, done.paths))
+    if isinstance(seen, BackupError):
+        log.info("what is in %s now is not known: %s", visible(old), seen)
+        return []
+    return [os.path.join(old, path) for path in done.paths if path in seen]
 
 
 def find_swap(done: Restoration) -> Swap | None:

@@ -87,6 +87,8 @@ class FileRestoration:
 
     :ivar paths: relative to the snapshot, and to the target.
     :ivar to: the target directory.
+    :ivar left_out: sockets, which hold no data, and which an archive cannot have.
+    :ivar host: of the target.
     :ivar size_bytes: on the disk; ``None`` if it is not known.
     """
 
@@ -104,13 +106,14 @@ class FileRestoration:
         """
         self.paths = tuple(paths)
         self.to = to
-        self._chosen = chosen
+        self.chosen = chosen
         self._session = session
         self._options = options
+        self.left_out: tuple[str, ...] = ()
         self._directories = sorted({above for p in paths for above in _above(p)})
         self._from: Host = chosen.place.host
         target = look_at_target(to, session)
-        self._host: Host = target.host
+        self.host: Host = target.host
         if not target.facts.is_directory:
             raise Refused(
                 f"{target} is not a directory; files are restored below one",
@@ -118,13 +121,15 @@ class FileRestoration:
             )
         preflight.has_privilege(target, session)
         self._kinds = self._look_there()
+        if not self._is_copy:
+            self._leave_out_sockets()
         self._moves = self._look_here()
         if not self._is_copy:
             self._check_tar(chosen.place.location, self._from)
-            self._check_tar(to, self._host)
+            self._check_tar(to, self.host)
         self.size_bytes = self._measure()
         if options.check_space and self.size_bytes is not None:
-            name, free = f"{len(paths)} files or folders", target.facts.size_free
+            name, free = f"{len(self.paths)} files or folders", target.facts.size_free
             for note in preflight.check_space(
                 str(to), name, self.size_bytes, free, options
             ):
@@ -133,16 +138,16 @@ class FileRestoration:
     @property
     def _is_copy(self) -> bool:
         """Return whether one local ``cp`` is enough, without an archive."""
-        places = (self._chosen.place.location, self.to)
+        places = (self.chosen.place.location, self.to)
         size = sum(len(os.fsencode(path)) + 16 for path in self.paths)
         is_here = all(place.is_here for place in places)
         return is_here and size < _ARGUMENTS_BYTES
 
     def _look_there(self) -> Mapping[str, _Seen]:
         """Look at the paths in the snapshot, and check that none is missing."""
-        name = visible(self._chosen.kept.snapshot.name)
-        seen = _look(
-            self._from, self._chosen.kept.path, [*self._directories, *self.paths]
+        name = visible(self.chosen.kept.snapshot.name)
+        seen = look_below(
+            self._from, self.chosen.kept.path, [*self._directories, *self.paths]
         )
         links = [d for d in self._directories if d in seen and not seen[d].is_directory]
         if links:
@@ -156,6 +161,24 @@ class FileRestoration:
             )
         return seen
 
+    def _leave_out_sockets(self) -> None:
+        """Leave out the sockets among the paths, so that the others can be restored.
+
+        :raises Refused: if there are no others.
+        """
+        sockets = {p for p in self.paths if stat.S_ISSOCK(self._kinds[p].mode)}
+        paths = tuple(path for path in self.paths if path not in sockets)
+        if not paths:
+            raise Refused(
+                f"{_listed(sorted(sockets))} is a socket, and holds no data",
+                hint="A program that needs one makes it when it starts.",
+            )
+        self.left_out = tuple(p for p in self.paths if p in sockets)
+        self.paths = paths
+        self._directories = sorted({above for p in paths for above in _above(p)})
+        wanted = {*paths, *self._directories}
+        self._kinds = {p: seen for p, seen in self._kinds.items() if p in wanted}
+
     def _look_here(self) -> Mapping[str, Sequence[str]]:
         """Check that the target is free, and plan the final moves.
 
@@ -164,7 +187,7 @@ class FileRestoration:
         :returns: directory -> names to move into it.
         """
         there = [".", *self._directories, *self.paths]
-        seen = _look(self._host, self.to.path, there)
+        seen = look_below(self.host, self.to.path, there)
         taken = [path for path in self.paths if path in seen]
         if taken:
             raise Refused(
@@ -202,7 +225,7 @@ class FileRestoration:
 
     def _measure(self) -> int | None:
         listed = _list(self.paths)
-        action = verbs.SIZES, self._chosen.kept.path
+        action = verbs.SIZES, self.chosen.kept.path
         done = attempt(lambda: self._from.call(*action, stdin=listed))
         if isinstance(done, BackupError):
             log.info("the size is not known: %s", done)
@@ -235,10 +258,10 @@ class FileRestoration:
         return time.monotonic() - started
 
     def _call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> None:
-        self._host.call(verb, *arguments, stdin=stdin)
+        self.host.call(verb, *arguments, stdin=stdin)
 
     def _copy(self, stage: str) -> None:
-        snapshot = self._chosen.kept.path
+        snapshot = self.chosen.kept.path
         if self._is_copy:
             paths = (f"./{path}" for path in self.paths)
             self._call(verbs.COPY, snapshot, stage, *paths)
@@ -255,13 +278,13 @@ class FileRestoration:
                 Command(("cat", "--", listed.name), label="the list of files"),
                 source.command(verbs.PACK, snapshot, there, label="reading the files"),
                 *stages_between(
-                    self._chosen.place.location, self.to, self._options, codecs.NONE
+                    self.chosen.place.location, self.to, self._options, codecs.NONE
                 ),
-                self._host.command(verbs.UNPACK, stage, label="writing the files"),
+                self.host.command(verbs.UNPACK, stage, label="writing the files"),
             )
             meter = Meter()
             meter.expected_bytes = self.size_bytes
-            label = f"files of {self._chosen.kept.snapshot.name} -> {self.to}"
+            label = f"files of {self.chosen.kept.snapshot.name} -> {self.to}"
             with self._session.progress.add(meter, label):
                 run_pipeline(
                     stages,
@@ -272,12 +295,12 @@ class FileRestoration:
 
     def _check(self, stage: str) -> None:
         """Check the type of each path; on this machine, also that no other arrived."""
-        arrived = _look(self._host, stage, [*self._directories, *self.paths])
+        arrived = look_below(self.host, stage, [*self._directories, *self.paths])
         for path, seen in self._kinds.items():
             kind = arrived[path].mode if path in arrived else 0
             if stat.S_IFMT(kind) != stat.S_IFMT(seen.mode):
                 raise BackupError(
-                    f"{visible(path)} did not come from {self._chosen.place}, or as"
+                    f"{visible(path)} did not come from {self.chosen.place}, or as"
                     " something else"
                 )
         if self.to.is_here:
@@ -293,7 +316,7 @@ class FileRestoration:
                 others = set(os.listdir(descriptor)) - names
             if others:
                 raise BackupError(
-                    f"{self._chosen.place} sent what nobody asked for:"
+                    f"{self.chosen.place} sent what nobody asked for:"
                     f" {_listed(sorted(others))}"
                 )
 
@@ -307,7 +330,7 @@ class FileRestoration:
             for directory, names in self._moves.items()
             for name in names
         ]
-        if left := _look(self._host, stage, moved):
+        if left := look_below(self.host, stage, moved):
             raise BackupError(
                 f"{_listed(sorted(left))} appeared below {visible(str(self.to))}"
                 " meanwhile, and was not overwritten"
@@ -318,7 +341,9 @@ def _list(paths: Iterable[str]) -> bytes:
     return b"".join(b"./" + os.fsencode(path) + b"\0" for path in paths)
 
 
-def _look(host: Host, directory: str, paths: Collection[str]) -> Mapping[str, _Seen]:
+def look_below(
+    host: Host, directory: str, paths: Collection[str]
+) -> Mapping[str, _Seen]:
     """Look at paths below a directory; do not follow a symbolic link at the end.
 
     :returns: the paths that exist.

@@ -12,7 +12,7 @@ from btrfs_backup_ng.__util__ import (
     visible,
 )
 from btrfs_backup_ng.actions.versions.find import Found, sighting_of
-from btrfs_backup_ng.actions.versions.timeline import Sighting
+from btrfs_backup_ng.actions.versions.timeline import Sighting, id_of, versions
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
 from btrfs_backup_ng.process.command import (
@@ -30,27 +30,28 @@ _LOOK_BYTES = 64 * 1024
 
 
 def difference(found: Found, first: int, second: int) -> bytes | None:
-    """Compare two versions of a file.
+    """Compare two versions of a file, given by their numbers.
 
     :returns: the output of ``diff -u``; ``None`` if one of them is binary.
-    :raises UsageError: if one of them does not exist, or both are the same.
+    :raises UsageError: if both are the same.
     :raises Refused: if they cannot be compared.
     """
     if first == second:
-        raise UsageError(f"--diff compares two versions, and {first} is one")
+        one = id_of(versions(found.runs)[first])
+        raise UsageError(f"--diff compares two versions, and {one} is one")
     with tempfile.TemporaryDirectory(prefix="btrfs-backup-ng-") as directory:
         argv = ["diff", "-u"]
         paths = []
         for number in (first, second):
             sighting = sighting_of(found, number)
-            content = sighting.content
+            content, name = sighting.content, id_of(versions(found.runs)[number])
             assert content
             if content.kind not in ("file", "link"):
-                raise Refused(f"version {number} is a {content.kind}, and no file")
+                raise Refused(f"version {name} is a {content.kind}, and no file")
             if content.size > _LIMIT_BYTES:
                 size = format_size(content.size)
-                raise Refused(f"version {number} is {size}, too large to be compared")
-            argv += ["-L", _label(found, number, sighting)]
+                raise Refused(f"version {name} is {size}, too large to be compared")
+            argv += ["-L", _label(found, name, sighting)]
             path = os.path.join(directory, str(number))
             if content.kind == "link":
                 with open(path, "wb") as file:
@@ -71,10 +72,10 @@ def difference(found: Found, first: int, second: int) -> bytes | None:
     return done.stdout
 
 
-def _label(found: Found, number: int, sighting: Sighting) -> str:
+def _label(found: Found, version: str, sighting: Sighting) -> str:
     time = f"{sighting.time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
     where = sighting.snapshot or "now"
-    return visible(f"{found.file.path} (version {number}, {where}, {time})")
+    return visible(f"{found.file.path} (version {version}, {where}, {time})")
 
 
 def _fetch(host: Host, path: str, target: str) -> None:

@@ -11,7 +11,8 @@ path (``parse_stats``); a missing permission is an error of the place.
 
 ``lookup`` decides which of the files have the same content, and reads as few as
 possible. ``timeline`` sorts them by the times of their snapshots. A version gets its
-number when it first appears, and has the same number if it appears again.
+number when it first appears, and has the same number if it appears again. The number
+depends on what was found; outside of one search a version is named by its id.
 """
 
 import os
@@ -26,10 +27,12 @@ from btrfs_backup_ng.actions.versions.lookup import Look, SameContents, take_sta
 from btrfs_backup_ng.actions.versions.timeline import (
     Run,
     Sighting,
+    id_of,
     in_runs,
     nearest,
     versions,
 )
+from btrfs_backup_ng.core.choose import NOW
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.naming import Naming
@@ -310,43 +313,56 @@ def _sightings(
     ], failures
 
 
-def check_searched(found: Found, number: int) -> None:
-    """Check that the number of a version means the same as where all was searched.
+def number_of(found: Found, word: str) -> int:
+    """Return the number of the version that an id means.
 
-    :raises Refused: if a place could not be searched.
+    :param word: the first digits of the origin of any snapshot that has it, or NOW.
+    :raises Refused: if no place that was searched has it, and others may have it.
+    :raises UsageError: if there is no such version.
     """
-    if found.failures:
+    known = versions(found.runs)
+    matching = [
+        number
+        for number, sightings in known.items()
+        if any(_has_id(sighting, word) for sighting in sightings)
+    ]
+    path = visible(found.file.path)
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        raise UsageError(
+            f"several versions of {path} have ids that begin with {word}",
+            hint="Write more of its digits.",
+        )
+    if found.failures and word != NOW:
         place, error = found.failures[0]
         raise Refused(
-            f"which one version {number} of {visible(found.file.path)} is depends on"
-            f" {visible(place)}, which could not be searched: {error.message}",
-            hint="Number those of one place:  versions FILE --at PLACE, then restore"
-            " PLACE --file FILE --number N\nOr name the snapshot, as versions tells:"
-            "  restore PLACE SNAPSHOT --file PATH",
+            f"version {word} of {path} is at no place that could be searched;"
+            f" {visible(place)} could not: {error.message}"
         )
+    ids = ", ".join(id_of(sightings) for sightings in known.values())
+    raise UsageError(f"there is no version {word} of {path}, only {ids}")
+
+
+def _has_id(sighting: Sighting, word: str) -> bool:
+    if word == NOW:
+        return not sighting.snapshot
+    return sighting.origin is not None and sighting.origin.hex.startswith(word)
 
 
 def pick(found: Found, number: int) -> Taken:
     """Return the newest snapshot with a version, at the nearest place.
 
-    :raises UsageError: if there is no such version.
     :raises Refused: if no snapshot has it.
     """
     taken = sighting_of(found, number)
     if not taken.snapshot:
         path = visible(found.file.path)
-        raise Refused(f"version {number} of {path} is in no snapshot, but there now")
+        raise Refused(f"that version of {path} is in no snapshot, but there now")
     return Taken(found.places[taken.place], taken.snapshot, found.file.path)
 
 
 def sighting_of(found: Found, number: int) -> Sighting:
-    """Return the best sighting of a version; the present file is the last choice.
-
-    :raises UsageError: if there is no such version.
-    """
-    known = versions(found.runs)
-    if number not in known:
-        which = f"versions 1 to {len(known)}" if len(known) > 1 else "version 1"
-        path = visible(found.file.path)
-        raise UsageError(f"there is no version {number} of {path}, only {which}")
-    return nearest(known[number]) or known[number][-1]
+    """Return the best sighting of a version; the present file is the last choice."""
+    sightings = versions(found.runs)[number]
+    return nearest(sightings) or sightings[-1]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from btrfs_backup_ng.core.choose import NOW
+
 #: Names of the types of files, for people and programs.
 KINDS = {
     stat.S_IFREG: "file",
@@ -16,6 +18,10 @@ KINDS = {
     stat.S_IFBLK: "device",
     stat.S_IFCHR: "device",
 }
+
+
+#: Digits of a UUID in an id that is shown.
+_ID_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +128,17 @@ def versions(runs: Sequence[Run]) -> Mapping[int, list[Sighting]]:
         if run.number:
             found.setdefault(run.number, []).extend(run.sightings)
     return found
+
+
+def id_of(sightings: Iterable[Sighting]) -> str:
+    """Return the id of a version: the first digits of a UUID.
+
+    It is the origin of the oldest snapshot that has the version. What a snapshot has
+    never changes, so an id never means another version, whichever places are searched.
+    """
+    kept = (sighting for sighting in sightings if sighting.origin)
+    oldest = min(kept, key=_moment, default=None)
+    return oldest.origin.hex[:_ID_DIGITS] if oldest and oldest.origin else NOW
 
 
 def nearest(sightings: Iterable[Sighting]) -> Sighting | None:

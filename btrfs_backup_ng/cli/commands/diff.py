@@ -37,7 +37,8 @@ changed (replaced).
 
 The changes are read from the send stream of btrfs, not from the files: a block that was
 rewritten with the same bytes counts as changed; of a file with several names, one is
-listed; reading a file can be enough to change its "times".
+listed; reading a file can be enough to change its "times". Those of the top (.) are not
+shown by themselves.
 
 --json prints one object a line: one for each change, and a summary at the end. Bytes
 of a path that are not UTF-8 appear as \\udc80 to \\udcff (Python's surrogateescape),

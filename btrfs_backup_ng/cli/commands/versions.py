@@ -23,10 +23,17 @@ from btrfs_backup_ng.actions.versions.find import (
     Taken,
     find_file,
     find_versions,
+    number_of,
     pick,
     records_of,
 )
-from btrfs_backup_ng.actions.versions.timeline import Content, Run, Sighting, versions
+from btrfs_backup_ng.actions.versions.timeline import (
+    Content,
+    Run,
+    Sighting,
+    id_of,
+    versions,
+)
 from btrfs_backup_ng.cli import values, wording
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.output import Output
@@ -51,11 +58,15 @@ looked up in the snapshots of the subvolume and in its complete backups: those o
 on this machine and at the subvolume, or those at the places that --at names. Symbolic
 links are not followed.
 
-Each line has the number of a version, the time of the first snapshot with it, its size,
+Each line has the id of a version, the time of the first snapshot with it, its size,
 and how many snapshots at which place have it, oldest first; "now" is the file as it is.
 
 Changes to owner, mode or times alone do not make a new version. A version that
-reappears keeps its number.
+reappears keeps its id.
+
+An id is the beginning of the UUID of the oldest snapshot with that version, so it never
+means another one, whichever places are away; any such snapshot's will do. The id of the
+file as it is: now.
 
 exit status:
   0  shown
@@ -71,12 +82,12 @@ class VersionsOptions:
     """The options of ``versions``.
 
     :ivar places: to look at instead of those on record.
-    :ivar diff: the numbers of two versions to compare.
+    :ivar diff: the ids of two versions to compare.
     """
 
     file: str
     places: tuple[Location, ...]
-    diff: tuple[int, int] | None
+    diff: tuple[str, str] | None
     folder: str
     ssh: SshOptions
 
@@ -105,7 +116,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--diff",
         nargs=2,
-        type=values.version_number,
+        type=values.version_id,
         metavar=("A", "B"),
         help="show the difference between versions A and B (diff -u)",
     )
@@ -144,9 +155,11 @@ def read(options: argparse.Namespace) -> VersionsOptions:
 class FileVersion:
     """A version in the document.
 
+    :ivar number: its place in this answer; see ``id`` for what never changes.
     :ivar restore: from where it is best taken, ``None`` if no snapshot has it.
     """
 
+    id: str
     number: int
     kind: str
     size_bytes: int | None
@@ -170,6 +183,7 @@ class SnapshotsWithFile:
 class FilePeriod:
     """A time in which a file was the same; without a number, it was not there."""
 
+    id: str | None
     number: int | None
     since: datetime
     now: bool
@@ -208,7 +222,8 @@ def _run(options: VersionsOptions, call: Call) -> int:
         _check_found(found)
         status = 10 if _is_partial(found) else 0
         if options.diff:
-            _print_diff(found, *options.diff, output)
+            first, second = (number_of(found, word) for word in options.diff)
+            _print_diff(found, first, second, output)
             return status
     for line, indent in _lines(found, call.now):
         output.line(line, indent)
@@ -248,9 +263,9 @@ def _lines(found: Found, now: datetime) -> Iterator[tuple[str, int | None]]:
     yield f"{path}: {count} in {looked}", 2
     rows = []
     for run in found.runs:
-        number = str(run.number) if run.number else "-"
+        version = id_of(numbers[run.number]) if run.number else "-"
         age = wording.age(_since(run), now) if run.sightings[0].snapshot else "now"
-        row = (number, age, wording.exact(_since(run)), _content(run.content))
+        row = (version, age, wording.exact(_since(run)), _content(run.content))
         rows.append((*row, _where(found, run.sightings)))
     for line in (*table(rows, 2), *_way_back(found)):
         yield line, None
@@ -294,7 +309,8 @@ def _way_back(found: Found) -> Iterator[str]:
     past = [run.number for run in found.runs if run.number and not run.is_now]
     for number in reversed(past):
         if number not in current:
-            yield f"Bring version {number} back:  {_restore_line(found, number)}"
+            version = id_of(versions(found.runs)[number])
+            yield f"Bring version {version} back:  {_restore_line(found, number)}"
             return
 
 
@@ -310,11 +326,9 @@ def _restore_line(found: Found, number: int) -> str:
 def _print_diff(found: Found, first: int, second: int, output: Output) -> None:
     text = difference(found, first, second)
     if text is None:
-        sizes = [_content(versions(found.runs)[n][0].content) for n in (first, second)]
-        output.result(
-            f"versions {first} ({sizes[0]}) and {second} ({sizes[1]}) differ, and are"
-            " not text"
-        )
+        both = [versions(found.runs)[number] for number in (first, second)]
+        names = [f"{id_of(one)} ({_content(one[0].content)})" for one in both]
+        output.result(f"versions {' and '.join(names)} differ, and are not text")
     elif sys.stdout.isatty():
         for line in text.decode(errors="surrogateescape").splitlines():
             output.result("\t".join(map(visible, line.split("\t"))))
@@ -323,16 +337,17 @@ def _print_diff(found: Found, first: int, second: int, output: Output) -> None:
 
 
 def _report(found: Found) -> VersionsReport:
+    known = versions(found.runs)
     return VersionsReport(
         subvolume=found.file.subvolume,
         path=found.file.path,
         snapshots_looked_into=found.looked,
         versions=tuple(
-            _version(found, number, sightings)
-            for number, sightings in versions(found.runs).items()
+            _version(found, number, sightings) for number, sightings in known.items()
         ),
         timeline=tuple(
             FilePeriod(
+                id=id_of(known[run.number]) if run.number else None,
                 number=run.number or None,
                 since=_since(run),
                 now=run.is_now,
@@ -350,6 +365,7 @@ def _version(found: Found, number: int, sightings: Sequence[Sighting]) -> FileVe
     is_file, is_link = content.kind == "file", content.kind == "link"
     is_kept = any(sighting.snapshot for sighting in sightings)
     return FileVersion(
+        id=id_of(sightings),
         number=number,
         kind=content.kind,
         size_bytes=content.size if is_file else None,

@@ -25,7 +25,14 @@ from tests.support.command_line import (
     sudo_line,
 )
 from tests.support.filesystems import Filesystem, btrfs_filesystem
-from tests.support.places import STATE, moved_away, ssh_place, ssh_words
+from tests.support.places import (
+    STATE,
+    moved_away,
+    show,
+    ssh_place,
+    ssh_words,
+    subvolumes,
+)
 from tests.support.processes import trace
 from tests.support.program import PROGRAM, Argument, environment, run_program
 from tests.support.scene import Scene
@@ -88,6 +95,15 @@ class Story(NamedTuple):
         """Ask for the versions of the file."""
         return versions(*self.words, self.file, *words)
 
+    @property
+    def ids(self) -> list[str]:
+        """Return the ids of the versions: two in snapshots, and the present one.
+
+        The source has no snapshot any more with the first one in its first period.
+        """
+        paths = subvolumes(self.scene.destination)[:2]
+        return [show(path).received_uuid[:8] for path in paths] + ["now"]
+
 
 @pytest.fixture(scope="module")
 def story(disks: tuple[Filesystem, Filesystem], session_sshd: Sshd) -> Story:
@@ -132,6 +148,7 @@ def test_a_files_timeline_is_over_all_its_places(story: Story, sshd: Sshd):
 
 def test_each_version_is_described_and_where_to_get_it(story: Story):
     one, two, three = read(story.versions("--json"))["versions"]
+    assert [version["id"] for version in (one, two, three)] == story.ids
     for version, content in ((one, b"a\nb\n"), (two, b"a\nc\n")):
         assert version["sha256"] == hashlib.sha256(content).hexdigest()
         assert version["size_bytes"] == 4
@@ -150,55 +167,67 @@ def test_the_timeline_is_shown_with_the_command_that_brings_a_version_back(
     done = story.versions()
     heading, *_, last = done.stdout.splitlines()
     assert heading == f"{story.file}: 3 versions in 11 snapshots"
-    cells, here = rows(done), story.here
+    cells, here, ids = rows(done), story.here, story.ids
     assert [(row[0], row[3]) for row in cells] == [
-        ("1", "4 B"),
-        ("2", "4 B"),
+        (ids[0], "4 B"),
+        (ids[1], "4 B"),
         ("-", "deleted"),
-        ("1", "4 B"),
-        ("3", "8 B"),
+        (ids[0], "4 B"),
+        ("now", "8 B"),
     ]
     assert cells[1][4] == f"1 at {here[0]}, 1 at {here[1]}, 1 at {here[2]}"
     assert cells[4][1::3] == ["now", "now"]
     newest = story.scene.snapshot_names[-1]
     assert last == (
-        f"Bring version 1 back:  btrfs-backup-ng restore {here[0]} {newest}"
+        f"Bring version {ids[0]} back:  btrfs-backup-ng restore {here[0]} {newest}"
         f" --file {THESIS} --to DIR"
     )
 
 
-@covers("--number")
-def test_a_version_comes_back_by_its_number(story: Story):
+@covers("--id", "--number")
+def test_a_version_comes_back_by_its_id(story: Story):
     """From the nearest place, and from another machine."""
-    for number, text, at in ((1, "a\nb\n", ()), (2, "a\nc\n", (story.place,))):
-        back = story.scene.other_destination(f"back {number}")
+    one, two, _ = story.ids
+    for version, text, at in ((one, "a\nb\n", ()), (two, "a\nc\n", (story.place,))):
+        back = story.scene.other_destination(f"back {version}")
         words: list[Argument] = [*story.words, "--file", story.file, "--to", back]
-        words.append("--number")
-        must(run_program("restore", *at, *words, str(number)))
+        must(run_program("restore", *at, *words, "--id", version))
         assert (back / THESIS).read_text() == text
-    complaint(run_program("restore", *words, "2"), 4, "there is already")
-    complaint(run_program("restore", *words, "9"), 2, "no version 9")
+    complaint(run_program("restore", *words, "--number", two), 4, "there is already")
+    done = run_program("restore", *words, "--id", "00000000")
+    complaint(done, 2, f"no version 00000000 of {THESIS}, only {one}, {two}, now")
+    complaint(run_program("restore", *words, "--id", "2"), 2, "is not the id")
+    complaint(run_program("restore", *words, "--id", "now"), 4, "is in no snapshot")
 
 
-def test_a_number_means_nothing_while_a_place_is_away(story: Story):
-    """It might be that of another version."""
-    back = story.scene.other_destination("not back")
-    words: list[Argument] = [*story.words, "--file", story.file, "--to", back]
-    with moved_away(story.scene.destination):
-        for number in ("1", "2"):
-            done = run_program("restore", *words, "--number", number)
-            complaint(done, 4, story.here[1], "could not be searched", "--at PLACE")
-        must(run_program("restore", story.place, *words, "--number", "1"))
-    assert (back / THESIS).exists()
+def test_an_id_means_the_same_version_whichever_place_is_away(story: Story):
+    one, two, _ = story.ids
+    newer = show(story.scene.snapshot_folder / story.scene.snapshot_names[-1]).uuid
+    for number, (away, version, text) in enumerate(
+        (
+            (story.scene.destination, one, "a\nb\n"),
+            (story.scene.destination, two, "a\nc\n"),
+            (story.scene.snapshot_folder, newer, "a\nb\n"),  # of any that has it
+        )
+    ):
+        back = story.scene.other_destination(f"away {number}")
+        words: list[Argument] = [*story.words, "--file", story.file, "--to", back]
+        with moved_away(away):
+            must(run_program("restore", *words, "--id", version))
+        assert (back / THESIS).read_text() == text
+    with moved_away(story.scene.destination):  # there alone it may be
+        done = run_program("restore", *words, "--id", "00000000")
+    complaint(done, 4, "no place that could be searched", story.here[1])
 
 
 @covers("--diff")
 def test_the_difference_of_two_versions(story: Story):
-    heading, _, *lines = must(story.versions("--diff", "1", "2")).stdout.splitlines()
+    one, two, _ = story.ids
+    heading, _, *lines = must(story.versions("--diff", one, two)).stdout.splitlines()
     assert lines == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
-    assert f"{THESIS} (version 1, {story.scene.snapshot_names[-1]}, " in heading
+    assert f"{THESIS} (version {one}, {story.scene.snapshot_names[-1]}, " in heading
     # A version from another machine; the one that is there now.
-    text = must(versions(story.file, *story.words, "--diff", "3", "1")).stdout
+    text = must(versions(story.file, *story.words, "--diff", "now", one)).stdout
     assert text.splitlines()[2:] == ["@@ -1,3 +1,2 @@", " a", " b", "-now"]
 
 
@@ -222,8 +251,9 @@ def test_the_other_places_are_read_where_one_is_away(story: Story):
 
 
 def test_a_version_that_is_only_behind_ssh_is_fetched_for_the_difference(story: Story):
+    story_ids = story.ids[:2]
     with moved_away(story.scene.destination), moved_away(story.scene.snapshot_folder):
-        text = must(story.versions("--diff", "1", "2"), 10).stdout
+        text = must(story.versions("--diff", *story_ids), 10).stdout
     assert text.splitlines()[2:] == ["@@ -1,2 +1,2 @@", " a", "-b", "+c"]
 
 
@@ -278,15 +308,16 @@ def test_whatever_its_name_and_whatever_it_is(scene: Scene, sshd: Sshd):
     # A path with a slash at its end, or one that starts elsewhere, is the same.
     same = versions("--json", *words, f"./{name}/", cwd=file.parent)
     assert read(same)["path"] == found["path"]
-    done = must(versions("--diff", "1", "5", *words, file))
+    ids = [version["id"] for version in found["versions"]]
+    done = must(versions("--diff", ids[0], "now", *words, file))
     assert done.stdout == (
-        "versions 1 (6.8 KiB) and 5 (6.8 KiB) differ, and are not text\n"
+        f"versions {ids[0]} (6.8 KiB) and now (6.8 KiB) differ, and are not text\n"
     )
-    for number in ("3", "4"):
-        done = versions("--diff", "1", number, *words, file)
-        complaint(done, 4, f"version {number} is a ")
-    link = must(versions("--diff", "2", "2", *words, file), 2)
-    assert "and 2 is one" in link.stderr
+    for version in ids[2:4]:
+        done = versions("--diff", ids[0], version, *words, file)
+        complaint(done, 4, f"version {version} is a ")
+    link = must(versions("--diff", ids[1], ids[1], *words, file), 2)
+    assert f"and {ids[1]} is one" in link.stderr
 
 
 def test_backups_of_others_are_left_out(scene: Scene):
@@ -416,7 +447,7 @@ def test_what_makes_no_sense_is_told(scene: Scene, tmp_path: Path):
         ([file, file], 2, "about one file, and 2 are given"),
         (["ssh://nas/x"], 2, "on this machine"),
         (["--at", "shell://cat", file], 2, "shell://"),
-        (["--diff", "1", "x", file], 2, "not the number of a version"),
+        (["--diff", "now", "x", file], 2, "not the id of a version"),
         ([""], 2, "path of a file"),
         ([scene.source], 4, "a whole subvolume"),
         ([tmp_path / "x" / "y"], 4, "only btrfs has snapshots"),
@@ -424,10 +455,14 @@ def test_what_makes_no_sense_is_told(scene: Scene, tmp_path: Path):
     ):
         done = versions(*words)
         complaint(done, status, part)
-    done = versions("--diff", "1", "2", "--json", file)
+    done = versions("--diff", "now", "1234", "--json", file)
     assert done.returncode == 2 and "no JSON" in done.stderr
     scene.back_up()
-    complaint(versions("--diff", "1", "2", file), 2, "only version 1")
+    origin = show(scene.snapshot_folder / scene.snapshot_names[0]).uuid
+    words = ["--diff", "now", "1234-5678"]
+    complaint(
+        versions(*words, file), 2, f"no version 12345678 of first, only {origin[:8]}"
+    )
     complaint(versions(scene.source / "no"), 1, "no is in none of the 2 snapshots")
     (scene.source / "folder").mkdir()
     complaint(versions(scene.source / "folder"), 4, "is a directory", "diff A B")

@@ -12,9 +12,9 @@ from btrfs_backup_ng.actions.restore.files import FileRestoration, read_paths
 from btrfs_backup_ng.actions.restore.find import find_snapshot
 from btrfs_backup_ng.actions.restore.snapshot import RestoreRequest, plan_restore
 from btrfs_backup_ng.actions.versions.find import (
-    check_searched,
     find_file,
     find_versions,
+    number_of,
     pick,
     records_of,
 )
@@ -59,7 +59,7 @@ result:
     place of the old one
   with --file  the files under their paths in the snapshot, below PATH, with owners,
     modes, times, xattrs, ACLs and hard links
-  with --number N  version N of FILE, as versions numbers them
+  with --id ID  version ID of FILE, as versions shows them
 
 Nothing is ever overwritten, and nothing at PLACE is changed. Data that the filesystem
 of PATH already has is not sent. Run an interrupted restore again to resume it.
@@ -70,6 +70,7 @@ exit status:
   2  usage error
   3  another run is at work there
   4  refused before any change: no such snapshot, PATH exists, no room ...
+  10  restored in part: a socket cannot come from another machine
 """
 
 
@@ -77,11 +78,11 @@ exit status:
 class RestoreOptions:
     """The options of ``restore``.
 
-    :ivar place: ``None`` only with a number.
+    :ivar place: ``None`` only with an id.
     :ivar snapshot: the word for it.
     :ivar files: as they were typed; empty to restore all of the snapshot.
-    :ivar paths: of these files in the snapshot; empty with a number.
-    :ivar number: of the version of the only file.
+    :ivar paths: of these files in the snapshot; empty with an id.
+    :ivar version: id of the version of the only file; "" if none is asked for.
     :ivar prefix: of the names that words about time mean, ``None`` for any.
     :ivar source: whose backup it is; "" for any.
     :ivar force: a snapshot that was written to after it was made will do.
@@ -91,7 +92,7 @@ class RestoreOptions:
     snapshot: str
     files: tuple[str, ...]
     paths: tuple[str, ...]
-    number: int | None
+    version: str
     prefix: str | None
     source: str
     force: bool
@@ -112,7 +113,7 @@ def build_parser() -> Parser:
         "restore",
         usage=(
             "[options] PLACE [SNAPSHOT] --to PATH [--file FILE ...]",
-            "[options] --file FILE --number N --to PATH",
+            "[options] --file FILE --id ID --to PATH",
         ),
         description="Restore a snapshot, or files from it, to a new path.",
         epilog=_EPILOG,
@@ -159,10 +160,11 @@ def _add_selection(parser: Parser) -> None:
         help="the same, with the paths in the file LIST, one a line; -: stdin",
     )
     add(
+        "--id",
         "--number",
-        type=values.version_number,
-        metavar="N",
-        help="restore version N (as numbered by versions) of the live path FILE; PLACE"
+        type=values.version_id,
+        metavar="ID",
+        help="restore version ID (as shown by versions) of the live path FILE; PLACE"
         " may be omitted",
     )
     add(
@@ -223,8 +225,8 @@ def read(options: argparse.Namespace) -> RestoreOptions:
         place=place,
         snapshot=snapshot,
         files=tuple(options.file),
-        paths=() if options.number else _paths(options),
-        number=options.number,
+        paths=() if options.id else _paths(options),
+        version=options.id or "",
         prefix=options.snapshot_prefix,
         source=options.source,
         force=options.force,
@@ -248,11 +250,11 @@ def _places(options: argparse.Namespace) -> tuple[Location | None, str, Location
             "restore needs a path to restore to; nothing is overwritten",
             hint=f"Write:  {PROGRAM} restore PLACE [SNAPSHOT] --to PATH",
         )
-    if options.number and (len(options.file) != 1 or options.files_from):
-        raise UsageError("--number needs one --file FILE, whose version it is")
-    if options.number and len(options.places) > 1:
-        raise UsageError("--number chooses the snapshot, so none can be named")
-    if not options.places and not options.number:
+    if options.id and (len(options.file) != 1 or options.files_from):
+        raise UsageError("--id needs one --file FILE, whose version it is")
+    if options.id and len(options.places) > 1:
+        raise UsageError("--id chooses the snapshot, so none can be named")
+    if not options.places and not options.id:
         raise UsageError("a place is missing", hint=f"See:  {PROGRAM} restore --help")
     if len(options.places) > 2:
         raise UsageError(
@@ -290,7 +292,7 @@ def _paths(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _run(options: RestoreOptions, call: Call) -> int:
-    finder = _VersionFinder(options, call) if options.number else None
+    finder = _VersionFinder(options, call) if options.version else None
     folder = finder.folder if finder else options.folder
     with (
         open_progress(call) as progress,
@@ -303,7 +305,7 @@ def _run(options: RestoreOptions, call: Call) -> int:
         try:
             if finder:
                 options = finder.find(session)
-            _restore(options, session, output, report)
+            status = _restore(options, session, output, report)
         except BackupError as error:
             if not call.as_json:
                 raise
@@ -314,7 +316,7 @@ def _run(options: RestoreOptions, call: Call) -> int:
 
 def _restore(
     options: RestoreOptions, session: Session, output: Output, report: RestoreReport
-) -> None:
+) -> int:
     request, paths = options.request, options.paths
     assert options.place
     chosen = find_snapshot(
@@ -329,15 +331,13 @@ def _restore(
     reporter = Reporter(chosen, session.now, output, report)
     if paths:
         files = FileRestoration(chosen, paths, request.to, session, request.options)
-        reporter.restore_files(files)
-    else:
-        reporter.restore_snapshot(
-            plan_restore(chosen, request, session), folder=options.folder
-        )
+        return reporter.restore_files(files)
+    restoration = plan_restore(chosen, request, session)
+    return reporter.restore_snapshot(restoration, folder=options.folder)
 
 
 class _VersionFinder:
-    """The search for a version of a file, by its number as ``versions`` has it.
+    """The search for a version of a file, by its id as ``versions`` has it.
 
     :ivar folder: where the snapshots of its subvolume are.
     """
@@ -354,9 +354,7 @@ class _VersionFinder:
         options = self._options
         places = [options.place] if options.place else []
         found = find_versions(self._file, places, session, self._records)
-        assert options.number
-        check_searched(found, options.number)
-        taken = pick(found, options.number)
+        taken = pick(found, number_of(found, options.version))
         return replace(
             options,
             place=parse_location(taken.place, working_directory="/"),

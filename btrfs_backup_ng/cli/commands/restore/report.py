@@ -14,7 +14,11 @@ from btrfs_backup_ng.__util__ import (
     format_span,
     visible,
 )
-from btrfs_backup_ng.actions.restore.after import find_swap, foresee_next
+from btrfs_backup_ng.actions.restore.after import (
+    find_originals,
+    find_swap,
+    foresee_next,
+)
 from btrfs_backup_ng.actions.restore.files import FileRestoration
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.actions.restore.snapshot import Restoration
@@ -34,6 +38,9 @@ from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.naming import split_name
 from btrfs_backup_ng.place.contents import State
 
+#: Most files of which the paths are printed.
+_PATHS_SHOWN = 10
+
 
 @dataclass(slots=True)
 class RestoreReport:
@@ -41,6 +48,9 @@ class RestoreReport:
 
     :ivar writable: of a snapshot: a writable subvolume is made of it.
     :ivar files: the paths of the files, if not all of the snapshot is restored.
+    :ivar left_out: those of files that cannot be restored from there.
+    :ivar restored: where the files are now.
+    :ivar originals: those of the same names that still are where they were backed up.
     """
 
     dry_run: bool
@@ -49,6 +59,9 @@ class RestoreReport:
     from_: Annotated[str | None, Named("from")] = None
     to: str | None = None
     files: tuple[str, ...] | None = None
+    left_out: tuple[str, ...] | None = None
+    restored: tuple[str, ...] | None = None
+    originals: tuple[str, ...] | None = None
     parent: str | None = None
     size_bytes: int | None = None
     writable: bool | None = None
@@ -69,10 +82,11 @@ class Reporter:
         self._output = output
         self._report = report
 
-    def restore_snapshot(self, restoration: Restoration, *, folder: str) -> None:
+    def restore_snapshot(self, restoration: Restoration, *, folder: str) -> int:
         """Print the plan, carry it out, and print how to continue.
 
         :param folder: of the snapshots of the source, as it was asked for.
+        :returns: the exit status.
         """
         report, dry_run = self._report, self._report.dry_run
         writable = restoration.request.writable
@@ -93,6 +107,7 @@ class Reporter:
             self._say_swap(restoration, report.swap)
         elif not (dry_run or writable):
             self._say_writable(restoration)
+        return 0
 
     def _say_next(self, restoration: Restoration, folder: str) -> None:
         """Print how the next backup of the subvolume will be, and how to name it."""
@@ -148,8 +163,11 @@ class Reporter:
         line = shlex.join([*words, f"{restoration.place}.rw"])
         self._output.line(f"To write to it:  {visible(line)}")
 
-    def restore_files(self, restoration: FileRestoration) -> None:
-        """Print which files are going to be restored, and restore them."""
+    def restore_files(self, restoration: FileRestoration) -> int:
+        """Print which files are going to be restored, restore them, and where they are.
+
+        :returns: the exit status.
+        """
         report, count = self._report, len(restoration.paths)
         files = "1 file or folder" if count == 1 else f"{count} files or folders"
         self._introduce(str(restoration.to), files)
@@ -161,6 +179,24 @@ class Reporter:
             took = format_span(restoration.run())
             to = visible(str(restoration.to))
             self._say(f"restored  {files} below {to} in {took}")
+            report.restored = tuple(
+                str(restoration.to.join(path)) for path in restoration.paths
+            )
+            self._say_paths("now at", report.restored)
+            report.originals = tuple(find_originals(restoration))
+            self._say_paths("original", report.originals, " is still there")
+        if restoration.left_out:
+            report.left_out = restoration.left_out
+            self._say_paths("left out", report.left_out, ": a socket, without data")
+        return 10 if restoration.left_out else 0
+
+    def _say_paths(self, label: str, paths: Sequence[str], remark: str = "") -> None:
+        """Print some paths below each other."""
+        for path in paths[:_PATHS_SHOWN]:
+            self._say(f"{label:10}{visible(path)}{remark}")
+            label = ""
+        if len(paths) > _PATHS_SHOWN:
+            self._say(f"{'':10}and {len(paths) - _PATHS_SHOWN} more")
 
     def _introduce(self, place: str, form: str) -> None:
         kept, now, report = self._chosen.kept, self._now, self._report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -121,9 +122,38 @@ def test_one_or_ten_thousand_files_come_back(scene: Scene, sshd: Sshd, tmp_path:
     text = "first\n\n./many/000001 " + "x" * 80 + "\n"
     words = [scene.destination, "--to", to, "--files-from", "-", "--json"]
     document = json.loads(must(restored(*words, input=text)).stdout)
-    assert document["files"] == ["first", "many/000001 " + "x" * 80]
+    files = ["first", "many/000001 " + "x" * 80]
+    assert document["files"] == files
+    assert document["restored"] == [f"{to}/{one}" for one in files]
+    assert document["originals"] == [f"{scene.source}/{one}" for one in files]
     assert sorted(os.listdir(to)) == ["first", "many"]
     assert (to / "first").read_bytes() == (scene.source / "first").read_bytes()
+
+
+def test_a_socket_in_a_list_costs_nothing_but_itself(scene: Scene, sshd: Sshd):
+    (scene.source / "folder").mkdir()
+    (scene.source / "folder/file").write_text("x")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(scene.source / "folder/socket"))
+    scene.back_up()
+    (scene.source / "first").unlink()
+    files = ("first", "folder/socket", "folder/file")
+    for number, way in enumerate((local_way, ssh_way(sshd))):
+        to = scene.source.parent / f"to {number}"
+        to.mkdir()
+        words = [*way(scene.destination), "--to", str(to), "--file"]
+        done = must(restored(*words, *files), 10 if number else 0)
+        assert (to / "first").exists() and (to / "folder/file").exists()
+        assert (to / "folder/socket").exists() == (not number)
+        assert ("left out  folder/socket: a socket" in done.stdout) == bool(number)
+        assert f"now at    {to}/first\n" in done.stdout
+        assert f"          {to}/folder/file\n" in done.stdout
+        assert f"{scene.source}/folder/file is still there" in done.stdout
+        assert f"{scene.source}/first is still" not in done.stdout
+    complaint(restored(*words, files[1]), 4, "folder/socket is a socket")
+    done = must(restored(scene.destination, "--to", scene.source, "--file", "first"))
+    assert f"now at    {scene.source}/first" in done.stdout
+    assert "original" not in done.stdout  # as this is its path
 
 
 @covers("--no-check-space")
