@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compare transfers with checkpoints and without: what do checkpoints cost?
+"""Compare transfers with and without checkpoints: the cost of checkpoints.
 
 Run by hand, as root, on a machine that has nothing else to do:
 
@@ -7,10 +7,10 @@ Run by hand, as root, on a machine that has nothing else to do:
         [--what large|small] [--interval 1G --interval 64M]
 
 Each pair sends the same snapshot in full, once with checkpoints and once without, to a
-filesystem made for it; who goes first alternates.  There are 1.5 GB in large files that
-do not compress, and 200,000 small files.  A ratio is the time (or the processor time)
-with checkpoints by that without.  Of the process that makes the checkpoints its own
-processor time is told, as part of a core at 300 MB/s, and its peak memory.
+new filesystem; the order alternates. The data is 1.5 GB in large files that do not
+compress, or 200,000 small files.  A ratio is the time (or the processor time) with
+checkpoints divided by the time without. The processor time of the process that makes
+the checkpoints is printed as part of a core at 300 MB/s, with its peak memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Filter(NamedTuple):
-    """What the process that makes the checkpoints took."""
+    """The cost of the process that makes the checkpoints."""
 
     cpu_s: float
     peak_bytes: int
@@ -55,7 +55,7 @@ class Pair(NamedTuple):
 
 
 def main() -> int:
-    """Run what the command line asks for, and print it."""
+    """Run the requested comparisons, and print them."""
     options = _options()
     if os.geteuid() != 0:
         print("this makes and mounts filesystems, which needs root", file=sys.stderr)
@@ -126,7 +126,7 @@ def _small_files(directory: Path, count: int) -> Iterator[Path]:
 
 
 def _stream_size(source: Path) -> int:
-    """Tell about how long the stream of a subvolume is going to be."""
+    """Estimate the length of the stream of a subvolume."""
     sizes = (
         os.lstat(os.path.join(directory, name)).st_size + 300
         for directory, _, names in os.walk(source)
@@ -150,7 +150,7 @@ class _Bench(throughput._Bench):
         self._interval = interval
 
     def compare(self, title: str, pairs: int, size: int) -> bool:
-        """Run the pairs, print them, and tell whether the aims are reached."""
+        """Run the pairs, print them, and return whether the aims are reached."""
         self._snapshot()
         self._transfer(self._off)  # for the caches
         done = []
@@ -199,7 +199,7 @@ def _tell(title: str, done: list[Pair], size: int) -> bool:
 
 
 class _Watch:
-    """Looks at the filter of a run while the body works, as it is gone afterwards."""
+    """Watches the filter of a run while the body works: later it has ended."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -216,7 +216,7 @@ class _Watch:
         self._thread.join()
 
     def seen(self) -> Filter:
-        """Return what it took."""
+        """Return its cost."""
         assert self._peak_bytes, "there was no filter"
         return Filter(self._cpu_s, self._peak_bytes)
 

@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
-"""Cut a large transfer at random points, and count what is sent again.
+"""Interrupt a large transfer at random points, and count the bytes that are sent again.
 
 Run by hand, as root:
 
     python3 benchmarks/cuts.py [--cuts 20] [--interval 64M] [--seed N] [--local]
 
-A subvolume of 2 GB goes to another filesystem in full, then a change of 1 GB with
+A subvolume of 2 GB is sent to another filesystem in full, then a change of 1 GB with
 reflinks. The program runs in a network namespace of its own, and the counter of the
-cable between it and the server tells what really went over the wire. Each cut is of
-another kind: an end of ssh, of ``btrfs receive``, of the program, or the cable itself.
-Then the next plain run is started, and so on. At the end content, received UUIDs and
-reflinks are compared, and a plain ``btrfs send -p`` has to go on from there.
+cable between it and the server shows the true number of bytes on the wire. Each
+interruption is of another kind: an end of ssh, of ``btrfs receive``, of the program, or
+the cable itself. Then the next plain run is started, and so on. At the end content,
+received UUIDs and reflinks are compared, and a plain ``btrfs send -p`` must be able to
+continue.
 
-What a cut cost is what had gone over the wire since the beginning of the stream, less
-where the next run goes on. That may be an interval, and what was on its way: data that
-had left and had not arrived yet, or had arrived and was not written yet.
+The cost of an interruption is the number of bytes on the wire since the beginning of
+the stream, minus the offset at which the next run resumes. That may be an interval, and
+the data on its way: sent but not arrived, or arrived but not written.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ from tests.support.program import finish  # noqa: E402
 from tests.support.scene import Scene  # noqa: E402
 
 MIB, GIB = 1 << 20, 1 << 30
-#: Of what is on the wire, beside the stream: ssh, TCP and Ethernet.
+#: Overhead on the wire, beside the stream: ssh, TCP and Ethernet.
 FRAMING = 0.03
-#: What may be on its way: two pipes of 1 MiB, the window of an ssh channel (2 MiB), two
-#: socket buffers (tcp_wmem, tcp_rmem), what sshd and the shells have in their pipes.
+#: Limit on the data on its way: two pipes of 1 MiB, the window of an ssh channel (2
+#: MiB), two socket buffers (tcp_wmem, tcp_rmem), the pipes of sshd and the shells.
 ON_ITS_WAY = 16 * MIB
 
 
 def main() -> int:
-    """Run what the command line asks for; the status tells whether all was well."""
+    """Run the requested transfers; the status is 0 if all was well."""
     options = _options()
     if os.geteuid() != 0:
         print("this makes and mounts filesystems, which needs root", file=sys.stderr)
@@ -127,7 +128,7 @@ def _crowd(directory: Path, count: int) -> None:
 
 
 def _recrowd(directory: Path) -> None:
-    """Rename, replace and remove some of them, and link one to another."""
+    """Rename, replace and remove some of the files, and link others."""
     for part in sorted(directory.iterdir()):
         if part.is_dir():
             for path in sorted(part.iterdir())[::7]:
@@ -143,7 +144,7 @@ def _recrowd(directory: Path) -> None:
 
 
 class _Way:
-    """How a run is started, what it has sent by now, and in what ways it can be cut."""
+    """The start of a run, its progress, and the ways to interrupt it."""
 
     cuts: dict[str, cutting.Cut]
 
@@ -156,11 +157,11 @@ class _Way:
         return self.scene.start(*more)
 
     def moved(self) -> int:
-        """Count what has moved since the run was started."""
+        """Count the bytes moved since the run was started."""
         raise NotImplementedError
 
     def repair(self) -> None:
-        """Make good what a cut has broken, beside the run itself."""
+        """Repair the damage of an interruption outside the run itself."""
 
 
 class _Local(_Way):
@@ -203,8 +204,8 @@ class _Wire(_Way):
 class _Run(NamedTuple):
     """One run, and how it ended.
 
-    :ivar began: offset in the stream at which it went on.
-    :ivar moved: what had gone over the wire by its end, with all framing.
+    :ivar began: offset in the stream at which it resumed.
+    :ivar moved: bytes on the wire by its end, with all framing.
     """
 
     kind: str
@@ -213,7 +214,7 @@ class _Run(NamedTuple):
 
 
 class _Cost(NamedTuple):
-    """What one cut cost: how much is sent again, with all framing."""
+    """The cost of one interruption: bytes sent again, with all framing."""
 
     kind: str
     again: int
@@ -222,7 +223,7 @@ class _Cost(NamedTuple):
 def _transfer(
     way: _Way, cuts: int, dice: random.Random, options: argparse.Namespace
 ) -> list[_Cost]:
-    """Let one snapshot go over, with some cuts."""
+    """Send one snapshot, with some interruptions."""
     scene = way.scene
     count = len(scene.backups)
     size = options.size if not count else options.size // 2
@@ -288,7 +289,7 @@ def _print(runs: list[_Run], costs: list[_Cost], whole: int) -> None:
 
 
 def _wait_for(way: _Way, program: subprocess.Popen[str], size: int) -> int:
-    """Wait until so much has moved, and something of the stream with it."""
+    """Wait until this much has moved, and some of the stream with it."""
 
     def moved() -> int:
         assert program.poll() is None, f"it ended before its cut: {finish(program)}"
@@ -300,7 +301,7 @@ def _wait_for(way: _Way, program: subprocess.Popen[str], size: int) -> int:
 
 
 def _watch(way: _Way, program: subprocess.Popen[str]) -> None:
-    """Look until it has ended at what would be gone then."""
+    """Watch values that end with the process, until it ends."""
     if isinstance(way, _Local):
         while program.poll() is None or way.scene.worker("btrfs", "receive"):
             way.moved()

@@ -6,11 +6,11 @@ Run by hand, as root:
     python3 benchmarks/diff.py [--files 200000] [--changed 1] [--runs 5]
 
 A tree is made on a filesystem in an image, then a snapshot, changes, and another one.
-First, all that our diff tells is compared with what reading both trees finds, path by
-path.  Then both programs run in turn, each twice: right after the filesystem was
-mounted, so that nothing of it is in memory, as it is with a backup disk; and once more,
-so that all is.  Printed are the wall times of the whole processes, their ratios, and
-the peak of our memory.  The aim is about the first of the two.
+First, the output of the verb is compared with a reading of both trees, path by path.
+Then both programs run in turn, each twice: right after the filesystem was mounted, so
+that nothing of it is in memory, as for a backup disk; and again with all in memory.
+Printed are the wall times of the whole processes, their ratios, and the peak memory of
+the verb. The aim is for the first of the two.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ PEAK_LIMIT_KIB = 40 << 10
 
 
 class Run(NamedTuple):
-    """What one process took; in wall time; the peak is that of the process itself."""
+    """The cost of one process: wall time, and the peak memory of the process itself."""
 
     elapsed_s: float
     peak_kib: int
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 
 def main() -> int:
-    """Measure, print, and tell by the exit status whether it is within the aims."""
+    """Measure and print; the exit status is 0 within the aims."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--files", type=int, default=200_000)
@@ -76,7 +76,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _room_for(size: int) -> Iterator[Path]:
-    """Make a directory in memory if that has room, else where temporary files go."""
+    """Make a directory in memory if it has room, else in the temporary directory."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > size + GIB
     path = tempfile.mkdtemp(prefix="bbng-diff-", dir=memory if roomy else None)
@@ -176,8 +176,8 @@ class _Race:
 def _run(argv: Sequence[str]) -> Run:
     """Run a command and measure it.
 
-    Its peak is asked for as long as it runs: ``ru_maxrss`` of wait4(2) would be that
-    of its children and of this process, too.
+    Its peak is read while it runs: ``ru_maxrss`` of wait4(2) would be that of its
+    children and of this process, too.
     """
     began = time.monotonic()
     with subprocess.Popen(

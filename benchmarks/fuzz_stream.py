@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mutate send streams, and see that our reader and ``btrfs receive --dump`` agree.
+"""Mutate send streams, and check that the reader and ``btrfs receive --dump`` agree.
 
 Run by hand (root is not needed):
 
@@ -8,9 +8,9 @@ Run by hand (root is not needed):
 The kept streams of tests/sendstream are cut off, flipped, spliced, given other lengths,
 half of them with checksums that fit.  For each, the reader may raise nothing but
 StreamDamaged, in every way of reading, and its verdict and commands must be those of
-``btrfs receive --dump``, except for what tests/sendstream/dump.py names.  The memory of
-this process must stay below 64 MB.  With ``--cuts`` every truncation of every kept
-stream comes first, however long that takes.  What fails is kept in fuzz-N.stream.
+``btrfs receive --dump``, except for the cases in tests/sendstream/dump.py.  The memory
+of this process must stay below 64 MB.  With ``--cuts`` every truncation of every kept
+stream comes first, however long that takes. A failing stream is kept in fuzz-N.stream.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FAILURES = 20
 
 
 def main() -> int:
-    """Fuzz, print the figures, and tell by the exit status whether all was well."""
+    """Fuzz and print the figures; the exit status is 0 if all was well."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="default: 10")
     parser.add_argument("--seed", type=int, default=time.time_ns())
@@ -89,7 +89,7 @@ def _problems(stream: bytes, counts: collections.Counter[str]) -> Iterator[str]:
         for way in (_walk, _size):
             with contextlib.suppress(StreamDamaged):
                 way(stream)
-    except Exception as error:  # what a hostile stream must not bring about
+    except Exception as error:  # which a hostile stream must not cause
         yield f"{type(error).__name__}: {error}"
         return
     counts["commands"] += len(reading.commands)

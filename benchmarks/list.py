@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Measure what ``list`` costs for a place with 10,000 snapshots, here and over ssh.
+"""Measure the cost of ``list`` for a place with 10,000 snapshots, local and over ssh.
 
 Run by hand, as root:
 
     python3 benchmarks/list.py [--snapshots 10000]
 
-Printed: processor time (of the program and all that it starts here), elapsed time and
-memory for a source, a destination, and both in one call; processes, or connections and
-sessions; and what ``versions`` costs for a file at both.  The aim is less than 1 s of
+Printed: processor time (of the program and its children here), elapsed time and memory
+for a source, a destination, and both in one call; processes, or connections and
+sessions; and the cost of ``versions`` for a file at both.  The aim is less than 1 s of
 processor time for a place.
 """
 
@@ -29,7 +29,7 @@ FOLDER = ".btrfs-backup-ng/snapshots"
 
 
 def main() -> int:
-    """Measure, print, and tell by the exit status whether it is within the aim."""
+    """Measure and print; the exit status is 0 within the aim."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--snapshots", type=int, default=10_000)
     count: int = parser.parse_args().snapshots
@@ -63,7 +63,7 @@ def _calls(source: Path, target: Path) -> list[tuple[Path, ...]]:
 
 
 def _measure(server: sshd.Sshd, *places: Path) -> float:
-    """Measure one call; gives processor seconds for each place, the worse way."""
+    """Measure one call; return processor seconds for each place, on the slower way."""
     words = [f"--ssh-opt={option}" for option in server.ssh_options]
     there = [f"ssh://root@{server.host}:{server.port}{place}" for place in places]
     worst = 0.0

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Measure what ``prune --dry-run`` takes where there are many snapshots.
+"""Measure the time of ``prune --dry-run`` with many snapshots.
 
 Run by hand, as root:
 
     python3 benchmarks/prune.py [--snapshots 10000]
 
 Printed: the time for a source and for a destination of this machine, and for the same
-destination through an sshd of this machine, each with as many commands as it took.
+destination through an sshd of this machine, each with the number of commands.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLICY = "latest 24h 7d 4w 12m 5y min=2d"
 
 
 def main() -> int:
-    """Measure, print, and tell by the exit status whether it is within the aim."""
+    """Measure and print; the exit status is 0 within the aim."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--snapshots", type=int, default=10000)
     count: int = parser.parse_args().snapshots

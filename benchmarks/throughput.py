@@ -7,9 +7,10 @@ Run by hand, as root, on a machine that has nothing else to do:
 
 Each pair sends the same snapshot in full, once with the program (``--progress``) and
 once with ``btrfs send | btrfs receive`` (over ssh: ``btrfs send | ssh ... btrfs
-receive``), followed by ``btrfs filesystem sync`` of the destination, as the program is
-durable when it returns.  Who goes first alternates, and each transfer goes to a
-filesystem made for it.  A ratio is the program's time by that of the bare pipe.
+receive``), followed by ``btrfs filesystem sync`` of the destination, since the backup
+of the program is durable when it returns. The order alternates, and each transfer goes
+to a new filesystem. A ratio is the time of the program divided by that of the bare
+pipe.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ UNITS = {"M": MIB, "G": GIB}
 
 
 class Run(NamedTuple):
-    """What one transfer took."""
+    """The cost of one transfer."""
 
     elapsed_s: float
     cpu_s: float
@@ -57,12 +58,12 @@ class Pair(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Say how many times as long the program took."""
+        """Return the time of the program, relative to the bare pipe."""
         return self.ours.elapsed_s / self.bare.elapsed_s
 
 
 def main() -> int:
-    """Run what the command line asks for, and print it."""
+    """Run the requested comparisons, and print them."""
     options = _options()
     if os.geteuid() != 0:
         print("this makes and mounts filesystems, which needs root", file=sys.stderr)
@@ -113,7 +114,7 @@ def _size(text: str) -> int:
 
 @contextlib.contextmanager
 def _room_for(size: int) -> Iterator[Path]:
-    """Make a directory in memory if that has room, else where temporary files go."""
+    """Make a directory in memory if it has room, else in the temporary directory."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > size + GIB
     roomy = roomy and os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGESIZE") > size
@@ -157,7 +158,7 @@ class _Bench:
         self._options = options
 
     def report(self, name: str, pairs: int, size: int) -> float:
-        """Run the pairs, print them and give the median of their ratios."""
+        """Run the pairs, print them and return the median of their ratios."""
         self._snapshot()
         self._transfer(self._bare)  # for the caches
         done = []
@@ -182,7 +183,7 @@ class _Bench:
         return median
 
     def _snapshot(self) -> None:
-        """Have the program make the snapshot that is going to be sent."""
+        """Let the program make the snapshot to send."""
         folder = self._source / ".btrfs-backup-ng" / "snapshots"
         if not folder.is_dir():
             self._run([*self._program, str(self._source)])
@@ -225,8 +226,8 @@ class _Bench:
     def _run(self, argv: Sequence[str]) -> Run:
         """Run a command and measure it.
 
-        The peak is that of the process itself: ``ru_maxrss`` of wait4(2) would be the
-        largest of its children, too.
+        The peak is that of the process itself: ``ru_maxrss`` of wait4(2) includes its
+        children.
         """
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         began = time.monotonic()

@@ -6,13 +6,13 @@ Run by hand, as root:
     python3 benchmarks/verify.py [--files 100000] [--size 8K]
 
 A tree is made, half of it in one directory, with hard links and xattrs, and backed up
-to another filesystem.  Then, for each way (local, ssh on one side, ssh on both), a
-good backup is verified and one with a flipped byte, a changed mode, a missing xattr and
-an extra file, right after both filesystems were mounted, so that nothing is in memory.
-What each side read is taken from the counters of its loop device and compared with what
-reading every file once reads.  Printed are times, the peak of our memory and those
-ratios; the exit status is 0 if exactly the damages were found within the aims: 64 MB,
-and no side read more than once.
+to another filesystem.  Then, for each way (local, ssh on one side, ssh on both), the
+run verifies a good backup and one with a flipped byte, a changed mode, a missing xattr
+and an extra file, right after both filesystems were mounted, so that nothing is in
+memory. The bytes that each side read are taken from the counters of its loop device,
+and compared with reading every file once. Printed are times, the peak memory of the
+program and those ratios; the exit status is 0 if exactly the damages were found within
+the aims: 64 MB, and no side read more than once.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from tests.support.places import set_read_only  # noqa: E402
 GIB = 1 << 30
 IN_A_DIRECTORY = 200
 PEAK_LIMIT = 64_000_000
-#: Metadata that is read twice, readahead: so much more than one reading may be read.
+#: Limit on the bytes read beyond one reading: metadata read twice, and readahead.
 READ_LIMIT = 1.15
 DAMAGE = {"byte": "contents", "mode": "mode", "xattr": "xattr", "extra": "presence"}
 
 
 class Places(NamedTuple):
-    """Where the snapshots and the backups are."""
+    """The places of the snapshots and the backups."""
 
     source: filesystems.Filesystem
     destination: filesystems.Filesystem
@@ -62,18 +62,18 @@ class Places(NamedTuple):
         return self.destination.path / "backups"
 
     def fresh(self) -> None:
-        """Let nothing of them be in memory."""
+        """Drop all of them from memory."""
         for filesystem in self:
             filesystem.unmount()
             filesystem.mount()
 
     def read_bytes(self) -> list[int]:
-        """Return what was read from each device so far."""
+        """Return the bytes read from each device so far."""
         return [_read_bytes(filesystem.device) for filesystem in self]
 
 
 def main() -> int:
-    """Measure, print, and tell by the exit status whether it is within the aims."""
+    """Measure and print; the exit status is 0 within the aims."""
     assert __doc__
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--files", type=int, default=100_000)
@@ -124,7 +124,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def _room_for(size: int) -> Iterator[Path]:
-    """Make a directory in memory if that has room, else where temporary files go."""
+    """Make a directory in memory if it has room, else in the temporary directory."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > size + GIB
     path = tempfile.mkdtemp(prefix="bbng-verify-", dir=memory if roomy else None)
@@ -154,7 +154,7 @@ def _fill(tree: Path, files: int, largest: int) -> None:
 
 
 def _read_once(places: Places, name: str) -> list[int]:
-    """Return what reading all files once reads from each device, all else cold."""
+    """Return the bytes that one reading of all files reads from each cold device."""
     found = []
     for filesystem, path in (
         (places.source, places.home / ".btrfs-backup-ng/snapshots" / name),
@@ -173,7 +173,7 @@ def _read_once(places: Places, name: str) -> list[int]:
 
 
 class Run(NamedTuple):
-    """What one run found, and what it took; ``most_read`` is a ratio."""
+    """The findings of one run, and its cost; ``most_read`` is a ratio."""
 
     found: list[tuple[str, str]]
     peak_bytes: int
@@ -207,7 +207,7 @@ def _verify(places: Places, way: str, words: Sequence[str], once: list[int]) -> 
 
 
 def _damage(backup: Path) -> list[tuple[str, str]]:
-    """Do four damages to a backup, with no other trace; give what is to be found."""
+    """Damage a backup four times, without a trace; return the expected findings."""
     directory = backup / "directory 0" / "more 0"
     set_read_only(backup, False)
     victims = {

@@ -78,11 +78,11 @@ class SshHost:
         self._master = master
         self.name = master.name
         self.silence_s = silence_s
-        hint = f"See whether it answers:  ssh {master.by_hand} true\n{IF_SLOW}"
+        hint = f"Check whether it responds:  ssh {master.by_hand} true\n{IF_SLOW}"
         self._patience = patience(silence_s, hint)
         self._wanted = self._privilege = "sudo" if forced_sudo else "auto"
         self._password_file = find_password_file(sudo_password_file, CREDENTIAL)
-        self._keeper = ""
+        self._token = ""
         self._answer = b""
         self._locks = threading.BoundedSemaphore(PLACES_AT_ONCE)
         self._closing = ExitStack()
@@ -94,7 +94,7 @@ class SshHost:
 
     def _forget(self) -> None:
         self.close()
-        self._keeper, self._privilege = "", self._wanted
+        self._token, self._privilege = "", self._wanted
 
     def by_hand(self, line: str) -> str:
         """Return the line by which a person runs a line of shell there."""
@@ -102,7 +102,7 @@ class SshHost:
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
         words = (self._privilege, *arguments)
-        return self._command(verb.remote_command(words, keeper=self._keeper), label)
+        return self._command(verb.remote_command(words, token=self._token), label)
 
     def _command(self, remote: str, label: str) -> Command:
         return Command(
@@ -137,12 +137,14 @@ class SshHost:
             said = self.ask_about(directory, folder)
             if not said.get("flock"):
                 raise Refused(
-                    f"{visible(self.name)} has no flock command, so two runs could not"
-                    " be kept apart",
-                    hint="Install util-linux or busybox there.",
+                    f"{visible(self.name)} has no flock command, which keeps other runs"
+                    " out",
+                    hint="Install util-linux or busybox on it.",
                 )
             if self._master.prefers_aes and said.get("aes") == "0":
-                words = "%s has no AES instructions; this is faster there:  --ssh-opt "
+                words = (
+                    "%s has no AES instructions; a faster cipher for it:  --ssh-opt "
+                )
                 words += "Ciphers=chacha20-poly1305@openssh.com"
                 log.warning(words, self.name)
             self._privilege = said.get("privilege", "none")
@@ -152,7 +154,7 @@ class SshHost:
             return parse_facts(said, asked_at)
         except (ValueError, KeyError) as error:
             raise BackupError(
-                f"{visible(self.name)} answers in a way not understood: {error}"
+                f"unexpected answer from {visible(self.name)}: {error}"
             ) from error
 
     def ask_about(self, directory: str, folder: str = "") -> Mapping[str, str]:
@@ -174,17 +176,17 @@ class SshHost:
             self._forget()
             self._answer = b""
             if error.completed.status == grammar.PASSWORD_REFUSED:
-                text = f"sudo on {visible(self.name)} does not take the password"
+                text = f"sudo on {visible(self.name)} rejected the password"
             else:
                 text = (
-                    f"on {visible(self.name)}, sudo takes the password and does not"
-                    " let us run a shell as root"
+                    f"sudo on {visible(self.name)} accepts the password but does not"
+                    " allow a root shell"
                 )
             words = last_words(error.completed.stderr)
             hint = _rule_hint({**said, "why": ""})
             if self._password_file:
                 file = visible(self._password_file)
-                hint = f"The password is the first line of {file}.\n{hint}"
+                hint = f"The password was read from the first line of {file}.\n{hint}"
             raise Refused(f"{text}: {words}", hint=hint) from error
 
     def hello(self, directory: str, folder: str = "") -> Mapping[str, str]:
@@ -199,9 +201,9 @@ class SshHost:
             words = visible(noise[:80].decode(errors="surrogateescape").strip())
             raise Refused(
                 f"the login shell of {visible(self.name)} prints text of its own"
-                f" ({words!r}), which would damage every transfer",
-                hint="Let its start files (.bashrc, .cshrc, config.fish ...) print only"
-                " in interactive shells.",
+                f" ({words!r}), which would corrupt every transfer",
+                hint="Change its start-up files (.bashrc, .cshrc, config.fish ...) to"
+                " print only in interactive shells.",
             )
         items = (os.fsdecode(i).partition("=") for i in rest.split(b"\0"))
         return {key: value for key, _, value in items}
@@ -230,8 +232,8 @@ class SshHost:
         if child.read_line() != b"kept":
             child.wait(10)
             words = visible(last_words(child.stderr_tail()))
-            raise BackupError(f"sudo cannot be used on {visible(self.name)}: {words}")
-        self._keeper = token
+            raise BackupError(f"cannot use sudo on {visible(self.name)}: {words}")
+        self._token = token
 
     def listing(
         self, directory: str, state: str, *names: str
@@ -242,8 +244,8 @@ class SshHost:
             return parse_listing(answer, len(names))
         except (CommandFailed, OutputNotUnderstood, ValueError) as error:
             raise ListingFailed(
-                f"the snapshots in {visible(plain(directory))} on {visible(self.name)}"
-                f" cannot be listed: {error}",
+                f"cannot list the snapshots in {visible(plain(directory))} on"
+                f" {visible(self.name)}: {error}",
                 hint=error.hint if isinstance(error, BackupError) else "",
             ) from error
 
@@ -294,9 +296,9 @@ class SshHost:
         """
         if not self._locks.acquire(blocking=False):
             raise Refused(
-                f"one task takes {PLACES_AT_ONCE} places on {visible(self.name)}, and"
-                " no more",
-                hint="Make several tasks of it:  SOURCE PLACE ... :: SOURCE PLACE ...",
+                f"one task can use at most {PLACES_AT_ONCE} places on"
+                f" {visible(self.name)}",
+                hint="Split it into tasks:  SOURCE PLACE ... :: SOURCE PLACE ...",
             )
         try:
             words = (state, str(int(wait_s)), who, *preparation)
@@ -325,10 +327,10 @@ class SshHost:
                 words = visible(last_words(completed.stderr))
                 place = visible(plain(state))
                 raise BackupError(
-                    f"{visible(self.name)} gives no lock on {place}: {words}",
+                    f"cannot lock {place} on {visible(self.name)}: {words}",
                     hint=explain_session(child.stderr_tail())
-                    or "The user there must own that directory, or be allowed more"
-                    " than btrfs.",
+                    or "The user on that host must own the directory, or be allowed to"
+                    " run more than btrfs as root.",
                 )
             with beating(child, words[2]) as send:
 
@@ -336,8 +338,8 @@ class SshHost:
                     check_interrupted()
                     if child.peek() is not None:
                         raise BackupError(
-                            f"the lock on {visible(plain(state))} on"
-                            f" {visible(self.name)} is lost, as the connection is"
+                            f"the connection to {visible(self.name)} was lost, and"
+                            f" with it the lock on {visible(plain(state))}"
                         )
                     send(text)
 
@@ -396,18 +398,19 @@ def privilege_error(name: str, said: Mapping[str, str]) -> Refused:
     :param said: the answer to ``hello``.
     """
     if _wants_password(said):
-        why = "sudo asks for a password; unattended backups cannot type it"
+        why = "sudo asks for a password, which an unattended backup cannot enter"
     else:
-        why = "btrfs needs root, and neither sudo nor doas gives it unasked"
+        why = "btrfs needs root, but neither sudo nor doas works without a password"
     return Refused(f"on {visible(name)}, {why}", hint=_rule_hint(said))
 
 
 def _rule_hint(said: Mapping[str, str]) -> str:
     file, rule = privilege_rule(said)
-    words = "Log in as root, or allow btrfs there, with this in"
+    words = "Log in as root, or allow btrfs on that host with this line in"
     words += f" {file}:\n  {visible(rule)}"
     if _wants_password(said):
-        words += "\nOr keep the password in a file here:  --sudo-password-file FILE"
+        words += "\nOr store the password in a file on this machine:"
+        words += "  --sudo-password-file FILE"
     return words
 
 

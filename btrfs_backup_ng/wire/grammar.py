@@ -58,15 +58,15 @@ class Verb:
         """
         return ("sh", "-c", self.script, MAGIC, self.name, *arguments)
 
-    def remote_command(self, arguments: tuple[str, ...], *, keeper: str = "") -> str:
+    def remote_command(self, arguments: tuple[str, ...], *, token: str = "") -> str:
         """Return the one string for any login shell.
 
         :param arguments: the privilege first.
-        :param keeper: token of the session that keeps sudo's password there (verb
-            ``keep``): all of the verb is to run as root.
+        :param token: of the session that keeps sudo's password there (verb
+            ``keep``): the whole verb runs as root.
         """
-        if keeper:
-            words = ("none", keeper, self.script, self.name, *arguments)
+        if token:
+            words = ("none", token, self.script, self.name, *arguments)
             return Verb("elevate").remote_command(words)
         words = (self.script, *arguments)
         encoded = " ".join(encode(word) for word in words)

@@ -15,7 +15,7 @@ line                    meaning                               printed by
 ``bbng2 moved BYTES``   so much was written so far            ``sendstream/filter``
 ======================= ===================================== ==========================
 
-Users never see them. They may stand in the middle of other words, and behind text
+Users never see them. They may come in the middle of other words, and behind text
 without a line break. This module also runs on other machines, as a part of the filter:
 from Python 3.7 on.
 """
@@ -38,17 +38,17 @@ _MOVED = re.compile(rb"bbng2 moved (\d+)\n")
 
 
 def has_received_all(stderr: bytes) -> bool:
-    """Return whether a receiver has reported that it has got all of a stream."""
+    """Return whether a receiver has reported that it has the whole stream."""
     return _RECEIVED in stderr
 
 
 def skipped_bytes(stderr: bytes) -> int:
-    """Return how much the filter has read so far that need not be sent."""
+    """Return the bytes that the filter has read so far and need not be sent."""
     return _last_number(_SKIPPED, stderr)
 
 
 def moved_bytes(stderr: bytes) -> int:
-    """Return how much the filter has written so far."""
+    """Return the bytes that the filter has written so far."""
     return _last_number(_MOVED, stderr)
 
 

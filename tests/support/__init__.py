@@ -1,1 +1,1 @@
-"""What tests are made with; none of it knows the program under test."""
+"""The tools of the tests; most of them do not know the program under test."""

@@ -48,9 +48,9 @@ def account(
 
     :param shell: the login shell: a path, or a name such as ``fish`` or ``ash``.
     :param sudoers: lines of sudoers(5), with ``{name}`` for the user.
-    :param doas: lines of doas.conf(5), likewise.
-    :param password: what sudo, or an sshd that asks for it, takes; else none is right.
-    :param superuser: a second name for root, whose own login shell stays as it is.
+    :param doas: lines of doas.conf(5), in the same form.
+    :param password: for sudo, or an sshd that asks for it; by default none is right.
+    :param superuser: a second name for root, whose own login shell does not change.
     """
     assert not (superuser and password), "no way into root for whoever reads the tests"
     mark = ours.mark()
@@ -58,8 +58,8 @@ def account(
     base = ours.public_directory()
     identity = ["--user-group", "--comment", mark]
     if superuser:
-        # No comment: by it older versions of these tests find what they are to sweep
-        # away, and they would end all processes of root.
+        # No comment: older versions of these tests find leftovers by it, and would end
+        # all processes of root.
         identity = ["--non-unique", "--uid=0", "--gid=0", "--no-user-group"]
     try:
         with ours.only_one():
@@ -80,7 +80,7 @@ def account(
 
 
 def sweep() -> list[str]:
-    """Remove the accounts that killed test runs left; tell their names."""
+    """Remove the accounts that killed test runs left; return their names."""
     left = [user.pw_name for user in pwd.getpwall() if ours.is_leftover(user.pw_name)]
     for name in left:
         user = pwd.getpwnam(name)
@@ -102,8 +102,8 @@ def _shell_path(shell: str, base: Path) -> str:
 
 
 def allow_sudo(mark: str, rules: str) -> None:
-    """Let sudo know rules, in the place of earlier ones with this mark."""
-    # sudo(8) ignores names with a dot, so this one is not in force before it is checked
+    """Give rules to sudo, in place of earlier ones with this mark."""
+    # sudo(8) ignores names with a dot, so the file takes effect only after the check
     draft = _SUDOERS / f"{mark}.draft"
     try:
         draft.write_text(rules + "\n")
@@ -115,7 +115,7 @@ def allow_sudo(mark: str, rules: str) -> None:
 
 
 def allow_doas(mark: str, rules: str) -> None:
-    """Let doas know rules, under a mark."""
+    """Give rules to doas, under a mark."""
     added = f"# {mark} begin\n{rules}\n# {mark} end\n"
     with ours.only_one():
         old = _DOAS.read_text() if _DOAS.exists() else ""
@@ -123,7 +123,7 @@ def allow_doas(mark: str, rules: str) -> None:
 
 
 def forbid_doas(mark: str) -> None:
-    """Take the rules with a mark from doas."""
+    """Remove the rules with a mark from doas."""
     with ours.only_one():
         text = _DOAS.read_text() if _DOAS.exists() else ""
         before, begin, rest = text.partition(f"# {mark} begin\n")
@@ -162,7 +162,7 @@ def remove(name: str, mark: str) -> None:
 
 
 def _processes_of(user: pwd.struct_passwd) -> list[processes.Process]:
-    """List who runs as a user; of a second root, whoever has logged in by its name."""
+    """List the processes of a user; of a second root, the logins under its name."""
     assert user.pw_name.startswith("bbng-") and Path(user.pw_dir).name == user.pw_name
     home = os.fsencode(f"HOME={user.pw_dir}")
     found = []

@@ -1,4 +1,4 @@
-"""How btrbk is asked what it would keep, without any filesystem.
+"""The snapshots that btrbk would keep, without any filesystem.
 
 btrbk asks ``cat`` for the mounts, ``readlink`` for paths and ``btrfs`` for subvolumes;
 stand-ins answer with a filesystem that does not exist. Its clock is Perl's ``time``.
@@ -29,9 +29,9 @@ _FORMAT = "%Y%m%dT%H%M%S%z"
 
 @dataclass(frozen=True)
 class History:
-    """Snapshots of one subvolume, and what btrbk is to keep of them.
+    """Snapshots of one subvolume, and the policy of btrbk for them.
 
-    :ivar moments: when they were made, all of them different, in whole seconds.
+    :ivar moments: their times, all different, in whole seconds.
     :ivar minimum: ``snapshot_preserve_min``.
     :ivar preserve: ``snapshot_preserve``.
     """
@@ -44,7 +44,7 @@ class History:
 def ask_btrbk(
     directory: Path, histories: Sequence[History], now: datetime, zone: str
 ) -> list[set[datetime]]:
-    """Return what btrbk keeps of each history at a moment, in one call.
+    """Return the snapshots that btrbk keeps of each history at a moment, in one call.
 
     :param directory: an empty one, for its files.
     """

@@ -1,10 +1,10 @@
-"""The slow way to see what changed between two trees: looking at all of both.
+"""The slow way to find the changes between two trees: comparing all of both.
 
-Data that was written anew with the same bytes (as btrfs does with zeros at the edges of
-a hole) may be told as changed: nothing but the place on the disk tells.
+Data that was written again with the same bytes (as btrfs does with zeros at the edges
+of a hole) may be reported as changed: only its place on the disk shows that.
 
-What is one file is known by its inode number, which btrfs does not give twice while a
-filesystem stays mounted.  Paths are bytes.
+A file is identified by its inode number, which btrfs does not use twice while a
+filesystem stays mounted. Paths are bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from tests.support import trees
 from tests.support.trees import physical_extents
 
-#: Directory (by inode) and name in it: what stays if a directory above is renamed.
+#: Directory (by inode) and name in it, which survive if a directory above is renamed.
 Name = tuple[int, bytes]
 
 _FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
@@ -27,7 +27,7 @@ _FS_IOC_GETFLAGS = 0x80086601  # linux/fs.h
 
 @dataclasses.dataclass
 class Inode:
-    """One file: its names, with the path of each, and all that can change of it."""
+    """One file: its names, with their paths, and all properties that can change."""
 
     aspects: dict[str, Any]
     times: tuple[int, int, int]
@@ -47,7 +47,7 @@ Tree = dict[int, Inode]
 
 
 class Told(NamedTuple):
-    """One change, as far as a tree comparison knows it."""
+    """One change, as far as a comparison of trees shows it."""
 
     change: str
     path: bytes
@@ -95,10 +95,11 @@ def _inode(path: bytes) -> Inode:
 
 
 def disagreements(one: Tree, other: Tree, told: list[Mapping[str, Any]]) -> list[str]:
-    """Compare what ``diff --json`` told of two trees with what they are.
+    """Compare the output of ``diff --json`` for two trees with the trees.
 
-    What it told of a path must be what happened to it.  Of a file with several names
-    it may tell by any of them that it changed, and which of them became which.
+    The change that it reports for a path must be the true one. It may report a change
+    of a file with several names under any of them, and decide which of them became
+    which.
     """
     return list(_Comparison(one, other).disagreements(told))
 
@@ -112,7 +113,7 @@ class _Comparison:
             for tree in (one, other)
         ]  # fmt: skip
         self.common = one.keys() & other.keys()
-        self.rewritten: set[int] = set()  # with the same bytes, and told
+        self.rewritten: set[int] = set()  # with the same bytes, and reported
         self.moved: set[int] = set()  # directories in which names came or went
         for number in one.keys() | other.keys():
             names = one[number].names.keys() if number in one else set()
@@ -175,7 +176,7 @@ class _Comparison:
             yield f"its size is {inode.size}: {change}"
 
     def _simple(self) -> Iterator[Told]:
-        """Yield what happened to all that has one name."""
+        """Yield the changes of all files with one name."""
         for number in self.one.keys() | self.other.keys():
             if self.has_many(number):
                 continue

@@ -1,4 +1,4 @@
-"""Random changes of a tree: all that a filesystem lets one do, in any order."""
+"""Random changes of a tree: all that a filesystem allows, in any order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602  # linux/fs.h
 _FS_NODUMP_FL = 0x40
 
-#: Names that are hard to write, and those that btrfs send uses itself.
+#: Names that are hard to write, and those that btrfs send itself uses.
 HOSTILE = (
     b"new\nline",
     b"\x1b[31mred",
@@ -53,7 +53,7 @@ class Changing:
         ]
 
     def change(self, times: int) -> None:
-        """Do so many things; what is not possible is not done."""
+        """Make this many random changes; impossible ones are left out."""
         for _ in range(times):
             with contextlib.suppress(IndexError, OSError):
                 self._random.choice(self._ways)()
@@ -77,7 +77,7 @@ class Changing:
         return self._random.choice(paths)
 
     def _fresh(self) -> bytes:
-        """Return a path where nothing is; names come again, so that things meet."""
+        """Return a free path; names come again, so that changes meet."""
         while True:
             directory = self._any([self.top, *self._directories()])
             if self._random.random() < 0.2:
@@ -176,7 +176,7 @@ class Changing:
             _libc.renameat2(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE)
 
     def _inside_out(self) -> None:
-        """Let a directory in another change places with it."""
+        """Exchange a directory with one inside it."""
         inner = self._any([d for d in self._directories()
                            if os.path.dirname(d) != self.top])  # fmt: skip
         outer, spare = os.path.dirname(inner), self._fresh()
@@ -196,7 +196,7 @@ class Changing:
             os.rename(spare, os.path.join(path, os.path.basename(path)))
 
     def _rotate(self) -> None:
-        """Let names wander on, as those of old log files do."""
+        """Rename files in a chain, as log rotation does."""
         first, second = self._any(self._others()), self._any(self._others())
         os.rename(first, second)
         self._fill(first)

@@ -32,13 +32,13 @@ SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 def covers(*options: str) -> Callable[[Test], Test]:
-    """Say which options a test fails without; test_options.py reads it."""
+    """Name the options that a test covers, for test_options.py."""
     assert all(option.startswith("-") for option in options)
     return lambda test: test
 
 
 def must(done: Done, status: int = 0) -> Done:
-    """Fail with all that the program said if it ended with another status."""
+    """Fail with the whole output of the program if it ended with another status."""
     told = f"{done.args}\nstdout: {done.stdout}\nstderr: {done.stderr}"
     assert done.returncode == status, f"status {done.returncode}, {told}"
     assert "Traceback" not in done.stderr, told
@@ -46,7 +46,7 @@ def must(done: Done, status: int = 0) -> Done:
 
 
 def complaint(done: Done, status: int, *parts: str) -> str:
-    """Check a message: on stderr, not stdout, ours, no traceback; all parts in it."""
+    """Check a message of the program: on stderr only, no traceback, all parts in it."""
     must(done, status)
     assert done.stderr.startswith("btrfs-backup-ng: "), done.stderr
     for part in parts:
@@ -89,7 +89,7 @@ def logging_path(
 def path_without(directory: Path, *programs: str, sbin: Collection[str] = ()) -> str:
     """Return a PATH with all that is installed but these programs.
 
-    :param sbin: the same, but somebody else sees to those in ``/usr/sbin``.
+    :param sbin: the same, but the caller handles those in ``/usr/sbin``.
     """
     links = directory / "links"
     links.mkdir()
@@ -137,11 +137,11 @@ def in_conversation(
     answers: Mapping[str, str],
     env: Mapping[str, str | None] | None = None,
 ) -> Done:
-    """Run the program on a terminal, where somebody answers what it asks.
+    """Run the program on a terminal, and answer its questions.
 
-    Whoever asks drops what was typed before, so each answer waits for its question.
+    A question drops earlier input, so each answer waits for its question.
 
-    :param answers: what a question holds -> what is typed then, each time it comes.
+    :param answers: a part of a question -> the answer to type, each time it comes.
     """
     ours, theirs = os.openpty()
     with subprocess.Popen(
@@ -159,7 +159,7 @@ def in_conversation(
                     continue
                 try:
                     chunk = os.read(ours, 65536)
-                except OSError:  # EIO: nobody has it open any more
+                except OSError:  # EIO: no process has it open any more
                     break
                 shown += chunk.decode(errors="surrogateescape")
                 for question, answer in answers.items():
@@ -184,13 +184,13 @@ def password_file(directory: Path, text: str, *, mode: int = 0o600) -> Path:
 def appears(
     path: Path, program: subprocess.Popen[str] | subprocess.Popen[bytes]
 ) -> None:
-    """Wait until a running program has got so far that a file is there."""
+    """Wait until a running program has made a file."""
     wait_until(lambda: path.exists() or program.poll() is not None, 60)
     assert path.exists(), program.communicate()
 
 
 def sudo_line(*args: Argument) -> str:
-    """Return the line that runs as root what :func:`as_nobody` runs.
+    """Return the line that runs the command of :func:`as_nobody` as root.
 
     sudo has a PATH of its own, so a Python that is not on it is named in full.
     """
@@ -244,7 +244,7 @@ def as_user(
 
 
 def _python_for_all() -> str:
-    """Find an interpreter that everybody may run; ours may live in root's home."""
+    """Find an interpreter that all users may run; this one may be in root's home."""
     for path in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
         done = subprocess.run(
             ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]

@@ -33,8 +33,8 @@ class StillBusy(Exception):
 class Filesystem:
     """A btrfs filesystem in an image file, mounted at ``path``.
 
-    ``uuid`` is the filesystem's own; a cut of a filesystem that is still mounted has
-    the same one on disk, but is known to the kernel by a temporary one.
+    ``uuid`` is the filesystem's own; a copy from a power cut of a filesystem that is
+    still mounted has the same one on disk, but the kernel gives it a temporary one.
     """
 
     def __init__(self, image: Path, path: Path, identity: uuid.UUID) -> None:
@@ -59,12 +59,12 @@ class Filesystem:
         _run("mount", "-o", ",".join(("remount", *options)), self.path)
 
     def unmount(self) -> None:
-        """Unmount, with whatever else shows this filesystem or is mounted in it.
+        """Unmount it everywhere, with all other mounts in it.
 
-        Nothing stays mounted and no loop device attached, come what may.
+        No mount and no loop device stays, whatever happens.
 
-        :raises StillBusy: if that took a lazy unmount, because of a process that has
-            not ended yet or because of a directory that somebody stands in.
+        :raises StillBusy: if that took a lazy unmount, because a process has not ended
+            yet or has a directory there as its working directory.
         """
         devices = set(_loop_devices(self.image))
         mounts = [
@@ -115,7 +115,7 @@ class Filesystem:
                     while self._free() > leave_bytes + step - least:
                         os.posix_fallocate(file.fileno(), size, step)
                         size += step
-                except OSError:  # there is not so much any more
+                except OSError:  # less space is left
                     pass
                 step //= 2
 
@@ -155,7 +155,7 @@ def btrfs_filesystem(
 
 
 class PowerCut:
-    """A filesystem, and a way to see what a power cut would leave of it now."""
+    """A filesystem, and a way to see its state after a power cut now."""
 
     def __init__(
         self, outer: Filesystem, inner: Filesystem, stack: contextlib.ExitStack
@@ -171,10 +171,10 @@ class PowerCut:
         return self.filesystem.path
 
     def cut(self, *mount_options: str) -> Filesystem:
-        """Cut the power: mount what is on the disk at this moment, and look at it.
+        """Cut the power: mount the state of the disk at this moment.
 
-        The filesystem under test goes on, unless the kernel cannot have two copies of
-        a filesystem mounted (before Linux 6.7); then it is unmounted after the cut.
+        The filesystem under test stays mounted, unless the kernel cannot mount two
+        copies of a filesystem (before Linux 6.7); then it is unmounted after the cut.
         """
         self._cuts += 1
         saved = self._outer.snapshot("disk", f"cut-{self._cuts}", writable=True)
@@ -198,7 +198,7 @@ def power_cut(
     """Make a filesystem whose power can be cut.
 
     Its image lies in a subvolume of another btrfs, of which a snapshot is atomic: it
-    holds what the inner filesystem has written so far, and not what it has in memory.
+    has all that the inner filesystem has written so far, and nothing from its memory.
     """
     with contextlib.ExitStack() as stack:
         outer = stack.enter_context(btrfs_filesystem(directory, size="4G"))
@@ -216,7 +216,7 @@ def power_cut(
 
 
 def read_mounts() -> list[Mount]:
-    """List what is mounted where, in the order in which it was mounted."""
+    """List all mounts, in the order in which they were mounted."""
     mounts = []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         before, _, after = line.partition(b" - ")
@@ -230,16 +230,16 @@ def read_mounts() -> list[Mount]:
 
 
 def sweep() -> list[str]:
-    """Remove what killed test runs left: mounts, loop devices and images.
+    """Remove the mounts, loop devices and images that killed test runs left.
 
-    :returns: what was removed, for people to read.
+    :returns: descriptions of the removed things, for people.
     """
     leftovers = [
         (device, image)
         for device, image in loop_devices().items()
         if ours.is_leftover(image.name)
     ]
-    # An image that lies inside another filesystem of ours has the longer path.
+    # An image inside another filesystem of the tests has the longer path.
     leftovers.sort(key=lambda leftover: -len(leftover[1].parts))
     for device, image in leftovers:
         points = [mount.point for mount in read_mounts() if mount.source == device]
@@ -267,7 +267,7 @@ def _mounted(filesystem: Filesystem, options: Sequence[str]) -> Iterator[None]:
         try:
             filesystem.unmount()
         except StillBusy:
-            if not failed:  # never hide why the test failed
+            if not failed:  # never hide the failure of the test
                 raise
         finally:
             filesystem.image.unlink(missing_ok=True)
@@ -276,7 +276,7 @@ def _mounted(filesystem: Filesystem, options: Sequence[str]) -> Iterator[None]:
 
 
 def _unmount(point: Path) -> bool:
-    """Unmount, waiting a while for those who use it; False if they did not go."""
+    """Unmount, waiting a while for its users; False if they did not end."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         if point not in {mount.point for mount in read_mounts()}:

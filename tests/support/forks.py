@@ -58,7 +58,7 @@ class Server:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def can_run(self, env: Mapping[str, str]) -> bool:
-        """Tell whether a run with this environment needs no start of Python's own."""
+        """Return whether a run with this environment can do without a new Python."""
         return read_at_start(env) == self._env and self._process.poll() is None
 
     def run(
@@ -72,7 +72,7 @@ class Server:
     ) -> subprocess.CompletedProcess[str]:
         """Run the program as ``subprocess.run`` does.
 
-        :raises TimeoutExpired: after it was killed, with what it started.
+        :raises TimeoutExpired: after it and its children were killed.
         """
         request = {"argv": [*argv], "env": [*env.items()], "cwd": os.fspath(cwd or ".")}
         with contextlib.ExitStack() as stack:
@@ -104,7 +104,7 @@ class Server:
 
 
 def read_at_start(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what of an environment is read when a program starts, and not later."""
+    """Return the part of an environment that is read only when a program starts."""
     return {name: env[name] for name in env if name.startswith(_READ_AT_START)}
 
 
@@ -117,7 +117,7 @@ def server(start: Callable[[], Server]) -> Server:
 
 
 def serve(address: str) -> Callable[[], None]:
-    """Fork for each request; return in each child what it has to do.
+    """Fork for each request; return the task in each child.
 
     This ends when standard input does.
     """
@@ -131,7 +131,7 @@ def serve(address: str) -> Callable[[], None]:
     listener.bind(address)
     listener.listen(100)
     os.write(1, b"\n")
-    # No child searches what is loaded for garbage, which would copy all its pages.
+    # No child searches the loaded modules for garbage, which would copy all pages.
     gc.collect()
     gc.freeze()
     runs: dict[int, tuple[int, socket.socket]] = {}
@@ -181,7 +181,7 @@ def _received(asked: socket.socket, length: int) -> bytes:
 def _become(
     argv: list[str], env: list[tuple[str, str]], cwd: str, streams: list[int]
 ) -> None:
-    """Take on all that a new process is given."""
+    """Take on all properties of a new process."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)

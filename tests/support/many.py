@@ -67,7 +67,7 @@ def make_named(
 
 
 def make_snapshots(folder: Path, prefix: str, numbers: range) -> None:
-    """Make only the one side, which is quicker: "receiving" ends with a commit."""
+    """Make only the source's side, which is quicker: "receiving" ends with a commit."""
     here = _open(folder)
     try:
         for name in _names(prefix, numbers):
@@ -90,7 +90,7 @@ def _open(path: Path | str, directory: int | None = None) -> int:
 def _make(
     directory: int, name: str, received: uuid.UUID | None, of: int | None = None
 ) -> uuid.UUID:
-    """Make a read-only subvolume, and give its UUID."""
+    """Make a read-only subvolume, and return its UUID."""
     if of is None:
         arguments = bytearray(struct.pack("=q4088s", 0, os.fsencode(name)))
         fcntl.ioctl(directory, _SUBVOL_CREATE, arguments)

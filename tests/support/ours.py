@@ -1,8 +1,8 @@
-"""The mark by which leftovers of an earlier, dead test run are told from others'.
+"""The mark that distinguishes leftovers of dead test runs from all else.
 
-Whatever outlives a killed process (a loop device, a user account, a directory) gets
-a name holding :func:`mark`, which names the process that made it and when that
-process began.  A sweep may remove a thing only if :func:`is_leftover` says so.
+A thing that outlives a killed process (a loop device, a user account, a directory) gets
+a name with :func:`mark` in it: the process that made it, and its start. A sweep removes
+a thing only if :func:`is_leftover` is true.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _numbers = itertools.count(1)
 
 
 def started(pid: int) -> int | None:
-    """Tell when a process began, in clock ticks since boot; None if there is none.
+    """Return the start of a process, in clock ticks since boot; None if it has ended.
 
     Field 22 of /proc/PID/stat, see proc(5); a zombie counts as gone.
     """
@@ -41,14 +41,14 @@ def mark() -> str:
 
 
 def is_leftover(name: str) -> bool:
-    """Tell whether the name holds the mark of a process that lives no more."""
+    """Return whether the name has the mark of a process that has ended."""
     found = _MARK.search(name)
     return found is not None and started(int(found[1])) != int(found[2])
 
 
 @contextlib.contextmanager
 def only_one() -> Iterator[None]:
-    """Exclude the other test processes of this machine, for what is global to it."""
+    """Exclude the other test processes of this machine, for its global files."""
     directory = os.open("/etc", os.O_RDONLY)  # where these things are
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)
@@ -68,7 +68,7 @@ def public_directory() -> Path:
 
 
 def sweep() -> list[str]:
-    """Remove directories and networks that killed test runs left; tell their names."""
+    """Remove directories and networks of killed test runs; return their names."""
     left = [
         path
         for path in Path(tempfile.gettempdir()).glob("bbng-*")

@@ -24,7 +24,7 @@ FOLDER = f"{STATE}/snapshots"
 
 
 class Run(NamedTuple):
-    """What one run of the program said: its JSON document and its messages."""
+    """The output of one run of the program: its JSON document and its messages."""
 
     status: int
     events: list[dict[str, Any]]
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
     @property
     def sent(self) -> list[dict[str, Any]]:
-        """Return what was sent, in its order."""
+        """Return the snapshots sent, in their order."""
         return self.of("sent")
 
 
@@ -138,13 +138,13 @@ def delete_all(directory: Path) -> None:
 
 
 def is_subvolume(path: Path) -> bool:
-    """Tell whether a path is a subvolume itself, not a link to one."""
+    """Return whether a path is a subvolume itself, not a link to one."""
     status = os.lstat(path)
     return stat.S_ISDIR(status.st_mode) and status.st_ino == 256
 
 
 def staged(destination: Path) -> list[str]:
-    """List what unfinished transfers left at a destination."""
+    """List the staging of unfinished transfers at a destination."""
     incoming = destination / STATE / "incoming"
     return sorted(os.listdir(incoming)) if incoming.is_dir() else []
 
@@ -167,15 +167,15 @@ def fingerprint(top: Path) -> set[object]:
         for name in [".", *below, *files]:
             path = os.path.join(directory, name)
             status = os.lstat(path)
-            if status.st_ino == 2:  # stands for a nested subvolume, with times of now
+            if status.st_ino == 2:  # the stub of a nested subvolume, dated now
                 continue
             kind, owner = status.st_mode, (status.st_uid, status.st_gid)
             times = [status.st_mtime_ns]
             if STATE not in (name, os.path.basename(directory)):
-                times.append(status.st_ctime_ns)  # a rehearsal measures in there
+                times.append(status.st_ctime_ns)  # a dry run measures in it
             found.add((path, status.st_ino, kind, owner, status.st_size, *times))
     listed = command("btrfs", "subvolume", "list", "-ouqR", top)
-    # The generation tells only that something made the filesystem write.
+    # The generation shows only that something made the filesystem write.
     return found | set(re.sub(r" gen \d+ ", " ", listed).splitlines())
 
 
@@ -251,7 +251,7 @@ def set_read_only(path: Path, read_only: bool) -> None:
 
 
 def tamper(snapshot: Path) -> None:
-    """Change a read-only snapshot behind everybody's back."""
+    """Change a read-only snapshot, with no other trace."""
     received = show(snapshot).received_uuid
     set_read_only(snapshot, False)
     (snapshot / "tampered").write_text("evil")

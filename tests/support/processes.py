@@ -1,4 +1,4 @@
-"""What tests ask of processes: who runs, what it cost, what it left behind."""
+"""Processes in tests: the running ones, their cost, and their leftovers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Process(NamedTuple):
     argv: tuple[str, ...]
 
     def works_at(self, mark: str) -> bool:
-        """Tell whether its words, its directory or its root hold this."""
+        """Return whether its words, its directory or its root contain a text."""
         words = [*self.argv]
         for link in ("cwd", "root"):
             with contextlib.suppress(OSError):
@@ -35,7 +35,7 @@ class Process(NamedTuple):
         return any(mark in word for word in words)
 
     def alive(self) -> bool:
-        """Tell whether it still runs; a zombie does not."""
+        """Return whether it still runs; a zombie does not."""
         now = _look(self.pid)
         return now is not None and now.started == self.started and now.state not in "ZX"
 
@@ -72,7 +72,7 @@ def kill(victims: Iterable[Process], number: int = signal.SIGKILL) -> None:
 
 @contextlib.contextmanager
 def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """Kill a process in the end; else a test that fails would wait for its own end."""
+    """Kill a process in the end; otherwise a failed test would wait for it."""
     with process:
         try:
             yield process
@@ -83,9 +83,9 @@ def killed(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 def wait_until(
     predicate: Callable[[], T], timeout_s: float = 20.0, *, interval_s: float = 0.01
 ) -> T:
-    """Ask again and again until the answer is a true one, and return it.
+    """Ask repeatedly until the answer is true, and return it.
 
-    At least half of the time is left to the processes that it is about.
+    At least half of the time is left to the observed processes.
     """
     asked = time.monotonic()
     deadline = asked + timeout_s
@@ -98,7 +98,7 @@ def wait_until(
 
 
 class Trace(NamedTuple):
-    """What strace saw of a command; ``processes`` counts those that it started."""
+    """The output of strace for a command; ``processes`` counts its descendants."""
 
     returncode: int
     stdout: str
@@ -159,7 +159,7 @@ def count_execs(*argv: str | os.PathLike[str]) -> int:
 
 
 class Cost(NamedTuple):
-    """What a command used.
+    """The resources that a command used.
 
     ``cpu_s`` is that of the command and all descendants that were waited for, user
     and system; ``peak_bytes`` is the resident memory of the command's own process.
@@ -176,7 +176,7 @@ def measure(
     env: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
 ) -> Cost:
-    """Run a command, with output to nowhere, and tell what it used.
+    """Run a command without its output, and return its cost.
 
     The peak is read every few milliseconds: wait4(2) would mix in the children's.
     """
@@ -213,7 +213,7 @@ def cpu_seconds(
 
 
 def open_files(pid: int | None = None) -> dict[int, str]:
-    """Map the open file descriptors of a process, ours if none is given."""
+    """Map the open file descriptors of a process, by default of this one."""
     found = {}
     for link in Path(f"/proc/{pid or os.getpid()}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # that of the listing itself

@@ -13,17 +13,17 @@ from . import forks, ours
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "btrfs_backup_ng")
-#: Where the program remembers what happened, for all that this process runs.
+#: The history of all runs that this process starts.
 STATE_DIRECTORY = Path(tempfile.gettempdir()) / f"{ours.mark()}-state"
 
 Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
-    """Make the program's environment: ours with changes, where None takes one away.
+    """Make the program's environment: this one with changes; None removes a variable.
 
-    No agent may help out with keys that the test does not know of, nothing that happens
-    in a test is remembered on this machine, and nothing confirms its clock.
+    No agent offers keys that the test does not know, no history of the test is kept on
+    this machine, and nothing confirms its clock.
     """
     wanted: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     wanted["BTRFS_BACKUP_NG_STATE"] = str(STATE_DIRECTORY)
@@ -39,9 +39,9 @@ def run_program(
     input: str | None = None,
     timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program to its end, without a start of Python's own where that can be.
+    """Run the program to its end, if possible without starting a new Python.
 
-    Output is text in which ``surrogateescape`` stands for what is not UTF-8.  Without
+    Output is text, with ``surrogateescape`` for bytes that are not UTF-8.  Without
     ``input``, standard input is /dev/null.
 
     :param env: changes to the environment, see :func:`environment`.

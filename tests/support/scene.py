@@ -38,8 +38,8 @@ class Scene:
     Each lies in a directory of this scene alone.
 
     :ivar name: of these directories, so that processes at work here are found by it.
-    :ivar place: the destination as the program is told of it.
-    :ivar options: what every run gets.
+    :ivar place: the destination as the program's argument.
+    :ivar options: of every run.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Scene:
 
     @property
     def backup_names(self) -> list[str]:
-        """Return their names, the oldest first, and whatever else is there."""
+        """Return their names, the oldest first, and all other names there."""
         return by_age(self.destination)
 
     def fingerprint(self) -> set[object]:
@@ -152,7 +152,7 @@ class Scene:
 
     @property
     def staging(self) -> list[str]:
-        """List what unfinished transfers have left."""
+        """List the staging of unfinished transfers."""
         return staged(self.destination)
 
     @property
@@ -161,7 +161,7 @@ class Scene:
         return self.source / STATE / "holds.json"
 
     def workers(self) -> list[processes.Process]:
-        """List the processes that still work here, ours or not."""
+        """List all processes that still work here."""
         return list(_working_at(self.name))
 
     def wait_for_quiet(self, timeout_s: float = 10.0) -> None:
@@ -169,7 +169,7 @@ class Scene:
         processes.wait_until(lambda: not self.workers(), timeout_s)
 
     def wait_for_worker(self, *words: str) -> processes.Process:
-        """Wait until a program with these words works here, and give it."""
+        """Wait until a program with these words works here, and return it."""
         found = processes.wait_until(lambda: self.worker(*words))
         assert found
         return found
@@ -182,7 +182,7 @@ class Scene:
         return None
 
     def wait_for_data(self, size: int) -> None:
-        """Wait until so many bytes have been received, and are not published yet."""
+        """Wait until this many bytes have been received, and are not published yet."""
         processes.wait_until(lambda: self.received_bytes() >= size)
 
     def received_bytes(self) -> int:
@@ -192,17 +192,17 @@ class Scene:
             for file in files:
                 try:
                     total += os.lstat(os.path.join(directory, file)).st_size
-                except FileNotFoundError:  # received under a name for the meantime
+                except FileNotFoundError:  # received under a temporary name
                     pass
         return total
 
     def check_laws(self) -> None:
-        """Check what holds at any time, also in the middle of things."""
+        """Check the laws that hold at any time, even during a run."""
         self.check_complete()
         self.check_base_is_kept()
 
     def check_complete(self) -> None:
-        """Check the second law: what looks complete at the destination is."""
+        """Check the second law: a backup that looks complete is complete."""
         sources = {snapshot.origin: snapshot for snapshot in self.snapshots}
         for backup in self.backups:
             assert backup.read_only, f"{backup.path} is writable"
@@ -211,13 +211,13 @@ class Scene:
                 assert_equal(sources[backup.received_uuid].path, backup.path)
 
     def check_base_is_kept(self) -> None:
-        """Check the first law: what the next incremental starts from is there."""
+        """Check the first law: the parent of the next backup exists."""
         backups = {backup.received_uuid for backup in self.backups}
         origins = {snapshot.origin for snapshot in self.snapshots}
         assert not backups or backups & origins, "no common snapshot is left"
 
     def check_converges(self, *more: Argument) -> subprocess.CompletedProcess[str]:
-        """Check the third law: after a plain run all is there, and nothing else."""
+        """Check the third law: after a plain run all backups exist and nothing else."""
         done = self.back_up(*more)
         self.check_laws()
         backups = {backup.received_uuid for backup in self.backups}

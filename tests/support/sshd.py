@@ -20,8 +20,7 @@ _PATIENCE_S = 15.0
 class Sshd:
     """An ssh server on 127.0.0.1, into which ``identity`` lets any user.
 
-    The server speaks of itself in ``log_text()``; the counts are read from there, and
-    begin anew at :meth:`mark`.
+    The counts are read from ``log_text()``, and restart at :meth:`mark`.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Sshd:
 
     @property
     def ssh_options(self) -> list[str]:
-        """List what ssh needs as ``-o`` options, each as ``KEYWORD=VALUE``."""
+        """List the ``-o`` options that ssh needs, each as ``KEYWORD=VALUE``."""
         return [
             f"Port={self.port}",
             f"IdentityFile={self.identity}",
@@ -62,7 +61,7 @@ class Sshd:
         return self._process.pid
 
     def log_text(self) -> str:
-        """Return what the server said since the last :meth:`mark`."""
+        """Return the server's log since the last :meth:`mark`."""
         return self.log.read_bytes()[self._mark :].decode(errors="replace")
 
     def mark(self) -> None:
@@ -87,7 +86,7 @@ class Sshd:
         self._make_key("host_key")
 
     def is_running(self) -> bool:
-        """Tell whether the server listens."""
+        """Return whether the server listens."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -102,7 +101,7 @@ class Sshd:
             if self._listen():
                 return
             if first:
-                self.port = 0  # somebody else was faster
+                self.port = 0  # another process was faster
             time.sleep(0.2)
         raise AssertionError(f"sshd does not start:\n{self.log_text()}")
 
@@ -123,7 +122,7 @@ class Sshd:
     def ssh(
         self, *command: str, user: str = "root", options: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
-        """Run ssh against this server, to see what it does on its own."""
+        """Run ssh against this server, without the program."""
         flags = [f"-o{option}" for option in (*options, *self.ssh_options)]
         return subprocess.run(
             ["ssh", "-F/dev/null", *flags, f"{user}@{self.host}", *command],
@@ -172,13 +171,13 @@ class Sshd:
             "LogLevel VERBOSE",
             "AcceptEnv LANG LC_*",
             "Subsystem sftp internal-sftp",
-            # A client of OpenSSH 9.2 computes 0.1 s for the exchange it likes best.
+            # A client of OpenSSH 9.2 needs 0.1 s for the exchange that it prefers.
             "KexAlgorithms curve25519-sha256",
         ]
         if _openssh_version() >= (9, 8):
             lines.append("PerSourcePenalties no")
-        # bash takes itself for a shell within a shell, and leaves out root's .bashrc,
-        # which may do anything, and takes its time for it in every session.
+        # bash believes that it runs within a shell, and skips root's .bashrc, which may
+        # do anything and take long in every session.
         chosen = [line[7:] for line in self._config if line.startswith("SetEnv ")]
         lines += ["Match User root", " ".join(["SetEnv SHLVL=2", *chosen[:1]])]
         (self._directory / "sshd_config").write_text("\n".join(lines) + "\n")
@@ -186,7 +185,7 @@ class Sshd:
     def _listen(self) -> bool:
         with open(self.log, "ab") as log:
             process = subprocess.Popen(
-                # Should these tests be killed, their servers end with them.
+                # If these tests are killed, their servers end with them.
                 ["setpriv", "--pdeathsig", "TERM", _program("sshd"), "-D", "-e"]
                 + ["-f", str(self._directory / "sshd_config")],
                 stdin=subprocess.DEVNULL,
@@ -211,7 +210,7 @@ def running_sshd(*, ipv6: bool = False, config: Sequence[str] = ()) -> Iterator[
 
     :param config: lines of sshd_config(5) that go before the usual ones, and so win.
     """
-    directory = ours.public_directory()  # read with the rights of who logs in
+    directory = ours.public_directory()  # read with the rights of the user who logs in
     try:
         server = Sshd(directory, ipv6=ipv6, config=config)
         server.start()
@@ -250,7 +249,7 @@ def _openssh_version() -> tuple[int, int]:
 
 
 def _root_is_locked() -> bool:
-    """Tell whether sshd would refuse root as locked, as it does without PAM."""
+    """Return whether sshd would refuse root as locked, as it does without PAM."""
     with open("/etc/shadow") as file:
         lines = (line.split(":") for line in file)
         return any(name == "root" and word.startswith("!") for name, word, *_ in lines)

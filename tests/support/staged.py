@@ -1,4 +1,4 @@
-"""What a cut transfer leaves, made by hand, and how places are named to verbs."""
+"""The staging of an interrupted transfer, made by hand; and the names of places."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 STATE = ".btrfs-backup-ng"
-#: As they are now, and as they were before there were checkpoints.
+#: The present form, and the one before checkpoints.
 ID = "20260102T030405Z-1a2b3c4d-00112233445566ff-ffeeddccbbaa9988"
 OLD_ID = "20260203T040506Z-99999999"
 NAME = "x-20260102-030000"
-#: Of the stream, so that it is no size of anything there.
+#: Of the stream; no file there has this size.
 SEALED = 1_288_490_189
 
 #: A path -> the words that name it, on this machine or behind ssh.
@@ -41,12 +41,12 @@ def ssh_way(server: Sshd) -> Way:
 
 
 def both_ways(server: Sshd) -> tuple[Way, Way]:
-    """Return the way here, and the way through ssh to the same places."""
+    """Return the local way, and the way through ssh to the same places."""
     return local_way, ssh_way(server)
 
 
 def fill(scene: Scene, count: int = 1) -> list[str]:
-    """Let there be snapshots and backups of 2020, without any transfer."""
+    """Make snapshots and backups of 2020, without any transfer."""
     folder = scene.source / STATE / "snapshots"
     folder.mkdir(parents=True)
     (scene.destination / STATE).mkdir()
@@ -61,10 +61,10 @@ def cut_transfer(
     name: str | bytes = NAME,
     sealed_bytes: int = SEALED,
 ) -> Path:
-    """Leave at the destination what a transfer leaves that was cut.
+    """Make the staging of an interrupted transfer at the destination.
 
-    :param sealed_bytes: how much of the stream is safe; 0 for what was cut before
-        the first checkpoint, or without any.
+    :param sealed_bytes: the saved part of the stream; 0 if it was interrupted before
+        the first checkpoint, or has none.
     """
     directory = scene.destination / STATE / "incoming" / transfer_id
     directory.mkdir(mode=0o700, parents=True)
@@ -72,7 +72,7 @@ def cut_transfer(
     name = os.fsencode(name)
     if sealed_bytes:
         _received(scene, directory, b".seal-%020d-" % sealed_bytes + name)
-        # An older one, too, which is smaller.
+        # An older, smaller one, too.
         older = os.fsencode(directory / f".seal-{sealed_bytes // 2:020}-") + name
         newer = os.fsencode(directory / f".seal-{sealed_bytes:020}-") + name
         _btrfs("subvolume", "snapshot", "-r", newer, older)
@@ -82,7 +82,7 @@ def cut_transfer(
 
 
 def _received(scene: Scene, directory: Path, name: bytes) -> None:
-    """Receive the source as it is, under a name of its own."""
+    """Receive the present source, under its own name."""
     taken = scene.source.parent / "taken"
     _btrfs("subvolume", "snapshot", "-r", scene.source, taken)
     stream = subprocess.run(["btrfs", "send", "-q", taken], stdout=subprocess.PIPE)
@@ -98,7 +98,7 @@ def _btrfs(*argv: Argument) -> None:
 
 
 def read_only(path: Path, *, content: str = "x") -> Path:
-    """Make a read-only subvolume that nobody received."""
+    """Make a read-only subvolume that was not received."""
     _btrfs("subvolume", "create", path)
     (path / "file").write_text(content)
     _btrfs("property", "set", "-ts", path, "ro", "true")
@@ -107,7 +107,7 @@ def read_only(path: Path, *, content: str = "x") -> Path:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock that who works in a directory holds."""
+    """Hold the lock of a process that works in a directory."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,7 +117,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def document(done: Done, status: int = 0) -> list[dict[str, Any]]:
-    """Read the JSON that a verb printed, and give its places."""
+    """Read the JSON that a verb printed, and return its places."""
     read = json.loads(must(done, status).stdout)
     assert (read["version"], read["exit_status"]) == (1, status)
     places = read["places"]

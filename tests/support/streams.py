@@ -1,4 +1,4 @@
-"""Send streams made by hand: what no honest ``btrfs send`` would say.
+"""Send streams made by hand, which no honest ``btrfs send`` would write.
 
 Layout: fs/btrfs/send.h of Linux.
 """
@@ -54,5 +54,5 @@ END = command(_END)
 
 
 def stream(*commands: bytes) -> bytes:
-    """Put commands together, without an end if there is none among them."""
+    """Join commands to a stream; it ends only if they contain an end."""
     return b"".join((MAGIC, *commands))

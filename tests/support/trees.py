@@ -1,4 +1,4 @@
-"""What a directory tree is: describing it whole, and comparing two of them.
+"""Complete descriptions of directory trees, and their comparison.
 
 Paths are bytes in here, because a file name need not be text.
 """
@@ -36,7 +36,7 @@ class Entry:
     ``size`` and ``data`` are those of regular files; ``rdev`` is that of devices;
     ``links`` are all names in the tree of a file that has more than one.  ``data`` are
     the ranges, as (start, end), that are not holes.  ``blocks`` counts 512 bytes each,
-    and depends on compression and on how the filesystem feels today.
+    and depends on compression and on the state of the filesystem.
     """
 
     type: str
@@ -62,7 +62,7 @@ LAYOUT = ("blocks", "data")
 
 
 def describe(path: str | bytes | os.PathLike[str]) -> Tree:
-    """Describe a tree: relative path -> what is there; the top itself is ``b"."``.
+    """Describe a tree: relative path -> entry; the top itself is ``b"."``.
 
     Nested subvolumes are described with the rest.
     """
@@ -79,7 +79,7 @@ def describe(path: str | bytes | os.PathLike[str]) -> Tree:
 def differences(
     first: Tree, second: Tree, *, ignore: Collection[str] = LAYOUT
 ) -> list[str]:
-    """List in what two trees differ, one sentence each; none if they are equal.
+    """List the differences of two trees, each in a sentence.
 
     :param ignore: fields of :class:`Entry` that do not matter.
     """
@@ -97,7 +97,7 @@ def differences(
     return found
 
 
-#: Where the program keeps its snapshots and notes.
+#: The state directory of the program.
 BOOKKEEPING = b".btrfs-backup-ng"
 
 
@@ -115,7 +115,7 @@ def walk(top: bytes) -> Iterator[bytes]:
 
 
 def shares_extents(one: os.PathLike[str] | str, other: os.PathLike[str] | str) -> bool:
-    """Tell whether two files of one filesystem have any data in common on disk."""
+    """Return whether two files of one filesystem share any data on disk."""
     return shared_bytes(one, other) > 0
 
 
@@ -138,7 +138,7 @@ _AT_A_TIME = 512
 
 
 def physical_extents(path: os.PathLike[str] | str) -> list[tuple[int, int]]:
-    """List where a file's data is, as (start, end) addresses; inline data is not."""
+    """List the addresses of a file's data, as (start, end); inline data has none."""
     extents = []
     start, last = 0, False
     with open(path, "rb") as file:

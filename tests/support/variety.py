@@ -70,11 +70,11 @@ def fill(path: str | os.PathLike[str], seed: int) -> None:
 
 
 def change(path: str | os.PathLike[str], seed: int) -> None:
-    """Change a filled tree, so that an incremental backup has something to carry.
+    """Change a filled tree, so that an incremental backup has data to send.
 
-    Files are edited, grown, cut, punched, renamed, swapped, replaced by directories,
-    removed and added; one change of each kind at least, on files that the seed picks.
-    To change a tree again, use another seed.
+    Files are edited, extended, truncated, punched, renamed, swapped, replaced by
+    directories, removed and added; one change of each kind at least, on files that the
+    seed picks. To change a tree again, use another seed.
     """
     top, dice = os.fsencode(path), random.Random(f"change {seed}")
     files = [
@@ -192,7 +192,7 @@ def _overwrite(path: bytes, start: int, content: bytes) -> None:
 
 
 def _vary(path: bytes, dice: random.Random) -> None:
-    """Return a file another owner and mode, mostly."""
+    """Change owner and mode of a file, mostly."""
     owner, file_mode = dice.choice(_OWNERS), dice.choice(_FILE_MODES)
     directory_mode = dice.choice(_DIRECTORY_MODES)
     os.lchown(path, *owner)

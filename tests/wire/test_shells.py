@@ -142,7 +142,7 @@ def bodies():
 def test_a_command_holds_nothing_that_a_login_shell_gives_a_meaning(verb):
     words = r"( \+[A-Za-z0-9_./:,@+-]*)+"
     for keeper in ("", "0" * 16):
-        command = verb.remote_command(("root", "a b"), keeper=keeper)
+        command = verb.remote_command(("root", "a b"), token=keeper)
         name = "elevate" if keeper else verb.name
         form = rf"exec sh -c '([^']*)' bbng2 {name}{words} \+root \+a\+0040b"
         decoder = re.fullmatch(form, command)
@@ -248,7 +248,7 @@ LONGEST = {
 def test_a_command_stays_below_128_kib(verb):
     """What one argument may be long in Linux: MAX_ARG_STRLEN."""
     words = ("sudo", *LONGEST[verb.name])
-    command = verb.remote_command(words, keeper="0" * 16)
+    command = verb.remote_command(words, token="0" * 16)
     assert len(command) < 120 * 1024
 
 

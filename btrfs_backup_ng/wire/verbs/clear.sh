@@ -1,4 +1,4 @@
-# clear DIRECTORY NAME: remove a private directory that stage made in it; write the rest to the disk.
+# clear DIRECTORY NAME: remove a private directory in it, made by stage; flush the rest to the disk.
 
 work_long
 case $2 in

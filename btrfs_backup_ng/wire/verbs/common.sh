@@ -1,9 +1,9 @@
 # Functions that all verbs share. This text runs in front of each of them.
 #
-# A path that is written TOP//a/b means: TOP is a path that the user chose, where links are followed; a and b are
-# entered one at a time, and neither may be a link. Our own directories among them must belong to the user we run as,
-# and no other user may write to them. After a directory was entered only names in it are used, as the owner of a
-# directory above may exchange any part of a path, at any moment.
+# In a path TOP//a/b, TOP is a path that the user chose, where links are followed; a and b are entered one at a time,
+# and neither may be a link. The program's own directories must belong to its user, and no other user may write to them.
+# Once a directory is entered, only names in it are used, since the owner of a directory above may exchange any part of
+# a path at any moment.
 
 set -u
 umask 077
@@ -25,15 +25,15 @@ newline='
 '
 beating=
 
-# Exit statuses of our own, most of them from sysexits.h. Every verb may also end with 0, with 1 if it failed, and with
-# not_ours, as go does; the header of a verb names the others.
+# Exit statuses, most of them from sysexits.h. Every verb may also end with 0, with 1 if it failed, and with not_ours,
+# as go does; the header of a verb names the others.
 unreadable=66  # some files could not be read
-unavailable=69 # a program is not installed here
+unavailable=69 # a program is not installed
 exists=73      # the name is taken
 codec_failed=74
 busy=75
 password_refused=77
-not_ours=78 # a directory that must be ours is a link, or belongs to another user
+not_ours=78 # a directory of the program is a link, or belongs to another user
 astray=79   # a snapshot did not appear where it was made
 
 # notify WORD: print one of the lines on stderr by which a verb reports (wire/protocol.py).
@@ -41,20 +41,20 @@ notify() {
     printf 'bbng2 %s\n' "$1" >&2
 }
 
-# finish STATUS: end, and report the status, without which the other side takes the outcome for unknown.
+# finish STATUS: end, and report the status; without a report the outcome is unknown to the other side.
 finish() {
     [ -z "$beating" ] || kill "$beating" 2>/dev/null
     notify "$1"
     exit "$1"
 }
 
-# refuse TEXT: end, as a directory is not ours.
+# refuse TEXT: end, because a directory is not the program's own.
 refuse() {
     echo "ERROR: $1" >&2
     finish "$not_ours"
 }
 
-# work_long: print a sign of life every few seconds until the verb ends. Meanwhile it keeps no lock, and no disk busy.
+# work_long: print a sign of life every few seconds until the verb ends. The process holds no lock and no directory.
 work_long() {
     {
         nap=
@@ -71,23 +71,23 @@ work_long() {
     beating=$!
 }
 
-# try_as_root COMMAND...: run a command as we are and, if that fails, as root.
+# try_as_root COMMAND...: run a command as the user of the verb and, if that fails, as root.
 try_as_root() {
     "$@" 2>/dev/null || $root "$@"
 }
 
-# is_taken NAME: is there anything of that name, be it a dangling link?
+# is_taken NAME: does the name exist, even as a dangling link?
 is_taken() {
     [ -e "$1" ] || [ -L "$1" ]
 }
 
-# is_subvolume NAME: does a subvolume stand there, and not a link to one?
+# is_subvolume NAME: is it a subvolume, and not a link to one?
 is_subvolume() {
     [ ! -L "$1" ] && [ "$(stat -c %i -- "$1" 2>/dev/null)" = 256 ]
 }
 
-# is_stub NAME: does a stub stand there? That is what a snapshot has in place of a subvolume that is nested in its
-# source: an empty directory in which nothing can be made. On btrfs only a stub has this number.
+# is_stub NAME: is it a stub? A snapshot has one in place of each subvolume that is nested in its source: an empty
+# directory in which nothing can be made. On btrfs only a stub has this number.
 is_stub() {
     [ "$(stat -c %i -- "$1" 2>/dev/null)" = 2 ] && [ "$(stat -f -c %t -- "$1")" = 9123683e ]
 }
@@ -100,24 +100,24 @@ may_others_write() {
     esac
 }
 
-# is_ours PATH UID: does it belong to us, or to root that we act for?
+# is_ours PATH UID: does it belong to the user of the verb, or to root, if the verb acts for root?
 is_ours() {
     [ -O "$1" ] || { [ -n "$root" ] && [ "$2" = 0 ]; }
 }
 
-# is_private: may no other user write to the directory we stand in?
+# is_private: can no other user write to the current directory?
 is_private() {
     looked=$(stat -c '%u %a' .) && ! may_others_write "${looked#* }" &&
         is_ours . "${looked% *}"
 }
 
-# remember_here: let descriptor 8 be the directory we stand in, for the next step down from there.
+# remember_here: open the current directory as descriptor 8, for the next step down.
 remember_here() {
     [ -r . ] && exec 8<.
 }
 
-# step NAME: go down into a real directory. If its parent is the one we stood in, no link that appeared meanwhile has
-# led us anywhere else.
+# step NAME: go down into a real directory. If its parent is the directory before, no link that appeared meanwhile has
+# led elsewhere.
 step() {
     [ ! -L "./$1" ] || refuse "$1 is a symbolic link"
     [ ! -e "./$1" ] || [ -d "./$1" ] || refuse "$1 is not a directory"
@@ -126,13 +126,13 @@ step() {
     remember_here
 }
 
-# enter NAME: go down into a directory that must be ours; check_entered has to follow before it is used.
+# enter NAME: go down into a directory of the program; check_entered must follow before it is used.
 entered=
 enter() {
     step "$1" && entered="$1 $entered"
 }
 
-# check_entered: go on only if the directories that were entered last, one below the other, are ours.
+# check_entered: refuse unless the directories entered last, one below the other, are the program's own.
 check_entered() {
     levels=
     level=.
@@ -154,22 +154,21 @@ check_entered() {
     entered=
 }
 
-# adopt NAME: take over a directory of root's, if we act for root.
+# adopt NAME: take over a directory of root's, if the verb acts for root.
 adopt() {
     if [ -n "$root" ] && [ ! -L "./$1" ] && [ "$(stat -c %u -- "./$1")" = 0 ]; then
         $root chown -h "$(id -u)" -- "./$1"
     fi
 }
 
-# make NAME: enter a directory that must be ours, after making it if it is missing (another run may do so at the same
-# moment).
+# make NAME: enter a directory of the program; make it if it is missing (another run may make it at the same moment).
 make() {
     is_taken "./$1" || try_as_root mkdir -- "./$1" || is_taken "./$1" || return 1
     [ -O "./$1" ] || adopt "$1"
     enter "$1"
 }
 
-# go PATH: enter the directory that a path means (see above). It fails if it is missing.
+# go PATH: enter the directory of a path (see above). It fails if the directory is missing.
 go() {
     walk_top=${1%%//*}
     walk_left=${1#"$walk_top"}
@@ -195,8 +194,9 @@ go() {
     check_entered
 }
 
-# act_as_owner STATE ARG...: if only root may enter our directory, and we act for root, run all of the verb again as
-# root, with the arguments. Called before anything is read or printed. $verb and $script come from DECODER (grammar.py).
+# act_as_owner STATE ARG...: if only root may enter the state directory, and the verb acts for root, run the whole verb
+# again as root, with the arguments. Called before anything is read or printed. $verb and $script come from DECODER
+# (grammar.py).
 act_as_owner() {
     [ -n "$root" ] || return 0
     if (go "${1%/*}" && [ -d "./${1##*/}" ] && [ ! -x "./${1##*/}" ]) 2>/dev/null && $root true 2>/dev/null; then
@@ -205,8 +205,8 @@ act_as_owner() {
     fi
 }
 
-# staged ID: make the directory of a transfer if need be, from that of the place's state, and enter it. Descriptor 6 is
-# the directory above it then, 9 the directory itself.
+# staged ID: enter the directory of a transfer from the state directory; make it if it is missing. Descriptor 6 is then
+# the directory above it, 9 the directory itself.
 staged() {
     make incoming || return 1
     exec 6<.
@@ -220,7 +220,7 @@ unstage() {
     rmdir -- "/proc/$$/fd/6/$1"
 }
 
-# names_here: print each name in the directory we stand in, with a NUL behind it, and an empty name.
+# names_here: print each name in the current directory, with a NUL behind it, and an empty name.
 names_here() {
     for found in ./* ./.*; do
         case $found in ./. | ./..) continue ;; esac
@@ -231,7 +231,7 @@ names_here() {
     printf '\0'
 }
 
-# is_out_of_reach: may no other user exchange any part of the path to where we stand, or a name in it?
+# is_out_of_reach: can no other user exchange any part of the current directory's path, or a name in it?
 is_out_of_reach() {
     reach=$PWD
     [ "$reach" -ef . ] || return 1
@@ -245,16 +245,16 @@ is_out_of_reach() {
     while [ $# -gt 0 ]; do
         [ "$1" = 0 ] || [ "$1" = "$(id -u)" ] || return 1
         case $2 in
-        1???) ;; # sticky: only we can rename our files there
+        1???) ;; # sticky: others cannot rename files of this user
         *) ! may_others_write "$2" || return 1 ;;
         esac
         shift 2
     done
 }
 
-# find_subvolume: let $whole mean a subvolume of the filesystem where we stand, which btrfs wants beside a number: its
-# mount point, which no user can exchange, or else the nearest one above. A number means another subvolume in another
-# filesystem, so it fails where only a folder is mounted: there is none above then.
+# find_subvolume: set $whole to a subvolume of the current directory's filesystem, which btrfs wants beside a number:
+# the mount point, which no user can exchange, or else the nearest one above. A number means another subvolume in
+# another filesystem, so it fails if only a folder is mounted, which has no subvolume above.
 find_subvolume() {
     whole=$(stat -c %m . 2>/dev/null) && [ "$(stat -c %i -- "$whole")" = 256 ] && return
     whole=.
@@ -271,9 +271,9 @@ find_subvolume() {
     done
 }
 
-# erase NAME...: delete subvolumes of a directory that is ours, durably. Given a path, btrfs resolves it twice, and the
-# owner of a directory above may exchange it in between. Where that is possible it goes by numbers. They are made durable
-# together: on a full disk there is often no space for the next one after each transaction.
+# erase NAME...: delete subvolumes of a directory of the program, durably. btrfs resolves a path twice, and the owner of
+# a directory above may exchange it in between. Where that is possible, they are deleted by number. All become durable
+# together: a full disk often has no space for one transaction after another.
 erase() {
     [ $# -gt 0 ] || return 0
     if is_out_of_reach; then
@@ -297,15 +297,15 @@ erase() {
     return "$erased"
 }
 
-# appear SOURCE NAME [r]: make a snapshot appear where we stand, under a name that is free; read-only with an r.
-# Should a link appear at that name meanwhile, btrfs follows it, and the snapshot is somewhere else.
+# appear SOURCE NAME [r]: make a snapshot in the current directory, under a free name; read-only with an r. If a link
+# appears at that name meanwhile, btrfs follows it, and the snapshot is elsewhere.
 appear() {
     ! is_taken "./$2" || finish "$exists"
     $btrfs subvolume snapshot ${3:+-r} -- "$1" "./$2" >/dev/null || return 1
     is_subvolume "./$2" || finish "$astray"
 }
 
-# replace NAME: make stdin the content of a file in our directory, in one step; it is on the disk then.
+# replace NAME: make stdin the content of a file in the current directory, in one step and durably.
 replace() {
     [ -O . ] || $root chown "$(id -u)" . || return 1
     for replaced in "$1" "$1.new"; do

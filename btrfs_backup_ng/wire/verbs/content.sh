@@ -1,4 +1,4 @@
-# content FILE: its content.
+# content FILE: print its content.
 
 as=
 if [ -n "$root" ] && $root cat /dev/null >/dev/null 2>&1 </dev/null; then

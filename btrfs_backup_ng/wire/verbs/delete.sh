@@ -1,5 +1,5 @@
 # delete DIRECTORY; on stdin a line with subvolume ids, and their names, each as ./NAME with a NUL behind it: delete
-# these subvolumes, durably. Where another user may exchange the subvolumes of these names, it goes by the ids.
+# these subvolumes, durably; by their ids if another user could exchange the names.
 
 work_long
 go "$1" || finish 1

@@ -1,6 +1,6 @@
-# discard STATE WHICH ID...: delete the rests of unfinished transfers; not of one that still runs.
+# discard STATE WHICH ID...: delete the staging of unfinished transfers, except those still running.
 #   WHICH  all, or unsealed: those that cannot be resumed
-# Answer: the ids that still run, each with a NUL behind it.
+# Answer: the ids of running transfers, each with a NUL behind it.
 
 work_long
 go "$1" && make incoming && check_entered || finish 1
@@ -11,7 +11,7 @@ is_sealed() {
     set -- ./.seal-*
     [ -e "$1" ]
 }
-# Delete all in the directory we stand in, which is ours and was entered just now.
+# Delete all in the current directory, which was checked just now.
 empty() {
     set --
     for found in ./* ./.*; do

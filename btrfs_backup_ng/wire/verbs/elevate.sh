@@ -1,6 +1,6 @@
-# elevate TOKEN SCRIPT WORD...: run another verb as root, by a sudo that wants a password. sudo remembers it for the
-# next commands of the same shell and for no others, so every session gets it; never on its stdin, where a stream may
-# come. A pipe that is opened in both directions blocks no process.
+# elevate TOKEN SCRIPT WORD...: run another verb as root, if sudo wants a password. sudo remembers it only for the next
+# commands of the same shell, so every session gets it; never on stdin, which belongs to a stream. A pipe that is opened
+# in both directions blocks no process.
 # Exit status: that of the verb; password_refused.
 
 directory=${TMPDIR:-/tmp}/bbng-$1

@@ -3,10 +3,10 @@
 #   ASPECT  tree: path, facts, and path with the target of a symlink, each with a NUL behind it
 #           data: the output of `sha256sum -z` for each file by its first name, so that each is read once
 #           xattrs: the output of getfattr
-# It takes GNU coreutils (8.28) and findutils. The stub of a nested subvolume (inode 2) is left out, and so are
-# mounts in there. As no status of a pipe covers all its parts, each says its own on descriptor 3; all of them have
-# to come. Once stdin ends the answer has no reader: all of it is ended, in the middle of a file, if the process group
-# is this verb's alone.
+# It needs GNU coreutils (8.28) and findutils. Stubs of nested subvolumes (inode 2) and mounts in the tree are left out.
+# The status of a pipe does not cover all its parts, so each reports its own on descriptor 3, and all must arrive. When
+# stdin ends, the answer has no reader: everything is stopped, even in the middle of a file, if the process group is
+# this verb's alone.
 # Exit status: unreadable, if some names could not be read; unavailable.
 
 exec 6<&0 </dev/null

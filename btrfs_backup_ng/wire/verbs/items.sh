@@ -1,5 +1,5 @@
-# items DIRECTORY ID...: the entries of subvolumes in the root tree, the only place from which a command prints
-# `ctransid`. Nothing if the device cannot be read.
+# items DIRECTORY ID...: print the entries of subvolumes in the root tree, the only output of btrfs with `ctransid`.
+# Nothing if the device cannot be read.
 
 work_long
 go "$1" || finish 1

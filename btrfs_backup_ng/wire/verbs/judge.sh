@@ -1,8 +1,8 @@
 # Functions of send and receive; this text runs behind common.sh.
 
-# judge STATUS...: go on only if both ends of a pipe ended well. The statuses of the two ends come as they ended, the
-# first one in front; those of the stages between them only if they failed, behind a z ((de)compressor) or a k (filter
-# for checkpoints). The cause is one that failed for another reason than want of a reader (141).
+# judge STATUS...: finish unless both ends of a pipe succeeded. The statuses of the two ends come in the order in which
+# they ended; those of the stages between them only if they failed, after a z ((de)compressor) or a k (checkpoint
+# filter). A stage is to blame if it failed for another reason than a lost reader (141).
 judge() {
     [ "$*" != 0 ] || return 0
     for status; do
@@ -14,7 +14,7 @@ judge() {
     done
     case ${1:-1} in
     z* | 0)
-        echo 'ERROR: (de)compressing failed' >&2
+        echo 'ERROR: (de)compression failed' >&2
         finish "$codec_failed"
         ;;
     *) finish "${1:-1}" ;;

@@ -1,4 +1,4 @@
-# keep TOKEN; a password as the only line on stdin: keep it, in memory alone, for the sessions of this connection that
+# keep TOKEN; a password as the only line on stdin: keep it, only in memory, for the sessions of this connection that
 # ask for it (see elevate). Ends with stdin.
 # Answer: "kept".
 

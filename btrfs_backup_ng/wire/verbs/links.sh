@@ -1,5 +1,5 @@
 # links; paths of symbolic links on stdin, with a NUL behind each.
-# Answer: where each leads, and a line break.
+# Answer: the target of each, and a line break.
 
 as=
 if [ -n "$root" ] && $root readlink /proc/self/exe >/dev/null 2>&1 </dev/null; then

@@ -1,11 +1,11 @@
-# lock STATE SECONDS WHO [KIND FOLDER]: hold the lock of a place until stdin ends, or nothing came on it for 30 s.
-# After a cut the other end may never learn of it, so each line on stdin is a sign of life. It replaces the note about
-# the holder, and each one changes `beat`: a run that finds the lock held by another machine watches that, and if it
-# stops changing, waits for the end of the lock.
+# lock STATE SECONDS WHO [KIND FOLDER]: hold the lock of a place until stdin ends or brings nothing for 30 s. This side
+# may never notice a lost connection, so each line on stdin is a sign of life. It replaces the note about the holder and
+# changes `beat`: a run that finds the lock held by another machine watches `beat`; if it stops changing, the run waits
+# for the lock to expire.
 #   SECONDS      to wait for another holder
-#   WHO          the note about us
-#   KIND FOLDER  make the place ready before: see prepare
-# Answer: "locked", or "busy" and the note of the holder.
+#   WHO          the note about the holder
+#   KIND FOLDER  make the directories before: see prepare
+# Answer: "locked", or "busy" and the note of the other holder.
 # Exit status: busy then.
 
 patience=$2
@@ -34,7 +34,7 @@ until flock -n 9; do
 done
 rm -f -- ./holder ./beat 2>/dev/null
 set -C
-# In a shell of their own, which a redirection ends that fails: the place may be mounted read-only.
+# In subshells, as a failed redirection ends a shell: the place may be mounted read-only.
 (: >./holder) 2>/dev/null && exec 6<>./holder
 (: >./beat) 2>/dev/null && exec 7<>./beat
 set +C

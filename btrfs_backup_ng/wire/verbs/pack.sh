@@ -1,5 +1,5 @@
-# pack SNAPSHOT BYTES; on stdin paths of directories, so many bytes, and behind them other paths: the directories alone
-# and the others whole, as an archive of GNU tar on stdout.
+# pack SNAPSHOT BYTES; on stdin paths of directories, BYTES long, and then other paths: print an archive of GNU tar with
+# the directories alone and the others whole.
 
 go "$1" || finish 1
 directories=$(mktemp) && head -c "$2" >"$directories" || finish 1

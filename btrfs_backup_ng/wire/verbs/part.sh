@@ -1,7 +1,7 @@
-# This text runs behind common.sh in verbs that ask whether all of a filesystem can be reached where they stand.
+# This text runs behind common.sh in verbs that ask whether a mount contains the whole filesystem.
 
-# is_part: is only a part of the filesystem mounted where we stand, a subvolume or a folder? Descriptor 9 is a directory
-# of that mount. $device is a device of the filesystem then, and $of_folder says whether it is a folder (mount --bind).
+# is_part: is only a part of the filesystem mounted, a subvolume or a folder? Descriptor 9 is a directory of that mount.
+# Sets $device to a device of the filesystem, and $of_folder to 1 for a folder (mount --bind).
 is_part() {
     device=
     of_folder=
@@ -24,7 +24,7 @@ is_part() {
     return 1
 }
 
-# can_mount: may we mount something that only our own processes see?
+# can_mount: may this user mount a filesystem for one process alone?
 can_mount() {
     $root unshare -m mount --version >/dev/null 2>&1
 }

@@ -1,6 +1,6 @@
 # publish STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: make a received snapshot appear under its final name,
 # durably, and delete it in staging, with the other names there.
-#   CHECK  1: look at it under its final name; 0: not, if the directory is ours
+#   CHECK  1: look at it under its final name; 0: only if others can write to the directory
 # Answer: `btrfs subvolume show` of it then.
 # Exit status: exists or astray, see appear.
 

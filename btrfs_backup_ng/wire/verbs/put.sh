@@ -1,4 +1,4 @@
-# put STATE NAME: stdin is the new content of a file in the state directory, in one step and durably.
+# put STATE NAME: replace a file in the state directory with stdin, in one step and durably.
 
 act_as_owner "$1" "$@"
 work_long

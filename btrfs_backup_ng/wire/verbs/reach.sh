@@ -1,9 +1,9 @@
-# reach SUBVOLUME POINT ID...: the paths of subvolumes of the filesystem below its mount point, as btrfs send finds a
-# parent only there.
+# reach SUBVOLUME POINT ID...: print the paths of subvolumes below the mount point of their filesystem: btrfs send finds
+# a parent only there.
 #   POINT  the mount point of SUBVOLUME
 # Answer: each path, or nothing, with a NUL behind it.
 
-# path_of ID: let $found be the path of a subvolume from the top of the filesystem, "" for the top.
+# path_of ID: set $found to the path of a subvolume from the top of the filesystem, "" for the top.
 path_of() {
     found=$($btrfs inspect-internal subvolid-resolve "$1" . 2>/dev/null && printf x)
     found=/${found%?x}

@@ -1,4 +1,4 @@
-# reap STATE ID NAME: end the processes that still receive into a staging directory, from before an interruption.
+# reap STATE ID NAME: end the processes of an interrupted transfer that still receive into its staging directory.
 # Answer: the names in it, an empty name; of NAME and each seal: its name, `btrfs subvolume show`. Nothing if the
 # directory is missing.
 # Exit status: busy, if a receiver does not end.

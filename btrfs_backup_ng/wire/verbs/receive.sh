@@ -5,7 +5,7 @@
 # Answer: the names in it, an empty name, `btrfs subvolume show` of NAME. A line on stderr reports that all of the
 # stream is taken; from then on the disk takes the time.
 # Exit status: that of btrfs receive; codec_failed; busy, if another process receives there; unavailable, if only a
-# folder is mounted, and we may mount no more.
+# folder is mounted, and this user may not mount the rest.
 
 name=$3
 go "$1" && staged "$2" || finish 1

@@ -1,6 +1,6 @@
-# rehearse SOURCE STATE ID NAME: make the snapshot that a run would make, in staging; delete it when stdin ends, or a
-# signal says so. Nothing shows then that it was there, not even a time.
-# Answer: "ready" when it is there.
+# rehearse SOURCE STATE ID NAME: make the snapshot that a run would make, in staging; delete it when stdin ends or a
+# signal comes. It leaves no trace, not even a changed time.
+# Answer: "ready" when it exists.
 # Exit status: busy, if another process makes the same one.
 
 times=$(mktemp) || finish 1

@@ -1,4 +1,4 @@
-# size SUBVOLUME GENERATION: the extents written since, one a line.
+# size SUBVOLUME GENERATION: print the extents written since, one a line.
 
 work_long
 go "$1" || finish 1

@@ -1,5 +1,5 @@
 # sizes DIRECTORY; paths on stdin as for stat.
-# Answer: the bytes that each takes on the disk, a tab, the path, a NUL; behind them the total.
+# Answer: the bytes of each on the disk, a tab, the path, a NUL; the total comes last.
 
 work_long
 go "$1" || finish 1

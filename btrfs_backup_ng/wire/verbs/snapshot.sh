@@ -1,7 +1,7 @@
 # snapshot SOURCE FOLDER NAME STATE IDENTITY ID: take a read-only snapshot.
 #   IDENTITY  keep, or fresh: drop the received UUID that a restored source still carries. A writable snapshot loses
 #             it, and the read-only one of that has none.
-#   ID        names the staging directory that takes
+#   ID        names the staging directory for that
 # Answer: `btrfs subvolume show` of its parent, if IDENTITY is fresh; a NUL; the same of itself.
 # Exit status: exists or astray, see appear.
 

@@ -1,6 +1,5 @@
 # stat DIRECTORY; paths on stdin, each as ./PATH with a NUL behind it.
-# Answer: of each that is there mode (hexadecimal), device and path, with a NUL behind it. On stderr any other reason
-# why it could not be looked at.
+# Answer: mode (hexadecimal), device and path of each that exists, with a NUL behind it. On stderr, other errors.
 
 work_long
 go "$1" || finish 1

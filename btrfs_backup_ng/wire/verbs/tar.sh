@@ -1,4 +1,4 @@
-# tar: the version of tar.
+# tar: print the version of tar.
 
 tar --version
 finish 0

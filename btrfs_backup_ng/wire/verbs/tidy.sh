@@ -1,4 +1,4 @@
-# tidy STATE: remove the state directory of a place that keeps nothing, if nothing is in it.
+# tidy STATE: remove the state directory of a place without backups, if it is empty.
 
 work_long
 go "${1%//*}" || finish 1

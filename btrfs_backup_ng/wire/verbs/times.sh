@@ -1,5 +1,5 @@
-# times DIRECTORY NAME: when the snapshots in a directory were made. The list has no time zone, and a sudo or doas that
-# drops TZ makes it local time; so NAME, one of them, is shown as well, with its zone.
+# times DIRECTORY NAME: print when the snapshots in a directory were made. The list has no time zone, and is in local
+# time if sudo or doas drops TZ; so NAME, one of them, is also shown with its zone.
 # Answer: the snapshots with their times in two orders, each with a NUL behind it; `btrfs subvolume show` of NAME.
 
 work_long

@@ -1,5 +1,5 @@
-# unpack STAGE: unpack an archive there, and write it to the disk. tar lets no name leave that directory, neither by
-# `..` nor through a symbolic link.
+# unpack STAGE: unpack an archive in it, and flush it to the disk. tar keeps all names in that directory: it refuses
+# `..` and does not follow symbolic links.
 
 go "$1" || finish 1
 $as tar -x -f - -p --same-owner --xattrs '--xattrs-include=*' --acls --numeric-owner --warning=no-timestamp \

@@ -1,5 +1,5 @@
-# versions; absolute paths on stdin, with a NUL behind each: the facts about each file.
-# Answer: of each that is there its facts and path, a line; a NUL; the complaints about the others.
+# versions; absolute paths on stdin, with a NUL behind each: print the facts about each file.
+# Answer: facts and path of each that exists, a line; a NUL; the errors for the others.
 
 as=
 if [ -n "$root" ] && $root stat -c %i / >/dev/null 2>&1 </dev/null; then

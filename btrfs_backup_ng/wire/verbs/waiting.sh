@@ -1,5 +1,5 @@
-# waiting STATE ID...: the rests of interrupted transfers. Changes nothing.
-# Answer, of each that is there: its id, 1 if some process works on it, the names in it, an empty name.
+# waiting STATE ID...: show the staging of interrupted transfers. Changes nothing.
+# Answer, for each that exists: its id, 1 if a process works on it, the names in it, an empty name.
 
 work_long
 go "$1" && enter incoming && check_entered || finish 0

@@ -1,5 +1,5 @@
-# writable STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: as publish, but a writable subvolume appears under the final
-# name, and in it a read-only snapshot, as the next backup of it needs one.
+# writable STATE ID NAME DIRECTORY TARGET CHECK [OTHER...]: like publish, but a writable subvolume appears under the
+# final name, with a read-only snapshot in it, which the next backup needs.
 #   CHECK  as in publish; or alone: without that snapshot
 # Answer: `btrfs subvolume show` of that snapshot, or else of the subvolume.
 # Exit status: exists or astray, see appear.
@@ -16,13 +16,13 @@ go "$4" || finish 1
 remember_here || finish 1
 appear "$from" "$target" || finish 1
 
-# The stub of a nested subvolume is an empty directory, and in the way.
+# The stub of a nested subvolume is an empty directory, which is in the way.
 make_inside() {
     try_as_root rmdir -- "$1" 2>/dev/null
     is_taken "$1" || $btrfs subvolume create -- "$1" >/dev/null
 }
-# twin: make the read-only snapshot in the directory of the new subvolume, which we stand in.
-twin() {
+# snapshot_inside: make the read-only snapshot in the new subvolume, the current directory.
+snapshot_inside() {
     make_inside ./.btrfs-backup-ng && enter .btrfs-backup-ng && check_entered || finish 1
     is_taken ./snapshots || mkdir -- ./snapshots || finish 1
     enter snapshots && check_entered || finish 1
@@ -30,9 +30,9 @@ twin() {
     appear "$from" "$name" r || finish 1
     [ "$check" != 1 ] || $btrfs subvolume show -- "./$name" || finish 1
 }
-# The same where the user here may run btrfs as root, and not enter a directory of another user. It goes by paths, so
-# only where no other user may exchange them.
-twin_by_path() {
+# The same for a user who may run btrfs as root, but not enter a directory of another user. It uses paths, so no other
+# user may be able to exchange them.
+snapshot_by_path() {
     is_private || refuse "$target belongs to another user; log in as root"
     state=./$target/.btrfs-backup-ng
     make_inside "$state" || finish 1
@@ -48,9 +48,9 @@ twin_by_path() {
 if [ "$check" = alone ]; then
     $btrfs subvolume show -- "./$target"
 elif (step "$target" && [ -w . ]) 2>/dev/null; then
-    (step "$target" && twin)
+    (step "$target" && snapshot_inside)
 else
-    (twin_by_path)
+    (snapshot_by_path)
 fi
 status=$?
 if [ "$status" != 0 ]; then
