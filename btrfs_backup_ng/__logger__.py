@@ -53,7 +53,7 @@ def set_up_logging(level: str) -> None:
 
 
 def log_message(text: str, hint: str = "") -> None:
-    """Write a message of the program to stderr, and what to do below it."""
+    """Write a message of the program to stderr, with its hint below."""
     end = "" if text.endswith((".", "?", "!")) else "."
     lines = "".join(f"\n  {line}" for line in hint.splitlines())
     log_line(f"{PROGRAM}: {text}{end}{lines}")

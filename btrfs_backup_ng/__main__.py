@@ -18,7 +18,7 @@ from btrfs_backup_ng.cli.commands import run_words
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.process.child import end_all, interrupt, interrupted
 
-#: A bug of ours: EX_SOFTWARE of sysexits.h.
+#: A bug of the program: EX_SOFTWARE of sysexits.h.
 _BUG = 70
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -38,7 +38,7 @@ def _ignore(signal_number: int, frame: FrameType | None) -> None:
 def main(words: Sequence[str]) -> int:
     """Run the program with these words, and return its exit status."""
     for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, _end)
     signal.signal(signal.SIGUSR1, _ignore)  # until there is progress to show
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it hides how children end
@@ -47,8 +47,8 @@ def main(words: Sequence[str]) -> int:
         return run_words(words)
     except (BackupError, Interrupted) as error:
         return _fail(words, error.message, error.hint, error.exit_status)
-    except Exception as error:  # the last one: whatever it is, it is a bug
-        hint = "Run it again with -vv and report what it prints."
+    except Exception as error:  # anything that arrives here is a bug
+        hint = "Run it again with -vv and report the output."
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             traceback.print_exc()
             hint = ""
@@ -59,7 +59,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _check_directory() -> None:
-    """Go on only in a working directory that exists: paths may be relative to it.
+    """Check that the working directory exists: paths may be relative to it.
 
     :raises Refused: if it was deleted, or cannot be reached.
     """
@@ -67,13 +67,13 @@ def _check_directory() -> None:
         os.getcwd()
     except OSError as error:
         raise Refused(
-            f"the working directory cannot be used: {error.strerror}",
-            hint="Go to another one:  cd /",
+            f"cannot use the working directory: {error.strerror}",
+            hint="Change to another one:  cd /",
         ) from error
 
 
 def _fail(words: Sequence[str], message: str, hint: str, exit_status: int) -> int:
-    """Say why all of a call failed, in a document, too, if it asks for documents."""
+    """Print why a call failed, also as a document if it asks for documents."""
     log_message(message, hint)
     if asks_for_documents(words):
         error = {"message": message, "hint": hint.splitlines()}
@@ -85,7 +85,7 @@ def _fail(words: Sequence[str], message: str, hint: str, exit_status: int) -> in
 def _open_standard_files() -> None:
     """Put ``/dev/null`` where stdin, stdout or stderr is closed.
 
-    Else the next file to be opened, a lock or a pipe, would become one of them.
+    Otherwise the next file to be opened, a lock or a pipe, would become one of them.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
@@ -95,15 +95,15 @@ def _open_standard_files() -> None:
 
 
 def entry() -> NoReturn:
-    """Be the console script.
+    """Run as the console script.
 
-    Python's own end would visit every object to free it, for longer than a short
-    command runs.
+    Python's own end would free every object, which takes longer than a short command
+    runs.
     """
     _open_standard_files()
     status = main(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # full, or closed: that was told before
+        with contextlib.suppress(OSError):  # full, or closed: already reported
             stream.flush()
     os._exit(status)
 

@@ -30,7 +30,7 @@ class BackupError(Exception):
 
 
 class UsageError(BackupError):
-    """The command line, or a file, makes no sense."""
+    """The command line, or a file, is not valid."""
 
     exit_status = 2
 
@@ -48,27 +48,25 @@ class Refused(BackupError):
 
 
 class Interrupted(BaseException):
-    """A signal told the program to end.
+    """A signal ended the program.
 
-    Like ``KeyboardInterrupt`` it is no failure of one place or transfer, so code that
-    handles those must not catch it: only ``__main__`` does.
+    Like ``KeyboardInterrupt`` it is not a failure of one place or transfer, so only
+    ``__main__`` may catch it.
     """
 
     hint = ""
 
     def __init__(self, signal_number: int) -> None:
         name = signal.Signals(signal_number).name
-        self.message = (
-            f"ended by {name}. What is unfinished the next run goes on with, or clears"
-        )
+        self.message = f"interrupted by {name}. The next run will resume or clean up"
         super().__init__(self.message)
         self.exit_status = 128 + signal_number
 
 
 def attempt(action: Callable[[], T]) -> T | BackupError:
-    """Run an action and give its result, or the :class:`BackupError` it raised.
+    """Return the result of an action, or the :class:`BackupError` it raised.
 
-    For the loops in which one failure must not end the others.
+    For loops in which one failure must not stop the rest.
     """
     try:
         return action()
@@ -116,7 +114,7 @@ def format_size(size_bytes: float) -> str:
 
 
 def format_span(seconds: float) -> str:
-    """Return a length of time for people: ``0.4 s``, ``2:05``, ``1:02:05``."""
+    """Return a duration for people: ``0.4 s``, ``2:05``, ``1:02:05``."""
     if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
     if round(seconds) < 60:
@@ -150,7 +148,7 @@ def parse_size(text: str) -> int:
     power = " kmgtp".index(match[2] or " ")
     size_bytes = int(float(match[1]) * KIB**power)
     if size_bytes <= 0:
-        raise ValueError(f"{text!r} is not more than nothing")
+        raise ValueError(f"{text!r} must be greater than zero")
     return size_bytes
 
 
@@ -163,7 +161,7 @@ _PART = re.compile(
 
 
 def parse_span(text: str) -> timedelta:
-    """Read a length of time like ``14d``, ``36h``, ``90 min`` or ``1h30m``.
+    """Read a duration like ``14d``, ``36h``, ``90 min`` or ``1h30m``.
 
     :raises ValueError: if it has another form.
     """
@@ -172,7 +170,7 @@ def parse_span(text: str) -> timedelta:
         seconds += float(match[1]) * _UNITS_S[match[2][0]]
         rest = rest[match.end() :]
     if rest or not text.strip():
-        raise ValueError(f"{text!r} is not a length of time; write it like 14d")
+        raise ValueError(f"{text!r} is not a duration; write it like 14d")
     return timedelta(seconds=seconds)
 
 

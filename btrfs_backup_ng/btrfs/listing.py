@@ -1,7 +1,7 @@
 """The listing of all snapshots in a directory: here by ioctl, elsewhere by text.
 
-Both cost one step for each place, however many snapshots there are, and both are safe
-with any name.
+Both cost one step for each place, however many snapshots it has, and both are safe with
+any name.
 """
 
 import errno
@@ -139,7 +139,7 @@ def parse_listing(answer: bytes, files: int) -> tuple[Listing, tuple[Content, ..
         tree_id, path, relative, *lists, behind = rest.split(b"\0", 7)
         full, full_reversed, received, received_reversed = lists
     except ValueError as error:
-        raise OutputNotUnderstood("the list is cut short") from error
+        raise OutputNotUnderstood("the list is incomplete") from error
     names = frozenset(name for name in names_raw.split(b"\0") if name)
     path = path.removesuffix(b"\n")
     relative = relative.removesuffix(b"\n").removeprefix(b"./")
@@ -147,7 +147,7 @@ def parse_listing(answer: bytes, files: int) -> tuple[Listing, tuple[Content, ..
     snapshots = []
     for match, found in _records(_FULL, full, full_reversed):
         if int(match[4]) != int(tree_id) or not found.startswith(path):
-            raise OutputNotUnderstood("btrfs subvolume list -o lists something else")
+            raise OutputNotUnderstood("the list is of another subvolume")
         name = found[len(prefix) :]
         if found.startswith(prefix) and name in names:
             snapshots.append(_snapshot(match, os.fsdecode(name)))
@@ -159,7 +159,7 @@ def parse_listing(answer: bytes, files: int) -> tuple[Listing, tuple[Content, ..
     listing = Listing(tuple(snapshots), frozenset(map(os.fsdecode, names)), carriers)
     *contents, end = behind.split(b"\0")
     if end or len(contents) != files:
-        raise OutputNotUnderstood("the files that come with the list are not clear")
+        raise OutputNotUnderstood("the records after the list are incomplete")
     try:
         return listing, tuple(map(parse_answer, contents))
     except ValueError as error:
@@ -179,8 +179,8 @@ def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]
 def parse_relatives(answer: bytes, subvolume: UUID) -> tuple[Snapshot, ...]:
     """Read the answer of the verb ``relatives``: snapshots of a subvolume's line.
 
-    That is the subvolume, the one that it was made of, and so on; and the snapshots of
-    each of them. So they have most of their data in common with it.
+    A line is the subvolume, the one that it was made of, and so on, with the snapshots
+    of each. They share most of their data.
 
     :returns: the read-only ones, each named by its path.
     :raises OutputNotUnderstood: if it is not the output of a known version.
@@ -193,7 +193,7 @@ def parse_relatives(answer: bytes, subvolume: UUID) -> tuple[Snapshot, ...]:
             for match, _ in _records(_FULL, text, reversed_text)
         }
     except ValueError as error:
-        raise OutputNotUnderstood("the list is cut short") from error
+        raise OutputNotUnderstood("the list is incomplete") from error
     line: set[UUID] = set()
     ancestor: UUID | None = subvolume
     while ancestor and ancestor not in line:
@@ -239,7 +239,7 @@ def parse_children(answer: bytes) -> list[ListedSubvolume]:
     try:
         text, reversed_text, _ = answer.split(b"\0")
     except ValueError as error:
-        raise OutputNotUnderstood("the list is cut short") from error
+        raise OutputNotUnderstood("the list is incomplete") from error
     return [
         ListedSubvolume(int(match[1]), os.fsdecode(path), parent)
         for match, path in _records(_PARENTS, text, reversed_text)
@@ -291,7 +291,7 @@ def _records(
 def _pieces(form: re.Pattern[bytes], text: bytes) -> list[bytes]:
     starts = [match.start() for match in form.finditer(text)]
     if text.strip() and starts[:1] != [0]:
-        raise OutputNotUnderstood("btrfs subvolume list prints another form")
+        raise OutputNotUnderstood("unknown format of btrfs subvolume list")
     ends = [*starts[1:], len(text)] if starts else []
     return [text[a:b] for a, b in zip(starts, ends, strict=True)]
 

@@ -40,7 +40,7 @@ class Shown:
     """The output of ``btrfs subvolume show`` for one subvolume.
 
     :ivar made: transaction that made it ("Gen at creation").
-    :ivar received: transaction that finished its receive, 0 if there was none.
+    :ivar received: transaction that finished its receive, 0 if it was not received.
     :ivar parent_uuid: of its original.
     """
 
@@ -158,36 +158,35 @@ def extent_place(line: bytes) -> bytes:
 
 _FULL = "No space left on device"
 _OUTSIDE = (
-    "a copy of the parent lies outside of what is mounted there; mount all of that"
-    " filesystem (-o subvolid=5), and use the path in it"
+    "a copy of the parent is outside the mounted part of the filesystem; mount all of"
+    " the filesystem (-o subvolid=5) and use the path there"
 )
 #: Errors of btrfs and their meanings, for hints; a retry does not help with these.
 _PERMANENT = {
     _FULL: "the filesystem is full",
-    "Disk quota exceeded": "a quota of the filesystem is used up",
-    "cannot find parent subvolume": "the parent is missing there",
+    "Disk quota exceeded": "a quota of the filesystem is exceeded",
+    "cannot find parent subvolume": "the parent is missing",
     "not reachable from inside the root subvol": _OUTSIDE,
     "mount btrfs, try to remount this btrfs filesystem": _OUTSIDE,
-    "Read-only file system": "the mount, or a subvolume there, is read-only",
-    "File exists": "that name exists there already",
+    "Read-only file system": "the filesystem or a subvolume is read-only",
+    "File exists": "that name already exists",
     "Operation not permitted": "btrfs needs root for this",
-    "a password is required": "sudo asks for a password there",
-    "Input/output error": "a disk cannot be read or written there; see dmesg",
-    "Text file busy": "a swap file in it is in use (swapon --show): give it a"
-    " subvolume of its own",
+    "a password is required": "sudo asks for a password",
+    "Input/output error": "a disk cannot be read or written; see dmesg",
+    "Text file busy": "a swap file in it is in use (swapon --show); move it to a"
+    " separate subvolume",
     "File name too long": "a path in it is too long",
 }
 #: Errors that only another snapshot avoids: a block that cannot be read, and paths
 #: beyond ``PATH_MAX``, of ``btrfs send`` or in ``btrfs receive``.
 _UNSENDABLE = ("send ioctl failed with -5:", "File name too long")
-#: A stream that goes wrong in its middle, in the words of ``btrfs receive`` and of
-#: ``sendstream/format``.
+#: The words of ``btrfs receive`` and ``sendstream/format`` for a damaged stream.
 _GARBLED = (
     "crc32 mismatch in command",
     "invalid tlv in cmd",
     "the stream is damaged at byte",
 )
-#: A stream that only ends too early, in the words of the filters.
+#: The words of the filters for a stream that ends too early.
 _CUT_OFF = "it ends before its END command"
 _TRANSIENT = {
     "unexpected EOF in stream": "the stream ended too early",
@@ -205,12 +204,12 @@ def is_permanent(stderr: str) -> bool:
 
 
 def is_unsendable(stderr: str) -> bool:
-    """Return whether a transfer failed because of what the snapshot holds."""
+    """Return whether a transfer failed because of the contents of the snapshot."""
     return any(error in stderr for error in _UNSENDABLE)
 
 
 def is_garbled(stderr: str) -> bool:
-    """Return whether what read a stream says that it is damaged."""
+    """Return whether the reader of a stream reports that it is damaged."""
     return any(error in stderr for error in _GARBLED) and _CUT_OFF not in stderr
 
 

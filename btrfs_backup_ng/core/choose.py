@@ -65,8 +65,8 @@ def choose(
             return _only(found, word, place)
     raise NotChosen(
         f"{place} has no snapshot {visible(repr(word))}",
-        hint=f"{_available(snapshots)}\nA name, the first 4 or more digits of a UUID,"
-        " latest, yesterday, or a time like 2026-11-20 or '2026-11-20 10:30' chooses.",
+        hint=f"{_available(snapshots)}\nUse a name, the first 4 or more digits of a"
+        " UUID, latest, yesterday, or a time like 2026-11-20 or '2026-11-20 10:30'.",
     )
 
 
@@ -86,7 +86,7 @@ def _only(found: Sequence[Snapshot], word: str, place: str) -> Snapshot:
         return found[0]
     lines = [f"{visible(s.name)}  {s.uuid}" for s in found]
     raise NotChosen(
-        f"{len(found)} snapshots at {place} are meant by {visible(repr(word))}",
+        f"{visible(repr(word))} matches {len(found)} snapshots at {place}",
         hint="\n".join(lines),
     )
 
@@ -97,15 +97,15 @@ def _newest(
     prefixes = sorted({prefix_in(s.name) for s in dated})
     if len(prefixes) > 1:
         raise NotChosen(
-            f"{place} has snapshots of several subvolumes, and"
-            f" {visible(repr(word))} does not say of which",
-            hint="Say it:  "
+            f"{place} has snapshots of several subvolumes, so"
+            f" {visible(repr(word))} is ambiguous",
+            hint="Name one:  "
             + "   or  ".join(f"-p {visible(prefix)!r}" for prefix in prefixes[:_SHOWN]),
         )
     found = [s for s in dated if s.created and s.created < end]
     if not found:
         raise NotChosen(
-            f"{place} has no complete snapshot as old as {visible(repr(word))}",
+            f"{place} has no complete snapshot from {visible(repr(word))} or before",
             hint=_available(dated),
         )
     return in_order(found)[-1]
@@ -131,16 +131,16 @@ def _end(word: str, now: datetime) -> datetime | None:
         unit = timedelta(seconds=1) if second else timedelta(minutes=1)
         return given.astimezone() + unit
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"there is no such time: {visible(repr(word))}") from error
+        raise UsageError(f"{visible(repr(word))} is not a time that exists") from error
 
 
 def _available(snapshots: Sequence[Snapshot]) -> str:
     """List the names that could be chosen instead, the newest first."""
     if not snapshots:
-        return "There is none."
+        return "No snapshot is available."
     newest = [visible(s.name) for s in in_order(snapshots)[: -_SHOWN - 1 : -1]]
     more = len(snapshots) - len(newest)
-    return "There is " + ", ".join(newest) + (f", and {more} more." if more else ".")
+    return "Available: " + ", ".join(newest) + (f", and {more} more." if more else ".")
 
 
 def pick(

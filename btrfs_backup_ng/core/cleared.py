@@ -1,4 +1,4 @@
-"""Snapshots that were written to, and have the same contents all the same.
+"""Snapshots that were written to, with unchanged contents.
 
 Deduplication (bees, duperemove) lets files share their data, also in read-only
 snapshots. The contents stay, but the filesystem counts that as a change. If ``verify``
@@ -21,7 +21,7 @@ VERSION = 1
 #: UUID of a snapshot at its place -> transaction of its last change that is cleared.
 Cleared = Mapping[UUID, int]
 
-#: For snapshots of which nothing is known.
+#: The default: no cleared snapshots.
 NOTHING_CLEARED: Mapping[int, int] = {}
 
 

@@ -28,8 +28,7 @@ def parse_codec(text: str) -> str:
     if match := _ZSTD.fullmatch(text):
         return f"zstd:{match[1] or _LEVEL}"
     raise ValueError(
-        f"{text!r} is no way to compress; there are zstd, zstd:1 to zstd:19, lz4,"
-        " auto and none"
+        f"unknown compression {text!r}; use zstd, zstd:1 to zstd:19, lz4, auto or none"
     )
 
 

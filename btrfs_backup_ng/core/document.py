@@ -14,31 +14,31 @@ from btrfs_backup_ng.core.location import Location
 
 T = TypeVar("T")
 
-#: Types whose values JSON holds as they are.
+#: Types whose values JSON holds unchanged.
 _PLAIN = (str, int, float, bool)
 
 
 class Named(str):
-    """In the annotation of a field: its key, where that is not the field's name."""
+    """The key of an annotated field, if that is not the field's name."""
 
 
-#: A text that a document has as a list of its lines.
+#: A text that becomes the list of its lines.
 Lines = Annotated[str, "lines"]
 #: A time that has a second key beside it, ``age_s``: the seconds since then.
 Aged = Annotated[T, "aged"]
-#: A value whose own fields stand in the document in its place.
+#: A value that is replaced by its own fields.
 Inline = Annotated[T, "inline"]
 
 
 def to_document(value: object, now: datetime | None = None) -> Any:
-    """Return a value as a thing that JSON can hold.
+    """Return a value in a form that JSON can hold.
 
     A path, of any bytes, is a text with ``surrogateescape``; if it is not UTF-8, a
     second key, ``..._base64``, has its bytes. A time is in UTC and to the second. An
     error is its message and the lines of its hint.
 
     :param now: aware; ages count back from it.
-    :raises TypeError: if there is no rule for its type.
+    :raises TypeError: if its type has no form.
     """
     if value is None or type(value) in _PLAIN:
         return value
@@ -58,7 +58,7 @@ def to_document(value: object, now: datetime | None = None) -> Any:
         return {to_document(key): to_document(value[key], now) for key in value}
     if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [to_document(item, now) for item in value]
-    raise TypeError(f"{type(value).__name__} has no form in a document")
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def _items(value: Any, now: datetime | None) -> Iterator[tuple[str, Any]]:

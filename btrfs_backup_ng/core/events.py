@@ -118,13 +118,13 @@ class Tally:
     failures: tuple[int, ...] = ()
 
     def add(self, other: "Tally") -> None:
-        """Count another one in."""
+        """Add the result of another part."""
         self.done += other.done
         self.failures += other.failures
 
 
 def exit_status(tallies: Iterable[Tally]) -> int:
-    """Return 0 if all is done, 10 if a part is, else what the failures agree on."""
+    """Return 0 if all is done, 10 if a part is, else the status of the failures."""
     total = Tally()
     for tally in tallies:
         total.add(tally)

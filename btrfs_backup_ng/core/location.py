@@ -81,18 +81,18 @@ def parse_location(text: str, *, working_directory: str) -> Location:
         repeated.
     """
     if not text:
-        raise UsageError("an empty word is not a place")
+        raise UsageError("a location must not be empty")
     scheme, separator, rest = text.partition("://")
     if separator and re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         if scheme == "shell":
             if not rest.strip():
-                raise UsageError("shell:// needs a command behind it")
+                raise UsageError("shell:// needs a command after it")
             return Location(Scheme.SHELL, rest)
         if scheme == "ssh":
             return _parse_ssh(rest)
         raise UsageError(
-            f"{scheme}:// is not a kind of place this program knows",
-            hint="It knows /path, ssh://[user@]host[:port]/path and shell://COMMAND.",
+            f"unknown kind of location: {scheme}://",
+            hint="Use /path, ssh://[user@]host[:port]/path or shell://COMMAND.",
         )
     first = text.split("/", 1)[0]
     if ":" in first and not text.startswith("."):
@@ -117,7 +117,7 @@ def _ambiguous(text: str) -> UsageError:
 
 def _password_error() -> UsageError:
     return UsageError(
-        "a place on another machine must not carry a password",
+        "a location must not contain a password",
         hint="Use a key:  --ssh-identity-file FILE",
     )
 
@@ -130,7 +130,7 @@ def _parse_ssh(rest: str) -> Location:
     host, port = _split_port(place)
     if not slash:
         raise UsageError(
-            f"ssh://{visible(rest)} names no path; it must be absolute",
+            f"ssh://{visible(rest)} has no path; give an absolute one",
             hint=f"Write:  ssh://{visible(authority.rstrip(':'))}/PATH",
         )
     if not (_HOST.fullmatch(host) or _IPV6.fullmatch(host) and ":" in host):
@@ -159,6 +159,6 @@ def _split_port(place: str) -> tuple[str, int | None]:
 def _tidied(path: str) -> str:
     """Drop empty and ``.`` parts. ``..`` is kept: a symlink may precede it."""
     if "\0" in path:
-        raise UsageError("a path cannot hold a NUL byte")
+        raise UsageError("a path cannot contain a NUL byte")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     return "/" + "/".join(parts)

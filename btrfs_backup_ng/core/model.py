@@ -82,7 +82,7 @@ class Listing:
 class Waiting:
     """An interrupted transfer that may be resumed.
 
-    :ivar name: of the snapshot, cut off after some 200 bytes.
+    :ivar name: of the snapshot, truncated after some 200 bytes.
     :ivar started: aware UTC.
     :ivar size_bytes: of its stream, saved by checkpoints.
     :ivar running: a process is working on it.
@@ -114,8 +114,8 @@ class Facts:
     :ivar uuid: of the subvolume at this very path, if it is one.
     :ivar parent_uuid: of the subvolume it is a snapshot of.
     :ivar folder_filesystem: ``filesystem`` of the folder for its snapshots.
-    :ivar folder_trouble: why that folder can have no snapshots, or "": a part of it
-        (the first word) is a link or no directory.
+    :ivar folder_trouble: why that folder cannot have snapshots, or "": a part of it
+        (the first word) is a link or not a directory.
     :ivar nested: subvolumes directly below it, relative to it.
     :ivar is_sealed: it is a subvolume with the property of being read-only.
     :ivar has_state: the state directory exists, and is writable.
@@ -126,13 +126,13 @@ class Facts:
         first word) is a link, or belongs to another user.
     :ivar leftovers: names in its staging directory.
     :ivar keeper: the nearest directory, from it upwards in its mount, that is on record
-        as a destination; "" without any.
+        as a destination; "" if none is.
     :ivar mount_point: of the filesystem that contains it.
     :ivar mount_options: of that mount and its filesystem, as in mountinfo.
     :ivar mount_root: the part of the filesystem that is mounted there, ``/`` for all.
     :ivar inside: its own path from the top of the filesystem.
-    :ivar whole_path: the directory in a mount of a whole subvolume, if that is another
-        path than its own, and there is one.
+    :ivar whole_path: its path in a mount of a whole subvolume, if that path exists and
+        differs from its own.
     :ivar can_mount: where a part is mounted: all of the filesystem can be mounted for
         one process.
     :ivar codecs: names of the stream compressors installed.
@@ -186,7 +186,7 @@ class Facts:
 
     @property
     def is_folder_mount(self) -> bool:
-        """Whether what is mounted is a folder and no subvolume (``mount --bind``)."""
+        """Whether a folder is mounted, not a subvolume (``mount --bind``)."""
         options = [option.partition("=") for option in self.mount_options]
         roots = [root for name, _, root in options if name == "subvol"]
         return bool(roots) and self.mount_root not in roots
@@ -256,7 +256,8 @@ class TransferOptions:
     :ivar checkpoint_interval: bytes between two checkpoints, 0 for none.
     :ivar retries: how often an interrupted transfer is retried within the run.
     :ivar staging_max_age: how long an interrupted transfer is kept.
-    :ivar backfill: send what is missing between the backups of the destination, too.
+    :ivar backfill: also send the snapshots missing between the backups of the
+        destination.
     :ivar max_size: bytes that a stream may have, None for no limit.
     """
 

@@ -33,10 +33,13 @@ class Naming:
         longest = f"{self.prefix}20000101-000000+0000_9999"
         if "/" in self.prefix or "\0" in self.prefix:
             raise UsageError(
-                f"'{visible(self.prefix)}' cannot start a name: it holds a slash or NUL"
+                f"'{visible(self.prefix)}' cannot be a snapshot prefix: it contains a"
+                " slash or NUL"
             )
         if len(longest.encode(errors="surrogateescape")) > _NAME_BYTES:
-            raise UsageError("the snapshot prefix is too long; a name has 255 bytes")
+            raise UsageError(
+                f"the snapshot prefix is too long; a name has up to {_NAME_BYTES} bytes"
+            )
 
     def name_at(self, now: datetime, taken: Iterable[str]) -> str:
         """Return the name for a snapshot made at ``now``.
@@ -98,9 +101,9 @@ def _parse_time(match: re.Match[str]) -> datetime | None:
 
 
 def free_name(name: str, taken: Iterable[str]) -> str:
-    """Return ``name``, or ``name_N`` with N above all that are taken.
+    """Return ``name``, or ``name_N`` with the next N above all taken ones.
 
-    Above, so that a new snapshot never gets the name of an older one that was deleted.
+    A new snapshot never gets the name of an older one that was deleted.
     """
     stem = stem_of(name)
     numbers = [_number(other, stem) for other in taken if stem_of(other) == stem]

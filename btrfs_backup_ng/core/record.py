@@ -15,7 +15,7 @@ record may hold either.
 If the reasons to keep are not known, nothing is deleted at that place in that run
 (``withheld``: the reasons, each a sentence; empty if deletion is allowed), a dry run
 shows no deletion, and ``prune`` refuses (exit status 4). Sending continues. The run
-ends with 0 and one warning: the next run makes up for the deletions.
+ends with 0 and one warning: the next run catches up on the deletions.
 
 - **Holds** are expected if there are snapshots with the program's names, except for a
   single one that a restore brought; so each run leaves a record, even an empty one. To
@@ -33,9 +33,9 @@ ends with 0 and one warning: the next run makes up for the deletions.
   own backups, and all later ones, are pruned from the next run on, so the disk does not
   fill up. If another source is still in use, it registers with its next backup, and
   then nothing is deleted, as before.
-- The user settles it with ``prune --one-source -p PREFIX PLACE``: all backups of that
-  prefix are of one source. It deletes nothing. If several sources have registered, they
-  are forgotten, and the next one to send is registered.
+- The user resolves this with ``prune --one-source -p PREFIX PLACE``: all backups of
+  that prefix are of one source. It deletes nothing. If several sources have registered,
+  they are forgotten, and the next one to send is registered.
 - ``unknown`` is an additional key in version 1 of the record, because an older program
   treats another version as no record.
 - The record of **verified** snapshots can be lost: they are verified again, and nothing
@@ -54,7 +54,7 @@ T = TypeVar("T")
 
 #: A larger record was not written by this program, and is not read.
 LIMIT_BYTES = 8 * MIB
-#: A larger number is not a version, but damage.
+#: A larger number means damage, not a version.
 _LAST_VERSION = 9999
 
 
@@ -155,7 +155,7 @@ def as_dict(value: object) -> dict[str, Any]:
 
 
 def as_text(value: object) -> str:
-    return _checked(value, str, "a text")
+    return _checked(value, str, "a string")
 
 
 def as_int(value: object) -> int:
@@ -164,7 +164,7 @@ def as_int(value: object) -> int:
 
 def _checked(value: object, kind: type[T], words: str) -> T:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise Unreadable(f"{value!r:.40} where {words} belongs")
+        raise Unreadable(f"{value!r:.40} instead of {words}")
     return value
 
 
@@ -189,5 +189,5 @@ def parse_answer(raw: bytes) -> Content:
     if kind == b"2" and rest in ANSWERS:
         return ANSWERS[rest]
     if raw:
-        raise ValueError(f"{raw!r:.40} where a record belongs")
+        raise ValueError(f"{raw!r:.40} instead of a record")
     return None

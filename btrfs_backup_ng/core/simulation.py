@@ -37,15 +37,17 @@ def simulate(
     long as it claims any of that period.
 
     :param start: aware UTC.
-    :raises ValueError: if that makes too many snapshots, or ends beyond all calendars.
+    :raises ValueError: if that makes too many snapshots, or ends after the year 9999.
     """
     if not timedelta() < every <= span:
-        raise ValueError("there would be no second snapshot")
+        raise ValueError("only one snapshot would be made")
     count = span // every + 1
     if count > SNAPSHOTS_AT_MOST:
-        raise ValueError(f"that makes {count} snapshots, more than can be judged")
+        raise ValueError(
+            f"that is {count} snapshots; at most {SNAPSHOTS_AT_MOST} are simulated"
+        )
     if span > datetime(9998, 1, 1, tzinfo=timezone.utc) - start:
-        raise ValueError("that ends in a year that nobody can write")
+        raise ValueError("that ends after the year 9999")
     end = start + span
     dated = [
         (start + i * every, Snapshot("", None, UUID(int=i + 1), None, None, i))

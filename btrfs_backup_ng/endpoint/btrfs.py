@@ -34,11 +34,11 @@ from btrfs_backup_ng.wire import grammar, verbs
 #: Size of the names in one command. 64 KiB are safe with ssh (Linux limits one argument
 #: to 128 KiB, MAX_ARG_STRLEN), and the script needs some of that.
 _BATCH_BYTES = 48 * 1024
-#: The name of a snapshot in a directory, if btrfs is told to make it from the path
+#: The name of a snapshot in a directory, if btrfs makes it from the path
 #: ``/proc/PID/fd/5`` (verb ``snapshot``).
 _UNNAMED = "5"
 
-#: So many snapshots of the source's line are looked for elsewhere: the newest ones.
+#: Limit on the snapshots of the source's line to look for elsewhere: the newest ones.
 _RELATIVES = 20
 
 
@@ -145,14 +145,14 @@ class BtrfsDirectory(Endpoint):
             if child.parent == parent and os.path.basename(child.path) == base
         ]
         stray = max(children, key=lambda child: child.tree_id, default=None)
-        where = "somewhere else"
+        where = "in an unknown directory"
         if stray:
             self.place.call(verbs.REMOVE, path, str(stray.tree_id))
-            where = f"at {visible(stray.path)}, and was deleted there"
+            where = f"at {visible(stray.path)}, where it was deleted"
         return WentAstray(
             f"{visible(target)} did not appear in {visible(plain(self.directory))} but"
-            f" {where}: the name was taken by then",
-            hint="See which user may write there and took it, and run the command"
+            f" {where}: a link had appeared at that name",
+            hint="Find out which user can write to that directory, then run the command"
             " again.",
         )
 
@@ -167,7 +167,7 @@ class SnapshotFolder(BtrfsDirectory):
         return self.place.facts.has_folder or self.place.is_prepared
 
     def listing(self, *records: str) -> tuple[Listing, tuple[Content, ...]]:
-        """List the folder; before the first run it does not exist, and is empty."""
+        """List the folder, empty if it is missing (before the first run)."""
         if not self._exists:
             return Listing(), (None,) * len(records)
         return super().listing(*records)
@@ -276,9 +276,11 @@ class BackupDirectory(BtrfsDirectory):
         others = [name for name in names if is_checkpoint(os.fsencode(name))]
         if sorted(names) != sorted([*others, snapshot.name]):
             found = ", ".join(map(visible, names))
-            raise WrongArrival(f"the stream brought {found or 'nothing'} to {self}")
+            raise WrongArrival(
+                f"the stream created {found or 'no subvolume'} at {self}"
+            )
         arrived = _parse_show(text)
-        _check_identity(arrived, snapshot, f"what arrived at {self}")
+        _check_identity(arrived, snapshot, f"the snapshot received at {self}")
         batch = next(batches(others), [])
         words = (place.state, transfer_id, snapshot.name, self.directory, target)
         check = "alone" if self.is_alone else "1" if verify else "0"
@@ -359,7 +361,7 @@ def _parse_show(text: bytes) -> Shown:
     try:
         return parse_show(text.decode(errors="surrogateescape"))
     except OutputNotUnderstood as error:
-        raise WrongArrival(f"what btrfs shows is not understood: {error}") from error
+        raise WrongArrival(f"unexpected output of {error}") from error
 
 
 def _check_identity(shown: Shown, snapshot: Snapshot, name: str) -> None:

@@ -63,7 +63,7 @@ class Place:
     facts: Facts
 
     def __init__(self, location: Location, host: Host) -> None:
-        """Describe a place without snapshots, and without a look at it."""
+        """Make a place without snapshots, before a look at it."""
         self.location = location
         self.host = host
         self.state = below(location.path, STATE)
@@ -132,7 +132,7 @@ class Place:
         return tuple(found)
 
     def safe_bytes(self, transfer_ids: Sequence[str]) -> int:
-        """Return the bytes of a stream that its farthest attempt has safely there."""
+        """Return the bytes of a stream that its farthest attempt has saved."""
         return max((one.size_bytes for one in self.waiting(transfer_ids)), default=0)
 
     def discard(
@@ -187,7 +187,7 @@ class Place:
         except CommandFailed as error:
             if error.completed.status == grammar.EXISTS:
                 raise NameTaken(
-                    f"a name that was free at {self} a moment ago is taken now",
+                    f"another process took a name at {self} that was free before",
                     hint="Run the command again.",
                 ) from error
             if error.completed.status == grammar.NOT_OURS:
@@ -244,7 +244,7 @@ class Endpoint:
     def relatives(self, origins: Collection[UUID]) -> tuple[Snapshot, ...]:
         """Find snapshots elsewhere on the filesystem that may be parents.
 
-        :param origins: what they have to be.
+        :param origins: of the possible parents.
         :returns: some of the place's line, named by their absolute paths.
         :raises CommandFailed: if that cannot be found out.
         """

@@ -1,4 +1,4 @@
-"""A command as destination: it takes full streams, and its backups are not listed."""
+"""A command as destination: it takes full streams, and its backups cannot be listed."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""A btrfs directory of another machine, and the connections to such machines."""
+"""A btrfs directory of another machine, and the connections to other machines."""
 
 import threading
 from contextlib import ExitStack

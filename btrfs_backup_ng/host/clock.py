@@ -41,7 +41,7 @@ def slept_s() -> float:
 
 
 def kernel_is_synchronised() -> bool:
-    """Return whether the kernel says so; False if it does not answer.
+    """Return whether the kernel reports that; False if it does not answer.
 
     Setting the clock by hand clears that state, and so does a day without contact: the
     time service has to set it again.

@@ -15,9 +15,9 @@ from btrfs_backup_ng.core.model import (
 from btrfs_backup_ng.process.command import Command, Completed
 from btrfs_backup_ng.wire.grammar import Verb
 
-#: Hint for a verb that was ended for its silence.
-IF_SLOW = "One that is only slow:  --stall-timeout 3600"
-#: Replaces the note of the lock's holder, for other runs that meet the lock.
+#: Hint for a verb that was stopped because it was silent.
+IF_SLOW = "If it is only slow:  --stall-timeout 3600"
+#: Replaces the note of the lock's holder, for other runs that find the lock held.
 Say = Callable[[str], None]
 
 

@@ -141,8 +141,8 @@ def refusal(state: str, words: str) -> Refused:
     path = plain(state if name == STATE else state + inside)
     aside = shlex.join(["mv", "-T", path, f"{path}.not-ours"])
     return Refused(
-        f"{visible(path)} {why}, so nothing is done there",
-        hint=f"If it is not yours, move it away there:  {visible(aside)}",
+        f"{visible(path)} {why}, so it is not used",
+        hint=f"If it is not yours, move it out of the way:  {visible(aside)}",
     )
 
 

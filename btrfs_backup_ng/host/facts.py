@@ -38,7 +38,7 @@ def read_facts(
 ) -> Facts:
     """Return the facts about a directory of this machine.
 
-    :param folder: where its snapshots go, or nothing.
+    :param folder: for its snapshots, or "".
     :param version: of btrfs-progs here.
     :raises OSError: if it cannot be looked at.
     """
@@ -199,7 +199,7 @@ def _read_text(path: str) -> str:
 
 
 def _ahead(clock: str, asked_at: float | None) -> float | None:
-    """Return by how much a clock is ahead of ours, to the length of a question."""
+    """Return how far a clock is ahead of this one, within the time of a question."""
     if asked_at is None or not _SECONDS.fullmatch(clock):
         return None
     return int(clock) - asked_at
@@ -277,7 +277,7 @@ def _unescaped(match: re.Match[str]) -> str:
 def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Facts:
     """Return the facts in the answer of ``hello``, keys and values.
 
-    :param asked_at: our clock when it was asked.
+    :param asked_at: the clock here when it was asked.
     :raises ValueError: if it is not understood.
     """
     facts = Facts(

@@ -54,7 +54,7 @@ class LocalHost:
 
     def __init__(self, silence_s: float = STALL_TIMEOUT_S) -> None:
         self.silence_s = silence_s
-        hint = f"See what the kernel says of its disk:  dmesg | tail\n{IF_SLOW}"
+        hint = f"Check the kernel log for errors of its disk:  dmesg | tail\n{IF_SLOW}"
         self._patience = patience(silence_s, hint)
 
     def by_hand(self, line: str) -> str:
@@ -76,7 +76,7 @@ class LocalHost:
             raise NeedsRoot(f"reading {visible(directory)} needs root") from error
         except OSError as error:
             raise BackupError(
-                f"{visible(directory)} cannot be looked at: {error.strerror}"
+                f"cannot access {visible(directory)}: {error.strerror}"
             ) from error
 
     def listing(
@@ -89,7 +89,7 @@ class LocalHost:
             return seen, _read_records(state, names)
         except OSError as error:
             raise ListingFailed(
-                f"the snapshots in {visible(plain(directory))} cannot be listed:"
+                f"cannot list the snapshots in {visible(plain(directory))}:"
                 f" {error.strerror}"
             ) from error
 
@@ -108,7 +108,7 @@ class LocalHost:
                 )
         except OSError as error:
             raise ListingFailed(
-                f"{visible(plain(directory))} cannot be looked at: {error.strerror}"
+                f"cannot access {visible(plain(directory))}: {error.strerror}"
             ) from error
 
     def last_change(self, directory: str, tree_id: int) -> int:
@@ -169,8 +169,7 @@ class LocalHost:
                 replace_file(directory, name, content)
         except OSError as error:
             raise BackupError(
-                f"{visible(plain(f'{state}/{name}'))} cannot be written:"
-                f" {error.strerror}"
+                f"cannot write {visible(plain(f'{state}/{name}'))}: {error.strerror}"
             ) from error
 
 
@@ -214,7 +213,7 @@ def _entered_state(state: str) -> Iterator[int]:
 
 
 def _cannot_enter(state: str, error: OSError) -> BackupError:
-    return BackupError(f"{visible(plain(state))} cannot be entered: {error.strerror}")
+    return BackupError(f"cannot enter {visible(plain(state))}: {error.strerror}")
 
 
 def _flocked(descriptor: int, how: int) -> bool:

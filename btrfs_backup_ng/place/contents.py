@@ -1,7 +1,7 @@
 """One look at a place: its snapshots, its backups, the interrupted transfers.
 
 This program makes all names with a date in a snapshot folder, and those with a recorded
-prefix at a destination. Such a name is *broken* if it is not a read-only subvolume, and
+prefix at a destination. A name is *broken* if it is not a read-only subvolume, and
 *damaged* if it is a snapshot at a destination without a received UUID.
 """
 
@@ -53,11 +53,11 @@ class State(enum.Enum):
 
     COMPLETE = "complete"
     FOREIGN = "foreign"
-    """Not made by this program, which never deletes it."""
+    """Not made by this program, so never deleted."""
     CHANGED = "changed"
     """It was written to after it was made."""
     DAMAGED = "damaged"
-    """Named like a backup, but it is not one."""
+    """Named like a backup, but not one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Broken:
     name: str
     kind: Role
     created: datetime
-    why: str = "not a read-only subvolume: cut short, or made writable"
+    why: str = "not a read-only subvolume: incomplete or made writable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def see(place: Place) -> tuple[Seen, ...]:
 
 
 def _keeps_backups_alone(place: Place, snapshots: Iterable[Snapshot]) -> bool:
-    """Return whether a place is a destination, and these are not of it."""
+    """Return whether a place is a destination, so these snapshots belong to another."""
     is_source = place.facts.is_subvolume and place.facts.keeper != place.location.path
     return not is_source and not any(is_snapshot_of(place, s) for s in snapshots)
 
@@ -166,7 +166,7 @@ class Contents:
     """The result of one look at a place.
 
     :ivar seen: the look at its snapshots, and the look at its backups.
-    :ivar kept: oldest first.
+    :ivar kept: the oldest first.
     :ivar waiting: interrupted or running transfers, in the order they began.
     :ivar broken: in the order of their dates.
     :ivar holds: the record of holds, if the place is a source.
@@ -185,7 +185,7 @@ class Contents:
     unread: tuple[str, ...] = ()
 
     def owner_of(self, kept: Kept) -> str:
-        """Return the place of the source of a backup; "" if that is not known."""
+        """Return the place of the source of a backup; "" if it is not known."""
         if kept.kind is Role.SNAPSHOT:
             return ""
         series = self.sources.get(prefix_in(kept.snapshot.name), Series())
@@ -301,11 +301,11 @@ def read_contents(place: Place) -> Contents:
     )
 
 
-#: The end of the message about a record that cannot be read, behind "so".
+#: The consequence of a record that cannot be read, after "so".
 _UNKNOWN = {
-    HOLDS: "what destinations need is not told",
-    SOURCES: "whose backups are there is not known",
-    VERIFIED: "what was verified there is not told",
+    HOLDS: "holds are not shown",
+    SOURCES: "the sources of its backups are not shown",
+    VERIFIED: "verifications are not shown",
 }
 
 
@@ -350,16 +350,20 @@ def _judge(snapshot: Snapshot, seen: Seen, is_ours: Callable[[str], bool]) -> Ke
     if seen.role is Role.BACKUP and snapshot.received_uuid is None:
         state, why = State.FOREIGN, "not received"
         if is_ours(snapshot.name):
-            state, why = State.DAMAGED, "its received UUID is gone: made writable"
+            state, why = (
+                State.DAMAGED,
+                "it was made writable, which drops the received UUID",
+            )
     elif time_in(snapshot.name) is None:
         state, why = State.FOREIGN, "not named by us"
     elif snapshot.integrity is Integrity.CHANGED:
         state, why = (
             State.CHANGED,
-            "written to after it was made, by a person or a deduplication",
+            "written to after it was made, by a user or by deduplication",
         )
     elif snapshot.received_uuid and carriers > 1:
-        why = f"{carriers} subvolumes carry its received UUID"
+        more = "another copy" if carriers == 2 else f"{carriers - 1} more copies"
+        why = f"{more} of this snapshot on the same filesystem"
     return Kept(snapshot, seen.endpoint, state, why)
 
 

@@ -73,7 +73,7 @@ def _built(document: Any) -> Record:
 def _time(text: Any) -> datetime:
     when = datetime.fromisoformat(text)
     if when.tzinfo is None:
-        raise Unreadable(f"{text!r:.40} has no zone")
+        raise Unreadable(f"{text!r:.40} has no time zone")
     return when.astimezone(timezone.utc)
 
 
@@ -118,7 +118,7 @@ def read_verified(content: Content) -> Mapping[UUID, Verified]:
 class Memory:
     """The record of a place while it is verified.
 
-    :ivar notes: problems with the record, for people; none of them is an error.
+    :ivar notes: problems with the record, for people; these are not errors.
     :param now: aware.
     """
 
@@ -155,8 +155,8 @@ class Memory:
         except BackupError as failed:
             self._failed = True  # do not overwrite a record that may be whole
             self.notes.append(
-                f"{text} and not be moved aside, so what was verified cannot be"
-                f" remembered there: {failed.message}"
+                f"{text} or moved aside, so verifications are not recorded there:"
+                f" {failed.message}"
             )
 
     def note(self, uuid: UUID, level: Depth, result: Result) -> None:
@@ -169,7 +169,7 @@ class Memory:
     def clear(self, uuid: UUID, last_change: int) -> bool:
         """Record that a snapshot counts as unchanged up to a change, and write that.
 
-        :returns: whether it is on record now.
+        :returns: whether it is recorded now.
         """
         self._cleared[uuid] = last_change
         self._changed = True
@@ -187,5 +187,5 @@ class Memory:
             )
         except BackupError as error:
             self._failed = True
-            text = f"what was verified at {self._place} cannot be remembered there: "
+            text = f"cannot record the verifications at {self._place}: "
             self.notes.append(text + error.message)

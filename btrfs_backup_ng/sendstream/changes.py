@@ -3,8 +3,8 @@
 ``btrfs send -p A B`` goes through the inodes that differ, lowest number first, and its
 commands name paths as they are at the receiver at that moment. A new inode, and one
 whose name another one needs, is called oINO-GEN-SEQ for a while; a renamed file comes
-as RENAME or as LINK and UNLINK; and a directory may be moved after all else, or wait
-under such a name until the last of its entries is gone (``process_recorded_refs`` and
+as RENAME or as LINK and UNLINK; and a directory may be moved after all else, or keep a
+temporary name until the last of its entries is gone (``process_recorded_refs`` and
 ``apply_dir_move`` in fs/btrfs/send.c). So the very last command may rename a directory
 and with it every path below: no final name is known before END, and reading the stream
 twice would give the first change no earlier than reading it once gives the last. So the

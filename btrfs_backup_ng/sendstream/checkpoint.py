@@ -109,9 +109,9 @@ class Checkpoints:
 
         :param read_into: fills the beginning of a buffer and returns by how much; 0 at
             the end.
-        :param write: writes all of its argument.
-        :param move: moves at most so many bytes on unread, or drops them if the second
-            argument is false; returns how many, 0 at the end.
+        :param write: writes its whole argument.
+        :param move: moves at most this many bytes on unread, or drops them if the
+            second argument is false; returns the number, 0 at the end.
         :param interval: bytes of the stream between two seals.
         :param key: of the digest; each attempt at a stream has its own, so that it
             never takes a seal of another one for its own.
@@ -138,15 +138,15 @@ class Checkpoints:
 
     @property
     def offset(self) -> int:
-        """Return how much of the stream has been taken so far."""
+        """Return the number of bytes taken from the stream so far."""
         return self._base + self._at
 
     def run(self) -> None:
         """Carry the stream to its end.
 
         :raises StreamDamaged: if it is truncated, or not a send stream.
-        :raises StreamDiffers: if it is not the one of ``known``; nothing was written
-            then.
+        :raises StreamDiffers: if it is not the one of ``known``; then nothing was
+            written.
         """
         little = min(BUFFER_SIZE, self._interval)
         while self._end < little and self._fill():
@@ -213,7 +213,7 @@ class Checkpoints:
         """Read the preamble and the command that makes the subvolume."""
         first = PREAMBLE_SIZE
         if self._buffer[: len(MAGIC)] != MAGIC or self._end < first + COMMAND.size:
-            raise StreamDamaged(0, "it does not begin as a send stream does")
+            raise StreamDamaged(0, "it does not begin like a send stream")
         self._preamble = bytes(self._view[:first])
         size, kind, _ = COMMAND.unpack_from(self._buffer, first)
         self._at = first + COMMAND.size + size
@@ -225,7 +225,7 @@ class Checkpoints:
             self._uuid = made.pop(Attribute.UUID)
             self._ctransid = made.pop(Attribute.CTRANSID)
         except KeyError as error:
-            raise StreamDamaged(first, f"no attribute {error}") from error
+            raise StreamDamaged(first, f"attribute {error} is missing") from error
         self._digest.update(self._view[: self._at])
         self._drop(self._at)
         if self._known:
@@ -243,7 +243,9 @@ class Checkpoints:
             found[kind] = bytes(self._view[at : at + size])
             at += size
         if at != end:
-            raise StreamDamaged(self._base + start, "its attributes do not fit")
+            raise StreamDamaged(
+                self._base + start, "the attributes do not fill the command"
+            )
         return found
 
     def _walk(self) -> None:
@@ -282,7 +284,7 @@ class Checkpoints:
                 self._finish(written)
                 return
             elif kind in (Kind.SUBVOL, Kind.SNAPSHOT):
-                raise StreamDamaged(self._base + at, "it makes a second subvolume")
+                raise StreamDamaged(self._base + at, "it creates a second subvolume")
             at = after
         if digested < at:
             update(view[digested:at])
@@ -300,7 +302,7 @@ class Checkpoints:
         self._at = 0
 
     def _redirect(self, start: int, end: int) -> None:
-        """Make a clone from the subvolume itself one from its current body.
+        """Let a clone from the subvolume itself come from its current body.
 
         The checksum is linear: it changes by the checksum of the difference.
         """
@@ -329,7 +331,7 @@ class Checkpoints:
         digest = self._digest.digest()
         if self._known:
             if self._known != (offset, digest):
-                raise StreamDiffers(f"the stream is another one before byte {offset}")
+                raise StreamDiffers(f"the stream differs before byte {offset}")
             self._known = None
         else:
             self._end_stream()
@@ -344,7 +346,7 @@ class Checkpoints:
             raise StreamDiffers("the stream ends before the checkpoint")
         self._write(self._view[written : self._at])
         if self._end > self._at or self._read_into(self._view):
-            raise StreamDamaged(self.offset, "something follows its end")
+            raise StreamDamaged(self.offset, "data follows its end")
         self._open_snapshot(self._name, self._uuid, self._body)
         self._end_stream()
         self._over = True

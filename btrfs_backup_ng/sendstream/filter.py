@@ -1,4 +1,4 @@
-"""The process that adds checkpoints to a stream: a stage of a pipeline.
+"""The process that adds checkpoints to a stream, as a stage of a pipeline.
 
 It starts as fast as Python can: without ``site`` and with few imports. It and its
 imports also run on other machines, from Python 3.7 on. Exit status: 0, 1 for a damaged
@@ -39,11 +39,11 @@ for name, text in %r:
     exec(text, module.__dict__)
 module.main()
 """
-# ``btrfs send`` writes each command separately. Waking up for every one costs more CPU
-# than all else, so after a small piece the filter sleeps a little, and more gathers
-# (see ``process/relay``). Small files come slowly: with 0.2 ms at most they cost 1.7
-# times as much CPU. The sleep is never long enough to fill the pipe, whose slots hold
-# little of small pieces.
+# ``btrfs send`` writes each command separately. Waking up for each costs more CPU than
+# all else, so after a small piece the filter sleeps a little while more arrives (see
+# ``process/relay``). Small files come slowly: with 0.2 ms at most they cost 1.7 times
+# as much CPU. The sleep is never long enough to fill the pipe, whose slots hold little
+# of small pieces.
 _FEW = 64 * 1024
 _MANY = 128 * 1024
 _SHORTEST_SLEEP_S = 0.00005

@@ -1,4 +1,4 @@
-"""The reading of send streams: bytes from anywhere to commands, or why not.
+"""The reader of send streams: bytes to commands, or the damage that prevents it.
 
 The input may be hostile. No length in it is used before it is checked, so a reader
 never holds more than a block and a command (:data:`MAX_COMMAND`).
@@ -79,7 +79,7 @@ _LENGTHS = {
     **dict.fromkeys((_A.FALLOCATE_MODE, _A.COMPRESSION, _A.ENCRYPTION), 4),
 }
 
-# The same by number, for speed; there is no 0.
+# The same by number, for speed; 0 does not exist.
 _KINDS = (Kind.END, *Kind)
 _USUAL = tuple(_NEEDED_BY[kind] for kind in _KINDS)
 _END, _PATH = int(Kind.END), int(Attribute.PATH)
@@ -163,7 +163,7 @@ def read_commands(
     comes the end of the input, or the next stream. To read one stream, stop at END; up
     to a block of the following input has been read by then.
 
-    :param read: returns up to so many bytes; none only at the end.
+    :param read: returns up to the given number of bytes; none only at the end.
     :param check: compare checksums, which takes most of the time.
     :raises StreamDamaged: if anything is wrong.
     """
@@ -207,7 +207,7 @@ def parse_frame(frame: Frame) -> StreamCommand:
             if name is None:
                 name, value, stop = _take_data(frame, start, header)
             elif b"\0" in value or len(value) > MAX_TEXT:
-                raise StreamDamaged(offset, f"{name.name} is no path or name")
+                raise StreamDamaged(offset, f"{name.name} is not a path or name")
         attributes[name] = value
         start = stop
     if start > end:
@@ -215,12 +215,12 @@ def parse_frame(frame: Frame) -> StreamCommand:
     if tuple(attributes) != _USUAL[kind]:
         for name in _NEEDED_BY[Kind(kind)]:
             if name not in attributes:
-                raise StreamDamaged(offset, f"{Kind(kind).name} without {name.name}")
+                raise StreamDamaged(offset, f"{Kind(kind).name} has no {name.name}")
     return StreamCommand._make((offset, _KINDS[kind], attributes))
 
 
 def path_of(frame: Frame) -> bytes:
-    """Return the path of a command, and read nothing else of it.
+    """Return the path of a command without reading the rest of it.
 
     :raises StreamDamaged: if it has none, like END.
     """
@@ -250,7 +250,7 @@ class _Source:
         self.at = self.base = 0
 
     def fill(self, count: int) -> bool:
-        """Read until the buffer has so many bytes from ``at``, if the input does."""
+        """Read until the buffer has ``count`` bytes from ``at``, or the input ends."""
         if len(self.buffer) - self.at >= count:
             return True
         buffer = bytearray(self.buffer[self.at :])
@@ -264,15 +264,15 @@ class _Source:
 
 def _take_preamble(source: _Source) -> int:
     if not source.fill(PREAMBLE_SIZE):
-        why = "the input ends in the start of a stream"
-        raise StreamDamaged(source.base, why if source.buffer else "there is none")
+        why = "the input ends within the preamble"
+        raise StreamDamaged(source.base, why if source.buffer else "the input is empty")
     start, offset = source.at, source.base + source.at
     source.at += PREAMBLE_SIZE
     if not source.buffer.startswith(MAGIC, start):
-        raise StreamDamaged(offset, "there starts no send stream")
+        raise StreamDamaged(offset, "no send stream starts here")
     (version,) = VERSION.unpack_from(source.buffer, start + len(MAGIC))
     if not 1 <= version <= LAST_VERSION:
-        raise StreamDamaged(offset, f"protocol {version} is not known")
+        raise StreamDamaged(offset, f"unknown protocol {version}")
     return int(version)
 
 
@@ -298,7 +298,7 @@ def _read_to_end(source: _Source, version: int, *, check: bool) -> Iterator[Fram
                 continue
             needed += size
         if not source.fill(needed):
-            where = "in a command" if source.buffer else "before END"
+            where = "within a command" if source.buffer else "before END"
             raise StreamDamaged(source.base, f"the input ends {where}")
         buffer, at, base, limit = source.buffer, 0, source.base, len(source.buffer)
 
@@ -316,7 +316,7 @@ def _take_data(frame: Frame, start: int, header: int) -> tuple[Attribute, bytes,
 
 
 def _take_short_data(frame: Frame, start: int) -> bytes:
-    """Return DATA of no or one byte, where it has no length."""
+    """Return DATA of at most one byte, where it has no length."""
     offset, version, kind, body = frame
     if version > 1 and body.startswith(_DATA_TYPE, start):
         return body[start + 2 :]
@@ -326,15 +326,17 @@ def _take_short_data(frame: Frame, start: int) -> bytes:
 def _no_command(kind: int, size: int) -> str:
     if 0 < kind < len(_KINDS):
         return f"{Kind(kind).name} cannot be {size} bytes long"
-    return f"there is no command {kind}"
+    return f"unknown command {kind}"
 
 
 def _no_attribute(kind: int, header: int) -> str:
     number, size = header & 0xFFFF, header >> 16
     if 1 <= number <= len(Attribute):
-        return f"{Attribute(number).name} of {Kind(kind).name} has a length of {size}"
-    return f"{Kind(kind).name} with an attribute {number}"
+        return (
+            f"{Attribute(number).name} of {Kind(kind).name} has the wrong length {size}"
+        )
+    return f"{Kind(kind).name} has an unknown attribute {number}"
 
 
 def _cut_off(kind: int) -> str:
-    return f"the last attribute of {Kind(kind).name} is cut off"
+    return f"the last attribute of {Kind(kind).name} is incomplete"

@@ -1,6 +1,6 @@
 """The size of a send stream, predicted from a stream without data: ``send --no-data``.
 
-Such a stream is the real one with an UPDATE_EXTENT in place of the WRITE commands for a
+That stream is the real one with an UPDATE_EXTENT in place of the WRITE commands for a
 range of a file, be it data, or a hole or preallocated range that must be written as
 zeros. So its own bytes and the sizes in it give the length of the real one, to the
 byte.
@@ -40,7 +40,8 @@ def predict_sizes(
     protocol 2 punches (FALLOCATE) and protocol 1 fills with zeros, and the commands
     that only protocol 2 has (FILEATTR).
 
-    :param read: returns up to so many bytes of the stream; none only at the end.
+    :param read: returns up to the given number of bytes of the stream; none only at the
+        end.
     :param protocol: of the real stream, if it differs.
     :param compressed: the real one is sent with ``--compressed-data``; the result is an
         upper bound, unless this function returns the sizes on the disk.

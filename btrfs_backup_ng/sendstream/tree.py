@@ -1,6 +1,6 @@
 """The files that a stream touches at its receiver: a tree of the names in its commands.
 
-A name that was not seen before, in a directory that is not new, must have been there
+A name that was not seen before, in a directory that is not new, must have existed
 before the stream; in a new directory it is an error. So each command is applied as the
 receiver would do it, and temporary names need no special care.
 """
@@ -168,7 +168,7 @@ class TouchedTree:
             node.size = max(node.size, end)
 
     def _find(self, path: bytes, command: StreamCommand) -> Node:
-        """Return the file with a path now; one not seen yet was there before."""
+        """Return the file that has a path now; one not seen yet existed before."""
         last, node = self._last
         if path == last:
             return node
@@ -179,7 +179,7 @@ class TouchedTree:
                 is_new = node.file_type and node.home is None
                 is_gone = node.gone and name in node.gone
                 if not name or is_new or is_gone or node.names != 1:
-                    raise _damaged(command, "names a path that is not there")
+                    raise _damaged(command, "names a path that does not exist")
                 if node.children is None:
                     node.children = {}
                 child = node.children[name] = Node(node, name)
@@ -191,7 +191,7 @@ class TouchedTree:
         parent, _, name = path.rpartition(b"/")
         directory = self._find(parent, command)
         if not name or directory.names != 1:
-            raise _damaged(command, "names a path that cannot be")
+            raise _damaged(command, "names an impossible path")
         return directory, name
 
     def _take(self, path: bytes, command: StreamCommand) -> Node:

@@ -14,8 +14,9 @@ from btrfs_backup_ng.process.child import check_interrupted
 class Turns:
     """Let tasks of one run that share places or hosts take turns.
 
-    A host behind ssh takes so many places at once (each needs a session for its lock).
-    A task gets all that it needs in one step, so that no two wait for each other.
+    A host behind ssh takes a limited number of places at once (each needs a session for
+    its lock). A task gets all that it needs in one step, so that no two wait for each
+    other.
     """
 
     def __init__(self) -> None:

@@ -35,7 +35,8 @@ CREDENTIAL = "ssh-password"
 class LoginAttempt:
     """One way to try a login.
 
-    :ivar user: ssh runs as this user, with their keys, agent and files; "" is ours.
+    :ivar user: ssh runs as this user, with their keys, agent and files; "": as the
+        program's own user.
     :ivar asks: it may ask for a password or passphrase at the terminal.
     """
 
@@ -71,7 +72,7 @@ class Login:
         own keys are tried after theirs. A user without a key is not tried, unless
         neither has one.
 
-        :raises UsageError: if there is no agent at the path that the user named.
+        :raises UsageError: if the path that the user named is not an agent's.
         """
         self._check_agent()
         caller, users = sudo_caller(), [""]
@@ -111,7 +112,7 @@ class Login:
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 return
-        raise UsageError(f"there is no ssh agent at {visible(path)}")
+        raise UsageError(f"no ssh agent at {visible(path)}")
 
     def variables(self) -> tuple[tuple[str, str], ...]:
         """Return the variables that ssh gets beyond the usual ones."""
@@ -159,7 +160,7 @@ class Login:
         return found[0].split(",")
 
     def configuration(self, user: str, *arguments: str) -> Mapping[str, list[str]]:
-        """Return ssh's settings, from its files and our options: keyword -> values."""
+        """Return ssh's settings, from its files and the options: keyword -> values."""
         if (user, *arguments) in self._seen:
             return self._seen[user, *arguments]
         argv = ("ssh", "-G", *arguments, *self.arguments())
@@ -184,7 +185,7 @@ class Login:
 
 
 def sudo_caller() -> str:
-    """Return the user who called sudo, if we are root by that; else ""."""
+    """Return the user who called sudo, if sudo made the program root; else ""."""
     name = os.environ.get("SUDO_USER", "")
     with contextlib.suppress(KeyError):
         if name and os.geteuid() == 0 and pwd.getpwnam(name).pw_uid != 0:
@@ -193,7 +194,7 @@ def sudo_caller() -> str:
 
 
 def _owner(path: str) -> str:
-    """Return the user who can use a key: the one who called sudo, or "" for us."""
+    """Return the user who can use a key: the caller of sudo, or "" for this one."""
     caller = sudo_caller()
     with contextlib.suppress(OSError):
         if caller and os.stat(path).st_uid == pwd.getpwnam(caller).pw_uid:

@@ -19,8 +19,8 @@ as the other side may never notice a lost connection. A run that finds the lock 
 watches whether the holder still gives signs of life, and waits if not.
 
 A verb is ended if no byte comes for ``--stall-timeout``, 15 s at least
-(``command.Patience``, ``silence``), on this machine, too: it would hold the run's
-locks. A verb that works long prints ``working`` on stderr every few seconds; that is
+(``command.Patience``, ``silence``), also on this machine, since it would hold the run's
+locks. A verb that takes long prints ``working`` on stderr every few seconds; that is
 never shown, and counts for a day. Answers have limits as well: 64 MiB, of stderr the
 last 64 KiB, and a length for each record that is read as it comes. A stream may take
 any time as long as something moves; once the receiver has reported that it took all, it
@@ -60,10 +60,10 @@ log = logging.getLogger(__name__)
 
 #: Sessions of one connection at once; sshd refuses the 11th (MaxSessions).
 _SESSIONS = 8
-#: So long may a login take, however short --stall-timeout is: connecting alone may take
-#: 30 s (ConnectTimeout); and a user who types a password needs time.
+#: Time for a login, however short --stall-timeout is: connecting alone may take 30 s
+#: (ConnectTimeout); and a user who types a password needs time.
 LOGIN_S, _ASKING_S = 45.0, 600.0
-#: Time between two looks at a master that is logging in.
+#: Interval of the looks at a master that is logging in.
 _POLL_S = 0.02
 #: The program by which ssh asks for a password: a file of this package.
 _ASKPASS = "askpass.sh"
@@ -91,7 +91,7 @@ class SSHMasterManager:
     connection again, as often as the options say.
 
     :ivar prefers_aes: AES-GCM was put first, which is slow on a CPU without AES.
-    :ivar user: ssh runs as this user; "" is ours.
+    :ivar user: ssh runs as this user; "": as the program's own user.
     :ivar sessions: to be entered by every session.
     """
 
@@ -130,7 +130,7 @@ class SSHMasterManager:
         self.close()
 
     def close(self) -> None:
-        """End the connection and remove its directory; again does nothing."""
+        """End the connection and remove its directory; may be repeated."""
         with self._guard:
             if self._connection:
                 self._connection.close()
@@ -159,11 +159,11 @@ class SSHMasterManager:
             if self._reopenings == 0:
                 raise ConnectionFailed(
                     f"the connection to {visible(self.name)} was lost again",
-                    hint=f"See whether it lasts:  ssh {self._login.by_hand()}",
+                    hint=f"Check whether it is stable:  ssh {self._login.by_hand()}",
                 )
             if self._reopenings:
                 self._reopenings -= 1
-            log.warning("the connection to %s was lost; opening it again", self.name)
+            log.warning("the connection to %s was lost; reconnecting", self.name)
             self._connection.close()
             self._open([LoginAttempt(self.user, asks=False)])
             return True
@@ -245,7 +245,7 @@ class _Connection:
 
     def _serve(self) -> None:
         try:
-            # It is this thread alone that a signal ends here: :meth:`open` raises, too.
+            # A signal ends only this thread here: :meth:`open` raises, too.
             with contextlib.suppress(Interrupted), Child.start(self._master) as child:
                 self._child = child
                 self._wait_for_login(child)
@@ -271,8 +271,8 @@ class _Connection:
                 raise explain_failure(child.stderr_tail(), self._login)
             if limit_s and waited_s > limit_s:
                 raise ConnectionFailed(
-                    f"{visible(self._login.location.host)} did not log us in within"
-                    f" {limit_s:g} s",
+                    f"the login to {visible(self._login.location.host)} did not finish"
+                    f" within {limit_s:g} s",
                     hint=f"Try it by hand:  ssh {self._login.by_hand()} true",
                 )
             self._answer()
@@ -288,7 +288,7 @@ class _Connection:
             *ciphers,
         ]
         if self._password:
-            # One answer to each question: a wrong one does not get better.
+            # One answer to each question: repeating a wrong one does not help.
             argv += ("-o", "NumberOfPasswordPrompts=1")
             path = os.path.join(self._directory.path, "askpass")
             display = os.environ.get("DISPLAY", "") or ":"

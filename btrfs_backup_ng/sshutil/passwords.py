@@ -1,6 +1,6 @@
 """The sources of a password: a file, a systemd credential, the terminal.
 
-A password is bytes in our memory and in pipes; never a word of a command, never in an
+A password is bytes in memory and in pipes; never a word of a command, never in an
 environment, a log or a file that the program writes.
 """
 
@@ -16,7 +16,7 @@ from select import select
 from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
 from btrfs_backup_ng.process.child import check_interrupted
 
-#: Longer than any password, and a pipe takes so much at once (pipe(7)).
+#: Longer than any password, and a pipe takes it in one piece (pipe(7)).
 _LONGEST = 1024
 _one_question_at_a_time = threading.Lock()
 
@@ -41,12 +41,15 @@ def read_password(path: str) -> bytes:
         with open(path, "rb", opener=_open_quietly) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UsageError(f"the password file {name} is not a plain file")
+                raise UsageError(f"the password file {name} is not a regular file")
             is_ours = _is_ours(status.st_uid)
             if status.st_mode & _forbidden(path) or not is_ours:
+                why = (
+                    "is accessible to others" if is_ours else "belongs to another user"
+                )
                 way = "chmod 600" if is_ours else "chown root"
                 raise UsageError(
-                    f"the password file {name} is not ours alone to read",
+                    f"the password file {name} {why}",
                     hint=f"Run:  {way} {visible(shlex.quote(path))}",
                 )
             line = file.read(_LONGEST).partition(b"\n")[0]
@@ -59,7 +62,7 @@ def read_password(path: str) -> bytes:
 
 
 def _is_ours(uid: int) -> bool:
-    """Return whether an owner is root, the user we run as, or the caller of sudo."""
+    """Return whether an owner is root, the program's user, or the caller of sudo."""
     caller = os.environ.get("SUDO_UID", "") if os.geteuid() == 0 else ""
     return uid in (0, os.geteuid()) or str(uid) == caller
 
@@ -80,7 +83,7 @@ def _open_quietly(path: str, flags: int) -> int:
 
 
 def has_terminal() -> bool:
-    """Return whether there is a terminal, so that the user can be asked."""
+    """Return whether the user can be asked at a terminal."""
     return sys.stdin is not None and sys.stdin.isatty()
 
 
@@ -88,7 +91,7 @@ def ask(question: str) -> bytes:
     """Return the user's answer to a question at the terminal, which is not shown.
 
     :raises BackupError: if there is no terminal, or no answer.
-    :raises Interrupted: if a signal told us to end.
+    :raises Interrupted: if a signal ends the program.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_one_question_at_a_time)
@@ -97,7 +100,7 @@ def ask(question: str) -> bytes:
             stack.callback(os.close, terminal)
             before = termios.tcgetattr(terminal)
         except (OSError, termios.error) as error:
-            raise BackupError("there is no terminal to ask for a password") from error
+            raise BackupError("no terminal to ask for a password") from error
         silent = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
         stack.callback(termios.tcsetattr, terminal, termios.TCSAFLUSH, before)
         termios.tcsetattr(terminal, termios.TCSAFLUSH, silent)
@@ -107,5 +110,5 @@ def ask(question: str) -> bytes:
             check_interrupted()
         answer = os.read(terminal, _LONGEST).rstrip(b"\r\n")
     if not answer:
-        raise BackupError("no password was given")
+        raise BackupError("no password was entered")
     return answer

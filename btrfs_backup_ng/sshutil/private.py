@@ -33,7 +33,7 @@ class PrivateDirectory:
         self._lock = lock
 
     def remove(self) -> None:
-        """Remove it with all in it; again does nothing."""
+        """Remove it with its contents; may be repeated."""
         if self._lock >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
@@ -41,11 +41,11 @@ class PrivateDirectory:
 
 
 def make_private_directory(user: str, *, runs: bool) -> PrivateDirectory:
-    """Make one with an unpredictable name, and clear what killed programs left beside.
+    """Make one with an unpredictable name, and remove those of killed programs.
 
-    :param user: to whom it is given, if not to us.
-    :param runs: programs in it are to be run.
-    :raises BackupError: if there is no place to make it.
+    :param user: its owner; "" for the program's own user.
+    :param runs: programs will be run from it.
+    :raises BackupError: if it cannot be made anywhere.
     """
     wanted = [os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "TMPDIR")]
     for place in (*([] if user else wanted), "/tmp", "/var/tmp"):
@@ -61,7 +61,7 @@ def make_private_directory(user: str, *, runs: bool) -> PrivateDirectory:
             owner = pwd.getpwnam(user).pw_uid if user else os.geteuid()
             clear_left_behind(place, owner)
             return directory
-    raise BackupError("there is no directory in which an ssh socket can be made")
+    raise BackupError("cannot make a directory for the ssh socket in /tmp or /var/tmp")
 
 
 def give_to(user: str, path: str) -> None:
@@ -111,6 +111,6 @@ def _remove_if_dead(path: str, owner: int) -> None:
         stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         names = sorted(os.listdir(directory), key=lambda name: name == _LOCK)
-        for name in names:  # the lock last, without which it would stay for good
+        for name in names:  # the lock last: without it the rest would stay
             os.unlink(name, dir_fd=directory)
         os.rmdir(path)

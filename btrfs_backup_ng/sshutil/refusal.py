@@ -1,4 +1,4 @@
-"""Errors for a login that failed; the words of ssh decide nothing but the message."""
+"""Errors for a login that failed; the words of ssh decide only the message."""
 
 import contextlib
 import os
@@ -25,14 +25,15 @@ def explain_failure(stderr: str, login: Login) -> ConnectionFailed:
     host = visible(login.location.host)
     if "IDENTIFICATION HAS CHANGED" in stderr:
         return ConnectionFailed(
-            f"the host key of {host} is not the one that is known; somebody may"
-            " be in between, or the machine was installed anew",
-            hint=f"If it was:  ssh-keygen -R {shlex.quote(_known_name(stderr, login))}",
+            f"the host key of {host} has changed: the machine was reinstalled, or this"
+            " is a man-in-the-middle attack",
+            hint="Only if it was reinstalled:  ssh-keygen -R"
+            f" {shlex.quote(_known_name(stderr, login))}",
         )
     if "Host key verification failed" in stderr:
         return ConnectionFailed(
-            f"the host key of {host} is not known, and ssh is told to refuse it",
-            hint=f"Look at it once by hand:  ssh {login.by_hand()} true",
+            f"the host key of {host} is unknown, and unknown keys are refused",
+            hint=f"Check it and accept it by hand:  ssh {login.by_hand()} true",
         )
     if "Permission denied" in stderr or "Too many authentication" in stderr:
         return LoginRefused(last_words(stderr))
@@ -63,11 +64,11 @@ def describe_refusal(login: Login, attempts: Sequence[LoginAttempt]) -> LoginRef
 def _describe_keys(login: Login, user: str) -> str:
     ways = []
     if login.agent:
-        ways.append("agent" if _answers(login.agent) else "agent, which is dead")
+        ways.append("ssh agent" if _answers(login.agent) else "ssh agent (not running)")
     ways += [visible(path) for path in login.keys(user)]
     if login.password_file:
         ways.append(f"the password in {visible(login.password_file)}")
-    found = ", ".join(ways) or "no key, as there is none"
+    found = ", ".join(ways) or "no key found"
     return f"as {visible(user)}: {found}" if user else found
 
 
@@ -87,7 +88,7 @@ def _hints(login: Login, users: Sequence[str]) -> list[str]:
     lines = []
     if caller and not login.agent:
         lines += [
-            f"sudo hides the ssh agent of {visible(caller)}. Let it through:"
+            f"sudo hides the ssh agent of {visible(caller)}. Pass it on:"
             "  sudo --preserve-env=SSH_AUTH_SOCK btrfs-backup-ng ...",
             'Or name it:  --ssh-auth-sock "$SSH_AUTH_SOCK"',
         ]
@@ -99,7 +100,7 @@ def _hints(login: Login, users: Sequence[str]) -> list[str]:
     home = os.path.expanduser(f"~{caller}")
     note = ""
     if os.geteuid() == 0 and not login.agent and not caller:
-        note = "As root there is no ssh agent of yours. "
+        note = "No ssh agent is available to root. "
     key = shlex.quote(f"{home}/.ssh/id_ed25519")
     which = "another key" if keys else "a key"
     return [*lines, f"{note}Use {which}:  --ssh-identity-file {visible(key)}"]
@@ -112,14 +113,14 @@ def _introductions(login: Login, key: str) -> list[str]:
         public = visible(shlex.quote(f"{key}.pub"))
         lines.append(f"The public half of the key:  ssh-keygen -y -f {name} > {public}")
     copy = f"ssh-copy-id -i {name} {login.by_hand()}"
-    return [*lines, f"If the key is not known there yet:  {copy}"]
+    return [*lines, f"If the host does not have the key yet:  {copy}"]
 
 
 def explain_session(stderr: str) -> str:
     """Return the meaning of the words of an ssh client that failed, or ""."""
     if "ession open refused" in stderr or "administratively prohibited" in stderr:
         return (
-            "sshd there allows too few sessions at once; put  MaxSessions 10  into its"
+            "its sshd allows too few sessions at once; set  MaxSessions 10  in its"
             " sshd_config"
         )
     return ""

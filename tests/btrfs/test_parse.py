@@ -647,7 +647,7 @@ def test_the_clock_of_another_machine_is_compared_with_ours(said, ahead):
 
 def test_a_stream_that_is_cut_off_is_not_one_that_begins_again() -> None:
     damaged = "ERROR: the stream is damaged at byte 9: "
-    assert is_garbled(damaged + "there starts no command")
+    assert is_garbled(damaged + "unknown command 99")
     assert is_garbled("ERROR: crc32 mismatch in command")
     assert not is_garbled(damaged + "it ends before its END command")
     assert not is_garbled("ERROR: unexpected EOF in stream")

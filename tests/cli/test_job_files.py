@@ -83,7 +83,7 @@ def test_an_error_in_a_file_names_file_and_line(tmp_path: Path):
         ("-n", "-n takes a number here"),
         ("-n x", "-n takes a number here"),
         ("--keep-at bogus", "--keep-at: 'bogus' is none of"),
-        ("ftp://h/b", "ftp:// is not a kind of place"),
+        ("ftp://h/b", "unknown kind of location: ftp://"),
         ("/a", "/a is source and destination at once"),
         ("@none", "cannot read @none"),
     ):

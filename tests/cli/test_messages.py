@@ -237,7 +237,7 @@ def test_a_refused_login_names_what_was_tried(scene: Scene, sshd: Sshd):
     said = complaint(
         run_program(*words, place), 1, f"nobody@{sshd.host} refused the login (tried: "
     )
-    assert "As root there is no ssh agent of yours." in said
+    assert "No ssh agent is available to root." in said
     assert re.search(r"Use a key:  --ssh-identity-file /\S+/\.ssh/id_ed25519", said)
     assert scene.fingerprint() == before
 
@@ -283,7 +283,7 @@ def test_a_sudo_that_wants_a_password_is_named(
     before = scene.fingerprint()
     done = run_program(*_ssh(scene, sshd, user=user.name))
     place = f"{user.name}@{sshd.host}"
-    said = complaint(done, 4, f"on {place}, sudo asks for a password", "cannot type it")
+    said = complaint(done, 4, f"on {place}, sudo asks for a password", "cannot enter")
     assert f"{user.name} ALL=(root) NOPASSWD: " in said
     assert scene.fingerprint() == before
 

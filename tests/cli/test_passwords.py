@@ -204,7 +204,7 @@ def test_a_wrong_sudo_password_is_named_and_nothing_changes(
     file, before = password_file(tmp_path, "wrong"), scene.fingerprint()
     words = _with_sudo_password(scene, sshd, user, "--sudo-password-file", file)
     who = f"{user.name}@{sshd.host}"
-    complaint(run_program(*words), 4, f"sudo on {who} does not take the password")
+    complaint(run_program(*words), 4, f"sudo on {who} rejected the password")
     assert scene.fingerprint() == before
 
 
@@ -341,7 +341,7 @@ def test_what_is_no_agent_is_refused_before_anything_changes(
     words: list[Argument] = [*ssh_words(sshd), "--ssh-auth-sock", path]
     to = ssh_place(sshd, scene.destination)
     done = run_program("-p", "x-", *words, scene.source, to)
-    complaint(done, 2, f"there is no ssh agent at {path}")
+    complaint(done, 2, f"no ssh agent at {path}")
     assert scene.fingerprint() == before and sshd.connections() == 0
 
 
@@ -352,7 +352,7 @@ def test_behind_a_dead_agent_the_key_logs_in(scene: Scene, sshd: Sshd, tmp_path:
         listener.bind(str(path))
     option = ("--ssh-auth-sock", path)
     done = run_program(*_agent_words(scene, sshd, *option))
-    complaint(done, 1, "refused the login", "agent, which is dead")
+    complaint(done, 1, "refused the login", "ssh agent, which is not running")
     key = ("--ssh-identity-file", sshd.identity)
     must(run_program(*_agent_words(scene, sshd, *option, *key)))
     assert len(scene.backup_names) == sshd.connections() == 1
@@ -371,7 +371,7 @@ def test_an_unknown_host_is_remembered_or_refused(
         options = [f"--ssh-host-key-policy={word}" for word in policy]
         return run_program("-p", "x-", *words, *options, *places)
 
-    complaint(back_up("strict"), 1, f"the host key of {sshd.host} is not known")
+    complaint(back_up("strict"), 1, f"the host key of {sshd.host} is unknown")
     assert not known.exists() and scene.snapshot_names == [] and sshd.connections() == 0
     must(back_up("accept-new"))
     assert len(known.read_text().splitlines()) == 1
@@ -402,5 +402,5 @@ def test_a_changed_host_is_refused_whatever_the_policy(
     words += [f"--ssh-host-key-policy={word}" for word in policy]
     to = ssh_place(sshd, scene.destination)
     done = run_program("-p", "x-", *words, scene.source, to)
-    complaint(done, 1, "is not the one that is known", "ssh-keygen -R")
+    complaint(done, 1, "has changed", "ssh-keygen -R")
     assert scene.snapshot_names == [] and sshd.connections() == 0

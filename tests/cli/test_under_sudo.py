@@ -94,7 +94,7 @@ def test_the_callers_alias_key_and_known_hosts_are_used(
     assert len(scene.backup_names) == sshd.connections() == 2
     known.unlink()
     done = _sudo(caller, "--ssh-host-key-policy=strict", scene.source, place)
-    complaint(done, 10, "the host key of nas is not known")
+    complaint(done, 10, "the host key of nas is unknown")
 
 
 @pytest.mark.parametrize("by", ["file", "option"])
@@ -206,7 +206,7 @@ def test_a_password_file_of_somebody_else_is_refused(
     path, other = password_file(tmp_path, "secret"), account()
     os.chown(path, other.uid, other.gid)
     done = _sudo(caller, *_words(scene, sshd, "--ssh-password-file", path))
-    complaint(done, 2, str(path), "ours alone", "chown")
+    complaint(done, 2, str(path), "another user", "chown")
 
 
 # sudo itself.

@@ -74,7 +74,7 @@ def test_a_failed_listing_behind_ssh_is_not_an_empty_destination(
     before = _two_backups(scene)
     done_once.rmdir()
     done = scene.run("-N1", "-n1")
-    assert_fails(done, 1, str(scene.destination), "cannot be listed")
+    assert_fails(done, 1, str(scene.destination), "cannot list")
     assert "in full" not in done.stdout
     assert _names(scene) == before
     scene.check_converges("-N1", "-n1")

@@ -184,7 +184,7 @@ PLAYED = [
     ("list", "loud", "list on root@127.0.0.1 wrote more than 67108864 bytes to stderr"),
     ("lock", "slow", f"lock on root@127.0.0.1 {LONG}"),
     ("lock", "works", f"lock on root@127.0.0.1 {LONG}"),
-    ("lock", "endless", "root@127.0.0.1 gives no lock"),
+    ("lock", "endless", "on root@127.0.0.1"),
 ]
 
 

@@ -33,8 +33,8 @@ _ESCAPES = {
 # NUL (--dump cuts them), and attributes of a wrong size that their command has no use
 # for.
 STRICTER = re.compile(
-    r"there is no command|cannot be \d+ bytes long|protocol 0 is not known"
-    r"|is no path or name|has a length of"
+    r"unknown command|cannot be \d+ bytes long|unknown protocol 0"
+    r"|is not a path or name|has the wrong length"
 )
 # A time goes on with its zone.
 _WORD_ENDS = (b" ", b",", b"+")

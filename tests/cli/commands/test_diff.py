@@ -290,7 +290,7 @@ def test_it_takes_two_places():
     complaint(diff(), 2, "none are given", "diff --help")
     complaint(diff("/a"), 2, "1 is given")
     complaint(diff("/a", "/b", "/c"), 2, "3 are given")
-    complaint(diff("/a", ""), 2, "empty word")
+    complaint(diff("/a", ""), 2, "must not be empty")
 
 
 def test_only_root_can_compare(scene: Scene):

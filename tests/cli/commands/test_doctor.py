@@ -195,7 +195,7 @@ def test_a_changed_host_key(scene: Scene, new_sshd: Callable[..., Sshd]):
     server.new_host_key()
     server.restart()
     found = findings(*there(server, scene.destination), status=2)
-    check(found["connect"], "fail", "is not the one that is known", "ssh-keygen -R ")
+    check(found["connect"], "fail", "has changed", "ssh-keygen -R ")
     _nothing_behind(found, "connect")
 
 
@@ -348,7 +348,7 @@ def test_a_sudo_that_wants_a_password(
     assert bad(found) == {"privilege": "fail"}
     rule = f"{user.name} ALL=(root) NOPASSWD: /usr/bin/btrfs"
     check(found["privilege"], "fail", "sudo asks for a password", rule)
-    check(found["privilege"], "fail", "cannot type it", "--sudo-password-file")
+    check(found["privilege"], "fail", "cannot enter", "--sudo-password-file")
     lines = must(doctor(*words), 2).stdout.splitlines()
     (index,) = [n for n, line in enumerate(lines) if "  FAIL     privilege" in line]
     assert lines[index + 1].endswith("in /etc/sudoers.d/btrfs-backup-ng:")
@@ -368,7 +368,7 @@ def test_a_password_for_sudo_from_a_file(
         file.chmod(0o600)
         found = findings("--sudo-password-file", file, *words, status=status)
         if status:
-            check(found["privilege"], "fail", "does not take the password")
+            check(found["privilege"], "fail", "rejected the password")
         else:
             check(found["privilege"], "ok", str(file))
             check(found["login"], "ok", f"as {user.name} ")
@@ -404,7 +404,7 @@ def test_no_login_asks_for_a_password_either(
     assert done.returncode == 2, done.stdout
     assert "password:" not in done.stdout
     copy = f"ssh-copy-id -i {key} -p {server.port} {user.name}@{server.host}"
-    assert done.stdout.count(f"If the key is not known there yet:  {copy}") == 2
+    assert done.stdout.count(f"If the host does not have the key yet:  {copy}") == 2
     must(run_program("doctor", *words, place, "-q"), 2)
     assert server.connections() == 0
 

@@ -341,7 +341,7 @@ def test_two_destinations_are_listed_with_what_they_share(known: Known):
     away, usb = known.away, known.scene.destination
     head, _, first, *lines = must(known.listed(away, usb)).stdout.splitlines()
     size = format_size(known.sent[0][str(away)])
-    shared = "complete (3 subvolumes carry its received UUID)"  # all on one disk
+    shared = "complete (2 more copies on this filesystem)"  # all on one disk
     assert head == f"{away}: 1 backup"
     assert first.endswith(f"  {size}  {shared}, also at {usb}")
     assert lines[0] == f"{usb}: 3 backups"
@@ -492,13 +492,17 @@ def test_what_is_damaged_is_told_with_the_reason(scene: Scene, sshd: Sshd):
         there, here = document(listed("--json", *words))
         told = {one["name"]: one for one in there["snapshots"]}
         assert told.keys() == {writable.name, cleared.name, good.name, "copy"}
-        for path, why in ((writable, "not a read-only"), (cleared, "UUID is gone")):
+        for path, why in (
+            (writable, "not a read-only"),
+            (cleared, "drops the received UUID"),
+        ):
             one = told[path.name]
             assert (one["state"], one["complete"]) == ("damaged", False)
             assert why in one["why"]
         assert told[writable.name]["uuid"] is None
         assert told[good.name]["complete"] is True
-        assert told[good.name]["why"] == "2 subvolumes carry its received UUID"
+        why = "another copy of this snapshot on the same filesystem"
+        assert told[good.name]["why"] == why
         assert told["copy"]["state"] == "foreign"
         states = {one["name"]: one["state"] for one in here["snapshots"]}
         assert states[broken.name] == "damaged"
@@ -508,7 +512,7 @@ def test_what_is_damaged_is_told_with_the_reason(scene: Scene, sshd: Sshd):
     assert f"{scene.source}: 3 snapshots, 1 damaged" in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if writable.name in line][:1]
     assert line.endswith(
-        "damaged (not a read-only subvolume: cut short, or made writable)"
+        "damaged (not a read-only subvolume: incomplete or made writable)"
     )
     # Words that mean trouble are red on a terminal with colours, and nowhere else.
     terminal = {"TERM": "xterm", "COLUMNS": "140", "NO_COLOR": None}

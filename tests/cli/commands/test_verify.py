@@ -550,7 +550,7 @@ def test_a_deduplicated_snapshot_counts_as_unchanged_once_its_contents_are_compa
         assert found(place, name) == {("seal", "bad")}
         shown = must(run_program("list", scene.source, scene.destination)).stdout
         (line,) = (line for line in shown.splitlines() if "changed" in line)
-        assert "or a deduplication" in line and "parent of the next" not in line
+        assert "or by deduplication" in line and "parent of the next" not in line
         place = looked("--data", *words)
         assert results(place)[name] == "good", there
         assert place["next_backup"]["parent"] == names[1]
@@ -758,7 +758,7 @@ def test_words_that_make_no_sense_are_refused(scene: Scene):
             command.read(options)
         assert part in f"{raised.value.message} {raised.value.hint}"
     complaint(verify(), 2, "a place is missing")
-    complaint(verify(place, "x-1"), 2, "no snapshot 'x-1'", "There is x-2")
+    complaint(verify(place, "x-1"), 2, "no snapshot 'x-1'", "Available: x-2")
     assert results(looked(place, show(scene.destination / name).uuid[:8]))
 
 
@@ -809,7 +809,7 @@ def test_what_the_user_there_may_do_decides_what_can_be_checked(
             (finding,) = told["snapshots"][0]["findings"]
             assert "sudo" in finding["text"] and "root there" in finding["hint"][0]
             (note,) = told["notes"]
-            assert "cannot be remembered" in note
+            assert "are not recorded there" in note
         else:
             assert told["snapshots"][0]["compared"] == 4
 
@@ -823,6 +823,6 @@ def test_a_place_that_cannot_be_written_keeps_no_record_and_is_no_failure(
     for way in both_ways(sshd):
         done = must(verify(*way(disk.path)))
         assert "1 good" in done.stdout
-        assert "cannot be remembered there" in done.stderr
+        assert "cannot record the verifications" in done.stderr
         assert must(verify("-q", *way(disk.path))).stderr == ""
     assert not (disk.path / RECORD).exists()

@@ -119,7 +119,7 @@ def test_words_choose_and_a_rehearsal_changes_nothing(scene: Scene, sshd: Sshd):
         assert document["snapshot"]["kind"] == "snapshot"
         assert (document["snapshot"]["name"], document["to"]) == (names[2], str(other))
     done = restored(*way(scene.destination), "1999-01-01", "--to", other)
-    complaint(done, 4, "as old as '1999-01-01'", names[2])
+    complaint(done, 4, "from '1999-01-01' or before", names[2])
     done = restored(scene.destination, "nonsense", "--to", other)
     complaint(done, 4, "no snapshot", "'nonsense'", names[2])
     text = must(restored(scene.destination, "--to", other, "-n")).stdout
