@@ -215,7 +215,7 @@ def parse_read_only(answer: bytes) -> tuple[Snapshot, ...]:
             for match, path in _records(_FULL, text, reversed_text)
         )
     except ValueError as error:
-        raise OutputNotUnderstood("the list is cut short") from error
+        raise OutputNotUnderstood("the list is incomplete") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,12 @@ class Snapshotted:
 class Sent:
     """A snapshot went to a destination, or would.
 
-    :ivar target: the name it got there.
+    :ivar target: its name at the destination.
     :ivar parent: name of the snapshot it is the difference from.
     :ivar size_bytes: of the stream; an estimate if dry, ``None`` if not known.
     :ivar codec: its compression where it was counted, or "".
-    :ivar resumed_bytes: of the stream that an earlier attempt had brought; the size is
-        that of the rest.
+    :ivar resumed_bytes: of the stream, received by an earlier attempt; the size does
+        not include them.
     """
 
     event: str = field(default="sent", init=False)

@@ -68,7 +68,7 @@ class Listing:
     """The contents of a place at one moment.
 
     :ivar snapshots: the read-only ones, in no particular order.
-    :ivar names: every name in use there.
+    :ivar names: every name in use.
     :ivar carriers: received UUID -> ids of all subvolumes of the filesystem that
         carry it; ``btrfs receive`` takes any of them as parent.
     """
@@ -129,7 +129,7 @@ class Facts:
         as a destination; "" if none is.
     :ivar mount_point: of the filesystem that contains it.
     :ivar mount_options: of that mount and its filesystem, as in mountinfo.
-    :ivar mount_root: the part of the filesystem that is mounted there, ``/`` for all.
+    :ivar mount_root: the part of the filesystem that is mounted, ``/`` for all.
     :ivar inside: its own path from the top of the filesystem.
     :ivar whole_path: its path in a mount of a whole subvolume, if that path exists and
         differs from its own.
@@ -137,7 +137,7 @@ class Facts:
         one process.
     :ivar codecs: names of the stream compressors installed.
     :ivar has_python: at a source: Python is installed, so checkpoints are possible.
-    :ivar clock_ahead_s: of the clock there, compared with the one here; None if both
+    :ivar clock_ahead_s: of the host's clock, compared with the one here; None if both
         are the same, or it is not known.
     """
 
@@ -181,7 +181,7 @@ class Facts:
 
     @property
     def is_mounted_read_only(self) -> bool:
-        """Whether even root cannot write there."""
+        """Whether even root cannot write to it."""
         return "ro" in self.mount_options
 
     @property
@@ -193,7 +193,7 @@ class Facts:
 
     @property
     def is_compressed(self) -> bool:
-        """Whether new data is compressed there: mount options of btrfs(5)."""
+        """Whether new data is compressed: mount options of btrfs(5)."""
         options = [option.partition("=") for option in self.mount_options]
         return any(
             name.startswith("compress") and value not in ("no", "none")
@@ -226,7 +226,7 @@ class SshOptions:
     :ivar auth_sock: socket of the agent; "" for ``SSH_AUTH_SOCK``.
     :ivar strict_host_keys: refuse hosts whose key is not known yet.
     :ivar password_file: path of the file with the password or passphrase for logins.
-    :ivar sudo_password_file: path of the file with the password for sudo there.
+    :ivar sudo_password_file: path of the file with the password for sudo on the host.
     :ivar reopenings: how often a lost connection is reopened; None for no limit.
     :ivar silence_s: limit on the silence of a host, this one included, after a
         question; 0 for no limit.

@@ -8,8 +8,8 @@ that is too large, damaged or of another version never counts as "no record". An
 unreadable record is moved aside, with one warning, and a new one is written; a record
 of a newer version gets a name with that version. The verb ``list`` answers for each
 record nothing (it does not exist), ``1`` and its content, or ``2`` and a word
-(``link``, ``directory``, ``special``, ``large``, ``unread``: not readable by the user
-there); NUL ends each, and the NUL bytes of a damaged record come as ``\\001``, which no
+(``link``, ``directory``, ``special``, ``large``, ``unread``: not readable by the remote
+user); NUL ends each, and the NUL bytes of a damaged record come as ``\\001``, which no
 record may hold either.
 
 If the reasons to keep are not known, nothing is deleted at that place in that run
@@ -17,22 +17,22 @@ If the reasons to keep are not known, nothing is deleted at that place in that r
 shows no deletion, and ``prune`` refuses (exit status 4). Sending continues. The run
 ends with 0 and one warning: the next run catches up on the deletions.
 
-- **Holds** are expected if there are snapshots with the program's names, except for a
-  single one that a restore brought; so each run leaves a record, even an empty one. To
-  replace a lost one, all snapshots are held for each destination of the run until it is
-  seen, most often in the same run; for each other destination in the history of this
-  machine, the last snapshot that arrived there. Only for this is the history needed,
-  and it only ever keeps more.
-- **Sources** are expected, for each prefix separately, if there are received backups
-  with that prefix and a time; so a first backup into an empty directory, or with a new
-  prefix, is not disturbed. Backups of an older version, another tool or
-  ``btrfs-ssh-send`` count as lost, too. Backups belong to the run's source if the
-  source has a snapshot of their origin, or the history shows that one was sent from it.
-  The origins of all others are recorded beside the sources (``unknown``): they are
-  kept, in later runs and by ``prune``, and do not count for the policy. The source's
-  own backups, and all later ones, are pruned from the next run on, so the disk does not
-  fill up. If another source is still in use, it registers with its next backup, and
-  then nothing is deleted, as before.
+- **Holds** are expected if snapshots have the program's names, except for a single one
+  that a restore brought; so each run leaves a record, even an empty one. To replace a
+  lost one, all snapshots are held for each destination of the run until it is seen,
+  most often in the same run; for each other destination in the history of this machine,
+  its last snapshot that arrived. Only for this is the history needed, and it only ever
+  keeps more.
+- **Sources** are expected, for each prefix separately, if received backups have that
+  prefix and a time; so a first backup into an empty directory, or with a new prefix, is
+  not disturbed. Backups of an older version, another tool or ``btrfs-ssh-send`` count
+  as lost, too. Backups belong to the run's source if the source has a snapshot of their
+  origin, or the history shows that one was sent from it. The origins of all others are
+  recorded beside the sources (``unknown``): they are kept, in later runs and by
+  ``prune``, and do not count for the policy. The source's own backups, and all later
+  ones, are pruned from the next run on, so the disk does not fill up. If another source
+  is still in use, it registers with its next backup, and then nothing is deleted, as
+  before.
 - The user resolves this with ``prune --one-source -p PREFIX PLACE``: all backups of
   that prefix are of one source. It deletes nothing. If several sources have registered,
   they are forgotten, and the next one to send is registered.

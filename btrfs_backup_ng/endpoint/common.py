@@ -1,4 +1,4 @@
-"""A place, and the interface of the endpoints that keep snapshots there."""
+"""A place, and the interface of the endpoints that keep its snapshots."""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -50,7 +50,7 @@ def new_transfer_id(now: datetime) -> str:
 
 
 class Place:
-    """A directory on a host, with the records, the lock and the staging there.
+    """A directory on a host, with its records, lock and staging.
 
     :ivar state: the directory of these, as ``host.entry`` enters it.
     :ivar facts: set by :meth:`look`.

@@ -4,25 +4,25 @@ Each transfer has a directory in staging. It receives the stream in intervals, e
 a *body*, a subvolume that is still written to. At the end of an interval, a read-only
 snapshot of the body is made: a *seal* (``sendstream.checkpoint``). The seals are the
 checkpoints. The names, and the properties of the subvolumes, are all that is needed to
-resume; there is no state file.
+resume, without a state file.
 
 **Resume.** The received UUID of a seal is a digest of all commands of the stream up to
-its end. Of a long command it covers only the header, as the checksum there stands for
-the data. So the UUID proves the content of the seal; its name has the offset. The next
-run (or attempt, with ``--retries``) reads the stream again. It digests and drops the
-part below the newest seal. If the digest is the same, it resumes there. If not, the
-stream is a different one; nothing was written yet, staging is deleted, and all of the
-stream is sent. Data in a seal is never sent twice; other data is, up to one interval.
+its end. Of a long command it covers only the header, whose checksum represents the
+data. So the UUID proves the content of the seal; its name has the offset. The next run
+(or attempt, with ``--retries``) reads the stream again. It digests and drops the part
+below the newest seal. If the digest is the same, it resumes there. If not, the stream
+is a different one; nothing was written yet, staging is deleted, and all of the stream
+is sent. Data in a seal is never sent twice; other data is, up to one interval.
 
 **The filter** that makes the intervals runs at the source, so data that is read again
 does not cross the network. On a remote machine it is part of the verb ``send``, and
-runs in the Python there (3.7 or newer); without Python there are no checkpoints. It
-reads only headers, and moves the data behind them with splice(2). If it is next to the
-last stage, it writes to that directly and reports the number of bytes, so no byte is
-copied twice (``relay.Watch``). A stream of less than 1 MiB passes unchanged. Between
-two local disks, checkpoints are made only for transfers longer than one interval; over
-ssh, always. The filter changes only ``CLONE`` commands: a clone from the snapshot
-itself must name the body that holds it. The checksum is linear, so that is cheap.
+runs in its Python (3.7 or newer); without Python it makes no checkpoints. It reads only
+headers, and moves the data behind them with splice(2). If it is next to the last stage,
+it writes to that directly and reports the number of bytes, so no byte is copied twice
+(``relay.Watch``). A stream of less than 1 MiB passes unchanged. Between two local
+disks, checkpoints are made only for transfers longer than one interval; over ssh,
+always. The filter changes only ``CLONE`` commands: a clone from the snapshot itself
+must name the body that holds it. The checksum is linear, so that is cheap.
 
 **The receiver** (verb ``receive``) deletes a seal when a newer one replaces it. A seal
 is a snapshot, and a snapshot flushes its data, so a power failure costs no seal. Bodies

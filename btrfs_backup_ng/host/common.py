@@ -44,13 +44,13 @@ class Host(Protocol):
     silence_s: float
 
     def by_hand(self, line: str) -> str:
-        """Return the line by which a person runs a line of shell there."""
+        """Return the line by which a person runs a line of shell on the host."""
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        """Return the command that runs a verb there."""
+        """Return the command that runs a verb on the host."""
 
     def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
-        """Run a verb there and return its whole answer.
+        """Run a verb and return its whole answer.
 
         :raises CommandFailed: if its status is not 0.
         """

@@ -38,7 +38,7 @@ from btrfs_backup_ng.process.command import last_words
 #: The state directory at every place, and the staging directory in it.
 STATE = ".btrfs-backup-ng"
 INCOMING = "incoming"
-#: The record, in the state directory of a destination, of whose backups are there.
+#: The record of the sources, in the state directory of a destination.
 SOURCES = "sources.json"
 
 #: Paths below TOP that must belong to the program's user, without write access for
@@ -103,7 +103,7 @@ def _step(directory: int, name: str) -> int:
 
 
 def check_private(descriptor: int, name: str) -> None:
-    """Check that a directory is of the program's user, and others may not write there.
+    """Check that a directory is the program's own, and others cannot write to it.
 
     :raises NotOurs: if not.
     """

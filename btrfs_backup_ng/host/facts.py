@@ -168,7 +168,7 @@ def _is_stub(path: str) -> bool:
             return False
     except OSError:
         return False
-    # The top of a filesystem of another kind, mounted there, has the same inode.
+    # The mounted top of a filesystem of another kind has the same inode.
     above = os.path.dirname(path.rstrip("/"))
     return is_same_filesystem(_filesystem_id(path), _filesystem_id(above or "/"))
 

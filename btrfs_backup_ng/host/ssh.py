@@ -1,4 +1,4 @@
-"""Another machine as a host, through ssh: sessions, privilege, the lock there."""
+"""Another machine as a host, through ssh: sessions, privilege, locks."""
 
 import contextlib
 import logging
@@ -45,7 +45,7 @@ from btrfs_backup_ng.wire.grammar import Verb
 
 log = logging.getLogger(__name__)
 
-#: Name of systemd's credential with the password for sudo there.
+#: Name of systemd's credential with the password for sudo on the host.
 CREDENTIAL = "sudo-password"
 #: Locks on one host that may be held at once, each by a session; of the eight sessions
 #: (``master``) that leaves those for a sender, a receiver and a question.
@@ -62,9 +62,9 @@ _HOLDER = 64 * KIB
 class SshHost:
     """A machine behind ssh: every question is one session of the shared master.
 
-    :param forced_sudo: use sudo there without trying whether it is needed.
-    :param sudo_password_file: with the password for sudo there, if it needs one.
-    :param silence_s: limit on the silence of a verb there; 0 for no limit.
+    :param forced_sudo: use sudo without trying whether it is needed.
+    :param sudo_password_file: with the password for its sudo, if it needs one.
+    :param silence_s: limit on the silence of a verb; 0 for no limit.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SshHost:
         self._guard = threading.Lock()
 
     def close(self) -> None:
-        """End the session that keeps the password there; may be repeated."""
+        """End the session that keeps the password for sudo; may be repeated."""
         self._closing.close()
 
     def _forget(self) -> None:
@@ -97,7 +97,7 @@ class SshHost:
         self._token, self._privilege = "", self._wanted
 
     def by_hand(self, line: str) -> str:
-        """Return the line by which a person runs a line of shell there."""
+        """Return the line by which a person runs a line of shell on the host."""
         return f"ssh {self._master.by_hand} {shlex.quote(line)}"
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
@@ -129,7 +129,7 @@ class SshHost:
             raise
 
     def look(self, directory: str, *, folder: str = "") -> Facts:
-        """Read the facts about a directory there, in one session without a password."""
+        """Read the facts about a directory, in one session without a password."""
         with self._guard:  # ask the user for a password only once
             if self._master.ensure():  # the session with the password is lost, too
                 self._forget()
@@ -160,7 +160,7 @@ class SshHost:
     def ask_about(self, directory: str, folder: str = "") -> Mapping[str, str]:
         """Return the answer to ``hello``, as root if a password allows it.
 
-        :raises Refused: if a login shell there prints text of its own, or sudo does not
+        :raises Refused: if the login shell prints text of its own, or sudo does not
             accept the password.
         """
         said = self.hello(directory, folder)
@@ -209,7 +209,7 @@ class SshHost:
         return {key: value for key, _, value in items}
 
     def _password(self, said: Mapping[str, str]) -> bytes:
-        """Return the password for sudo there, or b"" if it is unknown."""
+        """Return the password for sudo, or b"" if it is unknown."""
         if self._password_file:
             return read_password(self._password_file)
         if _wants_password(said) and has_terminal() and not self._answer:
@@ -217,7 +217,7 @@ class SshHost:
         return self._answer
 
     def _keep(self, password: bytes) -> None:
-        """Send the password to a session there that keeps it while connected."""
+        """Send the password to a session that keeps it while connected."""
         token = os.urandom(8).hex()
         remote = verbs.KEEP.remote_command(("none", token))
         command = self._command(remote, "a session for sudo's password")
@@ -238,7 +238,7 @@ class SshHost:
     def listing(
         self, directory: str, state: str, *names: str
     ) -> tuple[Listing, tuple[Content, ...]]:
-        """List a directory there in one session, however many snapshots it has."""
+        """List a directory in one session, however many snapshots it has."""
         try:
             answer = self.call(verbs.LIST, directory, state, *names).stdout
             return parse_listing(answer, len(names))
@@ -257,9 +257,9 @@ class SshHost:
         *,
         are_checkpoints: bool = False,
     ) -> Integrity:
-        """Check subvolumes there in one session.
+        """Check subvolumes in one session.
 
-        ``UNKNOWN`` if the root tree there cannot be read.
+        ``UNKNOWN`` if the root tree cannot be read.
         """
         items = self._root_items(directory, tree_ids)
         if not set(tree_ids) <= set(items):
@@ -289,7 +289,7 @@ class SshHost:
     def lock(
         self, state: str, wait_s: float, who: str, preparation: Sequence[str] = ()
     ) -> Iterator[Say]:
-        """Hold a ``flock`` there in a session that lasts as long as the context.
+        """Hold a ``flock`` on the host in a session that lasts as long as the context.
 
         The session gets a sign of life every few seconds, as the other side may never
         notice a lost connection. Replacing the note fails if the lock is lost.
@@ -347,7 +347,7 @@ class SshHost:
             child.wait(5)
 
     def held(self, state: str) -> str | None:
-        """Try to take a shared lock there, and release it at once."""
+        """Try to take a shared lock, and release it at once."""
         answer = self.call(verbs.HELD, state, output_limit=_HOLDER).stdout
         return os.fsdecode(answer[1:]) if answer else None
 
@@ -393,7 +393,7 @@ def _wants_password(said: Mapping[str, str]) -> bool:
 
 
 def privilege_error(name: str, said: Mapping[str, str]) -> Refused:
-    """Return the error with the requirements for running btrfs there as root.
+    """Return the error with the requirements for running btrfs on the host as root.
 
     :param said: the answer to ``hello``.
     """
@@ -415,7 +415,7 @@ def _rule_hint(said: Mapping[str, str]) -> str:
 
 
 def privilege_rule(said: Mapping[str, str]) -> tuple[str, str]:
-    """Return the least rule for running btrfs as root there: a file, and its line."""
+    """Return the least rule for running btrfs as root: a file, and its line."""
     if said.get("doas") and not said.get("sudo"):
         # A rule has to name the command as typed, which has no path: doas.conf(5).
         user = _escaped(said.get("user", ""))
@@ -424,7 +424,7 @@ def privilege_rule(said: Mapping[str, str]) -> tuple[str, str]:
 
 
 def sudoers_rule(said: Mapping[str, str]) -> str:
-    """Return the least rule that the verbs need of sudo there, a line of sudoers(5)."""
+    """Return the least rule that the verbs need of sudo, a line of sudoers(5)."""
     user = _escaped(said.get("user", "")) or f"#{said.get('uid', '')}"
     program = _escaped(said.get("granted") or said.get("program", ""))
     return f"{user} ALL=(root) NOPASSWD: {program}"

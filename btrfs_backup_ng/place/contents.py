@@ -363,7 +363,7 @@ def _judge(snapshot: Snapshot, seen: Seen, is_ours: Callable[[str], bool]) -> Ke
         )
     elif snapshot.received_uuid and carriers > 1:
         more = "another copy" if carriers == 2 else f"{carriers - 1} more copies"
-        why = f"{more} of this snapshot on the same filesystem"
+        why = f"{more} on this filesystem"
     return Kept(snapshot, seen.endpoint, state, why)
 
 

@@ -133,8 +133,8 @@ class Memory:
     def read(self, content: Content, existing: Collection[UUID]) -> None:
         """Read the record; a damaged one is moved aside.
 
-        :param content: of the file :data:`VERIFIED` there.
-        :param existing: UUIDs of the snapshots there; other entries are dropped.
+        :param content: of the file :data:`VERIFIED`.
+        :param existing: UUIDs of the snapshots at the place; other entries are dropped.
         """
         try:
             found = parse_verified(content)

@@ -56,7 +56,7 @@ class Change:
     :ivar old_path: in A, of a renamed one.
     :ivar file_type: if it is known.
     :ivar touched: changes, besides its name, of a file that was in A. Times count only
-        if there are no others.
+        if nothing else changed.
     :ivar written: bytes of data in the stream.
     :ivar shared: bytes that the stream takes from elsewhere in A (reflinks).
     :ivar size: of the file in B, if it is known.

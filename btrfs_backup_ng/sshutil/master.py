@@ -14,9 +14,9 @@ session of its own (``keep``, ``elevate``), which passes it to each verb that is
 as root, through a pipe that only that user can open: sudo remembers a password only for
 the commands of the same shell, and the standard input of a verb belongs to its stream.
 
-A lock there is a session, too. It ends 30 s after the last sign of life of its holder,
-as the other side may never notice a lost connection. A run that finds the lock taken
-watches whether the holder still gives signs of life, and waits if not.
+A lock on the host is a session, too. It ends 30 s after the last sign of life of its
+holder, as the other side may never notice a lost connection. A run that finds the lock
+taken watches whether the holder still gives signs of life, and waits if not.
 
 A verb is ended if no byte comes for ``--stall-timeout``, 15 s at least
 (``command.Patience``, ``silence``), also on this machine, since it would hold the run's
@@ -169,7 +169,7 @@ class SSHMasterManager:
             return True
 
     def command(self, remote: str) -> tuple[str, ...]:
-        """Return the argv that runs one string in the login shell there."""
+        """Return the argv that runs one string in the login shell of the host."""
         assert self._connection, "not open"
         return (
             *("ssh", "-S", self._connection.socket.replace("%", "%%")),
@@ -317,7 +317,7 @@ class _Connection:
             give_to(self._attempt.user, path)
 
     def _answer(self) -> None:
-        """Write the password into the pipe if a process reads there."""
+        """Write the password into the pipe if a process reads from it."""
         if not self._password:
             return
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -90,7 +90,7 @@ def has_terminal() -> bool:
 def ask(question: str) -> bytes:
     """Return the user's answer to a question at the terminal, which is not shown.
 
-    :raises BackupError: if there is no terminal, or no answer.
+    :raises BackupError: without a terminal or an answer.
     :raises Interrupted: if a signal ends the program.
     """
     with contextlib.ExitStack() as stack:

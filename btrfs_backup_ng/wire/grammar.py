@@ -1,8 +1,8 @@
 """The form of the commands that a shell runs, here and over ssh.
 
 A place needs a POSIX ``sh``, btrfs-progs and ``flock``. ssh hands one string to the
-login shell there, which may be dash, bash, ash, zsh, fish or tcsh, so it has the form
-``exec sh -c 'DECODER' MAGIC VERB +SCRIPT +PRIVILEGE +ARG ...``: the decoder is the
+login shell of the host, which may be dash, bash, ash, zsh, fish or tcsh, so it has the
+form ``exec sh -c 'DECODER' MAGIC VERB +SCRIPT +PRIVILEGE +ARG ...``: the decoder is the
 one constant, and all else holds only bytes without a meaning in any of them. On this
 machine the same scripts run with their arguments as they are.
 
@@ -62,8 +62,8 @@ class Verb:
         """Return the one string for any login shell.
 
         :param arguments: the privilege first.
-        :param token: of the session that keeps sudo's password there (verb
-            ``keep``): the whole verb runs as root.
+        :param token: of the session that keeps sudo's password (verb ``keep``): the
+            whole verb runs as root.
         """
         if token:
             words = ("none", token, self.script, self.name, *arguments)

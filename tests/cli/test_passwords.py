@@ -352,7 +352,7 @@ def test_behind_a_dead_agent_the_key_logs_in(scene: Scene, sshd: Sshd, tmp_path:
         listener.bind(str(path))
     option = ("--ssh-auth-sock", path)
     done = run_program(*_agent_words(scene, sshd, *option))
-    complaint(done, 1, "refused the login", "ssh agent, which is not running")
+    complaint(done, 1, "refused the login", "ssh agent (not running)")
     key = ("--ssh-identity-file", sshd.identity)
     must(run_program(*_agent_words(scene, sshd, *option, *key)))
     assert len(scene.backup_names) == sshd.connections() == 1

@@ -20,10 +20,10 @@ LIMITS = {
     r"nobody|somebody|whoever": 0.0,
     r"anew|is none|no more\b(?! than)|likewise|as ever": 0.0,
     r"what": 4.0,
-    r"there": 6.0,
-    r"tells?|told": 1.0,
-    r"go on|goes on|going on|went on": 1.0,
-    r"we|us|our|ours": 3.0,
+    r"there": 4.0,
+    r"tells?|told": 0.5,
+    r"go on|goes on|going on|went on": 0.5,
+    r"we|us|our|ours": 0.5,
 }
 
 

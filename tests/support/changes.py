@@ -46,7 +46,7 @@ class Inode:
 Tree = dict[int, Inode]
 
 
-class Told(NamedTuple):
+class Reported(NamedTuple):
     """One change, as far as a comparison of trees shows it."""
 
     change: str
@@ -136,8 +136,8 @@ class _Comparison:
                 yield f"told twice: {path!r}: {sorts}"
         if paths != sorted(paths, key=lambda p: p.split(b"/") if p != b"." else []):
             yield "not in order"
-        simple: set[Told] = set()
-        many: dict[int, list[Told]] = {}
+        simple: set[Reported] = set()
+        many: dict[int, list[Reported]] = {}
         for change in told:
             yield from self._check_size(change)
             for single in _unfolded(change):
@@ -175,29 +175,29 @@ class _Comparison:
         if (wanted or change["size"] is not None) and change["size"] != inode.size:
             yield f"its size is {inode.size}: {change}"
 
-    def _simple(self) -> Iterator[Told]:
+    def _simple(self) -> Iterator[Reported]:
         """Yield the changes of all files with one name."""
         for number in self.one.keys() | self.other.keys():
             if self.has_many(number):
                 continue
             if number not in self.other:
-                yield Told("deleted", self.one[number].path)
+                yield Reported("deleted", self.one[number].path)
             elif number not in self.one:
-                yield Told("added", self.other[number].path)
+                yield Reported("added", self.other[number].path)
             elif told := self._of_common(number):
                 yield told
 
-    def _of_common(self, number: int) -> Told | None:
+    def _of_common(self, number: int) -> Reported | None:
         was, is_ = self.one[number], self.other[number]
         path, touched = is_.path, self._touched(number)
         if was.names.keys() != is_.names.keys():
-            return Told("renamed", path, was.path, touched)
+            return Reported("renamed", path, was.path, touched)
         if touched:
             change = "changed" if "data" in touched else "metadata"
-            return Told(change, path, None, touched)
+            return Reported(change, path, None, touched)
         is_told = number not in self.moved and path != b"."
         if was.times != is_.times and is_told:
-            return Told("metadata", path, None, frozenset({"times"}))
+            return Reported("metadata", path, None, frozenset({"times"}))
         return None
 
     def _touched(self, number: int) -> frozenset[str]:
@@ -205,7 +205,7 @@ class _Comparison:
         touched = frozenset(key for key in was if was[key] != is_[key])
         return touched | {"data"} if number in self.rewritten else touched
 
-    def _check_many(self, number: int, told: list[Told]) -> Iterator[str]:
+    def _check_many(self, number: int, told: list[Reported]) -> Iterator[str]:
         was = self.one[number].names if number in self.one else {}
         now = self.other[number].names if number in self.other else {}
         gone = {was[name] for name in was.keys() - now.keys()}
@@ -233,13 +233,13 @@ def path_of(change: Mapping[str, Any], key: str = "path") -> bytes:
     return os.fsencode(change[key])
 
 
-def _unfolded(change: Mapping[str, Any]) -> Iterator[Told]:
+def _unfolded(change: Mapping[str, Any]) -> Iterator[Reported]:
     path = path_of(change)
     old_path = path_of(change, "old_path") if change["old_path"] is not None else None
     touched = frozenset(change["touched"])
     if not change["replaced"]:
-        yield Told(change["change"], path, old_path, touched)
+        yield Reported(change["change"], path, old_path, touched)
         return
-    yield Told("deleted", path)
+    yield Reported("deleted", path)
     sort = "added" if change["change"] == "changed" else change["change"]
-    yield Told(sort, path, old_path, touched)
+    yield Reported(sort, path, old_path, touched)

@@ -501,7 +501,7 @@ def test_what_is_damaged_is_told_with_the_reason(scene: Scene, sshd: Sshd):
             assert why in one["why"]
         assert told[writable.name]["uuid"] is None
         assert told[good.name]["complete"] is True
-        why = "another copy of this snapshot on the same filesystem"
+        why = "another copy on this filesystem"
         assert told[good.name]["why"] == why
         assert told["copy"]["state"] == "foreign"
         states = {one["name"]: one["state"] for one in here["snapshots"]}
