@@ -108,7 +108,7 @@ complete -c btrfs-ssh-send -f
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_at 1 none' -a '(_btrfs_ssh_send_file)'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_at 2+ none' -a '(_btrfs_ssh_send_place)'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s h -l help -d 'show this help message and exit'
-complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s i -l identity -x -a '(_btrfs_ssh_send_file)' -d 'key to log in with'
+complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s i -l identity -x -a '(_btrfs_ssh_send_file)' -d 'private key to log in with'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s p -l port -x -d 'port of the ssh server'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s n -l no-sudo -d 'run btrfs there without sudo'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s P -l parent -x -a '(_btrfs_ssh_send_file)' -d 'send the difference to this one'

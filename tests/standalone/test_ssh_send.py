@@ -296,6 +296,61 @@ def test_port_identity_and_user_are_used_in_both_forms(scene: Sender, sshd: Sshd
     )
 
 
+def own(user: Account, name: str, text: str) -> Path:
+    """Put a file into the ``.ssh`` of a user."""
+    folder = user.home / ".ssh"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    path.chmod(0o600)
+    for mine in (folder, path):
+        os.chown(mine, user.uid, user.gid)
+    return path
+
+
+def test_under_sudo_the_callers_alias_and_key_count_and_nothing_of_theirs_is_root(
+    scene: Sender, sshd: Sshd, account: Callable[..., Account], monkeypatch
+):
+    caller, one = account(), scene.snapshot()
+    monkeypatch.setenv("SUDO_USER", caller.name)
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    scene.send(one, scene.place())  # without a key of theirs, root's is taken
+    who = caller.home / "who"
+    key = own(caller, "key", sshd.identity.read_text())
+    config = f"Host nas\n HostName {sshd.host}\n Port {sshd.port}\n User root\n"
+    own(caller, "config", f'{config} IdentityFile {key}\nMatch exec "id -u >>{who}"\n')
+    two = scene.snapshot("s2")
+    scene.send("-P", one, two, f"nas:{scene.target}")
+    assert scene.backups == ["s1", "s2"]
+    assert set(who.read_text().split()) == {str(caller.uid)}
+    known = caller.home / ".ssh/known_hosts"
+    assert known.stat().st_uid == caller.uid
+    three, nas = scene.snapshot("s3"), f"nas:{scene.target}"
+    another = sshd.identity.with_suffix(".pub").read_text()
+    known.write_text(f"[{sshd.host}]:{sshd.port} {another}")
+    scene.send(three, nas, status=1, said="Host key for")  # root's is not asked then
+    assert scene.backups == ["s1", "s2"]
+
+
+def test_under_sudo_root_logs_in_where_the_caller_may_not(
+    scene: Sender, sshd: Sshd, account: Callable[..., Account], monkeypatch
+):
+    caller, one = account(), scene.snapshot()
+    monkeypatch.setenv("SUDO_USER", caller.name)
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    key = own(caller, "key", "")
+    key.unlink()
+    subprocess.run(["ssh-keygen", "-q", "-N", "", "-f", key], check=True)
+    os.chown(key, caller.uid, caller.gid)
+    lines = [f"HostName {sshd.host}", f"Port {sshd.port}", f"IdentityFile {key}"]
+    own(caller, "config", "\n ".join(["Host test-server", *lines, "User root"]) + "\n")
+    scene.send(one, scene.place(user="nobody1"), status=1, said="--identity FILE")
+    scene.send(one, scene.place())
+    before = sshd.connections()
+    scene.send("-i", key, one, scene.place(), status=1, said="Permission denied")
+    assert sshd.connections() == before
+
+
 def known(sshd: Sshd) -> str:
     return f"-oUserKnownHostsFile={sshd.known_hosts} -oIdentityAgent=none"
 
