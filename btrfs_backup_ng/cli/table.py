@@ -1,7 +1,7 @@
 """How lines fit on a terminal: broken for the eyes there, whole elsewhere.
 
 A table has one line for each row, as long as that is possible. On a narrow terminal
-it first drops columns, in the order that they name; then its last column, a text, has
+it first leaves out columns; then its last column, a text, has
 further lines or is clipped; then a name that is too long has a line of its own; and
 where nothing else fits, each row is a paragraph.
 """
@@ -15,6 +15,8 @@ from btrfs_backup_ng.core.columns import clipped, padded, width, wrap
 
 #: Least columns for the text at the end of a row.
 _TEXT_AT_LEAST = 16
+#: For :class:`Column`: the text at the end has all that it needs.
+ALL = 100_000
 _GAP = "  "
 
 #: A cell; the last one of a row may be the parts of a text, the first of which is
@@ -26,14 +28,14 @@ Cell = str | tuple[str, ...]
 class Column:
     """A column of a table.
 
-    :ivar drop: its turn to be left out on a narrow terminal, the lowest first; 0: it
-        stays.
+    :ivar leaves: columns of the terminal that it has to leave to the text at the end,
+        if that needs them; else it is left out, the most demanding column first.
     :ivar is_right: its cells end below each other, as numbers do.
     :ivar is_name: its longest cells may have a line of their own.
     """
 
     heading: str = ""
-    drop: int = 0
+    leaves: int = 0
     is_right: bool = False
     is_name: bool = False
 
@@ -54,6 +56,20 @@ def wrapped(line: str, indent: int) -> list[str]:
     columns = max(columns, 2 * indent)
     first, *rest = wrap(line, columns, columns - indent)
     return [first, *(" " * indent + part for part in rest)]
+
+
+def with_command(line: str, indent: int) -> list[str]:
+    """Return a line with a command at its end, which is never broken.
+
+    A command that is too long has a line of its own.
+
+    :param indent: columns in front of that.
+    """
+    columns = terminal_width()
+    label, colon, command = line.partition(":  ")
+    if columns is None or width(line) <= columns or not colon:
+        return [line]
+    return [f"{label}:", " " * indent + command]
 
 
 def table(
@@ -117,12 +133,11 @@ class _Fit:
         cells = {at: [width(_whole(row[at])) for row in rows] for at in self.shown}
         headings = {at: width(columns[at].heading) for at in self.shown}
         self._widths = {at: max(headings[at], *cells[at]) for at in self.shown}
-        droppable = [at for at in self.shown if columns[at].drop]
-        for at in sorted(droppable, key=lambda at: columns[at].drop):
-            if self._is_too_long():
+        for at in sorted(self.shown, key=lambda at: columns[at].leaves, reverse=True):
+            if columns[at].leaves and self._lacks(columns[at].leaves):
                 self.shown.remove(at)
         for at in self.shown[:-1]:
-            if columns[at].is_name and self._is_too_narrow():
+            if columns[at].is_name and self._lacks(_TEXT_AT_LEAST):
                 excess = self._text_at + _TEXT_AT_LEAST - (room or 0)
                 most = self._widths[at] - excess
                 fitting = (each for each in cells[at] if each <= most)
@@ -134,20 +149,14 @@ class _Fit:
         front = [self._widths[at] for at in self.shown[:-1]]
         return len(self._start) + sum(front) + len(_GAP) * len(front)
 
-    def _is_too_long(self) -> bool:
-        """Return whether a row does not fit on one line."""
-        if self._room is None:
-            return False
-        return self._text_at + self._widths[self.shown[-1]] > self._room
-
-    def _is_too_narrow(self) -> bool:
-        """Return whether there is no room for the last column."""
-        least = min(_TEXT_AT_LEAST, self._widths[self.shown[-1]])
-        return self._room is not None and self._text_at + least > self._room
+    def _lacks(self, wanted: int) -> bool:
+        """Return whether the text at the end has less room than wanted and needed."""
+        needed = min(wanted, self._widths[self.shown[-1]])
+        return self._room is not None and self._text_at + needed > self._room
 
     def lines(self, row: Sequence[Cell], *, clips: bool) -> Iterator[str]:
         """Return the lines of a row."""
-        if self._is_too_narrow():
+        if self._lacks(_TEXT_AT_LEAST):
             yield from self._paragraph(row)
             return
         line, position = self._start, len(self._start)

@@ -64,20 +64,21 @@ def _start(text: str, columns: int) -> str:
 def wrap(text: str, first: int, rest: int) -> Iterator[str]:
     """Break a text at spaces; a word is never cut, so that it can be copied.
 
-    :param first: columns of the first line.
+    :param first: columns of the first line, which keeps the spaces in front of it.
     :param rest: columns of each further line.
     """
     if width(text) <= first:
         yield text
         return
-    line, room = "", first
-    for word in text.split(" "):
-        longer = f"{line} {word}" if line else word
-        if line.strip() and width(longer) > room:
-            yield line.rstrip()
-            longer, room = word, rest
-        line = longer
-    yield line.rstrip()
+    words = text.lstrip(" ").split(" ")
+    line, room = " " * (len(text) - len(text.lstrip(" "))) + words[0], first
+    for word in words[1:]:
+        if width(f"{line} {word}") <= room:
+            line = f"{line} {word}"
+        else:
+            yield line.rstrip(" ")
+            line, room = word, rest
+    yield line.rstrip(" ")
 
 
 def clipped(parts: Sequence[str], columns: int) -> str:

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.cli.table import Cell, Column, lay_out
+from btrfs_backup_ng.cli.table import ALL, Cell, Column, lay_out
 from btrfs_backup_ng.core.columns import width
 
 COLUMNS = [
     Column("AGE"),
     Column("NAME", is_name=True),
-    Column("TIME", drop=1),
-    Column("SENT", drop=2, is_right=True),
+    Column("TIME", leaves=ALL),
+    Column("SENT", leaves=20, is_right=True),
     Column("STATE"),
 ]
 TIME = "2026-11-26 10:15:00 +0000"
@@ -43,8 +43,8 @@ def test_where_there_is_room_all_is_shown():
     [
         (91, "AGE NAME TIME SENT STATE"),
         (90, "AGE NAME SENT STATE"),
-        (64, "AGE NAME SENT STATE"),
-        (63, "AGE NAME STATE"),
+        (62, "AGE NAME SENT STATE"),
+        (61, "AGE NAME STATE"),
         (51, "AGE NAME STATE"),
     ],
 )

@@ -61,6 +61,10 @@ def test_a_wrapped_text_loses_nothing_and_fits(text: str, first: int, rest: int)
         assert width(line) <= columns or " " not in line.strip()
 
 
+def test_the_first_line_keeps_its_indent():
+    assert list(wrap("  one two three", 9, 5)) == ["  one two", "three"]
+
+
 def test_parts_that_do_not_fit_are_left_out_and_the_first_never_is():
     parts = ["complete", "also at /home", "being sent to /mnt/usb"]
     assert clipped(parts, 47) == "complete, also at /home, being sent to /mnt/usb"

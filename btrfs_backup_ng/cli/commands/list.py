@@ -29,7 +29,7 @@ from btrfs_backup_ng.cli.places import (
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.stdout import trouble
-from btrfs_backup_ng.cli.table import Cell, Column, table
+from btrfs_backup_ng.cli.table import ALL, Cell, Column, table
 from btrfs_backup_ng.cli.views import PlacesReport, SnapshotView, view_broken, view_kept
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.events import Tally, exit_status
@@ -58,8 +58,9 @@ columns:
   ID  with -v: UUID of a snapshot, id of a transfer
   STATE  then the last verification, and the relations
 
-The last line of a place has the sums. On a narrow terminal TIME, then SENT, then KIND
-are left out, and dots stand for relations that do not fit; -v shows them all.
+The last line of a place has the sums of SENT and FREES. On a narrow terminal TIME, then
+SENT, then KIND are left out, and dots stand for relations that do not fit; -v shows
+them all.
 
 states:
   complete  can be restored, and be the parent of a transfer
@@ -89,10 +90,10 @@ _WEIGHING_S = "10"
 _COLUMNS = (
     Column("AGE"),
     Column("NAME", is_name=True),
-    Column("KIND", drop=3),
+    Column("KIND", leaves=20),
     Column("SOURCE"),
-    Column("TIME", drop=1),
-    Column("SENT", drop=2, is_right=True),
+    Column("TIME", leaves=ALL),
+    Column("SENT", leaves=28, is_right=True),
     Column("HOLDS", is_right=True),
     Column("FREES", is_right=True),
     Column("ID"),
@@ -278,10 +279,10 @@ def _show(place: ListedPlace, output: Output, call: Call, *, is_latest: bool) ->
     )
     rows = [_snapshot_row(one, with_kind, call) for one in snapshots]
     rows += [_transfer_row(one, call) for one in place.waiting]
-    if len(rows) > 1:
-        rows += _sum_row(place)
     for line in table(rows, 2, _COLUMNS, clips=not call.verbose):
         output.line(line)
+    if sums := ", ".join(_sums(place)):
+        output.line(f"  sum: {sums}", 4)
 
 
 def _counts(place: ListedPlace) -> Iterator[str]:
@@ -337,19 +338,17 @@ def _transfer_row(transfer: Waiting, call: Call) -> Row:
     )
 
 
-def _sum_row(place: ListedPlace) -> Iterator[Row]:
-    """Return the row with the sums of sizes, if there are any."""
-    sent = [one.size_bytes for one in place.snapshots]
-    frees = [one.space_bytes for one in place.snapshots]
-    sums, gaps = [], []
-    for heading, sizes in (("SENT", sent), ("FREES", frees)):
+def _sums(place: ListedPlace) -> Iterator[str]:
+    """Write the sums of the sizes that are known."""
+    number = len(place.snapshots)
+    for words, sizes in (
+        ("{} sent", [one.size_bytes for one in place.snapshots]),
+        ("deleting all frees {} or more", [one.space_bytes for one in place.snapshots]),
+    ):
         known = [size for size in sizes if size is not None]
-        sums.append(sum(known) if known else None)
-        if 0 < len(known) < len(sizes):
-            gaps.append(f"{heading} is known of {len(known)}")
-    if any(size is not None for size in sums):
-        cells = (_size(sums[0]), "", _size(sums[1]), "")
-        yield ("sum", "", "", "", "", *cells, ", ".join(gaps))
+        of = "" if len(known) == number else f" (known of {len(known)} of {number})"
+        if known:
+            yield words.format(format_size(sum(known))) + of
 
 
 def _size(size_bytes: int | None) -> str:

@@ -36,7 +36,10 @@ from btrfs_backup_ng.cli.places import (
 )
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
+from btrfs_backup_ng.cli.stdout import trouble
+from btrfs_backup_ng.cli.table import with_command
 from btrfs_backup_ng.cli.views import PlacesReport, SnapshotView, view_kept
+from btrfs_backup_ng.core.columns import padded
 from btrfs_backup_ng.core.document import Lines
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
@@ -73,6 +76,7 @@ exit status:
 """
 #: Where the text begins, behind the longest word.
 _TEXT_AT = 9
+_TROUBLE = (Word.FAILED, Word.STALE, Word.AWAY)
 
 
 def main(words: Sequence[str]) -> int:
@@ -246,16 +250,20 @@ def _lines(
 ) -> Iterator[tuple[str, int | None]]:
     """Yield lines, each with the indent of its further lines if it may be broken."""
     word, start = standing.word, " " * _TEXT_AT
-    head = f"{word.value:<{_TEXT_AT - 2}}  {visible(status.place)}: "
+    shown = trouble(word.value) if word in _TROUBLE else word.value
+    head = f"{padded(shown, _TEXT_AT)}{visible(status.place)}: "
     for text in _texts(status, standing, last, now):
         yield head + text, _TEXT_AT
         head = start
+    hints = status.hint.splitlines()
     if word is not Word.RUNNING and any(not one.running for one in standing.waiting):
-        where = visible(quote(status.place))
-        yield f"{start}Go on:  {PROGRAM} SOURCE {where}", None
-        yield f"{start}Or drop it:  {PROGRAM} prune --staging {where}", None
-    for line in status.hint.splitlines():
-        yield start + visible(line), None
+        where = quote(status.place)
+        go_on = f"Go on:  {PROGRAM} SOURCE {where}"
+        drop = f"Or drop it:  {PROGRAM} prune --staging {where}"
+        hints = [go_on, drop, *hints]
+    for hint in hints:
+        for line in with_command(start + visible(hint), _TEXT_AT + 2):
+            yield line, None
 
 
 def _texts(

@@ -347,14 +347,19 @@ def test_names_that_could_do_harm_are_shown_safely(scene: Scene):
         assert "\\x1b[31m\\n" in must(status(scene.destination)).stdout
 
 
-def test_40_columns_are_enough(scene: Scene):
+def test_60_columns_are_enough(scene: Scene):
     cut_transfer(scene)
-    shown = on_terminal("status", scene.destination, env={"COLUMNS": "40"}).stdout
+    env = {"COLUMNS": "60", "TERM": "xterm", "NO_COLOR": None}
+    words = [scene.destination, scene.destination / "no"]
+    shown = on_terminal("status", *words, env=env).stdout
     lines = shown.replace("\r\n", "\n").splitlines()
     # Words and commands stay whole, so that they can be copied.
-    long = [line for line in lines if len(line) > 40 and len(line.split()) > 2]
-    assert all("btrfs-backup-ng" in line for line in long), shown
-    assert len(lines) > 4
+    long = [line for line in lines if len(line) > 60 and len(line.split()) > 1]
+    assert all(line.split()[0] == "btrfs-backup-ng" for line in long), shown
+    assert f"{' ' * 9}Or drop it:" in lines
+    away = lines.index("\x1b[31mAWAY\x1b[0m")
+    assert lines[0] == "WAITING" and lines[-1] == f"{' ' * 9}does not exist"
+    assert all(line.startswith(" " * 9) for line in lines[1:away])
 
 
 def test_what_it_costs_behind_ssh(scene: Scene, sshd: Sshd):

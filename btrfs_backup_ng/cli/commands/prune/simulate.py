@@ -18,7 +18,7 @@ _HOUR = timedelta(hours=1)
 _BY_HOUR_AT_MOST = timedelta(days=10)
 #: By hour or not -> what a line is, and a column.
 _UNITS = {True: ("day", "hour"), False: ("month", "day")}
-_COLUMNS = (Column("TIME"), Column("AGE", drop=1), Column("RULES"))
+_COLUMNS = (Column("TIME"), Column("AGE", leaves=24), Column("RULES"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,8 @@ _WEIGHED_AT_MOST, _WEIGHING_S = 100, "10"
 _COLUMNS = (
     Column("ACTION"),
     Column("NAME", is_name=True),
-    Column("AGE", drop=1),
-    Column("REASONS, OR SPACE THAT IS FREED"),
+    Column("AGE", leaves=24),
+    Column("REASON OR SPACE"),
 )
 
 
