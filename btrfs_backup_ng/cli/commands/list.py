@@ -281,7 +281,8 @@ def _show(place: ListedPlace, output: Output, call: Call, *, is_latest: bool) ->
     rows += [_transfer_row(one, call) for one in place.waiting]
     for line in table(rows, 2, _COLUMNS, clips=not call.verbose):
         output.line(line)
-    if sums := ", ".join(_sums(place)):
+    sums = ", ".join(_sums(place))
+    if sums and len(rows) > 1:
         output.line(f"  sum: {sums}", 4)
 
 
