@@ -172,6 +172,18 @@ def test_an_absolute_snapshot_folder_is_where_it_says(scene: Scene):
     assert scene.snapshot_names == []
 
 
+@covers("-f", "-N")
+def test_a_limit_deletes_no_snapshot_of_another_source_in_a_shared_folder(scene: Scene):
+    folder, other = scene.source.parent / "shared", scene.subvolume("other")
+    words = ("-T", "-N1", "-f", folder, "-p", "x-")
+    must(run_program(*words, scene.source))
+    (first,) = by_age(folder)
+    for _ in range(2):
+        done = must(run_program(*words, other))
+        assert "also has 1 snapshot of other subvolumes" in done.stderr
+    assert first in by_age(folder) and len(by_age(folder)) == 2
+
+
 @covers("-f")
 def test_a_snapshot_folder_on_another_filesystem_is_refused(scene: Scene):
     before = scene.fingerprint()
