@@ -31,6 +31,8 @@ _RATE_AFTER_S = 1.0
 _STAY_AWAY_S = 0.2
 #: A name that has less room than this is dropped.
 _TITLE_AT_LEAST = 12
+#: Columns left free behind a line: an echo of ^C must not begin a new row.
+_FREE = 3
 _GAP = "  "
 
 line_requested = False
@@ -69,7 +71,9 @@ class Figures:
     def left_s(self) -> float | None:
         """Return the time to the end; None if it is not known."""
         expected = self.expected_bytes
-        if not expected or not self.rate or self.is_over or self.size_bytes >= expected:
+        if not expected or self.is_over or self.size_bytes >= expected:
+            return None
+        if self.rate is None or self.rate < 1:  # it stands still
             return None
         return self.slowest_s or (expected - self.size_bytes) / self.rate
 
@@ -321,7 +325,7 @@ class Progress:
         size, moves = self._size(), self._can_move()
         parts = [transfer.figures(now) for transfer in self._transfers]
         rows = size.lines - 1 if moves else 1
-        lines = format_lines(parts, size.columns - 1, rows)
+        lines = format_lines(parts, size.columns - _FREE, rows)
         if moves:
             text = "\x1b[K\r\n".join(lines)
             self._write(f"{self._back()}{text}\x1b[J")
