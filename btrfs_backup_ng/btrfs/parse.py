@@ -157,6 +157,7 @@ def extent_place(line: bytes) -> bytes:
 
 
 _FULL = "No space left on device"
+_READ_ONLY = "Read-only file system"
 _OUTSIDE = (
     "a copy of the parent is outside the mounted part of the filesystem; mount all of"
     " the filesystem (-o subvolid=5) and use the path there"
@@ -168,7 +169,7 @@ _PERMANENT = {
     "cannot find parent subvolume": "the parent is missing",
     "not reachable from inside the root subvol": _OUTSIDE,
     "mount btrfs, try to remount this btrfs filesystem": _OUTSIDE,
-    "Read-only file system": "the filesystem or a subvolume is read-only",
+    _READ_ONLY: "the filesystem or a subvolume is read-only",
     "File exists": "that name already exists",
     "Operation not permitted": "btrfs needs root for this",
     "a password is required": "sudo asks for a password",
@@ -198,6 +199,10 @@ def is_full(stderr: str) -> bool:
     return _FULL in stderr
 
 
+def is_read_only(stderr: str) -> bool:
+    return _READ_ONLY in stderr
+
+
 def is_permanent(stderr: str) -> bool:
     """Return whether a retry of a failed btrfs command would fail, too."""
     return any(error in stderr for error in _PERMANENT)
@@ -211,6 +216,11 @@ def is_unsendable(stderr: str) -> bool:
 def is_garbled(stderr: str) -> bool:
     """Return whether the reader of a stream reports that it is damaged."""
     return any(error in stderr for error in _GARBLED) and _CUT_OFF not in stderr
+
+
+def is_cut_off(stderr: str) -> bool:
+    """Return whether a receiver only says that its stream ended too early."""
+    return any(error in stderr for error in _TRANSIENT)
 
 
 def explain(stderr: str) -> str:

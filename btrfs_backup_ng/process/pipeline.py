@@ -63,14 +63,20 @@ class PipelineFailed(BackupError):
 
     :ivar blamed: the stage that is the most likely cause.
     :ivar others: the other stages that failed, in their order.
+    :ivar causes: a line for each stage that failed by its own doing, the blamed first.
     """
 
     def __init__(
-        self, message: str, blamed: Completed, others: tuple[Completed, ...]
+        self,
+        message: str,
+        blamed: Completed,
+        others: tuple[Completed, ...],
+        causes: tuple[str, ...] = (),
     ) -> None:
         super().__init__(message)
         self.blamed = blamed
         self.others = others
+        self.causes = causes
 
     @property
     def unknown(self) -> bool:
@@ -346,9 +352,13 @@ class _Pipeline:
         if self._verdict:
             kind = self._verdict.kind
             text = self._verdict.text
+        causes = [text]
         for number in others:
-            text += f"\n  then {_describe(ends[number], self._stages[number])}"
-        raise kind(text, ends[blamed], tuple(ends[number] for number in others))
+            then = f"then {_describe(ends[number], self._stages[number])}"
+            text += f"\n  {then}"
+            causes += [] if self._is_victim(number, ends) else [then]
+        left = tuple(ends[number] for number in others)
+        raise kind(text, ends[blamed], left, tuple(causes))
 
     def _find_blamed(self, ends: list[Completed], failed: list[int]) -> int:
         """Return the number of the first stage that ended badly by its own doing.

@@ -1,6 +1,7 @@
 """One attempt at a transfer: ``prepare`` only looks, ``run`` only moves."""
 
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.btrfs.parse import explain, is_full
+from btrfs_backup_ng.btrfs.parse import explain, is_cut_off, is_full, is_read_only
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.plan import Transfer
@@ -29,11 +30,12 @@ from btrfs_backup_ng.endpoint.common import (
 from btrfs_backup_ng.endpoint.staging import Checkpoint
 from btrfs_backup_ng.host.entry import refusal_by_verb
 from btrfs_backup_ng.process.child import check_interrupted
-from btrfs_backup_ng.process.command import Command, CommandFailed, TimedOut
+from btrfs_backup_ng.process.command import Command, CommandFailed, Completed, TimedOut
 from btrfs_backup_ng.process.pipeline import (
     Meter,
     Moved,
     PipelineFailed,
+    Stalled,
     TooLarge,
     run_pipeline,
 )
@@ -49,6 +51,8 @@ log = logging.getLogger(__name__)
 
 _FILTER = "the checkpoint filter"
 _LOOK = "the look at the stream"
+#: Begins the label of the stage at the source.
+_SENDER = "btrfs send"
 #: Time that a remote receiver may take to notice the end of its stream.
 _ENDING_S = 10.0
 #: CPU time for measuring the size of a stream while it moves.
@@ -168,8 +172,9 @@ class Attempt:
         left = self._clear(transfer_id)
         if is_full(error.blamed.stderr):
             left = ""  # ``full_disk`` decides whether it stays
-        hints = [error.hint or _meaning(error), left]
+        hints = [error.hint or _next_step(error, self.route), left]
         error.hint = "\n".join(filter(None, hints))
+        _begin_with_cause(error, self.route)
 
     def _clear(self, transfer_id: str) -> str:
         """Delete staging that cannot be resumed; return a sentence about the rest."""
@@ -351,8 +356,29 @@ def _drop_all(place: Place, transfer_id: str) -> str:
     return f"{kept}\nIf it is to be so long, allow more:  --max-size SIZE"
 
 
-def _meaning(error: PipelineFailed) -> str:
-    """Return the meaning of a failure, or ""."""
+def _begin_with_cause(error: PipelineFailed, route: Route) -> None:
+    """Let the message begin with the object and the cause, before what programs said.
+
+    Stages that failed only because their reader or their writer did are left out.
+    """
+    log.info("%s", error.message)
+    first, *others = error.causes
+    lines = [first, *(line for line in others if not is_cut_off(line))]
+    blamed = error.blamed
+    cause = explain(blamed.stderr) or explain_session(blamed.stderr)
+    if cause and route.sink.lists and not isinstance(error, Stalled | TooLarge):
+        lines.insert(0, f"{_place_of(blamed, route)}: {cause}")
+    error.message = "\n  ".join(lines)
+
+
+def _place_of(blamed: Completed, route: Route) -> Place:
+    """Return the place at which a stage of a transfer works."""
+    is_sender = blamed.command.label.startswith(_SENDER)
+    return (route.source if is_sender else route.sink).place
+
+
+def _next_step(error: PipelineFailed, route: Route) -> str:
+    """Return the next step after a failure, or ""."""
     blamed = error.blamed
     # The output of a failed compressor may make the decompressor fail first.
     ends = [end for end in (blamed, *error.others) if end.command.reports]
@@ -362,6 +388,10 @@ def _meaning(error: PipelineFailed) -> str:
         return (
             "The command got a part that is of no use: delete it, and run this again."
         )
-    if meaning := explain(blamed.stderr) or explain_session(blamed.stderr):
-        return f"{blamed.command.label}: {meaning}."
+    place = _place_of(blamed, route)
+    if is_full(blamed.stderr):
+        command = f"btrfs filesystem usage {shlex.quote(place.location.path)}"
+        return f"See what takes the room:  {visible(place.host.by_hand(command))}"
+    if is_read_only(blamed.stderr):
+        return f"See why:  {visible(place.host.by_hand('dmesg | tail'))}"
     return ""

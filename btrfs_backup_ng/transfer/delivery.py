@@ -101,7 +101,9 @@ class Delivery:
                 pause_s = min(2 * pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
                 name = visible(transfer.snapshot.name)
                 text = f"sending {name} to {visible(self._name)} was cut: "
-                self._warn(f"{text}{error.message}. Trying again in {pause_s:g} s")
+                why = error.message.split("\n")[0]
+                why = why.removeprefix(f"{visible(self._name)}: ")
+                self._warn(f"{text}{why}. Trying again in {pause_s:g} s")
             else:
                 self._remember(transfer, sent)
                 return sent

@@ -73,7 +73,9 @@ def test_a_destination_that_fills_up_in_a_transfer(
     disk.fill_up(leave_bytes=8 * MIB)
     done = scene.run("--no-check-space", "-N1", "-n1")
     assert_fails(done, 1, "btrfs receive", "No space left on device", "is full")
-    assert "btrfs receive" in done.stderr.splitlines()[0]
+    first, second, *_ = done.stderr.splitlines()
+    assert first == f"btrfs-backup-ng: {scene.place}: the filesystem is full"
+    assert second.startswith("  btrfs receive") and "SIGPIPE" not in done.stderr
     assert len(scene.backups) == 1
     assert len(scene.snapshots) == 2, "the base, and the one to send again"
     scene.check_laws()
