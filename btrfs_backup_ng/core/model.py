@@ -109,6 +109,9 @@ class Facts:
     Sizes in bytes. Fields after ``is_directory`` mean something only if it is.
 
     :ivar filesystem: identifies filesystem and subvolume (``f_fsid``).
+    :ivar has_twin: another filesystem with the same id on its disk is mounted there,
+        too (a clone); the kernel gives one of both another ``filesystem`` then, a new
+        one with each mount.
     :ivar send_protocol: highest send stream version of that kernel.
     :ivar containing: path of the subvolume that contains it.
     :ivar uuid: of the subvolume at this very path, if it is one.
@@ -149,6 +152,7 @@ class Facts:
     is_btrfs: bool = False
     filesystem_type: str = ""
     filesystem: str = ""
+    has_twin: bool = False
     on_system_disk: bool = False
     is_empty: bool = False
     is_writable: bool = False

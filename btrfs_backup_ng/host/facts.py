@@ -3,6 +3,7 @@
 On this machine no process is started for it; from another one ``hello`` answers.
 """
 
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from btrfs_backup_ng.process.command import find_program
 
 _PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"
 _MOUNTS = "/proc/self/mountinfo"
+#: A directory for each mounted filesystem, of the name of its UUID.
+_FILESYSTEMS = "/sys/fs/btrfs"
 #: Since 1970, up to the year 9999.
 _SECONDS = re.compile(r"[0-9]{1,12}")
 #: Keys of the answer to ``hello`` with nested subvolumes, in two orders.
@@ -82,6 +85,9 @@ def read_facts(
         has_folder=os.path.isdir(folder) and not _is_stub(folder),
         trouble=trouble_with(directory) if STATE in names and root else "",
     )
+    if facts.is_btrfs:
+        is_cloned = has_twin(facts.filesystem, _mounted_filesystems())
+        facts = replace(facts, has_twin=is_cloned)
     facts = replace(facts, containing=_containing(directory))
     facts = _with_keeper(facts, _keeper(directory))
     if facts.has_state and root and not facts.trouble:
@@ -119,6 +125,44 @@ def is_same_filesystem(one: str, other: str) -> bool:
     subvolume, too (``btrfs_statfs`` in the kernel). Some filesystems have none.
     """
     return one[:8] == other[:8] and one.strip("0") != ""
+
+
+def has_twin(filesystem: str, mounted: str) -> bool:
+    """Return whether a filesystem is mounted beside a clone of itself.
+
+    The kernel, from 6.7 on, then gives the one that was mounted later a temporary UUID;
+    its metadata has the one on its disk (``temp_fsid`` in the kernel).
+
+    :param mounted: ``PATH:VALUE`` of both files in the directory of each filesystem.
+    """
+    files: dict[str, dict[str, str]] = {}
+    for line in mounted.splitlines():
+        path, _, value = line.partition(":")
+        _, uuid, name = path.rsplit("/", 2)
+        files.setdefault(uuid, {})[name] = value
+    own = [
+        found.get("metadata_uuid")
+        for uuid, found in files.items()
+        if _first_word(uuid) == filesystem[:8]
+    ]
+    same = [found for found in files.values() if found.get("metadata_uuid") in own]
+    return len(same) > 1 and any(found.get("temp_fsid") == "1" for found in same)
+
+
+def _first_word(uuid: str) -> str:
+    """Return the first word of the ``f_fsid`` of a filesystem with a UUID."""
+    digits = uuid.replace("-", "")
+    return f"{int(digits[:8], 16) ^ int(digits[16:24], 16):08x}"
+
+
+def _mounted_filesystems() -> str:
+    """Return the lines that :func:`has_twin` reads, as ``hello`` does."""
+    found = [
+        f"{path}:{_read_text(path)}"
+        for name in ("metadata_uuid", "temp_fsid")
+        for path in glob.glob(f"{_FILESYSTEMS}/*-*/{name}")
+    ]
+    return "".join(found)
 
 
 def _containing(path: str) -> str:
@@ -299,6 +343,7 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
         facts,
         is_btrfs=magic == ioctl.SUPER_MAGIC,
         filesystem=filesystem.zfill(16),
+        has_twin=has_twin(filesystem.zfill(16), answer.get("mounted", "")),
         on_system_disk=is_same_filesystem(
             filesystem.zfill(16), answer["root"].zfill(16)
         ),

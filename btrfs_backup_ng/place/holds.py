@@ -64,7 +64,8 @@ class HeldPlace:
     Another disk at the same path is another destination; the same directory of a disk
     under another path, or behind ssh, is the same one.
 
-    :ivar filesystem: see :class:`Facts`; ``""`` if it was never seen.
+    :ivar filesystem: see :class:`Facts`; ``""`` if it was never seen, or says nothing,
+        as a clone of it was mounted, too. The location then tells one from the other.
     :ivar inside: see :class:`Facts`; ``""`` if that is not known.
     :ivar folder: ``""`` for the usual one.
     """
@@ -344,7 +345,8 @@ class Holds:
 def held_place(place: Place) -> HeldPlace:
     """Return a destination that was looked at as the record names it."""
     facts = place.facts
-    return HeldPlace(str(place.location), facts.filesystem, facts.inside)
+    filesystem = "" if facts.has_twin else facts.filesystem
+    return HeldPlace(str(place.location), filesystem, facts.inside)
 
 
 def _folder_of(source: Place) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import MakesFilesystems
 from tests.faults.conftest import Disks
 from tests.support.command_line import assert_fails, must
-from tests.support.places import mounted, ssh_place, ssh_words
+from tests.support.places import command, mounted, ssh_place, ssh_words
 from tests.support.program import run_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
@@ -63,6 +64,39 @@ def test_a_destination_away_for_30_runs_costs_one_snapshot(pair: Pair) -> None:
     scene.check_laws()
     scene.destination = pair.second
     scene.check_laws()
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_a_clone_of_a_disk_beside_it_has_holds_of_its_own(
+    disks: Disks, btrfs: MakesFilesystems, tmp_path: Path, sshd: Sshd, kind: str
+) -> None:
+    """The kernel gives the second one another id with each mount (Linux 6.7)."""
+    if not Path("/sys/fs/btrfs/features/temp_fsid").exists():
+        return  # then it mounts no second one, so there is nothing to mix up
+    disk = btrfs(size="300M")
+    scene = Scene(disks[0], disk, sshd if kind == "ssh" else None, is_small=True)
+    scene.back_up()
+    disk.sync()
+    image, point = tmp_path / "clone", tmp_path / "mounted"
+    command("cp", "--sparse=always", disk.image, image)
+    point.mkdir()
+    clone = point / scene.destination.relative_to(disk.path)
+    place = ssh_place(sshd, clone, user="root") if kind == "ssh" else str(clone)
+    for number in range(3):
+        command("mount", "-o", "loop", image, point)
+        try:
+            scene.add(f"new {number}")
+            must(run_program(*scene.options, "-N1", scene.source, place))
+            assert len(scene.snapshots) == 2  # the base of each
+        finally:
+            command("umount", point)
+        if number == 0:
+            scene.add("other")
+            scene.back_up("-N1")
+            assert len(scene.snapshots) == 2
+    assert "in full" not in scene.check_converges("-N1").stdout
+    held = json.loads(scene.holds.read_text())["destinations"]
+    assert sorted(one["location"] for one in held) == sorted([scene.place, place])
 
 
 def test_a_destination_away_from_the_command_line_keeps_its_base(pair: Pair) -> None:

@@ -77,6 +77,7 @@ fi
 tell stat "$(stat -f -c '%t %i %S %b %f %a' . 2>/dev/null)"
 tell where "$PWD"
 tell mounts "$(cat /proc/self/mountinfo)"
+tell mounted "$(grep -sH . /sys/fs/btrfs/*-*/metadata_uuid /sys/fs/btrfs/*-*/temp_fsid)"
 if [ -r . ] && exec 9<. && is_part && can_mount; then
     tell mountable 1
 fi
