@@ -7,7 +7,7 @@ first failure ends the look. Nothing has been changed by then.
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, format_size, visible
@@ -433,12 +433,18 @@ def destination_purpose(source: Place, checks: Checks) -> Purpose:
     return tuple(check for check in purpose if check not in skipped)
 
 
-def note_nested(source: Place) -> list[Noted]:
+def note_nested(source: Place, destinations: Collection[Location]) -> list[Noted]:
     """Return a warning about nested subvolumes, which a snapshot leaves out.
 
-    Not about the state directory and the snapshot folder of this program.
+    Not about the state directory and the snapshot folder of this program, nor about the
+    backups in a destination that lies in the source.
     """
-    own = (plain(source.state), plain(source.snapshots.directory))
+    beside = (one for one in destinations if one.is_beside(source.location))
+    own = (
+        plain(source.state),
+        plain(source.snapshots.directory),
+        *(one.path for one in beside),
+    )
     nested = source.facts.nested
     paths = [os.path.join(source.location.path, path) for path in nested]
     foreign = [

@@ -398,6 +398,17 @@ def test_one_nested_subvolume_is_one(scene: Scene):
     )
 
 
+def test_backups_in_the_source_are_no_nested_subvolumes(scene: Scene, sshd: Sshd):
+    inside = scene.source / "backups"
+    inside.mkdir()
+    places = [str(scene.source), str(inside)]
+    over_ssh = [ssh_place(sshd, place) for place in places]
+    for words in (places, places, [*ssh_words(sshd), *over_ssh]):
+        done = must(run_program("-p", "x-", "--skip-fs-checks", *words))
+        assert "nested" not in done.stderr
+    assert "nested" in must(run_program("-p", "x-", "-T", scene.source)).stderr
+
+
 def test_of_many_nested_subvolumes_some_are_named(scene: Scene):
     for number in range(12):
         scene.subvolume(f"home/nested {number:02}")

@@ -201,7 +201,8 @@ class _Run:
         job, session = self._job, self._session
         purpose = preflight.source_purpose(job)
         source = preflight.look_at(job.source, session, purpose)
-        for note in preflight.note_nested(source):
+        destinations = [one.location for one in job.destinations]
+        for note in preflight.note_nested(source, destinations):
             session.emit(note)
         return source
 
