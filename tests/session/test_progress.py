@@ -272,7 +272,7 @@ def test_one_line_is_rewritten_and_cleared(terminal):
             meter.add(500)
             wait_until(lambda: "50%" in terminal.screen()[0])
             assert re.fullmatch(
-                r"home-20261123.*/long/path  50%  500 B of 1.0 KiB .*",
+                r"home-2026.*long/path  50%  500 B of 1.0 KiB .*",
                 terminal.screen()[0],
             )
             assert len(terminal.screen()[0]) < 60
