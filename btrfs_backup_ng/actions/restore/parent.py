@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import BackupError, attempt
+from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.btrfs.listing import parse_read_only
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
@@ -67,7 +67,7 @@ def find_parent(chosen: Chosen, target: Place, there: Listing) -> Parent | None:
         place.facts.filesystem, target.facts.filesystem
     )
     owned: Mapping[UUID, int] | None = None
-    looks = 0
+    looks, changed = 0, []
     for snapshot in (chosen.snapshot, *chosen.others):
         origin = snapshot.origin
         ids = set(there.carriers.get(origin, ()))
@@ -78,13 +78,16 @@ def find_parent(chosen: Chosen, target: Place, there: Listing) -> Parent | None:
         if not (ids or is_same) or snapshot.integrity is Integrity.CHANGED:
             continue
         if looks == _CLOSE_LOOKS:
-            return None
+            break
         looks += 1
         if snapshot.integrity is Integrity.UNKNOWN:
             if chosen.endpoint.look_closely([snapshot.tree_id]) is not Integrity.INTACT:
                 continue
         if not ids or target.backups.look_closely(sorted(ids)) is Integrity.INTACT:
             return Parent(snapshot, origin in there.carriers)
+        changed.append(snapshot.name)
+    for name in changed:
+        log.warning("%s is no parent: it was changed at %s", visible(name), target)
     return None
 
 

@@ -91,6 +91,7 @@ def test_snapshots_of_the_source_serve_where_it_comes_back(
     places.tamper(first)
     document = restored(*words, to)  # none that is unchanged
     assert document["parent"] is None and document["sent_bytes"] > LARGE
+    assert f"{first.name} is no parent: it was changed" in document["messages"]
     assert_same(destination / second.name, copy)
 
 
