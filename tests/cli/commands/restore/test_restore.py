@@ -313,7 +313,9 @@ def test_of_several_sources_with_one_prefix_one_has_to_be_named(
             assert document["snapshot"]["name"] == owners[srv][-1]
             assert str(srv) in str(document["swap"]["commands"])
     assert [len(names) for names in owners.values()] == [6, 6]
-    assert "of " + places_told[1] in must(run_program("list", scene.destination)).stdout
+    wide = {"COLUMNS": "400"}
+    listed = must(run_program("list", scene.destination, env=wide)).stdout
+    assert all(place in listed for place in places_told)
     complaint(restored(scene.destination, "--from", "/x", "--to", new), 4, *places_told)
     uuid = shown(scene.destination / owners[home][0])["UUID"]
     for word in (uuid, owners[home][0]):
