@@ -1,13 +1,16 @@
 """The ``demo`` verb: backups and restores on throw-away filesystems, to watch."""
 
 import os
+import re
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
@@ -29,7 +32,11 @@ _INSTALLERS = (
     ("zypper", ("zypper", "--non-interactive", "install", "btrfsprogs")),
 )
 _IMAGE_BYTES = 512 * MIB
-_PHOTOS, _PHOTO_BYTES = 16, 2 * MIB
+_PHOTOS, _PHOTO_BYTES = 8, 4 * MIB
+_COLUMNS = 80
+#: How proc_pid_mountinfo(5) writes spaces and the like.
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_PAUSE_S = 2.5
 
 
 def main(words: Sequence[str]) -> int:
@@ -44,8 +51,19 @@ def main(words: Sequence[str]) -> int:
             hint=f"Run:  {sudo_line(['demo', *words])}",
         )
     _check_programs(options.install_missing)
-    with ExitStack() as stack:
-        _show(Path(tempfile.mkdtemp(prefix="bbng-demo-")), stack, keep=options.keep)
+    top = _make_directory(Path(tempfile.gettempdir()))
+    folded = _Folded(sys.stdout)
+    with redirect_stdout(cast(TextIO, folded)), ExitStack() as stack:
+        stack.callback(_remove, top)
+        # What happens here belongs to no history, and leaves nothing elsewhere.
+        os.environ.update({history.VARIABLE: str(top / "state"), "TMPDIR": str(top)})
+        try:
+            _Demo(top, folded, _PAUSE_S if options.slow else 0).show()
+        finally:
+            if options.keep:
+                stack.pop_all()
+                print_line("\n# Everything is still there. Remove it with:")
+                print_line(_removal(top))
     return 0
 
 
@@ -54,8 +72,9 @@ def build_parser() -> Parser:
     parser = Parser(
         "demo",
         usage=["[options]"],
-        description="Make two btrfs filesystems in files, back one up to the other"
-        " twice, compare, restore from it, and remove everything again.",
+        description="Make two btrfs filesystems in files, back one up to the other,"
+        " look at the backups, restore a file and everything, and remove all of it"
+        " again. All output is real.",
     )
     parser.add_argument(
         "--install-missing",
@@ -63,6 +82,11 @@ def build_parser() -> Parser:
         help="install btrfs-progs if it is missing",
     )
     add_sudo(parser)
+    parser.add_argument(
+        "--slow",
+        action="store_true",
+        help="pause after each line, to read along",
+    )
     parser.add_argument(
         "--keep",
         action="store_true",
@@ -82,128 +106,210 @@ def _check_programs(install: bool) -> None:
         )
     for manager, argv in _INSTALLERS:
         if find_program(manager):
-            if manager == "apt-get":
-                _do("apt-get", "update")
-            _do(*argv)
+            update = [("apt-get", "update")] if manager == "apt-get" else []
+            for command in [*update, argv]:
+                print_line(f"$ {shlex.join(command)}")
+                _do(*command)
             break
     still = [name for name in _PROGRAMS if find_program(name) is None]
     if still:
         raise Refused(f"the demo needs {', '.join(still)}; please install it by hand")
 
 
-def _show(top: Path, stack: ExitStack, *, keep: bool) -> None:
-    home, disk = top / "computer", top / "backup-disk"
-    os.environ[history.VARIABLE] = str(top / "state")  # what happens here is no history
-    stack.callback(_tell, "Everything is removed again.")
-    stack.callback(shutil.rmtree, top, ignore_errors=True)
-    try:
-        _tell(f"Two btrfs filesystems, each in a file below {top}:")
-        for place in (home, disk):
-            _make_filesystem(place, stack)
-        _do("btrfs", "subvolume", "create", str(home / "home"))
-        _write_files(home / "home" / "documents")
-        (disk / "backups").mkdir()
-        source, backups = home / "home", disk / "backups"
+class _Demo:
+    """The demo, in a directory of its own."""
 
-        _tell("A first backup brings everything:")
-        _do_ours(str(source), str(backups))
-        _tell("Something changes:")
-        _change(source / "documents")
-        time.sleep(1.1)  # so that the second snapshot has a name of its own
-        _tell("The second backup brings the difference only:")
-        _do_ours(str(source), str(backups))
+    def __init__(self, top: Path, folded: "_Folded", pause_s: float) -> None:
+        self._top, self._folded, self._pause_s = top, folded, pause_s
+        self._home, self._disk = top / "home", top / "disk"
 
-        _tell("The backups are plain read-only subvolumes:")
-        _do("ls", "-l", str(backups))
-        newest = sorted(backups.iterdir())[-1]
-        _tell("The newest one and the source, byte by byte:")
-        _compare(source, newest)
+    def show(self) -> None:
+        """Show everything, step by step."""
+        home, disk = str(self._home), str(self._disk)
+        photo, letter = f"{home}/photo 1.jpg", f"{home}/letter"
 
-        _tell("A file is lost, and comes back:")
-        _do("rm", str(source / "documents" / "holiday.jpg"))
-        lost = "documents/holiday.jpg"
-        _do_ours("restore", str(backups), "--to", str(source), "--file", lost)
-        _tell("The whole disk is lost, and a new one put in:")
-        _do("umount", str(home))
-        _do("rm", str(home.with_suffix(".img")))
-        _mount_new(home.with_name("new-computer.img"), home)
-        _tell("Everything comes back, ready to be used:")
-        _do_ours("restore", str(backups), "--to", str(source), "--writable")
-        _compare(source, newest)
-        time.sleep(1.1)
-        _tell("And the next backup of it brings the difference only:")
-        _do_ours(str(source), str(backups))
-        _do_ours("list", str(backups))
-    finally:
-        if keep:
-            stack.pop_all()
-            _tell("Everything is still there. Remove it with:")
-            print_line(f"umount {home} {disk} && rm -r {top}")
+        self._tell(f"Two btrfs filesystems, each in a file in {self._top}")
+        device = self._make_filesystem(self._home)
+        self._do("btrfs", "subvolume", "create", f"{home}/@home")
+        self._do("umount", home)
+        self._do("mount", "-o", "subvol=@home", device, home)
+        self._do("mount", self._make_filesystem(self._disk, mount=False), disk)
+        self._write_files()
+
+        self._tell("The first backup brings everything")
+        self._do_ours(home, disk)
+        self._tell("Something changes; the next backup brings only that")
+        self._do("sh", "-c", f"echo Yours, Eve >>{letter}")
+        self._do("mv", photo, f"{home}/beach.jpg")
+        self._wait_for_the_next_second()
+        self._do_ours(home, disk)
+
+        self._tell("A backup is a plain read-only subvolume")
+        self._do("ls", disk)
+        newest = sorted(self._disk.glob("[!.]*"))[-1]
+        self._compare(newest)
+        self._tell("All versions of a file, and where they are")
+        self._do_ours("versions", letter)
+
+        self._tell("A file is lost, and comes back")
+        self._do("rm", f"{home}/beach.jpg")
+        self._do_ours("restore", disk, "--file", "beach.jpg", "--to", home)
+        self._tell("Everything is damaged, and comes back")
+        self._do("sh", "-c", f'for file in {home}/*; do echo oops >"$file"; done')
+        restored = f"{home}/restored"
+        self._do_ours("restore", disk, "--to", restored, "--writable")
+        self._tell("These commands put it in place: they are run now")
+        self._do("sh", "-c", self._printed_script(), show=False)
+        self._compare(newest)
+
+        self._tell("The next backup brings only what changed, again")
+        self._wait_for_the_next_second()
+        self._do_ours(home, disk)
+        self._do_ours("list", disk)
+        self._do_ours("status")
+
+    def _make_filesystem(self, place: Path, *, mount: bool = True) -> str:
+        """Make a filesystem in a file of its own, and return its device."""
+        place.mkdir()
+        image = place.with_suffix(".img")
+        with open(image, "wb") as file:
+            file.truncate(_IMAGE_BYTES)
+        self._do("mkfs.btrfs", "-q", "-f", str(image), quietly=True)
+        device = self._do("losetup", "--find", "--show", str(image)).strip()
+        if mount:
+            self._do("mount", device, str(place))
+        return device
+
+    def _write_files(self) -> None:
+        """Fill the home with photos and a letter."""
+        for number in range(1, _PHOTOS + 1):
+            photo = self._home / f"photo {number}.jpg"
+            photo.write_bytes(os.urandom(_PHOTO_BYTES))
+        (self._home / "letter").write_text("Dear Adam\n")
+        print_line(f"(and {_PHOTOS} photos and a letter in {self._home})")
+
+    def _printed_script(self) -> str:
+        lines = self._folded.lines
+        begin = next(at for at, line in enumerate(lines) if "(set -e" in line)
+        end = next(at for at in range(begin, len(lines)) if lines[at].strip() == ")")
+        return "\n".join(lines[begin : end + 1])
+
+    def _compare(self, newest: Path) -> None:
+        excluded = "--exclude=.btrfs-backup-ng"
+        self._do("diff", "-r", excluded, str(self._home), str(newest))
+        print_line("no difference")
+
+    def _wait_for_the_next_second(self) -> None:
+        time.sleep(1.1)  # so that the next snapshot has a name of its own
+
+    def _do(self, *argv: str, quietly: bool = False, show: bool = True) -> str:
+        if show:
+            words = argv[2:] if argv[:2] == ("sh", "-c") else [shlex.join(argv)]
+            self._say_and_wait(f"$ {words[0]}")
+        return _do(*argv, quietly=quietly)
+
+    def _do_ours(self, *words: str) -> None:
+        self._say_and_wait(f"$ {PROGRAM} {shlex.join(words)}")
+        self._folded.lines.clear()
+        status = run_words(words)
+        if status != 0:
+            raise BackupError(f"{PROGRAM} ended with status {status}")
+
+    def _tell(self, text: str) -> None:
+        self._say_and_wait(f"\n# {text}")
+
+    def _say_and_wait(self, text: str) -> None:
+        print_line(text)
+        time.sleep(self._pause_s)
 
 
-def _make_filesystem(place: Path, stack: ExitStack) -> None:
-    place.mkdir()
-    _mount_new(place.with_suffix(".img"), place)
-    stack.callback(_unmount, place)
-
-
-def _mount_new(image: Path, place: Path) -> None:
-    """Make a filesystem in a file of its own, and mount it."""
-    with open(image, "wb") as file:
-        file.truncate(_IMAGE_BYTES)
-    _do("mkfs.btrfs", "-q", "-f", str(image), quietly=True)
-    _do("mount", "-o", "loop", str(image), str(place))
-
-
-def _unmount(place: Path) -> None:
-    with last_steps():
-        run(Command(("umount", str(place)), label="umount"))
-
-
-def _write_files(folder: Path) -> None:
-    """Fill a folder with real files: copies of this very program, and bigger ones."""
-    folder.mkdir()
-    package = Path(__file__).parents[2]
-    for path in sorted(package.rglob("*.py")):
-        target = folder / "program" / path.relative_to(package)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
-    for number in range(_PHOTOS):
-        (folder / f"photo {number:02}.jpg").write_bytes(os.urandom(_PHOTO_BYTES))
-
-
-def _change(folder: Path) -> None:
-    for argv in (
-        ("rm", str(folder / "photo 00.jpg")),
-        ("mv", str(folder / "photo 01.jpg"), str(folder / "holiday.jpg")),
-        ("dd", "if=/dev/urandom", f"of={folder / 'new photo.jpg'}", "bs=3M", "count=1"),
-    ):
-        _do(*argv, quietly=True)
-
-
-def _do(*argv: str, quietly: bool = False) -> None:
-    """Show a command as a user would type it, then run it and show its output."""
-    print_line(f"$ {shlex.join(argv)}")
+def _do(*argv: str, quietly: bool = False) -> str:
+    """Run a command, and show and return its output."""
     done = run(Command(argv, label=argv[0]), check=False)
+    said = done.stdout.decode(errors="surrogateescape")
     if done.status or not quietly:
-        text = done.stdout.decode(errors="surrogateescape") + done.stderr
-        for line in text.splitlines():
+        for line in (said + done.stderr).splitlines():
             print_line(visible(line))
     if done.status:
         raise BackupError(f"{argv[0]} failed with status {done.status}")
+    return said
 
 
-def _do_ours(*words: str) -> None:
-    print_line(f"$ {PROGRAM} {shlex.join(words)}")
-    status = run_words(words)
-    if status != 0:
-        raise BackupError(f"{PROGRAM} ended with status {status}")
+class _Folded:
+    """A stdout whose lines are folded at 80 columns: as a command, if it is one.
+
+    :ivar lines: those that were written, as they were.
+    """
+
+    def __init__(self, stdout: TextIO) -> None:
+        self.lines: list[str] = []
+        self._stdout, self._rest, self._in_script = stdout, "", False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stdout, name)
+
+    def write(self, text: str) -> int:
+        """Write what is complete of the lines."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self.lines.append(line)
+            self._in_script = self._in_script and line.strip() != ")"
+            self._in_script = self._in_script or "(set -e" in line
+            is_command = line.startswith("$ ") or self._in_script
+            self._stdout.write(fold(line, is_command=is_command) + "\n")
+        return len(text)
 
 
-def _compare(one: Path, other: Path) -> None:
-    _do("diff", "-r", "--exclude=.btrfs-backup-ng", str(one), str(other))
-    print_line("no difference")
+def fold(line: str, *, is_command: bool) -> str:
+    """Return a line as lines of 80 columns; those of a command end with a backslash."""
+    mark = " \\" if is_command else ""
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    lines = []
+    while len(line) > _COLUMNS:
+        at = line.rfind(" ", len(indent) + 1, _COLUMNS - len(mark) + 1)
+        if at < 0:
+            break
+        lines.append(line[:at] + mark)
+        line = indent + line[at + 1 :].lstrip()
+    return "\n".join([*lines, line])
 
 
-def _tell(text: str) -> None:
-    print_line(f"\n# {text}")
+def _make_directory(below: Path) -> Path:
+    """Make a directory with a short name, so that lines are short."""
+    for name in ("bb", *(f"b{number}" for number in range(10))):
+        with suppress(FileExistsError):
+            (below / name).mkdir(mode=0o700)
+            return below / name
+    return Path(tempfile.mkdtemp(prefix="bb-", dir=below))
+
+
+def _devices(top: Path) -> list[str]:
+    """Return the loop devices of the files in a directory."""
+    listed = run(
+        Command(("losetup", "-ln", "-O", "NAME,BACK-FILE"), label="losetup"),
+        check=False,
+    )
+    lines = listed.stdout.decode(errors="replace").splitlines()
+    return [line.split()[0] for line in lines if f" {top}/" in line]
+
+
+def _removal(top: Path) -> str:
+    unmount = f"umount {top}/home\numount {top}/disk"
+    return f"{unmount}\nlosetup --detach {' '.join(_devices(top))}\nrm -r {top}"
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    return chr(int(found[1], 8))
+
+
+def _remove(top: Path) -> None:
+    """Unmount all that is mounted in the directory, and remove it."""
+    with last_steps():
+        mounts = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines()
+        points = [_OCTAL.sub(_unescaped, line.split(" ")[4]) for line in mounts]
+        for point in reversed([p for p in points if Path(p).is_relative_to(top)]):
+            run(Command(("umount", "--lazy", point), label="umount"))
+        for device in _devices(top):
+            run(Command(("losetup", "--detach", device), label="losetup"))
+    shutil.rmtree(top)
+    print_line("\n# Everything is removed again.")

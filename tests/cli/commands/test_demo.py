@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from btrfs_backup_ng.cli.commands.demo import fold
+from tests.support import ours
 from tests.support.command_line import (
     appears,
     as_nobody,
@@ -53,53 +55,90 @@ def _traces(below: Path) -> list[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """Return a directory for a demo that is cleared even if the demo does not."""
-    place = tmp_path / "place"
+def place() -> Iterator[Path]:
+    """Return a directory for a demo that is cleared even if the demo does not.
+
+    Its name is short, as that of the usual temporary directory.
+    """
+    base = ours.public_directory()
+    place = base / "p"
     place.mkdir()
     yield place
     for mount in reversed(read_mounts()):
         if mount.point.is_relative_to(place):
             subprocess.run(["umount", "--lazy", mount.point], check=True)
+    shutil.rmtree(base)
+
+
+def unfolded(text: str) -> str:
+    """Return the lines as they were before they were folded."""
+    return re.sub(r"(?: \\)?\n(    |      )(?=\S)", " ", text)
+
+
+def test_lines_are_folded_at_words_and_those_of_commands_can_still_be_typed():
+    words = " ".join(["word"] * 30)
+    folded = fold(f"  {words}", is_command=False).split("\n")
+    assert max(map(len, folded)) <= 80 and len(folded) == 2
+    assert folded[1].startswith("      word")
+    script = fold(f"printf '%s ' {words}", is_command=True)
+    assert max(map(len, script.split("\n"))) <= 80
+    assert subprocess.check_output(["sh", "-c", script], text=True).split() == (
+        words.split()
+    )
+    assert fold("x" * 90, is_command=True) == "x" * 90
+    assert fold("short", is_command=False) == "short"
 
 
 def test_the_demo_shows_everything_and_leaves_nothing(place: Path):
     done = must(run_program("demo", env={"TMPDIR": str(place)}))
     assert done.stderr == ""
-    shown = done.stdout
+    shown = unfolded(done.stdout)
     full = re.search(rf"sent ({_NAME}), (\S+ \S+) in full", shown)
     second = re.search(rf"sent ({_NAME}), (\S+ \S+) since ({_NAME})", shown)
     assert full and second
     assert second[3] == full[1]
     assert _bytes(second[2]) < _bytes(full[2]) / 5
     assert shown.count("no difference") == 2
+    home, disk = f"{place}/bb/home", f"{place}/bb/disk"
     for line in (
         r"\$ mkfs\.btrfs .*",
         r"\$ mount .*",
-        rf"\$ btrfs-backup-ng {place}/\S+ {place}/\S+",
+        rf"\$ btrfs-backup-ng {home} {disk}",
         rf".*{full[1]}",
         rf".*{second[1]}",
+        rf"\$ btrfs-backup-ng versions {home}/letter",
+        rf"{home}/letter: 2 versions in 4 snapshots",
         r"\$ diff .*",
         "no difference",
-        rf"\$ btrfs-backup-ng restore {place}/.* --file documents/holiday\.jpg",
-        r"restored  1 file or folder below .*",
-        rf"\$ btrfs-backup-ng restore {place}/.* --writable",
-        r"restored  \S+/computer/home: \S+ MiB in .*",
-        rf"\S+ -> \S+: sent \S+, \S+ \S+ since {second[1]} in .*",
+        rf"\$ btrfs-backup-ng restore {disk} --file beach\.jpg --to {home}",
+        rf"restored  1 file or folder below {home} .*",
+        rf"\$ btrfs-backup-ng restore {disk} --to {home}/restored --writable",
+        rf"restored  {home}/restored: .*",
+        r'  mv -- "\$top"/\S+/restored "\$top"/@home',
+        rf"{home} -> {disk}: sent \S+, \S+ \S+ since {second[1]} in .*",
+        rf"{disk}: 3 backups",
+        rf"OK       {disk}: .*",
         "# Everything is removed again.",
     ):
         assert re.search(f"^{line}$", shown, re.MULTILINE), line
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert _traces(place) == []
 
 
 def test_every_command_of_the_demo_can_be_typed(place: Path):
     shown = must(run_program("demo", env={"TMPDIR": str(place)})).stdout
-    commands = [line[2:] for line in shown.splitlines() if line.startswith("$ ")]
-    assert len(commands) > 8
+    lines = unfolded(shown).splitlines()
+    commands = [line[2:] for line in lines if line.startswith("$ ")]
+    assert len(commands) > 15
     for command in commands:
-        assert shutil.which(
-            shlex.split(command)[0], path=f"{os.defpath}:/usr/sbin"
-        ) or (command.startswith("btrfs-backup-ng "))
+        subprocess.run(["sh", "-nc", command], check=True)
+        first = shlex.split(command)[0]
+        found = subprocess.run(
+            ["sh", "-c", f"command -v {first}"],
+            env={"PATH": f"{os.defpath}:/usr/sbin:/sbin"},
+            stdout=subprocess.DEVNULL,
+        )
+        assert found.returncode == 0 or first == "btrfs-backup-ng"
 
 
 def _with(place: Path, name: str, text: str) -> dict[str, str | None]:
@@ -115,7 +154,7 @@ def _with(place: Path, name: str, text: str) -> dict[str, str | None]:
     ("name", "text", "part"),
     [
         ("mkfs.btrfs", "echo no such luck >&2; exit 5", "no such luck"),
-        ("mount", 'case "$*" in *backup*) exit 32;; esac; exec $real "$@"', "mount "),
+        ("mount", 'case "$*" in *disk) exit 32;; esac; exec $real "$@"', "mount "),
         ("btrfs", 'case "$*" in receive*) exit 1;; esac; exec $real "$@"', "receive"),
         ("diff", "exit 1", "diff"),
     ],
@@ -171,14 +210,27 @@ def test_a_demo_that_is_interrupted_while_it_sends_leaves_nothing(place: Path):
     assert _traces(place) == []
 
 
+@covers("--slow")
+def test_a_slow_demo_waits_at_each_line_and_can_be_ended_there(place: Path):
+    with start_program("demo", "--slow", env={"TMPDIR": str(place)}) as demo:
+        assert demo.stdout
+        while not demo.stdout.readline().startswith("# Two btrfs filesystems"):
+            pass
+        demo.send_signal(signal.SIGINT)
+        rest, _ = demo.communicate()
+        assert demo.returncode == 130
+    assert "losetup" not in rest  # not even the next command was run
+    assert _traces(place) == []
+
+
 @covers("--keep")
 def test_a_kept_demo_stays_and_goes_with_the_printed_command(place: Path):
     done = must(run_program("demo", "--keep", env={"TMPDIR": str(place)}))
     mounted = [m.point for m in read_mounts() if m.point.is_relative_to(place)]
     assert len(mounted) == 2
-    assert any(list(point.glob("backups/*")) for point in mounted)
+    assert any(list(point.glob("*-*")) for point in mounted)
     assert "removed again" not in done.stdout
-    command = done.stdout.strip().splitlines()[-1].strip()
+    command = done.stdout.split("Remove it with:\n")[1]
     subprocess.run(["sh", "-ec", command], check=True)
     wait_until(lambda: not _traces(place), 5)
 
