@@ -352,6 +352,8 @@ def main(arguments: list[str]) -> None:
         return
     for name in arguments:
         page = Path(name)
+        if not any(steps(page.read_text())):
+            continue
         new = printed_now(page.resolve())
         if new != page.read_text():
             page.write_text(new)
