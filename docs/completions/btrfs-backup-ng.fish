@@ -239,4 +239,5 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in verify' -l scratch -x -a '(_
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in verify' -l subset -x -d 'check part K of N'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in doctor' -l sudoers -d 'print only the line that lets the user there run btrfs as root, for /etc/sudoers.d/btrfs-backup-ng'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in demo' -l install-missing -d 'install btrfs-progs if it is missing'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in demo' -l slow -d 'pause after each line, to read along'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in demo' -l keep -d 'keep the two filesystems mounted, to look around'
