@@ -15,12 +15,12 @@ _NOTE = '# Made by "python -m docs.generate". Do not edit.'
 FILE, PLACE, SNAPSHOT, BESIDE = "@file", "@place", "@snapshot", "@beside"
 UNKNOWN = "@none"
 #: Names of values -> their kind, or the words to choose from.
-VALUES = {
+VALUES: dict[str, str] = {
     **dict.fromkeys(("DIR", "F", "FILE", "LIST", "PATH"), FILE),
     **dict.fromkeys(("PLACE", "SOURCE"), PLACE),
     "HOW": "none,auto,zstd,lz4",
     **dict.fromkeys(("N", "POLICY", "ZONE", "P", "SIZE", "AGE", "U", "ID"), UNKNOWN),
-    **dict.fromkeys(("KEY=VALUE", "SPAN", "PCT", "K/N", ("A", "B")), UNKNOWN),
+    **dict.fromkeys(("KEY=VALUE", "SPAN", "PCT", "K/N", "A B"), UNKNOWN),
 }
 #: Options the values of which are of another kind than their names say.
 OPTIONS = {("btrfs-backup-ng-restore", "--to"): PLACE, (SENDER, "--parent"): FILE}
@@ -49,7 +49,8 @@ def value_kind(command: Command, action: argparse.Action) -> str:
     if action.choices:
         return ",".join(map(str, action.choices))
     assert action.metavar
-    return VALUES[action.metavar]
+    names = action.metavar
+    return VALUES[names if isinstance(names, str) else " ".join(names)]
 
 
 def takes_value(action: argparse.Action) -> bool:
@@ -141,8 +142,8 @@ def zsh(commands: Sequence[Command]) -> str:
         for number, kind in enumerate(kinds, 1):
             place = "*" if number == len(kinds) else str(number)
             if kind != UNKNOWN.strip("@"):
-                action = f"{function_name(program)}_{kind}"
-                cases.append(f"            '{place}:{kind}:{action}'")
+                function = f"{function_name(program)}_{kind}"
+                cases.append(f"            '{place}:{kind}:{function}'")
         cases += ["        )", "        ;;"]
     return _template(
         "zsh.in",
