@@ -25,6 +25,7 @@ OWN = {
     *("null", "dry_run", "simulate", "every", "staging", "one_source"),
     *("id", "yes", "force", "no_times", "at", "diff", "source", "data"),
     *("restore_test", "scratch", "subset", "sudoers", "install_missing"),
+    "slow",
     *("max_age", "forget", "since", "failures", "latest", "size"),
 }
 
