@@ -159,13 +159,16 @@ def _removal(around: Around, path: str, quoted: Callable[[str], str]) -> list[st
 
 
 def _with_top(mount: _Mount, lines: Sequence[str]) -> list[str]:
-    """Return commands that see the top level of the filesystem in ``$top``."""
+    """Return commands that see the top level of the filesystem in ``$top``.
+
+    It is mounted until the end, also after a failure. So a device that goes with its
+    last mount, like that of ``mount -o loop``, stays while a subvolume is exchanged.
+    """
     return [
         "top=$(mktemp -d)",
         _line("mount", "-o", f"subvolid={_TOP}", mount.source) + f" {_TOP_DIRECTORY}",
+        f"trap 'umount {_TOP_DIRECTORY}; rmdir {_TOP_DIRECTORY}' EXIT",
         *lines,
-        f"umount {_TOP_DIRECTORY}",
-        f"rmdir {_TOP_DIRECTORY}",
     ]
 
 
@@ -180,9 +183,9 @@ def _by_default(around: Around, mount: _Mount, new_mount: _Mount) -> Swap:
         return Swap(SwapMethod.DEFAULT, tuple(lines), tuple(notes), tuple(removal))
     options = ",".join(_options(mount))
     lines += [_line("umount", around.old)]
-    if around.nested:
-        lines += _with_top(mount, _moves(around, before, new, _top))
+    lines += _moves(around, before, new, _top)
     lines += [_line("mount", "-o", options, mount.source, around.old)]
+    lines = _with_top(mount, lines)
     return Swap(SwapMethod.DEFAULT, tuple(lines), (), tuple(removal))
 
 
@@ -193,18 +196,17 @@ def _in_top_level(
     old = _in_top(around.old, mount)
     aside = f"{old}.before-{stamp}"
     new = _in_top(around.new, new_mount)
-    notes, inside, removal = [], [], []
+    notes, removal = [], []
     is_running = is_point and around.old == "/"
     lines = [_line("umount", around.old)] if is_point and not is_running else []
     if around.old_exists:
-        inside += [f"mv -- {_top(old)} {_top(aside)}"]
+        lines += [f"mv -- {_top(old)} {_top(aside)}"]
         new = _after_move(new, old, aside)
         notes += [f"What was there is then the subvolume {aside} of the top level."]
         removal = _with_top(mount, _removal(around, aside, _top))
-    inside += [f"mv -- {_top(new)} {_top(old)}"]
+    lines += [f"mv -- {_top(new)} {_top(old)}"]
     if not is_running:
-        inside += _moves(around, aside, old, _top)
-    lines += _with_top(mount, inside)
+        lines += _moves(around, aside, old, _top)
     if is_running:
         notes += ["The machine starts with it the next time:  reboot"]
         notes += _move_later(around, aside, old, mount)
@@ -213,6 +215,7 @@ def _in_top_level(
         lines += [_line("mount", "-o", options, mount.source, around.old)]
     if is_point and "subvolid=" in _fstab_options(around):
         notes += ["/etc/fstab names it by subvolid=, which is another one now."]
+    lines = _with_top(mount, lines)
     how = SwapMethod.TOP_LEVEL
     return Swap(how, tuple(lines), tuple(notes), tuple(removal))
 

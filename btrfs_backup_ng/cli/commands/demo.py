@@ -23,7 +23,7 @@ from btrfs_backup_ng.process.child import last_steps, run
 from btrfs_backup_ng.process.command import Command, find_program
 from btrfs_backup_ng.session import history
 
-_PROGRAMS = ("mkfs.btrfs", "btrfs", "mount", "umount", "losetup", "diff")
+_PROGRAMS = ("mkfs.btrfs", "btrfs", "mount", "umount", "diff")
 #: Package manager -> its command that installs btrfs-progs, without questions.
 _INSTALLERS = (
     ("apt-get", ("apt-get", "install", "-y", "btrfs-progs")),
@@ -129,11 +129,11 @@ class _Demo:
         photo, letter = f"{home}/photo 1.jpg", f"{home}/letter"
 
         self._tell(f"Two btrfs filesystems, each in a file in {self._top}")
-        device = self._make_filesystem(self._home)
+        self._make_filesystem(self._home)
         self._do("btrfs", "subvolume", "create", f"{home}/@home")
         self._do("umount", home)
-        self._do("mount", "-o", "subvol=@home", device, home)
-        self._do("mount", self._make_filesystem(self._disk, mount=False), disk)
+        self._mount(self._home, "loop,subvol=@home")
+        self._make_filesystem(self._disk)
         self._write_files()
 
         self._tell("The first backup brings everything")
@@ -168,17 +168,18 @@ class _Demo:
         self._do_ours("list", disk)
         self._do_ours("status")
 
-    def _make_filesystem(self, place: Path, *, mount: bool = True) -> str:
-        """Make a filesystem in a file of its own, and return its device."""
+    def _make_filesystem(self, place: Path) -> None:
+        """Make a filesystem in a file of its own, and mount it."""
         place.mkdir()
-        image = place.with_suffix(".img")
+        image = _image(place)
         with open(image, "wb") as file:
             file.truncate(_IMAGE_BYTES)
         self._do("mkfs.btrfs", "-q", "-f", str(image), quietly=True)
-        device = self._do("losetup", "--find", "--show", str(image)).strip()
-        if mount:
-            self._do("mount", device, str(place))
-        return device
+        self._mount(place, "loop")
+
+    def _mount(self, place: Path, options: str) -> None:
+        """Mount a filesystem; its loop device goes with its last mount."""
+        self._do("mount", "-o", options, str(_image(place)), str(place))
 
     def _write_files(self) -> None:
         """Fill the home with photos and a letter."""
@@ -283,19 +284,13 @@ def _make_directory(below: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="bb-", dir=below))
 
 
-def _devices(top: Path) -> list[str]:
-    """Return the loop devices of the files in a directory."""
-    listed = run(
-        Command(("losetup", "-ln", "-O", "NAME,BACK-FILE"), label="losetup"),
-        check=False,
-    )
-    lines = listed.stdout.decode(errors="replace").splitlines()
-    return [line.split()[0] for line in lines if f" {top}/" in line]
+def _image(place: Path) -> Path:
+    """Return the file of the filesystem that is mounted there."""
+    return place.with_suffix(".img")
 
 
 def _removal(top: Path) -> str:
-    unmount = f"umount {top}/home\numount {top}/disk"
-    return f"{unmount}\nlosetup --detach {' '.join(_devices(top))}\nrm -r {top}"
+    return f"umount {top}/home\numount {top}/disk\nrm -r {top}"
 
 
 def _unescaped(found: re.Match[str]) -> str:
@@ -309,7 +304,5 @@ def _remove(top: Path) -> None:
         points = [_OCTAL.sub(_unescaped, line.split(" ")[4]) for line in mounts]
         for point in reversed([p for p in points if Path(p).is_relative_to(top)]):
             run(Command(("umount", "--lazy", point), label="umount"))
-        for device in _devices(top):
-            run(Command(("losetup", "--detach", device), label="losetup"))
     shutil.rmtree(top)
     print_line("\n# Everything is removed again.")

@@ -49,17 +49,21 @@ def test_what_was_restored_into_the_old_one_is_found_in_it():
     assert shlex.split(swap.commands[1])[2] == "/mnt/my disk/old.before-T/new"
 
 
+TOP = (
+    "top=$(mktemp -d)",
+    'mount -o subvolid=5 /dev/sda2 "$top"',
+    """trap 'umount "$top"; rmdir "$top"' EXIT""",
+)
+
+
 def test_a_mounted_subvolume_is_renamed_in_the_top_level_and_mounted_as_it_was():
     swap = planned("/home/new", "/home")
     assert swap.way is SwapMethod.TOP_LEVEL
     assert swap.commands == (
-        "umount /home",
-        "top=$(mktemp -d)",
-        'mount -o subvolid=5 /dev/sda2 "$top"',
+        *TOP,
+        "umount /home",  # later than another mount holds its device
         'mv -- "$top"/@home "$top"/@home.before-T',
         'mv -- "$top"/@home.before-T/new "$top"/@home',
-        'umount "$top"',
-        'rmdir "$top"',
         "mount -o rw,noatime,compress=zstd:3,ssd,space_cache=v2,subvol=/@home"
         " /dev/sda2 /home",
     )
@@ -97,12 +101,11 @@ def test_nested_subvolumes_move_along_and_the_old_one_can_be_removed_later():
 
 def test_nested_subvolumes_move_in_the_top_level_before_it_is_mounted():
     swap = planned("/home/new", "/home", **NESTED)
-    assert swap.commands[5].startswith(
+    assert swap.commands[6].startswith(
         """mv -T -- "$top"'/@home.before-T/it'"'"'s' "$top"'/@home/it'"'"'s' || """
     )
     assert swap.commands[-1].startswith("mount ")
-    assert swap.removal[1] == 'mount -o subvolid=5 /dev/sda2 "$top"'
-    assert swap.removal[-2:] == ('umount "$top"', 'rmdir "$top"')
+    assert swap.removal[:-1] == TOP
 
 
 def test_those_of_the_running_root_are_moved_later():
@@ -132,12 +135,10 @@ def test_the_running_root_is_not_unmounted():
 def test_a_part_of_a_mounted_subvolume_is_renamed_without_unmounting_it():
     swap = planned("/root.new", "/home/me")
     assert swap.way is SwapMethod.TOP_LEVEL
-    assert swap.commands[1:6] == (
-        'mount -o subvolid=5 /dev/sda2 "$top"',
+    assert swap.commands == (
+        *TOP,
         'mv -- "$top"/@home/me "$top"/@home/me.before-T',
         'mv -- "$top"/@/root.new "$top"/@home/me',
-        'umount "$top"',
-        'rmdir "$top"',
     )
 
 
@@ -179,8 +180,10 @@ def test_a_default_subvolume_is_set_where_nothing_else_is_asked_for(
     swap = planned("/new", old, **facts)
     assert swap.way is way
     if way is SwapMethod.DEFAULT:
-        assert swap.commands[0] == "btrfs subvolume set-default /new"
-        assert (swap.commands[1:] == ()) == (old == "/")
+        held = () if old == "/" else TOP  # the device, while nothing else is mounted
+        first = "btrfs subvolume set-default /new"
+        assert swap.commands[: len(held) + 1] == (*held, first)
+        assert (swap.commands == (first,)) == (old == "/")
         assert not any("subvol=" in line for line in swap.commands)
 
 
