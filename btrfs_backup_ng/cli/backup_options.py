@@ -196,7 +196,8 @@ def _add_keeping(parser: Parser) -> None:
         "-T",
         "--no-transfer",
         action="store_false",
-        help="send nothing; only make a snapshot and delete old ones",
+        help="send nothing; only make a snapshot (also while another run sends), and"
+        " delete old ones (unless another run is at work)",
     )
     add_folder(group)
     group.add_argument(

@@ -4,6 +4,9 @@
 low; but each reflink of a file counts. The check for free space uses it first, and
 measures only if it says that the transfer does not fit. Before the first run there is
 no place for a temporary snapshot, so a dry run counts what files share once instead.
+``find-new`` writes out what the filesystem has in memory (a sync, the only effect of a
+dry run on a source), and counts from the generation that it is given: that of the
+parent is in the parent already.
 
 **The measurement** reads ``btrfs send --no-data``, which prints the length of each
 piece of data instead of the data. With the framing of the real commands, that gives the
@@ -68,7 +71,7 @@ def written_since(
     :raises CommandFailed: if btrfs fails.
     """
     path = source.path(snapshot.name) if snapshot else source.place.location.path
-    since = str(parent.generation) if parent else "0"
+    since = str(parent.generation + 1) if parent else "0"
     command = source.place.host.command(verbs.SIZE, path, since, label="btrfs find-new")
     size, inode = 0, b""
     seen: set[bytes] = set()

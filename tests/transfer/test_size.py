@@ -133,6 +133,24 @@ def test_a_rehearsal_tells_the_size_of_ten_changes(
         assert abs(told - sent) <= sent / 1000 + 2, (change.__name__, told, sent)
 
 
+def test_data_written_just_before_the_parent_counts_as_part_of_it(
+    btrfs: MakesFilesystems,
+) -> None:
+    """Both are of one transaction; the copy has no place yet for a measurement."""
+    source, target = btrfs(), btrfs().path
+    top = source.subvolume("source")
+    _sizes(top, target)
+    newest = f"{top.name}/.btrfs-backup-ng/snapshots/s-20990101-000000"
+    _write(top / "large", 8 * MIB)  # not synced
+    source.snapshot(top, newest)
+    _sizes("-S", top, target)
+    again = source.snapshot(newest, "again", writable=True)
+    (again / "small").write_text("x")
+    (told,) = _sizes("--dry-run", again, target)
+    (sent,) = _sizes(again, target)
+    assert max(told, sent) < 1000
+
+
 def test_clones_need_no_room(btrfs: MakesFilesystems) -> None:
     """What find-new counts twice, and a stream holds once, is measured."""
     source, target = btrfs(size="1G"), btrfs(size="600M")
