@@ -219,6 +219,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -s 0 -l null -d 'ea
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -s p -l snapshot-prefix -x -d 'latest, yesterday and dates mean snapshots with this prefix'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -l force -d 'restore a snapshot that was changed after it was made, as it is now'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -s n -l dry-run -d 'print what would be done, with sizes'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in restore' -s I -l no-incremental -d 'send all of the snapshot, so that it shares no data with what the filesystem of PATH has'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in versions' -l at -x -a '(_btrfs_backup_ng_place)' -d 'search there instead of the places on record'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in versions' -l diff -x -d 'show the difference between versions A and B'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in diff' -l no-times -d 'ignore files of which only timestamps changed'

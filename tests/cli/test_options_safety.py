@@ -308,12 +308,14 @@ def test_a_full_destination_names_the_backups_that_the_policy_would_delete(
     for options in ((), ("-n4",)):  # nothing would go by it
         done = run_program("--dry-run", *options, *words)
         assert "prune" not in complaint(done, 4, "Make room, or:  --safety-margin")
-    refused = complaint(
-        run_program("-n2", *words), 4, "2 of its 4 backups are kept by no rule"
-    )
-    (line,) = re.findall(r"Now:  btrfs-backup-ng (.*)", refused)
-    shown = must(run_program(*shlex.split(line), "--dry-run")).stdout
-    assert all(f"delete  {name}" in shown for name in (oldest, second)), shown
+    for option, count in (("-n2", 2), ("-n1", 3)):
+        refused = complaint(
+            run_program(option, *words), 4, f"{count} of its 4 backups are kept by no"
+        )
+        (line,) = re.findall(r"Now:  btrfs-backup-ng (.*)", refused)
+        shown = must(run_program(*shlex.split(line), "--dry-run")).stdout
+        assert all(f"delete  {name}" in shown for name in (oldest, second)), shown
+        assert ("--force" in line) == (count > 2)  # more than half goes
 
 
 @covers("--force")

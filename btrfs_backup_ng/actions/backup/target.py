@@ -320,6 +320,8 @@ class Target:
         words = [PROGRAM, "prune", "--keep-at", str(keep)]
         if keep.looks_at_time and str(keep.zone) != "UTC":
             words += ["--keep-zone", str(keep.zone)]
+        if 2 * len(gone) > len(named) or keep.keeps_only_newest:
+            words.append("--force")  # without it, prune would refuse
         line = shlex.join([*words, f"--snapshot-prefix={naming.prefix}", self.name])
         text = f"{len(gone)} of its {len(named)} backups are kept by no rule of this"
         return (

@@ -35,7 +35,7 @@ from btrfs_backup_ng.actions.restore.parent import (
 )
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import TransferOptions, Waiting
+from btrfs_backup_ng.core.model import Incremental, TransferOptions, Waiting
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
 from btrfs_backup_ng.endpoint.btrfs import BackupDirectory
 from btrfs_backup_ng.endpoint.common import Place
@@ -234,9 +234,10 @@ def plan_restore(
     if request.writable:
         is_alone = chosen.is_changed
         target.backups = BackupDirectory(target, verbs.WRITABLE, is_alone=is_alone)
-    parent = find_parent(chosen, target, there)
-    why = None
-    if parent is None:
+    parent, why = None, None
+    if request.options.incremental is Incremental.NEVER:
+        why = WhyFull.ASKED
+    elif not (parent := find_parent(chosen, target, there)):
         received = any(s.received_uuid for s in there.snapshots)
         why = WhyFull.NOTHING_COMMON if received else WhyFull.FIRST
     base = parent.snapshot if parent else None

@@ -47,7 +47,7 @@ from btrfs_backup_ng.cli.places import (
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.stdout import print_bytes
-from btrfs_backup_ng.cli.table import table
+from btrfs_backup_ng.cli.table import table, with_command
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
@@ -267,8 +267,11 @@ def _lines(found: Found, now: datetime) -> Iterator[tuple[str, int | None]]:
         age = wording.age(_since(run), now) if run.sightings[0].snapshot else "now"
         row = (version, age, wording.exact(_since(run)), _content(run.content))
         rows.append((*row, _where(found, run.sightings)))
-    for line in (*table(rows, 2), *_way_back(found)):
+    for line in table(rows, 2):
         yield line, None
+    for text in _way_back(found):
+        for line in with_command(text, 4):
+            yield line, None
 
 
 def _since(run: Run) -> datetime:

@@ -39,7 +39,7 @@ from btrfs_backup_ng.cli.ssh_options import add_ssh, read_transfer
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location, parse_location
-from btrfs_backup_ng.core.model import SshOptions, TransferOptions
+from btrfs_backup_ng.core.model import Incremental, SshOptions, TransferOptions
 from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
@@ -62,7 +62,8 @@ result:
   with --id ID  version ID of FILE, as versions shows them
 
 Nothing is ever overwritten, and nothing at PLACE is changed. Data that the filesystem
-of PATH already has is not sent. Run an interrupted restore again to resume it.
+of PATH already has is not sent (but see -I). Run an interrupted restore again to resume
+it.
 
 exit status:
   0  restored
@@ -120,7 +121,15 @@ def build_parser() -> Parser:
     )
     _add_selection(parser)
     _add_caution(parser)
-    transfer = OptionGroup(parser.add_argument_group("transfer"), TransferOptions)
+    group = parser.add_argument_group("transfer")
+    group.add_argument(
+        "-I",
+        "--no-incremental",
+        action="store_true",
+        help="send all of the snapshot, so that it shares no data with what the"
+        " filesystem of PATH has",
+    )
+    transfer = OptionGroup(group, TransferOptions)
     add_sending(transfer)
     add_check_space(transfer)
     add_folder(parser)
@@ -219,6 +228,10 @@ def read(options: argparse.Namespace) -> RestoreOptions:
         raise UsageError("--writable makes a subvolume, and --file brings files")
     if transfer.compress != codecs.NONE and wants_files:
         raise UsageError("--compress is for whole snapshots, not for --file")
+    if options.no_incremental and wants_files:
+        raise UsageError("-I is for whole snapshots, not for --file")
+    if options.no_incremental:
+        transfer = replace(transfer, incremental=Incremental.NEVER)
     if options.replaces and not options.writable:
         raise UsageError("--replaces needs --writable")
     return RestoreOptions(

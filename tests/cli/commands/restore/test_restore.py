@@ -175,6 +175,7 @@ def test_what_the_target_has_already_is_not_sent_again(scene: Scene, sshd: Sshd)
     assert trees.differences(trees.describe(scene.destination / second), there) == []
 
 
+@covers("-I", "--no-incremental")
 def test_a_snapshot_is_its_own_parent_on_its_own_filesystem(scene: Scene, sshd: Sshd):
     scene.add("large", 3 << 20)
     scene.back_up()
@@ -194,6 +195,14 @@ def test_a_snapshot_is_its_own_parent_on_its_own_filesystem(scene: Scene, sshd: 
     assert shown(kept)["Received UUID"] == shown(source)["UUID"]
     done = must(run_program("-p", "x-", target / "new", scene.destination))
     assert f"since {name}" in done.stdout
+
+    whole = target / "whole"
+    all_of_it = (scene.source, name, "--json", "--no-incremental", "--to", whole)
+    planned = told(restored(*all_of_it, "--dry-run"))
+    document = told(restored(*all_of_it))
+    assert planned["parent"] is document["parent"] is None
+    assert planned["size_bytes"] == document["sent_bytes"] > 3 << 20
+    assert not trees.shares_extents(whole / "large", scene.source / "large")
 
 
 @covers("--wait")
@@ -240,6 +249,7 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
         ["/b", "latest", "more", "--to", "/x"],
         ["/b", "--to", "/x", "--writable", "--file", "x"],
         ["/b", "--to", "/x", "--compress", "lz4", "--file", "x"],
+        ["/b", "--to", "/x", "-I", "--file", "x"],
         ["--to", "/x"],
         ["--to", "/x", "--id", "1234"],
         ["--to", "/x", "--id", "1234", "--file", "/a", "/b"],
