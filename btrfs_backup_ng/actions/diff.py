@@ -165,7 +165,9 @@ def _read(command: Command, meter: Meter) -> Iterator[Change]:
         raise _explained(CommandFailed(completed))
     if damage:
         label = visible(command.label)
-        raise BackupError(f"what {label} says is not understood: {damage}") from damage
+        raise BackupError(
+            f"the output of {label} is not understood: {damage}"
+        ) from damage
     return changes
 
 

@@ -166,7 +166,7 @@ def split_tasks(words: Sequence[str]) -> list[list[str]]:
         else:
             tasks[-1].append(word)
     if len(tasks) > 1 and not all(tasks):
-        raise UsageError("there is no task on one side of ::")
+        raise UsageError(":: needs a task on both sides")
     return tasks
 
 

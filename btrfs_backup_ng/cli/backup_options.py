@@ -132,7 +132,7 @@ def _check_source(word: str, verbs: Collection[str]) -> None:
     directory = f"A directory of that name:  {visible('./' + word)}"
     if word in verbs:
         raise UsageError(
-            f"{text} is a command, and an option before it is not one of its own",
+            f"{text} is a command, and the options before it are not its own",
             hint=f"See:  {PROGRAM} help {word}     {directory}",
         )
     if not word or "/" in word or ":" in word or os.path.lexists(word):
@@ -402,7 +402,7 @@ def _policy(options: argparse.Namespace, number: str, option: str) -> Policy | N
         return values.policy(text, option, options.keep_zone)
     if text is not None:
         raise UsageError(
-            f"{number} and {option} both say what is kept",
+            f"{number} and {option} both set the number to keep",
             hint=f"As one policy:  {option} 'latest={count} ...'",
         )
     return Policy(latest=count)

@@ -196,7 +196,7 @@ def add_policies(group: argparse._ActionsContainer) -> None:
     add(
         "--keep",
         metavar="POLICY",
-        help="keep at the source what a retention policy says, like '24h 7d 4w 12m 5y"
+        help="retention policy for the snapshots at the source, like '24h 7d 4w 12m 5y"
         " min=2d'",
     )
     add(

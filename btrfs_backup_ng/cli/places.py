@@ -53,7 +53,7 @@ def need_places(words: Sequence[str], verb: str) -> None:
     :raises UsageError: if not.
     """
     if not words:
-        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} {verb} --help")
+        raise UsageError("no place given", hint=f"See:  {PROGRAM} {verb} --help")
 
 
 def read_keeper(word: str) -> Location:
@@ -63,7 +63,7 @@ def read_keeper(word: str) -> Location:
     """
     place = values.location(word)
     if place.is_command:
-        raise UsageError("a command (shell://) tells nobody what it keeps")
+        raise UsageError("shell:// destinations cannot be listed")
     return place
 
 
@@ -111,13 +111,13 @@ def named_or_known(
         log.warning("root's record in %s cannot be read, and is left out", hidden)
     if hidden and not known:
         raise NeedsRoot(
-            f"no place is named, and root's record in {hidden} cannot be read: that"
+            f"no place given, and root's record in {hidden} cannot be read: that"
             " needs root",
             hint=f"Run:  {sudo_line}     Or name places:  /path, ssh://host/path",
         )
     if not known:
         raise UsageError(
-            "a place is missing, and no backup of this machine is on record yet",
+            "no place given, and no backup of this machine is on record yet",
             hint="Name places:  /path, ssh://[user@]host[:port]/path",
         )
     return [(place, recorded or folder) for place, recorded in known]

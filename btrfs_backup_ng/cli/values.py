@@ -35,7 +35,7 @@ def backup_count(text: str) -> int:
     """Read how many backups to keep."""
     if not _is_count(text):
         raise UsageError(
-            "-n takes a number here (backups to keep); for a rehearsal use --dry-run"
+            "-n takes a number here (backups to keep); for a dry run use --dry-run"
         )
     return int(text)
 
@@ -149,7 +149,7 @@ def zone(text: str) -> tzinfo:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise UsageError(
-            f"--keep-zone: '{visible(text)}' is no time zone that this machine knows",
+            f"--keep-zone: unknown time zone '{visible(text)}'",
             hint="Write it like Europe/Berlin; Debian has them in the package tzdata.",
         ) from error
 

@@ -479,12 +479,12 @@ def _dangers(question: Question, verdicts: Sequence[Verdict]) -> Iterator[str]:
     which = f" that begin with {question.prefix!r}" if question.prefix else ""
     subject = f"{question.noun}s at {question.place}{which}"
     if applied is None:
-        yield f"{count} of {len(verdicts)} {subject} would go, more than half"
+        yield f"{count} of {len(verdicts)} {subject} would be deleted, more than half"
         return
     before = f" (until now: {applied})" if applied else ""
     yield (
         f"the policy {policy.for_record} is new for the {subject}{before}: {count} of"
-        f" {len(verdicts)} would go, more than half"
+        f" {len(verdicts)} would be deleted, more than half"
     )
 
 
@@ -495,18 +495,18 @@ def _waiting(
     waiting = sum(verdict.reasons == (UNCONFIRMED,) for verdict in verdicts)
     if waiting and (course.is_behind or course.jump):
         yield (
-            f"{_counted(waiting, question.noun)} at {question.place}"
-            f" {'stays' if waiting == 1 else 'stay'} that the policy no longer keeps:"
+            f"{_counted(waiting, question.noun)} at {question.place} that the policy no"
+            f" longer keeps {'is' if waiting == 1 else 'are'} kept for now:"
             f" {_why(course)}"
         )
     late = [v for v in verdicts if {FUTURE, CAME_IN_FUTURE} & set(v.reasons)]
     if late:
         name = late[-1].snapshot.name
         subject = f"{name} at {question.place} is"
-        they = "It counts for nothing and stays"
+        they = "It is ignored and kept"
         if len(late) > 1:
             subject = f"{name} and {len(late) - 1} more at {question.place} are"
-            they = "They count for nothing and stay"
+            they = "They are ignored and kept"
         yield (
             f"{subject} dated later than the clock of this machine, so one of two"
             f" clocks is wrong, or was. {they} until that clock is synchronised"
@@ -524,6 +524,6 @@ def _why(course: Course) -> str:
     before, after = (f"{moment:%Y-%m-%d}" for moment in course.jump)
     return (
         f"nothing was made from {before} to {after}, and nothing confirms that it is"
-        f" {course.now:%Y-%m-%d} now. That goes once the clock of this machine is"
+        f" {course.now:%Y-%m-%d} now. This ends once the clock of this machine is"
         " synchronised, or after backups on three more days"
     )

@@ -197,7 +197,7 @@ def _common(
         if origin not in copies or snapshot.uuid not in related:
             continue
         if origin in repeated:
-            why = f"others carry its received UUID {origin}, too"
+            why = f"another snapshot has the same received UUID, {origin}"
         elif snapshot.integrity is Integrity.CHANGED:
             why = f"it was changed at the source after it was made{_OR_DEDUPLICATED}"
         elif Integrity.CHANGED in (copies[origin], integrity_there.get(origin)):
@@ -206,7 +206,7 @@ def _common(
             why = f"{which} at the destination was changed after it was received"
             why += _OR_DEDUPLICATED
         elif integrity_there.get(origin) is Integrity.UNKNOWN:
-            why = "nobody can tell whether its copy at the destination is unchanged"
+            why = "it is not known whether its copy at the destination is unchanged"
         else:
             common.append(snapshot)
             continue

@@ -190,7 +190,7 @@ def parse_policy(text: str, zone: tzinfo) -> Policy:
     counts: dict[Unit, int | None] = {}
     words = text.split()
     if not words:
-        raise ValueError("it says nothing; write it like 'latest 24h 7d 4w 12m'")
+        raise ValueError("it is empty; write it like 'latest 24h 7d 4w 12m'")
     for word in words:
         if found := _LATEST.fullmatch(word):
             value: int | None = int(found[1] or 1)
@@ -206,15 +206,15 @@ def parse_policy(text: str, zone: tzinfo) -> Policy:
             value, twice = None, words.count(word) > 1
         else:
             raise ValueError(
-                f"'{visible(word)}' is none of latest, latest=N, 24h, 7d, 4w, 12m, 5y,"
-                " *d, min=2d, all, whole-weeks"
+                f"'{visible(word)}' is not one of latest, latest=N, 24h, 7d, 4w, 12m,"
+                " 5y, *d, min=2d, all, whole-weeks"
             )
         if value == 0:
             raise ValueError(f"'{word}' keeps nothing; leave it out")
         if twice:
-            raise ValueError(f"'{visible(word)}' is there, and another of its kind")
+            raise ValueError(f"'{visible(word)}' is the second of its kind")
     if "all" in words and len(words) > 1:
-        raise ValueError("'all' keeps everything, so nothing else makes sense with it")
+        raise ValueError("'all' keeps everything, and stands alone")
     if words == ["whole-weeks"]:
         raise ValueError("'whole-weeks' alone keeps nothing")
     return Policy(

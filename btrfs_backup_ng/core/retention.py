@@ -42,7 +42,7 @@ TOLERANCE = timedelta(minutes=10)
 #: Added to reasons that rest on the time of arrival of a backup.
 BY_ARRIVAL = " by arrival"
 #: Reasons for snapshots that are kept and do not count.
-NOT_OURS = "not named by us"
+NOT_OURS = "not named by this program"
 FUTURE = "dated in the future"
 CAME_IN_FUTURE = "arrived in the future"
 #: The reason for snapshots wanted at another time that it may be.

@@ -355,7 +355,7 @@ def _judge(snapshot: Snapshot, seen: Seen, is_ours: Callable[[str], bool]) -> Ke
                 "it was made writable, which drops the received UUID",
             )
     elif time_in(snapshot.name) is None:
-        state, why = State.FOREIGN, "not named by us"
+        state, why = State.FOREIGN, "not named by this program"
     elif snapshot.integrity is Integrity.CHANGED:
         state, why = (
             State.CHANGED,

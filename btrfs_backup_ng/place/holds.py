@@ -334,7 +334,7 @@ class Holds:
         except BackupError as error:
             if not is_full(error.message):
                 raise
-            text = "%s; it is written once snapshots were deleted"
+            text = "%s; it is written after snapshots were deleted"
             log.info(text, visible(error.message))
 
     def _write(self) -> None:
@@ -392,7 +392,7 @@ def why_unknown(
         made_here = any(snapshot.received_uuid is None for snapshot in snapshots)
         if not made_here and len(snapshots) <= 1:
             return ()
-        return (f"{path} is missing, which says what destinations need",)
+        return (f"{path} is missing, the record of the needs of destinations",)
     try:
         parse_holds(recorded)
     except Unreadable as error:
@@ -425,7 +425,7 @@ def open_holds(
     """
     path = source.record_path(HOLDS)
     doubts = why_unknown(recorded, path, existing)
-    done = "it is made anew"
+    done = "it is created again"
     try:
         if recorded is not None:
             return Holds(
@@ -437,7 +437,7 @@ def open_holds(
             )
     except Unreadable as error:
         aside = error.name_aside(HOLDS, now)
-        done = f"it is moved to {aside} and made anew"
+        done = f"it is moved to {aside} and created again"
         if not dry_run:
             source.set_aside(HOLDS, aside)
     if doubts:

@@ -98,7 +98,7 @@ def look(place: Place, sudo_line: str) -> Facts:
 def lists(place: Place, session: Session) -> None:
     """Refuse a command, as its backups cannot be listed."""
     if not place.backups.lists:
-        raise UsageError(f"{place} keeps nothing that could be seen")
+        raise UsageError(f"{place} cannot be listed")
 
 
 def exists(place: Place, session: Session) -> None:
@@ -108,7 +108,7 @@ def exists(place: Place, session: Session) -> None:
 
 def subvolume_exists(place: Place, session: Session) -> None:
     if not place.facts.exists:
-        raise Refused(f"{place} does not exist; a subvolume is needed")
+        raise Refused(f"{place} does not exist (expected a btrfs subvolume)")
 
 
 def destination_exists(place: Place, session: Session) -> None:
@@ -116,7 +116,7 @@ def destination_exists(place: Place, session: Session) -> None:
         command = f"mkdir -p {shlex.quote(place.location.path)}"
         command = place.host.by_hand(command)
         raise Refused(
-            f"{place} does not exist; a directory is needed",
+            f"{place} does not exist (expected a directory)",
             hint=f"Once its disk is mounted:  {visible(command)}",
         )
 
@@ -267,7 +267,10 @@ def _why_not_writable(place: Place) -> tuple[str, str]:
     if facts.privilege is Privilege.ROOT:
         why = "is marked immutable, or in a read-only subvolume"
         return why, f"Look:  {visible(f'lsattr -d {path}')}"
-    return "is not ours to write", f"Look:  {visible(f'ls -ld {path}')}"
+    return (
+        "is read-only, or you may not write to it",
+        f"Look:  {visible(f'ls -ld {path}')}",
+    )
 
 
 def has_snapshots(place: Place, session: Session) -> None:
@@ -373,8 +376,8 @@ def source_purpose(job: Job) -> Purpose:
             return
         where = "" if keeper == place.location else f"lies in {keeper}, which "
         raise Refused(
-            f"{place} {visible(where)}keeps backups, so it is no source without"
-            " --force",
+            f"{place} {visible(where)}keeps backups, and is used as a source with"
+            " --force only",
             hint=_what_was_meant(job),
         )
 
@@ -391,8 +394,8 @@ def _what_was_meant(job: Job) -> str:
     source, *others = (shlex.quote(str(place)) for place in job.places)
     if others:
         return visible(f"The source comes first:  {PROGRAM} {others[0]} {source}")
-    return visible(f"What is there:  {PROGRAM} list {source}") + (
-        f"     All verbs:  {PROGRAM} help"
+    return visible(f"List it:  {PROGRAM} list {source}") + (
+        f"     All commands:  {PROGRAM} help"
     )
 
 
@@ -504,7 +507,9 @@ def check_space(
         f" {format_size(margin)}"
     )
     if options.force:
-        return [Noted(destination, Level.WARNING, f"{text}. Going on, as --force says")]
+        return [
+            Noted(destination, Level.WARNING, f"{text}. Continuing, because of --force")
+        ]
     raise Refused(f"{text}. Nothing was sent", hint=hint)
 
 

@@ -91,7 +91,7 @@ def identity_of(source: Place) -> SourceIdentity:
     if source.location.is_here:
         place = f"{os.uname().nodename}:{place}"
     if source.facts.uuid is None:
-        raise Refused(f"{source} is not a subvolume, or not any more")
+        raise Refused(f"{source} is not a subvolume, or no longer one")
     return SourceIdentity(source.facts.uuid, place)
 
 
@@ -191,9 +191,9 @@ def why_unknown(recorded: Content, path: str, prefix: str | None) -> tuple[str, 
     if prefix is None or prefix in sources:
         return ()
     if recorded is None:
-        return (f"{path} is missing, which says whose backups are there",)
-    which = f"those that begin with {visible(prefix)!r}"
-    return (f"{path} does not say whose backups {which} are",)
+        return (f"{path} is missing, the record of the sources of backups",)
+    which = f"backups that begin with {visible(prefix)!r}"
+    return (f"{path} does not name the source of {which}",)
 
 
 class Ownership:
@@ -253,12 +253,12 @@ class Ownership:
         owned = present.intersection(own_snapshots)
         prefix = self._prefix if present else None
         self.withheld = why_unknown(content, self._place.record_path(SOURCES), prefix)
-        done = "it is made anew"
+        done = "it is created again"
         try:
             self._recorded = parse_sources(content)
         except Unreadable as error:
             aside = error.name_aside(SOURCES, now)
-            done = f"it is moved to {aside} and made anew"
+            done = f"it is moved to {aside} and created again"
             if not dry_run:
                 self._place.set_aside(SOURCES, aside)
         series = self._recorded.get(self._prefix, Series())

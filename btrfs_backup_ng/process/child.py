@@ -262,7 +262,7 @@ class Child:
             did = f"wrote more than {WORDS_AT_MOST} bytes to stderr"
         if did:
             hint = self.command.patience.hint
-            raise self.failure(TimedOut, f"{did}, so it was ended", hint)
+            raise self.failure(TimedOut, f"{did}, so it was stopped", hint)
 
     def failure(
         self, kind: type[CommandFailed], did: str, hint: str = ""
@@ -421,7 +421,7 @@ def end_together(children: Iterable[Child]) -> None:
     for child in children:
         if child.poll() is None:
             label = child.command.label
-            log.warning("%s (process %d) could not be ended", label, child.pid)
+            log.warning("%s (process %d) could not be stopped", label, child.pid)
 
 
 def run(
@@ -461,7 +461,7 @@ def run(
             child.check_patience(loop.moved_bytes)
             loop.step(TICK_S)
         if not loop.linger():
-            did = "left something behind that writes on and on"
+            did = "left a process behind that keeps writing"
             raise child.failure(CommandFailed, did)
         completed = child.complete(bytes(output))
     if completed.status != 0:

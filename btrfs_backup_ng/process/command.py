@@ -137,7 +137,7 @@ _SAID_ANYWAY = "Chroot to "
 def describe(completed: Completed) -> str:
     status = completed.status
     if status is None:
-        how = ": the connection ended before it said how it went"
+        how = ": the connection ended before its exit status came"
     elif status < 0:
         how = f" was killed by {_signal_name(-status)}"
     elif completed.command.reports and status > _SHELL_SIGNAL:

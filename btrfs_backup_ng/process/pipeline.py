@@ -283,7 +283,7 @@ class _Pipeline:
         """Let a receiver with the whole stream work as long as it says that it does."""
         heard = self._said_bytes + last.child.words.added
         if did := silence.too_long(heard):
-            text = "all of the stream was taken, and it was not finished"
+            text = "all of the stream was read, but the work on it did not end"
             self._condemn(last, Stalled, text, f"{did} (--stall-timeout)")
 
     def _check_sizes(self) -> None:
@@ -309,7 +309,7 @@ class _Pipeline:
     ) -> None:
         """Blame a stage; the pipeline is ended because of it."""
         label = visible(stage.child.command.label)
-        text = f"{text}, so the transfer was ended: {label} {did}"
+        text = f"{text}, so the transfer was stopped: {label} {did}"
         self._verdict = _Verdict(stage, kind, text)
 
     def _moved(self, hop: Hop | Watch) -> tuple[int, int, int]:
@@ -385,7 +385,7 @@ class _Pipeline:
 
 def _describe(end: Completed, stage: _Stage) -> str:
     if stage.was_ended:
-        return blame(end, " was ended by us")
+        return blame(end, " was stopped by this program")
     if end.status == 0:
         return blame(end, " ended before it had read everything")
     return describe(end)

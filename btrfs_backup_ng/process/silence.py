@@ -41,5 +41,5 @@ class Silence:
         if limit_s and self._silent_s >= limit_s:
             return f"said nothing for {limit_s:g} s"
         if longest_s and self._waited_s >= longest_s:
-            return f"did not come to an end in {longest_s:g} s"
+            return f"did not end within {longest_s:g} s"
         return ""

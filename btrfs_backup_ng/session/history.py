@@ -197,7 +197,7 @@ class History:
                     self._append(record, directory)
             except (OSError, NotOurs) as error:
                 if not self._warned:
-                    text = "what happened is not remembered in %s: %s"
+                    text = "the history in %s cannot be written: %s"
                     reason = getattr(error, "strerror", "") or str(error)
                     log.warning(text, self._path, reason)
                 self._warned = True
@@ -242,7 +242,7 @@ class History:
         aside = Unreadable("").name_aside(HISTORY, now)
         os.rename(HISTORY, aside, src_dir_fd=directory, dst_dir_fd=directory)
         replace_file(directory, HISTORY, b"".join(line + b"\n" for line in good))
-        text = "%s was damaged; it is moved to %s, and goes on with %d good lines"
+        text = "%s was damaged; it is moved to %s, and continues with %d good lines"
         log.warning(text, self._path, aside, len(good))
 
 

@@ -164,8 +164,8 @@ class Attempt:
             sink.place.discard([transfer_id])
             name = visible(self.transfer.snapshot.name)
             raise StreamChanged(
-                f"the stream of {name} is not the one whose beginning"
-                f" ({format_size(checkpoint.offset)}) is at {sink}"
+                f"the stream of {name} does not continue the beginning"
+                f" ({format_size(checkpoint.offset)}) that is at {sink}"
             ) from error
         if sink.lists and error.blamed.status == grammar.NOT_OURS:
             raise refusal_by_verb(sink.place.state, error.blamed.stderr) from error
@@ -183,7 +183,7 @@ class Attempt:
         dropped = attempt(lambda: place.discard(ids, keep_sealed=has_checkpoints))
         if not has_checkpoints:
             return ""
-        unknown = "What is complete there stays; the next run goes on from it."
+        unknown = "Completed data is kept; the next run resumes from there."
         if isinstance(dropped, TimedOut):
             return unknown
         safe = attempt(lambda: place.safe_bytes(ids))
@@ -191,7 +191,7 @@ class Attempt:
             return unknown
         if not safe:
             return ""
-        return f"{format_size(safe)} are safe there; the next run goes on from that."
+        return f"{format_size(safe)} are kept there; the next run resumes from that."
 
 
 def prepare(
@@ -241,7 +241,7 @@ def _find_checkpoint(
         except CommandFailed as error:
             if error.completed.status != grammar.BUSY:
                 raise
-            text = "%s: an earlier transfer (%s) still runs and cannot be ended"
+            text = "%s: an earlier transfer (%s) is still running and cannot be stopped"
             log.warning(text, sink, transfer_id)
             continue
         if checkpoint is None or (found and found.offset >= checkpoint.offset):
@@ -257,7 +257,7 @@ def _unchanged(sink: Endpoint, checkpoint: Checkpoint | None) -> Checkpoint | No
         return None
     seal = sink.look_closely([checkpoint.tree_id], are_checkpoints=True)
     if seal is Integrity.CHANGED:
-        log.warning("%s: a checkpoint was written to; it is not built upon", sink)
+        log.warning("%s: a checkpoint was written to; it is not used", sink)
         return None
     return checkpoint
 
@@ -266,7 +266,7 @@ def _drop(place: Place, transfer_id: str) -> None:
     """Delete the staging of an attempt; log a failure, as it harms no other attempt."""
     error = attempt(lambda: place.discard([transfer_id]))
     if isinstance(error, BackupError):
-        log.warning("%s: what is left of %s stays: %s", place, transfer_id, error)
+        log.warning("%s: the remains of %s are kept: %s", place, transfer_id, error)
 
 
 def _warn_of_other_forms(
@@ -352,8 +352,8 @@ def _drop_all(place: Place, transfer_id: str) -> str:
     kept = "Nothing of it is kept."
     if left:
         why = left.message if isinstance(left, BackupError) else "it is in use"
-        kept = f"What came of it ({transfer_id}) could not be dropped: {why}."
-    return f"{kept}\nIf it is to be so long, allow more:  --max-size SIZE"
+        kept = f"The part that arrived ({transfer_id}) could not be dropped: {why}."
+    return f"{kept}\nIf it should be so long, allow more:  --max-size SIZE"
 
 
 def _begin_with_cause(error: PipelineFailed, route: Route) -> None:
@@ -386,12 +386,12 @@ def _next_step(error: PipelineFailed, route: Route) -> str:
         return "The (de)compressor there failed. Without one:  --compress none"
     if blamed.command.label == _LOOK:
         return (
-            "The command got a part that is of no use: delete it, and run this again."
+            "The command got only a part of the stream: delete it, and run this again."
         )
     place = _place_of(blamed, route)
     if is_full(blamed.stderr):
         command = f"btrfs filesystem usage {shlex.quote(place.location.path)}"
-        return f"See what takes the room:  {visible(place.host.by_hand(command))}"
+        return f"See what takes the space:  {visible(place.host.by_hand(command))}"
     if is_read_only(blamed.stderr):
         return f"See why:  {visible(place.host.by_hand('dmesg | tail'))}"
     return ""

@@ -100,7 +100,7 @@ class Delivery:
                     retries -= 1
                 pause_s = min(2 * pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
                 name = visible(transfer.snapshot.name)
-                text = f"sending {name} to {visible(self._name)} was cut: "
+                text = f"sending {name} to {visible(self._name)} was interrupted: "
                 why = error.message.split("\n")[0]
                 why = why.removeprefix(f"{visible(self._name)}: ")
                 self._warn(f"{text}{why}. Trying again in {pause_s:g} s")
@@ -155,7 +155,7 @@ class Delivery:
             meter.expected_bytes = size_bytes
         wanted = session.watched and not packed
         if attempt.checkpoint:
-            log.info("going on at byte %d of %s", attempt.checkpoint.offset, name)
+            log.info("resuming at byte %d of %s", attempt.checkpoint.offset, name)
         with (
             session.progress.add(meter, f"{name} -> {self._name}", *self.turn),
             expecting(meter, transfer, attempt.route, wanted=wanted),

@@ -28,7 +28,7 @@ def spare_full_disk(
     if route.sink.lists and _is_about_full_disk(error):
         kept = attempt(lambda: _keep_or_drop(transfer, route, size_bytes))
         if isinstance(kept, BackupError):
-            kept = f"What is complete there stays: {kept.message}."
+            kept = f"Completed data is kept there: {kept.message}."
         error.hint = "\n".join(filter(None, [error.hint, kept]))
 
 
@@ -46,13 +46,13 @@ def _keep_or_drop(transfer: Transfer, route: Route, size_bytes: int | None) -> s
         size_bytes = stream_size(*ends, route.protocol)  # the estimate counts reflinks
     rest = size_bytes - safe  # 0 or less: the stream is longer than estimated
     if rest > 0 and preflight.fits(rest, free, route.options):
-        return f"{format_size(safe)} are safe there; the next run goes on from that."
+        return f"{format_size(safe)} are kept there; the next run resumes from that."
     _drop_from_full_disk(place, ids)
     why = f"the rest, about {format_size(rest)}, does not fit"
     if rest <= 0:
-        why = "nobody knows whether the rest fits"
+        why = "it is not known whether the rest fits"
     return (
-        f"{format_size(safe)} that were safe there are dropped, as {why}, so that"
+        f"{format_size(safe)} that were kept there are dropped, as {why}, so that"
         " the disk can be used again."
     )
 

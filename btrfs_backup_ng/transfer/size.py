@@ -168,7 +168,7 @@ def temporary_snapshot(
         return
     transfer_id = new_transfer_id(now)
     words = (source.location.path, source.state, transfer_id, name)
-    command = source.host.command(verbs.REHEARSE, *words, label="a rehearsal")
+    command = source.host.command(verbs.REHEARSE, *words, label="a dry run")
     with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
         assert child.stdin
         if child.read_line() != b"ready":

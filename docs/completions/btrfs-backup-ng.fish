@@ -153,7 +153,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore versions diff prune verify doctor demo' -l help-all -d 'print all options'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -s N -l num-snapshots -x -d 'keep the latest N snapshots at the source, and those that a destination still needs'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -s n -l num-backups -x -d 'keep the latest N backups at each destination'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none prune' -l keep -x -d 'keep at the source what a retention policy says'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none prune' -l keep -x -d 'retention policy for the snapshots at the source'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none prune' -l keep-at -x -d 'the same for the backups at each destination'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none prune' -l keep-zone -x -d 'time zone in which its days begin'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -s S -l no-snapshot -d 'make no snapshot'

@@ -82,7 +82,7 @@ def test_an_error_in_a_file_names_file_and_line(tmp_path: Path):
         ("--frobnicate 3", "unrecognized arguments: --frobnicate"),
         ("-n", "-n takes a number here"),
         ("-n x", "-n takes a number here"),
-        ("--keep-at bogus", "--keep-at: 'bogus' is none of"),
+        ("--keep-at bogus", "--keep-at: 'bogus' is not one of"),
         ("ftp://h/b", "unknown kind of location: ftp://"),
         ("/a", "/a is source and destination at once"),
         ("@none", "cannot read @none"),
@@ -92,7 +92,7 @@ def test_an_error_in_a_file_names_file_and_line(tmp_path: Path):
             done = run_program(*verb, f"@{file}")
             complaint(done, 2, f"line 4 of {file}: {reason}")
     file.write_text("-N 3\n")
-    assert "line" not in complaint(run_program(f"@{file}"), 2, "a source is missing")
+    assert "line" not in complaint(run_program(f"@{file}"), 2, "no source given")
 
 
 def test_tasks_of_a_file_that_differ_are_not_mixed(tmp_path: Path):

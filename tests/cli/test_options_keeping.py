@@ -67,7 +67,10 @@ def test_a_new_number_deletes_more_than_half_only_if_a_person_says_so(any_scene:
         assert "delete" not in done.stdout
         for words in ("snapshots at ", "backups at "):
             assert f"the policy latest=3 is new for the {words}" in done.stderr
-        assert done.stderr.count(" 6 of 9 would go, more than half; nothing is") == 2
+        assert (
+            done.stderr.count(" 6 of 9 would be deleted, more than half; nothing is")
+            == 2
+        )
     assert len(scene.snapshots) == len(scene.backups) == 9
     lines = re.findall("at once:  btrfs-backup-ng (prune .*)", done.stderr)
     for line in lines:

@@ -287,7 +287,7 @@ def test_a_destination_that_is_too_small_is_refused_before_any_change(
         assert set(os.listdir(small)) <= {".btrfs-backup-ng"}
     forced = must(run_program("--force", *words))
     assert "warning: " in forced.stderr
-    assert "as --force says" in forced.stderr
+    assert "because of --force" in forced.stderr
     unchecked = must(run_program("--no-check-space", "-I", "-S", *words))
     assert unchecked.stderr == ""
     assert len(os.listdir(small)) == 1 + 1
@@ -332,7 +332,7 @@ def test_a_place_that_keeps_backups_is_no_source_without_force(
         return ssh_place(sshd, path) if over_ssh else str(path)
 
     to, before = named(scene.destination), scene.fingerprint()
-    refused = "keeps backups, so it is no source without --force"
+    refused = "keeps backups, and is used as a source with --force only"
     swapped: list[Argument] = [*words, to, scene.source]
     for more in ([], ["--dry-run"], ["-N1", "-n1"]):
         said = complaint(run_program(*swapped, *more), 4, f"{to} {refused}")

@@ -367,7 +367,9 @@ def test_repeated_origins_are_matched_by_name_and_are_no_parents():
         sources[3].name: None,
     }
     assert found.present == 1 and found.base is None
-    assert len(found.refusals) == 3 and all("carry" in r for r in found.refusals)
+    assert len(found.refusals) == 3 and all(
+        "the same received UUID" in r for r in found.refusals
+    )
 
 
 def test_of_two_snapshots_of_one_second_with_one_origin_each_is_sent():

@@ -31,7 +31,7 @@ FAILURES = {
         "head -c 100000 >/dev/null; "
         + _says("writing to data failed: No space left on device"),
         "{place}: the filesystem is full",
-        "See what takes the room:  btrfs filesystem usage {place}",
+        "See what takes the space:  btrfs filesystem usage {place}",
     ),
     "read-only": (
         RECEIVES,
@@ -111,4 +111,4 @@ def test_a_receiver_that_is_killed_behind_ssh_is_named_alone(
         _, said = program.communicate(timeout=60)
     first = said.splitlines()[0]
     assert first.startswith(f"btrfs-backup-ng: {over_ssh.place}: btrfs receive on ")
-    assert "SIGPIPE" not in said and "was ended by us" not in said, said
+    assert "SIGPIPE" not in said and "was stopped by this program" not in said, said

@@ -56,7 +56,7 @@ def test_a_snapshot_alone_does_not_wait_for_a_run_that_sends(
         assert program.poll() is None, "it waited"
         program.terminate()
         finish(program)
-        told = "the snapshot was made, and nothing is deleted now"
+        told = "the snapshot was made, and nothing was deleted"
         assert_fails(done, 10, f"pid {program.pid}", told, "--wait")
         assert len(scene.snapshots) == 3
     scene.check_converges()

@@ -276,7 +276,7 @@ def test_backups_of_an_unknown_source_stay_until_that_is_settled(
     make_named(None, scene.destination, [STRANGER, *gone])
     places.sources.unlink()
     done = places.run(*DELETING)
-    assert "Whose 3 of the backups are that begin with 'x-' is not known" in done.stderr
+    assert "The source of 3 backups that begin with 'x-' is not known" in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if "--one-source" in line]
     for _ in range(2):
         done = places.run(*DELETING)
@@ -346,7 +346,7 @@ def test_a_prefix_that_the_record_does_not_name_is_not_known(scene: Scene) -> No
     words = ("-p", "t-", "-n1", scene.source, scene.destination)
     done = run_program(*words)
     assert done.returncode == 0, done.stderr
-    assert "does not say whose backups those that begin with 't-' are" in done.stderr
+    assert "does not name the source of backups that begin with 't-'" in done.stderr
     assert len(scene.backups) == 4
     assert run_program(*words).stderr == ""
     assert (scene.destination / "t-20200101-000000").exists()
@@ -406,5 +406,5 @@ def test_destinations_that_cannot_be_read_from_the_record_are_a_failure(
     _garbage(scene.holds)
     done = run_program("-p", "x-", "--locked-destinations", scene.source)
     assert done.returncode == 1, (done.stdout, done.stderr)
-    assert "destinations that are recorded there are not known" in done.stderr
+    assert "destinations on record are not known" in done.stderr
     assert len(scene.snapshots) == 1

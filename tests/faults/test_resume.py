@@ -105,7 +105,7 @@ def test_two_transfers_that_wait_each_go_on_in_their_turn(scene: Scene) -> None:
         processes.wait_until(lambda: first not in scene.staging)
         safe = cutting.wait_for_checkpoint(scene, SAFE, program)
         cutting.LOCAL_CUTS["btrfs receive killed"](scene, program)
-        assert_fails(finish(program), 1, "the next run goes on")
+        assert_fails(finish(program), 1, "the next run resumes")
     assert len(scene.backups) == 1
     resumed = cutting.check_resumed(scene, safe)
     assert resumed.parent is not None
@@ -121,7 +121,7 @@ def test_after_a_pulled_cable_only_the_rest_goes_over_the_wire(
         safe = cutting.wait_for_checkpoint(scene, 10 * MIB, program)
         cable.pull()
         done = finish(program)
-    assert_fails(done, 1, "connection", "the next run goes on")
+    assert_fails(done, 1, "connection", "the next run resumes")
     # The other side does not know of the cut: all that worked there still does.
     assert scene.worker("btrfs", "receive")
     cable.repair()
@@ -442,7 +442,7 @@ def test_without_checkpoints_there_is_no_body_and_a_cut_leaves_nothing(
         cutting.LOCAL_CUTS["btrfs receive killed"](scene, program)
         done = finish(program)
     assert_fails(done, 1, "btrfs receive", "SIGKILL")
-    assert "goes on from" not in done.stderr
+    assert "resumes from" not in done.stderr
     assert scene.staging == []
     done = scene.run("--json", "--no-checkpoints")
     transfer, *_ = cutting.sent(done)
@@ -716,7 +716,7 @@ def test_a_run_that_may_retry_goes_on_by_itself(ssh_scene: Scene) -> None:
         done = finish(program)
     (transfer,) = cutting.sent(done)
     assert transfer.resumed >= safe
-    assert "was cut" in done.stderr and "Trying again" in done.stderr
+    assert "was interrupted" in done.stderr and "Trying again" in done.stderr
     cutting.check_arrived(scene)
 
 
@@ -730,7 +730,7 @@ def test_a_run_that_may_retry_gives_up_after_that(scene: Scene) -> None:
             processes.kill([receive])
             processes.wait_until(lambda: not receive.alive())
         done = finish(program)
-    assert_fails(done, 1, "btrfs receive", "SIGKILL", "the next run goes on")
+    assert_fails(done, 1, "btrfs receive", "SIGKILL", "the next run resumes")
     cutting.check_resumed(scene, INTERVAL)
 
 
@@ -767,7 +767,7 @@ def test_a_retry_sees_that_only_the_answer_was_lost(
     done = scene.run("--json", "--retries", "1")
     assert was_faulty(tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "was cut" in done.stderr
+    assert "was interrupted" in done.stderr
     (sent,) = cutting.sent(done)
     assert sent.size == 0
     scene.check_complete()

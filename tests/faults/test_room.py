@@ -111,7 +111,7 @@ def test_what_gives_way_to_a_restore_is_the_oldest(
     done = run_program(*words)
     assert done.returncode == 0, done.stderr
     for said in (told.stderr, done.stderr):
-        assert said.count("gives way: the room is needed") == 1
+        assert said.count("is dropped: its space is needed") == 1
     assert scene.staging == [newer]
     assert len(scene.backups) == 1
 
@@ -205,7 +205,7 @@ def test_what_is_safe_is_kept_where_the_rest_fits(scene: Scene, tmp_path: Path) 
     env = faulty_btrfs(tmp_path, "receive*", f'head -c 15000000 | "$@"; {error}')
     words = ("--checkpoint-interval", "2M")
     done = scene.run(*words, env=env)
-    assert_fails(done, 1, "No space left on device", "are safe there; the next run")
+    assert_fails(done, 1, "No space left on device", "are kept there; the next run")
     assert "dropped" not in done.stderr
     safe = max(seal.offset for seal in seals(scene))
     assert safe >= 8 * MIB

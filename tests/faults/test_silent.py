@@ -26,8 +26,8 @@ from tests.support.sshd import Sshd, running_sshd
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("silent")]
 
 LIMIT = ("--stall-timeout", str(LIMIT_S))
-SILENT = f"said nothing for {LIMIT_S} s, so it was ended"
-LONG = "did not come to an end in"
+SILENT = f"said nothing for {LIMIT_S} s, so it was stopped"
+LONG = "did not end within"
 WAYS = ["push", "pull", "local"]
 
 
@@ -109,7 +109,7 @@ def _check_given_up(way: Way, stage: Stage, verb: str, more: str) -> None:
     done = way.run(*more.split())
     assert stage.was_played
     assert time.monotonic() - began < 40
-    said = {"rehearse": "a rehearsal"}.get(verb, verb)
+    said = {"rehearse": "a dry run"}.get(verb, verb)
     assert done.returncode in (1, 10)
     said = f"{said}{way.where} {SILENT}"
     assert_fails(done, done.returncode, said, "--stall-timeout")

@@ -175,7 +175,7 @@ def test_what_is_no_small_file_is_not_read(
 def test_a_prefix_is_known_only_if_the_record_names_it():
     content = format_sources(EXAMPLE)
     assert why_unknown(content, "/r", "x-") == why_unknown(None, "/r", None) == ()
-    assert "does not say" in why_unknown(content, "/r", "y-")[0]
+    assert "does not name the source" in why_unknown(content, "/r", "y-")[0]
     assert "is missing" in why_unknown(None, "/r", "x-")[0]
     assert "cannot be read" in why_unknown(b"", "/r", None)[0]
     assert "it is a symbolic link" in why_unknown(LINK, "/r", "x-")[0]

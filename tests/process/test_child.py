@@ -153,7 +153,7 @@ def patient(script: str, silence_s: float = 0.0, longest_s: float = 0.0) -> Comm
             patient(f"echo busy >&2; sleep {MARKER}; true", 0.3),
             "said nothing for 0.3 s",
         ),
-        (patient(f"echo busy >&2; {WORKS}", 0.3, 0.6), "did not come to an end in"),
+        (patient(f"echo busy >&2; {WORKS}", 0.3, 0.6), "did not end within"),
         (
             patient(f"exec >&-; echo busy >&2; sleep {MARKER}; true", 0.3),
             "said nothing",
@@ -164,13 +164,15 @@ def patient(script: str, silence_s: float = 0.0, longest_s: float = 0.0) -> Comm
 @pytest.mark.parametrize("way", ["run", "read"])
 def test_patience_has_an_end_and_ends_the_whole_group(command, did, way):
     began = time.monotonic()
-    with pytest.raises(TimedOut, match=f"^the script {did}.*, so it was ended") as told:
+    with pytest.raises(
+        TimedOut, match=f"^the script {did}.*, so it was stopped"
+    ) as told:
         answer(command) if way == "read" else run(command, check=False)
     assert time.monotonic() - began < 5
     assert not running(MARKER)
     assert told.value.hint == "Look there."
     if "busy" in str(command):
-        assert str(told.value).endswith("ended: busy"), "the last words are missing"
+        assert str(told.value).endswith("stopped: busy"), "the last words are missing"
 
 
 def answer(command: Command) -> bytes:
@@ -276,7 +278,7 @@ def test_what_is_left_behind_and_writes_on_is_heard():
 
 def test_what_is_left_behind_and_writes_for_ever_is_a_failure(monkeypatch):
     monkeypatch.setattr("btrfs_backup_ng.process.poller.LINGER_AT_MOST_S", 0.3)
-    with pytest.raises(CommandFailed, match="left something behind that writes on"):
+    with pytest.raises(CommandFailed, match="left a process behind that keeps writing"):
         run(shell("while echo a; do sleep 0.01; done & exit 0"))
 
 
@@ -312,7 +314,7 @@ def test_without_its_status_line_the_outcome_is_unknown():
     with pytest.raises(ContactLost) as caught:
         run(shell("echo 'broken pipe' >&2; exit 255", reports=True))
     assert str(caught.value) == (
-        "the script: the connection ended before it said how it went: broken pipe"
+        "the script: the connection ended before its exit status came: broken pipe"
     )
     assert caught.value.completed.status is None
 
@@ -451,7 +453,7 @@ def test_what_cannot_be_ended_is_named_and_left(monkeypatch, caplog):
         monkeypatch.setattr(Child, "send", lambda *args: None)
         child.end()
         assert caplog.messages == [
-            f"the script (process {child.pid}) could not be ended"
+            f"the script (process {child.pid}) could not be stopped"
         ]
         assert child.wait(5) == 0
 

@@ -128,8 +128,8 @@ def test_a_receiver_that_has_taken_all_and_falls_silent_is_a_stall(_impatient, w
     with pytest.raises(Stalled) as caught:
         run("echo x", last, stall_timeout_s=0.7)
     assert str(caught.value) == (
-        "all of the stream was taken, and it was not finished, so the transfer was"
-        " ended: the receiver said nothing for 0.7 s (--stall-timeout)"
+        "all of the stream was read, but the work on it did not end, so the transfer"
+        " was stopped: the receiver said nothing for 0.7 s (--stall-timeout)"
     )
 
 
@@ -137,7 +137,7 @@ def test_a_receiver_that_only_says_that_it_works_is_a_stall_in_the_end(
     _impatient, monkeypatch
 ):
     monkeypatch.setattr(command, "LONGEST_S", 1.0)
-    with pytest.raises(Stalled, match="did not come to an end in 1 s"):
+    with pytest.raises(Stalled, match="did not end within 1 s"):
         run("echo x", receiver(f"{TAKEN} while :; do {WORKS} done;"), stall_timeout_s=9)
 
 
@@ -154,7 +154,7 @@ def test_a_stream_that_is_too_long_is_ended(counts, _hurry):
     with pytest.raises(TooLarge) as caught:
         run("cat /dev/zero", *middle, "cat >/dev/null", meter=meter, max_size=3 * MIB)
     assert str(caught.value).splitlines()[0] == (
-        "the stream is longer than 3.0 MiB (--max-size), so the transfer was ended:"
+        "the stream is longer than 3.0 MiB (--max-size), so the transfer was stopped:"
         " stage 0 gave more"
     )
     assert meter.size_bytes < 3000 * MIB
@@ -402,7 +402,7 @@ def test_a_lost_contact_is_unknown_and_says_so():
     with pytest.raises(PipelineFailed) as caught:
         run("exec true", shell("cat; exit 0", "put on nas", reports=True))
     assert str(caught.value) == (
-        "put on nas: the connection ended before it said how it went"
+        "put on nas: the connection ended before its exit status came"
     )
     assert caught.value.unknown and caught.value.blamed.status is None
 
@@ -425,7 +425,7 @@ def test_a_silent_sender_ends_when_its_reader_did(script):
         run("exec sleep 30", "exec cat", script)
     assert time.monotonic() - began < 5
     assert caught.value.blamed.command.label == "stage 2" or script == "exit 0"
-    assert "then stage 0 was ended by us" in str(caught.value)
+    assert "then stage 0 was stopped by this program" in str(caught.value)
 
 
 @pytest.mark.usefixtures("_hurry")
@@ -435,7 +435,7 @@ def test_a_receiver_that_goes_on_after_a_dead_sender_is_ended():
         run("exit 3", "exec sleep 30")
     assert 0.3 < time.monotonic() - began < 5
     assert str(caught.value) == (
-        "stage 0 failed with status 3\n  then stage 1 was ended by us"
+        "stage 0 failed with status 3\n  then stage 1 was stopped by this program"
     )
 
 
@@ -521,10 +521,11 @@ def test_a_stall_ends_the_pipeline_and_names_itself(scripts, says):
     assert 0.4 <= time.monotonic() - began < 5
     first, *others = str(caught.value).split("\n  then ")
     assert first == (
-        "nothing moved for 0.4 s (--stall-timeout), so the transfer was ended: " + says
+        "nothing moved for 0.4 s (--stall-timeout), so the transfer was stopped: "
+        + says
     )
     assert caught.value.blamed.command.label == says[:7]
-    assert all(line.endswith("was ended by us") for line in others)
+    assert all(line.endswith("was stopped by this program") for line in others)
 
 
 def test_a_slow_reader_is_no_stall():

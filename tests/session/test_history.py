@@ -228,12 +228,12 @@ def test_what_cannot_be_written_is_told_once_and_is_no_failure(
 ) -> None:
     (tmp_path / "file").touch()
     _write(tmp_path / "file" / "state", *_numbered(3))
-    assert caplog.text.count("not remembered") == 1
+    assert caplog.text.count("cannot be written") == 1
     caplog.clear()
     monkeypatch.setattr(history, "WAIT_S", 0.1)
     with locked(tmp_path):  # by a process that does not go on
         _write(tmp_path, RECORD)
-    assert caplog.text.count("not remembered") == 1
+    assert caplog.text.count("cannot be written") == 1
     assert read_history(str(tmp_path)) == []
 
 

@@ -165,7 +165,7 @@ class _Run:
         self._session.emit(Snapshotted(str(source.location), planned.name, False))
         self.tally.add(Tally(done=1))
         if job.keep_source or any(one.keep for one in job.destinations):
-            busy.message += "; the snapshot was made, and nothing is deleted now"
+            busy.message += "; the snapshot was made, and nothing was deleted"
             raise busy
 
     def _all_failed(self, targets: Sequence[Target]) -> bool:
@@ -231,8 +231,8 @@ class _Run:
         except Unreadable as error:
             path = source.record_path(HOLDS)
             text = f"{path} cannot be read ({visible(str(error))}), so the"
-            text += " destinations that are recorded there are not known"
-            hint = "Name them on the command line; then the record is made anew."
+            text += " destinations on record are not known"
+            hint = "Name them on the command line; then the record is created again."
             self.fail(str(source.location), BackupError(text, hint=hint))
             return []
 
@@ -268,11 +268,11 @@ class _Run:
         left = place.facts.leftovers
         if not left or (role is Role.SNAPSHOT and place.facts.is_mounted_read_only):
             return
-        log.info("%s: clearing what unfinished transfers left", place)
+        log.info("%s: clearing the remains of unfinished transfers", place)
         for transfer_id in place.discard(left, keep_sealed=True):
             # A transfer of this run ends an earlier attempt at it.
             if role is Role.BACKUP and not staging.is_known(transfer_id):
-                text = f"{place}: a transfer ({transfer_id}) still runs there"
+                text = f"{place}: a transfer ({transfer_id}) is still running there"
                 self._session.warn(str(place.location), text)
 
     def _list(self, source: Place) -> Holds:

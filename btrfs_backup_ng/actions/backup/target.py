@@ -149,8 +149,8 @@ class Target:
         hint = ""
         if ownership.unknown:
             text += (
-                f". Whose {len(ownership.unknown)} of the backups are that begin with"
-                f" {visible(prefix)!r} is not known, so these stay"
+                f". The source of {len(ownership.unknown)} backups that begin with"
+                f" {visible(prefix)!r} is not known, so they are kept"
             )
             words = [PROGRAM, "prune", "--one-source", "-p", prefix, self.name]
             line = visible(shlex.join(words))
@@ -162,7 +162,7 @@ class Target:
         prefix, source = self._job.naming.prefix, self._source.location
         text = f"{self} keeps backups of {visible(others)} that begin with"
         text += f" {visible(prefix)!r}; those of {visible(str(source))} will be mixed"
-        text += " with them, and no policy can delete there then"
+        text += " with them, and then no policy can delete any"
         hint = "Give each source a directory of its own, or a prefix:  -p PREFIX"
         self._session.emit(Noted(self.name, Level.WARNING, text, hint))
 
@@ -269,7 +269,7 @@ class Target:
                 Noted(
                     self.name,
                     Level.INFO,
-                    f"{self} shares no usable snapshot with {self._source} any more"
+                    f"{self} no longer shares a usable snapshot with {self._source}"
                     f" (newest there: {_day(newest)}, oldest here: {_day(oldest)})",
                     f"Sending in full{size}. The old backups there stay valid."
                     " Stop here with --incremental=required.",
@@ -345,7 +345,7 @@ class Target:
 
         def report(one: Waiting) -> None:
             word = "would drop" if self._job.dry_run else "dropped"
-            text = f"{self}: {word} {room.about(one)}: {visible(name)} needs the room"
+            text = f"{self}: {word} {room.about(one)}: {visible(name)} needs its space"
             self._session.warn(self.name, text)
 
         if not self._job.dry_run:
@@ -411,7 +411,7 @@ class Target:
         most = self._options.max_size
         if most is not None and size_bytes > most:
             name = visible(transfer.snapshot.name)
-            text = f"sending {name} to {self} would be ended: it is longer than"
+            text = f"sending {name} to {self} would be stopped: it is longer than"
             text += f" {format_size(most)} (--max-size)"
             self._session.warn(self.name, text)
 
@@ -526,7 +526,7 @@ class Target:
             "; ".join(self._unsendable.values()),
             hint=f"{'All others were sent' if arrived else 'No other was missing'}."
             f" If a block cannot be read, dmesg names the file after:  {scrub}"
-            f"\nSo that it is not tried again:  {gone}",
+            f"\nTo stop trying to send it:  {gone}",
             exit_status=10 if arrived else 1,
         )
 
@@ -536,7 +536,7 @@ class Target:
         there = [s for s in self._here.snapshots if s.origin in received]
         left = staging.of_snapshots(self.place.facts.leftovers, there)
         for transfer_id in self.place.discard(left):
-            text = f"{self}: an earlier transfer ({transfer_id}) still runs there"
+            text = f"{self}: an earlier transfer ({transfer_id}) is still running there"
             self._session.warn(self.name, text)
 
     def _register(self) -> None:

@@ -47,13 +47,13 @@ def delete(
         return Deletion(gone, error)
     if not left:
         return Deletion(gone)
-    others = f", and {len(left) - 1} more" if left[1:] else ""
+    others = f" and {len(left) - 1} more" if left[1:] else ""
     return Deletion(
         gone,
         CameBack(
-            f"{endpoint}: {visible(left[0].name)} was deleted and is there again"
-            f"{others}",
-            hint="Look for an error of the filesystem:  dmesg",
+            f"{endpoint}: {visible(left[0].name)}{others} reappeared after the"
+            " deletion",
+            hint="Check the kernel log for filesystem errors:  dmesg",
         ),
     )
 

@@ -132,8 +132,8 @@ def look(location: Location, session: Session, request: PruneRequest) -> list[Se
             ("snapshots", "--keep") if place.has_snapshots else ("backups", "--keep-at")
         )
         raise Refused(
-            f"{place} keeps {kind}, and no policy says which of them stay",
-            hint=f"For these:  {option} 'latest 24h 7d 4w 12m'",
+            f"no retention policy given for the {kind} at {place}",
+            hint=f"Give one:  {option} 'latest 24h 7d 4w 12m'",
         )
     return found
 
@@ -234,14 +234,14 @@ def _check_known(
     :param wanted: the prefix that the user named, for the command in the hint.
     :raises Refused: if they do not.
     """
-    hint = "The next backup makes this record anew."
+    hint = "The next backup creates this record again."
     if seen.role is Role.SNAPSHOT:
         why = holds.why_unknown(seen.record, seen.record_path, members)
     else:
         why = sources.why_unknown(seen.record, seen.record_path, prefix)
         words = [PROGRAM, "prune", "--one-source", "-p", prefix or wanted or "PREFIX"]
         line = visible(shlex.join([*words, str(seen.place.location)]))
-        hint += f" Or if all backups there are of one source:  {line}"
+        hint += f" Or, if all backups there are of one source:  {line}"
     if why:
         raise Refused(f"{why[0]}, so nothing is deleted at {seen.place}", hint=hint)
 

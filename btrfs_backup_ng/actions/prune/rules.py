@@ -140,8 +140,8 @@ class Pruning:
             prefix = visible(repr(self._job.naming.prefix))
             count = "1 snapshot" if len(others) == 1 else f"{len(others)} snapshots"
             text = f"{visible(source.snapshots.directory)} also has {count} of other"
-            text += f" subvolumes that begin with {prefix}, deleted by no policy of"
-            text += f" {source}"
+            text += f" subvolumes that begin with {prefix}, which no policy of"
+            text += f" {source} deletes"
             hint = "Give each source a folder of its own, or a prefix:  -p PREFIX"
             self._session.emit(Noted(str(source.location), Level.WARNING, text, hint))
         return [s for s in named if s.uuid not in others]

@@ -25,7 +25,7 @@ def find(place: Place, ids: Collection[str]) -> tuple[Waiting, ...]:
     )
     missing = set(ids) - {one.transfer_id for one in waiting}
     if missing:
-        raise NoSuchTransfer(f"no transfer {min(missing)} waits at {place}")
+        raise NoSuchTransfer(f"no interrupted transfer {min(missing)} at {place}")
     return tuple(one for one in waiting if not ids or one.transfer_id in ids)
 
 
@@ -50,5 +50,5 @@ def drop(
     """
     holder = Holder(now)
     with holder.holding(place, wait_s):
-        holder.note("dropping what cut transfers left", place)
+        holder.note("dropping interrupted transfers", place)
         return frozenset(place.discard([one.transfer_id for one in waiting]))

@@ -116,8 +116,8 @@ class FileRestoration:
         self.host: Host = target.host
         if not target.facts.is_directory:
             raise Refused(
-                f"{target} is not a directory; files are restored below one",
-                hint=f"Make one:  mkdir -p {visible(to.path)}",
+                f"{target} is not a directory",
+                hint=f"Create it first:  mkdir -p {visible(to.path)}",
             )
         preflight.has_privilege(target, session)
         self._kinds = self._look_there()
@@ -151,11 +151,11 @@ class FileRestoration:
         )
         links = [d for d in self._directories if d in seen and not seen[d].is_directory]
         if links:
-            raise Refused(f"in {name} these are no directories: {_listed(links)}")
+            raise Refused(f"not directories in {name}: {_listed(links)}")
         missing = [path for path in self.paths if path not in seen]
         if missing:
             raise Refused(
-                f"{name} does not hold {_listed(missing)}",
+                f"{name} does not contain {_listed(missing)}",
                 hint="Paths are relative to the snapshot, as in the subvolume that was"
                 " backed up.",
             )
@@ -191,15 +191,15 @@ class FileRestoration:
         taken = [path for path in self.paths if path in seen]
         if taken:
             raise Refused(
-                f"below {visible(str(self.to))} there is already {_listed(taken)}, and"
-                " nothing is overwritten",
+                f"{_listed(taken)} already exists below {visible(str(self.to))};"
+                " nothing was overwritten",
                 hint="Restore to an empty directory:  --to DIR",
             )
         top = seen["."].device
         for path in self._directories:
             if path in seen and not seen[path].is_directory:
                 raise Refused(
-                    f"{visible(path)} below {visible(str(self.to))} is no directory"
+                    f"{visible(path)} below {visible(str(self.to))} is not a directory"
                 )
             if path in seen and seen[path].device != top:
                 raise Refused(
@@ -300,8 +300,8 @@ class FileRestoration:
             kind = arrived[path].mode if path in arrived else 0
             if stat.S_IFMT(kind) != stat.S_IFMT(seen.mode):
                 raise BackupError(
-                    f"{visible(path)} did not come from {self.chosen.place}, or as"
-                    " something else"
+                    f"{self.chosen.place} did not send {visible(path)}, or sent"
+                    " something else under its name"
                 )
         if self.to.is_here:
             self._check_nothing_else(stage)
@@ -316,7 +316,7 @@ class FileRestoration:
                 others = set(os.listdir(descriptor)) - names
             if others:
                 raise BackupError(
-                    f"{self.chosen.place} sent what nobody asked for:"
+                    f"{self.chosen.place} sent files that were not requested:"
                     f" {_listed(sorted(others))}"
                 )
 
@@ -352,7 +352,7 @@ def look_below(
     done = host.call(verbs.STAT, directory, stdin=_list(paths))
     if words := done.stderr.strip():
         raise BackupError(
-            f"not all can be looked at below {visible(plain(directory))}"
+            f"cannot look at everything below {visible(plain(directory))}"
             f"{visible(f' on {host.name}' if host.name else '')}:"
             f" {visible(words.splitlines()[0])}",
             hint="Where sudo allows btrfs only, whole snapshots can be restored:"

@@ -109,7 +109,7 @@ def _of_source(contents: Contents, source: str, place: Place) -> Contents:
 
 def _say_whose(sources: Iterable[str]) -> str:
     words = [f"--from {visible(shlex.quote(one))}" for one in sorted(sources)]
-    return "Say it:  " + "   or  ".join(words) if words else ""
+    return "Choose one:  " + "   or  ".join(words) if words else ""
 
 
 def _check_whose(
@@ -126,12 +126,10 @@ def _check_whose(
     owners = {contents.owner_of(kept) for kept in candidates}
     if len(owners) > 1:
         place = candidates[0].endpoint
-        unknown = (
-            " (and of some it is not known whose they are)" if "" in owners else ""
-        )
+        unknown = " (and the source of some is not known)" if "" in owners else ""
         raise NotChosen(
             f"{place} has backups of several sources under one prefix{unknown}, and"
-            f" {visible(repr(word))} does not say of which",
+            f" {visible(repr(word))} fits several",
             hint=_say_whose(owners - {""}),
         )
 
@@ -142,10 +140,10 @@ def _changed(name: str, place: Place) -> Refused:
     return Refused(
         f"{name} at {place} was written to after it was made, so it may not be what was"
         " backed up",
-        hint="If its files were deduplicated (bees, duperemove), it is. This finds out,"
-        f" and clears it:\n{check} --data --source SOURCE\n"
-        "Its files can be taken as they are:  --file PATH\n"
-        "All of it as it is, as a new writable subvolume:  --force",
+        hint="If its files were deduplicated (bees, duperemove), it is. To find out,"
+        f" and clear it:\n{check} --data --source SOURCE\n"
+        "To restore files as they are:  --file PATH\n"
+        "To restore all of it as it is, to a writable subvolume:  --force",
     )
 
 
@@ -185,7 +183,7 @@ def _choose(
             raise _changed(wanted.name, place)
     if found != wanted:
         text = f"{wanted.name} is newer, but was written to after it was made, so it"
-        text += " is passed over; its name chooses it"
+        text += " is skipped; give its name to choose it"
         session.warn(str(place.location), text)
     return next(kept for kept in contents.kept if kept.snapshot == found)
 

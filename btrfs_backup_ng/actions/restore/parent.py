@@ -87,7 +87,9 @@ def find_parent(chosen: Chosen, target: Place, there: Listing) -> Parent | None:
             return Parent(snapshot, origin in there.carriers)
         changed.append(snapshot.name)
     for name in changed:
-        log.warning("%s is no parent: it was changed at %s", visible(name), target)
+        log.warning(
+            "%s is not used as parent: it was changed at %s", visible(name), target
+        )
     return None
 
 
@@ -130,7 +132,7 @@ def received_copy(parent: Snapshot, route: Route, now: datetime) -> Iterator[Non
         with last_steps():
             left = attempt(lambda: route.sink.place.discard([transfer_id]))
         if isinstance(left, BackupError):
-            log.warning("%s: %s stays for now: %s", route.sink, transfer_id, left)
+            log.warning("%s: %s is kept for now: %s", route.sink, transfer_id, left)
 
 
 def is_about_parent(error: BackupError) -> bool:

@@ -156,7 +156,7 @@ class Restoration:
         except BackupError as error:
             if not transfer.parent or not is_about_parent(error):
                 raise
-            text = f"{visible(transfer.parent.name)} cannot be built upon there"
+            text = f"{visible(transfer.parent.name)} cannot be the parent there"
             session.warn(
                 str(target.location), f"{text}: {error.message}; sending in full"
             )
@@ -211,7 +211,7 @@ class Restoration:
         with last_steps():
             done = attempt(lambda: target.host.call(verbs.TIDY, target.state))
         if isinstance(done, BackupError):
-            log.warning("%s stays: %s", visible(plain(target.state)), done)
+            log.warning("%s is kept: %s", visible(plain(target.state)), done)
 
 
 def plan_restore(
@@ -226,7 +226,7 @@ def plan_restore(
     target, name = _find_target(chosen, request, session)
     if name == STATE:
         path = str(target.location.join(name))
-        raise Refused(f"{visible(path)} is for the bookkeeping")
+        raise Refused(f"{visible(path)} is reserved for the records of this program")
     preflight.check(target, session, preflight.TARGET)
     there, _ = target.backups.listing()
     if name in there.names:
@@ -274,7 +274,7 @@ def _find_target(
     target = look_at_target(to.join(directory), session)
     if not target.facts.is_directory:
         words = visible(shlex.join(["mkdir", "-p", directory]))
-        raise Refused(f"{target} does not exist", hint=f"Make it:  {words}")
+        raise Refused(f"{target} does not exist", hint=f"Create it first:  {words}")
     return target, name
 
 
@@ -288,7 +288,7 @@ def _check_not_done(chosen: Chosen, target: Place, session: Session) -> None:
         there, _ = inside.backups.listing()
         if chosen.snapshot.origin in {snapshot.origin for snapshot in there.snapshots}:
             raise Refused(
-                f"{target} has that very snapshot already, as its source or since"
+                f"{target} already has this snapshot, as its source or since"
                 " it was restored",
                 hint="Choose another path:  --to PATH",
             )
@@ -296,7 +296,7 @@ def _check_not_done(chosen: Chosen, target: Place, session: Session) -> None:
 
 def _refuse_taken(place: Location) -> None:
     raise Refused(
-        f"{visible(str(place))} exists already, and nothing is overwritten",
+        f"{visible(str(place))} already exists; nothing was overwritten",
         hint="Choose another path:  --to PATH",
     )
 
@@ -362,7 +362,7 @@ def _check_space(
             expendable, free = room.first_needed(found, free, fits)
     place = str(target.location)
     for one in expendable:
-        text = f"{target}: {room.about(one)} gives way: the room is needed"
+        text = f"{target}: {room.about(one)} is dropped: its space is needed"
         session.warn(place, text)
     name = transfer.snapshot.name
     for note in preflight.check_space(place, name, needed, free, options):

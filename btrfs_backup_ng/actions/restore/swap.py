@@ -116,7 +116,7 @@ def _renamed(around: Around, aside: str) -> Swap:
     moved = _after_move(new, old, aside)
     lines = [_line("mv", "--", old, aside), _line("mv", "--", moved, old)]
     lines += _moves(around, aside, old, shlex.quote)
-    notes = (f"What was there is then in {aside}.",)
+    notes = (f"The old contents are kept in {aside}.",)
     removal = _removal(around, aside, shlex.quote)
     return Swap(SwapMethod.RENAME, tuple(lines), notes, tuple(removal))
 
@@ -131,7 +131,7 @@ def _moves(
     lines = []
     for path in around.nested:
         old, new = f"{before}/{path}", f"{after}/{path}"
-        stays = shlex.quote(f"{path} stays in {before}")
+        stays = shlex.quote(f"{path} is still in {before}")
         move = f"mv -T -- {quoted(old)} {quoted(new)}"
         lines.append(f"{move} || echo {stays} >&2")
     return lines
@@ -178,7 +178,7 @@ def _by_default(around: Around, mount: _Mount, new_mount: _Mount) -> Swap:
     removal = _with_top(mount, _removal(around, old, _top)) if old != "/" else []
     before = "" if old == "/" else old
     if around.old == "/":
-        notes = ["The machine starts with it the next time:  reboot"]
+        notes = ["The machine uses it from its next start on:  reboot"]
         notes += _move_later(around, before, new, mount)
         return Swap(SwapMethod.DEFAULT, tuple(lines), tuple(notes), tuple(removal))
     options = ",".join(_options(mount))
@@ -202,19 +202,19 @@ def _in_top_level(
     if around.old_exists:
         lines += [f"mv -- {_top(old)} {_top(aside)}"]
         new = _after_move(new, old, aside)
-        notes += [f"What was there is then the subvolume {aside} of the top level."]
+        notes += [f"The old contents are kept as subvolume {aside} of the top level."]
         removal = _with_top(mount, _removal(around, aside, _top))
     lines += [f"mv -- {_top(new)} {_top(old)}"]
     if not is_running:
         lines += _moves(around, aside, old, _top)
     if is_running:
-        notes += ["The machine starts with it the next time:  reboot"]
+        notes += ["The machine uses it from its next start on:  reboot"]
         notes += _move_later(around, aside, old, mount)
     elif is_point:
         options = ",".join([*_options(mount), f"subvol={old}"])
         lines += [_line("mount", "-o", options, mount.source, around.old)]
     if is_point and "subvolid=" in _fstab_options(around):
-        notes += ["/etc/fstab names it by subvolid=, which is another one now."]
+        notes += ["/etc/fstab names it by subvolid=, which is different now."]
     lines = _with_top(mount, lines)
     how = SwapMethod.TOP_LEVEL
     return Swap(how, tuple(lines), tuple(notes), tuple(removal))
@@ -236,15 +236,15 @@ def _mounted(
     if old_mount and old_mount.kind != "btrfs":
         options = _options(new_mount)
     if old_mount and around.old == "/":
-        notes += ["The machine has to start with it; then:  reboot"]
-        notes += [f"Subvolumes that stay in the old one: {path}" for path in inside]
+        notes += ["Let the machine start with it; then:  reboot"]
+        notes += [f"Still in the old one, a subvolume: {path}" for path in inside]
         return Swap(SwapMethod.MOUNT, (), tuple(notes))
     if old_mount:
         lines += [_line("umount", around.old)]
     else:
         if around.old_exists:
             lines += [_line("mv", "--", around.old, aside)]
-            notes += [f"What was there is then in {aside}."]
+            notes += [f"The old contents are kept in {aside}."]
             removal = _removal(around, aside, shlex.quote)
         lines += [_line("mkdir", "--", around.old)]
     words = ",".join([*options, f"subvol={subvolume}"])

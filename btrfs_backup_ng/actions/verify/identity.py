@@ -88,7 +88,7 @@ def judge_writable(received_uuid: UUID | None) -> Finding:
     if received_uuid:
         text = "it can be written to, though it carries a received UUID"
         return Finding(Result.BAD, Check.READ_ONLY, text)
-    text = "it can be written to: a receive was cut, or it was made writable"
+    text = "it can be written to: a receive was interrupted, or it was made writable"
     return Finding(Result.BAD, Check.READ_ONLY, text)
 
 
@@ -125,7 +125,7 @@ def judge_alone(
         text = "it was written to after it was made"
         yield Finding(Result.BAD, Check.SEAL, text)
     elif integrity is Integrity.UNKNOWN:
-        text = "nobody can tell whether it was written to after it was made"
+        text = "it is not known whether it was written to after it was made"
         yield Finding(Result.UNCHECKED, Check.SEAL, text)
     if received is None:
         return
@@ -143,7 +143,7 @@ def _judge_others(integrity: Integrity) -> Finding:
         text += ", and can be written to or was changed"
         return Finding(Result.BAD, Check.DUPLICATE, text)
     if integrity is Integrity.UNKNOWN:
-        text += ", and nobody can tell whether it was changed"
+        text += ", and it is not known whether that was changed"
         return Finding(Result.UNCHECKED, Check.DUPLICATE, text)
     return Finding(Result.GOOD, Check.DUPLICATE, f"{text}, unchanged")
 
@@ -198,9 +198,9 @@ def _judge_orphan(
 ) -> Finding:
     named = reference.named.get(copy.name)
     if named is None:
-        text = f"{reference.name} has no such snapshot any more"
+        text = f"no longer at {reference.name}"
         return Finding(Result.GOOD, Check.SOURCE, text)
-    text = f"{copy.name} at {reference.name} is another snapshot"
+    text = f"{copy.name} at {reference.name} is a different snapshot"
     if named.origin in there:
         return Finding(Result.GOOD, Check.SOURCE, f"{text}, with a copy of its own")
     text += f": UUID {named.origin} there, {copy.origin} here"
@@ -241,7 +241,7 @@ def judge_next(
         return
     text = f"the next backup from {source} is {forecast}"
     if is_incremental is None:
-        hint = "Say which prefix its name has:  -p PREFIX"
+        hint = "Give the prefix of its name:  -p PREFIX"
         yield Finding(Result.UNCHECKED, Check.PARENT, text, hint)
     else:
         yield Finding(Result.BAD, Check.PARENT, text)
@@ -253,7 +253,7 @@ def judge_reference(reference: Reference) -> Iterator[Finding]:
         if len(same) > 1:
             names = _listed([snapshot.name for snapshot in same])
             text = f"{names} at {reference.name} share the UUID {origin}, so their"
-            text += " copies cannot be told apart, and are no parents"
+            text += " copies cannot be told apart, and are not used as parents"
             yield Finding(Result.BAD, Check.DUPLICATE, text)
 
 

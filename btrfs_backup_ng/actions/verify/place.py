@@ -27,7 +27,7 @@ def check_records(everything: Iterable[Seen]) -> Iterator[Finding]:
             if isinstance(seen.record, Unread) and seen.record.may_be_whole:
                 yield Finding(Result.UNCHECKED, Check.RECORDS, text)
                 continue
-            hint = "The next backup moves it aside and makes it anew."
+            hint = "The next backup moves it aside and creates it again."
             yield Finding(Result.BAD, Check.RECORDS, text, hint)
 
 

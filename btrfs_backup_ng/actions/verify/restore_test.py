@@ -130,5 +130,5 @@ def _remove(sink: _Staging) -> None:
         left = attempt(lambda: sink.place.discard([sink.transfer_id]))
     if left:
         why = left.message if isinstance(left, BackupError) else "it is in use"
-        text = "%s: what a restore test left in %s stays until the next one: %s"
+        text = "%s: the remains of a restore test in %s are kept until the next one: %s"
         log.warning(text, sink, visible(plain(sink.directory)), why)

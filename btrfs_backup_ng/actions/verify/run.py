@@ -399,7 +399,7 @@ class Verification:
             return finding
         words = ["verify", str(self._request.location), snapshot.name]
         line = visible(shlex.join([PROGRAM, *words]))
-        hint = "If a deduplication did that (bees, duperemove), this finds out, and"
+        hint = "If a deduplication did that (bees, duperemove), this finds out and"
         hint += f" clears it:\n{line} --data --source SOURCE"
         return replace(finding, hint=hint)
 
@@ -424,7 +424,7 @@ class Verification:
         doubt = home is not seen and not is_intact
         if doubt:
             text = f"{first.name} at {home.place.location} was changed after it was"
-            text += " made, or nobody can tell, so it proves nothing"
+            text += " made, or that is not known, so it proves nothing"
             yield Finding(Result.UNCHECKED, check, text)
         elif first.uuid in self._cleared:
             text = f"{first.name} at {home.place.location} was written to after it was"
@@ -482,7 +482,7 @@ class Verification:
         """Return the original of a snapshot, or the reason why it has none."""
         if self._source is None:
             asked = self._request.source
-            return "the source cannot be looked at" if asked else "no source was named"
+            return "the source cannot be looked at" if asked else "no source was given"
         found = original_of(copy, self._source.reference)
         if len(found) != 1:
             count = "several snapshots" if found else "no snapshot"
@@ -561,4 +561,4 @@ def _interrupted(place: Place) -> Iterator[str]:
     for waiting in place.waiting(place.facts.leftovers):
         if not waiting.running:
             name = visible(waiting.name) or "a snapshot"
-            yield f"a transfer of {name} was cut, and waits to go on at {place}"
+            yield f"a transfer of {name} was interrupted, and can be resumed at {place}"

@@ -155,7 +155,9 @@ def _understood(host: Host, entries: Iterator[Entry]) -> Iterator[Entry]:
 
 def _not_understood(host: Host, error: Garbled) -> CannotRead:
     where = visible(host.name) or "this machine"
-    return CannotRead(f"what {where} says of the files is not understood: {error}")
+    return CannotRead(
+        f"the answer of {where} about its files is not understood: {error}"
+    )
 
 
 #: Number of differences that are kept; all are counted.

@@ -80,7 +80,7 @@ def parse_stats(answer: bytes, paths: Sequence[str]) -> list[Status | None]:
     if at != len(lines) or absent != found.count(None):
         others = [line for line in errors.splitlines() if not _ABSENT.search(line)]
         words = b"; ".join(others[:3]).decode(errors="surrogateescape")
-        raise Unclear(words or "what stat says is not understood")
+        raise Unclear(words or "the output of stat is not understood")
     return found
 
 
@@ -112,7 +112,7 @@ def parse_digests(answer: bytes, paths: Sequence[str]) -> list[str | None]:
         else:
             found.append(None)
     if at != len(answer):
-        raise Unclear("what sha256sum says is not understood")
+        raise Unclear("the output of sha256sum is not understood")
     return found
 
 
@@ -132,5 +132,5 @@ def parse_links(answer: bytes, sizes: Sequence[int]) -> list[str]:
         found.append(os.fsdecode(answer[at : at + size]))
         at += size + 1
     if answer != b"".join(os.fsencode(target) + b"\n" for target in found):
-        raise Unclear("what readlink says is not understood")
+        raise Unclear("the output of readlink is not understood")
     return found

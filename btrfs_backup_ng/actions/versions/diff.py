@@ -38,7 +38,7 @@ def difference(found: Found, first: int, second: int) -> bytes | None:
     """
     if first == second:
         one = id_of(versions(found.runs)[first])
-        raise UsageError(f"--diff compares two versions, and {one} is one")
+        raise UsageError(f"--diff compares two versions, and both are {one}")
     with tempfile.TemporaryDirectory(prefix="btrfs-backup-ng-") as directory:
         argv = ["diff", "-u"]
         paths = []
@@ -47,7 +47,7 @@ def difference(found: Found, first: int, second: int) -> bytes | None:
             content, name = sighting.content, id_of(versions(found.runs)[number])
             assert content
             if content.kind not in ("file", "link"):
-                raise Refused(f"version {name} is a {content.kind}, and no file")
+                raise Refused(f"version {name} is a {content.kind}, not a file")
             if content.size > _LIMIT_BYTES:
                 size = format_size(content.size)
                 raise Refused(f"version {name} is {size}, too large to be compared")

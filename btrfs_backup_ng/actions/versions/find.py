@@ -116,7 +116,7 @@ def find_file(text: str, sudo_line: str, *, working_directory: str) -> File:
     :raises Refused: if the path is not in a mounted btrfs subvolume.
     """
     if not text or "\0" in text:
-        raise UsageError("versions wants the path of a file")
+        raise UsageError("versions needs the path of a file")
     path = os.path.join(working_directory, text).rstrip("/") or "/"
     above, name = os.path.split(path)
     if name in ("", ".", ".."):
@@ -144,8 +144,8 @@ def find_file(text: str, sudo_line: str, *, working_directory: str) -> File:
         )
     if name == "" or _is_subvolume(top):
         raise Refused(
-            f"{shown} is a whole subvolume; versions are of a file in it",
-            hint=f"What is kept of it:  btrfs-backup-ng list {shown}",
+            f"{shown} is a whole subvolume; versions takes a file in one",
+            hint=f"To list its snapshots and backups:  btrfs-backup-ng list {shown}",
         )
     return File(subvolume, os.path.relpath(top, subvolume))
 
@@ -337,8 +337,8 @@ def number_of(found: Found, word: str) -> int:
     if found.failures and word != NOW:
         place, error = found.failures[0]
         raise Refused(
-            f"version {word} of {path} is at no place that could be searched;"
-            f" {visible(place)} could not: {error.message}"
+            f"version {word} of {path} was not found, and {visible(place)} could not"
+            f" be searched: {error.message}"
         )
     ids = ", ".join(id_of(sightings) for sightings in known.values())
     raise UsageError(f"there is no version {word} of {path}, only {ids}")
@@ -358,7 +358,9 @@ def pick(found: Found, number: int) -> Taken:
     taken = sighting_of(found, number)
     if not taken.snapshot:
         path = visible(found.file.path)
-        raise Refused(f"that version of {path} is in no snapshot, but there now")
+        raise Refused(
+            f"that version of {path} is the present file, which is in no snapshot"
+        )
     return Taken(found.places[taken.place], taken.snapshot, found.file.path)
 
 

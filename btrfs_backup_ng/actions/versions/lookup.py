@@ -84,7 +84,7 @@ def _understanding(place: Place) -> Iterator[None]:
         words = str(error)
         hint = "Log in as root, or let sudo run stat, sha256sum, readlink and cat, too."
         raise BackupError(
-            f"what is in the snapshots at {place} cannot be seen: {visible(words)}",
+            f"the contents of snapshots at {place} cannot be read: {visible(words)}",
             hint=hint if "Permission denied" in words else "",
         ) from error
 

@@ -108,9 +108,11 @@ def read(options: argparse.Namespace) -> DoctorOptions:
     need_places(options.places, "doctor")
     places = tuple(map(values.location, options.places))
     if options.sudoers and len(places) != 1:
-        raise UsageError("--sudoers is about one place: each machine has its own")
+        raise UsageError(
+            "--sudoers takes one place: each machine has a rule of its own"
+        )
     if options.sudoers and options.json:
-        raise UsageError("--sudoers prints a line for a file, which is no JSON")
+        raise UsageError("--sudoers prints a line for a file, which is not JSON")
     ssh = replace(read_ssh(options), may_ask=options.sudoers)  # as a timer cannot
     return DoctorOptions(places, options.sudoers, ssh)
 

@@ -66,7 +66,7 @@ states:
   complete  can be restored, and be the parent of a transfer
   foreign  was not made by this program, which never deletes it
   changed  was written to after it was made
-  damaged  named like one of our snapshots but is not one (with the reason)
+  damaged  named like a backup of this program but is not one (with the reason)
   waiting  an interrupted transfer, which will resume; shows how much is already there
   running  a transfer that is under way
 

@@ -224,7 +224,7 @@ def _status(
 ) -> PlaceStatus:
     hint = standing.hint
     if standing.word is Word.AWAY and is_known:
-        hint += f"\nIf it is gone for good:  {PROGRAM} status --forget {quote(place)}"
+        hint += f"\nIf it will not come back:  {PROGRAM} status --forget {quote(place)}"
     return PlaceStatus(
         place=place,
         status=standing.word.value.lower(),
@@ -258,7 +258,7 @@ def _lines(
     hints = status.hint.splitlines()
     if word is not Word.RUNNING and any(not one.running for one in standing.waiting):
         where = quote(status.place)
-        go_on = f"Go on:  {PROGRAM} SOURCE {where}"
+        go_on = f"Resume:  {PROGRAM} SOURCE {where}"
         drop = f"Or drop it:  {PROGRAM} prune --staging {where}"
         hints = [go_on, drop, *hints]
     for hint in hints:
@@ -320,4 +320,8 @@ def _work(standing: Standing) -> str:
     if standing.worker:
         return str(standing.worker)
     running = [wording.name(one) for one in standing.waiting if one.running]
-    return f"receiving {', '.join(running)}" if running else "does not tell who it is"
+    return (
+        f"receiving {', '.join(running)}"
+        if running
+        else "another run, which left no note"
+    )

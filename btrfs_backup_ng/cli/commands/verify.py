@@ -157,10 +157,12 @@ def _subset(text: str) -> tuple[int | None, int]:
     """Read which part of how many; ``None`` for the part of the day."""
     match = re.fullmatch(r"(auto|[0-9]{1,6})/([0-9]{1,6})", text)
     if match is None or not int(match[2]):
-        raise UsageError(f"'{visible(text)}' is no part; write it like 1/30 or auto/30")
+        raise UsageError(f"invalid part '{visible(text)}': write 1/30 or auto/30")
     number, parts = None if match[1] == "auto" else int(match[1]), int(match[2])
     if number is not None and not 1 <= number <= parts:
-        raise UsageError(f"'{visible(text)}' is no part: there are 1 to {parts}")
+        raise UsageError(
+            f"invalid part '{visible(text)}': choose 1/{parts} to {parts}/{parts}"
+        )
     return number, parts
 
 
@@ -200,7 +202,7 @@ def _request(
     :raises UsageError: if the options do not go together.
     """
     if source == location:
-        raise UsageError("the source of backups is another place than the backups")
+        raise UsageError("--source has to be another place than that of the backups")
     level = _level(options, source)
     part = None
     if options.subset:
@@ -213,7 +215,7 @@ def _request(
     prefix = options.snapshot_prefix
     if prefix is not None and source is None:
         raise UsageError(
-            "-p is about the next backup from a source, which is not named",
+            "-p needs the source of the next backup",
             hint="Name it:  --source PLACE",
         )
     return VerifyRequest(location, source, words, level, part, scratch, prefix)
@@ -229,10 +231,10 @@ def _level(options: argparse.Namespace, source: Location | None) -> Depth:
             hint="Name one:  --scratch DIR",
         )
     if options.scratch and level is not Depth.RESTORE:
-        raise UsageError("--scratch is for --restore-test, which is not asked for")
+        raise UsageError("--scratch needs --restore-test")
     if level is Depth.DATA and source is None:
         raise UsageError(
-            "--data compares with the source of the backups, which is not named",
+            "--data needs the source to compare with",
             hint="Name it:  --source PLACE",
         )
     return level
@@ -373,7 +375,7 @@ def _show_verdict(verdict: SnapshotResult, call: Call, output: Output) -> None:
         output.result(start + _difference(difference), _TEXT_AT + 2)
     if verdict.count > len(shown):
         more = f"and {verdict.count - len(shown)} more"
-        hint = "" if call.verbose else f" (-v tells {len(verdict.differences)})"
+        hint = "" if call.verbose else f" (-v shows {len(verdict.differences)})"
         output.result(start + more + hint)
     for finding in verdict.findings:
         if finding.result is not Result.GOOD:
@@ -432,7 +434,7 @@ def _summary(request: VerifyRequest, outcome: PlaceResult) -> str:
     if request.part:
         text += f", part {request.part[0]} of {request.part[1]}"
     if outcome.foreign:
-        text += f"; {outcome.foreign} foreign, which nobody can verify"
+        text += f"; {outcome.foreign} foreign, which cannot be verified"
     about = Counter(finding.result for finding in outcome.findings)
     wrong = [f"{about[r]} {_WORDS[r].lower()}" for r in Result if about[r]]
     if about[Result.BAD] or about[Result.UNCHECKED]:

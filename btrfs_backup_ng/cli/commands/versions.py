@@ -131,17 +131,17 @@ def read(options: argparse.Namespace) -> VersionsOptions:
     need_places(options.places, "versions")
     if len(options.places) != 1:
         raise UsageError(
-            f"versions is about one file, and {len(options.places)} are given",
+            f"versions takes one file, and {len(options.places)} are given",
             hint=f"See:  {PROGRAM} versions --help",
         )
     (file,) = options.places
     if file.startswith("ssh://"):
         raise UsageError(
-            "versions wants the path of a file on this machine",
+            "versions needs the path of a file on this machine",
             hint=f"Or run it there:  ssh HOST {PROGRAM} versions FILE",
         )
     if options.diff and options.json:
-        raise UsageError("--diff prints what diff does, which is no JSON")
+        raise UsageError("--diff prints the output of diff, which is not JSON")
     return VersionsOptions(
         file=file,
         places=tuple(dict.fromkeys(read_keepers(options.at))),
@@ -244,8 +244,8 @@ def _check_found(found: Found) -> None:
     contents = [run.content for run in found.runs if run.content]
     if all(content.kind == "directory" for content in contents):
         raise Refused(
-            f"{path} in {where} is a directory, and versions are of one file",
-            hint=f"What changed in all of a snapshot:  {PROGRAM} diff A B",
+            f"{path} in {where} is a directory, and versions takes one file",
+            hint=f"To compare whole snapshots:  {PROGRAM} diff A B",
         )
 
 

@@ -745,7 +745,7 @@ def test_each_place_stands_for_itself(scene: Scene, sshd: Sshd):
 
 def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
     for words, part in (
-        ([], "a place is missing"),
+        ([], "no place given"),
         (["shell://cat"], "shell://"),
         (["nas:/x"], "could be a path or a host"),
         (["--no-such", scene.source], "--no-such"),

@@ -140,13 +140,17 @@ def test_what_is_not_ours_is_foreign(scene: Scene, sshd: Sshd):
         assert place["snapshots"][0]["why"] == "not received"
         (one,) = others["snapshots"]
         assert (one["name"], one["state"]) == ("by-me", "foreign")
-        assert one["why"] == "not named by us"
+        assert one["why"] == "not named by this program"
         if way is local_way:
             assert one["age_s"] < 600
         else:  # btrfs subvolume list does not tell when it was made
             assert (one["created"], one["age_s"]) == (None, None)
     ((name, time, state),) = rows(listed(*way(other)))
-    assert (name, time, state) == ("by-me", "time unknown", "foreign (not named by us)")
+    assert (name, time, state) == (
+        "by-me",
+        "time unknown",
+        "foreign (not named by this program)",
+    )
 
 
 def test_a_snapshot_that_somebody_wrote_to_is_no_complete_one(scene: Scene):
@@ -290,7 +294,7 @@ def known(
 
 def test_without_a_place_on_record_one_is_missing(tmp_path: Path):
     env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}
-    complaint(listed(env=env), 2, "a place is missing", "on record")
+    complaint(listed(env=env), 2, "no place given", "on record")
 
 
 def test_all_places_on_record_are_listed(known: Known):
@@ -700,5 +704,5 @@ def test_the_record_of_root_is_named_where_it_cannot_be_read(
         run_words([verb])
     assert "sudo " in error.value.hint and error.value.exit_status == 4
     monkeypatch.setattr(history, "ROOTS_DIRECTORY", str(tmp_path / "none"))
-    with pytest.raises(UsageError, match="a place is missing"):
+    with pytest.raises(UsageError, match="no place given"):
         run_words([verb])

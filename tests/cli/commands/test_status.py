@@ -80,7 +80,7 @@ def test_waiting_with_what_to_do(scene: Scene, sshd: Sshd):
     assert first.startswith(f"WAITING  {place}: {NAME}, 1.2 GiB safe there, since ")
     assert re.search(r"since 2026-01-02 03:04:05 \+0000 \(\d+ days\)$", first)
     assert "nothing safe there yet" in second
-    assert go_on.endswith(f"Go on:  btrfs-backup-ng SOURCE {place}")
+    assert go_on.endswith(f"Resume:  btrfs-backup-ng SOURCE {place}")
     assert drop.endswith(f"btrfs-backup-ng prune --staging {place}")
     (found,) = document(status("--json", scene.destination), 1)
     assert (found["status"], found["newest"]["name"]) == ("waiting", name)
@@ -122,7 +122,7 @@ def test_a_holder_that_tells_nothing_runs_all_the_same(scene: Scene):
     with locked(scene.destination / STATE):
         (scene.destination / STATE / "holder").write_text("\x1b[31m")
         done = must(status(scene.destination))
-    assert done.stdout.endswith(": does not tell who it is\n")
+    assert done.stdout.endswith(": another run, which left no note\n")
     assert done.stdout.startswith("RUNNING  ")
 
 
@@ -201,7 +201,7 @@ def test_what_is_on_record_is_told_of_a_place_that_is_away(
     scene: Scene, tmp_path: Path
 ):
     env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
-    complaint(status(env=env), 2, "a place is missing")
+    complaint(status(env=env), 2, "no place given")
     scene.back_up(env=env)
     (name,) = scene.backup_names
     ok = document(status("--json", env=env))
@@ -227,7 +227,7 @@ def test_what_is_on_record_is_told_of_a_place_that_is_away(
     assert lines[0].startswith(f"AWAY     {scene.destination}: does not exist")
     assert re.match(rf" {{9}}last on record: {name}, \d+ s ago", lines[1])
     forget = f"btrfs-backup-ng status --forget {scene.destination}"
-    assert lines[-1] == f"{' ' * 9}If it is gone for good:  {forget}"
+    assert lines[-1] == f"{' ' * 9}If it will not come back:  {forget}"
     _, away = document(status("--json", env=env), 1)
     assert away["last_arrived"]["name"] == name
     assert "no luck" in away["last_failure"]["error"]
@@ -283,7 +283,7 @@ def test_stale_by_what_is_not_dated_in_the_future(
         must(status("--max-age", "5000w", *way(scene.destination)))
     with locked(scene.destination / STATE):
         lines = must(status("--max-age", "2d", scene.destination), 1).stdout
-        assert "STALE" in lines and "does not tell who it is" in lines
+        assert "STALE" in lines and "another run, which left no note" in lines
     ahead = {"BTRFS_BACKUP_NG_CLOCK": str(3600 * 24 * 4000)}
     scene.back_up(env=ahead)
     for way in both_ways(sshd):
@@ -320,7 +320,7 @@ def test_what_is_gone_for_good_is_forgotten(scene: Scene, tmp_path: Path):
     shutil.rmtree(other / STATE)
     hint = complaint(status("--forget", tmp_path, env=env), 2, "nothing about")
     assert str(other) in hint
-    assert complaint(status("--forget", env=env), 2, "a place is missing")
+    assert complaint(status("--forget", env=env), 2, "no place given")
     done = must(status("--forget", other, env=env))
     assert done.stdout == f"{other}: forgotten, with 1 line of the history\n"
     places = [p["place"] for p in document(status("--json", env=env))]

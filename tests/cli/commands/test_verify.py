@@ -243,10 +243,12 @@ def test_copies_that_were_made_writable_or_never_were_complete(
             assert found(place, name) == {(check, "bad")}, name
         assert (place["foreign"], place["findings"]) == (1, [])
         (note,) = place["notes"]
-        assert "was cut, and waits to go on" in note
+        assert "was interrupted, and can be resumed" in note
         text = {s["name"]: s["findings"][0]["text"] for s in place["snapshots"][:3]}
         assert "carries a received UUID" in text[kept]
-        assert "a receive was cut" in text[lost] and text[lost] == text[cut.name]
+        assert (
+            "a receive was interrupted" in text[lost] and text[lost] == text[cut.name]
+        )
     done = must(verify("-q", scene.destination, published.name), 1)
     line, hint, again = done.stdout.splitlines()
     assert line == f"BAD        {published.name}: it was written to after it was made"
@@ -275,7 +277,7 @@ def test_a_source_whose_snapshots_share_one_received_uuid(scene: Scene, sshd: Ss
     for way in both_ways(sshd):
         place = looked(*with_source(scene, way), "--data", status=1)
         assert found(place) == {("duplicate", "bad"), ("parent", "bad")}
-        assert "others carry its received UUID" in place["findings"][-1]["text"]
+        assert "has the same received UUID" in place["findings"][-1]["text"]
         for name in names:
             assert found(place, name) == {("duplicate", "bad")}
         assert {one["difference_count"] for one in place["snapshots"]} == {0}
@@ -410,7 +412,7 @@ def test_many_differences_are_counted_and_the_first_are_told(scene: Scene):
     assert one["difference_count"] == 1101 and len(one["differences"]) == 1000
     assert one["differences"][0]["path_base64"] == "CmxpbmUg/w=="
     shown = must(verify(*words), 1).stdout
-    assert "and 1081 more (-v tells 1000)" in shown and "\x1b" not in shown
+    assert "and 1081 more (-v shows 1000)" in shown and "\x1b" not in shown
     assert "  \\nline \\xff: presence: missing -> directory\n" in shown
     assert shown.count("presence: missing -> file") == 19
     assert (
@@ -628,7 +630,7 @@ def test_what_was_restored_for_a_test_is_removed(tested: Trial):
 def test_without_a_source_what_is_restored_is_compared_with_the_backup(tested: Trial):
     words = ("--restore-test", "--scratch", tested.scratch)
     done = must(verify(tested.scene.destination, *words))
-    assert "compared with itself, as no source was named" in done.stdout
+    assert "compared with itself, as no source was given" in done.stdout
 
 
 def test_where_another_run_works_no_restore_is_tested(tested: Trial):
@@ -748,7 +750,7 @@ def test_words_that_make_no_sense_are_refused(scene: Scene):
         ([place, "--restore-test"], "--scratch DIR"),
         ([place, f"--scratch={place}"], "--restore-test"),
         ([place, f"--source={place}"], "another place"),
-        ([place, "--subset=0/4"], "1 to 4"),
+        ([place, "--subset=0/4"], "1/4 to 4/4"),
         ([place, "--subset=4"], "1/30"),
         ([place, "--subset=1/0"], "1/30"),
         (["shell://cat"], "shell://"),
@@ -757,7 +759,7 @@ def test_words_that_make_no_sense_are_refused(scene: Scene):
             options = parse_places(command.build_parser(), words)
             command.read(options)
         assert part in f"{raised.value.message} {raised.value.hint}"
-    complaint(verify(), 2, "a place is missing")
+    complaint(verify(), 2, "no place given")
     complaint(verify(place, "x-1"), 2, "no snapshot 'x-1'", "Available: x-2")
     assert results(looked(place, show(scene.destination / name).uuid[:8]))
 

@@ -193,7 +193,9 @@ def test_a_version_comes_back_by_its_id(story: Story):
         words: list[Argument] = [*story.words, "--file", story.file, "--to", back]
         must(run_program("restore", *at, *words, "--id", version))
         assert (back / THESIS).read_text() == text
-    complaint(run_program("restore", *words, "--number", two), 4, "there is already")
+    complaint(
+        run_program("restore", *words, "--number", two), 4, "already exists below"
+    )
     done = run_program("restore", *words, "--id", "00000000")
     complaint(done, 2, f"no version 00000000 of {THESIS}, only {one}, {two}, now")
     complaint(run_program("restore", *words, "--id", "2"), 2, "is not the id")
@@ -443,8 +445,8 @@ def test_300_snapshots_cost_what_few_do(
 def test_what_makes_no_sense_is_told(scene: Scene, tmp_path: Path):
     file = scene.source / "first"
     for words, status, part in (
-        ([], 2, "a place is missing"),
-        ([file, file], 2, "about one file, and 2 are given"),
+        ([], 2, "no place given"),
+        ([file, file], 2, "takes one file, and 2 are given"),
         (["ssh://nas/x"], 2, "on this machine"),
         (["--at", "shell://cat", file], 2, "shell://"),
         (["--diff", "now", "x", file], 2, "not the id of a version"),
@@ -456,7 +458,7 @@ def test_what_makes_no_sense_is_told(scene: Scene, tmp_path: Path):
         done = versions(*words)
         complaint(done, status, part)
     done = versions("--diff", "now", "1234", "--json", file)
-    assert done.returncode == 2 and "no JSON" in done.stderr
+    assert done.returncode == 2 and "not JSON" in done.stderr
     scene.back_up()
     origin = show(scene.snapshot_folder / scene.snapshot_names[0]).uuid
     words = ["--diff", "now", "1234-5678"]

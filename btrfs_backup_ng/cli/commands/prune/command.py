@@ -48,8 +48,8 @@ destination of this call share.
 
 Without --force it refuses a policy that keeps only the newest, and to delete more than
 half of the snapshots of a prefix. --force also confirms that the clock of this machine
-is right: otherwise, if it may have jumped, snapshots that were kept before stay until
-another clock confirms the time, and snapshots dated in the future stay.
+is right: otherwise, if it may have jumped, snapshots that were kept before are kept
+until another clock confirms the time, and so are snapshots dated in the future.
 
 exit status:
   0  everything that was asked for is gone
@@ -175,7 +175,7 @@ def read(options: argparse.Namespace) -> PruneOptions:
     for option in _OF_NO_USE[mode]:
         if getattr(options, option.strip("-").replace("-", "_")):
             alone = "without --staging" if mode == "policy" else f"with --{mode}"
-            raise UsageError(f"{option} is of no use {alone}")
+            raise UsageError(f"{option} has no effect {alone}")
     if mode == "simulate":
         _check_simulation(options, policies)
     else:
@@ -209,7 +209,7 @@ def _mode(options: argparse.Namespace) -> str:
 
 def _check_simulation(options: argparse.Namespace, policies: Sequence[Policy]) -> None:
     if options.places:
-        raise UsageError("--simulate is about no place, only about a policy")
+        raise UsageError("--simulate takes a policy, and no places")
     if len(policies) != 1:
         raise UsageError("--simulate needs one policy:  --keep POLICY")
 
@@ -218,28 +218,28 @@ def _check_work(
     options: argparse.Namespace, mode: str, policies: Sequence[Policy]
 ) -> None:
     if options.every is not None:
-        raise UsageError("--every is of use with --simulate only")
+        raise UsageError("--every needs --simulate")
     need_places(options.places, "prune")
     if mode == "one-source":
         if options.snapshot_prefix is None:
-            raise UsageError("--one-source needs to know which backups:  -p PREFIX")
+            raise UsageError("--one-source needs the prefix of the backups:  -p PREFIX")
         return
     if mode == "policy" and not policies:
         raise UsageError(
-            "a policy is missing that says which snapshots and backups stay",
+            "no retention policy given",
             hint="For a source:  --keep '24h 7d 4w 12m'     For backups:  --keep-at ..."
-            "\nTo drop transfers that wait to go on:  --staging",
+            "\nTo drop interrupted transfers:  --staging",
         )
     if not (options.yes or options.dry_run or has_terminal() and not options.json):
         done = "dropped" if mode == "staging" else "deleted"
         raise UsageError(
-            f"nobody is here to be asked, so nothing is {done}",
-            hint="Look first:  --dry-run     Without a question:  --yes",
+            f"cannot ask for confirmation (no terminal); nothing {done}",
+            hint="Preview:  --dry-run     Skip the question:  --yes",
         )
     if any(policy.keeps_only_newest for policy in policies) and not options.force:
         raise Refused(
-            "this policy keeps only the newest, so nothing of the past would be left",
-            hint="If that is what you want:  --force",
+            "this policy keeps only the newest snapshot; all history would be deleted",
+            hint="To proceed:  --force",
         )
 
 

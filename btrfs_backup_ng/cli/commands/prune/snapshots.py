@@ -154,7 +154,7 @@ class Thinning:
         if refusals and not self.site.options.force:
             raise Refused(
                 ".\n  ".join(map(visible, refusals)) + ". Nothing was deleted",
-                hint="If that is right:  --force",
+                hint="To proceed:  --force",
             )
 
     def _weigh(self) -> None:
@@ -194,12 +194,12 @@ class Thinning:
         if judged.passed_over and self._request.prefix is None:
             prefixes = ", ".join(f"'{visible(p)}'" for p in judged.passed_over)
             self.site.say(
-                f"nothing here tells that names that begin with {prefixes} are ours; to"
-                " include them, give each:  -p PREFIX"
+                f"names that begin with {prefixes} are not on record as made by"
+                " this program; to include them, give each:  -p PREFIX"
             )
         if any(v.reasons == (OWNER_UNKNOWN,) for v in judged.verdicts):
             self.site.say(
-                "of some backups it is not known whose they are; if they are all of one"
+                "the source of some backups is not known; if they are all of one"
                 f" source:  {PROGRAM} prune --one-source -p PREFIX PLACE"
             )
         if to_delete:

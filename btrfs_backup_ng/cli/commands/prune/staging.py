@@ -48,7 +48,7 @@ class Dropping:
         place = look_at(site.location, site.session, CHANGING, with_snapshots=False)
         self._waiting = find(place, options.ids)
         if not self._waiting:
-            site.say("no transfer waits there")
+            site.say("no interrupted transfers")
             site.tally.add(Tally(done=1))
             return
         if options.dry_run:
@@ -73,7 +73,7 @@ class Dropping:
         for one in self._waiting:
             if one.transfer_id in running:
                 word = stays
-                self.site.say(f"{stays}, as it still runs: {self._described(one)}")
+                self.site.say(f"kept, as it is still running: {self._described(one)}")
                 self.site.tally.add(Tally(failures=(3,)))
             else:
                 word = done

@@ -225,7 +225,7 @@ def read(options: argparse.Namespace) -> RestoreOptions:
         raise UsageError("--replaces needs an absolute path, on the machine of --to")
     wants_files = options.file or options.files_from
     if options.writable and wants_files:
-        raise UsageError("--writable makes a subvolume, and --file brings files")
+        raise UsageError("--writable makes a subvolume, and --file restores files")
     if transfer.compress != codecs.NONE and wants_files:
         raise UsageError("--compress is for whole snapshots, not for --file")
     if options.no_incremental and wants_files:
@@ -268,7 +268,7 @@ def _places(options: argparse.Namespace) -> tuple[Location | None, str, Location
     if options.id and len(options.places) > 1:
         raise UsageError("--id chooses the snapshot, so none can be named")
     if not options.places and not options.id:
-        raise UsageError("a place is missing", hint=f"See:  {PROGRAM} restore --help")
+        raise UsageError("no place given", hint=f"See:  {PROGRAM} restore --help")
     if len(options.places) > 2:
         raise UsageError(
             f"restore takes a place and a snapshot, and {len(options.places)} words are"

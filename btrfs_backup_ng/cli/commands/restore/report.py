@@ -118,15 +118,15 @@ class Reporter:
             return
         self._report.next_backup = view_forecast(forecast)
         text = f"to {forecast.place} is {forecast.describe()}"
-        self._say(visible(f"The next backup of it {text}"))
+        self._say(visible(f"Its next backup {text}"))
         split = split_name(self._chosen.snapshot.name)
         if split and split[0] not in {one.prefix for one in forecast.outcomes}:
             option = visible(shlex.quote(split[0]))
-            self._say(f"To go on with names of that series:  -p {option}")
+            self._say(f"To continue that series of names:  -p {option}")
         if folder != FOLDER:
             self._say(
-                "That is without -f: the first snapshot of it is in its own"
-                f" {FOLDER}"
+                "That is without -f: its first snapshot is in a folder"
+                f" {FOLDER} of its own"
             )
 
     def _say_restored(self, sent: Sent, place: str) -> None:
@@ -147,7 +147,7 @@ class Reporter:
         for note in swap.notes:
             self._output.line(f"# {visible(note)}", 10)
         if swap.removal:
-            self._say("To remove the old one, some day, with all that is in it:")
+            self._say("To delete the old one later, with everything in it:")
             self._say_script(swap.removal)
 
     def _say_script(self, commands: Sequence[str]) -> None:

@@ -125,7 +125,9 @@ def test_a_source_is_thinned_out_and_nothing_else_is_touched(scene: Scene):
         rf"  delete  {re.escape(NAMES[0])} +\d+ \w+ +space unk", done.stdout
     )
     for name in ("by hand", *other):
-        assert re.search(rf"  keep +{re.escape(name)} .* not named by us", done.stdout)
+        assert re.search(
+            rf"  keep +{re.escape(name)} .* not named by this program", done.stdout
+        )
     # Again there is nothing to do, also with another prefix among what is ours.
     again = must(prune("-y", "--keep", "4d", "--force", "--snapshot-prefix=x-",
                        scene.source))  # fmt: skip
@@ -340,7 +342,7 @@ def test_what_comes_back_is_told(scene: Scene, tmp_path: Path):
     env = {"PATH": f"{wrappers}:{os.environ['PATH']}"}
     words: list[Argument] = ["--yes", "--keep=latest=18", scene.source]
     done = prune(*words, env=env)
-    complaint(done, 1, f"{NAMES[0]} was deleted and is there again, and 1 more")
+    complaint(done, 1, f"{NAMES[0]} and 1 more reappeared after the deletion")
     assert "deleted" not in done.stdout
     half = f'[ "$2" = delete ] || exec {real} "$@"; shift 4; {real} subvolume delete'
     script(lie, f'{half} "$1"; echo no such luck >&2; exit 1')
@@ -488,14 +490,16 @@ def test_nobody_to_ask_is_a_usage_error():
 def test_a_place_without_a_policy_of_its_own_is_refused(scene: Scene):
     make_named(folder_of(scene), scene.destination, NAMES)
     done = prune("-n", "--keep-at=1d", scene.source)
-    complaint(done, 4, "keeps snapshots", "--keep")
+    complaint(done, 4, "for the snapshots at", "--keep")
     done = prune("-n", "--keep=1d", scene.destination)
-    complaint(done, 4, "keeps backups", "--keep-at")
+    complaint(done, 4, "for the backups at", "--keep-at")
     # Of what is there nobody knows that it is ours: no backup ever signed in.
     (scene.destination / STATE / SOURCES).unlink()
     done = must(prune("-n", "--keep-at=1d", scene.destination))
     assert "20 backups, 0 to delete" in done.stdout
-    assert "that begin with 'x-' are ours; to include them" in done.stdout
+    assert (
+        "that begin with 'x-' are not on record as made by this program" in done.stdout
+    )
     done = prune("-n", "--keep-at=1d", "-p=x-", scene.destination)
     complaint(done, 4, "is missing", "nothing is deleted", "--one-source -p x- /")
 

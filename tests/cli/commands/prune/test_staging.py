@@ -63,7 +63,7 @@ def test_all_that_waits_is_dropped_and_nothing_else(cut: Scene):
     assert cut.backup_names == backups
     assert sorted(os.listdir(state)) == ["holder", "incoming", "sources.json"]
     again = must(prune("-y", cut.destination))
-    assert again.stdout == f"{place}: no transfer waits there\n"
+    assert again.stdout == f"{place}: no interrupted transfers\n"
     cut.back_up()
 
 
@@ -77,7 +77,7 @@ def test_behind_ssh_the_same(cut: Scene, sshd: Sshd):
 @covers("--id")
 def test_one_of_them_is_dropped_by_its_id(cut: Scene, sshd: Sshd):
     done = prune("--yes", "--id", f"{ID}x", cut.destination)
-    complaint(done, 1, f"no transfer {ID}x waits at {cut.destination}")
+    complaint(done, 1, f"no interrupted transfer {ID}x at {cut.destination}")
     assert staged(cut) == [ID, OLD_ID]
     done = must(prune("-y", "--id", OLD_ID, *ssh_way(sshd)(cut.destination)))
     assert OLD_ID in done.stdout and ID not in done.stdout
@@ -157,14 +157,14 @@ def test_what_still_runs_is_never_dropped(cut: Scene, sshd: Sshd):
     directory = cut.destination / STATE / "incoming" / ID
     with locked(directory):
         done = must(prune("--yes", cut.destination), 10)
-        assert f": stays, as it still runs: {NAME}, " in done.stdout
+        assert f": kept, as it is still running: {NAME}, " in done.stdout
         assert staged(cut) == [ID]
         words = ssh_way(sshd)(cut.destination)
         (place,) = document(prune("--yes", "--json", *words), 3)
         (one,) = place["transfers"]
         assert (one["running"], one["outcome"]) == (True, "stays")
         done = must(prune("-n", cut.destination), 3)
-        assert f": would stay, as it still runs: {NAME}, " in done.stdout
+        assert f": kept, as it is still running: {NAME}, " in done.stdout
     assert len(os.listdir(directory)) == 3
 
 
@@ -174,7 +174,7 @@ def test_each_place_stands_for_itself(cut: Scene):
     done = prune("-y", no, cut.destination, other)
     complaint(done, 10, f"{no} does not exist")
     assert done.stdout.count("dropped") == 2
-    assert "other: no transfer waits there" in done.stdout
+    assert "other: no interrupted transfers" in done.stdout
     assert os.listdir(other) == [], "bookkeeping was made for nothing"
 
 

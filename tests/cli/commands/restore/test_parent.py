@@ -91,7 +91,7 @@ def test_snapshots_of_the_source_serve_where_it_comes_back(
     places.tamper(first)
     document = restored(*words, to)  # none that is unchanged
     assert document["parent"] is None and document["sent_bytes"] > LARGE
-    assert f"{first.name} is no parent: it was changed" in document["messages"]
+    assert f"{first.name} is not used as parent: it was changed" in document["messages"]
     assert_same(destination / second.name, copy)
 
 
@@ -126,7 +126,7 @@ def test_a_parent_outside_the_mount_serves_or_is_found_out_at_once(
         *login, place = ssh_way(sshd)(mount)
         place = place.replace("ssh://", f"ssh://{user.name}@")
         document = restored(*login, destination, "--to", place)
-    assert f"{first.name} cannot be built upon there: " in document["messages"]
+    assert f"{first.name} cannot be the parent there: " in document["messages"]
     assert "; sending in full" in document["messages"]
     assert document["parent"] is None and document["sent_bytes"] > LARGE
     assert_same(destination / second.name, target / second.name)

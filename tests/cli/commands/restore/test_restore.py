@@ -219,10 +219,10 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
     for way in both_ways(sshd):
         there = way(scene.destination)
         done = restored(scene.destination, "--to", *reversed(way(link)))
-        complaint(done, 4, "exists already, and nothing is overwritten")
+        complaint(done, 4, "already exists; nothing was overwritten")
     for to in (taken, target):
         done = restored(scene.destination, "--to", to)
-        complaint(done, 4, "exists already, and nothing is overwritten")
+        complaint(done, 4, "already exists; nothing was overwritten")
     done = restored(*there, "--to", way(target / "no/where")[-1])
     complaint(done, 4, "does not exist", "mkdir -p")
     done = restored(*there, "--to", scene.destination / names[0])
@@ -314,9 +314,7 @@ def test_of_several_sources_with_one_prefix_one_has_to_be_named(
             owners[owner].append(one["name"])
         for word in ("latest", "2999-01-01"):
             done = restored(*way(scene.destination), word, "--to", new)
-            complaint(
-                done, 4, "does not say of which", *map("--from {}".format, places_told)
-            )
+            complaint(done, 4, "fits several", *map("--from {}".format, places_told))
         for name in (places_told[1], f"{srv}/"):
             words: list[Argument] = [*way(scene.destination), "--from", name, "--json"]
             document = told(restored(*words, "--to", new, "-n", "--writable"))
@@ -394,7 +392,7 @@ def test_a_cut_restore_goes_on_where_it_was_sealed(scene: Scene, sshd: Sshd):
     assert trees.differences(trees.describe(scene.source), there) == []
     assert os.listdir(target) == ["new"]
     # The same again would be a second one in the first.
-    complaint(restored(*words), 4, "has that very snapshot already")
+    complaint(restored(*words), 4, "already has this snapshot")
 
 
 def _offset(target: Path) -> str:
