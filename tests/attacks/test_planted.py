@@ -89,8 +89,8 @@ def test_places_of_another_user_are_as_good_as_any(arena: Arena):
     for user in ("", arena.carrier.name):
         scene = Attack(arena, user)
         clean(scene.run(), [0])
-        clean(scene.run("-N", "2", "-n", "2"), [0])
-        assert len(list_subvolumes(scene.destination)) == 2
+        clean(scene.run("-N", "3", "-n", "3"), [0])
+        assert len(list_subvolumes(scene.destination)) == 3
         to = scene.at(scene.new_path())
         clean(arena.run("restore", *scene.login, scene.destination, "--to", to), [0])
 

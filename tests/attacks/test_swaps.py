@@ -201,12 +201,12 @@ Words = Callable[[Attack], Sequence[Argument]]
 
 
 def _backup(scene: Attack) -> Sequence[Argument]:
-    words = ("-p", "x-", "-N", "2", "-n", "2", *scene.login)
+    words = ("-p", "x-", "-N", "3", "-n", "3", *scene.login)
     return (*words, scene.source, scene.at(scene.destination))
 
 
 def _pull(scene: Attack) -> Sequence[Argument]:
-    words = ("-p", "x-", "-N", "2", "-n", "2", *scene.login)
+    words = ("-p", "x-", "-N", "3", "-n", "3", *scene.login)
     return (*words, scene.at(scene.source), scene.destination)
 
 

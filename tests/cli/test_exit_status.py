@@ -172,7 +172,7 @@ def test_a_signal_ends_the_run_and_its_children(
         program.send_signal(number)
         _, said = program.communicate()
         assert program.returncode == status
-    assert said.startswith(f"btrfs-backup-ng: ended by {number.name}.")
+    assert said.startswith(f"btrfs-backup-ng: interrupted by {number.name}.")
     assert "Traceback" not in said
     assert len(said.splitlines()) == 1
     _gone(family)
@@ -210,7 +210,7 @@ def test_a_second_interrupt_ends_at_once(scene: Scene, tmp_path: Path):
         program.send_signal(signal.SIGINT)
         _, said = program.communicate()
         assert program.returncode == 130
-    assert "ended by" not in said  # which is how an orderly end closes
+    assert "interrupted by" not in said  # which is how an orderly end closes
     assert "Traceback" not in said
     _gone(family)
 

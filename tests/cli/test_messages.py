@@ -449,8 +449,8 @@ def test_control_characters_never_reach_the_terminal(scene: Scene):
     to.mkdir()
     (source / "file").write_text("content")
     for words in (
-        ["-p", bad, source, to],
-        ["-vv", "-p", bad, source, to],
+        ["-p", bad, "-N1", "-n1", source, to],
+        ["-vv", "-p", bad, "-N1", "-n1", source, to],
         ["-p", bad, "-N1", "-n1", source, to],
         ["-p", bad, "--dry-run", "-N1", "-n1", source, to],
         ["-p", bad, "-f", to, source, to],

@@ -58,11 +58,11 @@ def test_a_rehearsal_says_what_the_run_then_does(scene: Scene):
         scene.back_up()
         scene.add("photo", MIB)
     before = scene.fingerprint()
-    rehearsed = scene.back_up("--dry-run", "-N1", "-n2")
+    rehearsed = scene.back_up("--dry-run", "-N2", "-n3")
     assert scene.fingerprint() == before
-    done = scene.back_up("-N1", "-n2")
+    done = scene.back_up("-N2", "-n3")
     assert _steps(rehearsed.stdout) == _steps(done.stdout)
-    assert len(_steps(done.stdout)) == 2 + 3 + 2
+    assert len(_steps(done.stdout)) == 2 + 2 + 1
     assert re.search(r"about 1\.\d MiB since x-", rehearsed.stdout)
 
 

@@ -96,18 +96,18 @@ def test_arguments_come_from_a_file(scene: Scene, tmp_path: Path):
         "# how the backups are named\n\n"
         "-p x-\n"
         "   # indented\n"
-        "\t-N 1\n"
+        "\t-N 2\n"
         "@deeper/places\n"
         "--num-backups\n"
-        "2\r\n"
+        "3\r\n"
         "--json"
     )
     (deep / "places").write_text(f"{scene.source}\n@to")
     (deep / "to").write_text(f"{scene.destination}\n")
     done = must(run_program(f"@{tmp_path}/job"))
     assert done.stdout.startswith("{")
-    assert len(scene.snapshot_names) == 1
-    assert len(scene.backup_names) == 2
+    assert len(scene.snapshot_names) == 2
+    assert len(scene.backup_names) == 3
 
 
 def test_a_value_in_a_file_may_hold_spaces(scene: Scene, tmp_path: Path):
@@ -181,12 +181,12 @@ def test_tasks_run_side_by_side(scene: Scene, tmp_path: Path):
 
 def test_each_task_has_options_of_its_own(scene: Scene):
     other = scene.other_destination("other")
-    for _ in range(3):
+    for _ in range(4):
         scene.back_up(other)
     one: list[Argument] = ["-p", "x-", "-S", scene.source, scene.destination]
-    must(run_program(*one, "-n", "1", "::", *one[:-1], "-n2", other))
-    assert len(scene.backup_names) == 1
-    assert len(by_age(other)) == 2
+    must(run_program(*one, "-n", "2", "::", *one[:-1], "-n3", other))
+    assert len(scene.backup_names) == 2
+    assert len(by_age(other)) == 3
 
 
 def test_a_task_that_fails_does_not_end_the_other(scene: Scene):
