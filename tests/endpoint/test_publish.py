@@ -184,7 +184,7 @@ def test_a_name_that_appears_meanwhile_is_left_alone(room, kind):
         before = what_is(final)
         _, messages = running.communicate(timeout=60)
     assert running.returncode == 1, messages
-    assert "taken" in messages
+    assert "took a name" in messages
     assert what_is(final) == before
     assert kind == "dangling" or os.listdir(final) == []
     assert places.staged(destination) == []
