@@ -153,7 +153,9 @@ def test_a_full_source_sends_what_it_has_before_its_holds_can_be_written(
     _fill_to_the_last_byte(disk)
     with pytest.raises(OSError, match="No space left"):
         (scene.holds.parent / "probe").write_bytes(bytes(3000))
-    done = run_program(*scene.options, *ssh, "-S", "-N1", source, scene.place)
+    done = run_program(
+        *scene.options, *ssh, "-S", "-N1", "--force", source, scene.place
+    )
     assert done.returncode == 0, done.stderr
     assert len(scene.backups) == 4 and len(scene.snapshots) == 1
     assert scene.snapshot_names[0] in scene.holds.read_text()
@@ -179,7 +181,7 @@ def test_a_snapshot_that_cannot_be_made_does_not_keep_others_from_their_way(
         esac""",
     )
     path = f"{directory}:{os.environ['PATH']}"
-    words = ["-N1", "-n1", *(["--dry-run"] if dry else [])]
+    words = ["-N1", "-n1", "--force", *(["--dry-run"] if dry else [])]
     done = scene.run(*words, env={"PATH": path})
     assert_fails(done, 10, "No space left on device")
     assert "made snapshot" not in done.stdout and "would make" not in done.stdout

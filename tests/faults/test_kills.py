@@ -43,7 +43,7 @@ BEFORE, AFTER = "kill_program", 'real "$@"; kill_program'
 def test_kill_9_around_every_step_is_made_good_by_the_next_run(
     scene: Scene, tmp_path: Path, step: str, moment: str
 ) -> None:
-    scene.back_up()
+    scene.back_up("-N1", "-n1")
     scene.write()
     env = faulty_btrfs(tmp_path, STEPS[step], moment)
     killed = scene.run("-N1", "-n1", env=env)

@@ -39,7 +39,7 @@ def test_a_failed_listing_is_not_an_empty_place(
 ) -> None:
     before = _two_backups(scene)
     listed = scene.snapshot_folder if which == "source" else scene.destination
-    words = [*scene.options, "-N1", "-n1", str(scene.source), scene.place]
+    words = [*scene.options, "-N1", "-n1", "--force", str(scene.source), scene.place]
     done = subprocess.run(
         ["strace", "-f", "-o", "/dev/null", "-P", str(listed)]
         + ["-e", f"trace={call}", "-e", f"inject={call}:error=EIO"]
@@ -50,14 +50,15 @@ def test_a_failed_listing_is_not_an_empty_place(
     )
     # A destination that was there before, and cannot be looked at, fails alone.
     goes_on = (which, call) == ("target", "getdents64")
-    assert_fails(done, 10 if goes_on else 1, str(listed), "cannot be")
+    cannot = "cannot access" if goes_on else "cannot list the snapshots in"
+    assert_fails(done, 10 if goes_on else 1, f"{cannot} {listed}")
     assert "in full" not in done.stdout
     if goes_on:
         assert set(before[1:]) < set(_names(scene)), "a backup or its base was deleted"
     else:
         assert _names(scene) == before, "something was deleted, or a snapshot made"
     scene.check_laws()
-    scene.check_converges("-N1", "-n1")
+    scene.check_converges("-N1", "-n1", "--force")
 
 
 @pytest.mark.parametrize("step", ["subvolume list -o", "subvolume list -R"])
@@ -73,11 +74,11 @@ def test_a_failed_listing_behind_ssh_is_not_an_empty_destination(
     scene = Scene(*disks, sshd)
     before = _two_backups(scene)
     done_once.rmdir()
-    done = scene.run("-N1", "-n1")
+    done = scene.run("-N1", "-n1", "--force")
     assert_fails(done, 1, str(scene.destination), "cannot list")
     assert "in full" not in done.stdout
     assert _names(scene) == before
-    scene.check_converges("-N1", "-n1")
+    scene.check_converges("-N1", "-n1", "--force")
 
 
 FAILING = {
@@ -94,14 +95,14 @@ def test_nothing_is_pruned_where_the_transfer_failed(
 ) -> None:
     before = _two_backups(scene)
     env = faulty_btrfs(tmp_path, FAILING[step], "echo 'ERROR: no luck' >&2; exit 1")
-    done = scene.run("-N1", "-n1", env=env)
+    done = scene.run("-N1", "-n1", "--force", env=env)
     assert was_faulty(tmp_path)
     assert_fails(done, 1, "no luck")
     assert set(_names(scene)) & set(before[2:]) == set(before[2:])
     assert before[1] in _names(scene), "the base is gone"
     scene.check_laws()
     assert scene.staging == []
-    scene.check_converges("-N1", "-n1")
+    scene.check_converges("-N1", "-n1", "--force")
 
 
 def test_a_destination_that_failed_does_not_keep_the_other_from_pruning(
@@ -113,12 +114,12 @@ def test_a_destination_that_failed_does_not_keep_the_other_from_pruning(
         scene.back_up(other.place)
     scene.write()
     env = faulty_btrfs(tmp_path, '" receive "*', "exit 1")
-    done = scene.run(other.place, "-N1", "-n1", env=env)
+    done = scene.run(other.place, "-N1", "-n1", "--force", env=env)
     assert_fails(done, 10, scene.place)
     assert len(scene.backups) == 3
     assert len(other.backups) == 1
     assert len(scene.snapshots) == 2, "the newest, and the base of the one that failed"
-    scene.check_converges(other.place, "-N1", "-n1")
+    scene.check_converges(other.place, "-N1", "-n1", "--force")
     assert len(scene.snapshots) == 1
 
 
@@ -132,10 +133,10 @@ def test_a_step_at_the_source_that_fails_is_told(
         "delete": '" subvolume delete "*" in "*/snapshots',
     }
     env = faulty_btrfs(tmp_path, calls[kind], "echo 'ERROR: no luck' >&2; exit 1")
-    done = scene.run("-N1", env=env)
+    done = scene.run("-N1", "--force", env=env)
     assert was_faulty(tmp_path)
     assert done.returncode in (1, 10)
     assert_fails(done, done.returncode, str(scene.source), "no luck")
     scene.check_laws()
-    scene.check_converges("-N1")
+    scene.check_converges("-N1", "--force")
     assert len(scene.snapshots) == 1

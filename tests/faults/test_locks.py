@@ -22,7 +22,7 @@ pytestmark = pytest.mark.btrfs
 def _busy(scene: Scene) -> Iterator[subprocess.Popen[str]]:
     """Have a run at work as long as the body, which must not disturb it."""
     scene.write(5 * MIB)
-    with scene.start("--rate", "2M") as program:
+    with scene.start("--rate", "1M") as program:
         scene.wait_for_data(100)
         yield program
         done = finish(program)
