@@ -186,7 +186,7 @@ def test_full_then_incremental_then_the_program_continues(scene: Sender):
 def test_what_is_there_already_is_said_and_another_of_that_name_refused(scene: Sender):
     one = scene.snapshot()
     scene.send(one, scene.place())
-    scene.send(one, scene.place(), said="s1 is there already")
+    scene.send(one, scene.place(), said="s1 already exists there")
     subprocess.run(["btrfs", "-q", "sub", "delete", one], check=True)
     another = scene.snapshot()
     before = show(scene.target / "s1")
@@ -290,7 +290,7 @@ def test_port_identity_and_user_are_used_in_both_forms(scene: Sender, sshd: Sshd
     one, port = scene.snapshot(), str(sshd.port)
     scene.send(*key, "-p", port, one, f"root@127.0.0.1:{scene.target}")
     place = f"ssh://root@127.0.0.1:{port}{scene.target}"
-    scene.send(*key, one, place, said="is there already")
+    scene.send(*key, one, place, said="already exists there")
     scene.send(
         "-p", port, one, f"127.0.0.1:{scene.target}", status=1, said="--identity"
     )
@@ -402,7 +402,7 @@ def test_a_parent_must_be_at_the_destination_and_sealed(scene: Sender):
     one, two = scene.snapshot("s1"), scene.snapshot("s2")
     parent = ["-P", one]
     scene.send(*parent, two, scene.place(), status=1, said="the parent is not there")
-    scene.send("-P", two, two, scene.place(), status=1, said="is no parent")
+    scene.send("-P", two, two, scene.place(), status=1, said="cannot be the parent")
     scene.send(one, scene.place())
     other = scene.target.parent / f"{scene.target.name}-other"
     other.mkdir()
@@ -485,7 +485,7 @@ def test_hostile_names_survive_every_login_shell(scene: Sender, account, shell: 
     done = scene.send(one, place, said=" in full in ")
     assert "\\xff" in done.stdout
     assert_same(one, target / os.fsdecode(name))
-    scene.send(one, place, said="is there already")
+    scene.send(one, place, said="already exists there")
 
 
 def test_privilege_there_is_needed(scene: Sender, account: Callable[..., Account]):
@@ -579,7 +579,7 @@ def test_a_signal_ends_everything(scene: Sender, name: str):
     if name != "SIGKILL":
         first, kept = said.splitlines()
         assert first == f"btrfs-ssh-send: ended by {name}"
-        assert kept.startswith("  What arrived in part is deleted: run it again")
+        assert kept.startswith("  The partial copy is deleted: run it again")
     processes.wait_until(lambda: not any(c.alive() for c in family), 3)
     assert scene.backups == []
     if name == "SIGKILL":
@@ -620,7 +620,7 @@ def test_a_connection_that_breaks_has_an_unknown_outcome(
         server.stop()
         _, said = program.communicate(timeout=60)
     assert program.returncode == 1
-    assert "unknown" in said and "left there: " in said
+    assert "unknown" in said and "left on the other machine: " in said
     assert scene.backups == []
 
 
