@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -186,14 +186,7 @@ def parse_relatives(answer: bytes, subvolume: UUID) -> tuple[Snapshot, ...]:
     :raises OutputNotUnderstood: if it is not the output of a known version.
     """
     snapshots = parse_read_only(answer)
-    try:
-        *_, text, reversed_text, _ = answer.split(b"\0")
-        made_of = {
-            UUID(match[7].decode()): parse_uuid(match[5].decode())
-            for match, _ in _records(_FULL, text, reversed_text)
-        }
-    except ValueError as error:
-        raise OutputNotUnderstood("the list is incomplete") from error
+    made_of = {one.uuid: one.parent_uuid for one in parse_subvolumes(answer)}
     line: set[UUID] = set()
     ancestor: UUID | None = subvolume
     while ancestor and ancestor not in line:
@@ -208,8 +201,22 @@ def parse_read_only(answer: bytes) -> tuple[Snapshot, ...]:
     :returns: each named by its path.
     :raises OutputNotUnderstood: if it is not the output of a known version.
     """
+    return _parse_full(answer.split(b"\0")[:2])
+
+
+def parse_subvolumes(answer: bytes) -> tuple[Snapshot, ...]:
+    """Read the answer of the verb ``relatives``: all subvolumes, also writable ones.
+
+    :returns: each named by its path.
+    :raises OutputNotUnderstood: if it is not the output of a known version.
+    """
+    return _parse_full(answer.split(b"\0")[2:-1])
+
+
+def _parse_full(lists: Sequence[bytes]) -> tuple[Snapshot, ...]:
+    """Read one of the lists, which comes in both orders."""
     try:
-        text, reversed_text, *_ = answer.split(b"\0")
+        text, reversed_text = lists
         return tuple(
             _snapshot(match, os.fsdecode(path))
             for match, path in _records(_FULL, text, reversed_text)

@@ -29,6 +29,7 @@ from btrfs_backup_ng.host.entry import (
     refusal,
     refusal_by_verb,
 )
+from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.process.command import Command, CommandFailed, Completed
 from btrfs_backup_ng.wire import grammar, verbs
 
@@ -77,8 +78,15 @@ class Place:
 
     @property
     def has_snapshots(self) -> bool:
-        """Return whether it is a subvolume with a snapshot folder."""
-        return self.facts.is_subvolume and self.facts.has_folder
+        """Return whether it is a subvolume with a snapshot folder.
+
+        An absolute folder on another filesystem is that of another subvolume.
+        """
+        facts = self.facts
+        is_near = "//" in self.snapshots.directory or is_same_filesystem(
+            facts.folder_filesystem, facts.filesystem
+        )
+        return facts.is_subvolume and facts.has_folder and is_near
 
     def look(self) -> Facts:
         """Look at the place and its host; change nothing.

@@ -8,7 +8,7 @@ prefix at a destination. A name is *broken* if it is not a read-only subvolume, 
 import enum
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
@@ -34,6 +34,7 @@ from btrfs_backup_ng.place.sources import (
     Series,
     Sources,
     is_snapshot_of,
+    own_listing,
     parse_sources,
 )
 from btrfs_backup_ng.place.verified import Verified, read_verified
@@ -116,6 +117,11 @@ class Seen:
         :raises ListingFailed: if that is not possible.
         """
         listing, records = endpoint.listing(RECORDS[endpoint.role], VERIFIED)
+        if endpoint.role is Role.SNAPSHOT:
+            own = own_listing(endpoint.place, listing)
+            others = {s.name for s in listing.snapshots}
+            others -= {s.name for s in own.snapshots}
+            listing = replace(own, names=listing.names - others)
         return cls(endpoint, listing, *records)
 
     @property

@@ -371,7 +371,7 @@ def source_purpose(job: Job) -> Purpose:
         """Refuse as a new source what keeps backups, unless it was surely meant."""
         keeper = place.location.join(place.facts.keeper)
         named = (one.location for one in job.destinations)
-        was_source = place.facts.has_folder or place.facts.has_stub
+        was_source = place.has_snapshots or place.facts.has_stub
         if not place.facts.keeper or was_source or keeper in named:
             return
         where = "" if keeper == place.location else f"lies in {keeper}, which "

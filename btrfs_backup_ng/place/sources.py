@@ -12,17 +12,20 @@ The record also has the policy that the last run applied to each series, so that
 notices a new one.
 """
 
+import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import Refused, visible
+from btrfs_backup_ng.__util__ import BackupError, Refused, visible
+from btrfs_backup_ng.btrfs.listing import parse_read_only, parse_subvolumes
+from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 from btrfs_backup_ng.core.model import Listing, Snapshot
-from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.naming import Naming, split_name
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.record import (
     Content,
@@ -34,7 +37,10 @@ from btrfs_backup_ng.core.record import (
     parse_document,
 )
 from btrfs_backup_ng.endpoint.common import Place
-from btrfs_backup_ng.host.entry import SOURCES
+from btrfs_backup_ng.host.entry import SOURCES, plain
+from btrfs_backup_ng.wire import verbs
+
+log = logging.getLogger(__name__)
 
 _VERSION = 1
 
@@ -109,6 +115,85 @@ def is_snapshot_of(source: Place, snapshot: Snapshot) -> bool:
     inside = f"{source.location.path.rstrip('/')}/"
     is_inside = source.snapshots.directory.startswith(inside)
     return is_inside or snapshot.parent_uuid == source.facts.uuid
+
+
+def own_listing(source: Place, here: Listing) -> Listing:
+    """Leave out the snapshots of other sources in a folder that several share.
+
+    Those of a subvolume that is gone stay: a source that was restored, rolled back or
+    moved has another UUID. All names stay, as they are in use. The filesystem is asked
+    only if there are snapshots of another subvolume.
+    """
+    if "//" in source.snapshots.directory:  # in the source itself
+        return here
+    doubtful = [
+        s
+        for s in here.snapshots
+        if s.parent_uuid not in (None, source.facts.uuid)
+        and s.received_uuid is None
+        and split_name(s.name)
+    ]
+    if not doubtful:
+        return here
+    try:
+        answer = source.call(verbs.RELATIVES, source.location.path).stdout
+        writable = {one.uuid for one in parse_subvolumes(answer)}
+        writable -= {one.uuid for one in parse_read_only(answer)}
+        others = of_others(
+            doubtful, parse_subvolumes(answer), writable, source.facts.uuid
+        )
+    except (BackupError, OutputNotUnderstood) as error:
+        others = {s.uuid for s in doubtful}
+        text = "%s: the subvolumes of %d snapshots are not known, so these stay: %s"
+        log.warning(text, source, len(others), visible(str(error)))
+    if not others:
+        return here
+    directory = plain(source.snapshots.directory)
+    text = "%s: %d snapshots of other sources in %s do not count"
+    log.info(text, source, len(others), visible(directory))
+    own = (s for s in here.snapshots if s.uuid not in others)
+    return replace(here, snapshots=tuple(own))
+
+
+def of_others(
+    snapshots: Collection[Snapshot],
+    subvolumes: Iterable[Snapshot],
+    writable: Collection[UUID],
+    source: UUID | None,
+) -> set[UUID]:
+    """Return the snapshots in a shared folder that are those of other sources.
+
+    Another source is a writable subvolume that still exists. One that the source was
+    made of, by a rollback or a restore, is none unless it has a newer snapshot than the
+    source itself: the source goes on with its snapshots.
+
+    :param snapshots: those that were not made of the source, as it is now.
+    :param subvolumes: all of the filesystem.
+    :param writable: UUIDs of those that are writable.
+    """
+    known = {one.uuid: one for one in subvolumes}
+
+    def maker(snapshot: Snapshot) -> UUID | None:
+        """Return the writable subvolume, also of a snapshot of a snapshot."""
+        passed = {snapshot.uuid}
+        parent = snapshot.parent_uuid
+        while parent in known and parent not in writable and parent not in passed:
+            passed.add(parent)
+            parent = known[parent].parent_uuid
+        return parent if parent in writable else None
+
+    makers = {s.uuid: maker(s) for s in snapshots}
+    former: set[UUID | None] = set()
+    waiting = [source]
+    while waiting:
+        one = known.get(uuid) if (uuid := waiting.pop()) else None
+        if one and uuid not in former:
+            former.add(uuid)
+            waiting += [one.parent_uuid, one.received_uuid]
+    born = known[source].generation if source in known else 0
+    former -= {makers[s.uuid] for s in snapshots if s.generation > born}
+    others = {uuid for uuid, made_by in makers.items() if made_by}
+    return {uuid for uuid in others if makers[uuid] not in former | {source}}
 
 
 def parse_sources(content: Content) -> Sources:

@@ -5,6 +5,7 @@ import re
 import shlex
 import socket
 import subprocess
+from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.support.command_line import complaint, covers, logging_path, must
 from tests.support.filesystems import Filesystem
 from tests.support.many import make_named, write_records
-from tests.support.places import by_age, command, is_subvolume
+from tests.support.places import STATE, by_age, command, is_subvolume
 from tests.support.program import run_program
 from tests.support.scene import Scene
 
@@ -176,15 +177,79 @@ def test_an_absolute_snapshot_folder_is_where_it_says(scene: Scene):
 
 
 @covers("-f", "-N")
-def test_a_limit_deletes_no_snapshot_of_another_source_in_a_shared_folder(scene: Scene):
-    folder, other = scene.source.parent / "shared", scene.subvolume("other")
-    words = ("-T", "-N1", "-f", folder, "-p", "x-")
-    must(run_program(*words, scene.source))
+def test_living_sources_share_a_snapshot_folder_and_lose_nothing(any_scene: Scene):
+    scene, other = any_scene, any_scene.subvolume("other")
+    folder = scene.source.parent / "shared"
+    words = ("-N1", "-f", folder)
+    scene.back_up(*words)
     (first,) = by_age(folder)
+    there = scene.other_destination("of the other")
     for _ in range(2):
-        done = must(run_program(*words, other))
-        assert "also has 1 snapshot of other subvolumes" in done.stderr
+        done = must(run_program("-p", "x-", *words, other, there))
+        assert done.stderr == "" and f"sent {first}," not in done.stdout
     assert first in by_age(folder) and len(by_age(folder)) == 2
+    assert first not in by_age(there) and len(by_age(there)) == 2
+    done = must(run_program("list", "-f", folder, scene.source, other))
+    assert done.stdout.count(": 1 snapshot\n") == 2
+    assert "incomplete" not in done.stdout
+    prune = ("prune", "--keep", "latest=1", "--force", "--yes", "-f", folder)
+    must(run_program(*prune, "-p", "x-", other))
+    assert first in by_age(folder)
+    # one that was made of the source and is backed up, too, is another source
+    clone = other.with_name("clone")
+    command("btrfs", "-q", "subvolume", "snapshot", scene.source, clone)
+    scene.back_up(*words)
+    kept = set(by_age(folder))
+    for _ in range(2):
+        must(run_program("-p", "x-", "-T", *words, clone))
+    assert kept < set(by_age(folder))
+    # on another disk no snapshot of the folder counts, even in a subvolume
+    far = scene.destination_disk.subvolume(f"{scene.name}/far")
+    assert "nothing yet" in must(run_program("list", "-f", folder, far)).stdout
+
+
+@covers("-f", "-N")
+@pytest.mark.parametrize("way", ["rolled back", "relative", "restored", "old one gone"])
+def test_a_source_that_was_replaced_thins_out_its_older_snapshots(
+    scene: Scene, way: str
+):
+    """What was replaced may still exist, and is no other source."""
+    source, is_relative = scene.source, way == "relative"
+    folder = source.parent / "mine"
+    if is_relative:  # mounted there, as that of snapper is
+        folder.mkdir()
+        (source / "mine").mkdir()
+    words = ("-N2", "-f", "mine" if is_relative else folder)
+    with ExitStack() as stack:
+        if is_relative:
+            command("mount", "--bind", folder, source / "mine")
+            stack.callback(command, "umount", source / "mine")
+        scene.back_up(*words)
+        for number in range(2):
+            made = folder / by_age(folder)[-1]
+            if is_relative:
+                stack.pop_all().close()
+            source.rename(old := source.with_name(f"old-{number}"))
+            if way == "restored":
+                there = scene.destination / made.name
+                arrived = source.with_name(f"back-{number}")
+                arrived.mkdir()
+                sent = shlex.join(["btrfs", "-q", "send", str(there)])
+                received = shlex.join(["btrfs", "-q", "receive", str(arrived)])
+                command("sh", "-c", f"{sent} | {received}")
+                made = arrived / made.name
+            command("btrfs", "-q", "subvolume", "snapshot", made, source)
+            if way == "old one gone":
+                command("btrfs", "-q", "subvolume", "delete", old / STATE, old)
+            if is_relative:
+                command("mount", "--bind", folder, source / "mine")
+                stack.callback(command, "umount", source / "mine")
+            scene.add("new")
+            scene.back_up(*words)
+            done = scene.back_up(*words)
+            assert done.stderr == "", done.stderr
+            assert len(by_age(folder)) == 2, done.stdout
+    assert len(by_age(scene.destination)) == 5
 
 
 @covers("-f")

@@ -39,6 +39,7 @@ from btrfs_backup_ng.place import preflight
 from btrfs_backup_ng.place.forecast import next_snapshot
 from btrfs_backup_ng.place.holds import HOLDS, Holds, open_holds, recorded_locations
 from btrfs_backup_ng.place.locks import Holder
+from btrfs_backup_ng.place.sources import own_listing
 from btrfs_backup_ng.session.history import last_arrived_from
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer import size
@@ -74,6 +75,7 @@ class _Run:
         self._session = session
         self._holder = Holder(session.now)
         self._here = Listing()
+        self._known: list[str] | None = None
         self._course = Course(session.now)
         self.tally = Tally()
 
@@ -177,12 +179,21 @@ class _Run:
 
         Then the source gets its snapshot, and is thinned, without them.
         """
-        _, (record,) = source.snapshots.listing(HOLDS)
         try:
-            known = recorded_locations(record)
+            known = self._on_record(source)
         except Unreadable:
             return False
         return any(str(one.location) in known for one in destinations)
+
+    def _on_record(self, source: Place) -> list[str]:
+        """Return the destinations that the source's holds name, before it is locked.
+
+        :raises Unreadable: if the record is not fully understood.
+        """
+        if self._known is None:
+            _, (record,) = source.snapshots.listing(HOLDS)
+            self._known = recorded_locations(record)
+        return self._known
 
     def _each(
         self, targets: Sequence[Target], action: Callable[[Target], None]
@@ -225,9 +236,8 @@ class _Run:
         return wanted
 
     def _recorded_destinations(self, source: Place) -> list[str]:
-        _, (record,) = source.snapshots.listing(HOLDS)
         try:
-            return recorded_locations(record)
+            return self._on_record(source)
         except Unreadable as error:
             path = source.record_path(HOLDS)
             text = f"{path} cannot be read ({visible(str(error))}), so the"
@@ -278,7 +288,8 @@ class _Run:
     def _list(self, source: Place) -> Holds:
         """List the source's snapshots, and read its holds."""
         snapshots = source.snapshots
-        self._here, (recorded,) = snapshots.listing(HOLDS)
+        seen, (recorded,) = snapshots.listing(HOLDS)
+        self._here = own_listing(source, seen)
         log.info("%s has %d snapshots", source, len(self._here.snapshots))
         time_of = self._job.naming.time_of
         if snapshots.directory.startswith(f"{source.state}/"):

@@ -25,7 +25,7 @@ from btrfs_backup_ng.core.retention import judge
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.common import ListingFailed
 from btrfs_backup_ng.place.holds import Holds
-from btrfs_backup_ng.place.sources import Ownership, is_snapshot_of
+from btrfs_backup_ng.place.sources import Ownership
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.wire import verbs
 
@@ -118,33 +118,7 @@ class Pruning:
             applied=holds.applied(prefix),
         )
         record = partial(holds.apply, prefix)
-        own = self._own_of(source, self._named(here))
-        self._prune(source.snapshots, own, question, record)
-
-    def _own_of(self, source: Place, named: Sequence[Snapshot]) -> Sequence[Snapshot]:
-        """Leave out what is of another subvolume in a folder that several share.
-
-        After a rollback, snapshots of the subvolume that this one was made of count.
-        """
-        former = source.facts.parent_uuid
-        kin = {former, *(s.parent_uuid for s in named if s.uuid == former)} - {None}
-        others = {
-            s.uuid
-            for s in named
-            if s.parent_uuid not in kin
-            and s.uuid != former
-            and s.received_uuid is None
-            and not is_snapshot_of(source, s)
-        }
-        if others:
-            prefix = visible(repr(self._job.naming.prefix))
-            count = "1 snapshot" if len(others) == 1 else f"{len(others)} snapshots"
-            text = f"{visible(source.snapshots.directory)} also has {count} of other"
-            text += f" subvolumes that begin with {prefix}, which no policy of"
-            text += f" {source} deletes"
-            hint = "Give each source a folder of its own, or a prefix:  -p PREFIX"
-            self._session.emit(Noted(str(source.location), Level.WARNING, text, hint))
-        return [s for s in named if s.uuid not in others]
+        self._prune(source.snapshots, self._named(here), question, record)
 
     def backups(
         self,
