@@ -4,6 +4,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.location import Location
@@ -39,6 +40,7 @@ class Word(enum.Enum):
 class Standing:
     """The result of one look at a place.
 
+    :ivar made_here: see :class:`~btrfs_backup_ng.place.contents.Contents`.
     :ivar future: those dated in the future, which are not the newest, oldest first.
     :ivar is_running: a run works on it.
     :ivar worker: the holder of its lock, if its note can be read.
@@ -55,6 +57,7 @@ class Standing:
     reason: str = ""
     hint: str = ""
     needs_root: bool = False
+    made_here: frozenset[UUID] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,7 @@ def judge(
         is_running=holder is not None or any(t.running for t in contents.waiting),
         waiting=contents.waiting,
         worker=parse_holder(holder) if holder is not None else None,
+        made_here=contents.made_here,
     )
     return replace(standing, word=_word(standing, now, demand))
 

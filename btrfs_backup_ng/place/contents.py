@@ -7,12 +7,14 @@ prefix at a destination. A name is *broken* if it is not a read-only subvolume, 
 
 import enum
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
 
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.core.cleared import VERIFIED
 from btrfs_backup_ng.core.location import Location, parse_location
@@ -38,7 +40,7 @@ from btrfs_backup_ng.place.sources import (
     parse_sources,
 )
 from btrfs_backup_ng.place.verified import Verified, read_verified
-from btrfs_backup_ng.session.history import Record, known_places
+from btrfs_backup_ng.session.history import Record, known_places, origins_of
 from btrfs_backup_ng.session.session import Session
 
 log = logging.getLogger(__name__)
@@ -213,6 +215,17 @@ class Contents:
         return self
 
     @property
+    def made_here(self) -> frozenset[UUID]:
+        """Return the origins of the snapshots of the subvolume that is there now."""
+        return frozenset(
+            snapshot.origin
+            for one in self.seen
+            for snapshot in one.snapshots
+            if one.role is Role.SNAPSHOT
+            and snapshot.parent_uuid == one.place.facts.uuid
+        )
+
+    @property
     def complete(self) -> tuple[Kept, ...]:
         """Return the complete snapshots and backups, oldest first."""
         return tuple(kept for kept in self.kept if kept.state is State.COMPLETE)
@@ -256,6 +269,34 @@ def places_in(
         for known in known_places(records)
         if (place := recorded_place(known.place))
     ]
+
+
+def new_paths(
+    lost: Iterable[str],
+    found: Mapping[str, Collection[UUID]],
+    records: Sequence[Record],
+) -> dict[str, str]:
+    """Return the sources that were renamed: the recorded path -> the one now.
+
+    The snapshots that were sent from the one are those of the other's subvolume.
+
+    :param lost: places that cannot be looked at.
+    :param found: the others, with :attr:`Contents.made_here` of each.
+    :param records: the history.
+    """
+    now = {origin: place for place, made in found.items() for origin in made}
+    return {
+        old: now[origin]
+        for old in lost
+        for origin in origins_of(records, old)
+        if origin in now
+    }
+
+
+def forget_hint(place: str) -> str:
+    """Return how to drop a place from the history of this machine."""
+    line = f"{PROGRAM} status --forget {shlex.quote(place)}"
+    return f"If it will not come back:  {line}"
 
 
 def destinations_in(holds: Records) -> list[Location]:

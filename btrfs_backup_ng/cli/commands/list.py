@@ -36,10 +36,17 @@ from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.model import Result, Role, Waiting
 from btrfs_backup_ng.core.naming import prefix_in
 from btrfs_backup_ng.host.common import NeedsRoot
-from btrfs_backup_ng.place.contents import Contents, Kept, State, look_at_all
+from btrfs_backup_ng.place.contents import (
+    Contents,
+    Kept,
+    State,
+    forget_hint,
+    look_at_all,
+    new_paths,
+)
 from btrfs_backup_ng.place.relations import Relation, foresee_all, relate
 from btrfs_backup_ng.place.verified import Verified
-from btrfs_backup_ng.session.history import sizes_sent
+from btrfs_backup_ng.session.history import Record, known_places, sizes_sent
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -192,6 +199,8 @@ def _run(options: ListOptions, call: Call) -> int:
     places = named_or_known(looking.places, looking.folder, records, call.sudo_line)
     with open_session(call, looking.ssh, looking.folder) as session:
         seen = look_at_all(places, session, follow=not looking.places)
+        if not looking.places:
+            seen = _without_renamed(seen, records)
         listed = tuple(_listed(seen, sizes_sent(records), options, call))
     output, tally = Output(call), Tally()
     for place in listed:
@@ -202,6 +211,19 @@ def _run(options: ListOptions, call: Call) -> int:
             tally.add(Tally(done=1))
             _show(place, output, call, is_latest=options.is_latest)
     return output.finish(exit_status([tally]), PlacesReport(listed))
+
+
+def _without_renamed(
+    seen: Mapping[str, Contents | BackupError], records: Sequence[Record]
+) -> dict[str, Contents | BackupError]:
+    """Leave out the old paths of sources; say how to drop places that are gone."""
+    lost = {p: e for p, e in seen.items() if isinstance(e, BackupError)}
+    made = {p: c.made_here for p, c in seen.items() if not isinstance(c, BackupError)}
+    renamed = new_paths(lost, made, records)
+    known = {one.place for one in known_places(records)}
+    for place in known.intersection(lost):
+        lost[place].hint = f"{lost[place].hint}\n{forget_hint(place)}".strip()
+    return {place: one for place, one in seen.items() if place not in renamed}
 
 
 def _status_of(error: BackupError) -> int:

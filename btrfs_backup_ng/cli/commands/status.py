@@ -1,6 +1,7 @@
 """The ``status`` verb: places -> one word for each -> lines or a document."""
 
 import argparse
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -43,6 +44,7 @@ from btrfs_backup_ng.core.columns import padded
 from btrfs_backup_ng.core.document import Lines
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
+from btrfs_backup_ng.place.contents import forget_hint, new_paths
 from btrfs_backup_ng.place.locks import Worker
 from btrfs_backup_ng.session.history import (
     Last,
@@ -52,6 +54,8 @@ from btrfs_backup_ng.session.history import (
     last_at,
     state_directory,
 )
+
+log = logging.getLogger(__name__)
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -187,21 +191,35 @@ def _run(options: StatusOptions, call: Call) -> int:
     places = named_or_known(looking.places, looking.folder, records, call.sudo_line)
     known = {one.place for one in known_places(records)}
     output = Output(call)
-    standings: list[Standing] = []
+    standings: dict[str, Standing] = {}
     found: list[PlaceStatus] = []
+
+    def show(place: str, standing: Standing, last: Last) -> None:
+        status = _status(place, standing, last, is_known=place in known)
+        found.append(status)
+        if not (call.quiet and exit_status([standing]) == 0):
+            for line, indent in _lines(status, standing, last, call.now):
+                output.result(line, indent)
+
     with open_session(call, looking.ssh, looking.folder) as session:
-        for place, folder in places:
-            last = last_at(records, str(place))
+        lost: list[str] = []
+        for location, folder in places:
+            place, last = str(location), last_at(records, str(location))
             demand = Demand(options.max_age, bool(last.failed))
-            standing = examine(place, session, folder, demand)
-            is_known = str(place) in known
-            status = _status(str(place), standing, last, is_known=is_known)
-            standings.append(standing)
-            found.append(status)
-            if not (call.quiet and exit_status([standing]) == 0):
-                for line, indent in _lines(status, standing, last, call.now):
-                    output.result(line, indent)
-    return output.finish(exit_status(standings), PlacesReport(found))
+            standing = standings[place] = examine(location, session, folder, demand)
+            if standing.word is Word.AWAY and not looking.places:
+                lost.append(place)  # it may be another one of these
+            else:
+                show(place, standing, last)
+    made = {place: one.made_here for place, one in standings.items()}
+    renamed = new_paths(lost, made, records)
+    for place in lost:
+        if place in renamed:
+            log.info("%s is %s now", visible(place), visible(renamed[place]))
+            del standings[place]
+        else:
+            show(place, standings[place], last_at(records, place))
+    return output.finish(exit_status(standings.values()), PlacesReport(found))
 
 
 def _forget(places: Sequence[Location], call: Call) -> int:
@@ -224,7 +242,7 @@ def _status(
 ) -> PlaceStatus:
     hint = standing.hint
     if standing.word is Word.AWAY and is_known:
-        hint += f"\nIf it will not come back:  {PROGRAM} status --forget {quote(place)}"
+        hint += f"\n{forget_hint(place)}"
     return PlaceStatus(
         place=place,
         status=standing.word.value.lower(),

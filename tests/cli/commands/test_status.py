@@ -327,6 +327,25 @@ def test_what_is_gone_for_good_is_forgotten(scene: Scene, tmp_path: Path):
     assert places == [str(scene.source), str(scene.destination)]
 
 
+def test_a_renamed_source_is_not_missed_and_a_deleted_one_can_be_forgotten(
+    scene: Scene, tmp_path: Path
+):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    scene.back_up(env=env)
+    old, new = scene.source, scene.source.with_name("new name")
+    old.rename(new)
+    forget = f"If it will not come back:  btrfs-backup-ng status --forget {old}"
+    for verb, code in (("status", 1), ("list", 10)):  # not seen under its new name
+        done = must(run_program(verb, env=env), code)
+        assert forget in done.stdout + done.stderr
+    must(run_program(*scene.options, new, scene.place, env=env))
+    for verb in ("status", "list"):
+        done = must(run_program(verb, env=env))
+        assert str(new) in done.stdout and f"{old}:" not in done.stdout
+        assert done.stderr == ""
+    assert f"{old}: does not exist" in must(status(old, env=env), 1).stdout
+
+
 def test_quiet_tells_only_what_needs_somebody(scene: Scene):
     fill(scene)
     done = must(status("-q", scene.destination))
