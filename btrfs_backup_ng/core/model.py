@@ -131,6 +131,7 @@ class Facts:
     :ivar keeper: the nearest directory, from it upwards in its mount, that is on record
         as a destination; "" if none is.
     :ivar mount_point: of the filesystem that contains it.
+    :ivar mounts: where other disks, or other subvolumes, are mounted below it.
     :ivar mount_options: of that mount and its filesystem, as in mountinfo.
     :ivar mount_root: the part of the filesystem that is mounted, ``/`` for all.
     :ivar inside: its own path from the top of the filesystem.
@@ -157,6 +158,7 @@ class Facts:
     is_empty: bool = False
     is_writable: bool = False
     mount_point: str = ""
+    mounts: tuple[str, ...] = ()
     mount_options: tuple[str, ...] = ()
     mount_root: str = "/"
     inside: str = ""

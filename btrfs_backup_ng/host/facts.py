@@ -6,7 +6,7 @@ On this machine no process is started for it; from another one ``hello`` answers
 import glob
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -28,6 +28,8 @@ from btrfs_backup_ng.process.command import find_program
 
 _PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"
 _MOUNTS = "/proc/self/mountinfo"
+#: Filesystems of a program or a medium that never changes.
+_IMAGES = ("squashfs", "erofs", "iso9660")
 #: A directory for each mounted filesystem, of the name of its UUID.
 _FILESYSTEMS = "/sys/fs/btrfs"
 #: Since 1970, up to the year 9999.
@@ -273,6 +275,7 @@ def _with_mount(facts: Facts, path: str, mounts: str) -> Facts:
         mount_root=its_own.root,
         inside=_joined(its_own.root, os.path.relpath(path, its_own.point)),
     )
+    facts = replace(facts, mounts=_mounted_below(facts, path, found, its_own))
     if not facts.is_folder_mount:
         return facts
     for mount in found:
@@ -285,13 +288,36 @@ def _with_mount(facts: Facts, path: str, mounts: str) -> Facts:
 
 
 class _MountLine(NamedTuple):
-    """A line of mountinfo; the device is that of the filesystem."""
+    """A line of mountinfo; the device is that of the filesystem.
+
+    :ivar origin: the path of the device; another word for what has none, as ``proc``.
+    """
 
     device: str
     kind: str
     root: str
     point: str
     options: tuple[str, ...]
+    origin: str = ""
+
+
+def _mounted_below(
+    facts: Facts, path: str, found: Sequence[_MountLine], its_own: _MountLine
+) -> tuple[str, ...]:
+    """Return where disks are mounted below a path.
+
+    Not images of programs, nor what is a part of the directory itself (bind mounts).
+    """
+    points = {
+        mount.point
+        for mount in found
+        if _is_below(mount.point, path)
+        and mount.point != path
+        and mount.origin.startswith("/")
+        and mount.kind not in _IMAGES
+        and not (mount.device == its_own.device and _is_below(mount.root, facts.inside))
+    }
+    return tuple(sorted(points))
 
 
 def _mount_in(line: str) -> _MountLine | None:
@@ -302,7 +328,8 @@ def _mount_in(line: str) -> _MountLine | None:
     root, point = (re.sub(r"\\([0-7]{3})", _unescaped, one) for one in fields[3:5])
     own, shared = fields[5].split(","), behind[-1].split(",")
     options = [re.sub(r"\\([0-7]{3})", _unescaped, one) for one in (*own, *shared)]
-    return _MountLine(fields[2], behind[0], root, point, tuple(options))
+    kind, origin, *_ = behind
+    return _MountLine(fields[2], kind, root, point, tuple(options), origin)
 
 
 def _is_below(path: str, top: str) -> bool:

@@ -2,8 +2,8 @@
 
 The record is stored next to the snapshots, so every run that prunes there sees it. For
 an absent destination, only the parent of its next incremental backup is kept. The
-record also has the policy that the last run applied to each series of snapshots, so
-that a run notices a new one.
+record also has the policy that the last run applied to each series of snapshots, and
+the mounts below the source, so that a run notices new ones.
 """
 
 import enum
@@ -114,6 +114,18 @@ def parse_policies(content: bytes | Unread) -> Policies:
     return parse_document(content, _VERSION, _built)[1]
 
 
+def parse_mounts(content: bytes | Unread) -> frozenset[str]:
+    """Read the recorded mounts below the source.
+
+    :raises Unreadable: if the record is not fully understood.
+    """
+    return parse_document(content, _VERSION, _built_mounts)
+
+
+def _built_mounts(document: Any) -> frozenset[str]:
+    return frozenset(map(as_text, as_list(document.get("mounts", []))))
+
+
 def _built(document: Any) -> tuple[Records, Policies]:
     policies = {
         (as_text(entry["folder"]), as_text(entry["prefix"])): as_text(entry["policy"])
@@ -139,7 +151,11 @@ def _built_holds(document: Any) -> Records:
     return records
 
 
-def format_holds(records: Records, policies: Policies | None = None) -> bytes:
+def format_holds(
+    records: Records,
+    policies: Policies | None = None,
+    mounts: Collection[str] = (),
+) -> bytes:
     """Write the record so that both parsers read the same, in a stable order."""
     destinations = [
         {
@@ -162,6 +178,7 @@ def format_holds(records: Records, policies: Policies | None = None) -> bytes:
     fields = {
         "destinations": destinations,
         **({"policies": applied} if applied else {}),
+        **({"mounts": sorted(mounts)} if mounts else {}),
     }
     return format_document(_VERSION, fields, indent=1)
 
@@ -184,6 +201,7 @@ class Holds:
         source: Place,
         records: Records,
         policies: Policies | None = None,
+        mounts: Collection[str] = (),
         *,
         dry_run: bool,
         existing: Collection[Snapshot] = (),
@@ -194,6 +212,7 @@ class Holds:
         self._records = dict(records)
         self._policies = dict(policies or {})
         self._applied: dict[tuple[str, str], str] = {}
+        self._mounts = frozenset(mounts)
         self._dry_run = dry_run
         self._folder = _folder_of(source)
         self._existing = frozenset(snapshot.origin for snapshot in existing)
@@ -214,6 +233,16 @@ class Holds:
         """Return the policy on record for the snapshots with a prefix; "" for none."""
         key = self._folder, prefix
         return self._applied.get(key, self._policies.get(key, ""))
+
+    def are_new(self, mounts: frozenset[str]) -> bool:
+        """Take down the mounts below the source; return whether there is a new one.
+
+        They are written with the next change of the holds, or at the end of the run.
+        """
+        is_new, is_other = not mounts <= self._mounts, mounts != self._mounts
+        self._mounts = mounts
+        self._is_due = self._is_due or is_other
+        return is_new
 
     def begin(self, prefix: str, policy: Policy | None, *, is_first: bool) -> None:
         """Take down the policy of this run if that deletes nothing now.
@@ -338,7 +367,8 @@ class Holds:
             log.info(text, visible(error.message))
 
     def _write(self) -> None:
-        self._source.write_record(HOLDS, format_holds(self._records, self._policies))
+        content = format_holds(self._records, self._policies, self._mounts)
+        self._source.write_record(HOLDS, content)
         self._is_on_disk, self._is_due = True, False
 
 
@@ -432,6 +462,7 @@ def open_holds(
                 source,
                 parse_holds(recorded),
                 parse_policies(recorded),
+                parse_mounts(recorded),
                 dry_run=dry_run,
                 existing=existing,
             )

@@ -467,6 +467,33 @@ def note_nested(source: Place, destinations: Collection[Location]) -> list[Noted
     return [Noted(str(source.location), Level.WARNING, text, hint)]
 
 
+def mounts_left_out(
+    source: Place, destinations: Collection[Location]
+) -> frozenset[str]:
+    """Return the mounts below a source, which its snapshot leaves out.
+
+    Not those in which its destinations or its snapshots lie.
+    """
+    kept = [one.path for one in destinations if one.is_beside(source.location)]
+    kept += [plain(source.snapshots.directory), plain(source.state)]
+    return frozenset(
+        mount
+        for mount in source.facts.mounts
+        if not any(f"{path}/".startswith(f"{mount}/") for path in kept)
+    )
+
+
+def note_mounts(source: Place, mounts: Collection[str]) -> Noted:
+    """Return a remark about mounts that a snapshot leaves out."""
+    names = [visible(path) for path in sorted(mounts)]
+    text = f"mounted below {source}, so not in its snapshots:"
+    text += f" {', '.join(names[:_NAMED])}"
+    if len(names) > _NAMED:
+        text += f" and {len(names) - _NAMED} more"
+    hint = "Back up each that matters as a source of its own."
+    return Noted(str(source.location), Level.INFO, text, hint)
+
+
 def note_distance(destination: Place, source: Place, checks: Checks) -> list[Noted]:
     """Return a warning if source and backups are on one filesystem.
 

@@ -164,7 +164,7 @@ def of_others(
     """Return the snapshots in a shared folder that are those of other sources.
 
     Another source is a writable subvolume that still exists. One that the source was
-    made of, by a rollback or a restore, is none unless it has a newer snapshot than the
+    made of, by a rollback or a restore, only counts if it has a newer snapshot than the
     source itself: the source goes on with its snapshots.
 
     :param snapshots: those that were not made of the source, as it is now.

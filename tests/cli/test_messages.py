@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.support.command_line import (
     script,
     sudo_line,
 )
-from tests.support.places import MIB, by_age, fingerprint, ssh_place, ssh_words
+from tests.support.places import MIB, by_age, command, fingerprint, ssh_place, ssh_words
 from tests.support.program import (
     CHECKOUT,
     PROGRAM,
@@ -407,6 +408,29 @@ def test_backups_in_the_source_are_no_nested_subvolumes(scene: Scene, sshd: Sshd
         done = must(run_program("-p", "x-", "--skip-fs-checks", *words))
         assert "nested" not in done.stderr
     assert "nested" in must(run_program("-p", "x-", "-T", scene.source)).stderr
+
+
+def test_other_disks_mounted_below_the_source_are_named_once(scene: Scene, sshd: Sshd):
+    boot = scene.source / "boot"
+    boot.mkdir()
+    note = "btrfs-backup-ng: note: mounted below "
+    over_ssh = [*ssh_words(sshd), ssh_place(sshd, scene.source), scene.place]
+    with ExitStack() as mounted:
+        for kind in (["tmpfs", "-t", "tmpfs"], ["--bind", scene.destination.parent]):
+            command("mount", *kind, boot)
+            mounted.callback(command, "umount", boot)
+        assert f"{note}{scene.source}, so not in its snapshots: {boot}." in (
+            scene.back_up("--dry-run").stderr
+        )
+        assert scene.back_up("-q", "--dry-run").stderr == ""
+        assert scene.back_up().stderr.startswith(note)
+        assert scene.back_up().stderr == ""
+        assert must(run_program("-p", "x-", *over_ssh)).stderr == ""
+    assert scene.back_up().stderr == ""
+    with ExitStack() as mounted:
+        command("mount", "--bind", scene.destination.parent, boot)
+        mounted.callback(command, "umount", boot)
+        assert must(run_program("-p", "x-", *over_ssh)).stderr.startswith(note)
 
 
 def test_of_many_nested_subvolumes_some_are_named(scene: Scene):

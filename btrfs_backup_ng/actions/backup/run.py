@@ -111,6 +111,7 @@ class _Run:
         named = (job.naming.time_of(s.name) for s in self._here.snapshots)
         is_first = all(moment is None for moment in named)
         holds.begin(job.naming.prefix, job.keep_source, is_first=is_first)
+        self._note_mounts(source, destinations, holds)
         targets = self._each(targets, lambda target: target.look(self._here))
         planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
         self._course = self._find_course(source, targets)
@@ -313,6 +314,15 @@ class _Run:
             warn=self._session.warn,
             last_arrived=lambda: last_arrived_from(self._session.recall(), name),
         )
+
+    def _note_mounts(
+        self, source: Place, destinations: Sequence[Destination], holds: Holds
+    ) -> None:
+        """Remark which mounts no snapshot has, if one of them is new."""
+        places = [one.location for one in destinations]
+        mounts = preflight.mounts_left_out(source, places)
+        if self._job.take_snapshot and holds.are_new(mounts):
+            self._session.emit(preflight.note_mounts(source, mounts))
 
     def _find_course(self, source: Place, targets: Sequence[Target]) -> Course:
         """Find the possible times, by all clocks and all dates of snapshots."""

@@ -31,7 +31,12 @@ from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place import holds, preflight, sources
 from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.forecast import foresee
-from btrfs_backup_ng.place.holds import Holds, parse_holds, parse_policies
+from btrfs_backup_ng.place.holds import (
+    Holds,
+    parse_holds,
+    parse_mounts,
+    parse_policies,
+)
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.sources import Series, format_sources, parse_sources
 from btrfs_backup_ng.session.session import Session
@@ -378,7 +383,8 @@ def _record(seen: Seen, prefixes: Collection[str], policy: Policy) -> None:
             content = format_sources({**recorded, **settled})
             seen.place.write_record(SOURCES, content)
     elif seen.record is not None:
-        held = parse_holds(seen.record), parse_policies(seen.record)
+        record = seen.record
+        held = parse_holds(record), parse_policies(record), parse_mounts(record)
         applied = Holds(seen.place, *held, dry_run=False)
         for prefix in prefixes:
             applied.apply(prefix, policy)
