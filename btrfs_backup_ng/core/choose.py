@@ -97,7 +97,7 @@ def _newest(
     prefixes = sorted({prefix_in(s.name) for s in dated})
     if len(prefixes) > 1:
         raise NotChosen(
-            f"{place} has snapshots of several subvolumes, so"
+            f"{place} has snapshots with several prefixes, so"
             f" {visible(repr(word))} is ambiguous",
             hint="Name one:  "
             + "   or  ".join(f"-p {visible(prefix)!r}" for prefix in prefixes[:_SHOWN]),

@@ -7,7 +7,7 @@ first failure ends the look. Nothing has been changed by then.
 
 import os
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, format_size, visible
@@ -492,6 +492,30 @@ def note_mounts(source: Place, mounts: Collection[str]) -> Noted:
         text += f" and {len(names) - _NAMED} more"
     hint = "Back up each that matters as a source of its own."
     return Noted(str(source.location), Level.INFO, text, hint)
+
+
+def note_older_series(
+    place: str, noun: str, prefixes: Collection[str], words: Sequence[str]
+) -> Noted:
+    """Return a remark about an older series of the same source, which is not thinned.
+
+    As the usual prefix is the name of the host, a renamed host begins a new series.
+
+    :param words: of the command that thins the place, without prefix and place.
+    """
+    names = ", ".join(visible(repr(prefix)) for prefix in prefixes)
+    text = f"{visible(place)} also has {noun} of this source that begin with {names};"
+    text += " this run deletes none of them"
+    lines = [
+        shlex.join([PROGRAM, "prune", *words, f"--snapshot-prefix={prefix}", place])
+        for prefix in prefixes
+    ]
+    return Noted(
+        place,
+        Level.INFO,
+        text,
+        "\n".join(f"To thin them, too:  {visible(line)}" for line in lines),
+    )
 
 
 def note_distance(destination: Place, source: Place, checks: Checks) -> list[Noted]:

@@ -358,6 +358,17 @@ class Ownership:
         return done if self.withheld else ""
 
     @property
+    def older_prefixes(self) -> tuple[str, ...]:
+        """Return other prefixes of backups of this source alone, if its own is new."""
+        if self._prefix in self._recorded:
+            return ()
+        return tuple(
+            prefix
+            for prefix, series in sorted(self._recorded.items())
+            if series.sources and all(one.is_same(self._own) for one in series.sources)
+        )
+
+    @property
     def applied(self) -> str:
         """Return the policy on record for these backups; "" for none."""
         return self._recorded.get(self._prefix, Series()).policy

@@ -17,7 +17,7 @@ from tests.support.command_line import complaint, covers, logging_path, must
 from tests.support.filesystems import Filesystem
 from tests.support.many import make_named, write_records
 from tests.support.places import STATE, by_age, command, is_subvolume
-from tests.support.program import run_program
+from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
@@ -303,6 +303,25 @@ def test_snapshots_of_another_prefix_are_left_alone(scene: Scene):
     assert len(scene.backup_names) == 1
     assert others < set(scene.snapshot_names)
     assert len(scene.snapshot_names) == 4
+
+
+def test_an_older_series_of_a_renamed_host_is_remarked_once(any_scene: Scene):
+    scene = any_scene
+    for _ in range(3):
+        scene.back_up()
+    words: list[Argument] = [*scene.options[2:], "-N2", "-n2"]
+    words += [scene.source, scene.place]
+    first = must(run_program("-p", "new-", *words))
+    assert first.stderr.count("of this source that begin with 'x-'") == 2
+    assert len(scene.backup_names) == len(scene.snapshot_names) == 4
+    lines = re.findall("To thin them, too: +(.*)", first.stderr)
+    for line in lines:
+        more: list[Argument] = [*shlex.split(line)[1:], "--yes", *scene.options[2:]]
+        must(run_program(*more))
+    assert len(lines) == 2
+    assert len(scene.backup_names) == len(scene.snapshot_names) == 3
+    second = must(run_program("-p", "new-", *words))
+    assert "begin with" not in second.stdout + second.stderr
 
 
 @covers("-p")

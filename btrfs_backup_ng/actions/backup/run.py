@@ -19,7 +19,7 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.actions.backup.journal import Journal
 from btrfs_backup_ng.actions.backup.target import Target
-from btrfs_backup_ng.actions.prune.rules import Pruning
+from btrfs_backup_ng.actions.prune.rules import Pruning, policy_words
 from btrfs_backup_ng.core.events import (
     Failed,
     Level,
@@ -31,7 +31,7 @@ from btrfs_backup_ng.core.events import (
 from btrfs_backup_ng.core.judgement import Clock, Course, find_course, later
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import Destination, Job, Listing, Role, Snapshot
-from btrfs_backup_ng.core.naming import time_in
+from btrfs_backup_ng.core.naming import prefix_in, split_name, time_in
 from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
@@ -111,6 +111,8 @@ class _Run:
         named = (job.naming.time_of(s.name) for s in self._here.snapshots)
         is_first = all(moment is None for moment in named)
         holds.begin(job.naming.prefix, job.keep_source, is_first=is_first)
+        if is_first:
+            self._note_older_series(source)
         self._note_mounts(source, destinations, holds)
         targets = self._each(targets, lambda target: target.look(self._here))
         planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
@@ -314,6 +316,21 @@ class _Run:
             warn=self._session.warn,
             last_arrived=lambda: last_arrived_from(self._session.recall(), name),
         )
+
+    def _note_older_series(self, source: Place) -> None:
+        """Remark the snapshots of the source with other prefixes, if it is thinned."""
+        job, uuid = self._job, source.facts.uuid
+        own = (s.name for s in self._here.snapshots if s.parent_uuid == uuid)
+        older = {prefix_in(name) for name in own if split_name(name)}
+        if job.keep_source and older:
+            words = [
+                *policy_words("--keep", job.keep_source),
+                "-f",
+                job.snapshot_folder,
+            ]
+            place = str(source.location)
+            note = preflight.note_older_series(place, "snapshots", sorted(older), words)
+            self._session.emit(note)
 
     def _note_mounts(
         self, source: Place, destinations: Sequence[Destination], holds: Holds

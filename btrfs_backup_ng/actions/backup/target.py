@@ -17,7 +17,11 @@ from btrfs_backup_ng.__util__ import (
     format_size,
     visible,
 )
-from btrfs_backup_ng.actions.prune.rules import older_gaps, worth_sending
+from btrfs_backup_ng.actions.prune.rules import (
+    older_gaps,
+    policy_words,
+    worth_sending,
+)
 from btrfs_backup_ng.core.events import Level, Noted, UpToDate
 from btrfs_backup_ng.core.judgement import Course, keep_by_policy
 from btrfs_backup_ng.core.model import (
@@ -143,6 +147,12 @@ class Target:
         )
         if ownership.others and ownership.is_new and self._job.transfer:
             self._warn_of_mixing()
+        if self.keep and ownership.older_prefixes:
+            words = policy_words("--keep-at", self.keep)
+            older = ownership.older_prefixes
+            session.emit(
+                preflight.note_older_series(self.name, "backups", older, words)
+            )
         if not ownership.withheld:
             return
         text = f"{ownership.withheld[0]}; {done}. Nothing is deleted at {self} now"
@@ -317,9 +327,7 @@ class Target:
         ]
         if not gone:
             return ways
-        words = [PROGRAM, "prune", "--keep-at", str(keep)]
-        if keep.looks_at_time and str(keep.zone) != "UTC":
-            words += ["--keep-zone", str(keep.zone)]
+        words = [PROGRAM, "prune", *policy_words("--keep-at", keep)]
         if 2 * len(gone) > len(named) or keep.keeps_only_newest:
             words.append("--force")  # without it, prune would refuse
         line = shlex.join([*words, f"--snapshot-prefix={naming.prefix}", self.name])

@@ -195,16 +195,21 @@ class Pruning:
 
     def _by_hand(self, place: str, question: Question) -> str:
         """Return the command that deletes all snapshots that a policy does not keep."""
-        policy = question.policy
-        words = [PROGRAM, "prune", "--keep" if question.of_source else "--keep-at"]
-        words.append(str(policy))
-        if policy.looks_at_time and str(policy.zone) != "UTC":
-            words += ["--keep-zone", str(policy.zone)]
+        option = "--keep" if question.of_source else "--keep-at"
+        words = [PROGRAM, "prune", *policy_words(option, question.policy)]
         if question.of_source:
             words += ["-f", self._job.snapshot_folder]
         words.append(f"--snapshot-prefix={question.prefix}")
         words += ["--force", place]
         return visible(shlex.join(words))
+
+
+def policy_words(option: str, policy: Policy) -> list[str]:
+    """Return the words for a command line that give a policy."""
+    words = [option, str(policy)]
+    if policy.looks_at_time and str(policy.zone) != "UTC":
+        words += ["--keep-zone", str(policy.zone)]
+    return words
 
 
 def with_arrivals(place: Place, backups: Sequence[Snapshot]) -> Sequence[Snapshot]:

@@ -135,7 +135,7 @@ def test_words_choose_and_a_rehearsal_changes_nothing(scene: Scene, sshd: Sshd):
     subprocess.run(["btrfs", "-q", "subvolume", "create", second], check=True)
     must(run_program("-p", "srv-", second, scene.destination))
     done = restored(scene.destination, "--to", other)
-    complaint(done, 4, "several subvolumes", "-p 'srv-'", "-p 'x-'")
+    complaint(done, 4, "several prefixes", "-p 'srv-'", "-p 'x-'")
     for option, prefix in (("-p", "srv-"), ("--snapshot-prefix", "x-")):
         words = (scene.destination, option, prefix, "--to", other, "-n", "--json")
         assert told(restored(*words))["snapshot"]["name"].startswith(prefix)
