@@ -43,7 +43,7 @@ def read_options(options: argparse.Namespace) -> PlacesOptions:
 
     :raises UsageError: if one place is a command.
     """
-    places = read_keepers(options.places)
+    places = read_places(options.places)
     return PlacesOptions(places, options.snapshot_folder, read_ssh(options))
 
 
@@ -56,8 +56,8 @@ def need_places(words: Sequence[str], verb: str) -> None:
         raise UsageError("no place given", hint=f"See:  {PROGRAM} {verb} --help")
 
 
-def read_keeper(word: str) -> Location:
-    """Return the place that a word names, which keeps snapshots or backups.
+def read_place(word: str) -> Location:
+    """Return the place that a word names, which must not be a command.
 
     :raises UsageError: if it is a command.
     """
@@ -67,12 +67,12 @@ def read_keeper(word: str) -> Location:
     return place
 
 
-def read_keepers(words: Sequence[str]) -> tuple[Location, ...]:
-    """Return the places that words name, each of which keeps snapshots or backups.
+def read_places(words: Sequence[str]) -> tuple[Location, ...]:
+    """Return the places that words name, each of which must not be a command.
 
     :raises UsageError: if one is a command.
     """
-    return tuple(map(read_keeper, words))
+    return tuple(map(read_place, words))
 
 
 def remembered(*, needed: bool = False) -> list[Record]:

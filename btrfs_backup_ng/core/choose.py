@@ -65,8 +65,8 @@ def choose(
             return _only(found, word, place)
     raise NotChosen(
         f"{place} has no snapshot {visible(repr(word))}",
-        hint=f"{_available(snapshots)}\nUse a name, the first 4 or more digits of a"
-        " UUID, latest, yesterday, or a time like 2026-11-20 or '2026-11-20 10:30'.",
+        hint=f"{_available(snapshots)}\nUse a name, at least the first 4 digits of"
+        " a UUID, latest, yesterday, or a time like 2026-11-20 or '2026-11-20 10:30'.",
     )
 
 

@@ -128,8 +128,8 @@ class Facts:
     :ivar trouble: why the state directory must not be used, or "": a part of it (the
         first word) is a link, or belongs to another user.
     :ivar leftovers: names in its staging directory.
-    :ivar keeper: the nearest directory, from it upwards in its mount, that is on record
-        as a destination; "" if none is.
+    :ivar destination_above: the nearest directory, from it upwards in its mount, that
+        is on record as a destination; "" if none is.
     :ivar mount_point: of the filesystem that contains it.
     :ivar mounts: where other disks, or other subvolumes, are mounted below it.
     :ivar mount_options: of that mount and its filesystem, as in mountinfo.
@@ -179,7 +179,7 @@ class Facts:
     has_folder: bool = False
     trouble: str = ""
     leftovers: tuple[str, ...] = ()
-    keeper: str = ""
+    destination_above: str = ""
     codecs: frozenset[str] = frozenset()
     has_python: bool = False
     parent_uuid: UUID | None = None

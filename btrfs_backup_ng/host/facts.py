@@ -91,7 +91,7 @@ def read_facts(
         is_cloned = has_twin(facts.filesystem, _mounted_filesystems())
         facts = replace(facts, has_twin=is_cloned)
     facts = replace(facts, containing=_containing(directory))
-    facts = _with_keeper(facts, _keeper(directory))
+    facts = _with_destination_above(facts, _destination_above(directory))
     if facts.has_state and root and not facts.trouble:
         facts = replace(facts, leftovers=_leftovers(directory))
     if facts.is_btrfs and facts.containing == directory:
@@ -173,7 +173,7 @@ def _containing(path: str) -> str:
     return path
 
 
-def _keeper(path: str) -> str:
+def _destination_above(path: str) -> str:
     """Return the nearest directory, from a path upwards, with a record of sources."""
     while not os.path.lexists(f"{path}/{STATE}/{SOURCES}"):
         if path == "/":
@@ -182,10 +182,10 @@ def _keeper(path: str) -> str:
     return path
 
 
-def _with_keeper(facts: Facts, keeper: str) -> Facts:
-    """Return the facts with the keeper of backups, if it is in the same mount."""
-    is_near = f"{keeper}/".startswith(f"{facts.mount_point.rstrip('/')}/")
-    return replace(facts, keeper=keeper if keeper and is_near else "")
+def _with_destination_above(facts: Facts, directory: str) -> Facts:
+    """Return the facts with the destination around it, if it is in the same mount."""
+    is_near = f"{directory}/".startswith(f"{facts.mount_point.rstrip('/')}/")
+    return replace(facts, destination_above=directory if directory and is_near else "")
 
 
 def _leftovers(directory: str) -> tuple[str, ...]:
@@ -388,7 +388,7 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
         leftovers=tuple(answer.get("leftovers", "").split()),
         trouble=answer.get("trouble", ""),
     )
-    facts = _with_keeper(facts, answer.get("keeper", ""))
+    facts = _with_destination_above(facts, answer.get("destination_above", ""))
     if not answer.get("show"):
         return facts
     shown = parse_show(answer["show"])

@@ -165,7 +165,10 @@ def see(place: Place) -> tuple[Seen, ...]:
 
 def _keeps_backups_alone(place: Place, snapshots: Iterable[Snapshot]) -> bool:
     """Return whether a place is a destination, so these snapshots belong to another."""
-    is_source = place.facts.is_subvolume and place.facts.keeper != place.location.path
+    is_source = (
+        place.facts.is_subvolume
+        and place.facts.destination_above != place.location.path
+    )
     return not is_source and not any(is_snapshot_of(place, s) for s in snapshots)
 
 

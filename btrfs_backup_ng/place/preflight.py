@@ -257,7 +257,7 @@ def can_take_snapshots(place: Place, session: Session) -> None:
 
 
 def _why_not_writable(place: Place) -> tuple[str, str]:
-    """Return why nothing can be made at a place, and how to mend that."""
+    """Return why nothing can be made at a place, and how to fix that."""
     facts, path = place.facts, shlex.quote(place.location.path)
     if facts.is_mounted_read_only:
         return "is mounted read-only", "See why:  dmesg | tail"
@@ -369,12 +369,14 @@ def source_purpose(job: Job) -> Purpose:
 
     def keeps_no_backups(place: Place, session: Session) -> None:
         """Refuse as a new source what keeps backups, unless it was surely meant."""
-        keeper = place.location.join(place.facts.keeper)
+        destination = place.location.join(place.facts.destination_above)
         named = (one.location for one in job.destinations)
         was_source = place.has_snapshots or place.facts.has_stub
-        if not place.facts.keeper or was_source or keeper in named:
+        if not place.facts.destination_above or was_source or destination in named:
             return
-        where = "" if keeper == place.location else f"lies in {keeper}, which "
+        where = (
+            "" if destination == place.location else f"lies in {destination}, which "
+        )
         raise Refused(
             f"{place} {visible(where)}keeps backups, and is used as a source with"
             " --force only",

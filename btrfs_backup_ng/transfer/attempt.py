@@ -352,7 +352,7 @@ def _drop_all(place: Place, transfer_id: str) -> str:
     kept = "Nothing of it is kept."
     if left:
         why = left.message if isinstance(left, BackupError) else "it is in use"
-        kept = f"The part that arrived ({transfer_id}) could not be dropped: {why}."
+        kept = f"The part that arrived ({transfer_id}) could not be discarded: {why}."
     return f"{kept}\nIf it should be so long, allow more:  --max-size SIZE"
 
 

@@ -47,17 +47,17 @@ def _keep_or_drop(transfer: Transfer, route: Route, size_bytes: int | None) -> s
     rest = size_bytes - safe  # 0 or less: the stream is longer than estimated
     if rest > 0 and preflight.fits(rest, free, route.options):
         return f"{format_size(safe)} are kept there; the next run resumes from that."
-    _drop_from_full_disk(place, ids)
+    _discard_from_full_disk(place, ids)
     why = f"the rest, about {format_size(rest)}, does not fit"
     if rest <= 0:
         why = "it is not known whether the rest fits"
     return (
-        f"{format_size(safe)} that were kept there are dropped, as {why}, so that"
-        " the disk can be used again."
+        f"{format_size(safe)} that were kept there are discarded, as {why}, so"
+        " that the disk can be used again."
     )
 
 
-def _drop_from_full_disk(place: Place, ids: Sequence[str]) -> None:
+def _discard_from_full_disk(place: Place, ids: Sequence[str]) -> None:
     """Delete transfers on a disk that may not even have space for deleting.
 
     The end of a transaction frees the space that btrfs had reserved for it.

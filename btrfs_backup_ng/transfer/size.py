@@ -16,7 +16,7 @@ the result is an upper bound. For millions of small files, measuring takes as lo
 sending. So it runs beside a transfer only if the progress is shown, and for at most 2 s
 of CPU time; the display uses the estimate until then, or if the time is up. A dry run
 waits for it. The snapshot that a run would make is measured on a temporary one (verb
-``rehearse``).
+``preview``).
 """
 
 import math
@@ -168,7 +168,7 @@ def temporary_snapshot(
         return
     transfer_id = new_transfer_id(now)
     words = (source.location.path, source.state, transfer_id, name)
-    command = source.host.command(verbs.REHEARSE, *words, label="a dry run")
+    command = source.host.command(verbs.PREVIEW, *words, label="a dry run")
     with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
         assert child.stdin
         if child.read_line() != b"ready":

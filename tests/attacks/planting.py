@@ -159,7 +159,7 @@ FOLDER = Role(
     ("kept",),
 )
 REHEARSAL = Role(
-    "rehearsal",
+    "dry run",
     lambda s: ["-p", "x-", "--dry-run", *s.login, s.at(s.source), s.destination],
     _at_source,
     (STATE, f"{STATE}/snapshots", INCOMING, f"{INCOMING}/{OLD_ID}"),

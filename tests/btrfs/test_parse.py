@@ -556,15 +556,15 @@ def test_facts_of_a_subvolume_are_read():
 
 
 @pytest.mark.parametrize(
-    ("keeper", "known"),
+    ("above", "known"),
     [
         ("", ""),
         ("/mnt/with space", "/mnt/with space"),
         ("/mnt", ""),  # above the mount: another filesystem
     ],
 )
-def test_a_keeper_of_backups_counts_in_its_own_mount(keeper, known):
-    assert parse_facts({**HELLO, "keeper": keeper}).keeper == known
+def test_a_destination_above_counts_in_its_own_mount(above, known):
+    assert parse_facts({**HELLO, "destination_above": above}).destination_above == known
 
 
 def test_a_read_only_mount_or_subvolume_is_not_writable():

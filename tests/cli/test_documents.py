@@ -13,7 +13,7 @@ import pytest
 from tests.support.places import STATE
 from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
-from tests.support.staged import cut_transfer, locked, read_only
+from tests.support.staged import interrupted_transfer, locked, read_only
 
 pytestmark = pytest.mark.btrfs
 
@@ -201,7 +201,7 @@ def all_fields(scene: Scene, directory: Path) -> dict[str, set[str]]:
     see("prune --one-source", "prune", "--one-source", "-p", "x-", directory)
     see("prune --simulate", "prune", "--simulate", "3d", "--keep", "2d")
 
-    cut_transfer(scene)
+    interrupted_transfer(scene)
     see("list", "list", place)
     see("status", "status", place)
     holder = {"pid": 1, "host": "h", "since": "2026-01-02T03:04:05+00:00", "doing": "x"}

@@ -1,4 +1,4 @@
-"""The options about what is checked, refused, waited for and only rehearsed."""
+"""The options about what is checked, refused, waited for and only tried in a dry run."""
 
 import contextlib
 import json
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.btrfs
 
 
 def _steps(stdout: str) -> list[str]:
-    """Return the lines of a run or a rehearsal in words that both share."""
+    """Return the lines of a run or a dry run in words that both share."""
     text = re.sub(r"would (make|send|delete|release)", r"\1", stdout)
     for past, present in (("made", "make"), ("sent", "send"), ("deleted", "delete")):
         text = re.sub(rf"\b{past} ", f"{present} ", text)
@@ -42,7 +42,7 @@ def _steps(stdout: str) -> list[str]:
 
 
 @covers("--dry-run")
-def test_a_rehearsal_changes_nothing_not_even_bookkeeping(scene: Scene):
+def test_a_dry_run_changes_nothing_not_even_bookkeeping(scene: Scene):
     scene.add("photo", 3 * MIB)
     before = scene.fingerprint()
     done = scene.back_up("--dry-run", "-N1", "-n1")
@@ -53,21 +53,21 @@ def test_a_rehearsal_changes_nothing_not_even_bookkeeping(scene: Scene):
 
 
 @covers("--dry-run")
-def test_a_rehearsal_says_what_the_run_then_does(scene: Scene):
+def test_a_dry_run_says_what_the_run_then_does(scene: Scene):
     for _ in range(3):
         scene.back_up()
         scene.add("photo", MIB)
     before = scene.fingerprint()
-    rehearsed = scene.back_up("--dry-run", "-N2", "-n3")
+    dry = scene.back_up("--dry-run", "-N2", "-n3")
     assert scene.fingerprint() == before
     done = scene.back_up("-N2", "-n3")
-    assert _steps(rehearsed.stdout) == _steps(done.stdout)
+    assert _steps(dry.stdout) == _steps(done.stdout)
     assert len(_steps(done.stdout)) == 2 + 2 + 1
-    assert re.search(r"about 1\.\d MiB since x-", rehearsed.stdout)
+    assert re.search(r"about 1\.\d MiB since x-", dry.stdout)
 
 
 @covers("--dry-run")
-def test_a_rehearsal_over_ssh_changes_nothing(scene: Scene, sshd: Sshd):
+def test_a_dry_run_over_ssh_changes_nothing(scene: Scene, sshd: Sshd):
     to = ssh_place(sshd, scene.destination)
     words: list[Argument] = [*ssh_words(sshd), "-p", "x-", scene.source, to]
     before = scene.fingerprint()
@@ -81,7 +81,7 @@ def test_a_rehearsal_over_ssh_changes_nothing(scene: Scene, sshd: Sshd):
 
 
 @covers("--dry-run")
-def test_a_rehearsal_of_nothing_to_do_says_so(scene: Scene):
+def test_a_dry_run_of_nothing_to_do_says_so(scene: Scene):
     scene.back_up()
     before = scene.fingerprint()
     done = scene.back_up("-S", "--dry-run")
@@ -90,7 +90,7 @@ def test_a_rehearsal_of_nothing_to_do_says_so(scene: Scene):
 
 
 @covers("--dry-run")
-def test_a_rehearsal_fails_where_the_run_would(scene: Scene):
+def test_a_dry_run_fails_where_the_run_would(scene: Scene):
     done = scene.run("--dry-run", "--incremental=required")
     complaint(done, 4, "in full")
 
@@ -180,7 +180,7 @@ def test_a_retired_destination_is_forgotten(scene: Scene):
 
 
 @covers("--remove-locks", "--dry-run")
-def test_forgetting_can_be_rehearsed(scene: Scene):
+def test_forgetting_has_a_dry_run(scene: Scene):
     scene.back_up()
     before = scene.fingerprint()
     done = scene.back_up("--remove-locks", "--dry-run")

@@ -215,7 +215,7 @@ def test_a_task_without_words_is_an_error(words: list[str]):
     complaint(run_program(*words), 2, "::")
 
 
-def test_the_number_of_backups_is_not_mistaken_for_a_rehearsal():
+def test_the_number_of_backups_is_not_mistaken_for_a_dry_run():
     done = run_program("-n", "/home", "/mnt")
     said = "takes a number here (backups to keep); for a dry run use --dry-run"
     complaint(done, 2, f"-n {said}")

@@ -341,7 +341,7 @@ def tell_sizes(scene: Ends) -> None:
     exact = stream_size(scene.source, second, first, "1")
     if is_roots(scene.source):
         assert exact == stream_size(scene.source_seen, second, first, "1")
-    with temporary_snapshot(scene.source.place, "rehearsal", NOW) as planned:
+    with temporary_snapshot(scene.source.place, "dry-run", NOW) as planned:
         assert planned and stream_size(scene.source, planned, second, "1") > 100
     assert not os.path.lexists(planned.name)
 

@@ -198,8 +198,8 @@ def test_where_a_record_is_not_known_nothing_is_deleted_in_that_run(
     assert done.stderr.count(said) == 2, done.stderr
     if damage in (_missing, _link):
         before = [sorted(os.listdir(record.parent)) for record in records]
-        rehearsed = places.run(*DELETING, "--dry-run")
-        assert rehearsed.returncode == 0 and "delete" not in rehearsed.stdout
+        dry = places.run(*DELETING, "--dry-run")
+        assert dry.returncode == 0 and "delete" not in dry.stdout
         assert before == [sorted(os.listdir(record.parent)) for record in records]
     done = places.run(*DELETING)
     assert done.returncode == 0, done.stderr

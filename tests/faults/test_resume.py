@@ -173,7 +173,9 @@ def test_what_came_in_another_form_is_told_and_sent_anew(ssh_scene: Scene) -> No
 
 
 @covers("--checkpoint-interval")
-def test_a_cut_transfer_goes_on_with_checkpoints_at_other_places(scene: Scene) -> None:
+def test_an_interrupted_transfer_goes_on_with_checkpoints_at_other_places(
+    scene: Scene,
+) -> None:
     planted(scene)
     safe = cut_short(scene, SAFE, cutting.LOCAL_CUTS["the program killed"])
     resumed = cutting.check_resumed(scene, safe, "--checkpoint-interval", "3M")
@@ -450,7 +452,7 @@ def test_without_checkpoints_there_is_no_body_and_a_cut_leaves_nothing(
     cutting.check_arrived(scene)
 
 
-def test_a_run_without_checkpoints_sends_a_cut_transfer_from_the_start(
+def test_a_run_without_checkpoints_sends_an_interrupted_transfer_from_the_start(
     scene: Scene,
 ) -> None:
     planted(scene)
@@ -556,7 +558,7 @@ def test_two_destinations_on_one_disk_each_go_on_from_their_own(disks: Disks) ->
     cutting.check_nothing_is_left(one)
 
 
-def test_a_cut_transfer_to_one_subvolume_of_a_disk_does_not_hinder_another(
+def test_an_interrupted_transfer_to_one_subvolume_of_a_disk_does_not_hinder_another(
     disks: Disks, btrfs: MakesFilesystems, tmp_path: Path
 ) -> None:
     """What is mounted is a subvolume, out of which the other one is not to be seen."""
@@ -650,7 +652,7 @@ def test_a_transfer_that_filled_its_destination_leaves_it_usable(
     disk.fill_up(leave_bytes=14 * MIB)
     done = scene.run("--no-check-space")
     assert_fails(done, 1, "btrfs receive", "No space left on device", "is full")
-    assert "are dropped, as the rest" in done.stderr, done.stderr
+    assert "are discarded, as the rest" in done.stderr, done.stderr
     assert scene.backups == [] and scene.staging == []
     (disk.path / "filler").unlink()
     disk.sync()

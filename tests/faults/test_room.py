@@ -69,19 +69,19 @@ def test_the_oldest_interrupted_transfer_gives_way(
 ) -> None:
     scene, (older, newer) = crowded
     done = scene.back_up()
-    assert "dropped the interrupted transfer of old-20260101-000000" in done.stderr
-    assert "150.0 MiB" in done.stderr and done.stderr.count("dropped") == 1
+    assert "discarded the interrupted transfer of old-20260101-000000" in done.stderr
+    assert "150.0 MiB" in done.stderr and done.stderr.count("discarded") == 1
     assert scene.staging == [newer]
     assert len(scene.backups) == 1
     scene.check_laws()
 
 
-def test_a_rehearsal_says_what_would_give_way(
+def test_a_dry_run_says_what_would_give_way(
     crowded: tuple[Scene, list[str]],
 ) -> None:
     scene, left = crowded
     done = scene.back_up("--dry-run")
-    assert done.stderr.count("would drop the interrupted transfer") == 1
+    assert done.stderr.count("would discard the interrupted transfer") == 1
     assert "would send" in done.stdout
     assert scene.staging == left and scene.snapshots == []
 
@@ -111,7 +111,7 @@ def test_what_gives_way_to_a_restore_is_the_oldest(
     done = run_program(*words)
     assert done.returncode == 0, done.stderr
     for said in (told.stderr, done.stderr):
-        assert said.count("is dropped: its space is needed") == 1
+        assert said.count("is discarded: its space is needed") == 1
     assert scene.staging == [newer]
     assert len(scene.backups) == 1
 
@@ -128,7 +128,7 @@ def test_what_the_run_goes_on_with_does_not_give_way(
     other = _interrupted(scene, +1)
     _fill(disk)
     done = scene.run("-S", "--json", *options)
-    assert "dropped the interrupted transfer of old-" in done.stderr
+    assert "discarded the interrupted transfer of old-" in done.stderr
     (transfer,) = sent(done)
     assert transfer.resumed >= safe > 0
     assert other not in scene.staging and len(scene.backups) == 1
@@ -179,7 +179,7 @@ def test_reflinks_that_an_estimate_counts_ten_times_need_no_room(
 # A disk that is full
 
 
-def test_what_filled_the_disk_is_dropped_where_the_rest_does_not_fit(
+def test_what_filled_the_disk_is_discarded_where_the_rest_does_not_fit(
     disks: Disks, btrfs: MakesFilesystems
 ) -> None:
     disk = btrfs(size="200M", mkfs_options=("--mixed",))
@@ -187,7 +187,7 @@ def test_what_filled_the_disk_is_dropped_where_the_rest_does_not_fit(
     scene.write(200 * MIB)
     (scene.source / "more").write_bytes(os.urandom(60 * MIB))
     done = scene.run("--no-check-space", "--checkpoint-interval", "8M")
-    assert_fails(done, 1, "No space left on device", "is full", "are dropped", "rest")
+    assert_fails(done, 1, "No space left on device", "is full", "are discarded", "rest")
     assert scene.staging == []
     command("btrfs", "subvolume", "sync", scene.destination)
     disk.sync()
@@ -206,7 +206,7 @@ def test_what_is_safe_is_kept_where_the_rest_fits(scene: Scene, tmp_path: Path) 
     words = ("--checkpoint-interval", "2M")
     done = scene.run(*words, env=env)
     assert_fails(done, 1, "No space left on device", "are kept there; the next run")
-    assert "dropped" not in done.stderr
+    assert "discarded" not in done.stderr
     safe = max(seal.offset for seal in seals(scene))
     assert safe >= 8 * MIB
     check_resumed(scene, safe - 2 * MIB, *words, "-S")

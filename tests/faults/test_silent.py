@@ -109,7 +109,7 @@ def _check_given_up(way: Way, stage: Stage, verb: str, more: str) -> None:
     done = way.run(*more.split())
     assert stage.was_played
     assert time.monotonic() - began < 40
-    said = {"rehearse": "a dry run"}.get(verb, verb)
+    said = {"preview": "a dry run"}.get(verb, verb)
     assert done.returncode in (1, 10)
     said = f"{said}{way.where} {SILENT}"
     assert_fails(done, done.returncode, said, "--stall-timeout")
@@ -131,12 +131,12 @@ VERBS = [
     ("snapshot", "pull", ""),
     ("put", "pull", ""),
     ("delete", "pull", "-N1 --force"),
-    ("rehearse", "pull", "--dry-run"),
+    ("preview", "pull", "--dry-run"),
     ("snapshot", "local", ""),
     ("publish", "local", ""),
     ("delete", "local", "-n1 --force"),
     ("sync", "local", "-n1 -s --force"),
-    ("rehearse", "local", "--dry-run"),
+    ("preview", "local", "--dry-run"),
 ]
 
 

@@ -32,7 +32,7 @@ PATHS = {
     ("hello", "directory"): "begins a path that go is given",
     ("hello", "state"): "ends up in a path that go is given",
     ("hello", "containing"): "is only looked at",
-    ("hello", "keeper"): "begins a path that go is given",
+    ("hello", "destination_above"): "begins a path that go is given",
     ("ready", "under"): "what was walked so far, in words",
     ("reach", "top"): "is only compared",
     ("send", "parent"): "all but its last component is a path that go is given",

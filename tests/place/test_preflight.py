@@ -43,7 +43,12 @@ def _hello(*mounts: str) -> Facts:
         "29 21 8:3 / /mnt/usb\\040disk rw - btrfs /dev/sdb1 rw",
         *mounts,
     ]
-    stat = {"stat": "9123683e 1 4096 1 1 1", "root": "1", "empty": "", "keeper": ""}
+    stat = {
+        "stat": "9123683e 1 4096 1 1 1",
+        "root": "1",
+        "empty": "",
+        "destination_above": "",
+    }
     answer = {"exists": "1", "directory": "1", "where": "/", "containing": "/"}
     return parse_facts({**answer, **stat, "mounts": "\n".join(lines)})
 

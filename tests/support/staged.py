@@ -54,7 +54,7 @@ def fill(scene: Scene, count: int = 1) -> list[str]:
     return by_age(scene.destination)
 
 
-def cut_transfer(
+def interrupted_transfer(
     scene: Scene,
     transfer_id: str = ID,
     *,

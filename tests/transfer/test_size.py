@@ -1,4 +1,4 @@
-"""A rehearsal tells how much is going to be sent."""
+"""A dry run tells how much is going to be sent."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _sizes(*words: object) -> list[int]:
 
 
 @pytest.mark.parametrize("compress", ["no", "zstd"])
-def test_a_rehearsal_tells_the_size_of_ten_changes(
+def test_a_dry_run_tells_the_size_of_ten_changes(
     btrfs: MakesFilesystems, compress: str
 ) -> None:
     source = btrfs(size="4G", mount_options=(f"compress={compress}",))
@@ -165,7 +165,7 @@ def test_clones_need_no_room(btrfs: MakesFilesystems) -> None:
     assert 100 * MIB < sent < 101 * MIB
 
 
-def test_a_rehearsal_of_several_transfers_tells_the_total(
+def test_a_dry_run_of_several_transfers_tells_the_total(
     btrfs: MakesFilesystems,
 ) -> None:
     source, target = btrfs(), btrfs().path

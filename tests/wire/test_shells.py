@@ -141,9 +141,9 @@ def bodies():
 @pytest.mark.parametrize("verb", bodies())
 def test_a_command_holds_nothing_that_a_login_shell_gives_a_meaning(verb):
     words = r"( \+[A-Za-z0-9_./:,@+-]*)+"
-    for keeper in ("", "0" * 16):
-        command = verb.remote_command(("root", "a b"), token=keeper)
-        name = "elevate" if keeper else verb.name
+    for token in ("", "0" * 16):
+        command = verb.remote_command(("root", "a b"), token=token)
+        name = "elevate" if token else verb.name
         form = rf"exec sh -c '([^']*)' bbng2 {name}{words} \+root \+a\+0040b"
         decoder = re.fullmatch(form, command)
         assert decoder
@@ -213,7 +213,7 @@ LONGEST = {
     "discard": [LONG_PATH, "unsealed", *[ID] * 500],
     "reap": [LONG_PATH, ID, LONG_NAME],
     "waiting": [LONG_PATH, *[ID] * 500],
-    "rehearse": [LONG_PATH, LONG_PATH, ID, LONG_NAME],
+    "preview": [LONG_PATH, LONG_PATH, ID, LONG_NAME],
     "delete": [LONG_PATH],
     "unseal": [LONG_PATH, *[LONG_NAME] * 100],
     "children": [LONG_PATH],
@@ -279,7 +279,7 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
         "discard": [f"{tmp_path}/no", "all", ID],
         "reap": [f"{tmp_path}/no", ID, "n"],
         "waiting": [f"{tmp_path}/no", ID],
-        "rehearse": [f"{tmp_path}/no", f"{tmp_path}/no", ID, "n"],
+        "preview": [f"{tmp_path}/no", f"{tmp_path}/no", ID, "n"],
         "writable": [f"{tmp_path}/no", ID, "n", f"{tmp_path}/no", "n", "1"],
         "put": [f"{tmp_path}/no", "f"],
         "aside": [f"{tmp_path}/no", "f", "g"],

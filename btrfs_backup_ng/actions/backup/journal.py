@@ -11,7 +11,7 @@ class Journal:
     """Records what becomes of one job, for the commands that tell it later.
 
     Transfers are recorded where they are made (``transfer/delivery``), through
-    :meth:`remember`; all else by :meth:`emit`. A rehearsal leaves nothing.
+    :meth:`remember`; all else by :meth:`emit`. A dry run leaves nothing.
     """
 
     def __init__(self, job: Job, session: Session) -> None:

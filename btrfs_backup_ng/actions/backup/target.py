@@ -352,7 +352,7 @@ class Target:
             return preflight.fits(needed, free - taken, options)
 
         def report(one: Waiting) -> None:
-            word = "would drop" if self._job.dry_run else "dropped"
+            word = "would discard" if self._job.dry_run else "discarded"
             text = f"{self}: {word} {room.about(one)}: {visible(name)} needs its space"
             self._session.warn(self.name, text)
 
@@ -366,8 +366,8 @@ class Target:
         if not self._job.dry_run:
             room.make_room(place, found, fits, report)
             return place.facts.size_free
-        dropped, free = room.first_needed(found, place.facts.size_free, fits)
-        for one in dropped:
+        discarded, free = room.first_needed(found, place.facts.size_free, fits)
+        for one in discarded:
             report(one)
         return free
 

@@ -31,13 +31,13 @@ class Grade(enum.Enum):
 class Diagnosis:
     """The finding of one check.
 
-    :ivar mend: lines with the fix; commands are in them as to be typed.
+    :ivar fix: lines about it; commands are in them as the user has to type them.
     """
 
     check: str
     grade: Annotated[Grade, Named("status")]
     found: str
-    mend: Lines = ""
+    fix: Annotated[Lines, Named("mend")] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,17 +198,17 @@ def _judge_mounted(subject: Subject) -> Diagnosis:
 def _judge_filesystem(subject: Subject) -> Diagnosis:
     if subject.facts.is_btrfs:
         return Diagnosis("filesystem", Grade.OK, "btrfs")
-    mend = "Use a directory on btrfs."
+    fix = "Use a directory on btrfs."
     if not subject.machine:
         sink = f'shell://cat > {shlex.quote(subject.path + "/")}"$1"'
         command = f"btrfs-backup-ng SOURCE {shlex.quote(sink)}"
-        mend = f"Use a directory on btrfs, or keep streams:  {visible(command)}"
+        fix = f"Use a directory on btrfs, or keep streams:  {visible(command)}"
     return Diagnosis(
         "filesystem",
         Grade.FAIL,
         f"{visible(subject.facts.filesystem_type)}, so snapshots cannot live there as"
         " subvolumes",
-        mend,
+        fix,
     )
 
 
@@ -216,19 +216,19 @@ def _judge_writable(subject: Subject) -> Diagnosis:
     path = shlex.quote(subject.path)
     if subject.facts.is_mounted_read_only:
         point = shlex.quote(subject.facts.mount_point)
-        mend = _command_for_root(subject, f"mount -o remount,rw {point}")
-        return Diagnosis("writable", Grade.FAIL, "it is mounted read-only", mend)
+        fix = _command_for_root(subject, f"mount -o remount,rw {point}")
+        return Diagnosis("writable", Grade.FAIL, "it is mounted read-only", fix)
     if subject.facts.is_writable:
         return Diagnosis("writable", Grade.OK, f"{_user(subject)} may write")
     if not subject.machine and not subject.is_root:
         return unknown("writable", "that needs root")
     if subject.is_root:
-        mend = _command_for_root(subject, f"btrfs property get {path} ro")
+        fix = _command_for_root(subject, f"btrfs property get {path} ro")
         text = "even root may not write; is it a read-only snapshot?"
-        return Diagnosis("writable", Grade.FAIL, text, mend)
-    mend = _command_for_root(subject, f"chown {shlex.quote(subject.user)} {path}")
+        return Diagnosis("writable", Grade.FAIL, text, fix)
+    fix = _command_for_root(subject, f"chown {shlex.quote(subject.user)} {path}")
     text = f"{_user(subject)} may not write, and has to own it"
-    return Diagnosis("writable", Grade.FAIL, text, mend)
+    return Diagnosis("writable", Grade.FAIL, text, fix)
 
 
 def _judge_state(subject: Subject) -> Diagnosis:
@@ -269,11 +269,11 @@ def _judge_space(subject: Subject) -> Diagnosis:
     size = free + subject.facts.size_used
     text = f"{format_size(free)} free of {format_size(size)}"
     path = visible(shlex.quote(subject.path))
-    mend = f"Keep fewer backups (-n), and see:  btrfs filesystem usage {path}"
+    fix = f"Keep fewer backups (-n), and see:  btrfs filesystem usage {path}"
     if free < _NO_SPACE:
-        return Diagnosis("space", Grade.FAIL, f"{text}: too little to send any", mend)
+        return Diagnosis("space", Grade.FAIL, f"{text}: too little to send any", fix)
     if free < max(_LITTLE_SPACE, size * _LITTLE_PART):
-        return Diagnosis("space", Grade.WARN, text, mend)
+        return Diagnosis("space", Grade.WARN, text, fix)
     return Diagnosis("space", Grade.OK, text)
 
 
@@ -318,11 +318,11 @@ def judge_clock(there: str, began: float, ended: float) -> Diagnosis:
         return Diagnosis("clock", Grade.OK, "the same as here")
     way = "ahead of" if ahead > 0 else "behind"
     text = f"{format_span(skew)} {way} this machine"
-    mend = "On the machine whose clock is wrong:  timedatectl set-ntp true"
+    fix = "On the machine whose clock is wrong:  timedatectl set-ntp true"
     if skew <= _SKEW_TOO_FAR_S:
-        return Diagnosis("clock", Grade.WARN, text, mend)
+        return Diagnosis("clock", Grade.WARN, text, fix)
     text = f"{text}, and names sort by time"
-    return Diagnosis("clock", Grade.FAIL, text, mend)
+    return Diagnosis("clock", Grade.FAIL, text, fix)
 
 
 def judge_sessions(opened: int, words: str) -> Diagnosis:
@@ -333,11 +333,11 @@ def judge_sessions(opened: int, words: str) -> Diagnosis:
     if opened >= SESSIONS:
         return Diagnosis("sessions", Grade.OK, f"{opened} side by side")
     text = f"{opened} of {SESSIONS} side by side" + (f": {words}" if words else "")
-    mend = "In sshd_config there, and then reload sshd:\n  MaxSessions 10"
+    fix = "In sshd_config there, and then reload sshd:\n  MaxSessions 10"
     if opened >= _SESSIONS_OF_ONE:
         text = f"{text}; enough for one task at a time"
-        return Diagnosis("sessions", Grade.WARN, text, mend)
-    return Diagnosis("sessions", Grade.FAIL, text, mend)
+        return Diagnosis("sessions", Grade.WARN, text, fix)
+    return Diagnosis("sessions", Grade.FAIL, text, fix)
 
 
 def judge_programs(here: frozenset[str], there: frozenset[str] | None) -> Diagnosis:
@@ -345,23 +345,23 @@ def judge_programs(here: frozenset[str], there: frozenset[str] | None) -> Diagno
 
     :param there: of another machine; ``None`` if the place is on this one.
     """
-    lacks, mend = [], []
+    lacks, fix = [], []
     if not here & {"pv", "mbuffer"}:
         lacks.append("--rate, without pv and mbuffer here")
-        mend.append("Install here:  pv")
+        fix.append("Install here:  pv")
     if there is not None and not here & there & {"zstd", "lz4"}:
         lacks.append("--compress, without zstd or lz4 on both sides")
         where = [
             w for w, has in (("here", here), ("there", there)) if "zstd" not in has
         ]
-        mend.append(f"Install {' and '.join(where)}:  zstd")
+        fix.append(f"Install {' and '.join(where)}:  zstd")
     text = f"{_listed(here)} here"
     if there is not None:
         text = f"{text}; {_listed(there)} there"
     if not lacks:
         return Diagnosis("programs", Grade.OK, text)
     text = f"{text}; not possible: {', '.join(lacks)}"
-    return Diagnosis("programs", Grade.WARN, text, "\n".join(mend))
+    return Diagnosis("programs", Grade.WARN, text, "\n".join(fix))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def check_free(place: Place) -> None:
         raise busy(place, holder)
 
 
-def drop(
+def discard(
     place: Place, waiting: Collection[Waiting], *, wait_s: float, now: datetime
 ) -> frozenset[str]:
     """Delete interrupted transfers, under the lock of their place.
@@ -50,5 +50,5 @@ def drop(
     """
     holder = Holder(now)
     with holder.holding(place, wait_s):
-        holder.note("dropping interrupted transfers", place)
+        holder.note("discarding interrupted transfers", place)
         return frozenset(place.discard([one.transfer_id for one in waiting]))

@@ -198,7 +198,7 @@ class Restoration:
             return preflight.fits(needs.space_bytes, free, options)
 
         def log_deleted(waiting: Waiting) -> None:  # the user was warned before
-            log.info("dropped %s", room.about(waiting))
+            log.info("discarded %s", room.about(waiting))
 
         room.make_room(target, needs.expendable, fits, log_deleted)
         free, place = target.facts.size_free, str(target.location)
@@ -362,7 +362,7 @@ def _check_space(
             expendable, free = room.first_needed(found, free, fits)
     place = str(target.location)
     for one in expendable:
-        text = f"{target}: {room.about(one)} is dropped: its space is needed"
+        text = f"{target}: {room.about(one)} is discarded: its space is needed"
         session.warn(place, text)
     name = transfer.snapshot.name
     for note in preflight.check_space(place, name, needed, free, options):

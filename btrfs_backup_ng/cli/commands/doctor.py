@@ -162,12 +162,12 @@ def _lines(findings: Sequence[Diagnosis]) -> Iterator[str]:
             yield from wrapped(f"{start}{names}: {first.found}", _NAME_AT)
         else:
             yield from wrapped(f"{start}{names:<{_CHECK}}  {first.found}", _TEXT_AT)
-        for line in first.mend.splitlines():
-            yield from _mending(" " * _NAME_AT + line)
+        for line in first.fix.splitlines():
+            yield from _fix_lines(" " * _NAME_AT + line)
 
 
-def _mending(line: str) -> Iterator[str]:
-    """Return a line with a command a second one if it is too long; never cut that."""
+def _fix_lines(line: str) -> Iterator[str]:
+    """Break a line before its command if it is too long; never break the command."""
     width = terminal_width()
     prose, colon, command = line.rpartition(":  ")
     if width is None or len(line) <= width or not colon:

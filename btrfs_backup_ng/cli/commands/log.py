@@ -10,7 +10,7 @@ from btrfs_backup_ng.cli import values, wording
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import EPILOG_PLACES, Parser, add_display, new_parser
-from btrfs_backup_ng.cli.places import need_on_record, read_keepers, remembered
+from btrfs_backup_ng.cli.places import need_on_record, read_places, remembered
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.session.history import Record
 
@@ -81,7 +81,7 @@ def read(options: argparse.Namespace) -> LogOptions:
 
     :raises UsageError: if one place is a command.
     """
-    places = read_keepers(options.places)
+    places = read_places(options.places)
     return LogOptions(places, options.since, options.failures)
 
 

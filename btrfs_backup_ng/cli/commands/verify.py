@@ -28,7 +28,7 @@ from btrfs_backup_ng.cli.parser import (
     add_folder,
     new_parser,
 )
-from btrfs_backup_ng.cli.places import need_places, read_keeper
+from btrfs_backup_ng.cli.places import need_places, read_place
 from btrfs_backup_ng.cli.session import open_progress, open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.views import ForecastView, PlacesReport, view_forecast
@@ -173,7 +173,7 @@ def read(options: argparse.Namespace, jobs: Sequence[Job] = ()) -> VerifyOptions
     :raises UsageError: if one is missing, or they do not go together.
     """
     now, words = datetime.now().astimezone(), list(options.places)
-    source = read_keeper(options.source) if options.source else None
+    source = read_place(options.source) if options.source else None
     if jobs:
         pairs: list[tuple[Location, Location | None]] = [
             (place, source or job.source)
@@ -183,7 +183,7 @@ def read(options: argparse.Namespace, jobs: Sequence[Job] = ()) -> VerifyOptions
         ]
     else:
         need_places(words, "verify")
-        pairs = [(read_keeper(words.pop(0)), source)]
+        pairs = [(read_place(words.pop(0)), source)]
     if not pairs:
         raise UsageError("the file names no destination that could be verified")
     requests = tuple(_request(options, *pair, tuple(words), now) for pair in pairs)
@@ -211,7 +211,7 @@ def _request(
         part = (day % parts + 1 if number is None else number), parts
     elif level is Depth.RESTORE and not words:
         words = (LATEST,)
-    scratch = read_keeper(options.scratch) if options.scratch else None
+    scratch = read_place(options.scratch) if options.scratch else None
     prefix = options.snapshot_prefix
     if prefix is not None and source is None:
         raise UsageError(

@@ -40,7 +40,7 @@ from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, add_folder, new_parser
 from btrfs_backup_ng.cli.places import (
     need_places,
-    read_keepers,
+    read_places,
     recorded_folder,
     remembered,
 )
@@ -144,7 +144,7 @@ def read(options: argparse.Namespace) -> VersionsOptions:
         raise UsageError("--diff prints the output of diff, which is not JSON")
     return VersionsOptions(
         file=file,
-        places=tuple(dict.fromkeys(read_keepers(options.at))),
+        places=tuple(dict.fromkeys(read_places(options.at))),
         diff=tuple(options.diff) if options.diff else None,
         folder=options.snapshot_folder,
         ssh=read_ssh(options),

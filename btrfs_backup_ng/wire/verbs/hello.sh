@@ -2,7 +2,7 @@
 #   FOLDER  for the snapshots of a source (it may not exist), or ""
 # Answer: the nonce, then facts as key=value, each with a NUL behind it. The privilege may be `auto`: find out.
 
-tell() {
+print_item() {
     printf '%s=%s\0' "$1" "$2"
 }
 
@@ -22,7 +22,7 @@ try() {
     fi
 }
 uid=$(id -u)
-tell uid "$uid"
+print_item uid "$uid"
 case $privilege in
 auto)
     if [ "$uid" = 0 ]; then
@@ -45,43 +45,43 @@ sudo | doas) root="$privilege -n" ;;
     ;;
 esac
 btrfs="$root btrfs"
-tell privilege "$privilege"
-tell why "$complaint"
-tell btrfs "$version"
-tell user "$(id -un)"
+print_item privilege "$privilege"
+print_item why "$complaint"
+print_item btrfs "$version"
+print_item user "$(id -un)"
 
 # Programs. sudo looks for a command in secure_path, sudoers(5), not in PATH; a rule has to name the one it finds.
 secure_path=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-tell program "$(command -v btrfs)"
-tell granted "$(PATH=$secure_path:$PATH && command -v btrfs)"
+print_item program "$(command -v btrfs)"
+print_item granted "$(PATH=$secure_path:$PATH && command -v btrfs)"
 for program in flock sudo doas zstd lz4; do
-    tell "$program" "$(command -v "$program")"
+    print_item "$program" "$(command -v "$program")"
 done
-tell aes "$(grep -cw aes /proc/cpuinfo)"
-tell clock "$(date +%s)"
-tell protocol "$(cat /sys/fs/btrfs/features/send_stream_version 2>/dev/null)"
+print_item aes "$(grep -cw aes /proc/cpuinfo)"
+print_item clock "$(date +%s)"
+print_item protocol "$(cat /sys/fs/btrfs/features/send_stream_version 2>/dev/null)"
 
 # The directory.
 if is_taken "$directory"; then
-    tell exists 1
+    print_item exists 1
 fi
 cd -P -- "$directory" 2>/dev/null || finish 0
-tell directory 1
+print_item directory 1
 if [ -n "$folder" ]; then
     work_long
     if python3 -I -S -c 'import sys; sys.exit(sys.version_info < (3, 7))' 2>/dev/null; then
-        tell python 1
+        print_item python 1
     fi
     $btrfs filesystem sync . >/dev/null 2>&1
 fi
-tell stat "$(stat -f -c '%t %i %S %b %f %a' . 2>/dev/null)"
-tell where "$PWD"
-tell mounts "$(cat /proc/self/mountinfo)"
-tell mounted "$(grep -sH . /sys/fs/btrfs/*-*/metadata_uuid /sys/fs/btrfs/*-*/temp_fsid)"
+print_item stat "$(stat -f -c '%t %i %S %b %f %a' . 2>/dev/null)"
+print_item where "$PWD"
+print_item mounts "$(cat /proc/self/mountinfo)"
+print_item mounted "$(grep -sH . /sys/fs/btrfs/*-*/metadata_uuid /sys/fs/btrfs/*-*/temp_fsid)"
 if [ -r . ] && exec 9<. && is_part && can_mount; then
-    tell mountable 1
+    print_item mountable 1
 fi
-tell root "$(stat -f -c %i / 2>/dev/null)"
+print_item root "$(stat -f -c %i / 2>/dev/null)"
 empty=1
 for found in ./* ./.*; do
     case $found in ./. | ./..) continue ;; esac
@@ -90,9 +90,9 @@ for found in ./* ./.*; do
         break
     fi
 done
-tell empty "$empty"
+print_item empty "$empty"
 if [ -w . ] || $root test -w . 2>/dev/null; then
-    tell writable 1
+    print_item writable 1
 fi
 
 # Our state in it: whether it is there and ours, and the transfers that were interrupted.
@@ -108,19 +108,19 @@ if is_taken ./.btrfs-backup-ng; then
         )
         [ -z "$trouble" ] || break
     done
-    tell trouble "$trouble"
+    print_item trouble "$trouble"
     if is_stub ./.btrfs-backup-ng; then
-        tell stub 1
+        print_item stub 1
     elif (go "$state" && [ -O . ] && [ -w . ]) >/dev/null 2>&1; then
-        tell state 1
+        print_item state 1
     fi
-    tell leftovers "$( (go "$state/incoming" && ls) 2>/dev/null)"
+    print_item leftovers "$( (go "$state/incoming" && ls) 2>/dev/null)"
 fi
 
 # Where the snapshots of a source go.
 if [ -n "$folder" ]; then
     if ! is_stub "$folder" && { (go "$folder") >/dev/null 2>&1 || $root test -d "$folder" 2>/dev/null; }; then
-        tell hasfolder 1
+        print_item hasfolder 1
     fi
     case $folder in
     *//*)
@@ -141,24 +141,24 @@ if [ -n "$folder" ]; then
         fi
         nearest=${nearest%/*}
     done
-    tell foldertrouble "$trouble"
-    tell folder "$(stat -f -c %i -- "${nearest:-/}" 2>/dev/null)"
+    print_item foldertrouble "$trouble"
+    print_item folder "$(stat -f -c %i -- "${nearest:-/}" 2>/dev/null)"
 fi
 
 # The subvolume.
 if [ "$(stat -c %i . 2>/dev/null)" = 256 ]; then
-    tell show "$($btrfs subvolume show . 2>/dev/null)"
+    print_item show "$($btrfs subvolume show . 2>/dev/null)"
     number=$($btrfs inspect-internal rootid . 2>/dev/null)
-    tell path "$(
+    print_item path "$(
         $btrfs inspect-internal subvolid-resolve "$number" . 2>/dev/null
         printf x
     )"
     if [ -n "$folder" ]; then
-        tell nested "$(
+        print_item nested "$(
             $btrfs subvolume list -o . 2>/dev/null
             printf x
         )"
-        tell nestedback "$(
+        print_item nestedback "$(
             $btrfs subvolume list -o --sort=-rootid . 2>/dev/null
             printf x
         )"
@@ -168,12 +168,12 @@ containing=$PWD
 until [ -z "$containing" ] || [ "$(stat -c %i "$containing/." 2>/dev/null)" = 256 ]; do
     containing=${containing%/*}
 done
-tell containing "${containing:-/}"
+print_item containing "${containing:-/}"
 
 # The nearest directory that is on record as a destination, if we may look.
-keeper=$PWD
-until [ -z "$keeper" ] || (go "$keeper//.btrfs-backup-ng" && is_taken ./sources.json) 2>/dev/null; do
-    keeper=${keeper%/*}
+destination_above=$PWD
+until [ -z "$destination_above" ] || (go "$destination_above//.btrfs-backup-ng" && is_taken ./sources.json) 2>/dev/null; do
+    destination_above=${destination_above%/*}
 done
-tell keeper "$keeper"
+print_item destination_above "$destination_above"
 finish 0

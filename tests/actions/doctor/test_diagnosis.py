@@ -107,7 +107,7 @@ def test_all_is_good_where_all_is_good():
 def test_old_versions_warn(version, grade):
     finding = diagnosis.judge_version(version, has_btrfs=True)
     assert finding.grade is grade
-    assert bool(finding.mend) is (grade is WARN)
+    assert bool(finding.fix) is (grade is WARN)
     assert diagnosis.judge_version(version, has_btrfs=False).grade is UNKNOWN
 
 
@@ -151,7 +151,7 @@ def test_a_clock_is_wrong_by_what_the_way_does_not_explain(
 ):
     finding = diagnosis.judge_clock(str(there), began, ended)
     assert (finding.grade, part in finding.found) == (grade, True), finding
-    assert ("timedatectl" in finding.mend) is (grade is not OK)
+    assert ("timedatectl" in finding.fix) is (grade is not OK)
 
 
 @pytest.mark.parametrize("there", ["", "+%s", "12 34", "-5"])
@@ -172,12 +172,12 @@ def test_a_clock_that_is_not_understood_is_unknown(there):
 def test_few_sessions_are_enough_for_one_task(opened, grade):
     finding = diagnosis.judge_sessions(opened, "" if opened == 8 else "refused")
     assert finding.grade is grade
-    assert ("\n  MaxSessions 10" in finding.mend) is (opened < 8)
+    assert ("\n  MaxSessions 10" in finding.fix) is (opened < 8)
     assert ("refused" in finding.found) is (opened < 8)
 
 
 @pytest.mark.parametrize(
-    ("here", "there", "grade", "mend"),
+    ("here", "there", "grade", "fix"),
     [
         ("pv mbuffer zstd lz4", "zstd lz4", OK, ""),
         ("pv zstd", "zstd", OK, ""),
@@ -191,10 +191,10 @@ def test_few_sessions_are_enough_for_one_task(opened, grade):
         ("", "", WARN, "Install here:  pv\nInstall here and there:  zstd"),
     ],
 )
-def test_a_program_is_missed_where_an_option_needs_it(here, there, grade, mend):
+def test_a_program_is_missed_where_an_option_needs_it(here, there, grade, fix):
     ends = [None if t is None else frozenset(t.split()) for t in (here, there)]
     finding = diagnosis.judge_programs(ends[0] or frozenset(), ends[1])
-    assert (finding.grade, finding.mend) == (grade, mend)
+    assert (finding.grade, finding.fix) == (grade, fix)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_program_is_missed_where_an_option_needs_it(here, there, grade, mend):
 def test_little_space_warns_and_none_fails(free, used, grade):
     finding = judged(size_free=free, size_used=used, path="/a b")["space"]
     assert finding.grade is grade
-    assert ("filesystem usage '/a b'" in finding.mend) is (grade is not OK)
+    assert ("filesystem usage '/a b'" in finding.fix) is (grade is not OK)
 
 
 @pytest.mark.parametrize("changes", [{"exists": False}, {"is_directory": False}])
@@ -228,14 +228,14 @@ def test_who_may_not_look_does_not_know_whether_it_is_there():
     assert "backup may not look there" in judged(**absent)["directory"].found
     found = judged(is_root=True, **absent)["directory"]
     assert "may not" not in found.found
-    assert found.mend.endswith("As root there:  mkdir -p /srv/b")
+    assert found.fix.endswith("As root there:  mkdir -p /srv/b")
 
 
 def test_an_empty_directory_on_the_system_disk_fails_and_may_be_meant():
     found = judged(on_system_disk=True)["mounted"]
     assert found.grade is FAIL
-    assert "As root there:  mount /srv/b" in found.mend
-    assert "--fs-checks skip" in found.mend
+    assert "As root there:  mount /srv/b" in found.fix
+    assert "--fs-checks skip" in found.fix
     assert judged(on_system_disk=True, is_empty=False)["mounted"].grade is OK
     # A new subvolume may be a source.
     assert judged(on_system_disk=True, is_subvolume=True)["mounted"].grade is WARN
@@ -246,7 +246,7 @@ def test_what_is_not_btrfs_is_named(machine):
     found = judged(is_btrfs=False, filesystem_type="ex\x1bfat", machine=machine)
     assert found["filesystem"].grade is FAIL
     assert "ex\\x1bfat" in found["filesystem"].found
-    assert ("shell://" in found["filesystem"].mend) is (machine == "")
+    assert ("shell://" in found["filesystem"].fix) is (machine == "")
     assert found["use"].grade is UNKNOWN
 
 
@@ -260,8 +260,8 @@ def test_a_bind_mount_of_a_folder_is_a_destination_where_all_can_be_mounted():
     assert (found.grade, "bind mount of the folder /a b" in found.found) == (OK, True)
     found = judged(**mount, whole_path="/top/a b")["use"]
     assert (found.grade, "finds no parents" in found.found) == (FAIL, True)
-    assert found.mend.endswith("  /top/a b")
-    assert "-o subvolid=5" in judged(**mount)["use"].mend
+    assert found.fix.endswith("  /top/a b")
+    assert "-o subvolid=5" in judged(**mount)["use"].fix
     mount["mount_options"] = ("subvol=/a b",)
     assert judged(**mount)["use"].grade is OK
 
@@ -270,10 +270,10 @@ def test_who_cannot_write_is_told_why():
     mount = {"mount_point": "/srv disk", "mount_options": ("ro", "rw")}
     found = judged(is_writable=False, **mount)["writable"]
     assert (found.grade, "read-only" in found.found) == (FAIL, True)
-    assert found.mend == "As root there:  mount -o remount,rw '/srv disk'"
+    assert found.fix == "As root there:  mount -o remount,rw '/srv disk'"
     found = judged(is_writable=False, path="/a b")["writable"]
     assert found.grade is FAIL
-    assert found.mend == "As root there:  chown backup '/a b'"
+    assert found.fix == "As root there:  chown backup '/a b'"
     found = judged(is_writable=False, is_root=True)["writable"]
     assert (found.grade, "snapshot" in found.found) == (FAIL, True)
     # Here, root would do the writing: nobody else can tell.
@@ -289,8 +289,8 @@ def test_a_directory_is_no_source():
 
 def test_a_btrfs_that_only_sudo_finds_is_there():
     assert diagnosis.judge_btrfs("", "btrfs-progs v6.2", is_here=False).grade is OK
-    assert diagnosis.judge_btrfs("", "", is_here=False).mend.endswith("there.")
-    assert diagnosis.judge_btrfs("", "", is_here=True).mend.endswith("here.")
+    assert diagnosis.judge_btrfs("", "", is_here=False).fix.endswith("there.")
+    assert diagnosis.judge_btrfs("", "", is_here=True).fix.endswith("here.")
 
 
 def test_a_rule_names_what_sudo_finds():

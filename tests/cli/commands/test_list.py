@@ -40,9 +40,9 @@ from tests.support.staged import (
     OLD_ID,
     SEALED,
     both_ways,
-    cut_transfer,
     document,
     fill,
+    interrupted_transfer,
     local_way,
     locked,
     read_only,
@@ -108,7 +108,7 @@ def test_a_line_has_name_age_time_and_state(scene: Scene):
 
 def test_nothing_is_changed_and_no_lock_waited_for(scene: Scene, sshd: Sshd):
     fill(scene)
-    cut_transfer(scene)
+    interrupted_transfer(scene)
     before = scene.fingerprint()
     with locked(scene.destination / STATE), locked(scene.source / STATE):
         for way in both_ways(sshd):
@@ -198,8 +198,8 @@ def test_snapshots_may_be_in_another_folder(scene: Scene, sshd: Sshd):
 
 
 def test_what_waits_and_what_runs_is_told(scene: Scene, sshd: Sshd):
-    cut_transfer(scene, OLD_ID, name="x-20260203-040506", sealed_bytes=0)
-    directory = cut_transfer(scene)
+    interrupted_transfer(scene, OLD_ID, name="x-20260203-040506", sealed_bytes=0)
+    directory = interrupted_transfer(scene)
     (directory.parent / "not-ours").mkdir()
     (directory.parent / f"{ID}.old").mkdir()
     began = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -223,8 +223,8 @@ def test_what_waits_and_what_runs_is_told(scene: Scene, sshd: Sshd):
 
 @covers("-v")
 def test_how_it_looks_what_waits_and_what_runs_with_ids_if_asked_for(scene: Scene):
-    with locked(cut_transfer(scene, OLD_ID, sealed_bytes=0)):
-        cut_transfer(scene)
+    with locked(interrupted_transfer(scene, OLD_ID, sealed_bytes=0)):
+        interrupted_transfer(scene)
         done = listed(scene.destination, env={"TZ": "UTC"})
         more = listed("-v", scene.destination)
     assert done.stdout.splitlines()[0].endswith(": 1 waiting to resume, 1 running")
@@ -535,7 +535,7 @@ def test_what_is_damaged_is_told_with_the_reason(scene: Scene, sshd: Sshd):
 
 def test_names_that_could_do_harm_are_shown_safely(scene: Scene, sshd: Sshd):
     read_only(scene.destination / os.fsdecode(HOSTILE))
-    cut_transfer(scene, name=HOSTILE)
+    interrupted_transfer(scene, name=HOSTILE)
     done = must(listed(scene.destination))
     assert len(done.stdout.splitlines()) == 4
     assert not re.search("[\x00-\x09\x0b-\x1f\u202e\udcff]", done.stdout)
@@ -555,7 +555,7 @@ def test_names_that_could_do_harm_are_shown_safely(scene: Scene, sshd: Sshd):
 def test_40_columns_are_enough(scene: Scene):
     (name,) = fill(scene)
     read_only(scene.destination / "f")
-    cut_transfer(scene)
+    interrupted_transfer(scene)
     shown = on_terminal("list", scene.destination, env={"COLUMNS": "40"}).stdout
     lines = shown.replace("\r\n", "\n").splitlines()
     too_long = [line for line in lines if len(line) > 40]
@@ -626,8 +626,8 @@ def test_1000_snapshots_cost_what_few_do(scene: Scene, sshd: Sshd):
     assert cost < 3 * least  # in seconds: benchmarks/list.py
     assert here == [1, 1]  # the version of btrfs-progs
     assert there == [(1, 2), (1, 2)]  # what is there, and the list
-    cut_transfer(scene)
-    cut_transfer(scene, OLD_ID)
+    interrupted_transfer(scene)
+    interrupted_transfer(scene, OLD_ID)
     sshd.mark()
     must(listed(*ssh_way(sshd)(scene.destination)))
     assert (sshd.connections(), sshd.sessions()) == (1, 3)

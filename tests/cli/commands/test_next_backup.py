@@ -365,9 +365,9 @@ def test_what_is_foretold_of_the_next_backup_comes_true(
         assert (known["certain"], known["parent"]) == (True, expected)
         assert (sure, perhaps) == (set(), {expected})
         assert backed_up(chain, way, source, folder, "--dry-run")[-1] == ""
-    rehearsed = backed_up(chain, way, source, folder, *chain.options, "--dry-run")
+    dry = backed_up(chain, way, source, folder, *chain.options, "--dry-run")
     sent = backed_up(chain, way, source, folder, *chain.options)
-    assert sent == rehearsed and expected in sent
+    assert sent == dry and expected in sent
     assert all(sent) is bool(expected)
 
 

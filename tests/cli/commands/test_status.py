@@ -27,9 +27,9 @@ from tests.support.staged import (
     OLD_ID,
     SEALED,
     both_ways,
-    cut_transfer,
     document,
     fill,
+    interrupted_transfer,
     locked,
     read_only,
     ssh_way,
@@ -71,8 +71,8 @@ def test_never_and_nothing_is_made(scene: Scene, sshd: Sshd):
 
 def test_waiting_with_what_to_do(scene: Scene, sshd: Sshd):
     (name,) = fill(scene)
-    cut_transfer(scene)
-    cut_transfer(scene, OLD_ID, sealed_bytes=0)
+    interrupted_transfer(scene)
+    interrupted_transfer(scene, OLD_ID, sealed_bytes=0)
     before = scene.fingerprint()
     *words, place = ssh_way(sshd)(scene.destination)
     text = must(status(*words, place, env={"TZ": "UTC"}), 1).stdout
@@ -101,7 +101,7 @@ def _holder(scene: Scene, **changes: Any) -> None:
 
 
 def test_running_with_who_and_what(scene: Scene, sshd: Sshd):
-    cut_transfer(scene)
+    interrupted_transfer(scene)
     _holder(scene)
     with locked(scene.destination / STATE):
         done = must(status(scene.destination, env={"TZ": "UTC"}))
@@ -132,7 +132,7 @@ def test_what_no_holder_wrote_is_not_understood(text: str):
 
 
 def test_a_receiver_without_a_lock_runs_too(scene: Scene):
-    with locked(cut_transfer(scene)):
+    with locked(interrupted_transfer(scene)):
         done = must(status(scene.destination))
     assert done.stdout.endswith(f": receiving {NAME}\n")
     assert done.stdout.startswith("RUNNING  ")
@@ -357,7 +357,7 @@ def test_quiet_tells_only_what_needs_somebody(scene: Scene):
 
 def test_names_that_could_do_harm_are_shown_safely(scene: Scene):
     name = b"x\n\x1b[31m\xff-20260102-030000"
-    cut_transfer(scene, name=name)
+    interrupted_transfer(scene, name=name)
     done = must(status(scene.destination), 1)
     assert "x\\n\\x1b[31m\\xff-20260102-030000, 1.2 GiB" in done.stdout
     assert not re.search("[\x00-\x09\x0b-\x1f\udcff]", done.stdout)
@@ -367,7 +367,7 @@ def test_names_that_could_do_harm_are_shown_safely(scene: Scene):
 
 
 def test_60_columns_are_enough(scene: Scene):
-    cut_transfer(scene)
+    interrupted_transfer(scene)
     env = {"COLUMNS": "60", "TERM": "xterm", "NO_COLOR": None}
     words = [scene.destination, scene.destination / "no"]
     shown = on_terminal("status", *words, env=env).stdout

@@ -50,9 +50,9 @@ from tests.support.sshd import Sshd
 from tests.support.staged import (
     Way,
     both_ways,
-    cut_transfer,
     document,
     fill,
+    interrupted_transfer,
     local_way,
     locked,
     read_only,
@@ -224,7 +224,7 @@ def test_copies_that_were_made_writable_or_never_were_complete(
     btrfs("subvolume", "snapshot", "-r", scene.destination / one, twin)
     cut = scene.destination / "x-20260301-000000"
     btrfs("subvolume", "create", cut)
-    cut_transfer(scene)
+    interrupted_transfer(scene)
     read_only(scene.destination / "their own")
     (scene.destination / "x-20260401-000000").write_text("a file")
     damages = {

@@ -13,7 +13,7 @@ from btrfs_backup_ng.cli.commands.prune.one_source import Settling
 from btrfs_backup_ng.cli.commands.prune.simulate import show_outlook
 from btrfs_backup_ng.cli.commands.prune.site import PruneOptions, Site
 from btrfs_backup_ng.cli.commands.prune.snapshots import Thinning
-from btrfs_backup_ng.cli.commands.prune.staging import Dropping
+from btrfs_backup_ng.cli.commands.prune.staging import Discarding
 from btrfs_backup_ng.cli.job_files import POLICIES, PREFIX, WAIT, JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
@@ -25,7 +25,7 @@ from btrfs_backup_ng.cli.parser import (
     add_wait,
     new_parser,
 )
-from btrfs_backup_ng.cli.places import need_places, read_keepers
+from btrfs_backup_ng.cli.places import need_places, read_places
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.views import PlacesReport
@@ -181,7 +181,7 @@ def read(options: argparse.Namespace) -> PruneOptions:
     else:
         _check_work(options, mode, policies)
     return PruneOptions(
-        places=read_keepers(options.places),
+        places=read_places(options.places),
         folder=options.snapshot_folder,
         ssh=read_ssh(options),
         keep=keep,
@@ -228,10 +228,10 @@ def _check_work(
         raise UsageError(
             "no retention policy given",
             hint="For a source:  --keep '24h 7d 4w 12m'     For backups:  --keep-at ..."
-            "\nTo drop interrupted transfers:  --staging",
+            "\nTo discard interrupted transfers:  --staging",
         )
     if not (options.yes or options.dry_run or has_terminal() and not options.json):
-        done = "dropped" if mode == "staging" else "deleted"
+        done = "discarded" if mode == "staging" else "deleted"
         raise UsageError(
             f"cannot ask for confirmation (no terminal); nothing {done}",
             hint="Preview:  --dry-run     Skip the question:  --yes",
@@ -268,7 +268,7 @@ def _run(options: PruneOptions, call: Call) -> int:
             Site(place, session, options, call, output) for place in options.places
         ]
         if options.staging:
-            return _do([Dropping(site) for site in sites], output)
+            return _do([Discarding(site) for site in sites], output)
         if options.one_source:
             assert options.prefix is not None
             return _do([Settling(site, options.prefix) for site in sites], output)

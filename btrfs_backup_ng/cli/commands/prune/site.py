@@ -19,8 +19,8 @@ class PruneOptions:
 
     :ivar prefix: of the names that are meant, ``None`` for all that are known as ours.
     :ivar simulate: for how long to simulate a policy, instead of pruning.
-    :ivar staging: drop interrupted transfers, instead of pruning.
-    :ivar ids: of the transfers to drop; without any, all.
+    :ivar staging: discard interrupted transfers, instead of pruning.
+    :ivar ids: of the transfers to discard; without any, all.
     :ivar one_source: record a prefix as that of one source, instead of pruning.
     """
 

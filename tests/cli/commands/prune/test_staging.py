@@ -1,4 +1,4 @@
-"""``prune --staging``: what waits is dropped, and nothing else ever is."""
+"""``prune --staging``: interrupted transfers are discarded, and nothing else."""
 
 import os
 import re
@@ -18,9 +18,9 @@ from tests.support.staged import (
     NAME,
     OLD_ID,
     both_ways,
-    cut_transfer,
     document,
     fill,
+    interrupted_transfer,
     locked,
     ssh_way,
 )
@@ -42,13 +42,13 @@ def staged(scene: Scene) -> list[str]:
 def cut(scene: Scene) -> Scene:
     """Return two transfers that were cut, behind a backup."""
     fill(scene)
-    cut_transfer(scene)
-    cut_transfer(scene, OLD_ID, sealed_bytes=0)
+    interrupted_transfer(scene)
+    interrupted_transfer(scene, OLD_ID, sealed_bytes=0)
     return scene
 
 
 @covers("--staging", "--yes", "-y")
-def test_all_that_waits_is_dropped_and_nothing_else(cut: Scene):
+def test_all_that_waits_is_discarded_and_nothing_else(cut: Scene):
     state = cut.destination / STATE
     (state / "incoming" / "mine").mkdir()
     (state / "sources.json").touch()
@@ -56,7 +56,7 @@ def test_all_that_waits_is_dropped_and_nothing_else(cut: Scene):
     done = must(prune("--yes", cut.destination))
     first, second = done.stdout.splitlines()
     place = cut.destination
-    assert first.startswith(f"{place}: dropped {NAME}, 1.2 GiB safe there, since ")
+    assert first.startswith(f"{place}: discarded {NAME}, 1.2 GiB safe there, since ")
     assert re.search(rf"\(\d+ days\), id {ID}$", first)
     assert "nothing safe there yet, since 2026-02-03 " in second
     assert staged(cut) == ["mine"]
@@ -75,7 +75,7 @@ def test_behind_ssh_the_same(cut: Scene, sshd: Sshd):
 
 
 @covers("--id")
-def test_one_of_them_is_dropped_by_its_id(cut: Scene, sshd: Sshd):
+def test_one_of_them_is_discarded_by_its_id(cut: Scene, sshd: Sshd):
     done = prune("--yes", "--id", f"{ID}x", cut.destination)
     complaint(done, 1, f"no interrupted transfer {ID}x at {cut.destination}")
     assert staged(cut) == [ID, OLD_ID]
@@ -85,14 +85,14 @@ def test_one_of_them_is_dropped_by_its_id(cut: Scene, sshd: Sshd):
 
 
 @covers("--dry-run", "-n")
-def test_a_rehearsal_changes_nothing(cut: Scene, sshd: Sshd):
+def test_a_dry_run_changes_nothing(cut: Scene, sshd: Sshd):
     before = cut.fingerprint()
     (place,) = document(prune("-n", "--json", *ssh_way(sshd)(cut.destination)))
     assert place["dry_run"] is True
     outcomes = [(one["id"], one["outcome"]) for one in place["transfers"]]
     assert outcomes == [(ID, "would drop"), (OLD_ID, "would drop")]
     done = must(prune("--dry-run", "--id", ID, cut.destination))
-    assert f": would drop {NAME}, 1.2 GiB safe there, since 2026-" in done.stdout
+    assert f": would discard {NAME}, 1.2 GiB safe there, since 2026-" in done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert cut.fingerprint() == before
 
@@ -107,18 +107,18 @@ def test_a_rehearsal_changes_nothing(cut: Scene, sshd: Sshd):
 )
 def test_it_asks_at_a_terminal(cut: Scene, answer: str, code: int, left: list[str]):
     words = ["prune", "--staging", str(cut.destination)]
-    done = in_conversation(*words, answers={"Drop these 2? [y/N]: ": answer})
+    done = in_conversation(*words, answers={"Discard these 2? [y/N]: ": answer})
     assert done.returncode == code, done.stdout
-    shown, asked, after = done.stdout.partition("Drop these 2?")
+    shown, asked, after = done.stdout.partition("Discard these 2?")
     assert asked and ID in shown and OLD_ID in shown
     assert "1.2 GiB" in shown and " days)" in shown
-    assert ("nothing was dropped" in after) == bool(left)
+    assert ("nothing was discarded" in after) == bool(left)
     assert staged(cut) == left
 
 
 def test_a_question_can_be_broken_off(cut: Scene):
     words = ["prune", "--staging", "--id", ID, str(cut.destination)]
-    done = in_conversation(*words, answers={"Drop it? [y/N]: ": "\x03"})
+    done = in_conversation(*words, answers={"Discard it? [y/N]: ": "\x03"})
     assert done.returncode == 130, done.stdout
     assert staged(cut) == [ID, OLD_ID]
 
@@ -153,7 +153,7 @@ def test_a_place_at_which_somebody_works_is_left_alone(cut: Scene, sshd: Sshd):
     assert staged(cut) == []
 
 
-def test_what_still_runs_is_never_dropped(cut: Scene, sshd: Sshd):
+def test_what_still_runs_is_never_discarded(cut: Scene, sshd: Sshd):
     directory = cut.destination / STATE / "incoming" / ID
     with locked(directory):
         done = must(prune("--yes", cut.destination), 10)
@@ -173,7 +173,7 @@ def test_each_place_stands_for_itself(cut: Scene):
     no = cut.destination / "no"
     done = prune("-y", no, cut.destination, other)
     complaint(done, 10, f"{no} does not exist")
-    assert done.stdout.count("dropped") == 2
+    assert done.stdout.count("discarded") == 2
     assert "other: no interrupted transfers" in done.stdout
     assert os.listdir(other) == [], "bookkeeping was made for nothing"
 
@@ -186,9 +186,9 @@ def test_quiet_says_nothing(cut: Scene):
 
 def test_names_that_could_do_harm_are_shown_safely(scene: Scene):
     name = b"x\n\x1b[31m\xff-20260102-030000"
-    directory = cut_transfer(scene, name=name)
+    directory = interrupted_transfer(scene, name=name)
     done = must(prune("-y", scene.destination))
-    assert "dropped x\\n\\x1b[31m\\xff-20260102-030000, 1.2 GiB" in done.stdout
+    assert "discarded x\\n\\x1b[31m\\xff-20260102-030000, 1.2 GiB" in done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert not directory.exists()
 

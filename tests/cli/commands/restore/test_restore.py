@@ -102,7 +102,7 @@ def test_a_destroyed_source_comes_back_and_its_chain_goes_on(
 
 
 @covers("--to", "--dry-run", "-n", "-p", "--snapshot-prefix")
-def test_words_choose_and_a_rehearsal_changes_nothing(scene: Scene, sshd: Sshd):
+def test_words_choose_and_a_dry_run_changes_nothing(scene: Scene, sshd: Sshd):
     names = fill(scene, 3)
     other = scene.source.parent / "new"
     shown_before = scene.fingerprint()

@@ -1,4 +1,4 @@
-# rehearse SOURCE STATE ID NAME: make the snapshot that a run would make, in staging; delete it when stdin ends or a
+# preview SOURCE STATE ID NAME: make the snapshot that a run would make, in staging; delete it when stdin ends or a
 # signal comes. It leaves no trace, not even a changed time.
 # Answer: "ready" when it exists.
 # Exit status: busy, if another process makes the same one.
