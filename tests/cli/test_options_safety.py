@@ -1,4 +1,4 @@
-"""The options about what is checked, refused, waited for and only tried in a dry run."""
+"""The options about what is checked, refused, waited for and tried in a dry run."""
 
 import contextlib
 import json
