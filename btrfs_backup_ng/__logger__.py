@@ -50,24 +50,3 @@ def set_up_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-
-
-def log_message(text: str, hint: str = "") -> None:
-    """Write a message of the program to stderr, with its hint below."""
-    end = "" if text.endswith((".", "?", "!")) else "."
-    lines = "".join(f"\n  {line}" for line in hint.splitlines())
-    log_line(f"{PROGRAM}: {text}{end}{lines}")
-
-
-def log_line(text: str) -> None:
-    """Write a message that is already worded and safe to stderr.
-
-    A closed stderr does not end a backup.
-    """
-    if "JOURNAL_STREAM" in os.environ:
-        priority = 4 if ": warning: " in text or ": note: " in text else 3
-        text = "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        pass

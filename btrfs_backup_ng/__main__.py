@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, Refused, visible
 from btrfs_backup_ng.cli.argv import asks_for_documents
 from btrfs_backup_ng.cli.commands import run_words
+from btrfs_backup_ng.cli.message import print_message
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.process.child import end_all, interrupt, interrupted
 
@@ -74,7 +74,7 @@ def _check_directory() -> None:
 
 def _fail(words: Sequence[str], message: str, hint: str, exit_status: int) -> int:
     """Print why a call failed, also as a document if it asks for documents."""
-    log_message(message, hint)
+    print_message(message, hint)
     if asks_for_documents(words):
         error = {"message": message, "hint": hint.splitlines()}
         document = {"version": 1, "exit_status": exit_status, "error": error}

@@ -3,9 +3,9 @@
 import json
 import threading
 
-from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, format_size, format_span, visible
 from btrfs_backup_ng.cli.call import Call
+from btrfs_backup_ng.cli.message import print_message
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.document import to_document
@@ -71,13 +71,13 @@ class Output:
             if isinstance(event, Failed):
                 place = visible(event.place)
                 place = "" if place in event.message else f"{place}: "
-                log_message(f"{place}{event.message}", event.hint)
+                print_message(f"{place}{event.message}", event.hint)
             elif isinstance(event, Noted):
                 if self._call.level != "error":
                     word = "warning" if event.level is Level.WARNING else "note"
-                    log_message(f"{word}: {event.text}", event.hint)
+                    print_message(f"{word}: {event.text}", event.hint)
             else:
-                self.line(describe(event))
+                self.line(describe(event), 2)
 
     def entry(self, value: object) -> None:
         """Print a value as a document of one line, if the call asks for documents."""

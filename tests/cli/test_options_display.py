@@ -141,6 +141,8 @@ def test_a_terminal_shows_progress_unless_forbidden(
     assert done.returncode == 0, done.stdout
     assert bool(re.search(r"\rx-\S+ .*%", done.stdout)) is shows
     assert ("made snapshot" in done.stdout) is ("-q" not in options)
+    for line in re.split(r"[\r\n]+|\x1b\[J", done.stdout):  # no word is cut
+        assert len(line) <= 80 or " " not in line.strip(), line
 
 
 @covers("--json")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from uuid import UUID
 
-from btrfs_backup_ng.__logger__ import log_message
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 from btrfs_backup_ng.actions.verify.identity import Finding, worst
 from btrfs_backup_ng.actions.verify.manifest import Difference
@@ -20,6 +19,7 @@ from btrfs_backup_ng.actions.verify.run import (
 )
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.job_files import PREFIX, JobFiles
+from btrfs_backup_ng.cli.message import print_message
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
     EPILOG_PLACES,
@@ -422,7 +422,7 @@ def _show_place(
         output.line(f"{place}: {visible(text)}", 2)
     if not call.quiet:
         for note in outcome.notes:
-            log_message(f"note: {note}")
+            print_message(f"note: {note}")
     if not call.quiet or _is_empty(request, outcome):
         output.result(f"{place}: {_summary(request, outcome)}", 2)
 

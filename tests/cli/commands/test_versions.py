@@ -200,6 +200,13 @@ def test_a_version_comes_back_by_its_id(story: Story):
     complaint(done, 2, f"no version 00000000 of {THESIS}, only {one}, {two}, now")
     complaint(run_program("restore", *words, "--id", "2"), 2, "is not the id")
     complaint(run_program("restore", *words, "--id", "now"), 4, "is in no snapshot")
+    words = ["--to", back, "--file", f"/proc/{THESIS}", "--id", one]
+    complaint(
+        run_program("restore", *words),
+        4,
+        "only btrfs has snapshots",
+        "FILE is the path that versions was asked for, not one in the snapshot",
+    )
 
 
 def test_an_id_means_the_same_version_whichever_place_is_away(story: Story):

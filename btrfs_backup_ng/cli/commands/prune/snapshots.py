@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng.__logger__ import PROGRAM, log_message
+from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
 from btrfs_backup_ng.actions.prune.ages_and_sizes import Space
 from btrfs_backup_ng.actions.prune.place import (
@@ -21,6 +21,7 @@ from btrfs_backup_ng.actions.prune.place import (
 from btrfs_backup_ng.actions.prune.staging import check_free
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.commands.prune.site import Site
+from btrfs_backup_ng.cli.message import print_message
 from btrfs_backup_ng.cli.table import Column, table
 from btrfs_backup_ng.core.document import Aged
 from btrfs_backup_ng.core.events import Tally
@@ -143,7 +144,7 @@ class Thinning:
         for judged in self._judged:
             for why in judged.waiting:
                 hint = "If the clock of this machine is right:  --force"
-                log_message(f"warning: {visible(why)}", hint)
+                print_message(f"warning: {visible(why)}", hint)
 
     def _check_refusals(self) -> None:
         """Go on only if nothing looks dangerous.

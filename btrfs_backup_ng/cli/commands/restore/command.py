@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
+from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
 from btrfs_backup_ng.actions.restore.files import FileRestoration, read_paths
 from btrfs_backup_ng.actions.restore.find import find_snapshot
 from btrfs_backup_ng.actions.restore.snapshot import RestoreRequest, plan_restore
@@ -358,7 +358,12 @@ class _VersionFinder:
     def __init__(self, options: RestoreOptions, call: Call) -> None:
         (text,) = options.files
         self._options = options
-        self._file = find_file(text, call.sudo_line, working_directory=os.getcwd())
+        try:
+            self._file = find_file(text, call.sudo_line, working_directory=os.getcwd())
+        except Refused as error:
+            live = "With --id, FILE is the path that versions was asked for"
+            error.hint = error.hint or f"{live}, not one in the snapshot."
+            raise
         self._records = records_of(remembered(), self._file.subvolume)
         self.folder = recorded_folder(options.folder, self._records)
 

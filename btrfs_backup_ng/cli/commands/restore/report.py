@@ -26,6 +26,7 @@ from btrfs_backup_ng.actions.restore.swap import Swap
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import FOLDER
+from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.cli.views import (
     ForecastView,
     SnapshotView,
@@ -145,7 +146,8 @@ class Reporter:
         self._say(f"To put it in place, in a root shell{where}:")
         self._say_script(swap.commands)
         for note in swap.notes:
-            self._output.line(f"# {visible(note)}", 10)
+            for line in _as_comment(visible(note)):
+                self._output.line(line)
         if swap.removal:
             self._say("To delete the old one later, with everything in it:")
             self._say_script(swap.removal)
@@ -213,6 +215,12 @@ class Reporter:
 
     def _say(self, text: str) -> None:
         self._output.line(text, 10)
+
+
+def _as_comment(note: str) -> list[str]:
+    """Return the lines of a note, which a shell that they are pasted into passes."""
+    first, *rest = wrapped(f"# {note}", 4)
+    return [first, *(f"#{line[1:]}" for line in rest)]
 
 
 def _size(restoration: Restoration, size_bytes: int | None, parent: str | None) -> str:
