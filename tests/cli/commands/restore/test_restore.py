@@ -432,5 +432,5 @@ def test_who_may_do_nothing_but_btrfs_as_root_there_can_restore(
     )
     words = [*login, place, "-p", "x-", "--to", str(scene.destination / "out")]
     done = restored(*words, "--file", "secret/file")
-    complaint(done, 1, "not all can be looked at", "without --file")
+    complaint(done, 1, "cannot look at everything", "without --file")
     assert os.listdir(scene.destination / "out") == []
