@@ -241,7 +241,7 @@ def test_a_stream_that_is_too_long_leaves_nothing(
     scene.write(24 * MIB)
     words = [*scene.options, source, place, "--checkpoint-interval", "1M"]
     ahead = run_program(*words, "--max-size", "8M", "--dry-run")
-    assert "would be ended" in ahead.stderr, ahead
+    assert "would be stopped" in ahead.stderr, ahead
     done = run_program(*words, "--max-size", "8M", "--retries", "2")
     _assert_ended(scene, done)
     done = run_program(*words, "--max-size", "64M", "-S")

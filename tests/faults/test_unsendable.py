@@ -37,7 +37,7 @@ def _check_goes_on(scene: Scene, tmp_path: Path, error: str) -> None:
     scene.add("third")
     with_both = ("--retries", "3", "-N", "2")
     done = scene.run(*with_both, env=env)
-    assert_fails(done, 10, f"{bad} cannot be sent", error, "scrub", "not tried again")
+    assert_fails(done, 10, f"{bad} cannot be sent", error, "scrub", "stop trying")
     assert "Trying again" not in done.stderr
     assert scene.backup_names[-1] == scene.snapshot_names[-1] != bad
     scene.add("fourth")
