@@ -41,7 +41,7 @@ def compare(first: Location, second: Location, session: Session) -> Iterator[Cha
     """Return the changes from one snapshot to another, related or not.
 
     The times of their top are left out if nothing else of it changed: making a snapshot
-    changes them, and so does ``btrfs send``. All that can fail has been done when this
+    changes them, and so does ``btrfs send``. All steps that can fail are done when this
     returns.
 
     :raises UsageError: if they are not at one place.

@@ -1,1 +1,1 @@
-"""The desk: words of the command line -> jobs, events -> lines on stdout."""
+"""The command line: words -> jobs, events -> lines on stdout."""

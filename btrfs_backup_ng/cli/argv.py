@@ -46,7 +46,7 @@ def expand_each(
     directory: str = "",
     within: tuple[str, ...] = (),
 ) -> Iterator[list[str]]:
-    """Yield each word, or those of the file that it names.
+    """Yield each word, or the words of the file that it names.
 
     :param in_files: options of files with a value behind them.
     :param within: the files that are being expanded.
@@ -155,7 +155,7 @@ def asks_for_documents(words: Sequence[str]) -> bool:
 
 
 def split_tasks(words: Sequence[str]) -> list[list[str]]:
-    """Cut the words into tasks at each ``::`` that stands alone.
+    """Split the words into tasks at each ``::`` that stands alone.
 
     :raises UsageError: if there is nothing on one side of it.
     """
@@ -171,7 +171,7 @@ def split_tasks(words: Sequence[str]) -> list[list[str]]:
 
 
 def split_at_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Cut the words at the first ``--``: behind it, nothing is an option."""
+    """Split the words at the first ``--``: behind it, nothing is an option."""
     if "--" not in words:
         return list(words), []
     index = list(words).index("--")

@@ -68,7 +68,7 @@ exit status:
   128+N  ended by signal N
 """
 _USAGE = "[options] SOURCE [DESTINATION ...]"
-#: Verbs of other programs, for what is done here without one.
+#: Verbs of other programs, for the work that this one does without a verb.
 _NEEDLESS = ("backup", "copy", "create", "run", "send", "snapshot", "sync", "transfer")
 
 
@@ -124,7 +124,7 @@ def parse_task(
 
 
 def _check_source(word: str, verbs: Collection[str]) -> None:
-    """Go on only if a word may mean a place, and not a verb.
+    """Check that a word may mean a place, and not a verb.
 
     :raises UsageError: if not.
     """
@@ -391,7 +391,7 @@ def read_job(options: argparse.Namespace) -> Job:
 
 
 def _policy(options: argparse.Namespace, number: str, option: str) -> Policy | None:
-    """Return the policy that a number or a text says.
+    """Return the policy given as a number or a text.
 
     :raises UsageError: if both are given.
     """

@@ -28,7 +28,7 @@ class JobFiles:
         folder of snapshots.
     :ivar roles: which of their places are places of the verb, too: sources, which have
         snapshots, and destinations, which have backups.
-    :ivar jobs: what the files of backups say.
+    :ivar jobs: the jobs of the argument files.
     """
 
     parser: Parser

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 #: Where the snapshots of a source are by default.
 FOLDER = ".btrfs-backup-ng/snapshots"
-#: The part of an epilog that says what a place is.
+#: The part of an epilog that describes a place.
 EPILOG_PLACES = """\
 places:
   /path  a source, a destination, or both
@@ -191,7 +191,7 @@ def _default(field: "Field[Any]") -> Any:
 
 
 def add_policies(group: argparse._ActionsContainer) -> None:
-    """Add the options that say which snapshots and backups stay."""
+    """Add the options that say which snapshots and backups are kept."""
     add = group.add_argument
     add(
         "--keep",
@@ -238,7 +238,7 @@ def add_wait(parser: argparse._ActionsContainer) -> None:
 
 
 def add_sending(group: OptionGroup) -> None:
-    """Add the options about the way of a stream: rate, compression, resuming."""
+    """Add the options about transfers: rate, compression, resuming."""
     group.add(
         "rate",
         "--rate",
@@ -281,7 +281,7 @@ def add_sending(group: OptionGroup) -> None:
 
 
 def add_check_space(group: OptionGroup) -> None:
-    """Add the option that says whether to look for room before sending."""
+    """Add the option that controls the check for free space before sending."""
     group.add(
         "check_space",
         "--no-check-space",

@@ -48,7 +48,7 @@ def read_options(options: argparse.Namespace) -> PlacesOptions:
 
 
 def need_places(words: Sequence[str], verb: str) -> None:
-    """Go on only if a place is named.
+    """Check that a place is named.
 
     :raises UsageError: if not.
     """
@@ -124,7 +124,7 @@ def named_or_known(
 
 
 def need_on_record(place: str, records: Sequence[Record]) -> None:
-    """Go on only if the history knows a place.
+    """Check that a place is in the history.
 
     :raises UsageError: if not.
     """

@@ -15,7 +15,7 @@ class Declined(BackupError):
 def confirmed(question: str) -> bool:
     """Ask at the terminal; only a yes is a yes.
 
-    :raises Interrupted: if a signal told us to end meanwhile.
+    :raises Interrupted: if a signal interrupts the program meanwhile.
     """
     print(question, end="", file=sys.stderr, flush=True)
     while not select([0], [], [], 0.1)[0]:

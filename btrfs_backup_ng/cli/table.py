@@ -1,4 +1,4 @@
-"""How lines fit on a terminal: broken for the eyes there, whole elsewhere.
+"""Fit lines on a terminal: broken there, whole elsewhere.
 
 A table has one line for each row, as long as that is possible. On a narrow terminal
 it first leaves out columns; then its last column, a text, has
@@ -46,7 +46,7 @@ def terminal_width() -> int | None:
 
 
 def wrapped(line: str, indent: int) -> list[str]:
-    """Break a line that is too long; a word is never cut, so that it can be copied.
+    """Break a line that is too long; a word is never broken, so that it can be copied.
 
     :param indent: columns in front of its further lines.
     """
@@ -96,7 +96,7 @@ def lay_out(
     A column without any text is left out, and so is a line of empty headings.
 
     :param room: columns of the terminal; None: lines may have any length.
-    :param clips: leave out what does not fit of the parts of the last cell, instead of
+    :param clips: leave out parts of the last cell that do not fit, instead of
         giving it further lines.
     """
     if not rows:

@@ -22,7 +22,7 @@ def location(text: str) -> Location:
 
 
 def count(text: str) -> int:
-    """Read how many snapshots to keep."""
+    """Read a number of snapshots to keep."""
     if not _is_count(text):
         raise UsageError(
             f"'{visible(text)}' is not a number of snapshots to keep",
@@ -32,7 +32,7 @@ def count(text: str) -> int:
 
 
 def backup_count(text: str) -> int:
-    """Read how many backups to keep."""
+    """Read a number of backups to keep."""
     if not _is_count(text):
         raise UsageError(
             "-n takes a number here (backups to keep); for a dry run use --dry-run"
@@ -79,17 +79,17 @@ def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
 
 
 def rate(text: str) -> int:
-    """Read how many bytes a second may be sent."""
+    """Read a limit in bytes a second."""
     return _parsed("--rate", parse_size, text)
 
 
 def max_size(text: str) -> int:
-    """Read how long a stream may be, in bytes."""
+    """Read the longest size of a stream, in bytes."""
     return _parsed("--max-size", parse_size, text)
 
 
 def interval(text: str) -> int:
-    """Read how far checkpoints are apart, in bytes."""
+    """Read the interval between checkpoints, in bytes."""
     size = _parsed("--checkpoint-interval", parse_size, text)
     if size < MIB:
         raise UsageError(
@@ -100,32 +100,32 @@ def interval(text: str) -> int:
 
 
 def retries(text: str) -> int:
-    """Read how often to try again."""
+    """Read a number of retries."""
     return int(number(text, "a number of further attempts", 10**6))
 
 
 def staging_age(text: str) -> timedelta:
-    """Read how old the rest of an interrupted transfer may become."""
+    """Read the age at which an interrupted transfer expires."""
     return _parsed("--staging-max-age", parse_span, text)
 
 
 def max_age(text: str) -> timedelta:
-    """Read how old the newest backup may be."""
+    """Read the highest age of the newest backup."""
     return _parsed("--max-age", parse_span, text)
 
 
 def since(text: str) -> timedelta:
-    """Read how far to look back."""
+    """Read the length of the period to look back."""
     return _parsed("--since", parse_span, text)
 
 
 def simulated_span(text: str) -> timedelta:
-    """Read how long a simulation lasts, or how far its snapshots are apart."""
+    """Read the length of a simulation, or the interval between its snapshots."""
     return _parsed("--simulate, --every", parse_span, text)
 
 
 def codec(text: str) -> str:
-    """Read how to compress."""
+    """Read a method of compression."""
     return _parsed("--compress", parse_codec, text)
 
 

@@ -67,7 +67,7 @@ class CaseView:
 
 @dataclass(frozen=True, slots=True)
 class ForecastView:
-    """The next backup, as it is foretold."""
+    """The forecast of the next backup."""
 
     incremental: bool | None
     certain: bool

@@ -17,7 +17,7 @@ FUTURE = "future"
 
 
 def count(kind: Role, number: int) -> str:
-    """Write how many there are of a kind."""
+    """Return a number with its noun."""
     return f"{number} {kind.value}{'' if number == 1 else 's'}"
 
 
@@ -29,7 +29,7 @@ def exact(moment: datetime | None) -> str:
 
 
 def age(moment: datetime | None, now: datetime) -> str:
-    """Write how long ago that was, or "" if it is not known."""
+    """Return the age of a time, or "" if it is not known."""
     if moment is None:
         return ""
     if moment > now + _TOLERANCE:
@@ -57,24 +57,24 @@ def state(view: SnapshotView) -> str:
 
 
 def safe(transfer: Waiting) -> str:
-    """Write how much of a transfer need not be sent again."""
+    """Return the part of a transfer that need not be sent again."""
     size = transfer.size_bytes
     return f"{format_size(size)} safe there" if size else "nothing safe there yet"
 
 
 def name(transfer: Waiting) -> str:
-    """Write which snapshot is transferred."""
+    """Return the name of the transferred snapshot."""
     return visible(transfer.name) or "nothing yet"
 
 
 def described(transfer: Waiting, now: datetime) -> str:
-    """Write which snapshot is transferred, how far, and since when."""
+    """Return the transferred snapshot, the part that is safe, and the start."""
     since = f"since {exact(transfer.started)} ({age(transfer.started, now)})"
     return f"{name(transfer)}, {safe(transfer)}, {since}"
 
 
 def verified(seen: Verified | None, now: datetime) -> str:
-    """Write how a snapshot was verified last, or "" if it never was."""
+    """Return the last verification of a snapshot, or "" without one."""
     if seen is None:
         return ""
     word = "verified" if seen.result is Result.GOOD else f"found {trouble('BAD')}"

@@ -297,7 +297,7 @@ def new_paths(
 
 
 def forget_hint(place: str) -> str:
-    """Return how to drop a place from the history of this machine."""
+    """Return how to remove a place from the history of this machine."""
     line = f"{PROGRAM} status --forget {shlex.quote(place)}"
     return f"If it will not come back:  {line}"
 

@@ -274,7 +274,7 @@ class Holds:
     def _not_replaced(
         self, records: Records, held: HeldPlace
     ) -> dict[HeldPlace, frozenset[Hold]]:
-        """Return the holds that stay if those of one destination are replaced.
+        """Return the holds that are kept if those of one destination are replaced.
 
         Records of earlier versions do not name the folder of a snapshot.
         """
@@ -341,7 +341,7 @@ class Holds:
         self._store(self._records)
 
     def settle(self) -> None:
-        """Write what could not be written before the source was thinned.
+        """Write the holds that could not be written before the source was thinned.
 
         :raises BackupError: if there is still no room for it.
         """

@@ -274,7 +274,7 @@ def _why_not_writable(place: Place) -> tuple[str, str]:
 
 
 def has_snapshots(place: Place, session: Session) -> None:
-    """Refuse a source where none can be made, and none is."""
+    """Refuse a source without snapshots where none can be made."""
     if place.facts.is_mounted_read_only and not place.facts.has_folder:
         folder = visible(plain(place.snapshots.directory))
         raise Refused(
@@ -368,7 +368,7 @@ def source_purpose(job: Job) -> Purpose:
     """Return the checks of the source of a job."""
 
     def keeps_no_backups(place: Place, session: Session) -> None:
-        """Refuse as a new source what keeps backups, unless it was surely meant."""
+        """Refuse a place with backups as a new source, unless it was surely meant."""
         destination = place.location.join(place.facts.destination_above)
         named = (one.location for one in job.destinations)
         was_source = place.has_snapshots or place.facts.has_stub

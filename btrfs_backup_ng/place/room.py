@@ -31,7 +31,7 @@ def find_expendable(
 def first_needed(
     waiting: Sequence[Waiting], free: int, fits: Fits
 ) -> tuple[tuple[Waiting, ...], int]:
-    """Return those that would be deleted, and the estimated free bytes after that."""
+    """Return the transfers to delete, and the estimated free bytes after that."""
     for count, one in enumerate(waiting):
         if fits(free):
             return tuple(waiting[:count]), free

@@ -165,7 +165,7 @@ def of_others(
 
     Another source is a writable subvolume that still exists. One that the source was
     made of, by a rollback or a restore, only counts if it has a newer snapshot than the
-    source itself: the source goes on with its snapshots.
+    source itself: the source continues its snapshots.
 
     :param snapshots: those that were not made of the source, as it is now.
     :param subvolumes: all of the filesystem.
@@ -289,7 +289,7 @@ class Ownership:
     :ivar unknown: origins of backups that stay, as their owner is unknown.
     :ivar others: the places of other sources.
     :ivar is_new: the record does not name this source yet, and no backup there is of it
-        (as of a restored one, which goes on with them).
+        (as of a restored one, which continues them).
     """
 
     def __init__(
@@ -400,14 +400,14 @@ class Ownership:
         self._write(series)
 
     def _write(self, series: Series) -> None:
-        """Write what is known of these backups, if that is new."""
+        """Write the record of these backups, if it is new."""
         sources = {**self._recorded, self._prefix: series}
         if sources != self._recorded:
             self._place.write_record(SOURCES, format_sources(sources))
             self._recorded = sources
 
     def _with_owners(self, series: Series, sent: Collection[UUID]) -> Series:
-        """Record whose each backup is, as soon as there are several sources."""
+        """Record the source of each backup, as soon as there are several."""
         if not self.others:
             return series
         owners = dict(series.owners)

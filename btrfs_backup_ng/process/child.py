@@ -44,7 +44,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 _prctl.argtypes = (ctypes.c_int,) + 4 * (ctypes.c_ulong,)
 
-#: The signal that told us to end.
+#: The signal that interrupted the program.
 interrupted_by: int | None = None
 #: Children that were started and not yet reaped.
 live: set["Child"] = set()

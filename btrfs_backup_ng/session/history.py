@@ -1,4 +1,4 @@
-"""The history: what became of each run of this machine, a line for each thing.
+"""The history: the outcome of each run of this machine, a line for each event.
 
 A line is a snapshot that was made, a delivery, a destination that had everything
 already, or a failure: of a transfer, or of the run before or after it. All lines of a
@@ -6,7 +6,7 @@ run have its time, by which they are known to belong together.
 
 Nothing depends on it. If it is lost, backups continue, and commands only lack its data
 (sizes, known places). A line is added by one write under ``flock``, and flushed if it
-tells of a delivery or a failure. The older half is dropped at 4 MiB. A last line that a
+records a delivery or a failure. The older half is deleted at 4 MiB. A last line that a
 crash tore off is ignored, and the next write removes it; damage is moved aside; lines
 of newer versions are kept.
 """
@@ -44,7 +44,7 @@ ROOTS_DIRECTORY = "/var/lib/btrfs-backup-ng"
 #: The file in it: JSON, a record a line, oldest first.
 HISTORY = "history.jsonl"
 _VERSION = 1
-#: Some 10,000 records; beyond that the older half is dropped.
+#: Some 10,000 records; beyond that the older half is deleted.
 LIMIT_BYTES = 4 * MIB
 _MESSAGE_LENGTH = 500
 #: Limit on the time that another run needs to write its line.
@@ -223,7 +223,7 @@ class History:
         finally:
             os.close(descriptor)
         if size + len(line) > LIMIT_BYTES:
-            content = _read(self._path)  # its older half is dropped
+            content = _read(self._path)  # its older half is deleted
             start = content.find(b"\n", len(content) - LIMIT_BYTES // 2) + 1
             replace_file(directory, HISTORY, content[start:])
 
@@ -362,7 +362,7 @@ def _is_directory(destination: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """What is on record about a place.
+    """The last outcomes on record for a place.
 
     :ivar arrived: the last backup that arrived there, if any.
     :ivar failed: for each source whose last run failed there, the reason; for a place
@@ -374,7 +374,7 @@ class Last:
 
 
 def last_at(records: Iterable[Record], place: str) -> Last:
-    """Return what is on record about a place.
+    """Return the last outcomes on record for a place.
 
     The run that wrote the last line about it decides, with all of its lines: a backup
     that arrived after another one had failed does not make a run good.
@@ -401,12 +401,12 @@ def last_at(records: Iterable[Record], place: str) -> Last:
 
 
 def forget(directory: str, place: str) -> int:
-    """Drop all records of a place, be it source or destination in them.
+    """Delete all records of a place, be it source or destination in them.
 
     Lines that are damaged or of a newer version stay.
 
     :param directory: :func:`state_directory`.
-    :returns: the number of records dropped.
+    :returns: the number of records deleted.
     :raises HistoryUnreadable: if the file cannot be read or written; it is kept then.
     """
     path = os.path.join(directory, HISTORY)

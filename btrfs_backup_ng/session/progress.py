@@ -335,7 +335,7 @@ class Progress:
         self._shown = [width(line) for line in lines]
 
     def _back(self) -> str:
-        """Return what moves the cursor to the start of the first line.
+        """Return the text that moves the cursor to the start of the first line.
 
         A line that became too long since it was drawn, as the terminal was made
         narrower, takes several rows now.

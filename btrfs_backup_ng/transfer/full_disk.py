@@ -1,4 +1,4 @@
-"""A transfer that filled the disk: its staging stays only if the rest of it fits."""
+"""A transfer that filled the disk: its staging is kept only if the rest fits."""
 
 from collections.abc import Sequence
 

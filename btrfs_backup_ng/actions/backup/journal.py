@@ -1,4 +1,4 @@
-"""Into the history goes what becomes of a run, as its events tell it."""
+"""Record the outcome of a run in the history, from its events."""
 
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.core.events import Event, Failed, Snapshotted, UpToDate
@@ -8,7 +8,7 @@ from btrfs_backup_ng.session.session import Session
 
 
 class Journal:
-    """Records what becomes of one job, for the commands that tell it later.
+    """Records the outcome of one job, for the commands that show it later.
 
     Transfers are recorded where they are made (``transfer/delivery``), through
     :meth:`remember`; all else by :meth:`emit`. A dry run leaves nothing.
@@ -40,7 +40,7 @@ class Journal:
                 self._add(event.place, error=event.message)
 
     def end(self, error: BackupError | Interrupted) -> None:
-        """Record that the run failed as a whole, for all that it did not come to."""
+        """Record that the whole run failed, for each destination without a record."""
         for location in self._job.places:
             told = self._failed if location == self._job.source else self._seen
             if self._public(str(location)) not in told:
@@ -60,7 +60,7 @@ class Journal:
             self.remember(record)
 
     def _public(self, place: str) -> str:
-        """Return a place as records name it: "" for the source, commands untold."""
+        """Return a place as records name it: "" for the source; no command."""
         if place == str(self._job.source):
             return ""
         commands = (one for one in self._job.places if one.is_command)

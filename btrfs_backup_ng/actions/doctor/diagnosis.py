@@ -1,6 +1,6 @@
 """Facts about a place -> findings, with the command that fixes each.
 
-Nothing is looked at here. A check that could not be made is ``UNKNOWN``, never good.
+This module looks at nothing. A check that could not be made is ``UNKNOWN``, never good.
 """
 
 import enum
@@ -305,10 +305,10 @@ def judge_place(subject: Subject) -> list[Diagnosis]:
 
 
 def judge_clock(there: str, began: float, ended: float) -> Diagnosis:
-    """Compare another machine's clock with ours.
+    """Compare another machine's clock with that of this one.
 
     :param there: the time it showed, in whole seconds, at some moment in between.
-    :param began: our clock when it was asked; ``ended``, when the answer had come.
+    :param began: the clock here at the question; ``ended``: at the answer.
     """
     if not there.isdigit():
         return unknown("clock", "date +%s says nothing that is understood")
@@ -341,7 +341,7 @@ def judge_sessions(opened: int, words: str) -> Diagnosis:
 
 
 def judge_programs(here: frozenset[str], there: frozenset[str] | None) -> Diagnosis:
-    """Judge the programs that are used where they are installed.
+    """Judge the optional programs.
 
     :param there: of another machine; ``None`` if the place is on this one.
     """

@@ -59,7 +59,7 @@ def examine(
 
 
 def rule_for(location: Location, options: SshOptions) -> str:
-    """Return the line that lets our verbs run btrfs as root on another machine.
+    """Return the line that lets the verbs run btrfs as root on another machine.
 
     :raises UsageError: if it is not a place on another machine.
     :raises Refused: if such a line would be of no use.

@@ -368,7 +368,7 @@ def _delete(judged: Judged, request: PruneRequest, needs: Needs) -> Deletion:
 
 
 def _record(seen: Seen, prefixes: Collection[str], policy: Policy) -> None:
-    """Record the policy, which is not new to the next backup then.
+    """Record the policy, so that it is not new to the next backup.
 
     :param prefixes: of the snapshots that it deletes.
     """

@@ -126,7 +126,7 @@ def _moves(
 ) -> list[str]:
     """Return the commands that move the nested subvolumes of the old one.
 
-    One that cannot be moved is named, and the rest goes on.
+    One that cannot be moved is named, and the others are moved.
     """
     lines = []
     for path in around.nested:

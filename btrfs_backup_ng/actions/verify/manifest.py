@@ -107,7 +107,7 @@ class Difference:
         """Whether ``btrfs send`` may have made it, which says nothing of the copy.
 
         In an incremental stream new files are made in the top directory, under a number
-        as name, and renamed to their places; what that leaves as time of the top
+        as name, and renamed to their places; the time that this leaves on the top
         directory is set right only if it was changed itself (send.c of Linux).
         """
         return self.path == TOP and self.aspect is Aspect.MTIME

@@ -394,7 +394,7 @@ class Verification:
         )
 
     def _with_hint(self, finding: Finding, snapshot: Snapshot) -> Finding:
-        """Add how to find out whether a deduplication was the change."""
+        """Add a hint how to find out whether a deduplication was the change."""
         if finding.check is not Check.SEAL or finding.result is not Result.BAD:
             return finding
         words = ["verify", str(self._request.location), snapshot.name]

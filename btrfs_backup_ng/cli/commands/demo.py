@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> int:
     folded = _Folded(sys.stdout)
     with redirect_stdout(cast(TextIO, folded)), ExitStack() as stack:
         stack.callback(_remove, top)
-        # What happens here belongs to no history, and leaves nothing elsewhere.
+        # The demo belongs to no history, and leaves nothing elsewhere.
         os.environ.update({history.VARIABLE: str(top / "state"), "TMPDIR": str(top)})
         try:
             _Demo(top, folded, _PAUSE_S if options.slow else 0).show()
@@ -250,7 +250,7 @@ class _Folded:
         return getattr(self._stdout, name)
 
     def write(self, text: str) -> int:
-        """Write what is complete of the lines."""
+        """Write the complete lines."""
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
             self.lines.append(line)

@@ -216,7 +216,7 @@ def _run(options: ListOptions, call: Call) -> int:
 def _without_renamed(
     seen: Mapping[str, Contents | BackupError], records: Sequence[Record]
 ) -> dict[str, Contents | BackupError]:
-    """Leave out the old paths of sources; say how to drop places that are gone."""
+    """Leave out the old paths of sources; show how to forget places that are gone."""
     lost = {p: e for p, e in seen.items() if isinstance(e, BackupError)}
     made = {p: c.made_here for p, c in seen.items() if not isinstance(c, BackupError)}
     renamed = new_paths(lost, made, records)
@@ -309,7 +309,7 @@ def _show(place: ListedPlace, output: Output, call: Call, *, is_latest: bool) ->
 
 
 def _counts(place: ListedPlace) -> Iterator[str]:
-    """Write how much is there: snapshots and backups, and all that needs a look."""
+    """Return the counts: snapshots and backups, and all that needs a look."""
     kinds = [one.snapshot.kind for one in place.snapshots if one.snapshot.uuid]
     for kind in Role:
         if kind in kinds:

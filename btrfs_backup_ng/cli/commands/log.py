@@ -116,7 +116,7 @@ def _lines(record: Record) -> Iterator[str]:
 
 
 def _outcome(record: Record) -> str:
-    """Write what became of it, with the line breaks of its message."""
+    """Return the outcome of a run, with the line breaks of its message."""
     name = visible(record.name)
     if record.error:
         return f"FAILED{f' to send {name}' if name else ''}: {record.error}"

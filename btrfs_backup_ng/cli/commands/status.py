@@ -94,7 +94,7 @@ class StatusOptions:
     """The options of ``status``.
 
     :ivar max_age: of the newest snapshot or backup of a place.
-    :ivar forget: drop the places from the history, and look at none.
+    :ivar forget: remove the places from the history, and look at none.
     """
 
     looking: PlacesOptions
@@ -167,7 +167,7 @@ class PlaceStatus:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """A place that was dropped from the history.
+    """A place that was removed from the history.
 
     :ivar records: how many there were.
     """
@@ -223,9 +223,9 @@ def _run(options: StatusOptions, call: Call) -> int:
 
 
 def _forget(places: Sequence[Location], call: Call) -> int:
-    """Drop places from the history.
+    """Remove places from the history.
 
-    :raises UsageError: if one is not in it; then none is dropped.
+    :raises UsageError: if one is not in it; then none is removed.
     """
     records, output = remembered(needed=True), Output(call)
     for place in places:

@@ -292,7 +292,7 @@ def _run(options: VerifyOptions, call: Call) -> int:
 def _verify(
     request: VerifyRequest, now: datetime, session: Session, call: Call, output: Output
 ) -> VerifiedPlace:
-    """Verify one place, and print what was found.
+    """Verify one place, and print the results.
 
     :raises UsageError: if words mean no snapshot.
     """
@@ -392,7 +392,7 @@ def _show_hint(finding: Finding, output: Output) -> None:
 
 
 def _text(finding: Finding, result: Result) -> str:
-    """Write a finding; where it does not agree with the verdict, with its own word."""
+    """Return the text of a finding, with its word if the verdict has another."""
     text = visible(finding.text)
     agrees = finding.result in (result, Result.GOOD)
     return text if agrees else f"{_WORDS[finding.result]}: {text}"

@@ -155,7 +155,7 @@ def read(options: argparse.Namespace) -> VersionsOptions:
 class FileVersion:
     """A version in the document.
 
-    :ivar number: its place in this answer; see ``id`` for what never changes.
+    :ivar number: its place in this answer; ``id`` never changes.
     :ivar restore: from where it is best taken, ``None`` if no snapshot has it.
     """
 
@@ -181,7 +181,7 @@ class SnapshotsWithFile:
 
 @dataclass(frozen=True, slots=True)
 class FilePeriod:
-    """A time in which a file was the same; without a number, it was not there."""
+    """A period in which a file was the same; without a number, it was missing."""
 
     id: str | None
     number: int | None
@@ -231,7 +231,7 @@ def _run(options: VersionsOptions, call: Call) -> int:
 
 
 def _check_found(found: Found) -> None:
-    """Go on only if there is something to wording.
+    """Check that a version was found.
 
     :raises BackupError: if not.
     """
@@ -307,7 +307,7 @@ def _where(found: Found, sightings: Iterable[Sighting]) -> str:
 
 
 def _way_back(found: Found) -> Iterator[str]:
-    """Yield the line that restores the newest version that is not there now."""
+    """Yield the line that restores the newest version that is not present."""
     current = {run.number for run in found.runs if run.is_now}
     past = [run.number for run in found.runs if run.number and not run.is_now]
     for number in reversed(past):

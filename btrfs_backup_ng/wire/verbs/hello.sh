@@ -95,7 +95,7 @@ if [ -w . ] || $root test -w . 2>/dev/null; then
     print_item writable 1
 fi
 
-# Our state in it: whether it is there and ours, and the transfers that were interrupted.
+# The state directory in it: whether it exists and is of this user, and the interrupted transfers.
 state=$directory//.btrfs-backup-ng
 if is_taken ./.btrfs-backup-ng; then
     for part in "$state" "$state/incoming" "$state/snapshots"; do
@@ -117,7 +117,7 @@ if is_taken ./.btrfs-backup-ng; then
     print_item leftovers "$( (go "$state/incoming" && ls) 2>/dev/null)"
 fi
 
-# Where the snapshots of a source go.
+# The folder for the snapshots of a source.
 if [ -n "$folder" ]; then
     if ! is_stub "$folder" && { (go "$folder") >/dev/null 2>&1 || $root test -d "$folder" 2>/dev/null; }; then
         print_item hasfolder 1
@@ -170,7 +170,7 @@ until [ -z "$containing" ] || [ "$(stat -c %i "$containing/." 2>/dev/null)" = 25
 done
 print_item containing "${containing:-/}"
 
-# The nearest directory that is on record as a destination, if we may look.
+# The nearest directory that is on record as a destination, if this user may look.
 destination_above=$PWD
 until [ -z "$destination_above" ] || (go "$destination_above//.btrfs-backup-ng" && is_taken ./sources.json) 2>/dev/null; do
     destination_above=${destination_above%/*}

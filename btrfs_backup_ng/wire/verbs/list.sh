@@ -7,7 +7,7 @@
 
 limit=8388609 # record.LIMIT_BYTES, and one byte that shows that there is more
 
-# record NAME: print a record of the directory we stand in.
+# record NAME: print a record of the current directory.
 record() {
     if [ -L "./$1" ]; then
         printf 2link

@@ -1,13 +1,13 @@
 # Functions of prepare and lock; this text runs behind common.sh.
 
-# make_subvolume NAME: make a subvolume where we stand (another run may do so at the same moment).
+# make_subvolume NAME: make a subvolume in the current directory (another run may do so at the same moment).
 make_subvolume() {
     btrfs subvolume create -- "./$1" >/dev/null 2>&1 ||
         $btrfs subvolume create -- "./$1" >/dev/null ||
         is_taken "./$1"
 }
 
-# replace_stub NAME: make a subvolume in place of a stub, as it stood there before a rollback; leave anything else.
+# replace_stub NAME: make a subvolume in place of a stub, as it was there before a rollback; leave anything else.
 replace_stub() {
     is_stub "./$1" || return 0
     try_as_root rmdir -- "./$1" && make_subvolume "$1"

@@ -1,7 +1,7 @@
-# receive STATE ID NAME CODEC [USELESS...]: receive the stream on stdin into a staging directory of its own, which stays
+# receive STATE ID NAME CODEC [USELESS...]: receive the stream on stdin into a staging directory of its own, which is
 # locked meanwhile, by descriptor 9: see reap.
 #   CODEC       the compression to undo first: see codecs.py
-#   USELESS...  names that an earlier attempt left there, to be deleted first
+#   USELESS...  names that an earlier attempt left there; deleted first
 # Answer: the names in it, an empty name, `btrfs subvolume show` of NAME. A line on stderr reports that all of the
 # stream is taken; from then on the disk takes the time.
 # Exit status: that of btrfs receive; codec_failed; busy, if another process receives there; unavailable, if only a
@@ -33,8 +33,8 @@ trim_all() {
     trim 1 ./.body-*
     trim 2 ./.seal-*
 }
-# Write to the disk, every second until stdin ends, all that came so far: the disk works while the stream comes, and
-# little is left to do at the end.
+# Flush the data received so far, every second until stdin ends: the disk works while the stream comes, and little is
+# left to do at the end.
 flush() {
     if command -v timeout >/dev/null; then
         until timeout 1 cat; do

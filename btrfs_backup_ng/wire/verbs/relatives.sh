@@ -1,4 +1,4 @@
-# relatives DIRECTORY: the subvolumes of the whole filesystem with all their UUIDs.
+# relatives DIRECTORY: list the subvolumes of the whole filesystem with all their UUIDs.
 # Answer: the list of the read-only ones, then that of all, each in two orders; with a NUL behind each.
 
 work_long

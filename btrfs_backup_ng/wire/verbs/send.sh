@@ -1,4 +1,4 @@
-# send PROTOCOL PARENT SNAPSHOT CODEC CODE [WORD...]: a send stream on stdout.
+# send PROTOCOL PARENT SNAPSHOT CODEC CODE [WORD...]: write a send stream to stdout.
 #   PROTOCOL  1, 2, or 2c: 2 with compressed data as it lies on the disk; an n in front leaves the data out
 #   PARENT    path of the snapshot to build upon, or ""
 #   CODEC     the compression of the stream: see codecs.py

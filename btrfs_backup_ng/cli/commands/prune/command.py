@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> int:
     wanted: tuple[str, ...] = (*POLICIES, PREFIX, WAIT)
     for mode, options in _FROM_FILES.items():
         wanted = options if mode in words else wanted
-    settles = "--one-source" in words  # whose backups there are, at destinations
+    settles = "--one-source" in words  # sources of the backups, at destinations
     files = JobFiles(parser, wanted, (Role.BACKUP,) if settles else tuple(Role))
     return run_command("prune", words, parser, read, _run, files.expand)
 
@@ -107,7 +107,7 @@ def build_parser() -> Parser:
 
 
 def _add_selection(parser: Parser) -> None:
-    """Add the options that say which snapshots or transfers are meant."""
+    """Add the options that choose the snapshots or transfers."""
     add = parser.add_argument
     add(
         "-p",
@@ -244,12 +244,12 @@ def _check_work(
 
 
 class _Work(Protocol):
-    """The work at one place."""
+    """Works at one place."""
 
     site: Site
 
     def run(self) -> None:
-        """Do it, and print that."""
+        """Do the work, and print its outcome."""
 
     def report(self, error: BackupError | None) -> object:
         """Return the place for the document."""

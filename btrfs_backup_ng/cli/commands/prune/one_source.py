@@ -22,7 +22,7 @@ class SettledPlace:
 
 
 class Settling:
-    """The work at one place."""
+    """Records one source at one place."""
 
     def __init__(self, site: Site, prefix: str) -> None:
         self.site = site
@@ -30,7 +30,7 @@ class Settling:
         self._done: Settled | None = None
 
     def run(self) -> None:
-        """Record it, and print that.
+        """Record the source, and print the outcome.
 
         :raises Busy: if another run works there.
         """

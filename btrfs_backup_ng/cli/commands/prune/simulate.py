@@ -1,4 +1,4 @@
-"""A simulated policy: a timeline of text, and why each snapshot stays."""
+"""A simulated policy: a timeline of text, and the reasons to keep each snapshot."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from btrfs_backup_ng.core.simulation import Outlook, simulate
 _HOUR = timedelta(hours=1)
 #: Up to this, a line is a day and a column an hour; beyond, a month and a day.
 _BY_HOUR_AT_MOST = timedelta(days=10)
-#: By hour or not -> what a line is, and a column.
+#: By hour or not -> the meaning of a line, and of a column.
 _UNITS = {True: ("day", "hour"), False: ("month", "day")}
 _COLUMNS = (Column("TIME"), Column("AGE", leaves=24), Column("RULES"))
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTime:
-    """The time of a snapshot that stays, and why."""
+    """The time of a snapshot that is kept, with the reasons."""
 
     time: datetime
     reasons: tuple[str, ...]

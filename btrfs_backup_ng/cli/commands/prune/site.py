@@ -17,7 +17,7 @@ from btrfs_backup_ng.session.session import Session
 class PruneOptions:
     """The options of ``prune``.
 
-    :ivar prefix: of the names that are meant, ``None`` for all that are known as ours.
+    :ivar prefix: of the names; ``None`` for all known snapshots.
     :ivar simulate: for how long to simulate a policy, instead of pruning.
     :ivar staging: discard interrupted transfers, instead of pruning.
     :ivar ids: of the transfers to discard; without any, all.
@@ -62,8 +62,8 @@ class Site:
     def confirm(self, verb: str, count: int, done: str) -> None:
         """Ask whether to continue, unless ``--yes`` says so.
 
-        :param verb: what is asked for, like "Delete".
-        :param done: what is not done without a yes, like "deleted".
+        :param verb: the action that needs a yes, like "Delete".
+        :param done: its participle, for the message after a no, like "deleted".
         :raises Declined: if the answer was no.
         """
         them = "it" if count == 1 else f"these {count}"

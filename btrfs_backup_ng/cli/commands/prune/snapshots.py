@@ -33,7 +33,7 @@ from btrfs_backup_ng.place.contents import Seen
 #: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
 #: so many seconds, only if more is asked for (-v).
 _WEIGHED_AT_MOST, _WEIGHING_S = 100, "10"
-#: The last one has the reasons of a snapshot that stays, and the space of another.
+#: The last one has the reasons to keep a snapshot, or the space that is freed.
 _COLUMNS = (
     Column("ACTION"),
     Column("NAME", is_name=True),
@@ -83,7 +83,7 @@ class Thinning:
     """The work at one place.
 
     :ivar everything: the looks at its snapshots and backups.
-    :ivar needs: what all places need, once each was looked at.
+    :ivar needs: the needs of all places, once each was looked at.
     """
 
     def __init__(self, site: Site, request: PruneRequest) -> None:
@@ -140,14 +140,14 @@ class Thinning:
             raise outcome.error
 
     def _tell_waiting(self) -> None:
-        """Warn of snapshots that stay for now, because of a clock."""
+        """Warn of snapshots that are kept for now, because of a clock."""
         for judged in self._judged:
             for why in judged.waiting:
                 hint = "If the clock of this machine is right:  --force"
                 print_message(f"warning: {visible(why)}", hint)
 
     def _check_refusals(self) -> None:
-        """Go on only if nothing looks dangerous.
+        """Check that nothing looks dangerous.
 
         :raises Refused: if something does, and is not forced.
         """
@@ -159,7 +159,7 @@ class Thinning:
             )
 
     def _weigh(self) -> None:
-        """Find out the space that each deletion frees, if that is going to be shown."""
+        """Measure the space that each deletion frees, if that will be shown."""
         call = self.site.call
         for judged in self._judged:
             to_delete = judged.to_delete
@@ -215,7 +215,7 @@ class Thinning:
         return space.own_bytes if space else None
 
     def _freed(self, snapshots: Sequence[Snapshot]) -> str:
-        """Write how much space their deletion frees, without all that they share."""
+        """Return the space that their deletion frees, without shared space."""
         sizes = map(self._own_bytes, snapshots)
         known = [size for size in sizes if size is not None]
         if not known:

@@ -66,7 +66,7 @@ class Discarding:
     def _report_each(self, running: frozenset[str] | set[str]) -> None:
         """Print the outcome of each transfer, and count it.
 
-        :param running: ids of those that stay, as they still run.
+        :param running: ids of those that are kept, as they still run.
         """
         dry = self.site.options.dry_run
         done = "would discard" if dry else "discarded"

@@ -139,7 +139,7 @@ def build_parser() -> Parser:
 
 
 def _add_selection(parser: Parser) -> None:
-    """Add the options that say what is restored, and where to."""
+    """Add the options that choose the snapshot, the files and the target."""
     add = parser.add_argument
     add("--to", metavar="PATH", help="where to restore: a path here, or ssh://...")
     add(

@@ -111,7 +111,7 @@ class Reporter:
         return 0
 
     def _say_next(self, restoration: Restoration, folder: str) -> None:
-        """Print how the next backup of the subvolume will be, and how to name it."""
+        """Print the kind of the next backup of the subvolume, and how to name it."""
         forecast = attempt(lambda: foresee_next(restoration))
         if isinstance(forecast, BackupError):
             text = f"Its next backup may be full: {forecast.message}"
@@ -166,7 +166,7 @@ class Reporter:
         self._output.line(f"To write to it:  {visible(line)}")
 
     def restore_files(self, restoration: FileRestoration) -> int:
-        """Print which files are going to be restored, restore them, and where they are.
+        """Print the files to restore, restore them, and print their new paths.
 
         :returns: the exit status.
         """
@@ -224,7 +224,7 @@ def _as_comment(note: str) -> list[str]:
 
 
 def _size(restoration: Restoration, size_bytes: int | None, parent: str | None) -> str:
-    """Write how much is sent, and how much room there is."""
+    """Return the size of the stream, and the free space."""
     free = format_size(restoration.target.facts.size_free)
     if restoration.transfer.parent == restoration.transfer.snapshot:
         how = "nothing to send: that filesystem has all of it"
