@@ -28,6 +28,11 @@ from btrfs_backup_ng.host.entry import plain, refusal
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.session.session import Session
 
+
+class NoSource(Refused):
+    """A place that keeps backups was named as a source, surely by mistake."""
+
+
 #: Even the smallest transfer needs space for metadata: this much, and as much again as
 #: the transfer itself, up to the least margin of large ones.
 _SPACE_AT_LEAST, _LEAST_FOR_LARGE = 4 * MIB, 100 * MIB
@@ -377,7 +382,7 @@ def source_purpose(job: Job) -> Purpose:
         where = (
             "" if destination == place.location else f"lies in {destination}, which "
         )
-        raise Refused(
+        raise NoSource(
             f"{place} {visible(where)}keeps backups, and is used as a source with"
             " --force only",
             hint=_what_was_meant(job),

@@ -343,6 +343,7 @@ def test_a_place_that_keeps_backups_is_no_source_without_force(
         done = run_program(*words, named(path), scene.source)
         complaint(done, 4, f"{named(path)} lies in {to}, which {refused}")
     assert scene.fingerprint() == before
+    assert refused not in run_program("log", "--since", "1h").stdout
     scene.back_up("-S")
     must(run_program(*words, "--force", named(scene.destination / "inside")))
     must(run_program(*words, named(scene.destination / "inside")))  # a source by now

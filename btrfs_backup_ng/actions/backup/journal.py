@@ -46,6 +46,16 @@ class Journal:
             if self._public(str(location)) not in told:
                 self._add(str(location), error=error.message)
 
+    def leave_out_mistakes(self) -> None:
+        """Stop recording a run from a place that was never a source on record.
+
+        With places swapped by mistake no later run succeeds, so they would count as
+        failed from then on.
+        """
+        source = str(self._job.source)
+        if all(record.source != source for record in self._session.recall()):
+            self._is_real = False
+
     def _add(self, place: str, name: str = "", error: str = "") -> None:
         if self._is_real:
             public = self._public(place)

@@ -59,6 +59,8 @@ def back_up(job: Job, session: Session) -> Tally:
             with ExitStack() as stack:
                 run.run(stack)
         except BackupError as error:
+            if isinstance(error, preflight.NoSource):
+                journal.leave_out_mistakes()
             run.fail(str(job.source), error)
             journal.end(error)
         except Interrupted as error:

@@ -228,9 +228,12 @@ def find_versions(
 
 
 def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
-    """Return the destinations of a source that are recorded there or here."""
+    """Return the destinations of a source that are recorded there or here.
+
+    One to which no run ever went well, as it was mistyped, has no backups.
+    """
     known = destinations_in(contents.holds)
-    texts = sorted({record.destination for record in records})
+    texts = sorted({record.destination for record in records if not record.error})
     known += [place for text in texts if (place := recorded_place(text))]
     return list(dict.fromkeys(known))
 

@@ -251,10 +251,13 @@ def test_one_place_is_asked_though_the_files_directory_is_gone(story: Story):
 
 
 def test_the_other_places_are_read_where_one_is_away(story: Story):
+    mistyped = story.scene.source.parent / "mistyped"
+    words: list[Argument] = ["-p", "x-", story.scene.source, mistyped]
+    complaint(run_program(*words), 4, "does not exist")
     with moved_away(story.scene.destination):
         done = story.versions("--json")
     found = read(done, 10)
-    assert found["failures"][0]["place"] == story.here[1]
+    assert [one["place"] for one in found["failures"]] == [story.here[1]]
     assert f"{story.here[1]} does not exist" in done.stderr
     assert timeline(found)[0] == (1, [1], False)
 
