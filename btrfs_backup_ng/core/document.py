@@ -88,9 +88,9 @@ def _forms(kind: type) -> list[tuple[str, str, str]]:
     """Return name, key and form of each field of a dataclass."""
     forms = []
     for field in fields(kind):
-        (mark,) = getattr(field.type, "__metadata__", ("",))
-        is_named = isinstance(mark, Named)
-        forms.append(
-            (field.name, mark, "") if is_named else (field.name, field.name, mark)
-        )
+        marks = getattr(field.type, "__metadata__", ())
+        names = [str(mark) for mark in marks if isinstance(mark, Named)]
+        kinds = [mark for mark in marks if not isinstance(mark, Named)]
+        (key,), (mark,) = names or [field.name], kinds or [""]
+        forms.append((field.name, key, mark))
     return forms

@@ -41,6 +41,7 @@ class Outer:
     inner: Inline[Inner]
     hint: Lines = "one\ntwo"
     path: bytes = b"plain"
+    lines: Annotated[Lines, Named("fix")] = "do\nit"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ class Outer:
         ((1, (2,)), [1, [2]]),
         ({Colour.RED: 1}, {"red": 1}),
         (Outer(Inner("here")),
-         {"from": "here", "hint": ["one", "two"], "path": "plain"}),
+         {"from": "here", "hint": ["one", "two"], "path": "plain", "fix": ["do", "it"]}),
         (Deleted("/p", "x", dry=False),
          {"event": "deleted", "place": "/p", "name": "x", "dry": False}),
         (Finding(Result.BAD, Check.SEAL, "text", "a\nb"),
