@@ -168,7 +168,7 @@ DAMAGES = {
     _with_nul: "cannot be read",
     _only_nul: "cannot be read",
     _deep: "cannot be read",
-    _wrong_types: "where a",
+    _wrong_types: "instead of a",
     _no_object: "cannot be read",
     _newer: "cannot be read (version 2)",
     _link: "cannot be read (it is a symbolic link)",
