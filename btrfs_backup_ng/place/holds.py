@@ -9,7 +9,7 @@ the mounts below the source, so that a run notices new ones.
 import enum
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -98,40 +98,41 @@ Records = Mapping[HeldPlace, frozenset[Hold]]
 Policies = Mapping[tuple[str, str], str]
 
 
+@dataclass(frozen=True, slots=True)
+class HoldsRecord:
+    """The content of the record.
+
+    :ivar mounts: the mounts below the source, as the last run saw them.
+    """
+
+    holds: Records = field(default_factory=dict)
+    policies: Policies = field(default_factory=dict)
+    mounts: frozenset[str] = frozenset()
+
+
+def parse_record(content: bytes | Unread) -> HoldsRecord:
+    """Read the record.
+
+    :raises Unreadable: if it is not fully understood.
+    """
+    return parse_document(content, _VERSION, _built)
+
+
 def parse_holds(content: bytes | Unread) -> Records:
-    """Read recorded holds.
-
-    :raises Unreadable: if they are not fully understood.
-    """
-    return parse_document(content, _VERSION, _built)[0]
-
-
-def parse_policies(content: bytes | Unread) -> Policies:
-    """Read recorded policies.
+    """Read the holds of the record.
 
     :raises Unreadable: if the record is not fully understood.
     """
-    return parse_document(content, _VERSION, _built)[1]
+    return parse_record(content).holds
 
 
-def parse_mounts(content: bytes | Unread) -> frozenset[str]:
-    """Read the recorded mounts below the source.
-
-    :raises Unreadable: if the record is not fully understood.
-    """
-    return parse_document(content, _VERSION, _built_mounts)
-
-
-def _built_mounts(document: Any) -> frozenset[str]:
-    return frozenset(map(as_text, as_list(document.get("mounts", []))))
-
-
-def _built(document: Any) -> tuple[Records, Policies]:
+def _built(document: Any) -> HoldsRecord:
     policies = {
         (as_text(entry["folder"]), as_text(entry["prefix"])): as_text(entry["policy"])
         for entry in as_list(document.get("policies", []))
     }
-    return _built_holds(document), policies
+    mounts = frozenset(map(as_text, as_list(document.get("mounts", []))))
+    return HoldsRecord(_built_holds(document), policies, mounts)
 
 
 def _built_holds(document: Any) -> Records:
@@ -156,7 +157,7 @@ def format_holds(
     policies: Policies | None = None,
     mounts: Collection[str] = (),
 ) -> bytes:
-    """Write the record so that both parsers read the same, in a stable order."""
+    """Write the record so that :func:`parse_record` reads the same; in stable order."""
     destinations = [
         {
             "location": place.location,
@@ -199,9 +200,7 @@ class Holds:
     def __init__(
         self,
         source: Place,
-        records: Records,
-        policies: Policies | None = None,
-        mounts: Collection[str] = (),
+        record: HoldsRecord,
         *,
         dry_run: bool,
         existing: Collection[Snapshot] = (),
@@ -209,10 +208,10 @@ class Holds:
         is_on_disk: bool = True,
     ) -> None:
         self._source = source
-        self._records = dict(records)
-        self._policies = dict(policies or {})
+        self._records = dict(record.holds)
+        self._policies = dict(record.policies)
         self._applied: dict[tuple[str, str], str] = {}
-        self._mounts = frozenset(mounts)
+        self._mounts = record.mounts
         self._dry_run = dry_run
         self._folder = _folder_of(source)
         self._existing = frozenset(snapshot.origin for snapshot in existing)
@@ -234,7 +233,7 @@ class Holds:
         key = self._folder, prefix
         return self._applied.get(key, self._policies.get(key, ""))
 
-    def are_new(self, mounts: frozenset[str]) -> bool:
+    def take_mounts(self, mounts: frozenset[str]) -> bool:
         """Take down the mounts below the source; return whether there is a new one.
 
         They are written with the next change of the holds, or at the end of the run.
@@ -256,9 +255,10 @@ class Holds:
             text = policy.for_record if policy else ""
             self._applied[self._folder, prefix] = text
 
-    def apply(self, prefix: str, policy: Policy) -> None:
-        """Record the policy that is applied to the snapshots with a prefix."""
-        self._applied[self._folder, prefix] = policy.for_record
+    def apply(self, prefixes: Collection[str], policy: Policy) -> None:
+        """Record the policy that is applied to the snapshots with some prefixes."""
+        for prefix in prefixes:
+            self._applied[self._folder, prefix] = policy.for_record
         self._store(self._records)
 
     def set(self, place: Place, holds: Iterable[Hold]) -> None:
@@ -303,8 +303,9 @@ class Holds:
             self.withheld += doubts
             log.warning("%s. Nothing is deleted at %s now", doubts[0], self._source)
             return
-        found = dict(parse_holds(recorded)) if recorded is not None else {}
-        self._policies = dict(parse_policies(recorded)) if recorded is not None else {}
+        record = parse_record(recorded) if recorded is not None else HoldsRecord()
+        found = dict(record.holds)
+        self._policies = dict(record.policies)
         own = {p: h for p, h in self._records.items() if p in self._updated}
         for held in self._updated:
             found = self._not_replaced(found, held)
@@ -458,14 +459,8 @@ def open_holds(
     done = "it is created again"
     try:
         if recorded is not None:
-            return Holds(
-                source,
-                parse_holds(recorded),
-                parse_policies(recorded),
-                parse_mounts(recorded),
-                dry_run=dry_run,
-                existing=existing,
-            )
+            record = parse_record(recorded)
+            return Holds(source, record, dry_run=dry_run, existing=existing)
     except Unreadable as error:
         aside = error.name_aside(HOLDS, now)
         done = f"it is moved to {aside} and created again"
@@ -475,10 +470,10 @@ def open_holds(
         text = f"{doubts[0]}; {done}. Nothing is deleted at {source} now"
         warn(str(source.location), text)
     last = last_arrived() if doubts else {}
-    records = _rebuilt(_folder_of(source), existing, locations, last)
+    record = HoldsRecord(_rebuilt(_folder_of(source), existing, locations, last))
     return Holds(
         source,
-        records,
+        record,
         dry_run=dry_run,
         existing=existing,
         withheld=doubts,

@@ -15,8 +15,9 @@ from btrfs_backup_ng.place.holds import (
     Why,
     format_holds,
     parse_holds,
-    parse_policies,
+    parse_record,
     recorded_locations,
+    why_unknown,
 )
 from tests.core.making import uid
 
@@ -39,19 +40,26 @@ EXAMPLE = {
 def test_what_is_recorded_survives_being_written(records, policies):
     content = format_holds(records, policies)
     assert parse_holds(content) == records
-    assert parse_policies(content) == policies
-    assert parse_policies(format_holds(records)) == {}
+    assert parse_record(content).policies == policies
+    assert parse_record(format_holds(records)).policies == {}
 
 
 @pytest.mark.parametrize(
     "wrong", [{}, [7], [{}], [{"folder": "", "prefix": "x-", "policy": 3}]]
 )
 def test_policies_of_another_shape_are_unreadable(wrong):
-    for parse in (parse_holds, parse_policies):
+    for parse in (parse_holds, parse_record):
         with pytest.raises(Unreadable):
             parse(
                 json.dumps({**json.loads(format_holds({})), "policies": wrong}).encode()
             )
+
+
+@pytest.mark.parametrize("wrong", [{}, [7], "/boot"])
+def test_mounts_of_another_shape_make_the_needs_unknown(wrong):
+    """Otherwise the record would be moved aside, and the run would delete by none."""
+    content = json.dumps({**json.loads(format_holds({})), "mounts": wrong}).encode()
+    assert why_unknown(content, "holds.json", [])
 
 
 @given(RECORDS, st.randoms())

@@ -340,7 +340,7 @@ class _Run:
         """Remark which mounts no snapshot has, if one of them is new."""
         places = [one.location for one in destinations]
         mounts = preflight.mounts_left_out(source, places)
-        if self._job.take_snapshot and holds.are_new(mounts):
+        if self._job.take_snapshot and holds.take_mounts(mounts):
             self._session.emit(preflight.note_mounts(source, mounts))
 
     def _find_course(self, source: Place, targets: Sequence[Target]) -> Course:

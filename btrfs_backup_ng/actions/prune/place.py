@@ -31,12 +31,7 @@ from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place import holds, preflight, sources
 from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.forecast import foresee
-from btrfs_backup_ng.place.holds import (
-    Holds,
-    parse_holds,
-    parse_mounts,
-    parse_policies,
-)
+from btrfs_backup_ng.place.holds import Holds, parse_holds, parse_record
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.sources import Series, format_sources, parse_sources
 from btrfs_backup_ng.session.session import Session
@@ -224,7 +219,7 @@ def _held(seen: Seen) -> Mapping[UUID, str]:
     """Return the origins that destinations need, as recorded at a source."""
     if seen.role is not Role.SNAPSHOT or seen.record is None:
         return {}
-    return Holds(seen.place, parse_holds(seen.record), dry_run=True).reasons()
+    return Holds(seen.place, parse_record(seen.record), dry_run=True).reasons()
 
 
 def _check_known(
@@ -383,8 +378,5 @@ def _record(seen: Seen, prefixes: Collection[str], policy: Policy) -> None:
             content = format_sources({**recorded, **settled})
             seen.place.write_record(SOURCES, content)
     elif seen.record is not None:
-        record = seen.record
-        held = parse_holds(record), parse_policies(record), parse_mounts(record)
-        applied = Holds(seen.place, *held, dry_run=False)
-        for prefix in prefixes:
-            applied.apply(prefix, policy)
+        held = Holds(seen.place, parse_record(seen.record), dry_run=False)
+        held.apply(prefixes, policy)

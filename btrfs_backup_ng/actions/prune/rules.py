@@ -117,7 +117,7 @@ class Pruning:
             is_forced=self._job.force,
             applied=holds.applied(prefix),
         )
-        record = partial(holds.apply, prefix)
+        record = partial(holds.apply, [prefix])
         self._prune(source.snapshots, self._named(here), question, record)
 
     def backups(
