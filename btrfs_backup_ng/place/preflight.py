@@ -7,7 +7,7 @@ first failure ends the look. Nothing has been changed by then.
 
 import os
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, format_size, visible
@@ -501,30 +501,6 @@ def note_mounts(source: Place, mounts: Collection[str]) -> Noted:
     return Noted(str(source.location), Level.INFO, text, hint)
 
 
-def note_older_series(
-    place: str, noun: str, prefixes: Collection[str], words: Sequence[str]
-) -> Noted:
-    """Return a remark about an older series of the same source, which is not thinned.
-
-    As the usual prefix is the name of the host, a renamed host begins a new series.
-
-    :param words: of the command that thins the place, without prefix and place.
-    """
-    names = ", ".join(visible(repr(prefix)) for prefix in prefixes)
-    text = f"{visible(place)} also has {noun} of this source that begin with {names};"
-    text += " this run deletes none of them"
-    lines = [
-        shlex.join([PROGRAM, "prune", *words, f"--snapshot-prefix={prefix}", place])
-        for prefix in prefixes
-    ]
-    return Noted(
-        place,
-        Level.INFO,
-        text,
-        "\n".join(f"To thin them, too:  {visible(line)}" for line in lines),
-    )
-
-
 def note_distance(destination: Place, source: Place, checks: Checks) -> list[Noted]:
     """Return a warning if source and backups are on one filesystem.
 
@@ -549,11 +525,11 @@ def check_space(
     free: int,
     options: TransferOptions,
     *,
-    hint: str = "Make room, or:  --no-check-space",
+    ways_out: Callable[[], str] = lambda: "Make room, or:  --no-check-space",
 ) -> list[Noted]:
     """Compare the size of a transfer with the free space; sizes in bytes.
 
-    :param hint: the ways out that the command offers.
+    :param ways_out: returns the hint about them; called only for a refusal.
     :raises Refused: if it does not fit with the margin, unless forced.
     """
     if fits(needed, free, options):
@@ -568,7 +544,7 @@ def check_space(
         return [
             Noted(destination, Level.WARNING, f"{text}. Continuing, because of --force")
         ]
-    raise Refused(f"{text}. Nothing was sent", hint=hint)
+    raise Refused(f"{text}. Nothing was sent", hint=ways_out())
 
 
 def fits(needed: int, free: int, options: TransferOptions) -> bool:

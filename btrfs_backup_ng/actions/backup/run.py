@@ -19,7 +19,7 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.actions.backup.journal import Journal
 from btrfs_backup_ng.actions.backup.target import Target
-from btrfs_backup_ng.actions.prune.rules import Pruning, policy_words
+from btrfs_backup_ng.actions.prune.rules import Pruning, note_older_series
 from btrfs_backup_ng.core.events import (
     Failed,
     Level,
@@ -110,11 +110,7 @@ class _Run:
                 targets, lambda target: self._lock(stack, target.place, Role.BACKUP)
             )
         holds = self._list(source)
-        named = (job.naming.time_of(s.name) for s in self._here.snapshots)
-        is_first = all(moment is None for moment in named)
-        holds.begin(job.naming.prefix, job.keep_source, is_first=is_first)
-        if is_first:
-            self._note_older_series(source)
+        self._begin(source, holds)
         self._note_mounts(source, destinations, holds)
         targets = self._each(targets, lambda target: target.look(self._here))
         planned = self._plan_snapshot(source, targets) if job.take_snapshot else None
@@ -319,20 +315,28 @@ class _Run:
             last_arrived=lambda: last_arrived_from(self._session.recall(), name),
         )
 
+    def _begin(self, source: Place, holds: Holds) -> None:
+        """Take down the policy of this run; if its series is new, remark older ones."""
+        naming = self._job.naming
+        is_first = not any(naming.time_of(s.name) for s in self._here.snapshots)
+        holds.begin(naming.prefix, self._job.keep_source, is_first=is_first)
+        if is_first:
+            self._note_older_series(source)
+
     def _note_older_series(self, source: Place) -> None:
         """Remark the snapshots of the source with other prefixes, if it is thinned."""
         job, uuid = self._job, source.facts.uuid
         own = (s.name for s in self._here.snapshots if s.parent_uuid == uuid)
         older = {prefix_in(name) for name in own if split_name(name)}
         if job.keep_source and older:
-            words = [
-                *policy_words("--keep", job.keep_source),
-                "-f",
-                job.snapshot_folder,
-            ]
-            place = str(source.location)
-            note = preflight.note_older_series(place, "snapshots", sorted(older), words)
-            self._session.emit(note)
+            self._session.emit(
+                note_older_series(
+                    str(source.location),
+                    job.keep_source,
+                    sorted(older),
+                    job.snapshot_folder,
+                )
+            )
 
     def _note_mounts(
         self, source: Place, destinations: Sequence[Destination], holds: Holds

@@ -18,8 +18,9 @@ from btrfs_backup_ng.__util__ import (
     visible,
 )
 from btrfs_backup_ng.actions.prune.rules import (
+    note_older_series,
     older_gaps,
-    policy_words,
+    prune_line,
     worth_sending,
 )
 from btrfs_backup_ng.core.events import Level, Noted, UpToDate
@@ -148,11 +149,8 @@ class Target:
         if ownership.others and ownership.is_new and self._job.transfer:
             self._warn_of_mixing()
         if self.keep and ownership.older_prefixes:
-            words = policy_words("--keep-at", self.keep)
             older = ownership.older_prefixes
-            session.emit(
-                preflight.note_older_series(self.name, "backups", older, words)
-            )
+            session.emit(note_older_series(self.name, self.keep, older))
         if not ownership.withheld:
             return
         text = f"{ownership.withheld[0]}; {done}. Nothing is deleted at {self} now"
@@ -301,7 +299,7 @@ class Target:
             if not preflight.fits(needed, free - taken, options):
                 free = self._make_room(name, taken, needed)
             for note in preflight.check_space(
-                self.name, name, needed, free - taken, options, hint=self._ways_out()
+                self.name, name, needed, free - taken, options, ways_out=self._ways_out
             ):
                 self._session.emit(note)
             taken += needed
@@ -327,14 +325,11 @@ class Target:
         ]
         if not gone:
             return ways
-        words = [PROGRAM, "prune", *policy_words("--keep-at", keep)]
-        if 2 * len(gone) > len(named) or keep.keeps_only_newest:
-            words.append("--force")  # without it, prune would refuse
-        line = shlex.join([*words, f"--snapshot-prefix={naming.prefix}", self.name])
+        is_much = 2 * len(gone) > len(named) or keep.keeps_only_newest
+        # Without --force, prune would refuse that.
+        line = prune_line(keep, naming.prefix, self.name, is_forced=is_much)
         text = f"{len(gone)} of its {len(named)} backups are kept by no rule of this"
-        return (
-            f"{text} run, and are deleted after sending. Now:  {visible(line)}\n{ways}"
-        )
+        return f"{text} run, and are deleted after sending. Now:  {line}\n{ways}"
 
     def _make_room(self, name: str, taken: int, needed: int) -> int:
         """Find room for a transfer that lacks it.

@@ -195,21 +195,50 @@ class Pruning:
 
     def _by_hand(self, place: str, question: Question) -> str:
         """Return the command that deletes all snapshots that a policy does not keep."""
-        option = "--keep" if question.of_source else "--keep-at"
-        words = [PROGRAM, "prune", *policy_words(option, question.policy)]
-        if question.of_source:
-            words += ["-f", self._job.snapshot_folder]
-        words.append(f"--snapshot-prefix={question.prefix}")
-        words += ["--force", place]
-        return visible(shlex.join(words))
+        folder = self._job.snapshot_folder if question.of_source else None
+        policy, prefix = question.policy, question.prefix
+        return prune_line(policy, prefix, place, folder, is_forced=True)
 
 
-def policy_words(option: str, policy: Policy) -> list[str]:
-    """Return the words for a command line that give a policy."""
-    words = [option, str(policy)]
+def prune_line(
+    policy: Policy,
+    prefix: str,
+    place: str,
+    folder: str | None = None,
+    *,
+    is_forced: bool = False,
+) -> str:
+    """Return the command that applies a policy to one series at a place.
+
+    :param folder: of its snapshots; None: the policy is for the backups there.
+    """
+    words = [PROGRAM, "prune", "--keep-at" if folder is None else "--keep", str(policy)]
     if policy.looks_at_time and str(policy.zone) != "UTC":
         words += ["--keep-zone", str(policy.zone)]
-    return words
+    if folder is not None:
+        words += ["-f", folder]
+    words.append(f"--snapshot-prefix={prefix}")
+    if is_forced:
+        words.append("--force")
+    return visible(shlex.join([*words, place]))
+
+
+def note_older_series(
+    place: str, policy: Policy, prefixes: Collection[str], folder: str | None = None
+) -> Noted:
+    """Return a remark about older series of the same source, which are not thinned.
+
+    As the usual prefix is the name of the host, a renamed host begins a new series.
+
+    :param folder: see :func:`prune_line`.
+    """
+    names = ", ".join(visible(repr(prefix)) for prefix in prefixes)
+    noun = "backups" if folder is None else "snapshots"
+    text = f"{visible(place)} also has {noun} of this source that begin with {names};"
+    text += " this run deletes none of them"
+    lines = (prune_line(policy, prefix, place, folder) for prefix in prefixes)
+    hint = "\n".join(f"To thin them, too:  {line}" for line in lines)
+    return Noted(place, Level.INFO, text, hint)
 
 
 def with_arrivals(place: Place, backups: Sequence[Snapshot]) -> Sequence[Snapshot]:
