@@ -5,11 +5,9 @@ import os
 import sys
 
 from btrfs_backup_ng.__logger__ import PROGRAM
-from btrfs_backup_ng.core.columns import width, wrap
+from btrfs_backup_ng.core.columns import broken, with_command
 
 _INDENT = 2
-#: Between the words of a hint and its command.
-_COLON = ":  "
 
 
 def print_message(text: str, hint: str = "") -> None:
@@ -34,28 +32,18 @@ def lay_out(text: str, hint: str, columns: int | None) -> str:
     end = "" if text.endswith((".", "?", "!")) else "."
     lines = []
     for line in f"{PROGRAM}: {text}{end}".split("\n"):
-        lines += _broken(line, columns)
+        lines += broken(line, columns, _INDENT)
     for line in hint.splitlines():
         lines += _hinted(" " * _INDENT + line, columns)
     return "\n".join(lines)
 
 
-def _broken(line: str, columns: int | None) -> list[str]:
-    if columns is None:
-        return [line]
-    columns = max(columns, 2 * _INDENT)
-    first, *rest = wrap(line, columns, columns - _INDENT)
-    return [first, *(" " * _INDENT + part for part in rest)]
-
-
 def _hinted(line: str, columns: int | None) -> list[str]:
     """Return the lines of a hint; a command in it, or a line of one, stays whole."""
-    if columns is None or width(line) <= columns or line[_INDENT:].startswith(" "):
+    if line[_INDENT:].startswith(" "):
         return [line]
-    label, colon, command = line.partition(_COLON)
-    if not colon:
-        return _broken(line, columns)
-    return [*_broken(f"{label}:", columns), " " * 2 * _INDENT + command]
+    words, *command = with_command(line, columns, 2 * _INDENT)
+    return [*broken(words, columns, _INDENT), *command]
 
 
 def _terminal_columns() -> int | None:

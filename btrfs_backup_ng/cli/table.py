@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from btrfs_backup_ng.core.columns import clipped, padded, width, wrap
+from btrfs_backup_ng.core.columns import broken, clipped, padded, width, wrap
 
 #: Least columns for the text at the end of a row.
 _TEXT_AT_LEAST = 16
@@ -50,26 +50,7 @@ def wrapped(line: str, indent: int) -> list[str]:
 
     :param indent: columns in front of its further lines.
     """
-    columns = terminal_width()
-    if columns is None:
-        return [line]
-    columns = max(columns, 2 * indent)
-    first, *rest = wrap(line, columns, columns - indent)
-    return [first, *(" " * indent + part for part in rest)]
-
-
-def with_command(line: str, indent: int) -> list[str]:
-    """Return a line with a command at its end, which is never broken.
-
-    A command that is too long has a line of its own.
-
-    :param indent: columns in front of that.
-    """
-    columns = terminal_width()
-    label, colon, command = line.partition(":  ")
-    if columns is None or width(line) <= columns or not colon:
-        return [line]
-    return [f"{label}:", " " * indent + command]
+    return broken(line, terminal_width(), indent)
 
 
 def table(

@@ -9,6 +9,8 @@ _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 _SOFT_HYPHEN = "\xad"  # of the category "format", but terminals show it
 #: Between the halves of a shortened text, and behind a text that goes on.
 _ELLIPSIS = "..."
+#: Between the words of a line and its command.
+_COLON = ":  "
 
 
 def width(text: str) -> int:
@@ -79,6 +81,33 @@ def wrap(text: str, first: int, rest: int) -> Iterator[str]:
             yield line.rstrip(" ")
             line, room = word, rest
     yield line.rstrip(" ")
+
+
+def broken(line: str, columns: int | None, indent: int) -> list[str]:
+    """Return a line in lines that fit; a word is never cut, so that it can be copied.
+
+    :param columns: of the terminal; None: a line may be as long as it is.
+    :param indent: columns in front of the further lines.
+    """
+    if columns is None:
+        return [line]
+    columns = max(columns, 2 * indent)
+    first, *rest = wrap(line, columns, columns - indent)
+    return [first, *(" " * indent + part for part in rest)]
+
+
+def with_command(line: str, columns: int | None, indent: int) -> list[str]:
+    """Return a line with a command behind a colon, which is never broken.
+
+    A command that does not fit has a line of its own.
+
+    :param columns: of the terminal; None: a line may be as long as it is.
+    :param indent: columns in front of that line.
+    """
+    label, colon, command = line.partition(_COLON)
+    if columns is None or width(line) <= columns or not colon:
+        return [line]
+    return [f"{label}:", " " * indent + command]
 
 
 def clipped(parts: Sequence[str], columns: int) -> str:

@@ -98,30 +98,20 @@ def test_numbers_end_below_each_other():
 
 WORDS = st.text(st.sampled_from("ab-\u96ea\u0301"), max_size=30)
 TEXTS = st.lists(WORDS, min_size=1, max_size=4).map(" ".join)
-
-
-@given(
-    st.lists(
-        st.tuples(WORDS, WORDS, WORDS, WORDS, st.lists(TEXTS, min_size=1).map(tuple)),
-        min_size=1,
-        max_size=5,
-    ),
-    st.integers(1, 150),
-    st.booleans(),
+ANY_ROWS = st.lists(
+    st.tuples(WORDS, WORDS, WORDS, WORDS, st.lists(TEXTS, min_size=1).map(tuple)),
+    min_size=1,
+    max_size=5,
 )
+
+
+@given(ANY_ROWS, st.integers(1, 150), st.booleans())
 def test_no_line_is_longer_than_its_longest_word_needs(rows, room: int, clips: bool):
     for line in drawn(room, rows, clips=clips):
         assert width(line) <= room or len(line.split()) <= 3, line
 
 
-@given(
-    st.lists(
-        st.tuples(WORDS, WORDS, WORDS, WORDS, st.lists(TEXTS, min_size=1).map(tuple)),
-        min_size=1,
-        max_size=5,
-    ),
-    st.integers(1, 150),
-)
+@given(ANY_ROWS, st.integers(1, 150))
 def test_without_clipping_no_word_of_a_text_is_lost(rows, room: int):
     text = " ".join(drawn(room, rows, clips=False)).replace(",", " ")
     found = text.split()

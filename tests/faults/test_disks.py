@@ -102,14 +102,7 @@ def test_a_full_source_is_told_and_nothing_is_lost(
     scene = Scene(disk, disks[1])
     scene.back_up()
     scene.write()
-    disk.fill_up(leave_bytes=leave)
-    for number in range(2000):  # what is left for metadata, too
-        try:
-            (disk.path / f"{number}").write_bytes(os.urandom(2000))
-        except OSError:
-            break
-    with contextlib.suppress(OSError):
-        disk.sync()
+    _fill(disk, leave_bytes=leave)
     done = scene.run("-N1", "-n1")
     scene.check_laws()
     if done.returncode:
@@ -125,8 +118,8 @@ def test_a_full_source_is_told_and_nothing_is_lost(
     scene.check_converges()
 
 
-def _fill_to_the_last_byte(disk: Filesystem) -> None:
-    disk.fill_up(leave_bytes=0)
+def _fill(disk: Filesystem, *, leave_bytes: int) -> None:
+    disk.fill_up(leave_bytes=leave_bytes)
     for number in range(2000):  # what is left for metadata, too
         try:
             (disk.path / f"{number}").write_bytes(os.urandom(2000))
@@ -150,7 +143,7 @@ def test_a_full_source_sends_what_it_has_before_its_holds_can_be_written(
         ssh_place(sshd, scene.source, user="root") if kind == "ssh" else scene.source
     )
     ssh = ssh_words(sshd) if kind == "ssh" else []
-    _fill_to_the_last_byte(disk)
+    _fill(disk, leave_bytes=0)
     with pytest.raises(OSError, match="No space left"):
         (scene.holds.parent / "probe").write_bytes(bytes(3000))
     done = run_program(

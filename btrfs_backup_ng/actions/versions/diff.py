@@ -36,15 +36,15 @@ def difference(found: Found, first: int, second: int) -> bytes | None:
     :raises UsageError: if both are the same.
     :raises Refused: if they cannot be compared.
     """
+    ids = {number: id_of(known) for number, known in versions(found.runs).items()}
     if first == second:
-        one = id_of(versions(found.runs)[first])
-        raise UsageError(f"--diff compares two versions, and both are {one}")
+        raise UsageError(f"--diff compares two versions, and both are {ids[first]}")
     with tempfile.TemporaryDirectory(prefix="btrfs-backup-ng-") as directory:
         argv = ["diff", "-u"]
         paths = []
         for number in (first, second):
             sighting = sighting_of(found, number)
-            content, name = sighting.content, id_of(versions(found.runs)[number])
+            content, name = sighting.content, ids[number]
             assert content
             if content.kind not in ("file", "link"):
                 raise Refused(f"version {name} is a {content.kind}, not a file")

@@ -38,9 +38,9 @@ from btrfs_backup_ng.cli.places import (
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.stdout import trouble
-from btrfs_backup_ng.cli.table import with_command
+from btrfs_backup_ng.cli.table import terminal_width
 from btrfs_backup_ng.cli.views import PlacesReport, SnapshotView, view_kept
-from btrfs_backup_ng.core.columns import padded
+from btrfs_backup_ng.core.columns import padded, with_command
 from btrfs_backup_ng.core.document import Lines
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
@@ -280,7 +280,7 @@ def _lines(
         drop = f"Or drop it:  {PROGRAM} prune --staging {where}"
         hints = [go_on, drop, *hints]
     for hint in hints:
-        for line in with_command(start + visible(hint), _TEXT_AT + 2):
+        for line in with_command(start + visible(hint), terminal_width(), _TEXT_AT + 2):
             yield line, None
 
 

@@ -47,7 +47,8 @@ from btrfs_backup_ng.cli.places import (
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.stdout import print_bytes
-from btrfs_backup_ng.cli.table import table, with_command
+from btrfs_backup_ng.cli.table import table, terminal_width
+from btrfs_backup_ng.core.columns import with_command
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
@@ -270,7 +271,7 @@ def _lines(found: Found, now: datetime) -> Iterator[tuple[str, int | None]]:
     for line in table(rows, 2):
         yield line, None
     for text in _way_back(found):
-        for line in with_command(text, 4):
+        for line in with_command(text, terminal_width(), 4):
             yield line, None
 
 
