@@ -176,41 +176,46 @@ def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]
         yield UUID(match[2].decode()), match[1].decode()
 
 
-def parse_relatives(answer: bytes, subvolume: UUID) -> tuple[Snapshot, ...]:
-    """Read the answer of the verb ``relatives``: snapshots of a subvolume's line.
+@dataclass(frozen=True, slots=True)
+class Subvolumes:
+    """The subvolumes of a filesystem, each named by its path.
 
-    A line is the subvolume, the one that it was made of, and so on, with the snapshots
-    of each. They share most of their data.
+    :ivar read_only: those of ``everything`` that are read-only.
+    """
 
-    :returns: the read-only ones, each named by its path.
+    read_only: tuple[Snapshot, ...]
+    everything: tuple[Snapshot, ...]
+
+    @property
+    def writable(self) -> frozenset[UUID]:
+        """Return the UUIDs of those that are writable."""
+        read_only = {one.uuid for one in self.read_only}
+        return frozenset(one.uuid for one in self.everything) - read_only
+
+    def line_of(self, subvolume: UUID) -> tuple[Snapshot, ...]:
+        """Return the read-only ones of a subvolume's line.
+
+        A line is the subvolume, the one that it was made of, and so on, with the
+        snapshots of each. They share most of their data.
+        """
+        made_of = {one.uuid: one.parent_uuid for one in self.everything}
+        line: set[UUID] = set()
+        ancestor: UUID | None = subvolume
+        while ancestor and ancestor not in line:
+            line.add(ancestor)
+            ancestor = made_of.get(ancestor)
+        return tuple(
+            one for one in self.read_only if one.uuid in line or one.parent_uuid in line
+        )
+
+
+def parse_subvolumes(answer: bytes) -> Subvolumes:
+    """Read the answer of the verb ``relatives``.
+
     :raises OutputNotUnderstood: if it is not the output of a known version.
     """
-    snapshots = parse_read_only(answer)
-    made_of = {one.uuid: one.parent_uuid for one in parse_subvolumes(answer)}
-    line: set[UUID] = set()
-    ancestor: UUID | None = subvolume
-    while ancestor and ancestor not in line:
-        line.add(ancestor)
-        ancestor = made_of.get(ancestor)
-    return tuple(s for s in snapshots if s.uuid in line or s.parent_uuid in line)
-
-
-def parse_read_only(answer: bytes) -> tuple[Snapshot, ...]:
-    """Read the answer of the verb ``relatives``: all read-only subvolumes.
-
-    :returns: each named by its path.
-    :raises OutputNotUnderstood: if it is not the output of a known version.
-    """
-    return _parse_full(answer.split(b"\0")[:2])
-
-
-def parse_subvolumes(answer: bytes) -> tuple[Snapshot, ...]:
-    """Read the answer of the verb ``relatives``: all subvolumes, also writable ones.
-
-    :returns: each named by its path.
-    :raises OutputNotUnderstood: if it is not the output of a known version.
-    """
-    return _parse_full(answer.split(b"\0")[2:-1])
+    *lists, _ = answer.split(b"\0")
+    return Subvolumes(_parse_full(lists[:2]), _parse_full(lists[2:]))
 
 
 def _parse_full(lists: Sequence[bytes]) -> tuple[Snapshot, ...]:

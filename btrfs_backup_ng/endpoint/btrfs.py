@@ -8,7 +8,7 @@ from operator import attrgetter
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.btrfs.listing import parse_children, parse_relatives
+from btrfs_backup_ng.btrfs.listing import parse_children
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, Shown, parse_show
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.cleared import VERIFIED, parse_cleared
@@ -181,8 +181,8 @@ class SnapshotFolder(BtrfsDirectory):
         place, uuid = self.place, self.place.facts.uuid
         if not uuid:
             return ()
-        answer = place.call(verbs.RELATIVES, place.location.path).stdout
-        related = (s for s in parse_relatives(answer, uuid) if s.origin in origins)
+        line = place.subvolumes().line_of(uuid)
+        related = (s for s in line if s.origin in origins)
         newest = sorted(related, key=attrgetter("generation"))[-_RELATIVES:]
         if not newest:
             return ()

@@ -7,7 +7,8 @@ from datetime import datetime
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, visible
-from btrfs_backup_ng.btrfs.parse import explain
+from btrfs_backup_ng.btrfs.listing import Subvolumes, parse_subvolumes
+from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, explain
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import (
     Facts,
@@ -20,7 +21,7 @@ from btrfs_backup_ng.core.model import (
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.staging import Checkpoint
-from btrfs_backup_ng.host.common import Host, Say
+from btrfs_backup_ng.host.common import Host, ListingFailed, Say
 from btrfs_backup_ng.host.entry import (
     STATE,
     NotOurs,
@@ -96,6 +97,19 @@ class Place:
         folder = self.snapshots.directory
         self.facts = self.host.look(self.location.path, folder=folder)
         return self.facts
+
+    def subvolumes(self) -> Subvolumes:
+        """List the subvolumes of its filesystem, also those outside of its mount.
+
+        :raises BackupError: if that is not possible.
+        """
+        answer = self.call(verbs.RELATIVES, self.location.path).stdout
+        try:
+            return parse_subvolumes(answer)
+        except OutputNotUnderstood as error:
+            raise ListingFailed(
+                f"cannot list the subvolumes on the filesystem of {self}: {error}"
+            ) from error
 
     @contextmanager
     def lock(self, wait_s: float, note: str, role: Role) -> Iterator[Say]:

@@ -22,8 +22,6 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible
-from btrfs_backup_ng.btrfs.listing import parse_read_only, parse_subvolumes
-from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 from btrfs_backup_ng.core.model import Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming, split_name
 from btrfs_backup_ng.core.policy import Policy
@@ -38,7 +36,6 @@ from btrfs_backup_ng.core.record import (
 )
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import SOURCES, plain
-from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
@@ -136,13 +133,11 @@ def own_listing(source: Place, here: Listing) -> Listing:
     if not doubtful:
         return here
     try:
-        answer = source.call(verbs.RELATIVES, source.location.path).stdout
-        writable = {one.uuid for one in parse_subvolumes(answer)}
-        writable -= {one.uuid for one in parse_read_only(answer)}
+        found = source.subvolumes()
         others = of_others(
-            doubtful, parse_subvolumes(answer), writable, source.facts.uuid
+            doubtful, found.everything, found.writable, source.facts.uuid
         )
-    except (BackupError, OutputNotUnderstood) as error:
+    except BackupError as error:
         others = {s.uuid for s in doubtful}
         text = "%s: the subvolumes of %d snapshots are not known, so these stay: %s"
         log.warning(text, source, len(others), visible(str(error)))
@@ -192,8 +187,8 @@ def of_others(
             waiting += [one.parent_uuid, one.received_uuid]
     born = known[source].generation if source in known else 0
     former -= {makers[s.uuid] for s in snapshots if s.generation > born}
-    others = {uuid for uuid, made_by in makers.items() if made_by}
-    return {uuid for uuid in others if makers[uuid] not in former | {source}}
+    own = former | {None, source}
+    return {uuid for uuid, made_by in makers.items() if made_by not in own}
 
 
 def parse_sources(content: Content) -> Sources:

@@ -21,8 +21,6 @@ from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.actions.restore.find import Chosen
-from btrfs_backup_ng.btrfs.listing import parse_read_only
-from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
 from btrfs_backup_ng.endpoint.common import Place, new_transfer_id
@@ -31,7 +29,6 @@ from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import CommandFailed
 from btrfs_backup_ng.process.pipeline import Meter, PipelineFailed, run_pipeline
 from btrfs_backup_ng.transfer.route import Route
-from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +92,12 @@ def find_parent(chosen: Chosen, target: Place, there: Listing) -> Parent | None:
 
 def _owned(target: Place) -> Mapping[UUID, int]:
     """Return UUID -> id of the read-only subvolumes of the target's filesystem."""
-    answer = attempt(lambda: target.call(verbs.RELATIVES, target.location.path).stdout)
-    try:
-        if not isinstance(answer, BackupError):
-            return {one.uuid: one.tree_id for one in parse_read_only(answer)}
-    except OutputNotUnderstood as error:
-        answer = BackupError(str(error))
-    log.warning(
-        "the snapshots on the filesystem of %s are not known: %s", target, answer
-    )
-    return {}
+    found = attempt(target.subvolumes)
+    if isinstance(found, BackupError):
+        text = "the snapshots on the filesystem of %s are not known: %s"
+        log.warning(text, target, found)
+        return {}
+    return {one.uuid: one.tree_id for one in found.read_only}
 
 
 @contextmanager
