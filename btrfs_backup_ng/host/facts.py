@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import parse_nested
@@ -24,10 +23,10 @@ from btrfs_backup_ng.host.entry import (
     entered,
     trouble_with,
 )
+from btrfs_backup_ng.host.mounts import MOUNTS, Mount, parse_mounts
 from btrfs_backup_ng.process.command import find_program
 
 _PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"
-_MOUNTS = "/proc/self/mountinfo"
 #: Filesystems of a program or a medium that never changes.
 _IMAGES = ("squashfs", "erofs", "iso9660")
 #: A directory for each mounted filesystem, of the name of its UUID.
@@ -60,7 +59,7 @@ def read_facts(
     if not facts.is_directory:
         return facts
     directory = os.path.realpath(directory)
-    with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
+    with open(MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
         facts = _with_mount(facts, directory, file.read())
     if facts.mount_root != "/":
         facts = replace(facts, can_mount=bool(find_program("unshare")))
@@ -260,8 +259,8 @@ def _with_mount(facts: Facts, path: str, mounts: str) -> Facts:
 
     :param mounts: as in ``/proc/self/mountinfo``, proc_pid_mountinfo(5).
     """
-    found = [mount for line in mounts.split("\n") if (mount := _mount_in(line))]
-    its_own = _MountLine("", "", "/", "", ())
+    found = parse_mounts(mounts)
+    its_own = Mount("", "/", "", (), "", "", ())
     for mount in found:
         # the last one counts
         if _is_below(path, mount.point) and len(mount.point) >= len(its_own.point):
@@ -287,22 +286,8 @@ def _with_mount(facts: Facts, path: str, mounts: str) -> Facts:
     return facts
 
 
-class _MountLine(NamedTuple):
-    """A line of mountinfo; the device is that of the filesystem.
-
-    :ivar origin: the path of the device; another word for what has none, as ``proc``.
-    """
-
-    device: str
-    kind: str
-    root: str
-    point: str
-    options: tuple[str, ...]
-    origin: str = ""
-
-
 def _mounted_below(
-    facts: Facts, path: str, found: Sequence[_MountLine], its_own: _MountLine
+    facts: Facts, path: str, found: Sequence[Mount], its_own: Mount
 ) -> tuple[str, ...]:
     """Return where disks are mounted below a path.
 
@@ -313,23 +298,11 @@ def _mounted_below(
         for mount in found
         if _is_below(mount.point, path)
         and mount.point != path
-        and mount.origin.startswith("/")
+        and mount.source.startswith("/")
         and mount.kind not in _IMAGES
         and not (mount.device == its_own.device and _is_below(mount.root, facts.inside))
     }
     return tuple(sorted(points))
-
-
-def _mount_in(line: str) -> _MountLine | None:
-    before, separator, after = line.partition(" - ")
-    if not separator:
-        return None
-    fields, behind = before.split(" "), after.split(" ")
-    root, point = (re.sub(r"\\([0-7]{3})", _unescaped, one) for one in fields[3:5])
-    own, shared = fields[5].split(","), behind[-1].split(",")
-    options = [re.sub(r"\\([0-7]{3})", _unescaped, one) for one in (*own, *shared)]
-    kind, origin, *_ = behind
-    return _MountLine(fields[2], kind, root, point, tuple(options), origin)
 
 
 def _is_below(path: str, top: str) -> bool:
@@ -339,10 +312,6 @@ def _is_below(path: str, top: str) -> bool:
 
 def _joined(top: str, below: str) -> str:
     return os.path.normpath(os.path.join(top, below))
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    return chr(int(match[1], 8))
 
 
 def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Facts:

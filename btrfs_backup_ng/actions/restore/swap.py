@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from btrfs_backup_ng.host.entry import STATE
+from btrfs_backup_ng.host.mounts import Mount, parse_mounts, unescaped
 
-_ESCAPE = re.compile(r"\\([0-7]{3})")
 #: Subvolume id of the top level of every btrfs.
 _TOP = 5
 #: The directory under which the commands mount the top level.
@@ -69,16 +69,6 @@ class Swap:
     removal: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Mount:
-    device: str
-    root: str
-    point: str
-    options: tuple[str, ...]
-    kind: str
-    source: str
-
-
 def parse_default(text: str) -> int:
     """Parse ``btrfs subvolume get-default``: ``ID 256 gen 9 ...``; 0 for other text."""
     match = re.match(r"ID (\d+)", text)
@@ -93,7 +83,7 @@ def plan_swap(around: Around, stamp: str) -> Swap:
     :param stamp: added to the name of the old one, to make a new name.
     :raises ValueError: if a path is on none of the mounts.
     """
-    mounts = _parse_mounts(around.mounts)
+    mounts = parse_mounts(around.mounts)
     new_mount = _mount_of(around.new, mounts)
     old_mount = _mount_of(around.old, mounts)
     is_point = old_mount.point == around.old
@@ -137,7 +127,7 @@ def _moves(
     return lines
 
 
-def _move_later(around: Around, before: str, after: str, mount: _Mount) -> list[str]:
+def _move_later(around: Around, before: str, after: str, mount: Mount) -> list[str]:
     """Return notes with the commands that move them once nothing uses them."""
     if not around.nested:
         return []
@@ -158,7 +148,7 @@ def _removal(around: Around, path: str, quoted: Callable[[str], str]) -> list[st
     return [f"btrfs subvolume delete -- {inside}{quoted(path)}"]
 
 
-def _with_top(mount: _Mount, lines: Sequence[str]) -> list[str]:
+def _with_top(mount: Mount, lines: Sequence[str]) -> list[str]:
     """Return commands that see the top level of the filesystem in ``$top``.
 
     It is mounted until the end, also after a failure. So a device that goes with its
@@ -172,7 +162,7 @@ def _with_top(mount: _Mount, lines: Sequence[str]) -> list[str]:
     ]
 
 
-def _by_default(around: Around, mount: _Mount, new_mount: _Mount) -> Swap:
+def _by_default(around: Around, mount: Mount, new_mount: Mount) -> Swap:
     lines = [_line("btrfs", "subvolume", "set-default", around.new)]
     old, new = _in_top(around.old, mount), _in_top(around.new, new_mount)
     removal = _with_top(mount, _removal(around, old, _top)) if old != "/" else []
@@ -190,7 +180,7 @@ def _by_default(around: Around, mount: _Mount, new_mount: _Mount) -> Swap:
 
 
 def _in_top_level(
-    around: Around, mount: _Mount, is_point: bool, stamp: str, new_mount: _Mount
+    around: Around, mount: Mount, is_point: bool, stamp: str, new_mount: Mount
 ) -> Swap:
     """Mount the top level, rename in it, and mount the new subvolume."""
     old = _in_top(around.old, mount)
@@ -221,7 +211,7 @@ def _in_top_level(
 
 
 def _mounted(
-    around: Around, old_mount: _Mount | None, new_mount: _Mount, aside: str
+    around: Around, old_mount: Mount | None, new_mount: Mount, aside: str
 ) -> Swap:
     """Mount the new subvolume at the old path: the old one cannot be renamed.
 
@@ -276,18 +266,20 @@ def _after_move(path: str, old: str, aside: str) -> str:
     return aside + path[len(old) :] if path.startswith(f"{old}/") else path
 
 
-def _in_top(path: str, mount: _Mount) -> str:
+def _in_top(path: str, mount: Mount) -> str:
     """Return a path relative to the top level of its filesystem."""
     below = path[len(mount.point.rstrip("/")) :]
     return "/" + f"{mount.root.rstrip('/')}{below}".strip("/")
 
 
-def _options(mount: _Mount) -> list[str]:
+def _options(mount: Mount) -> list[str]:
     """Return the options to mount another subvolume in the same way."""
-    return [o for o in mount.options if not o.startswith(("subvol=", "subvolid="))]
+    own = mount.own_options
+    options = [*own, *(o for o in mount.common_options if o not in ("rw", "ro", *own))]
+    return [o for o in options if not o.startswith(("subvol=", "subvolid="))]
 
 
-def _is_default(around: Around, mount: _Mount) -> bool:
+def _is_default(around: Around, mount: Mount) -> bool:
     """Return whether the default subvolume is mounted there, as no option names one."""
     if f"subvolid={around.default}" not in mount.options:
         return False
@@ -304,12 +296,12 @@ def _fstab_options(around: Around) -> str:
     for line in around.fstab.splitlines():
         fields = line.split()
         if len(fields) >= 4 and not fields[0].startswith("#"):
-            if _plain(fields[1]) == around.old:
+            if unescaped(fields[1]) == around.old:
                 return fields[3]
     return ""
 
 
-def _mount_of(path: str, mounts: Sequence[_Mount]) -> _Mount:
+def _mount_of(path: str, mounts: Sequence[Mount]) -> Mount:
     """Return the mount of a path; of several at one point, the last one."""
     found = None
     for mount in mounts:
@@ -320,30 +312,3 @@ def _mount_of(path: str, mounts: Sequence[_Mount]) -> _Mount:
     if found is None:
         raise ValueError(f"{path} is on no mount")
     return found
-
-
-def _parse_mounts(text: str) -> list[_Mount]:
-    """Parse mounts in the format of proc_pid_mountinfo(5)."""
-    mounts = []
-    for line in text.split("\n"):
-        before, separator, after = line.partition(" - ")
-        if not separator:
-            continue
-        fields, behind = before.split(" "), after.split(" ")
-        own, common = fields[5].split(","), behind[2].split(",")
-        options = [*own, *(o for o in common if o not in ("rw", "ro", *own))]
-        mounts.append(
-            _Mount(
-                device=fields[2],
-                root=_plain(fields[3]),
-                point=_plain(fields[4]),
-                options=tuple(map(_plain, options)),
-                kind=behind[0],
-                source=_plain(behind[1]),
-            )
-        )
-    return mounts
-
-
-def _plain(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

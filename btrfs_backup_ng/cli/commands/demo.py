@@ -1,7 +1,6 @@
 """The ``demo`` verb: backups and restores on throw-away filesystems, to watch."""
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -19,6 +18,7 @@ from btrfs_backup_ng.cli.parser import Parser, add_sudo
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.sudo import become_root, sudo_line
 from btrfs_backup_ng.host.common import NeedsRoot
+from btrfs_backup_ng.host.mounts import MOUNTS, parse_mounts
 from btrfs_backup_ng.process.child import last_steps, run
 from btrfs_backup_ng.process.command import Command, find_program
 from btrfs_backup_ng.session import history
@@ -34,8 +34,6 @@ _INSTALLERS = (
 _IMAGE_BYTES = 512 * MIB
 _PHOTOS, _PHOTO_BYTES = 8, 4 * MIB
 _COLUMNS = 80
-#: How proc_pid_mountinfo(5) writes spaces and the like.
-_OCTAL = re.compile(r"\\([0-7]{3})")
 _PAUSE_S = 2.5
 
 
@@ -293,15 +291,11 @@ def _removal(top: Path) -> str:
     return f"umount {top}/home\numount {top}/disk\nrm -r {top}"
 
 
-def _unescaped(found: re.Match[str]) -> str:
-    return chr(int(found[1], 8))
-
-
 def _remove(top: Path) -> None:
     """Unmount all that is mounted in the directory, and remove it."""
     with last_steps():
-        mounts = os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).splitlines()
-        points = [_OCTAL.sub(_unescaped, line.split(" ")[4]) for line in mounts]
+        mounts = parse_mounts(os.fsdecode(Path(MOUNTS).read_bytes()))
+        points = [mount.point for mount in mounts]
         for point in reversed([p for p in points if Path(p).is_relative_to(top)]):
             run(Command(("umount", "--lazy", point), label="umount"))
     shutil.rmtree(top)
