@@ -2,7 +2,6 @@
 
 import argparse
 import enum
-import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from datetime import timezone
@@ -23,6 +22,7 @@ from btrfs_backup_ng.cli.help import (
     read_sections,
     terminal_columns,
 )
+from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.core.model import TransferOptions
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
         is_short = not (everything or self.verb)
         for section in read_sections(CLASSIC_EPILOG if is_short else self.epilog or ""):
             text.add(section)
-        self._print_message(str(text), sys.stdout)
+        print_line(str(text).rstrip("\n"))
 
     @property
     def option_sections(self) -> list[Section]:

@@ -78,11 +78,16 @@ def complete_in_zsh(line: str, env: Mapping[str, str], cwd: Path) -> set[str]:
 
 
 def complete_in_fish(line: str, env: Mapping[str, str], cwd: Path) -> set[str]:
-    """Return the offers of fish at the end of a line."""
+    """Return the offers of fish at the end of a line that begin with its last word.
+
+    fish 4 offers more: ``--num-backups`` for ``--back``.
+    """
     file = COMPLETIONS / f"{line.split()[0]}.fish"
     script = f"source {file}; complete -C {shlex.quote(line)}"
     found = _offers(["fish", "--no-config", "-c", script], env, cwd)
-    return {re.sub("^--[^=]*=", "", offer.partition("\t")[0]) for offer in found}
+    offers = {offer.partition("\t")[0] for offer in found}
+    word = line.rpartition(" ")[2]
+    return {re.sub("^--[^=]*=", "", each) for each in offers if each.startswith(word)}
 
 
 SHELLS: dict[str, Callable[[str, Mapping[str, str], Path], set[str]]] = {

@@ -29,6 +29,7 @@ is gone when the last process in there ends.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -261,7 +262,9 @@ def _machines() -> Iterator[_Machines]:
         for package in ("btrfs_backup_ng", "tests/support"):  # which may be covered
             shutil.copytree(CHECKOUT / package, base / "checkout" / package)
         _cover(Path(sys.base_prefix))
-        shutil.copytree("/etc", base / "etc", symlinks=True)
+        with open("/etc/.pwd.lock", "w", encoding="utf-8") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)  # lckpwdf(3): else useradd(8) makes files
+            shutil.copytree("/etc", base / "etc", symlinks=True)
         _call("mount", "--bind", base / "etc", "/etc")
         stack.callback(_call, "umount", "--lazy", "/etc")
         _program(base / "bin/sudo", '#!/bin/sh\nexec "$@"\n')
