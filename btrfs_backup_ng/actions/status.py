@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
 from btrfs_backup_ng.core.retention import TOLERANCE
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import Contents, Kept, read_contents
 from btrfs_backup_ng.place.locks import Worker, parse_holder
@@ -36,8 +36,7 @@ class Word(enum.Enum):
     """It has none yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Value):
     """The result of one look at a place.
 
     :ivar made_here: see :class:`~btrfs_backup_ng.place.contents.Contents`.
@@ -60,8 +59,7 @@ class Standing:
     made_here: frozenset[UUID] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Value):
     """What is asked of a place beyond having a backup.
 
     :ivar max_age: of its newest snapshot or backup, None for any.

@@ -11,10 +11,11 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import NamedTuple
 from uuid import UUID
+
+from btrfs_backup_ng.core.value import Value
 
 #: ``BTRFS_SUPER_MAGIC`` as ``stat -f -c %t`` prints it.
 SUPER_MAGIC = "9123683e"
@@ -51,8 +52,7 @@ _BUFFER = 64 * 1024
 _LAST = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class SubvolumeInfo:
+class SubvolumeInfo(Value):
     """A part of ``struct btrfs_ioctl_get_subvol_info_args``.
 
     ``ctransid`` is the transaction of the last change of content, ``otransid`` that of

@@ -9,7 +9,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from btrfs_backup_ng.btrfs import ioctl
@@ -17,6 +16,7 @@ from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, judge_integrity, pa
 from btrfs_backup_ng.core.cleared import NOTHING_CLEARED
 from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.record import Content, parse_answer
+from btrfs_backup_ng.core.value import Value
 
 #: A line of ``btrfs subvolume list -uqRcg``, up to the path.
 _FULL = re.compile(
@@ -176,8 +176,7 @@ def parse_dated(text: bytes, reversed_text: bytes) -> Iterator[tuple[UUID, str]]
         yield UUID(match[2].decode()), match[1].decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Subvolumes:
+class Subvolumes(Value):
     """The subvolumes of a filesystem, each named by its path.
 
     :ivar read_only: those of ``everything`` that are read-only.
@@ -230,8 +229,7 @@ def _parse_full(lists: Sequence[bytes]) -> tuple[Snapshot, ...]:
         raise OutputNotUnderstood("the list is incomplete") from error
 
 
-@dataclass(frozen=True, slots=True)
-class ListedSubvolume:
+class ListedSubvolume(Value):
     """A snapshot in the list of a filesystem.
 
     :ivar path: from the top of the filesystem, or of the part that is mounted.

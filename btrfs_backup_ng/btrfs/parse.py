@@ -1,10 +1,10 @@
 """The output of btrfs-progs: text to values, and the meaning of errors."""
 
 import re
-from dataclasses import dataclass
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Integrity
+from btrfs_backup_ng.core.value import Value
 
 _VERSION = re.compile(r"btrfs-progs v(\d+)\.(\d+)")
 #: The fields of ``btrfs subvolume show`` in their order; the lines between them differ
@@ -35,8 +35,7 @@ class OutputNotUnderstood(ValueError):
     """The output of btrfs-progs is not that of a known version."""
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Value):
     """The output of ``btrfs subvolume show`` for one subvolume.
 
     :ivar made: transaction that made it ("Gen at creation").

@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
@@ -27,6 +26,7 @@ from btrfs_backup_ng.cli.ssh_options import add_ssh, read_transfer
 from btrfs_backup_ng.core.model import Destination, Incremental, Job, TransferOptions
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.host.machine import usual_prefix
 
 _EPILOG = """\
@@ -72,8 +72,7 @@ _USAGE = "[options] SOURCE [DESTINATION ...]"
 _NEEDLESS = ("backup", "copy", "create", "run", "send", "snapshot", "sync", "transfer")
 
 
-@dataclass(frozen=True, slots=True)
-class BackupOptions:
+class BackupOptions(Value):
     """The tasks of one call of the classic form.
 
     :ivar jobs: one for each task.

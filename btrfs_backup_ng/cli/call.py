@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
@@ -13,14 +12,14 @@ from btrfs_backup_ng.cli.parser import Parser, parse_places
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.sudo import become_root, sudo_line
 from btrfs_backup_ng.cli.version import version_text
+from btrfs_backup_ng.core.value import Value
 
 T = TypeVar("T")
 
 _LEVELS = ("debug", "info", "warning", "error")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Value):
     """How the program was called.
 
     :ivar words: all of them, the verb first.

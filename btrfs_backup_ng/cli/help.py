@@ -11,9 +11,9 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng.core.value import Value
 
 #: Commands -> their meanings, in the order of the help.
 COMMANDS = {
@@ -59,20 +59,18 @@ _NARROWEST = 30
 _MEANINGS = 24
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
+class Definition(Value):
     """A term and its meaning; a paragraph has no term."""
 
     term: str
     meaning: str
 
 
-@dataclass(slots=True)
-class Section:
+class Section(Value):
     """A part of a text; a paragraph at the left margin has no heading."""
 
     heading: str
-    entries: list[Definition] = field(default_factory=list)
+    entries: list[Definition]
 
 
 def read_sections(text: str) -> list[Section]:
@@ -84,7 +82,7 @@ def read_sections(text: str) -> list[Section]:
         if not line.strip():
             is_open = False
         elif not is_indented and line.endswith(":"):
-            found.append(Section(line[:-1]))
+            found.append(Section(line[:-1], []))
             is_open = False
         elif is_open and _continues(line, found[-1].entries[-1]):
             last = found[-1].entries.pop()
@@ -92,7 +90,7 @@ def read_sections(text: str) -> list[Section]:
             found[-1].entries.append(Definition(last.term, meaning))
         else:
             if not is_indented:
-                found.append(Section(""))
+                found.append(Section("", []))
             found[-1].entries.append(_entry(line))
             is_open = True
     return found

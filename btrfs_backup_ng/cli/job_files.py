@@ -3,7 +3,6 @@
 import argparse
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from btrfs_backup_ng.__util__ import UsageError, attempt, visible
 from btrfs_backup_ng.cli.argv import FileWord, expand_each, naming_line, split_tasks
@@ -20,7 +19,6 @@ _FOLDER = "--snapshot-folder"
 _HOST_KEYS = "--ssh-host-key-policy"
 
 
-@dataclass(slots=True)
 class JobFiles:
     """The argument files of one call, which are of the verb itself or of backups.
 
@@ -31,10 +29,16 @@ class JobFiles:
     :ivar jobs: the jobs of the argument files.
     """
 
-    parser: Parser
-    wanted: Collection[str] = ()
-    roles: Collection[Role] = tuple(Role)
-    jobs: list[Job] = field(default_factory=list)
+    def __init__(
+        self,
+        parser: Parser,
+        wanted: Collection[str] = (),
+        roles: Collection[Role] = tuple(Role),
+    ) -> None:
+        self.parser = parser
+        self.wanted = wanted
+        self.roles = roles
+        self.jobs: list[Job] = []
 
     def expand(self, words: Sequence[str]) -> list[str]:
         """Put the words of each ``@FILE`` in its place, those of a backup's translated.

@@ -88,7 +88,7 @@ class Output:
     def finish(self, exit_status: int, data: object, indent: int | None = 1) -> int:
         """Print the document, if the call asks for one, and return the exit status.
 
-        :param data: a dataclass, the fields of which follow the exit status.
+        :param data: a value, the fields of which follow the exit status.
         """
         if self._call.as_json:
             start = {"version": 1, "exit_status": exit_status}

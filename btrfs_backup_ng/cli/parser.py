@@ -3,7 +3,6 @@
 import argparse
 import enum
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
 from datetime import timezone
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -24,8 +23,9 @@ from btrfs_backup_ng.cli.help import (
 )
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.core.model import TransferOptions
+from btrfs_backup_ng.core.value import Value, defaults_of
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Value)
 
 #: Where the snapshots of a source are by default.
 FOLDER = ".btrfs-backup-ng/snapshots"
@@ -151,12 +151,12 @@ def parse_places(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
 
 class OptionGroup:
-    """Options that set the fields of a dataclass, each of which has its default."""
+    """Options that set the fields of a value, each of which has its default."""
 
-    def __init__(self, group: argparse._ActionsContainer, kind: type) -> None:
+    def __init__(self, group: argparse._ActionsContainer, kind: type[Value]) -> None:
         self._group = group
         self._kind = kind
-        self._defaults = {field.name: _default(field) for field in fields(kind)}
+        self._defaults = defaults_of(kind)
 
     def add(self, field: str, *flags: str, **settings: Any) -> None:
         """Add an option for a field; settings are those of argparse."""
@@ -172,22 +172,18 @@ class OptionGroup:
 
 
 def read_fields(kind: type[T], namespace: argparse.Namespace, /, **others: Any) -> T:
-    """Return a dataclass with the values of the options of its :class:`OptionGroup`.
+    """Return a value with those of the options of its :class:`OptionGroup`.
 
     :param others: fields that have no option of their own.
     """
-    for field in fields(kind):  # type: ignore[arg-type]  # T is a dataclass
-        dest = f"{kind.__name__}.{field.name}"
-        if field.name not in others and hasattr(namespace, dest):
-            value, default = getattr(namespace, dest), _default(field)
+    for field, default in defaults_of(kind).items():
+        dest = f"{kind.__name__}.{field}"
+        if field not in others and hasattr(namespace, dest):
+            value = getattr(namespace, dest)
             if isinstance(default, enum.Enum):
                 value = type(default)(value)
-            others[field.name] = tuple(value) if isinstance(value, list) else value
+            others[field] = tuple(value) if isinstance(value, list) else value
     return kind(**others)
-
-
-def _default(field: "Field[Any]") -> Any:
-    return None if field.default is MISSING else field.default
 
 
 def add_policies(group: argparse._ActionsContainer) -> None:

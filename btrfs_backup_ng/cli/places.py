@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
@@ -12,6 +11,7 @@ from btrfs_backup_ng.cli.parser import FOLDER
 from btrfs_backup_ng.cli.ssh_options import read_ssh
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import places_in
 from btrfs_backup_ng.session.history import (
@@ -25,8 +25,7 @@ from btrfs_backup_ng.session.history import (
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class PlacesOptions:
+class PlacesOptions(Value):
     """The options of a command that looks at places.
 
     :ivar places: without any, those on record.

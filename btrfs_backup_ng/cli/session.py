@@ -10,6 +10,7 @@ from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.session.progress import Progress, request_line
 from btrfs_backup_ng.session.session import Session
+from btrfs_backup_ng.session.turns import Turns
 
 
 def open_progress(call: Call) -> Progress:
@@ -36,6 +37,7 @@ def open_session(
             connections=connections,
             sudo_line=call.sudo_line,
             progress=progress or Progress(enabled_line=False, silent=True),
+            turns=Turns(),
             ssh=ssh,
             folder=folder,
             watched=call.is_watched,

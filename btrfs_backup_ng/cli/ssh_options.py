@@ -1,12 +1,12 @@
 """The options about ssh, for every command that has them."""
 
 import argparse
-from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.parser import OptionGroup, Parser, read_fields
 from btrfs_backup_ng.core.model import SshOptions, TransferOptions
+from btrfs_backup_ng.core.value import replace
 
 
 def add_ssh(parser: Parser) -> None:

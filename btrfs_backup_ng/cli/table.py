@@ -9,9 +9,9 @@ where nothing else fits, each row is a paragraph.
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from btrfs_backup_ng.core.columns import broken, clipped, padded, width, wrap
+from btrfs_backup_ng.core.value import Value
 
 #: Least columns for the text at the end of a row.
 _TEXT_AT_LEAST = 16
@@ -24,8 +24,7 @@ _GAP = "  "
 Cell = str | tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Value):
     """A column of a table.
 
     :ivar leaves: columns of the terminal that it has to leave to the text at the end,

@@ -1,19 +1,18 @@
 """Views: the values that several commands show, as lines and in documents alike."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from btrfs_backup_ng.core.document import Aged
 from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.plan import WhyFull
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.place.contents import Broken, Kept, State
 from btrfs_backup_ng.place.forecast import Forecast
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotView:
+class SnapshotView(Value):
     """A snapshot or backup; of a damaged one, as far as known."""
 
     name: str
@@ -55,8 +54,7 @@ def view_broken(broken: Broken) -> SnapshotView:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CaseView:
+class CaseView(Value):
     """The next backup with one prefix."""
 
     prefix: str | None
@@ -65,8 +63,7 @@ class CaseView:
     refusals: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ForecastView:
+class ForecastView(Value):
     """The forecast of the next backup."""
 
     incremental: bool | None
@@ -99,8 +96,7 @@ def view_forecast(forecast: Forecast | None) -> ForecastView | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PlacesReport:
+class PlacesReport(Value):
     """The document of a command: an element for each place."""
 
     places: Sequence[object]

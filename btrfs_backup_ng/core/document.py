@@ -3,7 +3,6 @@
 import base64
 import enum
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from functools import cache
 from typing import Annotated, Any, TypeVar
@@ -52,7 +51,7 @@ def to_document(value: object, now: datetime | None = None) -> Any:
         return value.astimezone(timezone.utc).isoformat(timespec="seconds")
     if isinstance(value, BackupError):
         return {"message": value.message, "hint": value.hint.splitlines()}
-    if is_dataclass(value):
+    if getattr(type(value), "__annotations__", None):
         return dict(_items(value, now))
     if isinstance(value, Mapping):
         return {to_document(key): to_document(value[key], now) for key in value}
@@ -62,8 +61,8 @@ def to_document(value: object, now: datetime | None = None) -> Any:
 
 
 def _items(value: Any, now: datetime | None) -> Iterator[tuple[str, Any]]:
-    """Yield the keys of a dataclass and their values."""
-    kind: Any = type(value)
+    """Yield the key and the value of each annotated field."""
+    kind: type = type(value)
     for name, key, form in _forms(kind):
         item = getattr(value, name)
         if form == "inline":
@@ -85,12 +84,12 @@ def _items(value: Any, now: datetime | None) -> Iterator[tuple[str, Any]]:
 
 @cache
 def _forms(kind: type) -> list[tuple[str, str, str]]:
-    """Return name, key and form of each field of a dataclass."""
+    """Return name, key and form of each annotated field of a class."""
     forms = []
-    for field in fields(kind):
-        marks = getattr(field.type, "__metadata__", ())
+    for name, annotation in kind.__annotations__.items():
+        marks = getattr(annotation, "__metadata__", ())
         names = [str(mark) for mark in marks if isinstance(mark, Named)]
         kinds = [mark for mark in marks if not isinstance(mark, Named)]
-        (key,), (mark,) = names or [field.name], kinds or [""]
-        forms.append((field.name, key, mark))
+        (key,), (mark,) = names or [name], kinds or [""]
+        forms.append((name, key, mark))
     return forms

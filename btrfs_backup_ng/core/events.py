@@ -1,13 +1,14 @@
 """Events: the steps of a run, and the exit status that follows.
 
-The first field of each, ``event``, is its name in a document.
+The first key of each in a document, ``event``, is its name.
 """
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import ClassVar
 
 from btrfs_backup_ng.core.plan import WhyFull
+from btrfs_backup_ng.core.value import Value
 
 
 class Level(enum.Enum):
@@ -17,18 +18,16 @@ class Level(enum.Enum):
     WARNING = "warning"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshotted:
+class Snapshotted(Value):
     """A snapshot was made, or would be."""
 
-    event: str = field(default="snapshot", init=False)
+    event: ClassVar = "snapshot"
     source: str
     name: str
     dry: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Value):
     """A snapshot went to a destination, or would.
 
     :ivar target: its name at the destination.
@@ -39,7 +38,7 @@ class Sent:
         not include them.
     """
 
-    event: str = field(default="sent", init=False)
+    event: ClassVar = "sent"
     source: str
     destination: str
     name: str
@@ -53,54 +52,49 @@ class Sent:
     resumed_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class UpToDate:
+class UpToDate(Value):
     """A destination has everything already."""
 
-    event: str = field(default="up-to-date", init=False)
+    event: ClassVar = "up-to-date"
     source: str
     destination: str
     present: int
     dry: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(Value):
     """A snapshot or backup was deleted, or would be."""
 
-    event: str = field(default="deleted", init=False)
+    event: ClassVar = "deleted"
     place: str
     name: str
     dry: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
+class Released(Value):
     """A hold was forgotten."""
 
-    event: str = field(default="released", init=False)
+    event: ClassVar = "released"
     source: str
     destination: str
     name: str
     dry: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(Value):
     """Something that a person should know."""
 
-    event: str = field(default="note", init=False)
+    event: ClassVar = "note"
     place: str
     level: Level
     text: str
     hint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Value):
     """Something asked for was not done."""
 
-    event: str = field(default="failed", init=False)
+    event: ClassVar = "failed"
     place: str
     message: str
     hint: str
@@ -110,12 +104,12 @@ class Failed:
 Event = Snapshotted | Sent | UpToDate | Deleted | Released | Noted | Failed
 
 
-@dataclass(slots=True)
 class Tally:
     """The results of the parts of a run that can fail alone."""
 
-    done: int = 0
-    failures: tuple[int, ...] = ()
+    def __init__(self, done: int = 0, failures: tuple[int, ...] = ()) -> None:
+        self.done = done
+        self.failures = failures
 
     def add(self, other: "Tally") -> None:
         """Add the result of another part."""

@@ -47,7 +47,6 @@ whether it is ``synchronised``.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from itertools import accumulate, pairwise
 from uuid import UUID
@@ -68,6 +67,7 @@ from btrfs_backup_ng.core.retention import (
     keep_dated,
     keep_origins,
 )
+from btrfs_backup_ng.core.value import EMPTY, Value
 
 #: After a longer gap the machine was off, or its clock has jumped.
 _JUMP = timedelta(days=2)
@@ -77,8 +77,7 @@ _DAYS = 4
 _DAY = timedelta(hours=20)
 
 
-@dataclass(frozen=True, slots=True)
-class Clock:
+class Clock(Value):
     """The time, by all clocks of a run.
 
     :ivar now: by this machine; aware.
@@ -107,8 +106,7 @@ def later(now: datetime, seconds: float) -> datetime:
         return edge.replace(tzinfo=timezone.utc)
 
 
-@dataclass(frozen=True, slots=True)
-class Course:
+class Course(Value):
     """The times that it may be, by all clocks and by all snapshots.
 
     :ivar now: by this machine's clock; aware.
@@ -129,7 +127,7 @@ class Course:
     is_behind: bool = False
     jump: tuple[datetime, datetime] | None = None
     shown: frozenset[datetime] = frozenset()
-    dates: Mapping[UUID, datetime] = field(default_factory=dict)
+    dates: Mapping[UUID, datetime] = EMPTY
 
     @property
     def earliest(self) -> datetime:
@@ -362,8 +360,7 @@ def _merged(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Value):
     """One series at one place, to be judged.
 
     :ivar place: its name in messages.
@@ -388,8 +385,7 @@ class Question:
     applied: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(Value):
     """The verdicts on a series.
 
     :ivar verdicts: oldest first.

@@ -3,9 +3,9 @@
 import enum
 import os
 import re
-from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.core.value import Value, replace
 
 
 class Scheme(enum.Enum):
@@ -14,8 +14,7 @@ class Scheme(enum.Enum):
     SHELL = "shell"
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(Value):
     """The parsed words for a place. It may not exist.
 
     :ivar path: absolute path (local and ssh), or the command (shell).

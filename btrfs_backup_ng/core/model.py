@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Annotated
 from uuid import UUID
@@ -12,6 +11,7 @@ from btrfs_backup_ng.core.document import Aged, Named
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.value import EMPTY, Value
 
 #: Default limit, in seconds, on the time without progress in a transfer, and on the
 #: silence of a host after a question.
@@ -33,8 +33,7 @@ class Role(enum.Enum):
     BACKUP = "backup"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Value):
     """A read-only snapshot as seen at one endpoint.
 
     :ivar created: aware UTC: the time in its name, else btrfs ``otime``; None if
@@ -55,7 +54,16 @@ class Snapshot:
     integrity: Integrity = Integrity.INTACT
     tree_id: int = 0
     otime: datetime | None = None
-    changed: int = field(default=0, compare=False)
+    changed: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields but ``changed`` are equal."""
+        if not isinstance(other, Snapshot):
+            return NotImplemented
+        return vars(self) | {"changed": 0} == vars(other) | {"changed": 0}
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.uuid, self.generation))
 
     @property
     def origin(self) -> UUID:
@@ -63,8 +71,7 @@ class Snapshot:
         return self.received_uuid or self.uuid
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Value):
     """The contents of a place at one moment.
 
     :ivar snapshots: the read-only ones, in no particular order.
@@ -75,11 +82,10 @@ class Listing:
 
     snapshots: tuple[Snapshot, ...] = ()
     names: frozenset[str] = frozenset()
-    carriers: Mapping[UUID, tuple[int, ...]] = field(default_factory=dict)
+    carriers: Mapping[UUID, tuple[int, ...]] = EMPTY
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Value):
     """An interrupted transfer that may be resumed.
 
     :ivar name: of the snapshot, truncated after some 200 bytes.
@@ -102,8 +108,7 @@ class Privilege(enum.Enum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Value):
     """The state of a directory and its host before anything is changed.
 
     Sizes in bytes. Fields after ``is_directory`` mean something only if it is.
@@ -223,8 +228,7 @@ class Incremental(enum.Enum):
     NEVER = "never"
 
 
-@dataclass(frozen=True, slots=True)
-class SshOptions:
+class SshOptions(Value):
     """How places are reached, most of it for ssh.
 
     :ivar options: ``KEY=VALUE`` as for ``ssh -o``; they override the program's.
@@ -252,8 +256,7 @@ class SshOptions:
     silence_s: float = STALL_TIMEOUT_S
 
 
-@dataclass(frozen=True, slots=True)
-class TransferOptions:
+class TransferOptions(Value):
     """How data is moved.
 
     :ivar rate: bytes a second, None for no limit.
@@ -283,8 +286,7 @@ class TransferOptions:
     backfill: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(Value):
     """Where backups go, and how.
 
     :ivar keep: policy for its backups, None to keep all.
@@ -293,12 +295,11 @@ class Destination:
     location: Location
     keep: Policy | None = None
     checks: Checks = Checks.AUTO
-    ssh: SshOptions = field(default_factory=SshOptions)
-    options: TransferOptions = field(default_factory=TransferOptions)
+    ssh: SshOptions = SshOptions()
+    options: TransferOptions = TransferOptions()
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Value):
     """One task of the command line.
 
     :ivar recorded: how backups go to all other destinations on record at the source,
@@ -325,7 +326,7 @@ class Job:
     wait_s: float = 0.0
     dry_run: bool = False
     force: bool = False
-    ssh: SshOptions = field(default_factory=SshOptions)
+    ssh: SshOptions = SshOptions()
 
     @property
     def places(self) -> tuple[Location, ...]:

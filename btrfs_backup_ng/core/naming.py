@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.core.value import Value
 
 _FORMAT = "%Y%m%d-%H%M%S"
 _TIME = re.compile(r"(\d{8}-\d{6})([+-]\d{4})?(?:_(\d{1,4}))?", re.ASCII)
@@ -14,8 +14,7 @@ _ENDING = re.compile(_TIME.pattern + r"\Z", re.ASCII)
 _NAME_BYTES = 255
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
+class Naming(Value):
     """Names are a prefix and a local time: ``home-20261123-101500``.
 
     A second snapshot in the same second gets ``_1``, and so on. In the hour that
@@ -25,7 +24,7 @@ class Naming:
 
     prefix: str
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         """Refuse prefixes that no file name can have.
 
         :raises UsageError: for ``/``, NUL, or more bytes than a name may have.

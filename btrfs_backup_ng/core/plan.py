@@ -4,13 +4,13 @@ import bisect
 import enum
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Incremental, Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.naming import free_name, stem_of
 from btrfs_backup_ng.core.retention import in_order
+from btrfs_backup_ng.core.value import Value
 
 #: What the filesystem takes for a change, too.
 _OR_DEDUPLICATED = ", or deduplicated (verify --data finds out, and clears that)"
@@ -26,8 +26,7 @@ class WhyFull(enum.Enum):
     STREAM = "a command gets whole streams"
 
 
-@dataclass(frozen=True, slots=True)
-class Transfer:
+class Transfer(Value):
     """One snapshot to send.
 
     :ivar parent: base of the difference; the destination has it by then.
@@ -41,8 +40,7 @@ class Transfer:
     why_full: WhyFull | None
 
 
-@dataclass(frozen=True, slots=True)
-class TransferPlan:
+class TransferPlan(Value):
     """The transfers to one destination.
 
     :ivar transfers: in the order in which they must run.

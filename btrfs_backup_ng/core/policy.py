@@ -7,10 +7,10 @@ seven days before. Periods without a snapshot count, too.
 
 import enum
 import re
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 
 from btrfs_backup_ng.__util__ import visible
+from btrfs_backup_ng.core.value import Value, replace
 
 _WORD = re.compile(r"(\*|\d{1,6})([hdwmy])", re.ASCII)
 _LATEST = re.compile(r"latest(?:=(\d{1,6}))?", re.ASCII)
@@ -45,8 +45,7 @@ _ADJECTIVES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Value):
     """Which snapshots are kept. Each field only adds to them.
 
     :ivar latest: this many of the newest; the newest is always kept.
@@ -66,7 +65,7 @@ class Policy:
     whole_weeks: bool = False
     zone: tzinfo = timezone.utc
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if self.latest < 1:
             raise ValueError("the newest snapshot is always kept")
 

@@ -44,11 +44,11 @@ ends with 0 and one warning: the next run catches up on the deletions.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
 from btrfs_backup_ng.__util__ import MIB
+from btrfs_backup_ng.core.value import Value
 
 T = TypeVar("T")
 
@@ -58,8 +58,7 @@ LIMIT_BYTES = 8 * MIB
 _LAST_VERSION = 9999
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(Value):
     """A record that exists and was not read.
 
     :ivar reason: the rest of a sentence in a message.

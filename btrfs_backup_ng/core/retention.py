@@ -28,12 +28,12 @@ top.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.value import Value
 
 #: A snapshot dated later than this after the start of the run is not "newest". More
 #: than the run needs to make a snapshot, less than a harmful jump of the clock.
@@ -49,8 +49,7 @@ CAME_IN_FUTURE = "arrived in the future"
 UNCONFIRMED = "until the clock is confirmed"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Value):
     """Whether a snapshot is kept, and why.
 
     :ivar reasons: to keep it; empty if it is to be deleted.

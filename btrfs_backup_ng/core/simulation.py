@@ -1,18 +1,17 @@
 """The snapshots that a policy would keep in the future."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import keep_dated
+from btrfs_backup_ng.core.value import Value
 
 SNAPSHOTS_AT_MOST = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Outlook:
+class Outlook(Value):
     """The snapshots that are left at the end.
 
     :ivar start: aware UTC, when the first snapshot is made.

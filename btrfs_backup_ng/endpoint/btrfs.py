@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
 from uuid import UUID
@@ -16,6 +15,7 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Integrity, Listing, Role, Snapshot
 from btrfs_backup_ng.core.naming import time_in
 from btrfs_backup_ng.core.record import Content
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import (
     Endpoint,

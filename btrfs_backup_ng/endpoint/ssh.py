@@ -2,10 +2,10 @@
 
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
 
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.btrfs import btrfs_place
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.ssh import SshHost

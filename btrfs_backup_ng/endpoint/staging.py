@@ -45,12 +45,12 @@ staging of another source at the same place stays until then.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from hashlib import blake2b
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot, Waiting
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.sendstream.checkpoint import BODY, SEAL, parse_name
 
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -61,8 +61,7 @@ _TRANSFER_ID = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Value):
     """The point where an interrupted transfer can be resumed.
 
     :ivar offset: bytes of the stream that have arrived.

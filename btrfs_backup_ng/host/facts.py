@@ -7,13 +7,13 @@ import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.listing import parse_nested
 from btrfs_backup_ng.btrfs.parse import parse_show, parse_version
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.model import Facts, Privilege
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.host.entry import (
     INCOMING,
     SOURCES,

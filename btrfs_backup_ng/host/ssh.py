@@ -8,7 +8,6 @@ import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.listing import parse_listing
@@ -20,6 +19,7 @@ from btrfs_backup_ng.btrfs.parse import (
 from btrfs_backup_ng.core.cleared import NOTHING_CLEARED
 from btrfs_backup_ng.core.model import STALL_TIMEOUT_S, Facts, Integrity, Listing
 from btrfs_backup_ng.core.record import Content
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.host.clock import seconds
 from btrfs_backup_ng.host.common import IF_SLOW, ListingFailed, LockHeld, Say
 from btrfs_backup_ng.host.entry import plain

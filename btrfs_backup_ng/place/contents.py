@@ -9,7 +9,6 @@ import enum
 import logging
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeVar
 from uuid import UUID
@@ -28,6 +27,7 @@ from btrfs_backup_ng.core.model import (
 from btrfs_backup_ng.core.naming import Naming, prefix_in, time_in
 from btrfs_backup_ng.core.record import Content, Unread, Unreadable
 from btrfs_backup_ng.core.retention import in_order
+from btrfs_backup_ng.core.value import EMPTY, Value, replace
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.entry import SOURCES, STATE
 from btrfs_backup_ng.place.holds import HOLDS, Records, parse_holds
@@ -63,8 +63,7 @@ class State(enum.Enum):
     """Named like a backup, but not one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Value):
     """A snapshot or backup.
 
     :ivar endpoint: its directory.
@@ -86,8 +85,7 @@ class Kept:
         return self.endpoint.path(self.snapshot.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(Value):
     """A name in the form of this program that is not a read-only subvolume.
 
     :ivar created: the time in its name.
@@ -99,8 +97,7 @@ class Broken:
     why: str = "not a read-only subvolume: incomplete or made writable"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Value):
     """One look at a directory of snapshots: its listing and the records about it.
 
     :ivar record: content of ``holds.json`` for snapshots, ``sources.json`` for backups.
@@ -172,8 +169,7 @@ def _keeps_backups_alone(place: Place, snapshots: Iterable[Snapshot]) -> bool:
     return not is_source and not any(is_snapshot_of(place, s) for s in snapshots)
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(Value):
     """The result of one look at a place.
 
     :ivar seen: the look at its snapshots, and the look at its backups.
@@ -190,9 +186,9 @@ class Contents:
     kept: tuple[Kept, ...] = ()
     waiting: tuple[Waiting, ...] = ()
     broken: tuple[Broken, ...] = ()
-    holds: Records = field(default_factory=dict)
-    sources: Sources = field(default_factory=dict)
-    verified: Mapping[UUID, Verified] = field(default_factory=dict)
+    holds: Records = EMPTY
+    sources: Sources = EMPTY
+    verified: Mapping[UUID, Verified] = EMPTY
     unread: tuple[str, ...] = ()
 
     def owner_of(self, kept: Kept) -> str:

@@ -36,7 +36,6 @@ snapshot recorded as being sent is named, too: once it has arrived, it is the pa
 import shlex
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -44,6 +43,7 @@ from btrfs_backup_ng.core.model import Facts, Incremental, Integrity, Listing, S
 from btrfs_backup_ng.core.naming import Naming, split_name
 from btrfs_backup_ng.core.plan import TransferPlan, WhyFull, plan_transfers
 from btrfs_backup_ng.core.record import Content, Unreadable
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.machine import usual_prefix
 from btrfs_backup_ng.place.contents import Seen
@@ -178,8 +178,7 @@ def _relatives(
     return children, kin if source.parent_uuid else set()
 
 
-@dataclass(frozen=True, slots=True)
-class NextBackup:
+class NextBackup(Value):
     """A prediction of the next backup, for one prefix.
 
     :ivar prefix: ``None`` for one that no snapshot at the source has.
@@ -216,8 +215,7 @@ def _with_prefix(prefix: str | None) -> str:
     return f"with -p {shlex.quote(prefix)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Value):
     """A prediction of the next backup from a source to a destination.
 
     This backup makes a snapshot, in the same folder and with the usual options.

@@ -9,7 +9,6 @@ the mounts below the source, so that a run notices new ones.
 import enum
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import astuple, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -27,6 +26,7 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
+from btrfs_backup_ng.core.value import EMPTY, Value, replace
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.facts import is_same_filesystem
 
@@ -48,8 +48,7 @@ class Why(enum.Enum):
     """The record was lost, and this destination has not been seen since."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Value):
     """One snapshot that must stay because one destination needs it."""
 
     origin: UUID
@@ -57,8 +56,7 @@ class Hold:
     why: Why
 
 
-@dataclass(frozen=True, slots=True)
-class HeldPlace:
+class HeldPlace(Value):
     """A destination, and the folder at the source that it gets snapshots from.
 
     Another disk at the same path is another destination; the same directory of a disk
@@ -98,15 +96,14 @@ Records = Mapping[HeldPlace, frozenset[Hold]]
 Policies = Mapping[tuple[str, str], str]
 
 
-@dataclass(frozen=True, slots=True)
-class HoldsRecord:
+class HoldsRecord(Value):
     """The content of the record.
 
     :ivar mounts: the mounts below the source, as the last run saw them.
     """
 
-    holds: Records = field(default_factory=dict)
-    policies: Policies = field(default_factory=dict)
+    holds: Records = EMPTY
+    policies: Policies = EMPTY
     mounts: frozenset[str] = frozenset()
 
 
@@ -169,7 +166,7 @@ def format_holds(
                 for h in sorted(holds, key=lambda h: (h.name, h.why.value))
             ],
         }
-        for place, holds in sorted(records.items(), key=lambda item: astuple(item[0]))
+        for place, holds in sorted(records.items(), key=_in_order)
         if holds
     ]
     applied = [
@@ -182,6 +179,11 @@ def format_holds(
         **({"mounts": sorted(mounts)} if mounts else {}),
     }
     return format_document(_VERSION, fields, indent=1)
+
+
+def _in_order(item: tuple[HeldPlace, object]) -> tuple[str, ...]:
+    place = item[0]
+    return place.location, place.filesystem, place.inside, place.folder
 
 
 class Holds:

@@ -6,12 +6,12 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Self
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, visible
 from btrfs_backup_ng.core.model import Role
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.common import LockHeld, Say
 
@@ -91,8 +91,7 @@ class Holder:
             yield
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
+class Worker(Value):
     """The holder of a lock, from its own note.
 
     :ivar since: start of its run, aware, in the zone of this machine.

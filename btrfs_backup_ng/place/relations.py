@@ -2,13 +2,13 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.model import Integrity, Role, Snapshot
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place.contents import Contents, Seen, State
 from btrfs_backup_ng.place.forecast import Forecast, foresee
@@ -17,8 +17,7 @@ from btrfs_backup_ng.place.holds import HeldPlace, Why
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(Value):
     """How other places use one snapshot or backup.
 
     :ivar common_with: places that have it, too.

@@ -16,7 +16,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -34,6 +33,7 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
+from btrfs_backup_ng.core.value import EMPTY, Value, replace
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import SOURCES, plain
 
@@ -42,8 +42,7 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class SourceIdentity:
+class SourceIdentity(Value):
     """A source; two are the same if the UUID or the place is the same.
 
     After a restore, the UUID is different; after a move, the place is.
@@ -57,8 +56,7 @@ class SourceIdentity:
         return self.uuid == other.uuid or self.place == other.place
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(Value):
     """The sources of the backups with one prefix.
 
     :ivar sources: in the order in which they registered.
@@ -70,7 +68,7 @@ class Series:
 
     sources: tuple[SourceIdentity, ...] = ()
     unknown: frozenset[UUID] = frozenset()
-    owners: Mapping[UUID, UUID] = field(default_factory=dict)
+    owners: Mapping[UUID, UUID] = EMPTY
     policy: str = ""
 
     def owner_of(self, backup: Snapshot) -> SourceIdentity | None:

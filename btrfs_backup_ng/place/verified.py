@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -24,6 +23,7 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.common import Place
 
 
@@ -35,8 +35,7 @@ class Depth(enum.Enum):
     RESTORE = "restore-test"
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(Value):
     """The last check of a snapshot at one level.
 
     :ivar when: aware UTC.

@@ -7,10 +7,10 @@ import shlex
 import shutil
 import signal
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from btrfs_backup_ng.__util__ import BackupError, visible
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.wire import protocol
 
 #: Limit on the time until an answer is complete, however often a verb says that it
@@ -27,8 +27,7 @@ _KEPT_VARIABLES = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(Value):
     """How long a command may take, unless it is a stage of a pipeline.
 
     :ivar silence_s: limit on the time without a byte from it; 0 for no limit.
@@ -51,8 +50,7 @@ def patience(limit_s: float, hint: str) -> Patience:
     return Patience(max(limit_s, LEAST_S), LONGEST_S, hint)
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Value):
     """A command, and its name in messages.
 
     :ivar label: names it in messages: ``btrfs receive on nas``.
@@ -82,8 +80,7 @@ class Command:
         return shlex.join(self.argv)
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Value):
     """How a command ended.
 
     :ivar status: its exit status, negative for a signal; None if unknown.

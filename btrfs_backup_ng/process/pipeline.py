@@ -8,9 +8,9 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, format_size, visible
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.process import child as process
 from btrfs_backup_ng.process.child import DEVNULL, Child
 from btrfs_backup_ng.process.command import (
@@ -45,8 +45,7 @@ AFTER_FAILED_S = 30.0
 _SHELL_SIGPIPE = 128 + signal.SIGPIPE
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Value):
     """The result of a pipeline.
 
     :ivar size_bytes: written by the first stage; 0 if it was the only one.
@@ -124,14 +123,14 @@ def run_pipeline(
         return running.judge()
 
 
-@dataclass(slots=True)
 class _Stage:
-    child: Child
-    order: int = -1  # in which it ended: 0 is the first; -1 while it runs
-    status: int | None = None  # of the process; its report comes later
-    deadline: float | None = None
-    was_ended: bool = False  # by this program
-    killed: bool = False
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.order = -1  # in which it ended: 0 is the first; -1 while it runs
+        self.status: int | None = None  # of the process; its report comes later
+        self.deadline: float | None = None
+        self.was_ended = False  # by this program
+        self.killed = False
 
     def must_end_by(self, deadline: float) -> None:
         if self.deadline is None or deadline < self.deadline:
@@ -150,8 +149,7 @@ class _Stage:
             self.child.send(signal.SIGKILL)
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(Value):
     """Why the pipeline is ended: the stage to blame, and the message."""
 
     stage: _Stage

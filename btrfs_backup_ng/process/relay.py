@@ -8,7 +8,6 @@ import sys
 import termios
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import KIB
 from btrfs_backup_ng.process.poller import PIPE_SIZE, Loop
@@ -31,7 +30,6 @@ _LONGEST_SLEEP_S = 0.0002
 _PASS_ON_S = 0.05
 
 
-@dataclass(slots=True)
 class Meter:
     """Counters of one transfer: one thread writes them, any thread reads them.
 
@@ -45,13 +43,22 @@ class Meter:
     :ivar skipped_bytes: of these, read again and compared so far.
     """
 
-    expected_bytes: int | None = None
-    size_bytes: int = 0
-    started: float | None = None
-    last_moved: float | None = None
-    ended: float | None = None
-    resumed_bytes: int = 0
-    skipped_bytes: int = 0
+    def __init__(
+        self,
+        *,
+        expected_bytes: int | None = None,
+        size_bytes: int = 0,
+        started: float | None = None,
+        ended: float | None = None,
+        resumed_bytes: int = 0,
+    ) -> None:
+        self.expected_bytes = expected_bytes
+        self.size_bytes = size_bytes
+        self.started = started
+        self.last_moved: float | None = None
+        self.ended = ended
+        self.resumed_bytes = resumed_bytes
+        self.skipped_bytes = 0
 
     def add(self, size_bytes: int) -> None:
         self.size_bytes += size_bytes

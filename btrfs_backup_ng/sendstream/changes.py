@@ -25,10 +25,10 @@ A stream does not contain:
 
 import enum
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import Annotated
 
 from btrfs_backup_ng.core.document import Named
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.sendstream.reader import StreamCommand
 from btrfs_backup_ng.sendstream.tree import FileType, Node, Touch, TouchedTree
 
@@ -43,8 +43,7 @@ class Sort(enum.Enum):
     METADATA = "metadata"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Value):
     """How one path changed, relative to the snapshots; ``.`` is their top.
 
     If another file has a path now and the old one was deleted, the path is changed

@@ -19,7 +19,6 @@ import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -33,6 +32,7 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.entry import NotOurs, read_record, replace_file
 
 log = logging.getLogger(__name__)
@@ -51,8 +51,7 @@ _MESSAGE_LENGTH = 500
 WAIT_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Value):
     """One thing that happened in a run.
 
     The names of the fields are the keys in the file.
@@ -110,7 +109,7 @@ def hidden_directory() -> str:
 
 
 def format_record(record: Record) -> bytes:
-    fields = asdict(record) | {
+    fields = vars(record) | {
         "time": record.time.astimezone(timezone.utc).isoformat(timespec="milliseconds"),
         "origin": str(record.origin) if record.origin else None,
         "elapsed_s": round(record.elapsed_s, 3),
@@ -297,8 +296,7 @@ def _locked(directory: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class KnownPlace:
+class KnownPlace(Value):
     """A place in the history.
 
     :ivar folder: of its snapshots, for a source; "" for a destination.
@@ -360,8 +358,7 @@ def _is_directory(destination: str) -> bool:
     return bool(destination) and not destination.startswith("shell://")
 
 
-@dataclass(frozen=True, slots=True)
-class Last:
+class Last(Value):
     """The last outcomes on record for a place.
 
     :ivar arrived: the last backup that arrived there, if any.

@@ -13,11 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Self, TextIO
 
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
 from btrfs_backup_ng.core.columns import padded, shortened, width
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.process.pipeline import Meter
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ def request_line() -> None:
     line_requested = True
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(Value):
     """The state of a transfer, or of several together, at one moment.
 
     :ivar number: of the transfer among ``count``.

@@ -1,19 +1,18 @@
 """The values that all actions of one call of the program share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from btrfs_backup_ng.core.events import Event, Level, Noted
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.session.turns import Turns
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Value):
     """The values that all actions of one call of the program share.
 
     :ivar now: aware, in the zone in which names show it; read once for the call.
@@ -32,9 +31,9 @@ class Session:
     connections: Connections
     sudo_line: str
     progress: Progress
-    ssh: SshOptions = field(default_factory=SshOptions)
+    turns: Turns
+    ssh: SshOptions = SshOptions()
     folder: str = ""
-    turns: Turns = field(default_factory=Turns)
     emit: Callable[[Event], None] = lambda event: None
     watched: bool = False
     is_synchronised: bool = False

@@ -4,9 +4,9 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.host.ssh import PLACES_AT_ONCE
 from btrfs_backup_ng.process.child import check_interrupted
 

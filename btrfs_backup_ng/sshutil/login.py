@@ -6,11 +6,11 @@ import pwd
 import shlex
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.process.child import run
 from btrfs_backup_ng.process.command import Command, CommandNotStarted
 from btrfs_backup_ng.sshutil.passwords import find_password_file, has_terminal
@@ -31,8 +31,7 @@ _OPTIONS = (
 CREDENTIAL = "ssh-password"
 
 
-@dataclass(frozen=True, slots=True)
-class LoginAttempt:
+class LoginAttempt(Value):
     """One way to try a login.
 
     :ivar user: ssh runs as this user, with their keys, agent and files; "": as the

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from datetime import datetime
 
 from btrfs_backup_ng.__util__ import (
@@ -20,6 +19,7 @@ from btrfs_backup_ng.btrfs.parse import explain, is_cut_off, is_full, is_read_on
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.plan import Transfer
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import (
     Endpoint,
@@ -63,8 +63,7 @@ class StreamChanged(BackupError):
     """An interrupted transfer cannot be resumed: the stream is a different one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Value):
     """One attempt at a transfer, ready to run; made by :func:`prepare`.
 
     :ivar interval: bytes between two checkpoints, 0 for none.

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, format_age, visible
@@ -11,6 +10,7 @@ from btrfs_backup_ng.btrfs.parse import is_garbled, is_permanent, is_unsendable
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.model import Role, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.common import Endpoint
 from btrfs_backup_ng.host.clock import slept_s
 from btrfs_backup_ng.place.locks import Holder

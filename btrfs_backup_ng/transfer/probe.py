@@ -6,10 +6,10 @@ import os
 import select
 import threading
 import time
-from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import KIB, MIB, format_size
 from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import Command
@@ -32,8 +32,7 @@ _GAIN = 0.9
 _FAST_LINE = 120 * MIB
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Value):
     """Measurements of the beginning of a stream.
 
     :ivar ratio: compressed size by size.

@@ -2,13 +2,13 @@
 
 import logging
 import os
-from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import Refused, UsageError, visible
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.process.command import Command, find_program
@@ -29,8 +29,7 @@ _CORES_FOR_A_BUFFER = 4
 PROTOCOLS = ("1", "2", "2c")
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Value):
     """The route of streams from one endpoint to another.
 
     :ivar protocol: of the stream, as the verb ``send`` takes it.

@@ -11,9 +11,9 @@ The answer to a verb comes on stdout; it reports on stderr: ``wire/protocol``.
 
 import functools
 import re
-from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import read_packaged
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.wire.protocol import MAGIC
 
 #: The exit statuses that ``verbs/common.sh`` describes.
@@ -36,8 +36,7 @@ DECODER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
+class Verb(Value):
     """One command for a place.
 
     :ivar libraries: further files whose functions its script uses.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.cli import backup_options
 from btrfs_backup_ng.cli.commands import VERBS
 from btrfs_backup_ng.cli.help import (
@@ -50,17 +50,17 @@ class Command:
 
     def sections(self) -> Iterator[Section]:
         """Yield the sections of its page behind the synopsis."""
-        described = [Section("description")]
+        described = [Section("description", [])]
         later: list[Section] = []
         prose = (PROSE / f"{self.name}.txt").read_text(encoding="utf-8")
         for section in read_sections(f"{self.description}\n\n{self.epilog}\n\n{prose}"):
             same = [one for one in later if one.heading == section.heading]
             if same:
-                same[0].entries += section.entries
+                same[0].entries.extend(section.entries)
             elif section.heading:
                 later.append(section)
             else:
-                (later or described)[-1].entries += section.entries
+                (later or described)[-1].entries.extend(section.entries)
         yield from described
         if self.name == PROGRAM:
             commands = [

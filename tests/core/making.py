@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import Rule
+from btrfs_backup_ng.core.value import replace
 
 NAMING = Naming("home-")
 START = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from uuid import UUID, uuid4
 
@@ -17,6 +16,7 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.core.choose import NotChosen, choose
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.naming import prefix_in, time_in
+from btrfs_backup_ng.core.value import replace
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
 

@@ -4,7 +4,6 @@ import enum
 import json
 import os
 from base64 import b64decode
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Annotated
 from uuid import UUID
@@ -20,6 +19,7 @@ from btrfs_backup_ng.core.document import Aged, Inline, Lines, Named, to_documen
 from btrfs_backup_ng.core.events import Deleted
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import Result
+from btrfs_backup_ng.core.value import Value
 
 
 class Colour(enum.Enum):
@@ -31,13 +31,11 @@ class Sides(enum.IntFlag):
     RIGHT = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Inner:
+class Inner(Value):
     from_: Annotated[str, Named("from")]
 
 
-@dataclass(frozen=True, slots=True)
-class Outer:
+class Outer(Value):
     inner: Inline[Inner]
     hint: Lines = "one\ntwo"
     path: bytes = b"plain"
@@ -73,8 +71,7 @@ def test_what_a_value_becomes(value, expected):
     assert to_document(value) == expected
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(Value):
     created: Aged[datetime | None]
 
 

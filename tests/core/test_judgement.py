@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
@@ -23,6 +22,7 @@ from btrfs_backup_ng.core.judgement import (
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.core.policy import Policy, parse_policy
 from btrfs_backup_ng.core.retention import UNCONFIRMED
+from btrfs_backup_ng.core.value import replace
 from tests.core.making import NAMING, uid
 from tests.core.test_policy import POLICIES
 

@@ -1,6 +1,5 @@
 """What is sent, and from which parent: properties over all kinds of worlds."""
 
-import dataclasses
 import random
 from typing import NamedTuple
 from uuid import UUID
@@ -17,6 +16,7 @@ from btrfs_backup_ng.core.plan import (
     plan_transfers,
     plan_whole_stream,
 )
+from btrfs_backup_ng.core.value import replace
 from tests.core.making import copy_of, listing, made, uid, with_transfers
 
 AUTO, NEVER = Incremental.AUTO, Incremental.NEVER
@@ -51,7 +51,7 @@ class World(NamedTuple):
             )
             if asked := plan.doubtful_here:
                 assert asked.integrity is Integrity.UNKNOWN
-                here = dataclasses.replace(
+                here = replace(
                     here,
                     snapshots=tuple(
                         self.looked_at(s) if s == asked else s for s in here.snapshots
@@ -66,7 +66,7 @@ class World(NamedTuple):
     def looked_at(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot of the source as a close look shows it."""
         seal = Integrity.INTACT if snapshot.generation % 2 else Integrity.CHANGED
-        return dataclasses.replace(snapshot, integrity=seal)
+        return replace(snapshot, integrity=seal)
 
     def shuffled(self, seed: int) -> "World":
         """Return the same in another order."""
@@ -75,8 +75,8 @@ class World(NamedTuple):
             return tuple(random.Random(seed).sample(snapshots, len(snapshots)))
 
         return World(
-            dataclasses.replace(self.here, snapshots=mixed(self.here.snapshots)),
-            dataclasses.replace(self.there, snapshots=mixed(self.there.snapshots)),
+            replace(self.here, snapshots=mixed(self.here.snapshots)),
+            replace(self.there, snapshots=mixed(self.there.snapshots)),
             mixed(self.wanted),
             self.related,
             self.truth,
@@ -470,7 +470,7 @@ def test_nobody_asks_about_a_doubtful_copy_that_is_no_parent():
 def test_a_copy_elsewhere_on_the_destination_of_what_is_sent_now_is_asked_about():
     """``btrfs receive`` may take that one as parent of the next."""
     one, two = made(1), made(2)
-    there = dataclasses.replace(listing([]), carriers={one.origin: (300,)})
+    there = replace(listing([]), carriers={one.origin: (300,)})
     assert plan([one, two], there).doubtful == one.origin
 
 

@@ -1,6 +1,5 @@
 """What policies keep: properties, and a slow reference that is obviously right."""
 
-from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 
 import pytest
@@ -11,6 +10,7 @@ from btrfs_backup_ng.core.judgement import Course, rules_of
 from btrfs_backup_ng.core.policy import Policy, Unit
 from btrfs_backup_ng.core.retention import judge, keep_origins
 from btrfs_backup_ng.core.simulation import simulate
+from btrfs_backup_ng.core.value import replace
 from tests.core.making import NAMING, copy_of, keep_by_name, made
 from tests.core.test_policy import (
     BERLIN,

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import judge, keep_origins
+from btrfs_backup_ng.core.value import replace
 from tests.core.making import START, copy_of, keep_by_name, made, uid
 
 NOW = START + timedelta(days=2)
@@ -109,9 +110,7 @@ def test_what_we_did_not_name_is_kept_and_does_not_count(name):
 
 
 def test_a_snapshot_of_unknown_age_is_kept():
-    import dataclasses
-
-    ageless = dataclasses.replace(made(1, name="restored by hand"), created=None)
+    ageless = replace(made(1, name="restored by hand"), created=None)
     assert ageless in kept([ageless, made(2)], latest(1))
 
 

@@ -13,7 +13,7 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from btrfs_backup_ng.core.model import (
     TransferOptions,
 )
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.btrfs import btrfs_place
 from btrfs_backup_ng.endpoint.common import (

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from btrfs_backup_ng.core.record import (
     Unread,
     Unreadable,
 )
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.host.entry import read_record
 from btrfs_backup_ng.place.holds import parse_holds
 from btrfs_backup_ng.place.sources import (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from btrfs_backup_ng.__util__ import Refused
 from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import Facts, Privilege, Snapshot
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.local import local_place
 from btrfs_backup_ng.place.sources import identity_of, of_others
 from tests.core.making import uid

@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from btrfs_backup_ng.__util__ import KIB, MIB, Interrupted
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.process import child as process
 from btrfs_backup_ng.process.child import (
     PIPE,
@@ -552,7 +552,6 @@ def test_children_die_with_us_even_if_we_are_killed():
     marker = "31.4154"
     script = f"""
 from btrfs_backup_ng.process.command import Command
-from btrfs_backup_ng.process.child import Child, run
 with Child.start(Command(("sleep", "{marker}"), "a")):
     run(Command(("sleep", "{marker}"), "b"))
 """

@@ -18,7 +18,7 @@ import pytest
 
 from btrfs_backup_ng.__util__ import MIB, Interrupted
 from btrfs_backup_ng.process import child as process
-from btrfs_backup_ng.process import command, pipeline
+from btrfs_backup_ng.process import command, interruption, pipeline
 from btrfs_backup_ng.process.child import interrupt
 from btrfs_backup_ng.process.command import Command, CommandNotFound
 from btrfs_backup_ng.process.pipeline import (

@@ -7,7 +7,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from uuid import UUID
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.session import history
 from btrfs_backup_ng.session.history import (
     HISTORY,

@@ -11,7 +11,6 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import GIB, MIB
 from btrfs_backup_ng.core.columns import width
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.session import progress
 from btrfs_backup_ng.session.progress import (

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from btrfs_backup_ng.actions.versions import answers as wire_versions
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.core.model import Integrity
 from btrfs_backup_ng.core.record import DIRECTORY, LINK, SPECIAL, TOO_LARGE
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.btrfs import batches
 from btrfs_backup_ng.host.common import ListingFailed
 from btrfs_backup_ng.host.facts import is_same_filesystem

@@ -6,7 +6,6 @@ A destination that fails does not stop the others.
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 
 from btrfs_backup_ng.__util__ import (
@@ -33,6 +32,7 @@ from btrfs_backup_ng.core.location import parse_location
 from btrfs_backup_ng.core.model import Destination, Job, Listing, Role, Snapshot
 from btrfs_backup_ng.core.naming import prefix_in, split_name, time_in
 from btrfs_backup_ng.core.record import Unreadable
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.place import preflight

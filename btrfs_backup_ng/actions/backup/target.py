@@ -5,7 +5,6 @@ import shlex
 import uuid
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -41,6 +40,7 @@ from btrfs_backup_ng.core.plan import (
 )
 from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.retention import in_order, judge
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import SOURCES, plain

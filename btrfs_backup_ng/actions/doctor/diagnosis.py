@@ -6,12 +6,12 @@ This module looks at nothing. A check that could not be made is ``UNKNOWN``, nev
 import enum
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from btrfs_backup_ng.__util__ import MIB, format_size, format_span, visible
 from btrfs_backup_ng.core.document import Lines, Named
 from btrfs_backup_ng.core.model import Facts
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.host.entry import STATE, refusal
 from btrfs_backup_ng.place.preflight import whole_path_hint
@@ -27,8 +27,7 @@ class Grade(enum.Enum):
     """The check could not be made."""
 
 
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
+class Diagnosis(Value):
     """The finding of one check.
 
     :ivar fix: lines about it; commands are in them as the user has to type them.
@@ -40,8 +39,7 @@ class Diagnosis:
     fix: Annotated[Lines, Named("mend")] = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Value):
     """A directory that is examined, and the user that works in it.
 
     :ivar machine: for people; "" is this one.

@@ -7,7 +7,6 @@ import os
 import pwd
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.actions.doctor import diagnosis
@@ -15,6 +14,7 @@ from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Subject
 from btrfs_backup_ng.core.codecs import PROGRAMS
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Privilege, SshOptions
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.host.facts import parse_facts

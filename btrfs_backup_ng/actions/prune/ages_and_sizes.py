@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from uuid import UUID
 
 from btrfs_backup_ng.btrfs.listing import parse_dated
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
+from btrfs_backup_ng.core.value import Value
 
 _CREATED = re.compile(
     rb"^\tCreation time: *\t+(\d[\d-]{9} [\d:]{8}) ([+-]\d{4})$", re.MULTILINE
@@ -18,8 +18,7 @@ _DU_LINE = re.compile(rb" *(\d+) +(\d+) +\S+  ")
 _FORMAT = "%Y-%m-%d %H:%M:%S"
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(Value):
     """The space of one snapshot.
 
     :ivar total_bytes: of all that it refers to.

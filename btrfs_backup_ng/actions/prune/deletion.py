@@ -1,11 +1,11 @@
 """The deletion of snapshots at a place, and the check that they are gone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.common import Endpoint
 
 
@@ -13,8 +13,7 @@ class CameBack(BackupError):
     """A deleted snapshot is still there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deletion:
+class Deletion(Value):
     """The result of a deletion.
 
     :ivar gone: snapshots that a listing afterwards no longer has.

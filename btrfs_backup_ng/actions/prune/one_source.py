@@ -1,11 +1,11 @@
 """The user's statement that the backups of a prefix at a place are of one source."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.record import Unreadable
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place.locks import Holder
@@ -20,8 +20,7 @@ from btrfs_backup_ng.place.sources import (
 from btrfs_backup_ng.session.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Value):
     """The result of :func:`settle`.
 
     :ivar backups: number of backups with the prefix.

@@ -3,7 +3,6 @@
 import logging
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from uuid import UUID
@@ -27,6 +26,7 @@ from btrfs_backup_ng.core.model import Role, Snapshot
 from btrfs_backup_ng.core.naming import prefix_in, split_name
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import NOT_OURS, Verdict, in_order
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.host.entry import SOURCES
 from btrfs_backup_ng.place import holds, preflight, sources
 from btrfs_backup_ng.place.contents import Seen
@@ -44,8 +44,7 @@ _NOT_RECEIVED = "not received"
 OWNER_UNKNOWN = "of an unknown source"
 
 
-@dataclass(frozen=True, slots=True)
-class PruneRequest:
+class PruneRequest(Value):
     """The policies of a call, and the snapshots that they apply to.
 
     :ivar keep: for the snapshots of a source; ``None``: do not look at them.
@@ -74,8 +73,7 @@ class PruneRequest:
         return policy
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Value):
     """Facts from all places for the judgement of each.
 
     :ivar origins: of snapshots that must stay -> why.
@@ -86,8 +84,7 @@ class Needs:
     course: Course
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(Value):
     """The judgement of the snapshots, or of the backups, of a place.
 
     :ivar verdicts: oldest first.

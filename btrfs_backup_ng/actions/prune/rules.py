@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from btrfs_backup_ng.core.model import Job, Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.retention import judge
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.common import ListingFailed
 from btrfs_backup_ng.place.holds import Holds

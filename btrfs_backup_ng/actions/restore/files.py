@@ -12,7 +12,6 @@ import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.actions.restore.find import Chosen
@@ -20,6 +19,7 @@ from btrfs_backup_ng.actions.restore.snapshot import look_at_target
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import TransferOptions
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.common import new_transfer_id
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.entry import below, entered, plain
@@ -42,8 +42,7 @@ _ARGUMENTS_BYTES = 1_000_000
 _SHOWN = 5
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(Value):
     """The facts of a path: its type and mode, and its device."""
 
     mode: int

@@ -3,7 +3,6 @@
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
@@ -11,6 +10,7 @@ from btrfs_backup_ng.core.choose import NotChosen, choose, is_time
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Integrity, Snapshot
 from btrfs_backup_ng.core.naming import prefix_in
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.place.contents import Contents, Kept, State, read_contents
 from btrfs_backup_ng.place.preflight import READING, look_at
@@ -18,8 +18,7 @@ from btrfs_backup_ng.place.sources import path_of_source
 from btrfs_backup_ng.session.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Value):
     """The snapshot to restore, and others near it.
 
     :ivar others: snapshots that may serve as parent, the nearest first.

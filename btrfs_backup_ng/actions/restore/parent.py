@@ -15,7 +15,6 @@ Whether the parent can be used shows in this step, before any data moves.
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.endpoint.common import Place, new_transfer_id
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.process.child import last_steps
@@ -40,8 +40,7 @@ class ParentUnusable(BackupError):
     """The parent cannot be used at the target."""
 
 
-@dataclass(frozen=True, slots=True)
-class Parent:
+class Parent(Value):
     """A snapshot that both ends have unchanged.
 
     :ivar snapshot: as it is at the place that sends.

@@ -23,7 +23,6 @@ import os
 import shlex
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
 from btrfs_backup_ng.actions.restore.find import Chosen
@@ -37,6 +36,7 @@ from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Incremental, TransferOptions, Waiting
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.endpoint.btrfs import BackupDirectory
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import STATE, plain
@@ -57,8 +57,7 @@ _MEASURING_S = 1.0
 SNAPSHOTS = f"{STATE}/snapshots"
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreRequest:
+class RestoreRequest(Value):
     """The options of a restore.
 
     :ivar to: an existing directory, or the new path of the restored snapshot.
@@ -75,8 +74,7 @@ class RestoreRequest:
     wait_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class SpaceNeeded:
+class SpaceNeeded(Value):
     """The size of a restore, and the space that it needs.
 
     :ivar size_bytes: estimate of its stream; ``None`` if it is not known.
@@ -89,8 +87,7 @@ class SpaceNeeded:
     expendable: tuple[Waiting, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Restoration:
+class Restoration(Value):
     """The restore of one snapshot; made by :func:`plan_restore`.
 
     :ivar chosen: the snapshot to restore.

@@ -4,8 +4,8 @@ import enum
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.entry import STATE
 from btrfs_backup_ng.host.mounts import Mount, parse_mounts, unescaped
 
@@ -15,8 +15,7 @@ _TOP = 5
 _TOP_DIRECTORY = '"$top"'
 
 
-@dataclass(frozen=True, slots=True)
-class Around:
+class Around(Value):
     """The facts about the machine of a restored subvolume.
 
     :ivar new: path of the restored subvolume, without symbolic links.
@@ -54,8 +53,7 @@ class SwapMethod(enum.Enum):
     MOUNT = "mount"
 
 
-@dataclass(frozen=True, slots=True)
-class Swap:
+class Swap(Value):
     """Commands for a root shell, one a line; after a failure, no other may run.
 
     :ivar notes: for the user: steps that no command does.

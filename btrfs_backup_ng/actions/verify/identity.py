@@ -3,13 +3,13 @@
 import enum
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from btrfs_backup_ng.core.document import Lines
 from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.naming import stem_of, time_in
 from btrfs_backup_ng.core.retention import in_order
+from btrfs_backup_ng.core.value import Value
 
 
 class Check(enum.Enum):
@@ -27,8 +27,7 @@ class Check(enum.Enum):
     TOP_TIME = "top-time"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Value):
     """The result of a check; a good one may have a remark for the user."""
 
     result: Result
@@ -43,8 +42,7 @@ def worst(results: Iterable[Result]) -> Result:
     return max(results, key=rank.index, default=Result.GOOD)
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Value):
     """The snapshots of one place, by origin and by name, as originals of copies.
 
     :ivar name: of the place, for people.

@@ -5,7 +5,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, visible
 from btrfs_backup_ng.actions.verify.manifest import (
@@ -15,6 +14,7 @@ from btrfs_backup_ng.actions.verify.manifest import (
     Names,
     Xattrs,
 )
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.entry import entered
 from btrfs_backup_ng.process.child import check_interrupted
 
@@ -50,8 +50,7 @@ def walk(
         raise CannotRead(f"{visible(top)} cannot be read: {reason}") from error
 
 
-@dataclass(slots=True)
-class _Level:
+class _Level(Value):
     """A directory on the path of the walk: its remaining names, the last one first."""
 
     descriptor: int
@@ -59,12 +58,12 @@ class _Level:
     left: list[bytes]
 
 
-@dataclass(slots=True)
 class _Walker:
-    device: int
-    count: Callable[[int], None]
-    names: Names = field(default_factory=Names)
-    buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(MIB)))
+    def __init__(self, device: int, count: Callable[[int], None]) -> None:
+        self.device = device
+        self.count = count
+        self.names = Names()
+        self.buffer = memoryview(bytearray(MIB))
 
     def below(self, descriptor: int) -> Iterator[Entry]:
         """Yield the entries below a directory, and close it."""

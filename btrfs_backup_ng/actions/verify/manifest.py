@@ -8,7 +8,8 @@ subvolumes are not entries, as ``btrfs receive`` does not make them.
 import enum
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+
+from btrfs_backup_ng.core.value import Value
 
 Xattrs = Mapping[bytes, bytes]
 
@@ -51,8 +52,7 @@ class Aspect(enum.Enum):
     XATTR = "xattr"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Value):
     """One name in a tree, with all properties that a backup has to restore.
 
     :ivar path: ``.`` or ``./a/b``, any bytes.
@@ -85,8 +85,7 @@ class Entry:
         return _TYPES.get(stat.S_IFMT(self.mode), "unknown")
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(Value):
     """One property in which a copy differs from its original.
 
     :ivar path: relative to the top, ``.`` for the top itself; any bytes.
@@ -232,16 +231,14 @@ def _xattr(value: bytes | None) -> str:
     return f"{value.hex()[:64]} ({len(value)} bytes)" if value else "empty"
 
 
-@dataclass(slots=True)
 class Names:
     """The first names of files with several names, while a tree is read in order.
 
     An inode is forgotten after the last of its names.
     """
 
-    _known: dict[int, tuple[bytes, bytes | None, str, int]] = field(
-        default_factory=dict
-    )
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[bytes, bytes | None, str, int]] = {}
 
     def first(self, inode: int) -> tuple[bytes, bytes | None, str] | None:
         """Return the first name of an inode, its digest, and why that is missing.

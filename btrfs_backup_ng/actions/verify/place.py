@@ -1,7 +1,6 @@
 """The records of a place, and the close inspection of its snapshots."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from uuid import UUID
 
 from btrfs_backup_ng.actions.verify.identity import (
@@ -80,7 +79,6 @@ Item = tuple[Seen, Snapshot]
 _AT_ONCE = 2000
 
 
-@dataclass(slots=True)
 class CloseLooks:
     """The results of close inspections.
 
@@ -88,8 +86,9 @@ class CloseLooks:
     :ivar others: received UUID -> the worst integrity of other subvolumes with it.
     """
 
-    inspected: dict[UUID, Integrity] = field(default_factory=dict)
-    others: dict[UUID, Integrity] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.inspected: dict[UUID, Integrity] = {}
+        self.others: dict[UUID, Integrity] = {}
 
     def integrity(self, snapshot: Snapshot) -> Integrity:
         """Return the integrity of a snapshot, as far as it is known."""

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
 from btrfs_backup_ng.core.model import Snapshot, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer, WhyFull
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.btrfs import BackupDirectory
 from btrfs_backup_ng.endpoint.common import (

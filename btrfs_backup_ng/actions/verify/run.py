@@ -27,11 +27,10 @@ there. A bad one stays bad until a check of the same level is good.
 
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.actions.verify.identity import (
     Check,
@@ -68,6 +67,7 @@ from btrfs_backup_ng.actions.verify.tree import (
 from btrfs_backup_ng.core.choose import is_in_part, pick
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Integrity, Listing, Result, Role, Snapshot
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.place.contents import Seen, see
 from btrfs_backup_ng.place.forecast import Forecast, foresee
@@ -80,8 +80,7 @@ from btrfs_backup_ng.session.session import Session
 _KEPT_IN_ALL = 10 * KEPT
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyRequest:
+class VerifyRequest(Value):
     """The options of a verification.
 
     :ivar source: of the backups, to compare with.
@@ -100,8 +99,7 @@ class VerifyRequest:
     prefix: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotResult:
+class SnapshotResult(Value):
     """The result for one snapshot.
 
     :ivar snapshot: ``None`` for a writable subvolume with the name of a snapshot.
@@ -124,8 +122,7 @@ class SnapshotResult:
         return worst(finding.result for finding in self.findings)
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceResult:
+class PlaceResult(Value):
     """The result for a place.
 
     :ivar findings: about the place as a whole.
@@ -148,8 +145,7 @@ class PlaceResult:
         return worst([*results, *(verdict.result for verdict in self.verdicts)])
 
 
-@dataclass(slots=True)
-class _Originals:
+class _Originals(Value):
     """The source of the backups, with its snapshots.
 
     :ivar homes: UUID of a snapshot -> its look.
@@ -161,8 +157,7 @@ class _Originals:
     everything: Sequence[Seen]
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(Value):
     """A snapshot that was written to, and the transaction of its last change."""
 
     seen: Seen
@@ -242,7 +237,8 @@ class Verification:
         if self._source:
             if self._cleared:
                 everything = see(place)
-                self._source.everything = see(self._source.place)
+                again = see(self._source.place)
+                self._source = replace(self._source, everything=again)
             findings += self._judge_next(self._source, everything, backups)
         total = sum(len(seen.listing.snapshots) for seen in everything)
         said = [note for memory in self._memories.values() for note in memory.notes]
@@ -375,7 +371,7 @@ class Verification:
         )
         if self._source and is_backup:
             findings += judge_against(snapshot, self._source.reference, self._there)
-        compared = Compared([])
+        compared = Compared()
         if self._request.level is not Depth.IDENTITY:
             findings += self._read_all(seen, snapshot, compared)
         else:

@@ -5,7 +5,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import KIB, visible
 from btrfs_backup_ng.actions.verify.local_tree import CannotRead, walk
@@ -16,6 +15,7 @@ from btrfs_backup_ng.actions.verify.remote_tree import (
     read_xattrs,
     split,
 )
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
 from btrfs_backup_ng.process.command import (
@@ -32,8 +32,7 @@ from btrfs_backup_ng.wire.grammar import UNAVAILABLE, UNREADABLE
 _BLOCK = 64 * KIB
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(Value):
     """A tree that is being read.
 
     :ivar entries: in order; an iteration raises the errors of :func:`reading`.
@@ -164,7 +163,6 @@ def _not_understood(host: Host, error: Garbled) -> CannotRead:
 KEPT = 1000
 
 
-@dataclass(slots=True)
 class Compared:
     """The result of a comparison so far.
 
@@ -176,16 +174,16 @@ class Compared:
     :ivar no_xattrs: why extended attributes could not be compared, or "".
     """
 
-    differences: list[Difference]
-    count: int = 0
-    unclear: int = 0
-    by_send: Difference | None = None
-    entries: int = 0
-    no_xattrs: str = ""
+    def __init__(self) -> None:
+        self.differences: list[Difference] = []
+        self.count = 0
+        self.unclear = 0
+        self.by_send: Difference | None = None
+        self.entries = 0
+        self.no_xattrs = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TreeLocation:
+class TreeLocation(Value):
     """The host and the path of a tree."""
 
     host: Host

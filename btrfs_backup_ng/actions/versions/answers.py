@@ -10,7 +10,8 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from btrfs_backup_ng.core.value import Value
 
 #: Messages about missing paths: strerror(3) of ENOENT, ENOTDIR and ELOOP.
 _ABSENT = re.compile(
@@ -24,8 +25,7 @@ class Unclear(ValueError):
     """An answer does not state the status of every path."""
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Value):
     """The status of a path.
 
     :ivar modified: seconds since the epoch.

@@ -18,7 +18,6 @@ depends on what was found; outside of one search a version is named by its id.
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -36,6 +35,7 @@ from btrfs_backup_ng.core.choose import NOW
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.naming import Naming
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.common import Host, NeedsRoot
 from btrfs_backup_ng.host.local import LocalHost
@@ -58,8 +58,7 @@ from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(Value):
     """A file of a mounted subvolume of this machine; it may be missing.
 
     :ivar subvolume: its absolute path, without symbolic links.
@@ -70,8 +69,7 @@ class File:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Value):
     """The result of the search for a file.
 
     :ivar places: as texts, the subvolume itself first; sightings refer to the index.
@@ -89,8 +87,7 @@ class Found:
     failures: tuple[tuple[str, BackupError], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Value):
     """The snapshot from which one version of a file can be restored.
 
     :ivar place: its location, as text.
@@ -238,8 +235,7 @@ def _on_record(contents: Contents, records: Iterable[Record]) -> list[Location]:
     return list(dict.fromkeys(known))
 
 
-@dataclass(frozen=True, slots=True)
-class _Belonging:
+class _Belonging(Value):
     """The rule that decides which backups are of a source.
 
     :ivar own: the source.

@@ -17,7 +17,6 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -25,6 +24,7 @@ from btrfs_backup_ng.__util__ import BackupError, attempt, visible
 from btrfs_backup_ng.actions.versions import answers
 from btrfs_backup_ng.actions.versions.answers import Status
 from btrfs_backup_ng.actions.versions.timeline import KINDS, Content
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
@@ -33,7 +33,6 @@ from btrfs_backup_ng.wire.grammar import Verb
 _Key = tuple[int, int, bytes]
 
 
-@dataclass(slots=True)
 class Look:
     """The file in one snapshot, or the present file.
 
@@ -41,12 +40,15 @@ class Look:
     :ivar path: of the file, absolute.
     """
 
-    place: int
-    snapshot: str
-    time: datetime
-    origin: UUID | None
-    path: str
-    status: Status | None = None
+    def __init__(
+        self, place: int, snapshot: str, time: datetime, origin: UUID | None, path: str
+    ) -> None:
+        self.place = place
+        self.snapshot = snapshot
+        self.time = time
+        self.origin = origin
+        self.path = path
+        self.status: Status | None = None
 
 
 def take_stats(place: Place, looks: Sequence[Look], path: str) -> None:

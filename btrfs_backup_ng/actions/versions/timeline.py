@@ -2,11 +2,11 @@
 
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from btrfs_backup_ng.core.choose import NOW
+from btrfs_backup_ng.core.value import Value
 
 #: Names of the types of files, for people and programs.
 KINDS = {
@@ -24,8 +24,7 @@ KINDS = {
 _ID_DIGITS = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Value):
     """The content of a file, without owner, mode and times.
 
     :ivar kind: a value of :data:`KINDS`.
@@ -41,8 +40,7 @@ class Content:
     is_readable: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(Value):
     """The file, or its absence, in one snapshot at one place.
 
     :ivar place: number of the place: the lower, the nearer.
@@ -63,8 +61,7 @@ class Sighting:
     modified: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Value):
     """A period in which the file did not change.
 
     :ivar number: of the version, from 1; 0 if the file was missing.

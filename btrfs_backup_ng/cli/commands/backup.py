@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__util__ import format_size
 from btrfs_backup_ng.actions.backup.run import back_up
@@ -14,6 +13,7 @@ from btrfs_backup_ng.cli.session import open_progress, open_session
 from btrfs_backup_ng.cli.sudo import become_root
 from btrfs_backup_ng.core.events import Event, Sent, Tally, exit_status
 from btrfs_backup_ng.core.model import Job, SshOptions
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.session.history import History, state_directory
 from btrfs_backup_ng.session.session import Session
 
@@ -23,8 +23,7 @@ _SIDE_BY_SIDE, _SIDE_BY_SIDE_SSH = 4, 2
 _LOOK_FOR_SIGNALS_S = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class BackupReport:
+class BackupReport(Value):
     """The document of a run."""
 
     events: list[Event]

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from os.path import dirname
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -17,6 +16,7 @@ from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.core.document import Inline, to_document
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.sendstream.changes import Change, FileType, Sort, Touch
 
 _EPILOG = """\
@@ -59,8 +59,7 @@ _LETTERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DiffOptions:
+class DiffOptions(Value):
     """The options of ``diff``."""
 
     first: Location
@@ -117,16 +116,16 @@ def _second(first: Location, word: str) -> Location:
     return replace(first, path=beside.path)
 
 
-@dataclass(slots=True)
 class Summary:
     """The number of changes of each sort, and sizes in bytes."""
 
-    counts: Inline[dict[Sort, int]] = field(
-        default_factory=lambda: dict.fromkeys(Sort, 0)
-    )
+    counts: Inline[dict[Sort, int]]
     size_added: int = 0
     written: int = 0
     shared: int = 0
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(Sort, 0)
 
     def add(self, change: Change) -> None:
         """Count a change."""
@@ -153,8 +152,7 @@ class Summary:
         return ", ".join(parts) or "no difference"
 
 
-@dataclass(frozen=True, slots=True)
-class DiffReport:
+class DiffReport(Value):
     """The last document of ``diff``."""
 
     summary: Summary

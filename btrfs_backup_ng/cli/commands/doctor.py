@@ -4,7 +4,6 @@ import argparse
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -28,6 +27,7 @@ from btrfs_backup_ng.cli.table import terminal_width, wrapped
 from btrfs_backup_ng.cli.views import PlacesReport
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.value import Value, replace
 
 _EPILOG = f"""\
 places:
@@ -65,8 +65,7 @@ _GRADE, _CHECK = 7, 10
 _NAME_AT, _TEXT_AT = 2 + _GRADE + 2, 2 + _GRADE + 2 + _CHECK + 2
 
 
-@dataclass(frozen=True, slots=True)
-class DoctorOptions:
+class DoctorOptions(Value):
     """The options of ``doctor``.
 
     :ivar sudoers: print only the rule for sudo.
@@ -117,8 +116,7 @@ def read(options: argparse.Namespace) -> DoctorOptions:
     return DoctorOptions(places, options.sudoers, ssh)
 
 
-@dataclass(frozen=True, slots=True)
-class ExaminedPlace:
+class ExaminedPlace(Value):
     """A place and the results of all checks."""
 
     place: str

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from uuid import UUID
 
@@ -35,6 +34,7 @@ from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.model import Result, Role, Waiting
 from btrfs_backup_ng.core.naming import prefix_in
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import (
     Contents,
@@ -116,8 +116,7 @@ def main(words: Sequence[str]) -> int:
     return run_command("list", words, parser, read, _run, JobFiles(parser).expand)
 
 
-@dataclass(frozen=True, slots=True)
-class ListOptions:
+class ListOptions(Value):
     """The options of ``list``.
 
     :ivar is_latest: list only the newest complete one of each series.
@@ -164,8 +163,7 @@ def build_parser() -> Parser:
     return parser
 
 
-@dataclass(frozen=True, slots=True)
-class ListedSnapshot:
+class ListedSnapshot(Value):
     """A snapshot or backup, as it is listed.
 
     :ivar size_bytes: of the stream that brought it.
@@ -183,8 +181,7 @@ class ListedSnapshot:
     space_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ListedPlace:
+class ListedPlace(Value):
     """A place, as it is listed."""
 
     place: str

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
@@ -12,6 +11,7 @@ from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import EPILOG_PLACES, Parser, add_display, new_parser
 from btrfs_backup_ng.cli.places import need_on_record, read_places, remembered
 from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.session.history import Record
 
 _EPILOG = f"""\
@@ -29,8 +29,7 @@ exit status:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class LogOptions:
+class LogOptions(Value):
     """The options of ``log``.
 
     :ivar places: sources or destinations; without any, all.
@@ -42,8 +41,7 @@ class LogOptions:
     failures: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LogReport:
+class LogReport(Value):
     """The document of ``log``."""
 
     records: list[Record]

@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from shlex import quote
 
@@ -44,6 +43,7 @@ from btrfs_backup_ng.core.columns import padded, with_command
 from btrfs_backup_ng.core.document import Lines
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Waiting
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.place.contents import forget_hint, new_paths
 from btrfs_backup_ng.place.locks import Worker
 from btrfs_backup_ng.session.history import (
@@ -89,8 +89,7 @@ def main(words: Sequence[str]) -> int:
     return run_command("status", words, parser, read, _run, JobFiles(parser).expand)
 
 
-@dataclass(frozen=True, slots=True)
-class StatusOptions:
+class StatusOptions(Value):
     """The options of ``status``.
 
     :ivar max_age: of the newest snapshot or backup of a place.
@@ -139,8 +138,7 @@ def build_parser() -> Parser:
     return parser
 
 
-@dataclass(frozen=True, slots=True)
-class RecordView:
+class RecordView(Value):
     """A transfer on record."""
 
     name: str
@@ -149,8 +147,7 @@ class RecordView:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceStatus:
+class PlaceStatus(Value):
     """The status of a place."""
 
     place: str
@@ -165,8 +162,7 @@ class PlaceStatus:
     last_failure: RecordView | None
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(Value):
     """A place that was removed from the history.
 
     :ivar records: how many there were.
@@ -176,8 +172,7 @@ class Forgotten:
     records: int
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetReport:
+class ForgetReport(Value):
     """The document of ``--forget``."""
 
     forgotten: list[Forgotten]

@@ -4,7 +4,6 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from uuid import UUID
 
@@ -35,6 +34,7 @@ from btrfs_backup_ng.cli.views import ForecastView, PlacesReport, view_forecast
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Job, Result, Role, SshOptions
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.verified import Depth
 from btrfs_backup_ng.session.session import Session
@@ -80,8 +80,7 @@ _STATUS = {Result.GOOD: 0, Result.BAD: 1, Result.UNCHECKED: 10}
 _TEXT_AT = 11
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyOptions:
+class VerifyOptions(Value):
     """The options of ``verify``.
 
     :ivar now: aware; the part of the day is chosen by it.
@@ -240,8 +239,7 @@ def _level(options: argparse.Namespace, source: Location | None) -> Depth:
     return level
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedSnapshot:
+class VerifiedSnapshot(Value):
     """A snapshot in the document."""
 
     name: str
@@ -255,8 +253,7 @@ class VerifiedSnapshot:
     compared: int
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedPlace:
+class VerifiedPlace(Value):
     """A place in the document."""
 
     place: str

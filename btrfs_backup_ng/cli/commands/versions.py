@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from btrfs_backup_ng.__logger__ import PROGRAM
@@ -52,6 +51,7 @@ from btrfs_backup_ng.core.columns import with_command
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.value import Value
 
 _EPILOG = """\
 FILE is the path of a file in a mounted subvolume; it may have been deleted. It is
@@ -78,8 +78,7 @@ exit status:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class VersionsOptions:
+class VersionsOptions(Value):
     """The options of ``versions``.
 
     :ivar places: to look at instead of those on record.
@@ -152,8 +151,7 @@ def read(options: argparse.Namespace) -> VersionsOptions:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class FileVersion:
+class FileVersion(Value):
     """A version in the document.
 
     :ivar number: its place in this answer; ``id`` never changes.
@@ -172,16 +170,14 @@ class FileVersion:
     restore: Taken | None
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotsWithFile:
+class SnapshotsWithFile(Value):
     """The snapshots of one place that have a version."""
 
     place: str
     snapshots: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class FilePeriod:
+class FilePeriod(Value):
     """A period in which a file was the same; without a number, it was missing."""
 
     id: str | None
@@ -191,16 +187,14 @@ class FilePeriod:
     places: tuple[SnapshotsWithFile, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceFailure:
+class PlaceFailure(Value):
     """A place that could not be looked at."""
 
     place: str
     error: Inline[BackupError]
 
 
-@dataclass(frozen=True, slots=True)
-class VersionsReport:
+class VersionsReport(Value):
     """The document of ``versions``."""
 
     subvolume: str

@@ -1,7 +1,5 @@
 """What facts about a place mean to ``doctor``."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +8,7 @@ from btrfs_backup_ng.__util__ import GIB, MIB
 from btrfs_backup_ng.actions.doctor import diagnosis
 from btrfs_backup_ng.actions.doctor.diagnosis import Diagnosis, Grade, Subject
 from btrfs_backup_ng.core.model import Facts, Privilege
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.host.ssh import privilege_rule, sudoers_rule
 
 OK, WARN, FAIL, UNKNOWN = Grade.OK, Grade.WARN, Grade.FAIL, Grade.UNKNOWN

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from btrfs_backup_ng.actions.restore.swap import (
     parse_default,
     plan_swap,
 )
+from btrfs_backup_ng.core.value import replace
 
 _HOME = "subvolid=257,subvol=/@home"
 _OPTIONS = "rw,compress=zstd:3,ssd,space_cache=v2"

@@ -1,6 +1,5 @@
 """The comparing of trees as values: what differs is told, and nothing else."""
 
-import dataclasses
 import stat
 
 import pytest
@@ -21,6 +20,7 @@ from btrfs_backup_ng.actions.verify.remote_tree import (
     read_xattrs,
     split,
 )
+from btrfs_backup_ng.core.value import replace
 
 #: Bytes that come before and after a slash, and what is no text.
 NAMES = (
@@ -34,19 +34,17 @@ FILE = Entry(
 )
 KINDS = [
     FILE,
-    dataclasses.replace(FILE, mode=stat.S_IFREG | 0o4755),
-    dataclasses.replace(FILE, digest=b"\1" * 32),
-    dataclasses.replace(FILE, uid=1, mtime_ns=-1),
-    dataclasses.replace(FILE, gid=1, xattrs={b"user.a": b"1"}),
-    dataclasses.replace(FILE, xattrs={b"user.a": b"2", b"user.b": b""}),
+    replace(FILE, mode=stat.S_IFREG | 0o4755),
+    replace(FILE, digest=b"\1" * 32),
+    replace(FILE, uid=1, mtime_ns=-1),
+    replace(FILE, gid=1, xattrs={b"user.a": b"1"}),
+    replace(FILE, xattrs={b"user.a": b"2", b"user.b": b""}),
     Entry(b"", stat.S_IFDIR | 0o755, 0, 0, 0, 0, xattrs={}),
     Entry(b"", stat.S_IFLNK | 0o777, 0, 0, 0, 0, target=b"a", xattrs={}),
     Entry(b"", stat.S_IFLNK | 0o777, 0, 0, 0, 0, target=b"b", xattrs={}),
 ]
 TREES = st.dictionaries(PATHS, st.sampled_from(KINDS), max_size=12).map(
-    lambda tree: [
-        dataclasses.replace(entry, path=path) for path, entry in sorted(tree.items())
-    ]
+    lambda tree: [replace(entry, path=path) for path, entry in sorted(tree.items())]
 )
 
 
@@ -75,17 +73,17 @@ def test_a_tree_is_the_same_as_itself(tree: list[Entry]):
 
 
 CHANGES = {
-    Aspect.TYPE: dataclasses.replace(FILE, mode=stat.S_IFIFO | 0o644, digest=None),
-    Aspect.MODE: dataclasses.replace(FILE, mode=stat.S_IFREG | 0o645),
-    Aspect.OWNER: dataclasses.replace(FILE, uid=1),
-    Aspect.GROUP: dataclasses.replace(FILE, gid=1),
-    Aspect.SIZE: dataclasses.replace(FILE, size=6),
-    Aspect.MTIME: dataclasses.replace(FILE, mtime_ns=10**9 + 1),
-    Aspect.TARGET: dataclasses.replace(FILE, target=b"x"),
-    Aspect.DEVICE: dataclasses.replace(FILE, device=(1, 3)),
-    Aspect.LINK: dataclasses.replace(FILE, link=b"./another"),
-    Aspect.CONTENTS: dataclasses.replace(FILE, digest=b"\1" * 32),
-    Aspect.XATTR: dataclasses.replace(FILE, xattrs={b"user.a": b"1"}),
+    Aspect.TYPE: replace(FILE, mode=stat.S_IFIFO | 0o644, digest=None),
+    Aspect.MODE: replace(FILE, mode=stat.S_IFREG | 0o645),
+    Aspect.OWNER: replace(FILE, uid=1),
+    Aspect.GROUP: replace(FILE, gid=1),
+    Aspect.SIZE: replace(FILE, size=6),
+    Aspect.MTIME: replace(FILE, mtime_ns=10**9 + 1),
+    Aspect.TARGET: replace(FILE, target=b"x"),
+    Aspect.DEVICE: replace(FILE, device=(1, 3)),
+    Aspect.LINK: replace(FILE, link=b"./another"),
+    Aspect.CONTENTS: replace(FILE, digest=b"\1" * 32),
+    Aspect.XATTR: replace(FILE, xattrs={b"user.a": b"1"}),
 }
 
 
@@ -100,13 +98,13 @@ def test_each_aspect_is_told_with_both_values(aspect: Aspect):
 
 
 def test_xattrs_that_nobody_can_tell_are_not_compared():
-    known = dataclasses.replace(FILE, xattrs={b"user.a": b"1"})
-    silent = dataclasses.replace(FILE, xattrs=None)
+    known = replace(FILE, xattrs={b"user.a": b"1"})
+    silent = replace(FILE, xattrs=None)
     assert list(compare([known], [silent])) == list(compare([silent], [known])) == []
 
 
 def test_what_cannot_be_read_is_a_difference_and_whose_fault_it_is_is_told():
-    lost = dataclasses.replace(FILE, digest=None, unreadable="Input/output error")
+    lost = replace(FILE, digest=None, unreadable="Input/output error")
     (told,) = compare([FILE], [lost])
     assert not told.unclear and "Input/output error" in told.copy
     for copy in (FILE, lost):
@@ -115,7 +113,7 @@ def test_what_cannot_be_read_is_a_difference_and_whose_fault_it_is_is_told():
 
 
 def test_what_comes_in_disorder_is_refused():
-    later = dataclasses.replace(FILE, path=b"./g")
+    later = replace(FILE, path=b"./g")
     for tree in ([later, FILE], [FILE, FILE]):
         with pytest.raises(Garbled):
             list(compare(tree, []))

@@ -1,6 +1,5 @@
 """What verifying decides without looking anywhere: identity, parts, the record."""
 
-import dataclasses
 import json
 from datetime import datetime, timedelta, timezone
 from uuid import UUID, uuid4
@@ -31,6 +30,7 @@ from btrfs_backup_ng.core.choose import is_in_part, pick
 from btrfs_backup_ng.core.cleared import parse_cleared
 from btrfs_backup_ng.core.model import Integrity, Listing, Result, Snapshot
 from btrfs_backup_ng.core.record import Unreadable
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.place.verified import (
     Depth,
     Verified,
@@ -52,7 +52,7 @@ def snapshot(number: int, received: UUID | None = None, **changes: object) -> Sn
         generation=number,
         tree_id=256 + number,
     )
-    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 def pairs(count: int) -> tuple[list[Snapshot], list[Snapshot]]:
@@ -75,13 +75,13 @@ def test_a_good_backup_gives_no_finding():
 
 def test_each_damage_of_a_backup_alone_is_found():
     _, (one, other) = pairs(2)
-    lost = dataclasses.replace(one, received_uuid=None)
+    lost = replace(one, received_uuid=None)
     assert alone(lost, other) == {(Check.RECEIVED_UUID, Result.BAD)}
-    broken = dataclasses.replace(one, integrity=Integrity.CHANGED)
+    broken = replace(one, integrity=Integrity.CHANGED)
     assert alone(broken, other) == {(Check.SEAL, Result.BAD)}
-    doubtful = dataclasses.replace(one, integrity=Integrity.UNKNOWN)
+    doubtful = replace(one, integrity=Integrity.UNKNOWN)
     assert alone(doubtful, other) == {(Check.SEAL, Result.UNCHECKED)}
-    twin = dataclasses.replace(other, received_uuid=one.received_uuid)
+    twin = replace(other, received_uuid=one.received_uuid)
     assert alone(one, twin) == {(Check.DUPLICATE, Result.BAD)}
 
 
@@ -128,9 +128,9 @@ def test_copies_of_what_shares_a_uuid_are_told_apart_by_name():
     there = [snapshot(number, shared) for number in range(3)]
     reference = Reference.of("/home", here)
     assert original_of(there[1], reference) == [here[1]]
-    renamed = dataclasses.replace(there[1], name=f"{here[1].name}_1")
+    renamed = replace(there[1], name=f"{here[1].name}_1")
     assert original_of(renamed, reference) == [here[1]]
-    stranger = dataclasses.replace(there[1], name="x-20250101-000000")
+    stranger = replace(there[1], name="x-20250101-000000")
     assert original_of(stranger, reference) == here
     assert against(stranger, here, there) == [Result.UNCHECKED]
     (finding,) = judge_reference(reference)
@@ -139,7 +139,7 @@ def test_copies_of_what_shares_a_uuid_are_told_apart_by_name():
 
 def test_what_lost_its_received_uuid_is_compared_with_its_namesake():
     here, there = pairs(2)
-    lost = dataclasses.replace(there[1], received_uuid=None)
+    lost = replace(there[1], received_uuid=None)
     reference = Reference.of("/home", here)
     assert original_of(lost, reference) == [here[1]]
     assert against(lost, here, there) == []  # that it lost it is said already
@@ -316,9 +316,9 @@ def test_the_most_thorough_counts_and_bad_stays_bad():
     identity = Verified(Depth.IDENTITY, later, Result.GOOD)
     record = {uuid: {Depth.DATA: data, Depth.IDENTITY: identity}}
     assert last_verified(record, uuid) == data
-    bad = dataclasses.replace(data, result=Result.BAD)
+    bad = replace(data, result=Result.BAD)
     assert last_verified({uuid: {**record[uuid], Depth.DATA: bad}}, uuid) == bad
-    spoilt = dataclasses.replace(identity, result=Result.BAD)
+    spoilt = replace(identity, result=Result.BAD)
     assert last_verified({uuid: {**record[uuid], Depth.IDENTITY: spoilt}}, uuid) == (
         spoilt
     )

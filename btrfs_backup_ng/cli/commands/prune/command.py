@@ -265,7 +265,8 @@ def _run(options: PruneOptions, call: Call) -> int:
     folder = options.folder if thins else ""
     with open_session(call, options.ssh, folder) as session:
         sites = [
-            Site(place, session, options, call, output) for place in options.places
+            Site(place, session, options, call, output, Tally())
+            for place in options.places
         ]
         if options.staging:
             return _do([Discarding(site) for site in sites], output)

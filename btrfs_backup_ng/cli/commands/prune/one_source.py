@@ -1,17 +1,15 @@
 """The record that backups with a prefix have one source: ``prune --one-source``."""
 
-from dataclasses import dataclass
-
 from btrfs_backup_ng.__util__ import BackupError, visible
 from btrfs_backup_ng.actions.prune.one_source import Settled, settle
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.commands.prune.site import Site
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.model import Role
+from btrfs_backup_ng.core.value import Value
 
 
-@dataclass(frozen=True, slots=True)
-class SettledPlace:
+class SettledPlace(Value):
     """A place in the document."""
 
     place: str

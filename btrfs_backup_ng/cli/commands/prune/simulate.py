@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
 from btrfs_backup_ng.__util__ import UsageError
@@ -12,6 +11,7 @@ from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.table import Column, table, wrapped
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.simulation import Outlook, simulate
+from btrfs_backup_ng.core.value import Value
 
 _HOUR = timedelta(hours=1)
 #: Up to this, a line is a day and a column an hour; beyond, a month and a day.
@@ -21,16 +21,14 @@ _UNITS = {True: ("day", "hour"), False: ("month", "day")}
 _COLUMNS = (Column("TIME"), Column("AGE", leaves=24), Column("RULES"))
 
 
-@dataclass(frozen=True, slots=True)
-class KeptTime:
+class KeptTime(Value):
     """The time of a snapshot that is kept, with the reasons."""
 
     time: datetime
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SimulationReport:
+class SimulationReport(Value):
     """The document of a simulation."""
 
     policy: str

@@ -1,6 +1,5 @@
 """The options of ``prune``, and one place of its work."""
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 from btrfs_backup_ng.cli.call import Call
@@ -10,11 +9,11 @@ from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.session.session import Session
 
 
-@dataclass(frozen=True, slots=True)
-class PruneOptions:
+class PruneOptions(Value):
     """The options of ``prune``.
 
     :ivar prefix: of the names; ``None`` for all known snapshots.
@@ -41,8 +40,7 @@ class PruneOptions:
     wait_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Site:
+class Site(Value):
     """One place of the work, and all that it needs.
 
     :ivar tally: of the work done at this place.
@@ -53,7 +51,7 @@ class Site:
     options: PruneOptions
     call: Call
     output: Output
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally
 
     def say(self, text: str) -> None:
         """Print a line about the place."""

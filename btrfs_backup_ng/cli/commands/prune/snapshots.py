@@ -1,7 +1,6 @@
 """The deletion of old snapshots and backups at one place: look, show, ask, delete."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -28,6 +27,7 @@ from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.judgement import Course
 from btrfs_backup_ng.core.model import Role, Snapshot
 from btrfs_backup_ng.core.retention import BY_ARRIVAL
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.place.contents import Seen
 
 #: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
@@ -42,8 +42,7 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AppliedPolicy:
+class AppliedPolicy(Value):
     """A policy in the document."""
 
     kind: Role
@@ -51,8 +50,7 @@ class AppliedPolicy:
     zone: str
 
 
-@dataclass(frozen=True, slots=True)
-class PrunedSnapshot:
+class PrunedSnapshot(Value):
     """A snapshot or backup in the document.
 
     :ivar verdict: keep or delete.
@@ -68,8 +66,7 @@ class PrunedSnapshot:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True)
-class PrunedPlace:
+class PrunedPlace(Value):
     """A place in the document."""
 
     place: str

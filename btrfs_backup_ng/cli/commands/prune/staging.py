@@ -1,7 +1,5 @@
 """``prune --staging``: interrupted transfers, discarded by the user."""
 
-from dataclasses import dataclass
-
 from btrfs_backup_ng.__util__ import BackupError
 from btrfs_backup_ng.actions.prune.staging import check_free, discard, find
 from btrfs_backup_ng.cli import wording
@@ -9,19 +7,18 @@ from btrfs_backup_ng.cli.commands.prune.site import Site
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.model import Waiting
+from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.place.preflight import CHANGING, look_at
 
 
-@dataclass(frozen=True, slots=True)
-class DiscardedTransfer:
+class DiscardedTransfer(Value):
     """A transfer in the document, and whether it was discarded."""
 
     transfer: Inline[Waiting]
     outcome: str
 
 
-@dataclass(frozen=True, slots=True)
-class DiscardedPlace:
+class DiscardedPlace(Value):
     """A place in the document."""
 
     place: str

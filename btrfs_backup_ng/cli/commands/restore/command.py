@@ -4,7 +4,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from btrfs_backup_ng.__logger__ import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
@@ -40,6 +39,7 @@ from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Incremental, SshOptions, TransferOptions
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
@@ -75,8 +75,7 @@ exit status:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreOptions:
+class RestoreOptions(Value):
     """The options of ``restore``.
 
     :ivar place: ``None`` only with an id.

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated
 
@@ -43,7 +42,6 @@ from btrfs_backup_ng.place.contents import State
 _PATHS_SHOWN = 10
 
 
-@dataclass(slots=True)
 class RestoreReport:
     """The document of ``restore``, as far as the restore got.
 
@@ -70,6 +68,9 @@ class RestoreReport:
     resumed_bytes: int | None = None
     next_backup: ForecastView | None = None
     swap: Swap | None = None
+
+    def __init__(self, dry_run: bool) -> None:
+        self.dry_run = dry_run
 
 
 class Reporter:

@@ -32,6 +32,7 @@ from btrfs_backup_ng.place.holds import HOLDS, HeldPlace, base_hold, format_hold
 from btrfs_backup_ng.place.sources import Series, format_sources
 from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.session.session import Session
+from btrfs_backup_ng.session.turns import Turns
 from tests.support.command_line import (
     Done,
     complaint,
@@ -405,6 +406,7 @@ def test_what_is_needed_since_it_was_judged_stays(scene: Scene):
             connections=connections,
             sudo_line="",
             progress=Progress(enabled_line=False),
+            turns=Turns(),
             folder=f"{STATE}/snapshots",
         )
         (part,) = look(location, way, request)
