@@ -16,7 +16,7 @@ from btrfs_backup_ng.cli.argv import asks_for_documents
 from btrfs_backup_ng.cli.commands import run_words
 from btrfs_backup_ng.cli.message import print_message
 from btrfs_backup_ng.cli.stdout import print_line
-from btrfs_backup_ng.process.child import end_all, interrupt, interrupted
+from btrfs_backup_ng.process.interruption import end_all, interrupt, interrupted
 
 #: A bug of the program: EX_SOFTWARE of sysexits.h.
 _BUG = 70

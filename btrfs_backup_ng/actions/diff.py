@@ -13,12 +13,13 @@ from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.common import Host, NeedsRoot
 from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.place.preflight import Purpose, has_tools, is_directory, look_at
-from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
+from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
     ContactLost,
 )
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.sendstream.changes import Change, Touch, read_changes
 from btrfs_backup_ng.sendstream.format import StreamDamaged

@@ -5,7 +5,7 @@ import sys
 from select import select
 
 from btrfs_backup_ng.__util__ import BackupError
-from btrfs_backup_ng.process.child import check_interrupted
+from btrfs_backup_ng.process.interruption import check_interrupted
 
 
 class Declined(BackupError):

@@ -33,13 +33,14 @@ from btrfs_backup_ng.host.entry import (
     replace_file,
 )
 from btrfs_backup_ng.host.facts import read_facts
-from btrfs_backup_ng.process.child import check_interrupted, run
+from btrfs_backup_ng.process.child import run
 from btrfs_backup_ng.process.command import (
     Command,
     CommandNotStarted,
     Completed,
     patience,
 )
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import Verb
 

@@ -24,7 +24,7 @@ from btrfs_backup_ng.host.clock import seconds
 from btrfs_backup_ng.host.common import IF_SLOW, ListingFailed, LockHeld, Say
 from btrfs_backup_ng.host.entry import plain
 from btrfs_backup_ng.host.facts import parse_facts
-from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
+from btrfs_backup_ng.process.child import PIPE, Child, run
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
@@ -32,6 +32,7 @@ from btrfs_backup_ng.process.command import (
     last_words,
     patience,
 )
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.sshutil.master import SSHMasterManager
 from btrfs_backup_ng.sshutil.passwords import (
     ask,

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Self
 
-from btrfs_backup_ng.__util__ import GIB, KIB, MIB, Interrupted
+from btrfs_backup_ng.__util__ import GIB, KIB, MIB
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
@@ -26,6 +26,7 @@ from btrfs_backup_ng.process.command import (
     identity,
     read_status,
 )
+from btrfs_backup_ng.process.interruption import check_interrupted, interrupted, live
 from btrfs_backup_ng.process.poller import TICK_S, Loop, Tail, widen
 from btrfs_backup_ng.process.silence import Silence
 from btrfs_backup_ng.wire import protocol
@@ -43,55 +44,6 @@ END_GRACE_S = 2.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 _prctl.argtypes = (ctypes.c_int,) + 4 * (ctypes.c_ulong,)
-
-#: The signal that interrupted the program.
-interrupted_by: int | None = None
-#: Children that were started and not yet reaped.
-live: set["Child"] = set()
-
-
-def interrupt(signal_number: int) -> None:
-    """End all children and let no other start; for the handler of a signal.
-
-    The first signal is the one remembered. The children get SIGTERM here, and SIGKILL
-    after :data:`END_GRACE_S` from the code that waits for them. Takes only locks that
-    its own thread may hold, and writes nothing.
-    """
-    global interrupted_by
-    interrupted_by = interrupted_by or signal_number
-    for child in list(live):
-        child.terminate()
-
-
-def interrupted() -> int | None:
-    """Return the signal that interrupted the program, if one did."""
-    return interrupted_by
-
-
-def check_interrupted() -> None:
-    """Raise if a signal interrupted the program.
-
-    :raises Interrupted: then.
-    """
-    if interrupted_by is not None:
-        raise Interrupted(interrupted_by)
-
-
-@contextlib.contextmanager
-def last_steps() -> Iterator[None]:
-    """Let processes start even after a signal: to unmount, to restore names."""
-    global interrupted_by
-    remembered, interrupted_by = interrupted_by, None
-    try:
-        yield
-    finally:
-        interrupted_by = remembered or interrupted_by
-
-
-def end_all() -> None:
-    """Kill every live child and its group, at once; the last resort."""
-    for child in list(live):
-        child.send(signal.SIGKILL)
 
 
 class Child:
@@ -140,7 +92,7 @@ class Child:
         assert self._process.stderr
         self.stderr: IO[bytes] = self._process.stderr
         live.add(self)
-        if interrupted_by is not None:  # while it was starting
+        if interrupted() is not None:  # while it was starting
             end_together([self])
             check_interrupted()
 

@@ -20,6 +20,7 @@ from btrfs_backup_ng.process.command import (
     describe,
     patience,
 )
+from btrfs_backup_ng.process.interruption import check_interrupted, interrupted
 from btrfs_backup_ng.process.poller import TICK_S, Loop, widen
 from btrfs_backup_ng.process.relay import Hop, Meter, Watch
 from btrfs_backup_ng.process.silence import Silence
@@ -234,7 +235,7 @@ class _Pipeline:
             self._watch_stall(min(now - looked, 2 * TICK_S))
             looked = now
             for stage in self._stages:
-                if process.interrupted() or self._verdict:
+                if interrupted() or self._verdict:
                     stage.must_end_by(now)
                 stage.press(now)
             if self._hop:
@@ -342,7 +343,7 @@ class _Pipeline:
         if not failed and not lost and forgiven:
             elapsed_s = (self._meter.ended or 0.0) - (self._meter.started or 0.0)
             return Moved(self._meter.size_bytes, elapsed_s, bytes(self._output))
-        process.check_interrupted()
+        check_interrupted()
         blamed = self._find_blamed(ends, failed)
         others = [number for number in failed if number != blamed]
         kind = PipelineFailed

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.host.ssh import PLACES_AT_ONCE
-from btrfs_backup_ng.process.child import check_interrupted
+from btrfs_backup_ng.process.interruption import check_interrupted
 
 
 class Turns:

@@ -42,8 +42,9 @@ from typing import Self
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, read_packaged, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
-from btrfs_backup_ng.process.child import Child, check_interrupted
+from btrfs_backup_ng.process.child import Child
 from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.sshutil.login import Login, LoginAttempt
 from btrfs_backup_ng.sshutil.passwords import read_password
 from btrfs_backup_ng.sshutil.private import give_to, make_private_directory

@@ -14,7 +14,7 @@ import threading
 from select import select
 
 from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
-from btrfs_backup_ng.process.child import check_interrupted
+from btrfs_backup_ng.process.interruption import check_interrupted
 
 #: Longer than any password, and a pipe takes it in one piece (pipe(7)).
 _LONGEST = 1024

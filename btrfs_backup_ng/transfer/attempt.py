@@ -29,8 +29,8 @@ from btrfs_backup_ng.endpoint.common import (
 )
 from btrfs_backup_ng.endpoint.staging import Checkpoint
 from btrfs_backup_ng.host.entry import refusal_by_verb
-from btrfs_backup_ng.process.child import check_interrupted
 from btrfs_backup_ng.process.command import Command, CommandFailed, Completed, TimedOut
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.process.pipeline import (
     Meter,
     Moved,

@@ -14,8 +14,8 @@ from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.common import Endpoint
 from btrfs_backup_ng.host.clock import slept_s
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.process.child import check_interrupted
 from btrfs_backup_ng.process.command import ContactLost, TimedOut
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.process.pipeline import Meter, Moved, PipelineFailed, TooLarge
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.session import Session

@@ -16,13 +16,8 @@ import pytest
 from btrfs_backup_ng.__util__ import KIB, MIB, Interrupted
 from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.process import child as process
-from btrfs_backup_ng.process.child import (
-    PIPE,
-    Child,
-    end_all,
-    interrupt,
-    run,
-)
+from btrfs_backup_ng.process import interruption
+from btrfs_backup_ng.process.child import PIPE, Child, run
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
@@ -36,6 +31,7 @@ from btrfs_backup_ng.process.command import (
     last_words,
     read_status,
 )
+from btrfs_backup_ng.process.interruption import end_all, interrupt
 from btrfs_backup_ng.process.silence import Silence
 from btrfs_backup_ng.wire.protocol import MAGIC
 from tests.support.processes import (
@@ -51,10 +47,10 @@ from tests.support.processes import (
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts uninterrupted and leaves no file and no process behind."""
-    monkeypatch.setattr(process, "interrupted_by", None)
+    monkeypatch.setattr(interruption, "interrupted_by", None)
     with nothing_left_behind():
         yield
-    assert not process.live
+    assert not interruption.live
 
 
 def shell(script: str, *, reports: bool = False) -> Command:
@@ -509,7 +505,7 @@ def test_after_an_interrupt_nothing_starts(monkeypatch):
     with pytest.raises(Interrupted) as caught:
         Child.start(shell("exit 0"))
     assert caught.value.exit_status == 130
-    assert process.interrupted() == signal.SIGINT
+    assert interruption.interrupted() == signal.SIGINT
 
 
 def test_an_interrupt_ends_waiting_for_a_child():
@@ -552,6 +548,7 @@ def test_children_die_with_us_even_if_we_are_killed():
     marker = "31.4154"
     script = f"""
 from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.child import Child, run
 with Child.start(Command(("sleep", "{marker}"), "a")):
     run(Command(("sleep", "{marker}"), "b"))
 """

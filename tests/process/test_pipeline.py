@@ -19,8 +19,8 @@ import pytest
 from btrfs_backup_ng.__util__ import MIB, Interrupted
 from btrfs_backup_ng.process import child as process
 from btrfs_backup_ng.process import command, interruption, pipeline
-from btrfs_backup_ng.process.child import interrupt
 from btrfs_backup_ng.process.command import Command, CommandNotFound
+from btrfs_backup_ng.process.interruption import interrupt
 from btrfs_backup_ng.process.pipeline import (
     Meter,
     Moved,
@@ -44,10 +44,10 @@ _CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test starts uninterrupted and leaves no file and no process behind."""
-    monkeypatch.setattr(process, "interrupted_by", None)
+    monkeypatch.setattr(interruption, "interrupted_by", None)
     with nothing_left_behind():
         yield
-    assert not process.live
+    assert not interruption.live
 
 
 #: Carries bytes like the filter for checkpoints, and says how many.

@@ -25,8 +25,8 @@ from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.entry import below, entered, plain
 from btrfs_backup_ng.place import preflight
 from btrfs_backup_ng.place.preflight import ALL_BY_HAND
-from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.interruption import last_steps
 from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer.route import stages_between

@@ -25,8 +25,8 @@ from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
 from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.endpoint.common import Place, new_transfer_id
 from btrfs_backup_ng.host.facts import is_same_filesystem
-from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import CommandFailed
+from btrfs_backup_ng.process.interruption import last_steps
 from btrfs_backup_ng.process.pipeline import Meter, PipelineFailed, run_pipeline
 from btrfs_backup_ng.transfer.route import Route
 

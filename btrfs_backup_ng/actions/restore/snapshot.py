@@ -42,7 +42,7 @@ from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.entry import STATE, plain
 from btrfs_backup_ng.place import preflight, room
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.process.child import last_steps
+from btrfs_backup_ng.process.interruption import last_steps
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer import size
 from btrfs_backup_ng.transfer.delivery import Delivery

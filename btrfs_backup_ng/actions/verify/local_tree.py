@@ -16,7 +16,7 @@ from btrfs_backup_ng.actions.verify.manifest import (
 )
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.entry import entered
-from btrfs_backup_ng.process.child import check_interrupted
+from btrfs_backup_ng.process.interruption import check_interrupted
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

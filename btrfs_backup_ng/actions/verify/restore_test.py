@@ -20,8 +20,8 @@ from btrfs_backup_ng.endpoint.common import (
 from btrfs_backup_ng.host.entry import INCOMING, plain
 from btrfs_backup_ng.place import preflight
 from btrfs_backup_ng.place.locks import Holder
-from btrfs_backup_ng.process.child import last_steps
 from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.interruption import last_steps
 from btrfs_backup_ng.process.pipeline import Meter
 from btrfs_backup_ng.transfer.attempt import Attempt
 from btrfs_backup_ng.transfer.route import Route, choose_route

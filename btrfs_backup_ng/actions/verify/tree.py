@@ -17,13 +17,14 @@ from btrfs_backup_ng.actions.verify.remote_tree import (
 )
 from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.host.common import Host
-from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted
+from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import (
     CommandFailed,
     Completed,
     ContactLost,
     TimedOut,
 )
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.wire import verbs

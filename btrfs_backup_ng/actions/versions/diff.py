@@ -14,12 +14,13 @@ from btrfs_backup_ng.__util__ import (
 from btrfs_backup_ng.actions.versions.find import Found, sighting_of
 from btrfs_backup_ng.actions.versions.timeline import Sighting, id_of, versions
 from btrfs_backup_ng.host.common import Host
-from btrfs_backup_ng.process.child import PIPE, Child, check_interrupted, run
+from btrfs_backup_ng.process.child import PIPE, Child, run
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
     ContactLost,
 )
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.wire import verbs
 

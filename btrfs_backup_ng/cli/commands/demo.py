@@ -19,8 +19,9 @@ from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.sudo import become_root, sudo_line
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.host.mounts import MOUNTS, parse_mounts
-from btrfs_backup_ng.process.child import last_steps, run
+from btrfs_backup_ng.process.child import run
 from btrfs_backup_ng.process.command import Command, find_program
+from btrfs_backup_ng.process.interruption import last_steps
 from btrfs_backup_ng.session import history
 
 _PROGRAMS = ("mkfs.btrfs", "btrfs", "mount", "umount", "diff")
