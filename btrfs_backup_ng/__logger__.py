@@ -4,9 +4,9 @@ import logging
 import os
 import sys
 
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import visible
 
-PROGRAM = "btrfs-backup-ng"
 #: syslog priorities that the journal reads from a leading ``<N>``: sd-daemon(3).
 _PRIORITIES = {
     logging.DEBUG: 7,

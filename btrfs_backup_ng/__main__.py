@@ -1,12 +1,9 @@
 """The entry point: argv -> exit status; signals; the last ``except``."""
 
 import contextlib
-import json
-import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
@@ -48,14 +45,21 @@ def main(words: Sequence[str]) -> int:
     except (BackupError, Interrupted) as error:
         return _fail(words, error.message, error.hint, error.exit_status)
     except Exception as error:  # anything that arrives here is a bug
-        hint = "Run it again with -vv and report the output."
-        if logging.getLogger().isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
-            hint = ""
         text = f"a bug: {type(error).__name__}: {visible(str(error))}"
-        return _fail(words, text, hint, _BUG)
+        return _fail(words, text, _trace(), _BUG)
     finally:
         end_all()
+
+
+def _trace() -> str:
+    """Print where the current error was raised, or return the hint how to see it."""
+    import logging  # here: --version needs it not
+    import traceback  # here: as above
+
+    if not logging.getLogger().isEnabledFor(logging.DEBUG):
+        return "Run it again with -vv and report the output."
+    traceback.print_exc()
+    return ""
 
 
 def _check_directory() -> None:
@@ -76,6 +80,8 @@ def _fail(words: Sequence[str], message: str, hint: str, exit_status: int) -> in
     """Print why a call failed, also as a document if it asks for documents."""
     print_message(message, hint)
     if asks_for_documents(words):
+        import json  # here: --version needs it not
+
         error = {"message": message, "hint": hint.splitlines()}
         document = {"version": 1, "exit_status": exit_status, "error": error}
         print_line(json.dumps(document))

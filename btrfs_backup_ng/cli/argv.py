@@ -1,6 +1,5 @@
 """The words of a command line before they are options: files, tasks, ``-v``."""
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -197,4 +196,6 @@ def resembling(word: str, among: Iterable[str], cutoff: float = 0.6) -> str:
 
     :param cutoff: how alike they must be, from 0 to 1.
     """
+    import difflib  # here: only a mistyped word needs it
+
     return next(iter(difflib.get_close_matches(word, list(among), 1, cutoff)), "")

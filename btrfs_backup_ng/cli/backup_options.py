@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Collection, Sequence
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.argv import expand, naming_line, resembling, split_tasks

@@ -8,11 +8,11 @@ indented further. The man pages are made of the same sections.
 
 import argparse
 import re
-import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
+from btrfs_backup_ng.cli.stdout import columns
 from btrfs_backup_ng.core.value import Value
 
 #: Commands -> their meanings, in the order of the help.
@@ -169,7 +169,32 @@ def _only_at_commas(term: str) -> str:
 
 def terminal_columns() -> int:
     """Return the width of a help: a bit less than that of the terminal."""
-    return min(shutil.get_terminal_size().columns, _WIDEST) - 2
+    return min(columns(), _WIDEST) - 2
+
+
+def write(
+    parser: argparse.ArgumentParser,
+    verb: str,
+    usages: Iterable[str],
+    *,
+    everything: bool,
+) -> str:
+    """Return the help of a command.
+
+    :param verb: "" for the classic form.
+    :param everything: with all options.
+    """
+    shown = options = list_options(parser)
+    if not everything:
+        shown = (command_help if verb else classic_help)(options)
+    text = Text(terminal_columns())
+    text.add_usage(usages)
+    for section in (*read_sections(parser.description or ""), *shown):
+        text.add(section)
+    is_short = not (everything or verb)
+    for section in read_sections(CLASSIC_EPILOG if is_short else parser.epilog or ""):
+        text.add(section)
+    return str(text)
 
 
 def list_options(parser: argparse.ArgumentParser) -> list[Section]:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.core.columns import broken, with_command
 
 _INDENT = 2

@@ -7,20 +7,10 @@ from datetime import timezone
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import GIB, UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.argv import join_levels, resembling, split_at_dashes
-from btrfs_backup_ng.cli.help import (
-    CLASSIC_EPILOG,
-    Section,
-    Text,
-    classic_help,
-    command_help,
-    list_options,
-    read_sections,
-    terminal_columns,
-)
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.core.value import Value, defaults_of
@@ -73,22 +63,10 @@ class Parser(argparse.ArgumentParser):
 
         :param everything: with all options.
         """
-        shown = options = self.option_sections
-        if not everything:
-            shown = (command_help if self.verb else classic_help)(options)
-        text = Text(terminal_columns())
-        text.add_usage(self.usages)
-        for section in (*read_sections(self.description or ""), *shown):
-            text.add(section)
-        is_short = not (everything or self.verb)
-        for section in read_sections(CLASSIC_EPILOG if is_short else self.epilog or ""):
-            text.add(section)
-        print_line(str(text).rstrip("\n"))
+        from btrfs_backup_ng.cli.help import write  # here: other calls need no help
 
-    @property
-    def option_sections(self) -> list[Section]:
-        """Return a section for each group of options."""
-        return list_options(self)
+        text = write(self, self.verb, self.usages, everything=everything)
+        print_line(text.rstrip("\n"))
 
     def error(self, message: str) -> NoReturn:
         """Raise the error, with a hint how to find out more."""

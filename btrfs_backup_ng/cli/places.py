@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.parser import FOLDER

@@ -31,6 +31,19 @@ def print_bytes(raw: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
+def columns() -> int:
+    """Return the columns of the terminal: COLUMNS, its own, or else 80.
+
+    That is shutil.get_terminal_size(); shutil imports three compressors.
+    """
+    named = os.environ.get("COLUMNS", "")
+    if named.isdecimal() and int(named):
+        return int(named)
+    with contextlib.suppress(OSError):
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    return 80
+
+
 def trouble(word: str) -> str:
     """Return a word that means trouble, in red on a terminal that shows colours.
 

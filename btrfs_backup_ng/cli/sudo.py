@@ -2,12 +2,12 @@
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.process.child import replace_by
+from btrfs_backup_ng.process.command import find_program
 
 #: Where sudo looks for commands: ``secure_path`` of sudoers(5), as it mostly is.
 _SECURE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -21,10 +21,10 @@ def command_line(words: Sequence[str]) -> list[str]:
     started_as = sys.argv[0]
     if os.path.basename(started_as) == "__main__.py":
         python = os.path.basename(sys.executable)
-        if shutil.which(python, path=_SECURE_PATH) != sys.executable:
+        if find_program(python, _SECURE_PATH) != sys.executable:
             python = sys.executable
         return [python, "-m", __package__.partition(".")[0], *words]
-    found = shutil.which(PROGRAM, path=_SECURE_PATH)
+    found = find_program(PROGRAM, _SECURE_PATH)
     if found and os.path.realpath(found) == os.path.realpath(started_as):
         return [PROGRAM, *words]
     return [os.path.abspath(started_as), *words]

@@ -6,10 +6,10 @@ further lines or is clipped; then a name that is too long has a line of its own;
 where nothing else fits, each row is a paragraph.
 """
 
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
+from btrfs_backup_ng.cli.stdout import columns
 from btrfs_backup_ng.core.columns import broken, clipped, padded, width, wrap
 from btrfs_backup_ng.core.value import Value
 
@@ -41,7 +41,7 @@ class Column(Value):
 
 def terminal_width() -> int | None:
     """Return the columns of the terminal, if it is one that lines go to."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return columns() if sys.stdout.isatty() else None
 
 
 def wrapped(line: str, indent: int) -> list[str]:

@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from datetime import timedelta, timezone, tzinfo
 from typing import TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from btrfs_backup_ng.__util__ import MIB, UsageError, parse_size, parse_span, visible
 from btrfs_backup_ng.core.choose import NOW
@@ -143,6 +142,8 @@ def version_id(text: str) -> str:
 
 def zone(text: str) -> tzinfo:
     """Read the name of a time zone."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # here: few name a zone
+
     if text.upper() == "UTC":
         return timezone.utc
     try:

@@ -4,8 +4,7 @@ import os
 import sys
 from contextlib import suppress
 
-from btrfs_backup_ng import __version__
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM, __version__
 from btrfs_backup_ng.process.child import run
 from btrfs_backup_ng.process.command import Command, CommandNotStarted
 

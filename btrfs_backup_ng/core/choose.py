@@ -1,6 +1,5 @@
 """The words that choose a snapshot: ``latest``, a date, a name, part of a UUID."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -168,5 +167,7 @@ def pick(
 
 def is_in_part(snapshot: Snapshot, number: int, parts: int) -> bool:
     """Return whether a snapshot belongs, for ever, to part ``number`` (from 1)."""
+    import hashlib  # here: it loads OpenSSL, and only parts need it
+
     digest = hashlib.sha256(snapshot.origin.bytes).digest()
     return int.from_bytes(digest[:8], "big") % parts == number - 1

@@ -46,7 +46,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from hashlib import blake2b
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot, Waiting
@@ -107,6 +106,8 @@ def _snapshot_part(snapshot: Snapshot) -> str:
 
 
 def _form_part(parent: Snapshot | None, protocol: str) -> str:
+    from hashlib import blake2b  # here: it loads OpenSSL, and only transfers need it
+
     base = parent.origin.bytes if parent else b""
     return blake2b(base + protocol.encode(), digest_size=8).hexdigest()
 

@@ -9,7 +9,7 @@ import os
 import shlex
 from collections.abc import Callable, Collection
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, format_size, visible
 from btrfs_backup_ng.core.events import Level, Noted
 from btrfs_backup_ng.core.location import Location

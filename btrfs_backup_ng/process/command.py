@@ -4,7 +4,6 @@ import os
 import pwd
 import re
 import shlex
-import shutil
 import signal
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -214,6 +213,13 @@ def _other_user(command: Command) -> pwd.struct_passwd | None:
         raise CommandNotStarted(command, f"no user {command.user}") from error
 
 
-def find_program(name: str) -> str | None:
-    """Return the path of an installed program, or None."""
-    return shutil.which(name, path=environment()["PATH"])
+def find_program(name: str, path: str = "") -> str | None:
+    """Return the path of an installed program, or None.
+
+    :param path: to look in, instead of a child's ``PATH``.
+    """
+    for directory in (path or environment()["PATH"]).split(":"):
+        found = os.path.join(directory, name)
+        if os.path.isfile(found) and os.access(found, os.X_OK):
+            return found
+    return None

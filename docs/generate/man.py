@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.cli.help import COMMANDS, Definition, list_options
 from docs.generate.commands import SENDER, Command, release
 

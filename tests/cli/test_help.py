@@ -15,6 +15,7 @@ from btrfs_backup_ng.cli.help import (
     Definition,
     Section,
     Text,
+    list_options,
     read_sections,
 )
 from btrfs_backup_ng.cli.parser import Parser
@@ -67,7 +68,7 @@ def test_all_options_are_there_on_request(shown, parser: Parser):
 @pytest.mark.parametrize("parser", PARSERS[1:], ids=lambda one: one.prog)
 def test_the_help_of_a_command_shows_its_own_options(shown, parser: Parser):
     text = shown(parser, everything=False)
-    for section in parser.option_sections:
+    for section in list_options(parser):
         words = {word for entry in section.entries for word in terms(f"  {entry.term}")}
         if section.heading in SHARED:
             assert not words & terms(text)

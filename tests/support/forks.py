@@ -14,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import select
 import shutil
 import socket
@@ -124,9 +125,9 @@ def serve(address: str) -> Callable[[], None]:
     entry: Callable[[], None] = importlib.import_module(
         "btrfs_backup_ng.__main__"
     ).entry
-    commands = importlib.import_module("btrfs_backup_ng.cli.commands")
-    for module in commands.VERBS.values():
-        importlib.import_module(module)
+    package = importlib.import_module("btrfs_backup_ng")
+    for module in pkgutil.walk_packages(package.__path__, "btrfs_backup_ng."):
+        importlib.import_module(module.name)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(100)

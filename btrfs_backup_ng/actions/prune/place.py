@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
 from btrfs_backup_ng.actions.prune.ages_and_sizes import Space, parse_space
 from btrfs_backup_ng.actions.prune.deletion import Deletion, delete

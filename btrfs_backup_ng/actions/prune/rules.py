@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from uuid import UUID
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.actions.prune.ages_and_sizes import parse_times
 from btrfs_backup_ng.actions.prune.deletion import delete

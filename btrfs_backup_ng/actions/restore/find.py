@@ -4,7 +4,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
 from btrfs_backup_ng.core.choose import NotChosen, choose, is_time
 from btrfs_backup_ng.core.location import Location

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from btrfs_backup_ng import PROGRAM, __version__
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.argv import TASKS, join_levels
-from btrfs_backup_ng.cli.backup_options import parse_backup
+from btrfs_backup_ng.cli.stdout import print_line
 
 _HERE = "btrfs_backup_ng.cli.commands"
 #: Verb -> its module.
@@ -34,6 +35,9 @@ def run_words(words: Sequence[str]) -> int:
 
     :raises BackupError: if nothing was done, or a verb failed.
     """
+    if tuple(words) == ("--version",):
+        print_line(f"{PROGRAM} {__version__}")  # without any parser
+        return 0
     if words and words[0] == _HELP:
         rest = [word for word in words[1:] if word != _ALL]
         return run_words([*rest, "--help-all" if _ALL in words else "--help"])
@@ -41,6 +45,8 @@ def run_words(words: Sequence[str]) -> int:
     if at is not None:
         main: Callable[[Sequence[str]], int] = import_module(VERBS[words[at]]).main
         return main([*words[:at], *words[at + 1 :]])
+    from btrfs_backup_ng.cli.backup_options import parse_backup  # here: see --version
+
     parsed = parse_backup(words, (*VERBS, _HELP))
     if parsed is None:
         return 0

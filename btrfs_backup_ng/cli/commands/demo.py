@@ -11,7 +11,8 @@ from contextlib import ExitStack, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from btrfs_backup_ng.__logger__ import PROGRAM, set_up_logging
+from btrfs_backup_ng import PROGRAM
+from btrfs_backup_ng.__logger__ import set_up_logging
 from btrfs_backup_ng.__util__ import MIB, BackupError, Refused, visible
 from btrfs_backup_ng.cli.commands import run_words
 from btrfs_backup_ng.cli.parser import Parser, add_sudo

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from os.path import dirname
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, format_size, visible
 from btrfs_backup_ng.actions.diff import compare
 from btrfs_backup_ng.cli import values

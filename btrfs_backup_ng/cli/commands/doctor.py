@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.actions.doctor.diagnosis import (
     OF_A_PLACE,

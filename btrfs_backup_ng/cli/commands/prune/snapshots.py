@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
 from btrfs_backup_ng.actions.prune.ages_and_sizes import Space
 from btrfs_backup_ng.actions.prune.place import (

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
-from btrfs_backup_ng.__logger__ import PROGRAM
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import (
     BackupError,
     attempt,
