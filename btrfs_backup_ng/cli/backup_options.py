@@ -77,10 +77,12 @@ class BackupOptions(Value):
 
     :ivar jobs: one for each task.
     :ivar as_root: run again through sudo first.
+    :ivar at_once: how many tasks may run at once; None: as their disks allow.
     """
 
     jobs: tuple[Job, ...]
     as_root: bool
+    at_once: int | None
 
 
 def parse_backup(
@@ -103,7 +105,9 @@ def parse_backup(
     if call is None:
         return None
     jobs = [naming_line(task, lambda each: read_job(parse(each))) for task in expanded]
-    return BackupOptions(tuple(jobs), any(task.as_root for task in tasks)), call
+    numbers = [task.at_once for task in tasks if task.at_once is not None]
+    as_root = any(task.as_root for task in tasks)
+    return BackupOptions(tuple(jobs), as_root, min(numbers, default=None)), call
 
 
 def parse_task(
@@ -160,6 +164,7 @@ def build_parser() -> Parser:
     _add_transfer(parser)
     add_ssh(parser)
     _add_safety(parser)
+    _add_tasks(parser)
     add_display(parser)
     return parser
 
@@ -333,6 +338,20 @@ def _add_checks(destination: OptionGroup, transfer: OptionGroup) -> None:
         metavar="PCT",
         help="leave PCT percent of the transfer free as well, at least 100 MiB; less"
         " for one of less than that (default: %(default)g)",
+    )
+
+
+def _add_tasks(parser: Parser) -> None:
+    """Add the option about tasks; it counts for all of them."""
+    group = parser.add_argument_group("several tasks")
+    group.add_argument(
+        "--jobs",
+        type=values.tasks,
+        dest="at_once",
+        metavar="N",
+        help="run up to N tasks (SOURCE ... :: SOURCE ...) at once, even if they share"
+        " a disk; 1: one after the other (default: 8, where transfers that share a disk"
+        " take turns)",
     )
 
 

@@ -39,6 +39,13 @@ def backup_count(text: str) -> int:
     return int(text)
 
 
+def tasks(text: str) -> int:
+    """Read a number of tasks to run at once."""
+    if not _is_count(text):
+        raise UsageError(f"'{visible(text)}' is not a number of tasks")
+    return int(text)
+
+
 def _is_count(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text) > 0
 

@@ -56,9 +56,14 @@ class Location(Value):
         """Whether it is a command of this machine, which takes streams."""
         return self.scheme is Scheme.SHELL
 
+    @property
+    def machine(self) -> "Location":
+        """Return its machine, and the way to it: the location without a path."""
+        return replace(self, path="")
+
     def is_beside(self, other: "Location") -> bool:
         """Return whether two places are on one machine, reached in the same way."""
-        return replace(self, path="") == replace(other, path="")
+        return self.machine == other.machine
 
     def join(self, path: str) -> "Location":
         """Return the location of ``path``, relative to this one or absolute."""

@@ -30,7 +30,7 @@ _PROTOCOL_FILE = "/sys/fs/btrfs/features/send_stream_version"
 #: Filesystems of a program or a medium that never changes.
 _IMAGES = ("squashfs", "erofs", "iso9660")
 #: A directory for each mounted filesystem, of the name of its UUID.
-_FILESYSTEMS = "/sys/fs/btrfs"
+FILESYSTEMS = "/sys/fs/btrfs"
 #: Since 1970, up to the year 9999.
 _SECONDS = re.compile(r"[0-9]{1,12}")
 #: Keys of the answer to ``hello`` with nested subvolumes, in two orders.
@@ -144,13 +144,13 @@ def has_twin(filesystem: str, mounted: str) -> bool:
     own = [
         found.get("metadata_uuid")
         for uuid, found in files.items()
-        if _first_word(uuid) == filesystem[:8]
+        if first_word(uuid) == filesystem[:8]
     ]
     same = [found for found in files.values() if found.get("metadata_uuid") in own]
     return len(same) > 1 and any(found.get("temp_fsid") == "1" for found in same)
 
 
-def _first_word(uuid: str) -> str:
+def first_word(uuid: str) -> str:
     """Return the first word of the ``f_fsid`` of a filesystem with a UUID."""
     digits = uuid.replace("-", "")
     return f"{int(digits[:8], 16) ^ int(digits[16:24], 16):08x}"
@@ -161,7 +161,7 @@ def _mounted_filesystems() -> str:
     found = [
         f"{path}:{_read_text(path)}"
         for name in ("metadata_uuid", "temp_fsid")
-        for path in glob.glob(f"{_FILESYSTEMS}/*-*/{name}")
+        for path in glob.glob(f"{FILESYSTEMS}/*-*/{name}")
     ]
     return "".join(found)
 

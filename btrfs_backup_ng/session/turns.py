@@ -1,56 +1,72 @@
-"""The turns of the tasks of one run that share places or hosts."""
+"""The turns of the tasks of one call whose streams share a disk or a host."""
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.value import replace
-from btrfs_backup_ng.host.ssh import PLACES_AT_ONCE
 from btrfs_backup_ng.process.interruption import check_interrupted
+
+#: Ends of streams on one host at once. Of the eight sessions of a connection that
+#: leaves those of the locks (``PLACES_AT_ONCE``), and one that keeps a password.
+STREAM_ENDS = 2
 
 
 class Turns:
-    """Let tasks of one run that share places or hosts take turns.
+    """Let tasks send one after the other if their streams share a disk.
 
-    A host behind ssh takes a limited number of places at once (each needs a session for
-    its lock). A task gets all that it needs in one step, so that no two wait for each
-    other.
+    All else of a task goes on beside the others. A host behind ssh takes a limited
+    number of streams at once. A task gets all that it needs in one step, and the one
+    that came first goes first, so that no two wait for each other.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_disk: bool = True) -> None:
+        """Prepare.
+
+        :param by_disk: if it is false, only hosts count.
+        """
+        self._by_disk = by_disk
         self._changed = threading.Condition()
-        self._taken: set[Location] = set()
-        self._used: Counter[Location] = Counter()
+        self._queue: list[_Turn] = []
 
     @contextmanager
-    def taking(self, places: Iterable[Location]) -> Iterator[None]:
-        """Wait until no other task works on any of these places.
+    def taking(
+        self, disks: Collection[str], ends: Mapping[Location, int]
+    ) -> Iterator[None]:
+        """Wait until the streams of earlier tasks leave room for those of this one.
 
+        :param ends: how many ends of streams are at each host at once.
         :raises Interrupted: if a signal interrupts the program meanwhile.
         """
-        wanted = set(places)
-        hosts = Counter(replace(p, path="") for p in wanted if p.is_remote)
+        turn = _Turn(disks if self._by_disk else (), ends)
         with self._changed:
-            while not self._is_free(wanted, hosts):
-                self._changed.wait(0.1)
-                check_interrupted()
-            self._taken |= wanted
-            self._used += hosts
+            self._queue.append(turn)
         try:
+            with self._changed:
+                while not self._is_free(turn):
+                    self._changed.wait(0.1)
+                    check_interrupted()
             yield
         finally:
             with self._changed:
-                self._taken -= wanted
-                self._used -= hosts
+                self._queue.remove(turn)
                 self._changed.notify_all()
 
-    def _is_free(self, places: set[Location], hosts: Counter[Location]) -> bool:
-        if places & self._taken:
-            return False
-        used = self._used
-        return all(
-            not used[host] or used[host] + number <= PLACES_AT_ONCE
-            for host, number in hosts.items()
-        )
+    def _is_free(self, turn: "_Turn") -> bool:
+        """Return whether no task that came before it needs the same."""
+        ends = turn.ends.copy()
+        for earlier in self._queue[: self._queue.index(turn)]:
+            if turn.disks & earlier.disks:
+                return False
+            ends += earlier.ends
+        return all(ends[host] <= STREAM_ENDS for host in turn.ends)
+
+
+class _Turn:
+    """The needs of one task."""
+
+    def __init__(self, disks: Collection[str], ends: Mapping[Location, int]) -> None:
+        self.disks = frozenset(disks)
+        # One that needs more than there may be waits until it is alone.
+        self.ends = Counter({host: min(ends[host], STREAM_ENDS) for host in ends})

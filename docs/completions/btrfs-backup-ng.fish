@@ -63,7 +63,7 @@ end
 function _btrfs_backup_ng_valued
     switch $argv[1]
         case none
-            printf '%s\n' -N --num-snapshots -n --num-backups --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --incremental --rate --compress --retries --checkpoint-interval --max-size --staging-max-age --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout --wait --disk --fs-checks --safety-margin
+            printf '%s\n' -N --num-snapshots -n --num-backups --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --incremental --rate --compress --retries --checkpoint-interval --max-size --staging-max-age --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout --wait --disk --fs-checks --safety-margin --jobs
         case list
             printf '%s\n' -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case status
@@ -195,6 +195,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none restore' -l no-check-sp
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l safety-margin -x -d 'leave PCT percent of the transfer free as well, at least 100 MiB'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l backfill -d 'also send missing snapshots that are older than the newest backup'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l force -d 'continue although the space check fails, the source keeps backups, or a policy would delete more than half'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l jobs -x -d 'run up to N tasks'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore versions diff prune verify doctor demo' -l sudo -d 'if not root, run this command again through sudo'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore versions diff prune verify doctor' -s q -l quiet -d 'print nothing but failures'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none list status log restore versions diff prune verify doctor' -s v -l verbose -d 'print more'

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from btrfs_backup_ng.cli.backup_options import parse_task
-from tests.support.command_line import complaint, must
-from tests.support.places import by_age
-from tests.support.program import Argument, run_program
+from tests.support.command_line import complaint, covers, must
+from tests.support.places import STATE, by_age
+from tests.support.processes import wait_until
+from tests.support.program import Argument, finish, run_program, start_program
 from tests.support.scene import Scene
 
 pytestmark = pytest.mark.btrfs
@@ -155,28 +158,84 @@ def test_a_file_that_is_missing_or_names_itself_is_an_error(
     assert scene.snapshot_names == []
 
 
-def test_tasks_run_side_by_side(scene: Scene, tmp_path: Path):
-    # Each waits for the other: one after the other they would wait in vain.
+def meeting(mine: Path, his: Path) -> str:
+    """Return a command that waits for the other: one by one they would fail."""
+    return f"shell://touch {mine}; {until_exists(his)}; cat >/dev/null"
+
+
+def until_exists(path: Path) -> str:
+    return (
+        f"n=0; until [ -e {path} ]; do sleep 0.1; n=$((n+1));"
+        " [ $n -lt 600 ] || exit 9; done"
+    )
+
+
+def tasks(*each: tuple[str, Path, str]) -> list[Argument]:
+    """Return the words of tasks, each of a prefix, a source and a destination."""
+    words: list[Argument] = []
+    for prefix, source, sink in each:
+        words += ["::", "-p", prefix, source, sink]
+    return words[1:]
+
+
+def test_tasks_run_side_by_side_and_each_report_is_in_one_piece(
+    scene: Scene, tmp_path: Path
+):
+    other = scene.destination_disk.subvolume(f"{scene.name}/other")
+    here, there, over = (tmp_path / name for name in ("here", "there", "over"))
+    first, second = meeting(here, there), meeting(there, here)
+    # The third begins once the second is over, as it has the same source.
+    third = f"shell://touch {over}; cat >/dev/null"
+    words = tasks(
+        ("x-", scene.source, f"{first}; {until_exists(over)}"),
+        ("y-", other, second),
+        ("z-", other, third),
+    )
+    lines = must(run_program(*words)).stdout.splitlines()
+    told = [line for line in lines if ": made" in line or ": sent" in line]
+    assert [re.findall(r": (\w+) (?:snapshot )?(.-)", line) for line in told] == [
+        [(word, prefix)] for prefix in ("x-", "y-", "z-") for word in ("made", "sent")
+    ]
+
+
+def test_streams_that_share_a_disk_take_turns(scene: Scene, tmp_path: Path):
+    lock = tmp_path / "lock"
+    sink = f"shell://mkdir {lock} || exit 9; cat >/dev/null; sleep 0.3; rmdir {lock}"
+    other = scene.subvolume("other")
+    must(run_program(*tasks(("x-", scene.source, sink), ("y-", other, f"{sink}; :"))))
+
+
+@covers("--jobs")
+def test_a_number_of_tasks_may_run_at_once_whatever_their_disks(
+    scene: Scene, tmp_path: Path
+):
+    other = scene.subvolume("other")
     here, there = tmp_path / "here", tmp_path / "there"
-    sources = [scene.source, scene.subvolume("other")]
-    sinks = [
-        f"shell://touch {mine}; n=0; until [ -e {his} ]; do sleep 0.1; n=$((n+1));"
-        " [ $n -lt 300 ] || exit 9; done; cat >/dev/null"
-        for mine, his in ((here, there), (there, here))
-    ]
-    words: list[Argument] = [
-        "-p",
-        "x-",
-        sources[0],
-        sinks[0],
-        "::",
-        "-p",
-        "y-",
-        sources[1],
-        sinks[1],
-    ]
-    done = must(run_program(*words))
+    one = ("x-", scene.source, meeting(here, there))
+    words = tasks(one, ("y-", other, meeting(there, here)))
+    done = must(run_program(*words, "--jobs", "2"))
     assert done.stdout.count("sent x-") == done.stdout.count("sent y-") == 1
+    third = scene.destination_disk.subvolume(f"{scene.name}/third")
+    is_first = f"shell://cat >/dev/null; [ ! -e {third / STATE} ]"
+    words = tasks(("x-", other, is_first), ("y-", third, "shell://cat >/dev/null"))
+    must(run_program("--jobs=1", *words))
+
+
+def test_a_signal_ends_all_tasks_and_starts_no_other(scene: Scene, tmp_path: Path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    other = scene.subvolume("other")
+    words = tasks(
+        ("x-", scene.source, f"shell://touch {here}; exec sleep 300"),
+        ("y-", other, f"shell://touch {there}; exec sleep 300"),
+        ("z-", other, "shell://cat >/dev/null"),
+    )
+    with start_program(*words, "--jobs=2") as program:
+        wait_until(lambda: here.exists() and there.exists())
+        program.send_signal(signal.SIGINT)
+        done = finish(program)
+    assert done.returncode == 130
+    assert re.findall("made snapshot (.-)", done.stdout) == ["x-", "y-"]
+    scene.wait_for_quiet()
 
 
 def test_each_task_has_options_of_its_own(scene: Scene):
@@ -242,6 +301,7 @@ def test_the_number_of_backups_is_not_mistaken_for_a_dry_run():
         (["/a", ""], ["empty"]),
         (["--rate"], ["--rate"]),
         (["/a", "--dry-run=yes"], ["--dry-run"]),
+        (["/a", "--jobs=0"], ["'0'", "number of tasks"]),
     ],
 )
 def test_words_without_sense_are_usage_errors(words: list[str], parts: list[str]):

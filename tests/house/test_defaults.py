@@ -20,7 +20,7 @@ OWN = {
     *("help", "places", "verbose", "verbosity", "quiet", "debug", "progress", "json"),
     *("version", "keep", "keep_at", "keep_zone", "num_snapshots", "num_backups"),
     *("snapshot_folder", "snapshot_prefix", "wait", "no_incremental", "as_root"),
-    "locked_destinations",
+    *("locked_destinations", "at_once"),
     *("ssh_host_key_policy", "to", "writable", "replaces", "file", "files_from"),
     *("null", "dry_run", "simulate", "every", "staging", "one_source"),
     *("id", "yes", "force", "no_times", "at", "diff", "source", "data"),

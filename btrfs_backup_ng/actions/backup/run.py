@@ -4,8 +4,9 @@ A destination that fails does not stop the others.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 
 from btrfs_backup_ng.__util__ import (
@@ -35,6 +36,7 @@ from btrfs_backup_ng.core.record import Unreadable
 from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
+from btrfs_backup_ng.host.disks import disks_of
 from btrfs_backup_ng.place import preflight
 from btrfs_backup_ng.place.forecast import next_snapshot
 from btrfs_backup_ng.place.holds import HOLDS, Holds, open_holds, recorded_locations
@@ -54,18 +56,17 @@ def back_up(job: Job, session: Session) -> Tally:
     journal = Journal(job, session)
     session = replace(session, emit=journal.emit, remember=journal.remember)
     run = _Run(job, session)
-    with session.turns.taking(job.places):
-        try:
-            with ExitStack() as stack:
-                run.run(stack)
-        except BackupError as error:
-            if isinstance(error, preflight.NoSource):
-                journal.leave_out_mistakes()
-            run.fail(str(job.source), error)
-            journal.end(error)
-        except Interrupted as error:
-            journal.end(error)
-            raise
+    try:
+        with ExitStack() as stack:
+            run.run(stack)
+    except BackupError as error:
+        if isinstance(error, preflight.NoSource):
+            journal.leave_out_mistakes()
+        run.fail(str(job.source), error)
+        journal.end(error)
+    except Interrupted as error:
+        journal.end(error)
+        raise
     return run.tally
 
 
@@ -143,13 +144,28 @@ class _Run:
             else:
                 target.deliver(holds, self._holder)
 
-        done = self._each(targets, transfer)
+        with self._turn(source, targets):
+            done = self._each(targets, transfer)
         self.tally.add(Tally(done=len(done) + (is_made and not targets)))
         if source.facts.is_mounted_read_only:
             return
         holds.keep_record()
         self._prune(source, done, holds)
         holds.settle()
+
+    def _turn(
+        self, source: Place, targets: Sequence[Target]
+    ) -> AbstractContextManager[None]:
+        """Wait until no other task of this call sends from or to the same disks."""
+        sinks = [target.place for target in targets if target.has_plan]
+        if self._job.dry_run or not sinks:
+            return nullcontext()
+        disks = (disks_of(one.host, one.facts) for one in (source, *sinks))
+        machines = {one.location.machine for one in sinks if one.location.is_remote}
+        ends = Counter(machines)
+        if source.location.is_remote:
+            ends[source.location.machine] += 1
+        return self._session.turns.taking(frozenset().union(*disks), ends)
 
     def _snapshot_beside(self, source: Place, busy: Busy) -> None:
         """Make a snapshot while another run holds the lock of the source; delete none.

@@ -123,6 +123,11 @@ class Target:
         """Return the listing without the backups whose owner is unknown."""
         return self.ownership.known_in(self.listing)
 
+    @property
+    def has_plan(self) -> bool:
+        """Return whether there is anything to send."""
+        return bool(self._plan.transfers)
+
     def look(self, here: Listing) -> None:
         """List the backups there, and find their owners.
 

@@ -1,7 +1,8 @@
 """The classic form: jobs -> a backup run -> exit status."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+import threading
+from collections.abc import Callable
+from functools import partial
 
 from btrfs_backup_ng.__util__ import format_size
 from btrfs_backup_ng.actions.backup.run import back_up
@@ -16,11 +17,12 @@ from btrfs_backup_ng.core.model import Job, SshOptions
 from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.session.history import History, state_directory
 from btrfs_backup_ng.session.session import Session
+from btrfs_backup_ng.session.side_by_side import Task, run_side_by_side
+from btrfs_backup_ng.session.turns import Turns
 
-#: Tasks at once. Over ssh each needs up to four sessions of a master at a time, and
-#: sshd allows ten (MaxSessions).
-_SIDE_BY_SIDE, _SIDE_BY_SIDE_SSH = 4, 2
-_LOOK_FOR_SIGNALS_S = 0.1
+#: Tasks at once, unless --jobs says otherwise. On a host behind ssh each needs up to
+#: four sessions of a connection at a time, and sshd allows ten (MaxSessions).
+_AT_ONCE, _AT_ONCE_ON_A_HOST = 8, 2
 
 
 class BackupReport(Value):
@@ -33,24 +35,20 @@ def run(options: BackupOptions, call: Call) -> int:
     """Run the tasks that the command line names, and return the exit status."""
     if options.as_root:
         become_root(call.words)
-    events: list[Event] = []
     with (
         open_progress(call) as progress,
         open_session(call, SshOptions(), progress=progress) as session,
     ):
         output = Output(call, progress)
-
-        def emit(event: Event) -> None:
-            output.tell(event)
-            events.append(event)
-
+        reports = Reports(output.tell, len(options.jobs))
         session = replace(
             session,
-            emit=emit,
             remember=History(state_directory()).add,
             recall=remembered,
+            turns=Turns(by_disk=options.at_once is None),
         )
-        status = exit_status(_run_side_by_side(options.jobs, session))
+        status = exit_status(_run_tasks(options, session, reports))
+    events = reports.events
     planned = [e.size_bytes or 0 for e in events if isinstance(e, Sent) and e.dry]
     if len(planned) > 1:
         total = format_size(sum(planned))
@@ -58,14 +56,66 @@ def run(options: BackupOptions, call: Call) -> int:
     return output.finish(status, BackupReport(events))
 
 
-def _run_side_by_side(jobs: Sequence[Job], session: Session) -> list[Tally]:
-    """Run each job in a thread; this one stays free for signals."""
-    remote = any(place.is_remote for job in jobs for place in job.places)
-    room = _SIDE_BY_SIDE_SSH if remote else _SIDE_BY_SIDE
-    with ThreadPoolExecutor(room) as pool:
-        futures = [pool.submit(back_up, job, session) for job in jobs]
-        # Never without a limit: a signal that comes while another thread forks is
-        # noted there, and does not wake this thread up, where its handler runs.
-        while wait(futures, _LOOK_FOR_SIGNALS_S).not_done:
-            pass
-        return [future.result() for future in futures]
+def _run_tasks(
+    options: BackupOptions, session: Session, reports: "Reports"
+) -> list[Tally]:
+    """Run the tasks side by side, as far as they may."""
+
+    def work(number: int, job: Job) -> Tally:
+        emit = partial(reports.tell, number)
+        try:
+            return back_up(job, replace(session, emit=emit))
+        finally:
+            reports.end(number)
+
+    tasks = [
+        Task(job.places, partial(work, number, job))
+        for number, job in enumerate(options.jobs)
+    ]
+    at_once = options.at_once or _AT_ONCE
+    on_a_host = options.at_once or _AT_ONCE_ON_A_HOST
+    try:
+        return run_side_by_side(tasks, at_once=at_once, at_once_on_a_host=on_a_host)
+    finally:
+        for number in range(len(tasks)):  # those that a signal kept from starting
+            reports.end(number)
+
+
+class Reports:
+    """The events of several tasks: each task's together, in the order of the tasks.
+
+    Those of the first task that is not over are shown as they happen, those of the
+    others when the tasks before are over.
+    """
+
+    def __init__(self, show: Callable[[Event], None], count: int) -> None:
+        """Prepare.
+
+        :param count: of the tasks.
+        """
+        self._show = show
+        self._told: list[list[Event]] = [[] for _ in range(count)]
+        self._over: set[int] = set()
+        self._first = 0  # of those that are not over
+        self._guard = threading.Lock()
+
+    @property
+    def events(self) -> list[Event]:
+        return [event for told in self._told for event in told]
+
+    def tell(self, number: int, event: Event) -> None:
+        """Take an event of a task, from any thread."""
+        with self._guard:
+            self._told[number].append(event)
+            if number == self._first:
+                self._show(event)
+
+    def end(self, number: int) -> None:
+        """Note that a task is over; may be repeated."""
+        with self._guard:
+            self._over.add(number)
+            while self._first in self._over:
+                self._first += 1
+                if self._first < len(self._told):
+                    for event in self._told[self._first]:
+                        self._show(event)

@@ -1,0 +1,105 @@
+"""The tasks of one call: which of them run at once, and in which order."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.host.ssh import PLACES_AT_ONCE
+from btrfs_backup_ng.process.interruption import check_interrupted, interrupted
+
+T = TypeVar("T")
+
+_LOOK_FOR_SIGNALS_S = 0.1
+
+
+class Task(Generic[T]):
+    """One task of a call.
+
+    :ivar places: all that it works on.
+    :ivar hosts: how many of these are at each host behind ssh.
+    :ivar future: its result, once it has been started.
+    """
+
+    def __init__(self, places: Collection[Location], action: Callable[[], T]) -> None:
+        self.places = set(places)
+        self.hosts = Counter(one.machine for one in self.places if one.is_remote)
+        self.action = action
+        self.future: Future[T] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.future is not None and not self.future.done()
+
+    def result(self) -> T:
+        """Return its result, or raise its error.
+
+        :raises Interrupted: if a signal kept it from starting.
+        """
+        if not self.future:
+            check_interrupted()
+        assert self.future
+        return self.future.result()
+
+
+def run_side_by_side(
+    tasks: Sequence[Task[T]], *, at_once: int, at_once_on_a_host: int
+) -> list[T]:
+    """Run each task in a thread, and return their results in their order.
+
+    Tasks that share a place run one after the other, in their order. After a signal no
+    further task starts. If tasks raise errors, the others run to their end all the
+    same; then the first of these errors is raised.
+    """
+    # Its threads stay until the end: a child ends with the thread that started it, as
+    # the connection of a host, which other tasks use, too.
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = list(tasks)
+        while waiting and not interrupted():
+            running = [task for task in tasks if task.is_running]
+            task = _find_free(waiting, running, at_once_on_a_host)
+            if task and len(running) < at_once:
+                task.future = pool.submit(task.action)
+                waiting.remove(task)
+            else:
+                _wait(tasks, FIRST_COMPLETED)
+        while _wait(tasks):
+            pass
+    return [task.result() for task in tasks]
+
+
+def _find_free(
+    waiting: Sequence[Task[T]], running: Sequence[Task[T]], at_once_on_a_host: int
+) -> Task[T] | None:
+    """Find the first task that shares no place with those that run or come before."""
+    taken = {place for task in running for place in task.places}
+    for task in waiting:
+        if not task.places & taken and _has_room(task, running, at_once_on_a_host):
+            return task
+        taken |= task.places
+    return None
+
+
+def _has_room(task: Task[T], running: Sequence[Task[T]], at_once: int) -> bool:
+    """Return whether each host behind ssh takes it beside the tasks that run.
+
+    Each place needs a session for its lock. A task that is alone may try more.
+    """
+    for host, number in task.hosts.items():
+        there = [one.hosts[host] for one in running if one.hosts[host]]
+        fits = len(there) < at_once and sum(there) + number <= PLACES_AT_ONCE
+        if there and not fits:
+            return False
+    return True
+
+
+def _wait(tasks: Sequence[Task[T]], until: str = "ALL_COMPLETED") -> bool:
+    """Wait for tasks; return whether some still run.
+
+    Never without a limit: a signal that comes while another thread forks is noted
+    there, and does not wake this thread up, where its handler runs.
+    """
+    futures = [task.future for task in tasks if task.future and task.is_running]
+    wait(futures, _LOOK_FOR_SIGNALS_S, until)
+    return any(task.is_running for task in tasks)
