@@ -39,6 +39,7 @@ class Meter:
     :ivar last_moved: monotonic time of the last movement.
     :ivar expected_bytes: of the whole stream; may come later, from any thread, or
         never.
+    :ivar is_estimate: these bytes are estimated, not measured.
     :ivar resumed_bytes: of the stream, received by earlier attempts.
     :ivar skipped_bytes: of these, read again and compared so far.
     """
@@ -53,6 +54,7 @@ class Meter:
         resumed_bytes: int = 0,
     ) -> None:
         self.expected_bytes = expected_bytes
+        self.is_estimate = False
         self.size_bytes = size_bytes
         self.started = started
         self.last_moved: float | None = None

@@ -50,6 +50,7 @@ class Figures(Value):
     :ivar number: of the transfer among ``count``.
     :ivar size_bytes: of the stream that is there, by earlier attempts as well.
     :ivar expected_bytes: of the whole stream. It may be too small.
+    :ivar is_estimate: these bytes are estimated.
     :ivar rate: bytes per second; None before there is one.
     :ivar slowest_s: of a sum, the time to the end of the slowest part.
     :ivar doing: an activity that is shown instead of amount and rate.
@@ -65,6 +66,7 @@ class Figures(Value):
     doing: str = ""
     is_over: bool = False
     slowest_s: float | None = None
+    is_estimate: bool = False
 
     @property
     def left_s(self) -> float | None:
@@ -84,7 +86,8 @@ class Figures(Value):
         percent, amount = "", format_size(self.size_bytes)
         if self.expected_bytes and not self.is_over:
             percent = f"{min(99, 100 * self.size_bytes // self.expected_bytes)}%"
-            amount = f"{amount} of {format_size(self.expected_bytes)}"
+            about = "about " if self.is_estimate else ""
+            amount = f"{amount} of {about}{format_size(self.expected_bytes)}"
         rate = "" if self.rate is None else f"{format_size(self.rate)}/s"
         left = self.left_s
         return (
@@ -125,6 +128,7 @@ def total(parts: Sequence[Figures]) -> Figures:
         elapsed_s=max(part.elapsed_s for part in parts),
         is_over=all(part.is_over for part in parts),
         slowest_s=max(left, default=None),
+        is_estimate=any(part.is_estimate for part in running),
     )
 
 
@@ -210,6 +214,7 @@ class ShownTransfer:
             count=self._count,
             doing="" if is_over else doing,
             is_over=is_over,
+            is_estimate=meter.is_estimate,
         )
 
 

@@ -44,7 +44,7 @@ from btrfs_backup_ng.sendstream.look import look_argv
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.transfer.probe import probe_codec
 from btrfs_backup_ng.transfer.route import PROTOCOLS, Route, crosses_wire
-from btrfs_backup_ng.transfer.size import stream_size, written_since
+from btrfs_backup_ng.transfer.size import quick_stream_size, written_since
 from btrfs_backup_ng.wire import grammar
 
 log = logging.getLogger(__name__)
@@ -55,8 +55,6 @@ _LOOK = "the look at the stream"
 _SENDER = "btrfs send"
 #: Time that a remote receiver may take to notice the end of its stream.
 _ENDING_S = 10.0
-#: CPU time for measuring the size of a stream while it moves.
-_MEASURING_S = 2.0
 
 
 class StreamChanged(BackupError):
@@ -308,8 +306,7 @@ def expecting(
 ) -> Iterator[None]:
     """Measure the size of a transfer while it runs, for percent and ETA.
 
-    First estimate it, if nothing is known. Then measure it exactly, within a small
-    limit of CPU time.
+    First estimate it, if nothing is known. Then measure it exactly, if that is cheap.
 
     :param wanted: the progress is shown.
     """
@@ -320,15 +317,18 @@ def expecting(
 
     def measure() -> None:
         ends = route.source, transfer.snapshot, transfer.parent
+        form = route.protocol
         with suppress(Interrupted):  # the transfer raises it, too
             if meter.expected_bytes is None:
-                expect(lambda: written_since(*ends, over=over))
-            expect(lambda: stream_size(*ends, route.protocol, over, _MEASURING_S))
+                estimate = attempt(lambda: written_since(*ends, over=over))
+                expect(estimate, is_estimate=True)
+            expect(
+                attempt(lambda: quick_stream_size(*ends, form, over, is_beside=True))
+            )
 
-    def expect(measured: Callable[[], int]) -> None:
-        size = attempt(measured)
+    def expect(size: int | None | BackupError, *, is_estimate: bool = False) -> None:
         if isinstance(size, int) and not over.is_set():
-            meter.expected_bytes = size
+            meter.expected_bytes, meter.is_estimate = size, is_estimate
 
     thread = threading.Thread(target=measure, daemon=True)
     thread.start()

@@ -152,7 +152,7 @@ class Delivery:
         name, packed = transfer.snapshot.name, attempt.route.packed_codec
         meter = Meter()
         if not packed:  # else the size on the wire is not known in advance
-            meter.expected_bytes = size_bytes
+            meter.expected_bytes, meter.is_estimate = size_bytes, True
         wanted = session.watched and not packed
         if attempt.checkpoint:
             log.info("resuming at byte %d of %s", attempt.checkpoint.offset, name)

@@ -13,18 +13,17 @@ piece of data instead of the data. With the framing of the real commands, that g
 size of the real stream to the byte (``sendstream.size``). If compressed data is sent
 compressed, the size of each extent is looked up on this machine; for a remote source
 the result is an upper bound. For millions of small files, measuring takes as long as
-sending. So it runs beside a transfer only if the progress is shown, and for at most 2 s
-of CPU time; the display uses the estimate until then, or if the time is up. A dry run
-waits for it. The snapshot that a run would make is measured on a temporary one (verb
-``preview``).
+sending. A dry run waits for it. Where it only helps (:func:`quick_stream_size`), it is
+given up at the first sign of many small commands, and beside a transfer it has the
+lowest priority and a second of CPU time; the estimate counts then. The snapshot that a
+run would make is measured on a temporary one (verb ``preview``).
 """
 
-import math
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from uuid import uuid4
 
@@ -45,6 +44,13 @@ from btrfs_backup_ng.wire import verbs
 _BESIDE = 256
 #: Bytes that are read at once.
 _BLOCK = MIB
+# Measuring that is not waited for:
+#: CPU time that it may take.
+_BUDGET_S = 1.0
+#: Commands after which it is asked whether it is cheap,
+_LOOK_EACH = 5000
+#: which it is not if they stand for less than this, each.
+_SMALL = 4 * KIB
 #: Longest line about an extent: two numbers of a file, and its path.
 _LINE = 64 * KIB
 
@@ -109,12 +115,7 @@ def _lines(child: Child, over: threading.Event | None) -> Iterator[bytes]:
 
 
 def stream_size(
-    source: Endpoint,
-    snapshot: Snapshot,
-    parent: Snapshot | None,
-    protocol: str,
-    over: threading.Event | None = None,
-    budget_s: float = math.inf,
+    source: Endpoint, snapshot: Snapshot, parent: Snapshot | None, protocol: str
 ) -> int:
     """Measure the size of a stream, from the same stream without data.
 
@@ -122,33 +123,68 @@ def stream_size(
     for large files, and about as long as the stream itself for small ones.
 
     :param protocol: as the verb ``send`` takes it.
-    :param over: if set, stop; the result then means nothing.
-    :param budget_s: CPU time, after which ``over`` is set.
     :raises BackupError: if btrfs fails.
     """
-    dry = source.send(snapshot, parent, "n" + protocol.removesuffix("c"), "none")
-    end = time.thread_time() + budget_s
+    size = 0
+    for size in _predict(source, snapshot, parent, protocol):
+        pass
+    return size
+
+
+def quick_stream_size(
+    source: Endpoint,
+    snapshot: Snapshot,
+    parent: Snapshot | None,
+    protocol: str,
+    over: threading.Event | None = None,
+    *,
+    is_beside: bool = False,
+) -> int | None:
+    """Measure the size of a stream like :func:`stream_size` if that is cheap.
+
+    :param over: if set, stop; the result then means nothing.
+    :param is_beside: the stream itself is being sent meanwhile.
+    :returns: ``None`` if it is not cheap: the stream has many small commands.
+    :raises BackupError: if btrfs fails, or takes more than a second of CPU time.
+    """
+    end = time.thread_time() + _BUDGET_S
+    size = 0
+    form = "i" if is_beside else "n"
+    with closing(_predict(source, snapshot, parent, protocol, form, over)) as sizes:
+        for number, size in enumerate(sizes, 1):
+            if number % _LOOK_EACH == 0:
+                if size < number * _SMALL or time.thread_time() > end:
+                    return None
+    return size
+
+
+def _predict(
+    source: Endpoint,
+    snapshot: Snapshot,
+    parent: Snapshot | None,
+    protocol: str,
+    form: str = "n",
+    over: threading.Event | None = None,
+) -> Generator[int, None, None]:
+    """Send without data; yield the size of the real stream after each command.
+
+    :param form: of the dry stream, as the verb ``send`` takes it.
+    """
+    dry = source.send(snapshot, parent, form + protocol.removesuffix("c"), "none")
     with Child.start(dry, stdout=PIPE) as child:
 
         def read(size: int) -> bytes:
-            if over and time.thread_time() > end:
-                over.set()
-            if over and over.is_set():
-                return b""
             return child.read(min(size, _BLOCK), over)
 
-        size = 0
         try:
             with _compressed(source, snapshot, protocol) as compressed:
-                for size in predict_sizes(read, compressed=compressed):
-                    pass
+                yield from predict_sizes(read, compressed=compressed)
         except StreamDamaged as error:
             if over and over.is_set():
-                return size
+                return
             _check(child)  # an error of the sender is the more likely reason
             raise BackupError(f"{source}: {error}") from error
         _check(child)
-    return size
 
 
 @contextmanager

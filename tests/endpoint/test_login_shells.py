@@ -52,7 +52,12 @@ from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sendstream.filter import filter_argv, filter_words
 from btrfs_backup_ng.transfer.attempt import Attempt
 from btrfs_backup_ng.transfer.route import Route
-from btrfs_backup_ng.transfer.size import stream_size, temporary_snapshot, written_since
+from btrfs_backup_ng.transfer.size import (
+    quick_stream_size,
+    stream_size,
+    temporary_snapshot,
+    written_since,
+)
 from btrfs_backup_ng.wire.grammar import Verb
 from tests.support import accounts, filesystems, ours, places, processes, trees
 from tests.support.places import FOLDER
@@ -340,6 +345,9 @@ def tell_sizes(scene: Ends) -> None:
     with pytest.raises(CommandFailed):
         written_since(scene.source, replace(first, name="no"), None)
     exact = stream_size(scene.source, second, first, "1")
+    for beside in (False, True):
+        ends = scene.source, second, first
+        assert quick_stream_size(*ends, "1", is_beside=beside) == exact
     if is_roots(scene.source):
         assert exact == stream_size(scene.source_seen, second, first, "1")
     with temporary_snapshot(scene.source.place, "dry-run", NOW) as planned:

@@ -72,6 +72,7 @@ FAR = figures(41.2 * GIB, 66 * GIB, 312.4 * MIB, number=3, count=7)
         (figures(0, 5 * 86400, 1), "0%|0 B of 421.9 KiB|1 B/s|left 5 days"),
         (figures(50, 100, is_over=True), "50 B|finishing|2:05"),
         (figures(5, number=1, count=1), "5 B|2:05"),
+        (figures(5, 10, is_estimate=True), "50%|5 B of about 10 B|2:05"),
     ],
 )
 def test_the_figures_of_a_transfer(state: Figures, cells: str):
@@ -117,6 +118,8 @@ def test_several_transfers_have_a_line_each_and_a_sum():
     assert format_lines(parts, 79, 2) == [
         "2 transfers  10%  90 B of 900 B  7 B/s  left 6:20"
     ]
+    parts[1] = replace(parts[1], is_estimate=True)
+    assert "90 B of about 900 B" in format_lines(parts, 79, 24)[-1]
     parts[1] = replace(parts[1], expected_bytes=None)
     assert format_lines(parts, 79, 24)[-1].split() == (
         "2 transfers 90 B 7 B/s 20 s".split()

@@ -8,16 +8,25 @@ import random
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from btrfs_backup_ng.core.location import Location, Scheme
+from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.endpoint.local import local_place
+from btrfs_backup_ng.transfer.size import quick_stream_size, stream_size
+from btrfs_backup_ng.wire import verbs
 from tests.conftest import MakesFilesystems
+from tests.support.places import wrapper
 from tests.support.program import run_program
 
 pytestmark = pytest.mark.btrfs
 
 MIB = 1 << 20
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
 
 def _write(path: Path, size: int, seed: int = 0) -> None:
@@ -163,6 +172,44 @@ def test_clones_need_no_room(btrfs: MakesFilesystems) -> None:
     source.sync()
     (sent,) = _sizes(top, target.path)
     assert 100 * MIB < sent < 101 * MIB
+
+
+def test_measuring_beside_a_transfer_has_the_lowest_priority(
+    btrfs: MakesFilesystems, tmp_path: Path
+) -> None:
+    """And a second of CPU time; whatever sends in its place says so."""
+    disk = btrfs()
+    disk.subvolume("source")
+    sent = str(disk.snapshot("source", "snapshot"))
+    spy = wrapper(tmp_path / "bin", "chrt -p $$; ionice -p $$; ulimit -t; exit 0")
+    path = {**os.environ, "PATH": f"{spy}:{os.environ['PATH']}"}
+    for form, expected in (
+        ("i1", ["SCHED_IDLE", "idle\n1\n"]),
+        ("n1", ["SCHED_OTHER", "unlimited\n"]),
+    ):
+        argv = verbs.SEND.local_argv(("none", form, "", sent, "none", ""))
+        done = subprocess.run(argv, env=path, stdout=subprocess.PIPE, text=True)
+        assert all(word in done.stdout for word in expected), done.stdout
+
+
+def test_the_size_of_many_small_files_is_measured_only_if_it_is_needed(
+    btrfs: MakesFilesystems,
+) -> None:
+    disk = btrfs()
+    top = disk.subvolume("source")
+    _new(top)
+    _tiny_files(top)
+    disk.snapshot("source", "many")
+    shutil.rmtree(top / "many")
+    disk.snapshot("source", "large")
+    location = Location(Scheme.LOCAL, str(disk.path))
+    source = local_place(location, str(disk.path)).snapshots
+    for name, is_cheap in (("many", False), ("large", True)):
+        snapshot = Snapshot(name, NOW, uuid4(), None, None, 0)
+        size = len(subprocess.check_output(["btrfs", "send", "-q", disk.path / name]))
+        assert stream_size(source, snapshot, None, "1") == size
+        quick = quick_stream_size(source, snapshot, None, "1")
+        assert quick == (size if is_cheap else None)
 
 
 def test_a_dry_run_of_several_transfers_tells_the_total(

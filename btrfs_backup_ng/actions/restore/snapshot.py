@@ -21,7 +21,6 @@ checkpoints, in the directory that gets the restored snapshot.
 import logging
 import os
 import shlex
-import threading
 from contextlib import AbstractContextManager, nullcontext
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
@@ -51,8 +50,6 @@ from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
-#: CPU time for measuring the exact size, in seconds.
-_MEASURING_S = 1.0
 #: The snapshot folder of a source; a writable restored subvolume has its first there.
 SNAPSHOTS = f"{STATE}/snapshots"
 
@@ -318,11 +315,8 @@ def _estimate(transfer: Transfer, route: Route) -> int | None:
         return 0
     ends = route.source, transfer.snapshot, transfer.parent
     if route.source.place.location.is_here:
-        over = threading.Event()
-        exact = attempt(
-            lambda: size.stream_size(*ends, route.protocol, over, _MEASURING_S)
-        )
-        if not (isinstance(exact, BackupError) or over.is_set()):
+        exact = attempt(lambda: size.quick_stream_size(*ends, route.protocol))
+        if isinstance(exact, int):
             return exact
     estimate = attempt(lambda: size.written_since(*ends))
     if isinstance(estimate, BackupError):

@@ -1,5 +1,6 @@
 # send PROTOCOL PARENT SNAPSHOT CODEC CODE [WORD...]: write a send stream to stdout.
-#   PROTOCOL  1, 2, or 2c: 2 with compressed data as it lies on the disk; an n in front leaves the data out
+#   PROTOCOL  1, 2, or 2c: 2 with compressed data as it lies on the disk; an n in front leaves the data out; so does an
+#             i, at the lowest priority, and for a second of CPU time at most
 #   PARENT    path of the snapshot to build upon, or ""
 #   CODEC     the compression of the stream: see codecs.py
 #   CODE      the filter for checkpoints as packed Python, or "" for no checkpoints
@@ -15,9 +16,18 @@ shift 5
 words=$*
 dry=
 case $protocol in
-n*)
+i*)
+    # shellcheck disable=SC3045 # dash, bash and busybox know it
+    ulimit -t 1
+    for program in 'ionice -c 3' 'chrt -i 0'; do
+        ! command -v "${program%% *}" >/dev/null || btrfs="$program $btrfs"
+    done
+    ;;
+esac
+case $protocol in
+[in]*)
     dry=--no-data
-    protocol=${protocol#n}
+    protocol=${protocol#?}
     ;;
 esac
 case $protocol in
