@@ -191,7 +191,7 @@ def measure(
     )
     peak_bytes = 0
     while True:
-        peak_bytes = _peak_bytes(process.pid) or peak_bytes
+        peak_bytes = peak_memory(process.pid) or peak_bytes
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
@@ -246,7 +246,7 @@ def _look(pid: int) -> Process | None:
     return Process(pid, int(fields[1]), state, int(fields[19]), argv)
 
 
-def _peak_bytes(pid: int) -> int | None:
+def peak_memory(pid: int) -> int | None:
     text = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)
     return int(found[1]) * 1024 if found else None

@@ -1,9 +1,4 @@
-#!/usr/bin/env python3
-"""Interrupt a large transfer at random points, and count the bytes that are sent again.
-
-Run by hand, as root:
-
-    python3 benchmarks/cuts.py [--cuts 20] [--interval 64M] [--seed N] [--local]
+"""Interruptions of a large transfer at random points, and the bytes sent again.
 
 A subvolume of 2 GB is sent to another filesystem in full, then a change of 1 GB with
 reflinks. The program runs in a network namespace of its own, and the counter of the
@@ -20,7 +15,6 @@ the data on its way: sent but not arrived, or arrived but not written.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import random
@@ -28,22 +22,19 @@ import re
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.bench import GIB, MIB, Bench, Cost, Result
+from benchmarks.cases import Case, case
+from tests.faults import cutting
+from tests.support import filesystems, processes, sshd, trees
+from tests.support.program import finish
+from tests.support.scene import Scene
 
-from benchmarks import throughput  # noqa: E402 - found by the line above
-from tests.faults import cutting  # noqa: E402
-from tests.support import filesystems, processes, sshd, trees  # noqa: E402
-from tests.support.program import finish  # noqa: E402
-from tests.support.scene import Scene  # noqa: E402
-
-MIB, GIB = 1 << 20, 1 << 30
+_CUTS, _SIZE, _INTERVAL, _RATE = 20, 2 * GIB, 64 * MIB, 150 * MIB
 #: Overhead on the wire, beside the stream: ssh, TCP and Ethernet.
 FRAMING = 0.03
 #: Limit on the data on its way: two pipes of 1 MiB, the window of an ssh channel (2
@@ -51,60 +42,68 @@ FRAMING = 0.03
 ON_ITS_WAY = 16 * MIB
 
 
-def main() -> int:
-    """Run the requested transfers; the status is 0 if all was well."""
-    options = _options()
-    if os.geteuid() != 0:
-        print("this makes and mounts filesystems, which needs root", file=sys.stderr)
-        return 2
-    dice = random.Random(options.seed)
-    print(f"seed {options.seed}, {options.cuts} cuts, a checkpoint each", end=" ")
-    print(f"{options.interval / MIB:g} MiB, load before: {os.getloadavg()[0]:.1f}")
+class _Plan(NamedTuple):
+    """The numbers of one case."""
+
+    cuts: int
+    size: int
+    interval: int
+    seed: int
+
+
+@case("cuts-local", "20 interruptions of 3 GB, local")
+def cuts_local(bench: Bench, name: Case) -> Result:
+    return _interrupt(bench, name, is_local=True)
+
+
+@case("cuts-ssh", "20 interruptions of 3 GB, ssh")
+def cuts_over_ssh(bench: Bench, name: Case) -> Result:
+    return _interrupt(bench, name, is_local=False)
+
+
+@case("cuts-zstd-ssh", "20 interruptions of 3 GB on zstd, ssh")
+def cuts_compressed(bench: Bench, name: Case) -> Result:
+    return _interrupt(bench, name, "compress-force=zstd:1", is_local=False)
+
+
+def _interrupt(bench: Bench, name: Case, *mount: str, is_local: bool) -> Result:
+    seed = random.randrange(10**6)
+    size, interval = bench.scaled(_SIZE), max(2 * MIB, bench.scaled(_INTERVAL))
+    plan = _Plan(max(3, bench.scaled(_CUTS)), size, interval, seed)
+    dice, began = random.Random(seed), time.monotonic()
+    print(f"{name[0]}: seed {seed}")
     with contextlib.ExitStack() as stack:
         # The program's children must not be ended by a terminal that is gone.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        directory = stack.enter_context(throughput._room_for(4 * options.size))
-        one = stack.enter_context(_disk(directory, options))
-        other = stack.enter_context(_disk(directory, options))
+        one = stack.enter_context(_disk(bench, plan, mount))
+        other = stack.enter_context(_disk(bench, plan, mount))
         scene = Scene(one, other)
-        scene.options += ["--checkpoint-interval", str(options.interval)]
+        scene.options += ["--checkpoint-interval", str(plan.interval)]
         way: _Way = _Local(scene)
-        if not options.local:
+        if not is_local:
             way = _Wire(scene, stack.enter_context(cutting.laid_line(_server(stack))))
-        unit = options.size // 15 // 4096 * 4096
-        cutting.plant(scene.source, seed=options.seed, unit=unit, is_varied=True)
-        _crowd(scene.source / "many", 20000)
-        full = round(options.cuts * 2 / 3)
-        costs = _transfer(way, full, dice, options)
-        cutting.alter(
-            scene.source, seed=options.seed, unit=options.size // 22 // 4096 * 4096
-        )
+        unit = plan.size // 15 // 4096 * 4096
+        cutting.plant(scene.source, seed=seed, unit=unit, is_varied=True)
+        _crowd(scene.source / "many", bench.scaled(20000))
+        full = round(plan.cuts * 2 / 3)
+        costs = _transfer(way, full, dice, plan)
+        unit = plan.size // 22 // 4096 * 4096
+        cutting.alter(scene.source, seed=seed, unit=unit)
         _recrowd(scene.source / "many")
-        costs += _transfer(way, options.cuts - full, dice, options)
-    return _sum_up(costs, options)
-
-
-def _options() -> argparse.Namespace:
-    assert __doc__
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    size, add = throughput._size, parser.add_argument
-    add("--cuts", type=int, default=20, help="in both transfers (default: 20)")
-    add("--size", type=size, default="2G", help="of the full one (default: 2G)")
-    add("--interval", type=size, default="64M", help="default: 64M")
-    add("--seed", type=int, default=random.randrange(10**6))
-    add("--local", action="store_true", help="without ssh and network")
-    add("--zstd", action="store_true", help="both filesystems compress, by force")
-    add("--rate", type=size, default="150M", help="bytes a second (default: 150M)")
-    return parser.parse_args()
+        costs += _transfer(way, plan.cuts - full, dice, plan)
+    note = _sum_up(costs, plan)
+    elapsed_s = time.monotonic() - began
+    return Result(*name, "", (Cost(elapsed_s, 0.0, 0),), note=note)
 
 
 @contextlib.contextmanager
 def _disk(
-    directory: Path, options: argparse.Namespace
+    bench: Bench, plan: _Plan, mount: Sequence[str]
 ) -> Iterator[filesystems.Filesystem]:
-    zstd = ("compress-force=zstd:1",) if options.zstd else ()
-    size = f"{2 * options.size // MIB + 2048}M"
-    with filesystems.btrfs_filesystem(directory, size=size, mount_options=zstd) as disk:
+    size = f"{2 * plan.size // MIB + 2048}M"
+    with filesystems.btrfs_filesystem(
+        bench.directory, size=size, mount_options=mount
+    ) as disk:
         yield disk
 
 
@@ -213,27 +212,25 @@ class _Run(NamedTuple):
     moved: int
 
 
-class _Cost(NamedTuple):
+class _Again(NamedTuple):
     """The cost of one interruption: bytes sent again, with all framing."""
 
     kind: str
     again: int
 
 
-def _transfer(
-    way: _Way, cuts: int, dice: random.Random, options: argparse.Namespace
-) -> list[_Cost]:
+def _transfer(way: _Way, cuts: int, dice: random.Random, plan: _Plan) -> list[_Again]:
     """Send one snapshot, with some interruptions."""
     scene = way.scene
     count = len(scene.backups)
-    size = options.size if not count else options.size // 2
+    size = plan.size if not count else plan.size // 2
     points = sorted(dice.randrange(MIB, int(0.9 * size)) for _ in range(cuts))
     kinds = [*way.cuts] * -(-cuts // len(way.cuts))
     dice.shuffle(kinds)
     runs: list[_Run] = []
     safe = 0
     for point, kind in zip(points, kinds, strict=False):
-        more = ("-v", "--rate", str(options.rate), *(["-S"] if runs else []))
+        more = ("-v", "--rate", str(_RATE), *(["-S"] if runs else []))
         with way.start(*more) as program:
             try:
                 _wait_for(way, program, max(point - safe, MIB))
@@ -255,7 +252,7 @@ def _transfer(
     runs.append(_Run("", transfer.resumed, way.moved()))
     assert transfer.resumed >= safe, (transfer, safe)
     costs = [
-        _Cost(run.kind, run.began + run.moved - after.began)
+        _Again(run.kind, run.began + run.moved - after.began)
         for run, after in zip(runs, runs[1:], strict=False)
     ]
     _print(runs, costs, cutting.stream_size(scene, transfer))
@@ -267,11 +264,11 @@ def _transfer(
 
 
 def _went_on_at(done: subprocess.CompletedProcess[str]) -> int:
-    found = re.search(r"going on at byte (\d+)", done.stderr)
+    found = re.search(r"resuming at byte (\d+)", done.stderr)
     return int(found[1]) if found else 0
 
 
-def _print(runs: list[_Run], costs: list[_Cost], whole: int) -> None:
+def _print(runs: list[_Run], costs: list[_Again], whole: int) -> None:
     print(f"{'MiB:':>32} from   moved   again")
     for run, cost in zip(runs, costs, strict=False):
         numbers = (run.began, run.moved, cost.again)
@@ -308,19 +305,16 @@ def _watch(way: _Way, program: subprocess.Popen[str]) -> None:
             time.sleep(0.003)
 
 
-def _sum_up(costs: list[_Cost], options: argparse.Namespace) -> int:
+def _sum_up(costs: list[_Again], plan: _Plan) -> str:
+    """Return the bytes sent again, in words.
+
+    They are an interval at most, and the data on its way.
+    """
     worst = max(costs, key=lambda cost: cost.again)
     median = statistics.median(cost.again for cost in costs)
-    limit = int(options.interval * (1 + FRAMING)) + ON_ITS_WAY
-    beyond = [cost for cost in costs if cost.again > options.interval]
-    print(
-        f"sent again after a cut: at most {worst.again / MIB:.1f} MiB"
-        f" ({worst.kind}), median {median / MIB:.1f} MiB; an interval is"
-        f" {options.interval / MIB:g} MiB. Beyond that, in {len(beyond)} of"
-        f" {len(costs)} cuts, was what was on its way."
+    limit = int(plan.interval * (1 + FRAMING)) + ON_ITS_WAY
+    assert worst.again <= limit, f"{worst.again} bytes were sent again: {worst.kind}"
+    return (
+        f"sent again: at most {worst.again / MIB:.1f} MiB ({worst.kind}), median"
+        f" {median / MIB:.1f} MiB; an interval is {plan.interval / MIB:g} MiB"
     )
-    return worst.again > limit
-
-
-if __name__ == "__main__":
-    sys.exit(main())
