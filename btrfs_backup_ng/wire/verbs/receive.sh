@@ -18,14 +18,16 @@ esac
 shift 4
 [ $# = 0 ] || erase "$@" || finish 1
 
-# trim KEEP NAME...: delete all of these but the last so many.
+# trim KEEP NAME...: delete all of these but the last so many, with one commit.
 trim() {
-    keep=$1
+    excess=$(($# - 1 - $1))
     shift
-    while [ $# -gt "$keep" ]; do
-        erase "$1" 2>/dev/null
+    for name_to_trim; do
         shift
+        [ $excess -le 0 ] || set -- "$@" "$name_to_trim"
+        excess=$((excess - 1))
     done
+    erase "$@"
 }
 # Delete all that a newer checkpoint replaces: all bodies but the last, all seals but the last two, as the very last may
 # not be finished yet.
