@@ -1,9 +1,9 @@
 """Fit lines on a terminal: broken there, whole elsewhere.
 
 A table has one line for each row, as long as that is possible. On a narrow terminal
-it first leaves out columns; then its last column, a text, has
-further lines or is clipped; then a name that is too long has a line of its own; and
-where nothing else fits, each row is a paragraph.
+it first leaves out columns; then its last column, a text, has further lines or is
+clipped, or stands below the row if a word of it is too long; then a name that is too
+long has a line of its own; and where nothing else fits, a row is a paragraph.
 """
 
 import sys
@@ -15,6 +15,8 @@ from btrfs_backup_ng.core.value import Value
 
 #: Least columns for the text at the end of a row.
 _TEXT_AT_LEAST = 16
+#: Columns in front of a text that stands below its row.
+_BELOW = 4
 #: For :class:`Column`: the text at the end has all that it needs.
 ALL = 100_000
 _GAP = "  "
@@ -134,44 +136,62 @@ class _Fit:
         needed = min(wanted, self._widths[self.shown[-1]])
         return self._room is not None and self._text_at + needed > self._room
 
-    def lines(self, row: Sequence[Cell], *, clips: bool) -> Iterator[str]:
-        """Return the lines of a row."""
+    def lines(self, row: Sequence[Cell], *, clips: bool) -> list[str]:
+        """Return the lines of a row, in the first layout that fits.
+
+        Where a word is too long for the terminal, as few lines as possible are.
+        """
+        room = self._room
+        if room is None:
+            return self._beside(row, clips=clips)
         if self._lacks(_TEXT_AT_LEAST):
-            yield from self._paragraph(row)
-            return
+            return self._paragraph(row)
+        layouts = (
+            self._beside(row, clips=clips),
+            self._below(row, clips=clips),
+            self._paragraph(row),
+        )
+        return min(layouts, key=lambda lines: sum(width(one) > room for one in lines))
+
+    def _beside(self, row: Sequence[Cell], *, clips: bool) -> list[str]:
+        *above, line = self._front(row)
+        return [*above, *self._with_text(line, row, clips=clips)]
+
+    def _below(self, row: Sequence[Cell], *, clips: bool) -> list[str]:
+        front = [line.rstrip(" ") for line in self._front(row)]
+        start = self._start + " " * _BELOW
+        return [*filter(None, front), *self._with_text(start, row, clips=clips)]
+
+    def _front(self, row: Sequence[Cell]) -> Iterator[str]:
+        """Return the lines of all cells but the text; the last ends where it begins."""
         line, position = self._start, len(self._start)
         for at in self.shown[:-1]:
             cell = _whole(row[at])
-            if width(line) > position:  # the name before is too long for its column
-                yield line.rstrip(" ")
-                line = " " * position
             line += padded(cell, self._widths[at], right=self._columns[at].is_right)
             line += _GAP
             position += self._widths[at] + len(_GAP)
-        if width(line) > position:
-            yield line.rstrip(" ")
-            line = " " * position
-        first, *rest = self._text(row[self.shown[-1]], clips=clips)
-        yield f"{line}{first}".rstrip(" ")
-        for part in rest:
-            yield " " * position + part
+            if width(line) > position:  # the name is too long for its column
+                yield line.rstrip(" ")
+                line = " " * position
+        yield line
 
-    def _text(self, cell: Cell, *, clips: bool) -> Iterator[str]:
-        last = self._columns[self.shown[-1]]
-        if last.is_right:
-            cell = padded(_whole(cell), self._widths[self.shown[-1]], right=True)
+    def _with_text(self, line: str, row: Sequence[Cell], *, clips: bool) -> list[str]:
+        """Return a line and its further lines, with the text behind it."""
+        at, position = self.shown[-1], width(line)
+        cell = row[at]
+        if self._columns[at].is_right:
+            cell = padded(_whole(cell), self._widths[at], right=True)
         if self._room is None:
-            return iter([_whole(cell)])
-        room = self._room - self._text_at
+            return [f"{line}{_whole(cell)}".rstrip(" ")]
+        room = self._room - position
         text = clipped(cell, room) if clips and not isinstance(cell, str) else cell
-        return wrap(_whole(text), room, room)
+        first, *rest = wrap(_whole(text), room, room)
+        return [f"{line}{first}".rstrip(" "), *(" " * position + part for part in rest)]
 
-    def _paragraph(self, row: Sequence[Cell]) -> Iterator[str]:
+    def _paragraph(self, row: Sequence[Cell]) -> list[str]:
         """Return the cells of a row one behind the other."""
         assert self._room is not None
         cells = [_whole(row[at]) for at in self.shown if row[at]]
         first = max(self._room - len(self._start), 1)
         head, *rest = wrap(", ".join(cells), first, max(first - 2, 1))
-        yield self._start + head
-        for part in rest:
-            yield f"{self._start}  {part}"
+        return [self._start + head, *(f"{self._start}  {part}" for part in rest)]

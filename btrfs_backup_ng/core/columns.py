@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 #: Colours: the program's own, as ``visible()`` escapes those of any other text.
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
-_SOFT_HYPHEN = "\xad"  # of the category "format", but terminals show it
+#: Signs of the category "format" that are drawn, below the digits behind them.
+_SIGNS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
+_SIGNS += "\U000110bd\U000110cd"
 #: Between the halves of a shortened text, and behind a text that goes on.
 _ELLIPSIS = "..."
 #: Between the words of a line and its command.
@@ -29,7 +31,7 @@ def _width_of(character: str) -> int:
     if character < "\u0300":
         return 1
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
+        return 1 if character in _SIGNS else 0
     if "\u1160" <= character <= "\u11ff":  # they complete a syllable of Hangul
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -87,11 +89,12 @@ def broken(line: str, columns: int | None, indent: int) -> list[str]:
     """Return a line in lines that fit; a word is never cut, so that it can be copied.
 
     :param columns: of the terminal; None: a line may be as long as it is.
-    :param indent: columns in front of the further lines.
+    :param indent: columns in front of the further lines; fewer if a word needs them.
     """
     if columns is None:
         return [line]
-    columns = max(columns, 2 * indent)
+    longest = max(map(width, line.split(" ")))
+    indent = max(min(indent, columns // 2, columns - longest), min(indent, 2))
     first, *rest = wrap(line, columns, columns - indent)
     return [first, *(" " * indent + part for part in rest)]
 
@@ -107,7 +110,7 @@ def with_command(line: str, columns: int | None, indent: int) -> list[str]:
     label, colon, command = line.partition(_COLON)
     if columns is None or width(line) <= columns or not colon:
         return [line]
-    return [f"{label}:", " " * indent + command]
+    return [*broken(f"{label}:", columns, indent), " " * indent + command]
 
 
 def clipped(parts: Sequence[str], columns: int) -> str:

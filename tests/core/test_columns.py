@@ -24,6 +24,7 @@ TEXTS = st.text(st.sampled_from("ab- ,\u00e4\u96ea\u0301\u1112\u1161\U0001f469\u
         ("\uff71", 1),  # half-width katakana
         ("\u1112\u1161\u11ab", 2),  # one syllable in three parts
         ("\u200b\ufeff", 0),
+        ("\u0600\u06dd\U000110bd", 3),  # of the category "format", but drawn
         ("\U0001f600", 2),
         ("\x1b[31mdamaged\x1b[0m", 7),
     ],
