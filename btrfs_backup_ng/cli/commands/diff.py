@@ -13,6 +13,8 @@ from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.session import open_progress, open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
+from btrfs_backup_ng.cli.table import terminal_width
+from btrfs_backup_ng.core.columns import broken, width
 from btrfs_backup_ng.core.document import Inline, to_document
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import SshOptions
@@ -37,8 +39,8 @@ changed (replaced).
 
 The changes are read from the send stream of btrfs, not from the files: a block that was
 rewritten with the same bytes counts as changed; of a file with several names, one is
-listed; reading a file can be enough to change its "times". Those of the top (.) are not
-shown by themselves.
+listed; reading a file can be enough to change its "times". The times of the top
+directory (.) are not shown by themselves.
 
 --json prints one object a line: one for each change, and a summary at the end. Bytes
 of a path that are not UTF-8 appear as \\udc80 to \\udcff (Python's surrogateescape),
@@ -172,8 +174,9 @@ def _run(options: DiffOptions, call: Call) -> int:
         if call.as_json:
             output.entry(change)
         else:
-            output.result(_line(change))
-    output.line(str(summary))
+            for line in _lines(change, terminal_width()):
+                output.result(line)
+    output.line(str(summary), 2)
     return output.finish(0, DiffReport(summary), indent=None)
 
 
@@ -181,12 +184,18 @@ def _text(path: bytes) -> str:
     return path.decode("utf-8", "surrogateescape")
 
 
-def _line(change: Change) -> str:
+def _lines(change: Change, columns: int | None) -> list[str]:
+    """Return a line, or two where the details do not fit; a path stays whole."""
     path = visible(_text(change.path))
     if change.old_path is not None:
         path = f"{visible(_text(change.old_path))} -> {path}"
-    details = ", ".join(_details(change))
-    return f"{_LETTERS[change.sort]} {path}" + (f"  ({details})" if details else "")
+    line, details = f"{_LETTERS[change.sort]} {path}", ", ".join(_details(change))
+    if not details:
+        return [line]
+    whole = f"{line}  ({details})"
+    if columns is None or width(whole) <= columns:
+        return [whole]
+    return [line, *broken(f"    ({details})", columns, 5)]
 
 
 def _details(change: Change) -> Iterator[str]:

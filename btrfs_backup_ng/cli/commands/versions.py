@@ -46,7 +46,7 @@ from btrfs_backup_ng.cli.places import (
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.stdout import print_bytes
-from btrfs_backup_ng.cli.table import table, terminal_width
+from btrfs_backup_ng.cli.table import Column, table, terminal_width
 from btrfs_backup_ng.core.columns import with_command
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.location import Location
@@ -65,9 +65,9 @@ and how many snapshots at which place have it, oldest first; "now" is the file a
 Changes to owner, mode or times alone do not make a new version. A version that
 reappears keeps its id.
 
-An id is the beginning of the UUID of the oldest snapshot with that version, so it never
-means another one, whichever places are away; any such snapshot's will do. The id of the
-file as it is: now.
+An id is the beginning of the UUID of the oldest snapshot with that version, so it
+always means the same version, even while places are away. The beginning of the UUID of
+any such snapshot works, too. The id of the file as it is: now.
 
 exit status:
   0  shown
@@ -76,6 +76,8 @@ exit status:
   4  refused
   10  some places were not reachable, or some files were unreadable
 """
+#: Id, age, time, size, and where it is.
+_COLUMNS = (Column(), Column(), Column(leaves=16), Column(), Column())
 
 
 class VersionsOptions(Value):
@@ -262,7 +264,7 @@ def _lines(found: Found, now: datetime) -> Iterator[tuple[str, int | None]]:
         age = wording.age(_since(run), now) if run.sightings[0].snapshot else "now"
         row = (version, age, wording.exact(_since(run)), _content(run.content))
         rows.append((*row, _where(found, run.sightings)))
-    for line in table(rows, 2):
+    for line in table(rows, 2, _COLUMNS):
         yield line, None
     for text in _way_back(found):
         for line in with_command(text, terminal_width(), 4):
