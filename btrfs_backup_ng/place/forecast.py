@@ -197,7 +197,7 @@ class NextBackup(Value):
         why = "; ".join(self.refusals[:_SHOWN])
         if self.parent:
             also = f" ({why})" if why else ""
-            return f"incremental, since {self.parent.name}{also}"
+            return f"incremental, with parent {self.parent.name}{also}"
         assert self.why_full
         return f"full ({why or self.why_full.value})"
 
@@ -266,7 +266,7 @@ class Forecast(Value):
         text = "; ".join(texts)
         if self.coming:
             names = ", ".join(self.coming)
-            text += f"; if what is on its way there arrives before, since that: {names}"
+            text += f"; if a transfer under way arrives before it, with parent {names}"
         return text
 
     @property

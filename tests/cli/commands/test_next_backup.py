@@ -425,7 +425,7 @@ def test_a_snapshot_on_its_way_makes_what_is_foretold_uncertain(scene: Scene):
     assert found == (set(), {chain.expected})
     done = must(run_program("verify", scene.destination, "--source", scene.source))
     text = " ".join(done.stdout.split())
-    assert f"if what is on its way there arrives before, since that: {coming}" in text
+    assert f"if a transfer under way arrives before it, with parent {coming}" in text
     assert chain.expected in backed_up(chain, local_way, chain.source, OURS, "-px-")
 
 
