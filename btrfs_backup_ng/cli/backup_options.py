@@ -135,7 +135,7 @@ def _check_source(word: str, verbs: Collection[str]) -> None:
     directory = f"A directory of that name:  {visible('./' + word)}"
     if word in verbs:
         raise UsageError(
-            f"{text} is a command, and the options before it are not its own",
+            f"{text} is a command, but the options before it are not options of it",
             hint=f"See:  {PROGRAM} help {word}     {directory}",
         )
     if not word or "/" in word or ":" in word or os.path.lexists(word):
@@ -258,7 +258,8 @@ def _add_transfer(parser: Parser) -> None:
         "mbuffer",
         "--use-mbuffer",
         action="store_true",
-        help="buffer with mbuffer (default: over ssh, if it is installed)",
+        help="buffer with mbuffer (default: over ssh, if it is installed and this"
+        " machine has 4 cores)",
     )
     add("mbuffer", "--no-mbuffer", action="store_false", help="never use mbuffer")
     add(
@@ -336,8 +337,8 @@ def _add_checks(destination: OptionGroup, transfer: OptionGroup) -> None:
         "--safety-margin",
         type=values.percent,
         metavar="PCT",
-        help="leave PCT percent of the transfer free as well, at least 100 MiB; less"
-        " for one of less than that (default: %(default)g)",
+        help="also leave PCT percent of the transfer free, and at least 100 MiB (less"
+        " for a small transfer) (default: %(default)g)",
     )
 
 

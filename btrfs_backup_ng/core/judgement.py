@@ -504,8 +504,8 @@ def _waiting(
             subject = f"{name} and {len(late) - 1} more at {question.place} are"
             they = "They are ignored and kept"
         yield (
-            f"{subject} dated later than the clock of this machine, so one of two"
-            f" clocks is wrong, or was. {they} until that clock is synchronised"
+            f"{subject} dated later than the clock of this machine, so one of the"
+            f" two clocks is or was wrong. {they} until that clock is synchronised"
         )
 
 
@@ -519,7 +519,7 @@ def _why(course: Course) -> str:
         return "the clock of another machine of this run is behind the one here"
     before, after = (f"{moment:%Y-%m-%d}" for moment in course.jump)
     return (
-        f"nothing was made from {before} to {after}, and nothing confirms that it is"
-        f" {course.now:%Y-%m-%d} now. This ends once the clock of this machine is"
+        f"no snapshot was made from {before} to {after}, and nothing confirms that it"
+        f" is {course.now:%Y-%m-%d} now. This ends once the clock of this machine is"
         " synchronised, or after backups on three more days"
     )

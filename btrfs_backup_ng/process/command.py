@@ -133,7 +133,7 @@ _SAID_ANYWAY = "Chroot to "
 def describe(completed: Completed) -> str:
     status = completed.status
     if status is None:
-        how = ": the connection ended before its exit status came"
+        how = ": the connection was lost before it finished"
     elif status < 0:
         how = f" was killed by {_signal_name(-status)}"
     elif completed.command.reports and status > _SHELL_SIGNAL:

@@ -274,8 +274,8 @@ class _Pipeline:
         self._seen = seen
         if self._quiet_s >= self._stall_timeout_s:
             stalled = self._stages[0 if hop.is_starved else -1]
-            did = "took nothing more" if stalled is last else "gave nothing"
-            text = f"nothing moved for {self._stall_timeout_s:g} s (--stall-timeout)"
+            did = "took no more data" if stalled is last else "sent no data"
+            text = f"no data moved for {self._stall_timeout_s:g} s (--stall-timeout)"
             self._condemn(stalled, Stalled, text, did)
 
     def _watch_end(self, last: _Stage, silence: Silence) -> None:
@@ -293,8 +293,8 @@ class _Pipeline:
         if self._max_size is not None and moved > self._max_size:
             size = format_size(self._max_size)
             text = f"the stream is longer than {size} (--max-size)"
-            self._condemn(self._stages[0], TooLarge, text, "gave more")
-        text = "an answer had no end"
+            self._condemn(self._stages[0], TooLarge, text, "sent more")
+        text = "an answer was too long"
         if self._said_bytes > _OUTPUT_AT_MOST:
             did = f"wrote more than {_OUTPUT_AT_MOST} bytes"
             self._condemn(self._stages[-1], PipelineFailed, text, did)

@@ -39,7 +39,7 @@ class Silence:
         self._heard = heard
         limit_s, longest_s = self._patience.silence_s, self._patience.longest_s
         if limit_s and self._silent_s >= limit_s:
-            return f"said nothing for {limit_s:g} s"
+            return f"was silent for {limit_s:g} s"
         if longest_s and self._waited_s >= longest_s:
             return f"did not end within {longest_s:g} s"
         return ""

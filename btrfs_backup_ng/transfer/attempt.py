@@ -161,8 +161,8 @@ class Attempt(Value):
             sink.place.discard([transfer_id])
             name = visible(self.transfer.snapshot.name)
             raise StreamChanged(
-                f"the stream of {name} does not continue the beginning"
-                f" ({format_size(checkpoint.offset)}) that is at {sink}"
+                f"the stream of {name} is no longer the one of which"
+                f" {format_size(checkpoint.offset)} is at {sink}"
             ) from error
         if sink.lists and error.blamed.status == grammar.NOT_OURS:
             raise refusal_by_verb(sink.place.state, error.blamed.stderr) from error
@@ -188,7 +188,7 @@ class Attempt(Value):
             return unknown
         if not safe:
             return ""
-        return f"{format_size(safe)} are kept there; the next run resumes from that."
+        return f"{format_size(safe)} is kept there; the next run resumes from that."
 
 
 def prepare(

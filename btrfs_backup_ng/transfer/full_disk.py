@@ -46,14 +46,14 @@ def _keep_or_drop(transfer: Transfer, route: Route, size_bytes: int | None) -> s
         size_bytes = stream_size(*ends, route.protocol)  # the estimate counts reflinks
     rest = size_bytes - safe  # 0 or less: the stream is longer than estimated
     if rest > 0 and preflight.fits(rest, free, route.options):
-        return f"{format_size(safe)} are kept there; the next run resumes from that."
+        return f"{format_size(safe)} is kept there; the next run resumes from that."
     _discard_from_full_disk(place, ids)
     why = f"the rest, about {format_size(rest)}, does not fit"
     if rest <= 0:
         why = "it is not known whether the rest fits"
     return (
-        f"{format_size(safe)} that were kept there are discarded, as {why}, so"
-        " that the disk can be used again."
+        f"The {format_size(safe)} kept there is discarded, as {why}, so that the disk"
+        " can be used again."
     )
 
 

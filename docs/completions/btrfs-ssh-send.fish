@@ -113,7 +113,7 @@ complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s p -l port -x -d 'port
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s n -l no-sudo -d 'run btrfs there without sudo'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s P -l parent -x -a '(_btrfs_ssh_send_file)' -d 'send the difference to this one'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s b -l no-buffer -d 'do not use mbuffer'
-complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s s -l buffer-size -x -d 'of mbuffer'
+complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s s -l buffer-size -x -d 'size of mbuffer\'s buffer'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -l rate -x -d 'limit, bytes a second'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s t -l test -d 'check everything, send nothing'
 complete -c btrfs-ssh-send -n '_btrfs_ssh_send_in none' -s q -l quiet -d 'print nothing but failures'

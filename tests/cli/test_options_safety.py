@@ -310,9 +310,9 @@ def test_a_full_destination_names_the_backups_that_the_policy_would_delete(
         assert "prune" not in complaint(done, 4, "Make room, or:  --safety-margin")
     for option, count in (("-n2", 2), ("-n1", 3)):
         refused = complaint(
-            run_program(option, *words), 4, f"{count} of its 4 backups are kept by no"
+            run_program(option, *words), 4, f"{count} of its 4 backups are not kept"
         )
-        (line,) = re.findall(r"Now:  btrfs-backup-ng (.*)", refused)
+        (line,) = re.findall(r"now:  btrfs-backup-ng (.*)", refused)
         shown = must(run_program(*shlex.split(line), "--dry-run")).stdout
         assert all(f"delete  {name}" in shown for name in (oldest, second)), shown
         assert ("--force" in line) == (count > 2)  # more than half goes

@@ -225,7 +225,7 @@ def test_a_transfer_in_which_nothing_moves_is_ended(scene: Scene):
     sink = "shell://exec sleep 60"
     words: list[Argument] = ["-p", "x-", "--stall-timeout", "1", scene.source, sink]
     done = run_program(*words, timeout=50)
-    complaint(done, 1, "1 s", sink, "took nothing more")
+    complaint(done, 1, "1 s", sink, "took no more data")
 
 
 @covers("--stall-timeout")

@@ -35,8 +35,8 @@ def test_a_receiver_that_freezes_at_the_end_is_a_stall(
     env = faulty_btrfs(tmp_path, "receive*", "kill -STOP $$; real")
     done = scene.run("--stall-timeout", "2", env=env, timeout=60)
     assert was_faulty(tmp_path)
-    assert_fails(done, 1, "nothing moved for 2 s (--stall-timeout)")
-    assert "btrfs receive took nothing more" in done.stderr
+    assert_fails(done, 1, "no data moved for 2 s (--stall-timeout)")
+    assert "btrfs receive took no more data" in done.stderr
     scene.wait_for_quiet()
     assert scene.backups == []
     scene.check_converges()
@@ -51,8 +51,8 @@ def test_a_receiver_that_freezes_at_the_end_behind_ssh_is_a_stall(
     try:
         done = scene.run("--stall-timeout", "2", timeout=60)
         assert was_faulty(tmp_path)
-        assert_fails(done, 1, "nothing moved for 2 s (--stall-timeout)")
-        assert "btrfs receive on root@127.0.0.1 took nothing more" in done.stderr
+        assert_fails(done, 1, "no data moved for 2 s (--stall-timeout)")
+        assert "btrfs receive on root@127.0.0.1 took no more data" in done.stderr
         assert scene.backups == []
     finally:
         wrapper = str(tmp_path / "faulty" / "btrfs")

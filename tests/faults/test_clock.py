@@ -245,7 +245,7 @@ def test_after_two_months_off_history_is_thinned_once_the_clock_is_confirmed(
         assert _at_both(scene) > names
         assert done.stderr.count("warning") == 2
         assert (
-            "the policy no longer keeps are kept for now: nothing was made from 20"
+            "the policy no longer keeps are kept for now: no snapshot was made from 20"
             in done.stderr
         )
         done = scene.run(*POLICY, env=SYNCHRONISED)

@@ -31,7 +31,7 @@ def test_a_receiver_that_froze_is_a_stall_that_names_its_limit(scene: Scene) -> 
         scene.wait_for_data(100)
         _stop_receiver(scene)
         done = finish(program)
-    assert_fails(done, 1, "nothing moved for 3 s (--stall-timeout)", "btrfs receive")
+    assert_fails(done, 1, "no data moved for 3 s (--stall-timeout)", "btrfs receive")
     scene.wait_for_quiet()
     assert len(scene.backups) == 1
     scene.check_laws()
@@ -49,7 +49,7 @@ def test_a_receiver_that_froze_behind_ssh_does_not_stop_the_next_run(
         scene.wait_for_data(100)
         frozen = _stop_receiver(scene)
         done = finish(program)
-    assert_fails(done, 1, "nothing moved for 3 s (--stall-timeout)", "btrfs receive")
+    assert_fails(done, 1, "no data moved for 3 s (--stall-timeout)", "btrfs receive")
     assert len(scene.backups) == 1
     scene.check_laws()
     assert len(scene.staging) == 1
@@ -64,7 +64,7 @@ def test_a_sender_that_froze_is_a_stall_that_names_it(scene: Scene) -> None:
         scene.wait_for_data(100)
         processes.kill([scene.wait_for_worker("btrfs", "send")], signal.SIGSTOP)
         done = finish(program)
-    assert_fails(done, 1, "nothing moved for 2 s (--stall-timeout)", "btrfs send")
+    assert_fails(done, 1, "no data moved for 2 s (--stall-timeout)", "btrfs send")
     scene.wait_for_quiet()
     scene.check_converges()
 

@@ -706,7 +706,7 @@ def test_a_source_that_gives_nothing_any_more_is_a_stall_while_it_is_read_again(
     env = faulty_btrfs(tmp_path, SENDS, stuck)
     done = scene.run("--stall-timeout", "2", "-S", env=env)
     assert was_faulty(tmp_path)
-    assert_fails(done, 1, "nothing moved for 2 s (--stall-timeout)")
+    assert_fails(done, 1, "no data moved for 2 s (--stall-timeout)")
     cutting.check_resumed(scene, safe)
 
 

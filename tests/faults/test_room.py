@@ -205,7 +205,7 @@ def test_what_is_safe_is_kept_where_the_rest_fits(scene: Scene, tmp_path: Path) 
     env = faulty_btrfs(tmp_path, "receive*", f'head -c 15000000 | "$@"; {error}')
     words = ("--checkpoint-interval", "2M")
     done = scene.run(*words, env=env)
-    assert_fails(done, 1, "No space left on device", "are kept there; the next run")
+    assert_fails(done, 1, "No space left on device", "is kept there; the next run")
     assert "discarded" not in done.stderr
     safe = max(seal.offset for seal in seals(scene))
     assert safe >= 8 * MIB

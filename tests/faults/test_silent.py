@@ -26,7 +26,7 @@ from tests.support.sshd import Sshd, running_sshd
 pytestmark = [pytest.mark.btrfs, pytest.mark.xdist_group("silent")]
 
 LIMIT = ("--stall-timeout", str(LIMIT_S))
-SILENT = f"said nothing for {LIMIT_S} s, so it was stopped"
+SILENT = f"was silent for {LIMIT_S} s, so it was stopped"
 LONG = "did not end within"
 WAYS = ["push", "pull", "local"]
 

@@ -147,14 +147,14 @@ def patient(script: str, silence_s: float = 0.0, longest_s: float = 0.0) -> Comm
     [
         (
             patient(f"echo busy >&2; sleep {MARKER}; true", 0.3),
-            "said nothing for 0.3 s",
+            "was silent for 0.3 s",
         ),
         (patient(f"echo busy >&2; {WORKS}", 0.3, 0.6), "did not end within"),
         (
             patient(f"exec >&-; echo busy >&2; sleep {MARKER}; true", 0.3),
-            "said nothing",
+            "was silent",
         ),
-        (patient("kill -STOP $$", 0.3), "said nothing for 0.3 s"),
+        (patient("kill -STOP $$", 0.3), "was silent for 0.3 s"),
     ],
 )
 @pytest.mark.parametrize("way", ["run", "read"])
@@ -203,7 +203,7 @@ def test_time_in_which_we_did_not_run_is_no_silence(monkeypatch):
     for _ in range(4):
         now += 0.2
         said = silence.too_long(7)
-    assert said == "said nothing for 1 s"
+    assert said == "was silent for 1 s"
 
 
 def test_lines_that_say_that_it_works_are_shown_to_nobody():
@@ -310,7 +310,7 @@ def test_without_its_status_line_the_outcome_is_unknown():
     with pytest.raises(ContactLost) as caught:
         run(shell("echo 'broken pipe' >&2; exit 255", reports=True))
     assert str(caught.value) == (
-        "the script: the connection ended before its exit status came: broken pipe"
+        "the script: the connection was lost before it finished: broken pipe"
     )
     assert caught.value.completed.status is None
 

@@ -129,7 +129,7 @@ def test_a_receiver_that_has_taken_all_and_falls_silent_is_a_stall(_impatient, w
         run("echo x", last, stall_timeout_s=0.7)
     assert str(caught.value) == (
         "all of the stream was read, but the work on it did not end, so the transfer"
-        " was stopped: the receiver said nothing for 0.7 s (--stall-timeout)"
+        " was stopped: the receiver was silent for 0.7 s (--stall-timeout)"
     )
 
 
@@ -143,7 +143,7 @@ def test_a_receiver_that_only_says_that_it_works_is_a_stall_in_the_end(
 
 def test_saying_that_it_works_is_no_taking(_impatient):
     last = receiver(f"while :; do {WORKS} done;")
-    with pytest.raises(Stalled, match="the receiver took nothing more"):
+    with pytest.raises(Stalled, match="the receiver took no more data"):
         run("cat /dev/zero", last, stall_timeout_s=0.7)
 
 
@@ -155,7 +155,7 @@ def test_a_stream_that_is_too_long_is_ended(counts, _hurry):
         run("cat /dev/zero", *middle, "cat >/dev/null", meter=meter, max_size=3 * MIB)
     assert str(caught.value).splitlines()[0] == (
         "the stream is longer than 3.0 MiB (--max-size), so the transfer was stopped:"
-        " stage 0 gave more"
+        " stage 0 sent more"
     )
     assert meter.size_bytes < 3000 * MIB
 
@@ -402,7 +402,7 @@ def test_a_lost_contact_is_unknown_and_says_so():
     with pytest.raises(PipelineFailed) as caught:
         run("exec true", shell("cat; exit 0", "put on nas", reports=True))
     assert str(caught.value) == (
-        "put on nas: the connection ended before its exit status came"
+        "put on nas: the connection was lost before it finished"
     )
     assert caught.value.unknown and caught.value.blamed.status is None
 
@@ -507,11 +507,11 @@ def test_whole_groups_end(monkeypatch):
 @pytest.mark.parametrize(
     ("scripts", "says"),
     [
-        (("exec yes", "exec sleep 30"), "stage 1 took nothing more"),
-        (("exec yes", "exec cat", "kill -STOP $$"), "stage 2 took nothing more"),
-        (("exec sleep 30", "exec cat"), "stage 0 gave nothing"),
-        (("echo a; exec sleep 30", "exec cat"), "stage 0 gave nothing"),
-        (("head -c 1500000 /dev/zero", "exec sleep 30"), "stage 1 took nothing more"),
+        (("exec yes", "exec sleep 30"), "stage 1 took no more data"),
+        (("exec yes", "exec cat", "kill -STOP $$"), "stage 2 took no more data"),
+        (("exec sleep 30", "exec cat"), "stage 0 sent no data"),
+        (("echo a; exec sleep 30", "exec cat"), "stage 0 sent no data"),
+        (("head -c 1500000 /dev/zero", "exec sleep 30"), "stage 1 took no more data"),
     ],
 )
 def test_a_stall_ends_the_pipeline_and_names_itself(scripts, says):
@@ -521,7 +521,7 @@ def test_a_stall_ends_the_pipeline_and_names_itself(scripts, says):
     assert 0.4 <= time.monotonic() - began < 5
     first, *others = str(caught.value).split("\n  then ")
     assert first == (
-        "nothing moved for 0.4 s (--stall-timeout), so the transfer was stopped: "
+        "no data moved for 0.4 s (--stall-timeout), so the transfer was stopped: "
         + says
     )
     assert caught.value.blamed.command.label == says[:7]
@@ -683,8 +683,8 @@ def test_a_sender_that_fails_before_a_counting_stage_is_blamed(_hurry):
 @pytest.mark.parametrize(
     ("source", "last", "who"),
     [
-        ("echo some; exec sleep 60", "exec cat", "stage 0 gave nothing"),
-        ("exec yes", "exec sleep 60", "stage 2 took nothing more"),
+        ("echo some; exec sleep 60", "exec cat", "stage 0 sent no data"),
+        ("exec yes", "exec sleep 60", "stage 2 took no more data"),
     ],
 )
 def test_who_stalls_beside_a_counting_stage_is_blamed(_hurry, source, last, who):

@@ -333,8 +333,9 @@ class Target:
         is_much = 2 * len(gone) > len(named) or keep.keeps_only_newest
         # Without --force, prune would refuse that.
         line = prune_line(keep, naming.prefix, self.name, is_forced=is_much)
-        text = f"{len(gone)} of its {len(named)} backups are kept by no rule of this"
-        return f"{text} run, and are deleted after sending. Now:  {line}\n{ways}"
+        text = f"{len(gone)} of its {len(named)} backups are not kept by the policy of"
+        text += " this run, which deletes only after sending. To delete them now"
+        return f"{text}:  {line}\n{ways}"
 
     def _make_room(self, name: str, taken: int, needed: int) -> int:
         """Find room for a transfer that lacks it.

@@ -123,7 +123,7 @@ def judge_version(version: tuple[int, int] | None, *, has_btrfs: bool) -> Diagno
     if not has_btrfs:
         return unknown("version", "there is no btrfs command")
     if version is None:
-        return unknown("version", "btrfs --version says nothing that is understood")
+        return unknown("version", "the output of btrfs --version is not understood")
     name = f"btrfs-progs {version[0]}.{version[1]}"
     if version < _OLD:
         oldest = f"{_OLD[0]}.{_OLD[1]}"
@@ -309,7 +309,7 @@ def judge_clock(there: str, began: float, ended: float) -> Diagnosis:
     :param began: the clock here at the question; ``ended``: at the answer.
     """
     if not there.isdigit():
-        return unknown("clock", "date +%s says nothing that is understood")
+        return unknown("clock", "the output of date +%s is not understood")
     ahead, behind = int(there) - ended, began - (int(there) + 1)
     skew = max(ahead, behind, 0.0)
     if skew <= _SKEW_S:

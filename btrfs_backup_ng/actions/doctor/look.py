@@ -48,7 +48,7 @@ def examine(
     :raises UsageError: if the place cannot be examined.
     """
     if location.is_command:
-        raise UsageError("a command (shell://) cannot be examined; only it knows")
+        raise UsageError("a command (shell://) cannot be examined")
     if location.is_here:
         findings = _look_here(location.path, command_line, options.silence_s)
         return diagnosis.completed(diagnosis.HERE, findings, "that needs root")
@@ -234,7 +234,7 @@ def _privilege(
             more = attempt(lambda: host.ask_about(location.path))
             if isinstance(more, BackupError):
                 return said, _failure("privilege", more)
-            text = f"sudo takes the password in {visible(file)}"
+            text = f"sudo accepts the password in {visible(file)}"
             return more, Diagnosis("privilege", Grade.OK, text)
     error = privilege_error(host.name, said)
     text = error.message.removeprefix(f"on {visible(host.name)}, ")
@@ -244,7 +244,7 @@ def _privilege(
 def _half_a_privilege(said: Mapping[str, str], more: Mapping[str, str]) -> Diagnosis:
     """Return the finding that root's btrfs may show its version, and no subvolume."""
     how = visible(more.get("privilege", ""))
-    text = f"{how} runs btrfs --version as root, and not btrfs subvolume show"
+    text = f"{how} runs btrfs --version as root, but not btrfs subvolume show"
     hint = privilege_error("", said).hint
     return Diagnosis("privilege", Grade.FAIL, text, hint)
 

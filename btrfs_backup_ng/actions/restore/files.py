@@ -169,8 +169,8 @@ class FileRestoration:
         paths = tuple(path for path in self.paths if path not in sockets)
         if not paths:
             raise Refused(
-                f"{_listed(sorted(sockets))} is a socket, and holds no data",
-                hint="A program that needs one makes it when it starts.",
+                f"sockets cannot be restored: {_listed(sorted(sockets))}",
+                hint="They hold no data; a program makes its sockets when it starts.",
             )
         self.left_out = tuple(p for p in self.paths if p in sockets)
         self.paths = paths

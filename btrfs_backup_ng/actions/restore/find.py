@@ -67,7 +67,7 @@ def find_snapshot(
     place = look_at(location, session, READING)
     contents = read_contents(place)
     if not contents.kept:
-        raise Refused(f"{place} keeps no snapshot", hint=_inside_hint(place))
+        raise Refused(f"{place} has no snapshots", hint=_inside_hint(place))
     how = {"force": force, "for_files": for_files}
     named = _of_source(contents, source, place) if source else contents
     kept = _choose(named, word, prefix, place, session, **how)
@@ -97,10 +97,9 @@ def _of_source(contents: Contents, source: str, place: Place) -> Contents:
         one for one in every if path_of_source(one) == wanted
     ]
     if len(found) != 1:
-        some = "several sources" if found else "no source"
+        text = "backups of several sources with the path" if found else "no backups of"
         raise NotChosen(
-            f"the backups at {place} have {some} {visible(source)}",
-            hint=_say_whose(found or every),
+            f"{place} has {text} {visible(source)}", hint=_say_whose(found or every)
         )
     mine = [kept for kept in contents.kept if contents.owner_of(kept) == found[0]]
     return replace(contents, kept=tuple(mine))
@@ -128,7 +127,7 @@ def _check_whose(
         unknown = " (and the source of some is not known)" if "" in owners else ""
         raise NotChosen(
             f"{place} has backups of several sources under one prefix{unknown}, and"
-            f" {visible(repr(word))} fits several",
+            f" {visible(repr(word))} matches several",
             hint=_say_whose(owners - {""}),
         )
 

@@ -109,7 +109,7 @@ class _Unavailable(CannotRead):
         self.words = visible(completed.stderr.strip().splitlines()[-1])
         where = completed.command.label
         super().__init__(
-            f"{where}: {self.words}, which it takes",
+            f"{where}: {self.words}, which this needs",
             hint="Install coreutils (8.28) and findutils there; attr for xattrs.",
         )
 
@@ -140,7 +140,7 @@ def _explained(error: CommandFailed) -> CannotRead:
     stderr = error.completed.stderr
     hint = explain_session(stderr)
     if "sudo" in stderr or "doas" in stderr:
-        hint = "Reading all files takes root there: log in as root, or let sudo run env"
+        hint = "Reading all files needs root there: log in as root, or let sudo run env"
     failed = CannotRead(error.message, hint=error.hint or hint)
     failed.__cause__ = error
     return failed

@@ -91,7 +91,7 @@ def _fetch(host: Host, path: str, target: str) -> None:
             while block := child.read(MIB):
                 size += len(block)
                 if size > _LIMIT_BYTES:
-                    raise child.failure(CommandFailed, "gave more than there was")
+                    raise child.failure(CommandFailed, "sent more than there was")
                 file.write(block)
             completed = child.finish()
     if completed.status != 0:

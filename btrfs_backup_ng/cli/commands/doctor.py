@@ -47,8 +47,8 @@ checks:
 
 Each line says OK, WARN, FAIL, or UNKNOWN if it could not be checked, and how to fix it.
 
-It never asks for a password, since a timer that starts a backup cannot type one;
---ssh-password-file and --sudo-password-file count.
+It never asks for a password, since a timer that starts a backup cannot type one. It
+uses --ssh-password-file and --sudo-password-file.
 
 examples:
   {PROGRAM} doctor --sudoers ssh://backup@nas/srv | visudo -c -f -  check the rule

@@ -154,8 +154,9 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--size",
         action="store_true",
-        help="measure what each holds, and what deleting it frees: from quota groups,"
-        f" else for {_WEIGHING_S} s a place, newest first (with -v: however long)",
+        help="measure how much each holds, and how much deleting it frees: from quota"
+        f" groups, or for up to {_WEIGHING_S} s a place, newest first (with -v: without"
+        " a limit)",
     )
     add_folder(parser)
     add_ssh(parser)

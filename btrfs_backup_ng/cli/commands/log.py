@@ -99,9 +99,7 @@ def _run(options: LogOptions, call: Call) -> int:
         for line in _lines(record):
             output.line(line, 2)
     if not chosen:
-        output.line(
-            "Nothing of that is on record" if records else "No run is on record"
-        )
+        output.line("Nothing on record matches" if records else "No run is on record")
     return output.finish(0, LogReport(chosen))
 
 

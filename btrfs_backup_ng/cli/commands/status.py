@@ -271,9 +271,9 @@ def _lines(
     hints = status.hint.splitlines()
     if word is not Word.RUNNING and any(not one.running for one in standing.waiting):
         where = quote(status.place)
-        go_on = f"Resume:  {PROGRAM} SOURCE {where}"
-        drop = f"Or drop it:  {PROGRAM} prune --staging {where}"
-        hints = [go_on, drop, *hints]
+        resume = f"Resume:  {PROGRAM} SOURCE {where}"
+        discard = f"Or discard it:  {PROGRAM} prune --staging {where}"
+        hints = [resume, discard, *hints]
     for hint in hints:
         for line in with_command(start + visible(hint), terminal_width(), _TEXT_AT + 2):
             yield line, None

@@ -431,7 +431,7 @@ def test_a_rule_that_allows_too_little(
     found = findings(*there(sshd, scene.source, user=user.name), status=2)
     assert bad(found) == {"privilege": "fail"}
     rule = f"{user.name} ALL=(root) NOPASSWD: /usr/bin/btrfs"
-    check(found["privilege"], "fail", "and not btrfs subvolume show", rule)
+    check(found["privilege"], "fail", "but not btrfs subvolume show", rule)
 
 
 def _rule(*words: Argument) -> str:

@@ -74,7 +74,7 @@ def test_it_looks_back_as_far_as_it_is_told_and_is_safe_to_print(tmp_path: Path)
     assert first.endswith("  /srv: FAILED: new")
     assert second == "  then \\x1b[31m"
     done = must(run_program("log", "/mnt/usb", "--since", "1d", env=env))
-    assert done.stdout == "Nothing of that is on record\n"
+    assert done.stdout == "Nothing on record matches\n"
     assert "/mnt/usb" in complaint(run_program("log", "/mnt", env=env), 2, "/mnt")
     assert complaint(run_program("log", "--since", "x", env=env), 2, "--since")
     assert complaint(run_program("log", "shell://x", env=env), 2)

@@ -375,7 +375,7 @@ def test_60_columns_are_enough(scene: Scene):
     # Words and commands stay whole, so that they can be copied.
     long = [line for line in lines if len(line) > 60 and len(line.split()) > 1]
     assert all(line.split()[0] == "btrfs-backup-ng" for line in long), shown
-    assert f"{' ' * 9}Or drop it:" in lines
+    assert f"{' ' * 9}Or discard it:" in lines
     away = lines.index("\x1b[31mAWAY\x1b[0m")
     assert lines[0] == "WAITING" and lines[-1] == f"{' ' * 9}does not exist"
     assert all(line.startswith(" " * 9) for line in lines[1:away])

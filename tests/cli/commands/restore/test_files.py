@@ -150,7 +150,9 @@ def test_a_socket_in_a_list_costs_nothing_but_itself(scene: Scene, sshd: Sshd):
         assert f"          {to}/folder/file\n" in done.stdout
         assert f"{scene.source}/folder/file is still there" in done.stdout
         assert f"{scene.source}/first is still" not in done.stdout
-    complaint(restored(*words, files[1]), 4, "folder/socket is a socket")
+    complaint(
+        restored(*words, files[1]), 4, "sockets cannot be restored: folder/socket"
+    )
     done = must(restored(scene.destination, "--to", scene.source, "--file", "first"))
     assert f"now at    {scene.source}/first" in done.stdout
     assert "original" not in done.stdout  # as this is its path

@@ -230,7 +230,7 @@ def test_nothing_is_overwritten_and_nothing_half_done(scene: Scene, sshd: Sshd):
     done = restored(*there, "--to", way(Path("/proc"))[-1])
     complaint(done, 4, "is proc, and a snapshot can be restored to btrfs only")
     done = restored(scene.destination / names[0], "--to", target / "x")
-    complaint(done, 4, "keeps no snapshot", f"restore {scene.destination} {names[0]}")
+    complaint(done, 4, "has no snapshots", f"restore {scene.destination} {names[0]}")
     assert fingerprint(target) == before
     (target / STATE).mkdir()
     with locked(target / STATE):
@@ -284,7 +284,7 @@ def test_what_was_changed_is_not_restored_as_what_it_was(scene: Scene):
     complaint(restored(*words[:1], *words[2:]), 4, name, "--data", "--force")
     flip = ["btrfs", "property", "set", "-f", "-ts", str(backup), "ro", "false"]
     subprocess.run(flip, check=True)
-    complaint(restored(*words), 4, "keeps no snapshot")
+    complaint(restored(*words), 4, "has no snapshots")
     assert not (scene.source / "new").exists()
 
 
@@ -314,7 +314,7 @@ def test_of_several_sources_with_one_prefix_one_has_to_be_named(
             owners[owner].append(one["name"])
         for word in ("latest", "2999-01-01"):
             done = restored(*way(scene.destination), word, "--to", new)
-            complaint(done, 4, "fits several", *map("--from {}".format, places_told))
+            complaint(done, 4, "matches several", *map("--from {}".format, places_told))
         for name in (places_told[1], f"{srv}/"):
             words: list[Argument] = [*way(scene.destination), "--from", name, "--json"]
             document = told(restored(*words, "--to", new, "-n", "--writable"))
