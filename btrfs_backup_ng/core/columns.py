@@ -13,6 +13,10 @@ _SIGNS += "\U000110bd\U000110cd"
 _ELLIPSIS = "..."
 #: Between the words of a line and its command.
 _COLON = ":  "
+#: Between two words of a text; an amount and its unit are one.
+_SPACE = re.compile(r" (?!(?:[KMGTP]i)?B\b)")
+#: A word of a shell command, with its quotes.
+_SHELL_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^ '"\\])+""", re.DOTALL)
 
 
 def width(text: str) -> int:
@@ -74,7 +78,7 @@ def wrap(text: str, first: int, rest: int) -> Iterator[str]:
     if width(text) <= first:
         yield text
         return
-    words = text.lstrip(" ").split(" ")
+    words = _SPACE.split(text.lstrip(" "))
     line, room = " " * (len(text) - len(text.lstrip(" "))) + words[0], first
     for word in words[1:]:
         if width(f"{line} {word}") <= room:
@@ -93,7 +97,7 @@ def broken(line: str, columns: int | None, indent: int) -> list[str]:
     """
     if columns is None:
         return [line]
-    longest = max(map(width, line.split(" ")))
+    longest = max(map(width, _SPACE.split(line)))
     indent = max(min(indent, columns // 2, columns - longest), min(indent, 2))
     first, *rest = wrap(line, columns, columns - indent)
     return [first, *(" " * indent + part for part in rest)]
@@ -111,6 +115,28 @@ def with_command(line: str, columns: int | None, indent: int) -> list[str]:
     if columns is None or width(line) <= columns or not colon:
         return [line]
     return [*broken(f"{label}:", columns, indent), " " * indent + command]
+
+
+def folded(command: str, columns: int | None, indent: int) -> list[str]:
+    """Return a shell command in lines that fit and can still be copied and run.
+
+    It is broken at blanks outside of quotes, behind a backslash.
+
+    :param columns: of the terminal; None: a line may be as long as it is.
+    :param indent: columns in front of the further lines.
+    """
+    if columns is None or width(command) <= columns:
+        return [command]
+    start = command[: len(command) - len(command.lstrip(" "))]
+    first, *words = _SHELL_WORD.findall(command)
+    lines, line = [], start + first
+    for word in words:
+        if width(f"{line} {word} \\") <= columns:
+            line += f" {word}"
+        else:
+            lines.append(f"{line} \\")
+            line = " " * indent + word
+    return [*lines, line]
 
 
 def clipped(parts: Sequence[str], columns: int) -> str:

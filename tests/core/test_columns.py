@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from btrfs_backup_ng.core.columns import clipped, padded, shortened, width, wrap
+from btrfs_backup_ng.core.columns import (
+    broken,
+    clipped,
+    folded,
+    padded,
+    shortened,
+    width,
+    wrap,
+)
 
 #: Narrow, wide, combining, a syllable in parts, an emoji of several characters.
 TEXTS = st.text(st.sampled_from("ab- ,\u00e4\u96ea\u0301\u1112\u1161\U0001f469\u200d"))
@@ -60,6 +70,39 @@ def test_a_wrapped_text_loses_nothing_and_fits(text: str, first: int, rest: int)
     assert " ".join(lines).split() == text.split()
     for line, columns in zip(lines, [first, *[rest] * len(lines)]):
         assert width(line) <= columns or " " not in line.strip()
+
+
+def test_an_amount_and_its_unit_are_one_word():
+    assert list(wrap("about 285 B since 11.0 MiB", 9, 9)) == [
+        "about",
+        "285 B",
+        "since",
+        "11.0 MiB",
+    ]
+
+
+def test_further_lines_are_indented_less_where_a_word_needs_it():
+    for word, indent in (("place", 7), ("longplace", 5), ("verylongplace", 2)):
+        lines = broken(f"OK  now the {word}", 14, 7)
+        assert lines == ["OK  now the", " " * indent + word]
+
+
+def test_a_folded_command_is_the_same_command():
+    """Each word is of the shell: in quotes, with blanks, with a backslash."""
+    words = r"""'a  b' "c \" d" e\ f "$(echo g  h)" 'it'"'"'s' plain"""
+    command = f"printf '%s|' {words}"
+    whole = subprocess.run(["sh", "-c", command], capture_output=True, check=True)
+    assert folded(command, None, 4) == folded(command, 80, 4) == [command]
+    scripts = {"\n".join(folded(command, n, 4)) for n in range(1, 80)}
+    assert len(scripts) > 5
+    for script in scripts:
+        done = subprocess.run(["sh", "-c", script], capture_output=True, check=True)
+        assert done.stdout == whole.stdout
+    assert folded("  mv -- 'a b' c", 12, 6) == [
+        "  mv -- \\",
+        "      'a b' \\",
+        "      c",
+    ]
 
 
 def test_the_first_line_keeps_its_indent():

@@ -18,6 +18,7 @@ from btrfs_backup_ng.cli.commands import run_words
 from btrfs_backup_ng.cli.parser import Parser, add_sudo
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.sudo import become_root, sudo_line
+from btrfs_backup_ng.core.columns import broken, folded
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.host.mounts import MOUNTS, parse_mounts
 from btrfs_backup_ng.process.child import run
@@ -263,16 +264,9 @@ class _Folded:
 
 def fold(line: str, *, is_command: bool) -> str:
     """Return a line as lines of 80 columns; those of a command end with a backslash."""
-    mark = " \\" if is_command else ""
-    indent = " " * (len(line) - len(line.lstrip()) + 4)
-    lines = []
-    while len(line) > _COLUMNS:
-        at = line.rfind(" ", len(indent) + 1, _COLUMNS - len(mark) + 1)
-        if at < 0:
-            break
-        lines.append(line[:at] + mark)
-        line = indent + line[at + 1 :].lstrip()
-    return "\n".join([*lines, line])
+    fit = folded if is_command else broken
+    indent = len(line) - len(line.lstrip()) + 4
+    return "\n".join(fit(line, _COLUMNS, indent))
 
 
 def _make_directory(below: Path) -> Path:

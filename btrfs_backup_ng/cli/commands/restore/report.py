@@ -25,13 +25,14 @@ from btrfs_backup_ng.actions.restore.swap import Swap
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import FOLDER
-from btrfs_backup_ng.cli.table import wrapped
+from btrfs_backup_ng.cli.table import terminal_width, wrapped
 from btrfs_backup_ng.cli.views import (
     ForecastView,
     SnapshotView,
     view_forecast,
     view_kept,
 )
+from btrfs_backup_ng.core.columns import folded
 from btrfs_backup_ng.core.document import Named
 from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.model import Role
@@ -157,7 +158,8 @@ class Reporter:
         """Print commands so that a shell runs none of them after a failure."""
         stops = len(commands) > 1
         for command in ("(set -e", *commands, ")") if stops else commands:
-            self._output.line(f"  {visible(command)}")
+            for line in folded(f"  {visible(command)}", terminal_width(), 6):
+                self._output.line(line)
 
     def _say_writable(self, restoration: Restoration) -> None:
         """Print how to make a writable copy of it, for which no data moves."""
