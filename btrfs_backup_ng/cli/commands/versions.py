@@ -47,7 +47,7 @@ from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.stdout import print_bytes
 from btrfs_backup_ng.cli.table import Column, table, terminal_width
-from btrfs_backup_ng.core.columns import with_command
+from btrfs_backup_ng.core.columns import folded, with_command
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
@@ -268,7 +268,8 @@ def _lines(found: Found, now: datetime) -> Iterator[tuple[str, int | None]]:
         yield line, None
     for text in _way_back(found):
         for line in with_command(text, terminal_width(), 4):
-            yield line, None
+            for part in folded(line, terminal_width(), 8):
+                yield part, None
 
 
 def _since(run: Run) -> datetime:
