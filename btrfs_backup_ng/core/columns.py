@@ -93,12 +93,15 @@ def broken(line: str, columns: int | None, indent: int) -> list[str]:
     """Return a line in lines that fit; a word is never cut, so that it can be copied.
 
     :param columns: of the terminal; None: a line may be as long as it is.
-    :param indent: columns in front of the further lines; fewer if a word needs them.
+    :param indent: columns in front of the further lines; fewer if a word needs
+        them, and then fits.
     """
     if columns is None:
         return [line]
     longest = max(map(width, _SPACE.split(line)))
-    indent = max(min(indent, columns // 2, columns - longest), min(indent, 2))
+    if longest + 2 <= columns:
+        indent = min(indent, columns - longest)
+    indent = min(indent, columns // 2)
     first, *rest = wrap(line, columns, columns - indent)
     return [first, *(" " * indent + part for part in rest)]
 

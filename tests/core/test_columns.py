@@ -82,7 +82,7 @@ def test_an_amount_and_its_unit_are_one_word():
 
 
 def test_further_lines_are_indented_less_where_a_word_needs_it():
-    for word, indent in (("place", 7), ("longplace", 5), ("verylongplace", 2)):
+    for word, indent in (("place", 7), ("longplace", 5), ("muchtoolongplace", 7)):
         lines = broken(f"OK  now the {word}", 14, 7)
         assert lines == ["OK  now the", " " * indent + word]
 
