@@ -182,8 +182,14 @@ def test_quiet_leaves_the_summary_out(pair: tuple[Path, Path]):
 
 
 def test_a_terminal_gets_the_same_lines(pair: tuple[Path, Path]):
-    shown = on_terminal("diff", "--progress", *pair).stdout.replace("\r\n", "\n")
-    assert shown.rpartition("\r")[2] == "\n".join([*lines(*pair), ""])
+    wide, narrow = {"COLUMNS": "200"}, {"COLUMNS": "20"}
+    shown = on_terminal("diff", "--progress", *pair, env=wide).stdout
+    shown = shown.replace("\r\n", "\n").rpartition("\r")[2]
+    assert shown == "\n".join([*lines(*pair), ""])
+    shown = on_terminal("diff", *pair, env=narrow).stdout
+    assert shown.split() == " ".join(lines(*pair)).split()
+    details = [line for line in shown.splitlines() if line.startswith("    (")]
+    assert details and max(map(len, details)) <= 20
 
 
 def test_a_reader_that_goes_away_is_no_failure(pair: tuple[Path, Path]):
