@@ -80,11 +80,13 @@ def visible(text: str) -> str:
     Control characters, bidirectional marks, line separators and bytes that are not
     UTF-8 (surrogates) become ``\\xNN`` or ``\\uNNNN``; the rest is unchanged.
     """
-    return _UNSAFE.sub(_escaped, text)
+    if text.isascii() and text.isprintable():
+        return text
+    return re.sub(_UNSAFE, _escaped, text)
 
 
 #: C0 and C1 controls, DEL, separators, marks that reorder text, surrogates.
-_UNSAFE = re.compile(
+_UNSAFE = (
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f"
     "\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -154,7 +156,7 @@ def parse_size(text: str) -> int:
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 _NUMBER = r"[0-9]{1,6}(?:\.[0-9]{1,3})?"
-_PART = re.compile(
+_PART = (
     rf"({_NUMBER})\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?"
     r"|w|weeks?|y|years?)(?![a-z])\s*"
 )
@@ -166,7 +168,7 @@ def parse_span(text: str) -> timedelta:
     :raises ValueError: if it has another form.
     """
     rest, seconds = text.strip().lower(), 0.0
-    while match := _PART.match(rest):
+    while match := re.match(_PART, rest):
         seconds += float(match[1]) * _UNITS_S[match[2][0]]
         rest = rest[match.end() :]
     if rest or not text.strip():

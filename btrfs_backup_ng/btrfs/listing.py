@@ -19,26 +19,20 @@ from btrfs_backup_ng.core.record import Content, parse_answer
 from btrfs_backup_ng.core.value import Value
 
 #: A line of ``btrfs subvolume list -uqRcg``, up to the path.
-_FULL = re.compile(
+_FULL = (
     rb"^ID (\d+) gen (\d+) cgen (\d+) top level (\d+)"
-    rb" parent_uuid (\S+) +received_uuid (\S+) +uuid (\S+) path ",
-    re.MULTILINE,
+    rb" parent_uuid (\S+) +received_uuid (\S+) +uuid (\S+) path "
 )
 #: The same of ``list -R``, and of ``list`` alone.
-_RECEIVED = re.compile(
-    rb"^ID (\d+) gen \d+ top level \d+ received_uuid (\S+) +path ", re.MULTILINE
-)
+_RECEIVED = rb"^ID (\d+) gen \d+ top level \d+ received_uuid (\S+) +path "
 #: A line of ``list -su``.
-_DATED = re.compile(
+_DATED = (
     rb"^ID \d+ gen \d+ cgen \d+ top level \d+ otime (\d[\d-]{9} [\d:]{8})"
-    rb" uuid (\S+) +path ",
-    re.MULTILINE,
+    rb" uuid (\S+) +path "
 )
 #: The same of ``list -qu``.
-_PARENTS = re.compile(
-    rb"^ID (\d+) gen \d+ top level \d+ parent_uuid (\S+) +uuid \S+ path ", re.MULTILINE
-)
-_SHORT = re.compile(rb"^ID \d+ gen \d+ top level \d+ path ", re.MULTILINE)
+_PARENTS = rb"^ID (\d+) gen \d+ top level \d+ parent_uuid (\S+) +uuid \S+ path "
+_SHORT = rb"^ID \d+ gen \d+ top level \d+ path "
 
 
 def read_listing(directory: int) -> Listing:
@@ -273,7 +267,7 @@ def _snapshot(match: re.Match[bytes], name: str) -> Snapshot:
 
 
 def _records(
-    form: re.Pattern[bytes], text: bytes, reversed_text: bytes
+    form: bytes, text: bytes, reversed_text: bytes
 ) -> Iterator[tuple[re.Match[bytes], bytes]]:
     """Split ``btrfs subvolume list`` into its lines; return each with its path.
 
@@ -283,8 +277,9 @@ def _records(
 
     :param reversed_text: the same list, sorted the other way round.
     """
-    pieces = _pieces(form, text)
-    others = _pieces(form, reversed_text)
+    pattern = re.compile(form, re.MULTILINE)
+    pieces = _pieces(pattern, text)
+    others = _pieces(pattern, reversed_text)
     after = set(zip(others, others[1:], strict=False))
     whole: list[bytes] = []
     for before, piece in zip([b"", *pieces], pieces, strict=False):
@@ -293,13 +288,13 @@ def _records(
         else:
             whole.append(piece)
     for line in whole:
-        match = form.match(line)
+        match = pattern.match(line)
         assert match
         yield match, line[match.end() :].removesuffix(b"\n")
 
 
-def _pieces(form: re.Pattern[bytes], text: bytes) -> list[bytes]:
-    starts = [match.start() for match in form.finditer(text)]
+def _pieces(pattern: re.Pattern[bytes], text: bytes) -> list[bytes]:
+    starts = [match.start() for match in pattern.finditer(text)]
     if text.strip() and starts[:1] != [0]:
         raise OutputNotUnderstood("unknown format of btrfs subvolume list")
     ends = [*starts[1:], len(text)] if starts else []

@@ -6,26 +6,24 @@ from uuid import UUID
 from btrfs_backup_ng.core.model import Integrity
 from btrfs_backup_ng.core.value import Value
 
-_VERSION = re.compile(r"btrfs-progs v(\d+)\.(\d+)")
+_VERSION = r"btrfs-progs v(\d+)\.(\d+)"
 #: The fields of ``btrfs subvolume show`` in their order; the lines between them differ
 #: from version to version.
-_SHOWN = re.compile(
-    r"^\tUUID: *\t+(?P<uuid>\S+)\n\tParent UUID: *\t+(?P<parent_uuid>\S+)\n"
+_SHOWN = (
+    r"(?m)^\tUUID: *\t+(?P<uuid>\S+)\n\tParent UUID: *\t+(?P<parent_uuid>\S+)\n"
     r"\tReceived UUID: *\t+(?P<received_uuid>\S+)\n(?:\t[^\n]*\n){,2}?"
     r"\t(?:Subvolume|Object) ID: *\t+(?P<tree_id>\d+)\n"
     r"\tGeneration: *\t+(?P<generation>\d+)\n\tGen at creation: *\t+(?P<made>\d+)\n"
     r"(?:\t[^\n]*\n){,3}?\tFlags: *\t+(?P<flags>[^\n]*)\n"
-    r"(?:(?:\tSend [^\n]*\n)*\tReceive transid: *\t+(?P<received>\d+)\n)?",
-    re.MULTILINE,
+    r"(?:(?:\tSend [^\n]*\n)*\tReceive transid: *\t+(?P<received>\d+)\n)?"
 )
-_ROOT_ITEM = re.compile(
-    r"\bkey \((\d+) ROOT_ITEM (?:(?!ROOT_ITEM).)*?\bflags 0x[0-9a-f]+\((\w+)\)"
+_ROOT_ITEM = (
+    r"(?s)\bkey \((\d+) ROOT_ITEM (?:(?!ROOT_ITEM).)*?\bflags 0x[0-9a-f]+\((\w+)\)"
     r"(?:(?!ROOT_ITEM).)*?\breceived_uuid (\S+)\s+"
-    r"ctransid (\d+) otransid (\d+) stransid \d+ rtransid (\d+)",
-    re.DOTALL,
+    r"ctransid (\d+) otransid (\d+) stransid \d+ rtransid (\d+)"
 )
 #: ``inode 257 file offset 0 len 3 disk start 0 offset 0 gen 7 flags INLINE f``
-_EXTENT = re.compile(
+_EXTENT = (
     rb"^inode \d+ file offset \d+ len (\d+)"
     rb" disk start (\d+ offset \d+) .*? flags (\S+) "
 )
@@ -55,7 +53,7 @@ class Shown(Value):
 
 def parse_version(text: str) -> tuple[int, int] | None:
     """Read the version of btrfs-progs, None if it is not in the text."""
-    match = _VERSION.search(text)
+    match = re.search(_VERSION, text)
     return (int(match[1]), int(match[2])) if match else None
 
 
@@ -66,7 +64,7 @@ def parse_show(text: str) -> Shown:
 
     :raises OutputNotUnderstood: if the fields are missing, or seem to come twice.
     """
-    found = list(_SHOWN.finditer(text))
+    found = list(re.finditer(_SHOWN, text))
     if len(found) != 1:
         raise OutputNotUnderstood(f"btrfs subvolume show: {len(found)} sets of fields")
     fields = found[0]
@@ -94,7 +92,7 @@ def parse_uuid(text: str) -> UUID | None:
 def parse_root_items(text: str) -> dict[int, tuple[bool, int, int, int]]:
     """Read root items of ``dump-tree``: id -> arguments of :func:`judge_integrity`."""
     items = {}
-    for found in _ROOT_ITEM.finditer(text):
+    for found in re.finditer(_ROOT_ITEM, text):
         tree_id, flags, received_uuid, ctransid, otransid, rtransid = found.groups()
         received = UUID(received_uuid) != UUID(int=0)
         items[int(tree_id)] = (
@@ -140,7 +138,7 @@ def extent_size(line: bytes) -> int:
 
     Preallocated extents hold no data; other lines add nothing.
     """
-    match = _EXTENT.match(line)
+    match = re.match(_EXTENT, line)
     if match is None or b"PREALLOC" in match[3]:
         return 0
     return int(match[1])
@@ -151,7 +149,7 @@ def extent_place(line: bytes) -> bytes:
 
     Reflinks of a file have the same one. Data in the metadata has none.
     """
-    match = _EXTENT.match(line)
+    match = re.match(_EXTENT, line)
     return match[2] if match and not match[2].startswith(b"0 ") else b""
 
 

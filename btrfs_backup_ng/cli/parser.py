@@ -36,6 +36,10 @@ class _ShowHelp(argparse.Action):
         parser.exit()
 
 
+#: It is never asked for a help; with a width, it does not import shutil.
+_Formatter = partial(argparse.HelpFormatter, width=80)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are :class:`UsageError`.
 
@@ -50,7 +54,9 @@ class Parser(argparse.ArgumentParser):
         :param usage: each way to call it, behind the program's name and the verb.
         """
         prog = f"{PROGRAM} {verb}".rstrip()
-        super().__init__(prog, prog, add_help=False, allow_abbrev=False)
+        super().__init__(
+            prog, prog, formatter_class=_Formatter, add_help=False, allow_abbrev=False
+        )
         self.verb = verb
         self.usages = [f"{prog} {each}".rstrip() for each in usage]
         self.description, self.epilog = description, epilog

@@ -14,8 +14,8 @@ LATEST = "latest"
 YESTERDAY = "yesterday"
 #: The id of the version of a file that is the present one.
 NOW = "now"
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d)(:\d\d)?(Z|[+-]\d\d:?\d\d)?)?")
-_UUID_PART = re.compile(r"[0-9a-fA-F-]+")
+_DATE = r"(\d{4}-\d\d-\d\d)(?:[ T](\d\d:\d\d)(:\d\d)?(Z|[+-]\d\d:?\d\d)?)?"
+_UUID_PART = r"[0-9a-fA-F-]+"
 #: Fewer digits of a UUID may match by accident.
 _DIGITS = 4
 #: Snapshots that an error lists.
@@ -58,7 +58,7 @@ def choose(
             )
         return _newest(word, dated, end, place)
     digits = word.replace("-", "").lower()
-    if _UUID_PART.fullmatch(word) and len(digits) >= _DIGITS:
+    if re.fullmatch(_UUID_PART, word) and len(digits) >= _DIGITS:
         found = [s for s in snapshots if any(_starts(s, digits))]
         if found:
             return _only(found, word, place)
@@ -71,7 +71,7 @@ def choose(
 
 def is_time(word: str) -> bool:
     """Return whether a word means the newest snapshot of a time."""
-    return word in (LATEST, YESTERDAY) or _DATE.fullmatch(word) is not None
+    return word in (LATEST, YESTERDAY) or re.fullmatch(_DATE, word) is not None
 
 
 def _starts(snapshot: Snapshot, digits: str) -> list[bool]:
@@ -117,7 +117,7 @@ def _end(word: str, now: datetime) -> datetime | None:
     if word == YESTERDAY:
         today = now.astimezone().date()
         return datetime.combine(today, datetime.min.time()).astimezone()
-    match = _DATE.fullmatch(word)
+    match = re.fullmatch(_DATE, word)
     if match is None:
         return None
     date, minute, second, zone = match.groups()

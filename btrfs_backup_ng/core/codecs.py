@@ -15,7 +15,7 @@ _LEVEL = 3
 #: none at 1 Gbit/s and 20 ms: 0.86; level 3 0.92, lz4 0.96).
 FASTEST = "zstd:1"
 PROGRAMS = ("zstd", "lz4")
-_ZSTD = re.compile(r"zstd(?::([1-9]|1[0-9]))?")
+_ZSTD = r"zstd(?::([1-9]|1[0-9]))?"
 
 
 def parse_codec(text: str) -> str:
@@ -25,7 +25,7 @@ def parse_codec(text: str) -> str:
     """
     if text in (NONE, AUTO, LZ4):
         return text
-    if match := _ZSTD.fullmatch(text):
+    if match := re.fullmatch(_ZSTD, text):
         return f"zstd:{match[1] or _LEVEL}"
     raise ValueError(
         f"unknown compression {text!r}; use zstd, zstd:1 to zstd:19, lz4, auto or none"

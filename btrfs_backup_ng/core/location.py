@@ -72,9 +72,9 @@ class Location(Value):
 
 #: A host name, an alias of ssh's configuration, or an IPv4 address. A leading
 #: dash would be an option of ssh.
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?")
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\+-]*")
+_HOST = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_IPV6 = r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?"
+_USER = r"[A-Za-z0-9_][A-Za-z0-9_.@\\+-]*"
 
 
 def parse_location(text: str, *, working_directory: str) -> Location:
@@ -137,9 +137,9 @@ def _parse_ssh(rest: str) -> Location:
             f"ssh://{visible(rest)} has no path; give an absolute one",
             hint=f"Write:  ssh://{visible(authority.rstrip(':'))}/PATH",
         )
-    if not (_HOST.fullmatch(host) or _IPV6.fullmatch(host) and ":" in host):
+    if not (re.fullmatch(_HOST, host) or re.fullmatch(_IPV6, host) and ":" in host):
         raise UsageError(f"'{visible(host)}' is not a host name")
-    if user and not _USER.fullmatch(user):
+    if user and not re.fullmatch(_USER, user):
         raise UsageError(f"'{visible(user)}' is not a user name")
     return Location(Scheme.SSH, _tidied(f"/{path}"), host, user, port)
 

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.core.value import Value, replace
 
-_WORD = re.compile(r"(\*|\d{1,6})([hdwmy])", re.ASCII)
-_LATEST = re.compile(r"latest(?:=(\d{1,6}))?", re.ASCII)
-_MINIMUM = re.compile(r"min=(\d{1,6})([hdwmy])", re.ASCII)
+_WORD = r"(?a)(\*|\d{1,6})([hdwmy])"
+_LATEST = r"(?a)latest(?:=(\d{1,6}))?"
+_MINIMUM = r"(?a)min=(\d{1,6})([hdwmy])"
 #: Between a policy and its zone.
 _IN = " in "
 _HOUR = timedelta(hours=1)
@@ -191,13 +191,13 @@ def parse_policy(text: str, zone: tzinfo) -> Policy:
     if not words:
         raise ValueError("it is empty; write it like 'latest 24h 7d 4w 12m'")
     for word in words:
-        if found := _LATEST.fullmatch(word):
+        if found := re.fullmatch(_LATEST, word):
             value: int | None = int(found[1] or 1)
             twice, latest = latest > 0, int(found[1] or 1)
-        elif found := _MINIMUM.fullmatch(word):
+        elif found := re.fullmatch(_MINIMUM, word):
             value = int(found[1])
             twice, minimum = minimum is not None, (int(found[1]), Unit(found[2]))
-        elif found := _WORD.fullmatch(word):
+        elif found := re.fullmatch(_WORD, word):
             unit = Unit(found[2])
             value = None if found[1] == "*" else int(found[1])
             twice, counts[unit] = unit in counts, value

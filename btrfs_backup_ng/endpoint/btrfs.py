@@ -27,8 +27,7 @@ from btrfs_backup_ng.endpoint.staging import Checkpoint
 from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.entry import below, plain
 from btrfs_backup_ng.process.command import Command, CommandFailed
-from btrfs_backup_ng.sendstream.checkpoint import is_checkpoint
-from btrfs_backup_ng.sendstream.filter import portable
+from btrfs_backup_ng.sendstream.names import is_checkpoint
 from btrfs_backup_ng.wire import grammar, verbs
 
 #: Size of the names in one command. 64 KiB are safe with ssh (Linux limits one argument
@@ -121,6 +120,8 @@ class BtrfsDirectory(Endpoint):
         extra: tuple[str, ...] = ("",)
         host = self.place.host
         if checkpoints and host.name:
+            from btrfs_backup_ng.sendstream.filter import portable  # here: ssh alone
+
             extra = (portable(), *checkpoints)
         return host.command(verbs.SEND, *words, *extra, label="btrfs send")
 

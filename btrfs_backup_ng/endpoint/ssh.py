@@ -1,15 +1,19 @@
 """A btrfs directory of another machine, and the connections to other machines."""
 
+from __future__ import annotations
+
 import threading
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint.btrfs import btrfs_place
 from btrfs_backup_ng.endpoint.common import Place
-from btrfs_backup_ng.host.ssh import SshHost
-from btrfs_backup_ng.sshutil.master import SSHMasterManager
+
+if TYPE_CHECKING:
+    from btrfs_backup_ng.host.ssh import SshHost
 
 
 class Connections(ExitStack):
@@ -25,6 +29,9 @@ class Connections(ExitStack):
 
         :raises ConnectionFailed: if that fails.
         """
+        from btrfs_backup_ng.host.ssh import SshHost  # here: for other machines alone
+        from btrfs_backup_ng.sshutil.master import SSHMasterManager  # here: as above
+
         user = location.user or options.username
         key = (replace(location, path="", user=user), options)
         with self._guard:

@@ -50,7 +50,7 @@ from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot, Waiting
 from btrfs_backup_ng.core.value import Value
-from btrfs_backup_ng.sendstream.checkpoint import BODY, SEAL, parse_name
+from btrfs_backup_ng.sendstream.names import BODY, SEAL, parse_name
 
 _STAMP = "%Y%m%dT%H%M%SZ"
 #: Start, random part, digest of the snapshot, digest of the parent and the protocol.

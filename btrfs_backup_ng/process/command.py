@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import re
 import shlex
 import signal
 from contextlib import AbstractContextManager, nullcontext
@@ -19,11 +18,13 @@ LONGEST_S = 86400.0
 #: Least limit on silence. A working verb is silent between two lines that say so, and
 #: while a busy disk writes.
 LEAST_S = 15.0
-_KEPT_VARIABLES = re.compile(
-    "HOME|USER|LOGNAME|TERM|DISPLAY|WAYLAND_DISPLAY|TMPDIR|XDG_RUNTIME_DIR"
-    "|XDG_CONFIG_HOME|SSH_AUTH_SOCK|SSH_ASKPASS.*|SUDO_.*|GNUPGHOME|KRB5CCNAME"
-    "|RCLONE_.*|AWS_.*|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY"
+#: Environment variables that children get; and how further ones begin.
+_KEPT_VARIABLES = frozenset(
+    "HOME USER LOGNAME TERM DISPLAY WAYLAND_DISPLAY TMPDIR XDG_RUNTIME_DIR"
+    " XDG_CONFIG_HOME SSH_AUTH_SOCK GNUPGHOME KRB5CCNAME http_proxy https_proxy"
+    " no_proxy all_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY ALL_PROXY".split()
 )
+_KEPT_BEGINNINGS = ("SSH_ASKPASS", "SUDO_", "RCLONE_", "AWS_")
 
 
 class Patience(Value):
@@ -186,7 +187,11 @@ def environment(command: Command | None = None) -> dict[str, str]:
     Relative and empty elements of ``PATH`` (the current directory) are dropped; the
     ``sbin`` directories, which a user's ``PATH`` may lack, are added.
     """
-    built = {k: v for k, v in os.environ.items() if _KEPT_VARIABLES.fullmatch(k)}
+    built = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT_VARIABLES or name.startswith(_KEPT_BEGINNINGS)
+    }
     path = os.environ.get("PATH", os.defpath).split(":")
     path += ["/usr/local/sbin", "/usr/sbin", "/sbin"]
     built["PATH"] = ":".join(dict.fromkeys(p for p in path if p.startswith("/")))

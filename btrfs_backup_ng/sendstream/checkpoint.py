@@ -20,7 +20,6 @@ digests a key, so that none is ever taken for one of another attempt. See
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import blake2b
 
 from btrfs_backup_ng.sendstream.crc32c import crc32c
 from btrfs_backup_ng.sendstream.format import (
@@ -33,13 +32,8 @@ from btrfs_backup_ng.sendstream.format import (
     StreamDamaged,
     build_command,
 )
+from btrfs_backup_ng.sendstream.names import body_name, seal_name
 
-BODY = b".body-"
-SEAL = b".seal-"
-#: Digits of an offset in a name, so that names sort by offset.
-_DIGITS = 20
-#: NAME_MAX of Linux and BTRFS_NAME_LEN.
-_NAME_BYTES = 255
 _UUID_BYTES = 16
 #: Of a longer command only the header goes into the digest: its checksum represents the
 #: rest, which would cost as much to digest as all else together.
@@ -56,38 +50,6 @@ _SPECIAL = frozenset((Kind.SUBVOL, Kind.SNAPSHOT, Kind.CLONE, Kind.END))
 
 class StreamDiffers(ValueError):
     """The stream is not the one of the checkpoint."""
-
-
-def body_name(offset: int, name: bytes, chance: bytes) -> bytes:
-    """Return the name of the body that begins at an offset of the stream.
-
-    :param chance: four random bytes: a receiver that was thought dead, and still
-        writes, does not find the bodies of another attempt.
-    """
-    return _name(BODY, offset, chance.hex().encode() + b"-" + name)
-
-
-def seal_name(offset: int, name: bytes) -> bytes:
-    return _name(SEAL, offset, name)
-
-
-def _name(mark: bytes, offset: int, name: bytes) -> bytes:
-    return (mark + b"%0*d-" % (_DIGITS, offset) + name)[:_NAME_BYTES]
-
-
-def parse_name(name: bytes) -> tuple[bytes, int, bytes] | None:
-    """Return mark, offset and snapshot of the name of a body or seal; else None."""
-    mark, rest = name[: len(SEAL)], name[len(SEAL) :]
-    digits, dash, snapshot = rest.partition(b"-")
-    if mark == BODY:
-        snapshot = snapshot.partition(b"-")[2]
-    if mark in (BODY, SEAL) and dash and len(digits) == _DIGITS and digits.isdigit():
-        return mark, int(digits), snapshot
-    return None
-
-
-def is_checkpoint(name: bytes) -> bool:
-    return parse_name(name) is not None
 
 
 class Checkpoints:
@@ -119,6 +81,8 @@ class Checkpoints:
             is read, compared and dropped.
         :param note: called with the offset, repeatedly, while nothing is written.
         """
+        from hashlib import blake2b  # here: it loads OpenSSL; others need only names
+
         self._read_into = read_into
         self._write = write
         self._move = move

@@ -77,8 +77,9 @@ def portable() -> str:
     """Return the filter as one word, for ``exec(zlib.decompress(b64decode(word)))``."""
     package = __name__.partition(".")[0]
     inner, wire = f"{package}.sendstream", f"{package}.wire"
-    names = (f"{inner}.crc32c", f"{inner}.format", f"{inner}.checkpoint")
+    modules = ("crc32c", "format", "names", "checkpoint")
     texts = [(package, ""), (inner, ""), (wire, "")]
+    names = [f"{inner}.{module}" for module in modules]
     for name in (*names, f"{wire}.protocol", __name__):
         loader: Any = sys.modules[name].__loader__  # reads from a zip, too
         texts.append((name, loader.get_source(name)))

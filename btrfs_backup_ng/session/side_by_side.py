@@ -6,7 +6,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Generic, TypeVar
 
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.host.ssh import PLACES_AT_ONCE
 from btrfs_backup_ng.process.interruption import check_interrupted, interrupted
 
 T = TypeVar("T")
@@ -86,6 +85,10 @@ def _has_room(task: Task[T], running: Sequence[Task[T]], at_once: int) -> bool:
 
     Each place needs a session for its lock. A task that is alone may try more.
     """
+    if not task.hosts:
+        return True
+    from btrfs_backup_ng.host.ssh import PLACES_AT_ONCE  # here: local tasks need no ssh
+
     for host, number in task.hosts.items():
         there = [one.hosts[host] for one in running if one.hosts[host]]
         fits = len(there) < at_once and sum(there) + number <= PLACES_AT_ONCE

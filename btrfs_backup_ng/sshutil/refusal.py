@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shlex
-import socket
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import BackupError, visible
@@ -74,6 +73,8 @@ def _describe_keys(login: Login, user: str) -> str:
 
 def _answers(path: str) -> bool:
     """Return whether an agent listens on a socket."""
+    import socket  # here: only a refused login asks
+
     with contextlib.suppress(OSError):
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(5)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint import staging
-from btrfs_backup_ng.sendstream.checkpoint import body_name, seal_name
+from btrfs_backup_ng.sendstream.names import body_name, seal_name
 from tests.attacks.victims import OLD_ID, SECRET, Victim, make_victims
 from tests.support import accounts, filesystems, ours, places, sshd
 from tests.support.accounts import Account

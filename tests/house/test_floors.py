@@ -52,6 +52,7 @@ PURE = (
         for name in (
             "format",
             "crc32c",
+            "names",
             "checkpoint",
             "reader",
             "size",

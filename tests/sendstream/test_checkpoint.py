@@ -12,14 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.sendstream.checkpoint import (
-    BODY,
     BUFFER_SIZE,
-    SEAL,
     Checkpoints,
     StreamDiffers,
-    is_checkpoint,
-    parse_name,
-    seal_name,
 )
 from btrfs_backup_ng.sendstream.format import (
     ATTRIBUTE,
@@ -29,6 +24,13 @@ from btrfs_backup_ng.sendstream.format import (
     build_command,
     frame_command,
     preamble,
+)
+from btrfs_backup_ng.sendstream.names import (
+    BODY,
+    SEAL,
+    is_checkpoint,
+    parse_name,
+    seal_name,
 )
 from btrfs_backup_ng.sendstream.reader import StreamCommand, read_commands
 

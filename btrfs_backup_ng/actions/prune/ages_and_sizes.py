@@ -9,10 +9,8 @@ from btrfs_backup_ng.btrfs.listing import parse_dated
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 from btrfs_backup_ng.core.value import Value
 
-_CREATED = re.compile(
-    rb"^\tCreation time: *\t+(\d[\d-]{9} [\d:]{8}) ([+-]\d{4})$", re.MULTILINE
-)
-_GROUP = re.compile(rb"^0/(\d+) +(\d+) +(\d+)\b", re.MULTILINE)
+_CREATED = rb"(?m)^\tCreation time: *\t+(\d[\d-]{9} [\d:]{8}) ([+-]\d{4})$"
+_GROUP = rb"(?m)^0/(\d+) +(\d+) +(\d+)\b"
 _DU_HEADER = re.compile(rb" +Total +Exclusive +Set shared +Filename\n")
 _DU_LINE = re.compile(rb" *(\d+) +(\d+) +\S+  ")
 _FORMAT = "%Y-%m-%d %H:%M:%S"
@@ -37,7 +35,7 @@ def parse_times(answer: bytes) -> dict[UUID, datetime]:
     """
     try:
         listed, listed_reversed, shown = answer.split(b"\0", 2)
-        ((moment, offset),) = _CREATED.findall(shown)
+        ((moment, offset),) = re.findall(_CREATED, shown)
         reference = datetime.strptime(f"{moment.decode()}", _FORMAT)
         zone = datetime.strptime(offset.decode(), "%z").utcoffset()
         times = {
@@ -63,7 +61,7 @@ def parse_space(
     """
     if answer.startswith(b"q"):
         groups: dict[int, list[Space]] = {}
-        for tree_id, total, own in _GROUP.findall(answer[1:]):
+        for tree_id, total, own in re.findall(_GROUP, answer[1:]):
             groups.setdefault(int(tree_id), []).append(Space(int(total), int(own)))
         found = [groups.get(tree_id, []) for tree_id in tree_ids]
         return [sizes[0] if len(sizes) == 1 else None for sizes in found]
