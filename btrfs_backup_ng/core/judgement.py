@@ -32,9 +32,10 @@ depend on the clock.
   it by a policy that is new there, or tighter. The records of a place have the policy
   that was applied to each series last (``holds.json``, ``sources.json``), so the same
   one, or one that keeps more, may delete any number after a pause or failed runs. A
-  series without snapshots takes the policy of its first run; a run without a policy
-  means that all are wanted from then on. A policy that waits is not recorded: it waits
-  until ``prune --force``, or until it deletes half at most.
+  series without snapshots takes the policy of its first run. A run without a policy
+  leaves the one on record, as the policy may be in another job (each hour without one,
+  ``-n 60`` each week); ``all`` is a policy that keeps all. A policy that waits is not
+  recorded: it waits until ``prune --force``, or until it deletes half at most.
 - A postponed deletion is reported with the command that overrules it (``prune
   --force``: plan and clock are right); the exit status stays 0, as with damaged
   records. A doubt (a damaged record) cannot be overruled.

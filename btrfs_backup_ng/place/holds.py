@@ -195,6 +195,7 @@ class Holds:
 
     :ivar withheld: reasons why this run deletes nothing at the source, each a sentence
         without its end; empty if it may delete.
+    :ivar is_read_again: another run may have changed the source meanwhile.
     :param existing: the snapshots in the folder of this run.
     :param is_on_disk: a file with these records is at the source.
     """
@@ -220,6 +221,7 @@ class Holds:
         self._updated: set[HeldPlace] = set()
         self._is_on_disk = is_on_disk
         self._is_due = not is_on_disk
+        self.is_read_again = False
         self.withheld = withheld
 
     def reasons(self) -> dict[UUID, str]:
@@ -246,14 +248,16 @@ class Holds:
         return is_new
 
     def begin(self, prefix: str, policy: Policy | None, *, is_first: bool) -> None:
-        """Take down the policy of this run if that deletes nothing now.
+        """Take down the policy of the first run of a series.
 
-        It is written with the next change of the holds.
+        It is written with the next change of the holds. The policy of a series that was
+        there before counts no longer; one that the series has stays on record if a run
+        has none.
 
-        :param policy: None: all are kept from now on.
+        :param policy: None to keep all.
         :param is_first: there is no snapshot with the prefix yet.
         """
-        if policy is None or is_first:
+        if is_first:
             text = policy.for_record if policy else ""
             self._applied[self._folder, prefix] = text
 
@@ -296,6 +300,7 @@ class Holds:
 
         :raises BackupError: if the source cannot be read.
         """
+        self.is_read_again = True
         _, (recorded,) = self._source.snapshots.listing(HOLDS)
         path = self._source.record_path(HOLDS)
         doubts = why_unknown(recorded, path, ())

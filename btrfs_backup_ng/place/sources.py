@@ -316,7 +316,8 @@ class Ownership:
     ) -> str:
         """Read the record, and find the owners that it does not name.
 
-        A record that cannot be read is moved aside.
+        A record that cannot be read is moved aside. May be repeated, if another run may
+        have changed it.
 
         :param content: of the record.
         :param there: the listing of the destination.
@@ -330,7 +331,8 @@ class Ownership:
         present = {s.origin for s in backups_of(there, naming)}
         owned = present.intersection(own_snapshots)
         prefix = self._prefix if present else None
-        self.withheld = why_unknown(content, self._place.record_path(SOURCES), prefix)
+        doubts = why_unknown(content, self._place.record_path(SOURCES), prefix)
+        self.withheld += doubts
         done = "it is created again"
         try:
             self._recorded = parse_sources(content)
@@ -340,7 +342,7 @@ class Ownership:
             if not dry_run:
                 self._place.set_aside(SOURCES, aside)
         series = self._recorded.get(self._prefix, Series())
-        if self.withheld:
+        if doubts:
             owned |= present.intersection(remembered())
             series = replace(series, unknown=frozenset(present))
         self._present, self._owned = frozenset(present), frozenset(owned)
@@ -348,7 +350,7 @@ class Ownership:
         self.others = tuple(o.place for o in series.sources if not o.is_same(self._own))
         named = any(o.is_same(self._own) for o in series.sources)
         self.is_new = not (named or owned)
-        return done if self.withheld else ""
+        return done if doubts else ""
 
     @property
     def older_prefixes(self) -> tuple[str, ...]:
@@ -374,17 +376,15 @@ class Ownership:
     def register(self, sent: Collection[UUID]) -> None:
         """Register this source in the record, if that changes it.
 
-        The policy of the run goes there, too, if it deletes nothing now: if it keeps
-        all, or if there are no backups yet.
+        The policy of the run goes there, too, if there are no backups yet.
 
         :param sent: origins of the backups that this run sends to the destination.
         """
         series = self._recorded.get(self._prefix, Series())
         series = replace(series, unknown=self.unknown)
-        if self._keep is None:
-            series = replace(series, policy="")
-        elif sent and not self._present:
-            series = replace(series, policy=self._keep.for_record)
+        if sent and not self._present:
+            policy = self._keep.for_record if self._keep else ""
+            series = replace(series, policy=policy)
         if sent or (self.withheld and self._owned):
             series = self._with_owners(series, sent)
             series = with_source(series, self._own)

@@ -11,7 +11,7 @@ from btrfs_backup_ng.core.events import Sent
 from btrfs_backup_ng.core.model import Role, TransferOptions
 from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.core.value import replace
-from btrfs_backup_ng.endpoint.common import Endpoint
+from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.clock import slept_s
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.command import ContactLost, TimedOut
@@ -63,7 +63,7 @@ class Delivery:
         size_bytes: int | None,
         holder: Holder,
         before_publishing: Callable[[], None] = lambda: None,
-        when_regained: Callable[[], None] = lambda: None,
+        when_regained: Callable[[Place], None] = lambda place: None,
     ) -> Sent:
         """Send a snapshot to the destination; retry as often as the options say.
 
@@ -71,8 +71,8 @@ class Delivery:
         again in its middle (``sendstream/look``), and that is not the network's fault.
 
         :param size_bytes: of the stream, if it is known.
-        :param when_regained: called when the source is locked again after its lock
-            was lost.
+        :param when_regained: called with a place that is locked again after its lock
+            was lost: another run may have changed it.
         :raises BackupError: if it failed.
         """
         retries, pause_s = self.route.options.retries, 0.0
@@ -111,14 +111,15 @@ class Delivery:
     def _warn(self, text: str) -> None:
         self._session.warn(self._name, text)
 
-    def _reach_again(self, holder: Holder, when_regained: Callable[[], None]) -> None:
+    def _reach_again(
+        self, holder: Holder, when_regained: Callable[[Place], None]
+    ) -> None:
         """Look at the places again, and lock them again if their locks are lost."""
         source, sink = self.route.source.place, self.route.sink.place
-        source.look()
-        if holder.regain(source, _RELOCK_S, Role.SNAPSHOT):
-            when_regained()
-        sink.look()
-        holder.regain(sink, _RELOCK_S, Role.BACKUP)
+        for place, role in ((source, Role.SNAPSHOT), (sink, Role.BACKUP)):
+            place.look()
+            if holder.regain(place, _RELOCK_S, role):
+                when_regained(place)
 
     def _has_arrived(self, transfer: Transfer) -> bool:
         """Return whether the last attempt succeeded, and only its answer was lost."""

@@ -6,7 +6,6 @@ import shlex
 import socket
 import subprocess
 from contextlib import ExitStack
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.cli.backup_options import parse_task
 from tests.support.command_line import complaint, covers, logging_path, must
 from tests.support.filesystems import Filesystem
-from tests.support.many import make_named, write_records
+from tests.support.many import add_history, write_records
 from tests.support.places import STATE, by_age, command, is_subvolume
 from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
@@ -50,18 +49,10 @@ def any_scene(
     return Scene(*disks, sshd)
 
 
-def _add_history(scene: Scene, hours: range) -> None:
-    """Make snapshots with their backups that are so old."""
-    now = datetime.now(timezone.utc)
-    names = [f"x-{now - timedelta(hours=n):%Y%m%d-%H%M%S+0000}" for n in hours]
-    scene.snapshot_folder.mkdir(parents=True, exist_ok=True)
-    make_named(scene.snapshot_folder, scene.destination, names)
-
-
 @covers("-N", "-n", "--force")
 def test_a_new_number_deletes_more_than_half_only_if_a_person_says_so(any_scene: Scene):
     scene, few = any_scene, ("-N3", "-n3")
-    _add_history(scene, range(20, 12, -1))
+    add_history(scene, range(20, 12, -1))
     write_records(scene)  # of an earlier version: they tell of no policy
     for more in (["--dry-run"], [], ["-S"]):
         done = scene.back_up(*few, *more)
@@ -78,11 +69,16 @@ def test_a_new_number_deletes_more_than_half_only_if_a_person_says_so(any_scene:
         options = scene.options[2:]  # without the prefix
         must(run_program(*shlex.split(line), "--yes", *options))
     assert len(scene.snapshots) == len(scene.backups) == 3
-    _add_history(scene, range(20, 12, -1))  # while nothing could be deleted
+    add_history(scene, range(20, 12, -1))  # while nothing could be deleted
     assert scene.back_up(*few).stderr == ""
     assert len(scene.snapshots) == len(scene.backups) == 3
-    scene.back_up()  # from here on all are wanted
-    _add_history(scene, range(20, 12, -1))
+    scene.back_up()  # it has no policy of its own, and leaves that on record
+    add_history(scene, range(20, 12, -1))
+    assert scene.back_up(*few).stderr == ""
+    assert len(scene.snapshots) == len(scene.backups) == 3
+    scene.back_up("--keep=all", "--keep-at=all")  # from here on all are wanted
+    add_history(scene, range(20, 12, -1))
+    assert "(until now: all)" in scene.back_up("-N3").stderr
     assert "is new for the backups" in scene.back_up("-n3").stderr
     assert scene.back_up(*few, "--force").stderr == ""
     assert len(scene.snapshots) == len(scene.backups) == 3
@@ -92,11 +88,11 @@ def test_a_new_number_deletes_more_than_half_only_if_a_person_says_so(any_scene:
 def test_a_number_from_the_first_run_on_is_never_asked_about(any_scene: Scene):
     scene = any_scene
     scene.back_up("-N1", "-n1")
-    _add_history(scene, range(20, 12, -1))
+    add_history(scene, range(20, 12, -1))
     assert "(until now: latest)" not in scene.back_up("-N1", "-n1").stderr
     assert len(scene.snapshots) == len(scene.backups) == 1
     scene.back_up("-N9", "-n9")
-    _add_history(scene, range(20, 12, -1))
+    add_history(scene, range(20, 12, -1))
     assert "(until now: latest=9)" in scene.back_up("-N4", "-n1").stderr
     assert len(scene.snapshots) == 11
 

@@ -7,6 +7,7 @@ import os
 import struct
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from btrfs_backup_ng.host.entry import SOURCES
@@ -108,6 +109,14 @@ def _make(
         return uuid.UUID(bytes=bytes(info[296:312]))
     finally:
         os.close(subvolume)
+
+
+def add_history(scene: Scene, hours: range) -> None:
+    """Make snapshots with their backups that are so old."""
+    now = datetime.now(timezone.utc)
+    names = [f"x-{now - timedelta(hours=n):%Y%m%d-%H%M%S+0000}" for n in hours]
+    scene.snapshot_folder.mkdir(parents=True, exist_ok=True)
+    make_named(scene.snapshot_folder, scene.destination, names)
 
 
 def write_records(scene: Scene, prefix: str = "x-", policy: str = "") -> None:

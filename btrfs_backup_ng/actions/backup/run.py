@@ -441,6 +441,8 @@ class _Run:
 
         self._each(done, prune_target)
         self._holder.note(doing, source)
+        if holds.is_read_again:
+            self._here = own_listing(source, source.snapshots.listing()[0])
         pruning.snapshots(source, self._here, holds)
 
     def _remove_locks(self, source: Place, stack: ExitStack) -> None:

@@ -156,9 +156,9 @@ class Target:
         if self.keep and ownership.older_prefixes:
             older = ownership.older_prefixes
             session.emit(note_older_series(self.name, self.keep, older))
-        if not ownership.withheld:
+        if not done:
             return
-        text = f"{ownership.withheld[0]}; {done}. Nothing is deleted at {self} now"
+        text = f"{ownership.withheld[-1]}; {done}. Nothing is deleted at {self} now"
         hint = ""
         if ownership.unknown:
             text += (
@@ -468,6 +468,13 @@ class Target:
                 if isinstance(attempt(registration.result), BackupError):
                     self._register()  # the connection was interrupted
 
+            def look_again(place: Place) -> None:
+                if place is self.place:
+                    attempt(registration.result)
+                    self.look(self._here)
+                else:
+                    holds.read_again()
+
             while transfer := self._next():
                 self._hold(holds, sending_hold(transfer.snapshot), *self._bases())
                 doing = f"sending {transfer.snapshot.name} to {self.name}"
@@ -477,7 +484,7 @@ class Target:
                 self._delivery.turn = self._turn()
                 try:
                     sent = self._delivery.send(
-                        transfer, estimate, holder, registered, holds.read_again
+                        transfer, estimate, holder, registered, look_again
                     )
                 except BackupError as error:
                     if not (
