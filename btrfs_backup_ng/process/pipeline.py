@@ -51,11 +51,13 @@ class Moved(Value):
 
     :ivar size_bytes: written by the first stage; 0 if it was the only one.
     :ivar output: stdout of the last stage, its first MiB.
+    :ivar words: of each stage on stderr.
     """
 
     size_bytes: int
     elapsed_s: float
     output: bytes
+    words: tuple[str, ...] = ()
 
 
 class PipelineFailed(BackupError):
@@ -342,7 +344,9 @@ class _Pipeline:
         forgiven = self._verdict is None or self._verdict.kind is Stalled
         if not failed and not lost and forgiven:
             elapsed_s = (self._meter.ended or 0.0) - (self._meter.started or 0.0)
-            return Moved(self._meter.size_bytes, elapsed_s, bytes(self._output))
+            words = tuple(end.stderr for end in ends)
+            size_bytes, output = self._meter.size_bytes, bytes(self._output)
+            return Moved(size_bytes, elapsed_s, output, words)
         check_interrupted()
         blamed = self._find_blamed(ends, failed)
         others = [number for number in failed if number != blamed]

@@ -51,6 +51,7 @@ STAGE = Verb("stage")
 COPY = Verb("copy")
 PACK = Verb("pack", ("all",))
 UNPACK = Verb("unpack", ("all",))
+DROP = Verb("drop", ("all",))
 PLACE = Verb("place", ("all",))
 CLEAR = Verb("clear", ("all",))
 

@@ -50,7 +50,6 @@ TARGETS = {
     ("keep", '"$directory/$asking"'): "a pipe that was made for it",
     ("elevate", '"$directory/ask"'): "a pipe",
     ("elevate", '"$pipe"'): "a pipe that it made",
-    ("pack", '"$directories"'): "made by mktemp",
 }
 #: Names in the directory that was entered, one after the other.
 _EACH_NAME = re.compile(r"for (\w+) in (?:\"?\./\S* ?)+")

@@ -3,7 +3,8 @@
 First both sides are checked. Then the files go into a private directory in the target:
 by one ``cp`` on this machine, or by GNU tar in the pax format from or to another one
 (tar leaves out sockets). They are compared with the request, and only then moved to
-their final names, with ``mv -n``.
+their final names, with ``mv -n``. A file that cannot be read is left out and named, and
+the others are restored (``complaints``).
 """
 
 import logging
@@ -14,6 +15,11 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt, visible
+from btrfs_backup_ng.actions.restore.complaints import (
+    SOCKET,
+    left_by_copy,
+    left_by_tar,
+)
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.actions.restore.snapshot import look_at_target
 from btrfs_backup_ng.core import codecs
@@ -25,7 +31,7 @@ from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.entry import below, entered, plain
 from btrfs_backup_ng.place import preflight
 from btrfs_backup_ng.place.preflight import ALL_BY_HAND
-from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.command import Command, CommandFailed, last_words
 from btrfs_backup_ng.process.interruption import last_steps
 from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
 from btrfs_backup_ng.session.session import Session
@@ -84,9 +90,11 @@ def _above(path: str) -> Iterator[str]:
 class FileRestoration:
     """The restore of files and folders.
 
-    :ivar paths: relative to the snapshot, and to the target.
+    :ivar paths: relative to the snapshot, and to the target; :meth:`run` takes away
+        those that cannot be read.
     :ivar to: the target directory.
-    :ivar left_out: sockets, which hold no data, and which an archive cannot have.
+    :ivar left_out: paths of files that cannot come, also inside folders -> why: they
+        cannot be read, or are sockets, which an archive cannot have.
     :ivar host: of the target.
     :ivar size_bytes: on the disk; ``None`` if it is not known.
     """
@@ -108,7 +116,7 @@ class FileRestoration:
         self.chosen = chosen
         self._session = session
         self._options = options
-        self.left_out: tuple[str, ...] = ()
+        self.left_out: dict[str, str] = {}
         self._directories = sorted({above for p in paths for above in _above(p)})
         self._from: Host = chosen.place.host
         target = look_at_target(to, session)
@@ -119,13 +127,13 @@ class FileRestoration:
                 hint=f"Create it first:  mkdir -p {visible(to.path)}",
             )
         preflight.has_privilege(target, session)
-        self._kinds = self._look_there()
-        if not self._is_copy:
-            self._leave_out_sockets()
-        self._moves = self._look_here()
         if not self._is_copy:
             self._check_tar(chosen.place.location, self._from)
             self._check_tar(to, self.host)
+        self._kinds = self._look_there()
+        if not self._is_copy:
+            self._leave_out_sockets()
+        self._present = self._look_here()
         self.size_bytes = self._measure()
         if options.check_space and self.size_bytes is not None:
             name, free = f"{len(self.paths)} files or folders", target.facts.size_free
@@ -143,11 +151,18 @@ class FileRestoration:
         return is_here and size < _ARGUMENTS_BYTES
 
     def _look_there(self) -> Mapping[str, _Seen]:
-        """Look at the paths in the snapshot, and check that none is missing."""
+        """Look at the paths in the snapshot, and check that none is missing.
+
+        Those that cannot even be looked at are left out, if there are others.
+        """
         name = visible(self.chosen.kept.snapshot.name)
-        seen = look_below(
-            self._from, self.chosen.kept.path, [*self._directories, *self.paths]
-        )
+        wanted = [*self._directories, *self.paths]
+        unreadable: dict[str, str] = {}
+        tree = self.chosen.kept.path
+        seen = look_below(self._from, tree, wanted, unreadable)
+        if {*self.paths} <= {*unreadable}:
+            look_below(self._from, tree, self.paths)  # raises
+        self._leave_out(unreadable)
         links = [d for d in self._directories if d in seen and not seen[d].is_directory]
         if links:
             raise Refused(f"not directories in {name}: {_listed(links)}")
@@ -165,26 +180,22 @@ class FileRestoration:
 
         :raises Refused: if there are no others.
         """
-        sockets = {p for p in self.paths if stat.S_ISSOCK(self._kinds[p].mode)}
-        paths = tuple(path for path in self.paths if path not in sockets)
-        if not paths:
+        sockets = [p for p in self.paths if stat.S_ISSOCK(self._kinds[p].mode)]
+        if len(sockets) == len(self.paths):
             raise Refused(
                 f"sockets cannot be restored: {_listed(sorted(sockets))}",
                 hint="They hold no data; a program makes its sockets when it starts.",
             )
-        self.left_out = tuple(p for p in self.paths if p in sockets)
-        self.paths = paths
-        self._directories = sorted({above for p in paths for above in _above(p)})
-        wanted = {*paths, *self._directories}
-        self._kinds = {p: seen for p, seen in self._kinds.items() if p in wanted}
+        self._leave_out(dict.fromkeys(sockets, SOCKET))
 
-    def _look_here(self) -> Mapping[str, Sequence[str]]:
-        """Check that the target is free, and plan the final moves.
+    def _leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Leave out paths, or files in wanted folders, for these reasons."""
+        self.left_out |= reasons
+        self.paths = tuple(path for path in self.paths if path not in reasons)
+        self._directories = sorted({a for p in self.paths for a in _above(p)})
 
-        Of each path, the topmost part that does not exist is moved.
-
-        :returns: directory -> names to move into it.
-        """
+    def _look_here(self) -> Collection[str]:
+        """Check that the target is free; return the paths that exist there."""
         there = [".", *self._directories, *self.paths]
         seen = look_below(self.host, self.to.path, there)
         taken = [path for path in self.paths if path in seen]
@@ -206,18 +217,16 @@ class FileRestoration:
                     " filesystem of its own",
                     hint="Restore to an empty directory:  --to DIR",
                 )
-        moves: dict[str, dict[str, None]] = {}
-        for path in self.paths:
-            unit = next((a for a in _above(path) if a not in seen), path)
-            moves.setdefault(os.path.dirname(unit), {})[os.path.basename(unit)] = None
-        return {directory: tuple(names) for directory, names in moves.items()}
+        return seen
 
     def _check_tar(self, place: Location, host: Host) -> None:
-        if b"GNU tar" not in host.call(verbs.TAR).stdout:
+        said = host.call(verbs.TAR).stdout
+        missing = [n for n in ("tar", "coreutils") if f"GNU {n}".encode() not in said]
+        if missing:
             where = visible(host.name) or "this machine"
             raise Refused(
-                f"{where} has no GNU tar, and others lose xattrs, ACLs and the exact"
-                " times of files",
+                f"{where} has no GNU {' and '.join(missing)}, and others lose xattrs,"
+                " ACLs and the exact times of files",
                 hint="Install it there, or restore all of the snapshot, which needs"
                 " none:  without --file",
             )
@@ -246,7 +255,8 @@ class FileRestoration:
         stage = below(self.to.path, name)
         self._call(verbs.STAGE, self.to.path, name)
         try:
-            self._copy(stage)
+            self._drop(stage, self._copy(stage))
+            self._finish_directories(stage)
             self._check(stage)
             self._place(stage)
         finally:
@@ -259,23 +269,37 @@ class FileRestoration:
     def _call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> None:
         self.host.call(verb, *arguments, stdin=stdin)
 
-    def _copy(self, stage: str) -> None:
-        snapshot = self.chosen.kept.path
-        if self._is_copy:
-            paths = (f"./{path}" for path in self.paths)
-            self._call(verbs.COPY, snapshot, stage, *paths)
-            with entered(snapshot) as tree, entered(stage) as copy:
-                for directory in self._directories:  # cp does not copy their xattrs
-                    _copy_xattrs(tree, copy, directory)
-            return
+    def _copy(self, stage: str) -> Mapping[str, str]:
+        """Copy the files into the stage.
+
+        :returns: the paths of those that could not be read, with the reasons; parts of
+            them may be in the stage.
+        """
+        if not self._is_copy:
+            return self._pack(stage)
+        paths = (f"./{path}" for path in self.paths)
+        try:
+            self._call(verbs.COPY, self.chosen.kept.path, stage, *paths)
+        except CommandFailed as error:
+            left = left_by_copy(error.completed.stderr)
+            if not left:
+                raise
+            return left
+        return {}
+
+    def _pack(self, stage: str) -> Mapping[str, str]:
+        """Send the files as an archive; see :meth:`_copy`."""
         above, wanted = _list(self._directories), _list(self.paths)
-        source, there = self._from, str(len(above))
+        snapshot, there = self.chosen.kept.path, str(len(above))
+        pack = self._from.command(
+            verbs.PACK, snapshot, there, label="reading the files"
+        )
         with tempfile.NamedTemporaryFile(prefix="bbng-") as listed:
             listed.write(above + wanted)
             listed.flush()
             stages = (
                 Command(("cat", "--", listed.name), label="the list of files"),
-                source.command(verbs.PACK, snapshot, there, label="reading the files"),
+                pack,
                 *stages_between(
                     self.chosen.place.location, self.to, self._options, codecs.NONE
                 ),
@@ -285,17 +309,71 @@ class FileRestoration:
             meter.expected_bytes = self.size_bytes
             label = f"files of {self.chosen.kept.snapshot.name} -> {self.to}"
             with self._session.progress.add(meter, label):
-                run_pipeline(
+                moved = run_pipeline(
                     stages,
                     meter=meter,
                     stall_timeout_s=self._options.stall_timeout_s,
                     max_size=self._options.max_size,
                 )
+        words = moved.words[stages.index(pack)]
+        left = left_by_tar(words)
+        if left is None:
+            text = f"{pack.label} failed: {last_words(words)}"
+            raise BackupError(f"{self.chosen.place}: {text}")
+        return left
+
+    def _drop(self, stage: str, left: Mapping[str, str]) -> None:
+        """Leave out files that could not be read, also what of them is in the stage.
+
+        Their names come from the other machine, and so does each link in the stage.
+
+        :raises BackupError: if no file is left, or if these are not of those wanted.
+        """
+        if not left:
+            return
+        wanted = {*self.paths}
+        for path in left:
+            parts = {".", "..", ""}.intersection(path.split("/"))
+            if parts or not wanted.intersection((path, *_above(path))):
+                raise BackupError(
+                    f"{self.chosen.place} did not send {visible(path)}, which was not"
+                    f" requested: {visible(left[path])}"
+                )
+        above = {a for path in left for a in _above(path)}
+        seen = look_below(self.host, stage, [*above, *left])
+        there = [path for path in left if path in seen]
+        for path in there:
+            if not all(seen[a].is_directory for a in _above(path)):
+                raise BackupError(
+                    f"{self.chosen.place} sent something else as a directory of"
+                    f" {visible(path)}"
+                )
+        files = [path for path in there if not seen[path].is_directory]
+        directories = {*there, *self._directories}.difference(files)
+        self._leave_out(left)
+        directories -= {*self._directories}
+        deepest_first = sorted(directories, reverse=True)
+        for kind, found in (("files", files), ("directories", deepest_first)):
+            if found:
+                self._call(verbs.DROP, stage, kind, stdin=_list(found))
+        if not self.paths:
+            path, reason = next(iter(left.items()))
+            raise BackupError(f"{self.chosen.place}: {visible(path)} {reason}")
+
+    def _finish_directories(self, stage: str) -> None:
+        """Copy the extended attributes of directories above the files, as tar does."""
+        if not self._is_copy:
+            return
+        with entered(self.chosen.kept.path) as tree, entered(stage) as copy:
+            for directory in self._directories:
+                _copy_xattrs(tree, copy, directory)
 
     def _check(self, stage: str) -> None:
         """Check the type of each path; on this machine, also that no other arrived."""
-        arrived = look_below(self.host, stage, [*self._directories, *self.paths])
-        for path, seen in self._kinds.items():
+        wanted = [*self._directories, *self.paths]
+        arrived = look_below(self.host, stage, wanted)
+        for path in wanted:
+            seen = self._kinds[path]
             kind = arrived[path].mode if path in arrived else 0
             if stat.S_IFMT(kind) != stat.S_IFMT(seen.mode):
                 raise BackupError(
@@ -320,13 +398,20 @@ class FileRestoration:
                 )
 
     def _place(self, stage: str) -> None:
-        """Move everything to its final name; overwrite nothing."""
-        for directory, names in self._moves.items():
+        """Move everything to its final name; overwrite nothing.
+
+        Of each path, the topmost part that does not exist at the target is moved.
+        """
+        moves: dict[str, dict[str, None]] = {}
+        for path in self.paths:
+            unit = next((a for a in _above(path) if a not in self._present), path)
+            moves.setdefault(os.path.dirname(unit), {})[os.path.basename(unit)] = None
+        for directory, names in moves.items():
             there = below(self.to.path, directory)
             self._call(verbs.PLACE, stage, directory, there, stdin=_list(names))
         moved = [
             os.path.join(directory, name)
-            for directory, names in self._moves.items()
+            for directory, names in moves.items()
             for name in names
         ]
         if left := look_below(self.host, stage, moved):
@@ -341,15 +426,28 @@ def _list(paths: Iterable[str]) -> bytes:
 
 
 def look_below(
-    host: Host, directory: str, paths: Collection[str]
+    host: Host,
+    directory: str,
+    paths: Collection[str],
+    unreadable: dict[str, str] | None = None,
 ) -> Mapping[str, _Seen]:
     """Look at paths below a directory; do not follow a symbolic link at the end.
 
+    :param unreadable: takes the paths that cannot be looked at, with the reasons.
     :returns: the paths that exist.
-    :raises BackupError: if not all can be looked at.
+    :raises BackupError: if not all, or none, can be looked at.
     """
     done = host.call(verbs.STAT, directory, stdin=_list(paths))
-    if words := done.stderr.strip():
+    seen = {}
+    for record in done.stdout.split(b"\0")[:-1]:
+        mode, device, path = record.split(b" ", 2)
+        name = os.fsdecode(path.removeprefix(b"./"))
+        seen[name] = _Seen(int(mode, 16), int(device))
+    words = done.stderr.strip()
+    left = left_by_copy(words) if unreadable is not None and seen else None
+    if unreadable is not None and left is not None:
+        unreadable |= left
+    elif words:
         raise BackupError(
             f"cannot look at everything below {visible(plain(directory))}"
             f"{visible(f' on {host.name}' if host.name else '')}:"
@@ -357,11 +455,6 @@ def look_below(
             hint="Where sudo allows btrfs only, whole snapshots can be restored:"
             "  without --file",
         )
-    seen = {}
-    for record in done.stdout.split(b"\0")[:-1]:
-        mode, device, path = record.split(b" ", 2)
-        name = os.fsdecode(path.removeprefix(b"./"))
-        seen[name] = _Seen(int(mode, 16), int(device))
     return seen
 
 

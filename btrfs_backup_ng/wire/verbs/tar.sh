@@ -1,4 +1,5 @@
-# tar: print the version of tar.
+# tar: print the versions of tar and of coreutils.
 
 tar --version
+stat --version
 finish 0

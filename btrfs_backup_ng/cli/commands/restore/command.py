@@ -71,7 +71,7 @@ exit status:
   2  usage error
   3  another run is at work there
   4  refused before any change: no such snapshot, PATH exists, no room ...
-  10  restored in part: a socket cannot come from another machine
+  10  restored in part: a file cannot be read, or is a socket on another machine
 """
 
 

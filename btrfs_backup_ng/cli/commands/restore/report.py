@@ -18,6 +18,7 @@ from btrfs_backup_ng.actions.restore.after import (
     find_swap,
     foresee_next,
 )
+from btrfs_backup_ng.actions.restore.complaints import SOCKET
 from btrfs_backup_ng.actions.restore.files import FileRestoration
 from btrfs_backup_ng.actions.restore.find import Chosen
 from btrfs_backup_ng.actions.restore.snapshot import Restoration
@@ -48,7 +49,8 @@ class RestoreReport:
 
     :ivar writable: of a snapshot: a writable subvolume is made of it.
     :ivar files: the paths of the files, if not all of the snapshot is restored.
-    :ivar left_out: those of files that cannot be restored from there.
+    :ivar left_out: those of files that cannot be restored from there, also in folders.
+    :ivar unreadable: those among these that hold data.
     :ivar restored: where the files are now.
     :ivar originals: those of the same names that still are where they were backed up.
     """
@@ -60,6 +62,7 @@ class RestoreReport:
     to: str | None = None
     files: tuple[str, ...] | None = None
     left_out: tuple[str, ...] | None = None
+    unreadable: tuple[str, ...] | None = None
     restored: tuple[str, ...] | None = None
     originals: tuple[str, ...] | None = None
     parent: str | None = None
@@ -173,9 +176,8 @@ class Reporter:
 
         :returns: the exit status.
         """
-        report, count = self._report, len(restoration.paths)
-        files = "1 file or folder" if count == 1 else f"{count} files or folders"
-        self._introduce(str(restoration.to), files)
+        report = self._report
+        self._introduce(str(restoration.to), _files(restoration))
         size = restoration.size_bytes
         text = "not known" if size is None else f"about {format_size(size)}"
         self._say(f"size      {text}")
@@ -183,17 +185,21 @@ class Reporter:
         if not report.dry_run:
             took = format_span(restoration.run())
             to = visible(str(restoration.to))
-            self._say(f"restored  {files} below {to} in {took}")
+            self._say(f"restored  {_files(restoration)} below {to} in {took}")
             report.restored = tuple(
                 str(restoration.to.join(path)) for path in restoration.paths
             )
             self._say_paths("now at", report.restored)
             report.originals = tuple(find_originals(restoration))
             self._say_paths("original", report.originals, " is still there")
-        if restoration.left_out:
-            report.left_out = restoration.left_out
-            self._say_paths("left out", report.left_out, ": a socket, without data")
-        return 10 if restoration.left_out else 0
+        left = restoration.left_out
+        if not left:
+            return 0
+        report.left_out = tuple(left)
+        report.unreadable = tuple(path for path in left if left[path] != SOCKET)
+        for path, reason in left.items():
+            self._say(visible(f"left out  {path}: {reason}"))
+        return 10
 
     def _say_paths(self, label: str, paths: Sequence[str], remark: str = "") -> None:
         """Print some paths below each other."""
@@ -218,6 +224,11 @@ class Reporter:
 
     def _say(self, text: str) -> None:
         self._output.line(text, 10)
+
+
+def _files(restoration: FileRestoration) -> str:
+    count = len(restoration.paths)
+    return "1 file or folder" if count == 1 else f"{count} files or folders"
 
 
 def _as_comment(note: str) -> list[str]:

@@ -6,12 +6,15 @@ import json
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import MakesFilesystems
 from tests.support import trees, variety
 from tests.support.command_line import Done, complaint, covers, must
+from tests.support.filesystems import Filesystem
 from tests.support.places import fingerprint
 from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
@@ -58,7 +61,9 @@ def test_everything_about_a_file_comes_back(scene: Scene, sshd: Sshd, tmp_path: 
         to.mkdir()
         *words, place = there(to)
         words += here(scene.destination)
-        done = must(restored(*words, "--to", place, "--file", "/links/", *wanted))
+        done = restored(*words, "--to", place, "--file", "/links/", *wanted)
+        must(done, 10 if number else 0)
+        assert ("left out  special/socket: a socket" in done.stdout) == bool(number)
         assert "restored  6 files or folders below" in done.stdout
         back, expected = trees.describe(to), _part(whole, *wanted)
         if number:  # tar leaves sockets out
@@ -153,9 +158,65 @@ def test_a_socket_in_a_list_costs_nothing_but_itself(scene: Scene, sshd: Sshd):
     complaint(
         restored(*words, files[1]), 4, "sockets cannot be restored: folder/socket"
     )
+    (to / "folder/file").unlink()  # and one inside a folder
+    (to / "folder").rmdir()
+    done = must(restored(*words, "folder"), 10)
+    assert "left out  folder/socket: a socket" in done.stdout
+    assert os.listdir(to / "folder") == ["file"]
     done = must(restored(scene.destination, "--to", scene.source, "--file", "first"))
     assert f"now at    {scene.source}/first" in done.stdout
     assert "original" not in done.stdout  # as this is its path
+
+
+def _rot(disk: Filesystem, marks: Sequence[bytes]) -> None:
+    """Damage a block of each file that begins with one of these marks."""
+    disk.unmount()
+    data = disk.image.read_bytes()
+    with open(disk.image, "r+b") as image:
+        for mark in marks:
+            assert data.count(mark) == 1
+            image.seek(data.index(mark) + 4096)
+            image.write(b"rot")
+    disk.mount()
+
+
+def test_a_file_that_cannot_be_read_costs_nothing_but_itself(
+    disks: tuple[Filesystem, Filesystem], btrfs: MakesFilesystems, sshd: Sshd
+):
+    dying = btrfs(size="300M", mkfs_options=("-m", "single", "-d", "single"))
+    scene = Scene(disks[0], dying, is_small=True)
+    hostile = "it's: Cannot open:\n\u00fc"
+    files = (hostile, "folder/bad", "folder/in/good", "folder/good", "alone/bad")
+    marks = []
+    for name in files:
+        path = scene.source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(65536))
+        marks += [path.read_bytes()[:64]] if "good" not in name else []
+    scene.back_up()
+    _rot(dying, marks)
+    for number, way in enumerate((local_way, ssh_way(sshd))):
+        to = scene.source.parent / f"to {number}"
+        to.mkdir()
+        words = [*way(scene.destination), "--to", str(to), "--file"]
+        done = restored(*words, "folder", "first", hostile, "alone/bad", "--json")
+        document = json.loads(must(done, 10).stdout)
+        lost = {hostile, "folder/bad", "alone/bad"}
+        assert {*document["unreadable"]} == {*document["left_out"]} == lost
+        assert document["restored"] == [f"{to}/folder", f"{to}/first"]
+        good = {"first", "folder", "folder/good", "folder/in", "folder/in/good"}
+        assert {*trees.describe(to)} == {b".", *map(os.fsencode, good)}
+        for name in ("first", "folder/good", "folder/in/good"):
+            assert (to / name).read_bytes() == (scene.source / name).read_bytes()
+        other = scene.source.parent / f"other {number}"
+        other.mkdir()
+        words[words.index(str(to))] = str(other)
+        said = must(restored(*words, "alone/bad", "folder/good"), 10).stdout
+        assert "restored  1 file or folder below" in said
+        assert "left out  alone/bad: cannot be read: " in said
+        assert os.listdir(other) == ["folder"]
+        complaint(restored(*words, "alone/bad"), 1, "alone/bad cannot be read: ")
+        assert os.listdir(other) == ["folder"]
 
 
 @covers("--no-check-space")

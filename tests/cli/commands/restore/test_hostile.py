@@ -32,8 +32,10 @@ def liar(new_sshd: Callable[..., Sshd], tmp_path: Path) -> tuple[Sshd, Path]:
     path = ":".join((str(evil), os.environ["PATH"], "/usr/sbin", "/sbin"))
     for name, word in (("btrfs", "send"), ("tar", "-c")):
         real = shutil.which(name, path=path)
-        text = f'[ "$1" != {word} ] || {{ cat {said}; exit 0; }}\nexec {real} "$@"'
+        cat = f"cat {said}; cat {said}.words >&2"
+        text = f'[ "$1" != {word} ] || {{ {cat}; exit 0; }}\nexec {real} "$@"'
         script(evil / name, text)
+    (tmp_path / "said.words").touch()
     return new_sshd(config=(f"SetEnv PATH={path}",)), said
 
 
@@ -126,6 +128,15 @@ def test_no_archive_writes_outside_its_staging(scene: Scene, liar: tuple[Sshd, P
         assert "\x1b" not in done.stderr and "Traceback" not in done.stderr
         assert os.listdir(to) == ["victim"], (what, done.stderr)
         assert fingerprint(victim) == before, what
+    said.write_bytes(_archive(d, f, _member("./d/out", link, outside)))
+    complaints = said.with_name("said.words")
+    for name in ("d/out/precious", "d/../victim/precious", "victim", "d//f"):
+        complaints.write_text(f"tar: ./{name}: Cannot open: No such device\n")
+        done = run_program("restore", *words, "--file", "d")
+        complaint(done, 1, ", which was not" if name != "d/out/precious" else "as a")
+        assert os.listdir(to) == ["victim"], (name, done.stderr)
+        assert fingerprint(victim) == before, name
+    complaints.write_text("")
     said.write_bytes(_archive(d, f))
     must(run_program("restore", *words, "--file", "d/f"))
     assert (to / "d/f").read_text() == "evil"
