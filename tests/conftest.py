@@ -198,6 +198,14 @@ def public_disks() -> Iterator[tuple[filesystems.Filesystem, filesystems.Filesys
         shutil.rmtree(directory)
 
 
+@pytest.fixture
+def public_path() -> Iterator[Path]:
+    """Return a directory that every user of the machine can reach."""
+    directory = ours.public_directory()
+    yield directory
+    shutil.rmtree(directory)
+
+
 @pytest.fixture(scope="module")
 def disks() -> Iterator[tuple[filesystems.Filesystem, filesystems.Filesystem]]:
     """Make two filesystems that the tests of a module share, each in its own corner.

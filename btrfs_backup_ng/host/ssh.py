@@ -13,6 +13,8 @@ from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.listing import parse_listing
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
+    is_full,
+    is_read_only,
     judge_integrity,
     parse_root_items,
 )
@@ -29,6 +31,7 @@ from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
     Completed,
+    ContactLost,
     last_words,
     patience,
 )
@@ -142,6 +145,7 @@ class SshHost:
                     " out",
                     hint="Install util-linux or busybox on it.",
                 )
+            check_programs(self.name, said)
             if self._master.prefers_aes and said.get("aes") == "0":
                 words = (
                     "%s has no AES instructions; a faster cipher for it:  --ssh-opt "
@@ -193,10 +197,18 @@ class SshHost:
     def hello(self, directory: str, folder: str = "") -> Mapping[str, str]:
         """Return the answer to ``hello``, with the rights that need no password.
 
-        :raises Refused: if a login shell there prints text of its own.
+        :raises Refused: if a login shell there prints text of its own, or if something
+            else runs there than was asked for.
         """
         nonce = os.urandom(8).hex()
-        answer = self.call(verbs.HELLO, nonce, directory, folder).stdout
+        try:
+            answer = self.call(verbs.HELLO, nonce, directory, folder).stdout
+        except ContactLost as error:
+            if error.hint or not self._master.is_alive:
+                raise
+            refused = runs_something_else(self.name, error.completed)
+            refused.hint += f"\nSee:  ssh {self._master.by_hand} true"
+            raise refused from error
         noise, found, rest = answer.partition(nonce.encode() + b"\0")
         if noise or not found:
             words = visible(noise[:80].decode(errors="surrogateescape").strip())
@@ -232,8 +244,14 @@ class SshHost:
         self._closing.callback(child.stdin.close)
         if child.read_line() != b"kept":
             child.wait(10)
-            words = visible(last_words(child.stderr_tail()))
-            raise BackupError(f"cannot use sudo on {visible(self.name)}: {words}")
+            child.end()
+            words = visible(last_words(child.complete().stderr))
+            raise Refused(
+                f"the password for sudo cannot be kept on {visible(self.name)}:"
+                f" {words}",
+                hint="A directory for it is made there in /tmp, or in the TMPDIR of"
+                f" that user:  {self.by_hand('df -hi ${TMPDIR:-/tmp}')}",
+            )
         self._token = token
 
     def listing(
@@ -330,8 +348,7 @@ class SshHost:
                 raise BackupError(
                     f"cannot lock {place} on {visible(self.name)}: {words}",
                     hint=explain_session(child.stderr_tail())
-                    or "The user on that host must own the directory, or be allowed to"
-                    " run more than btrfs as root.",
+                    or self._why_no_lock(state, completed.stderr),
                 )
             with beating(child, words[2]) as send:
 
@@ -346,6 +363,19 @@ class SshHost:
 
                 yield say
             child.wait(5)
+
+    def _why_no_lock(self, state: str, stderr: str) -> str:
+        """Return the hint for a lock that could not be taken."""
+        place = shlex.quote(plain(state).rpartition("/")[0] or "/")
+        if is_full(stderr):
+            line = self.by_hand(f"btrfs filesystem usage {place}")
+            return f"See what takes the space:  {visible(line)}"
+        if is_read_only(stderr):
+            return f"See why:  {visible(self.by_hand('dmesg | tail'))}"
+        return (
+            "The user on that host must own the directory, or be allowed to run more"
+            " than btrfs as root."
+        )
 
     def held(self, state: str) -> str | None:
         """Try to take a shared lock, and release it at once."""
@@ -387,6 +417,35 @@ def beating(child: Child, text: str) -> Iterator[Say]:
         with contextlib.suppress(OSError):
             assert child.stdin
             child.stdin.close()
+
+
+def runs_something_else(name: str, answer: Completed) -> Refused:
+    """Return the error for a host that ran something else than the command it got.
+
+    :param answer: its end, without the report of a verb.
+    """
+    words = os.fsdecode(answer.stdout[:80]).strip() or last_words(answer.stderr)
+    said = f", and answered {words!r}" if words else ""
+    return Refused(
+        f"{visible(name)} did not run the command that it was given{visible(said)}",
+        hint="The account needs a login shell that its start-up files do not end, and"
+        " no forced command (ForceCommand in sshd_config, command= in"
+        " authorized_keys).",
+    )
+
+
+def check_programs(name: str, said: Mapping[str, str]) -> None:
+    """Check that the host has the programs that verbs use.
+
+    :param said: the answer to ``hello``.
+    :raises Refused: if it lacks some.
+    """
+    if missing := said.get("missing", "").split():
+        programs = visible(", ".join(missing))
+        raise Refused(
+            f"{visible(name)} lacks programs that every backup needs: {programs}",
+            hint="Install coreutils and findutils, or busybox, on it.",
+        )
 
 
 def _wants_password(said: Mapping[str, str]) -> bool:

@@ -22,6 +22,7 @@ from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.host.ssh import (
     CREDENTIAL,
     SshHost,
+    check_programs,
     privilege_error,
     privilege_rule,
 )
@@ -160,6 +161,10 @@ def _look_there(
     user = visible(said.get("user", ""))
     text = f"as {user} (uid {visible(said.get('uid', ''))}), one connection"
     findings.append(Diagnosis("login", Grade.OK, text))
+    lacking = attempt(lambda: check_programs(host.name, said))
+    if isinstance(lacking, BackupError):
+        findings.append(_failure("shell", lacking))
+        return "programs are missing there"
     findings.append(Diagnosis("shell", Grade.OK, "prints nothing of its own"))
     findings.append(diagnosis.judge_clock(said.get("clock", ""), began, ended))
     more, privilege = _privilege(location, options, host, said)

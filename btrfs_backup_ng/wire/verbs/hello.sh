@@ -57,6 +57,11 @@ print_item granted "$(PATH=$secure_path:$PATH && command -v btrfs)"
 for program in flock sudo doas zstd lz4; do
     print_item "$program" "$(command -v "$program")"
 done
+missing=
+for program in cat dd head id ls mkdir mv rm rmdir sleep stat tr xargs; do
+    command -v "$program" >/dev/null || missing="$missing $program"
+done
+print_item missing "$missing"
 print_item aes "$(grep -cw aes /proc/cpuinfo)"
 print_item clock "$(date +%s)"
 print_item protocol "$(cat /sys/fs/btrfs/features/send_stream_version 2>/dev/null)"
