@@ -180,14 +180,17 @@ class Attempt(Value):
         dropped = attempt(lambda: place.discard(ids, keep_sealed=has_checkpoints))
         if not has_checkpoints:
             return ""
-        unknown = "Completed data is kept; the next run resumes from there."
-        if isinstance(dropped, TimedOut):
-            return unknown
-        safe = attempt(lambda: place.safe_bytes(ids))
-        if isinstance(safe, BackupError):
-            return unknown
+        safe: object = dropped
+        if not isinstance(dropped, TimedOut):
+            safe = attempt(lambda: place.safe_bytes(ids))
+        if not isinstance(safe, int):
+            each = format_size(self.interval)
+            return (
+                "The next run resumes from its last checkpoint there (one each"
+                f" {each}), or begins again."
+            )
         if not safe:
-            return ""
+            return "No checkpoint of it was made, so the next run begins again."
         return f"{format_size(safe)} is kept there; the next run resumes from that."
 
 

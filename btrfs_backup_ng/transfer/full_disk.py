@@ -28,7 +28,7 @@ def spare_full_disk(
     if route.sink.lists and _is_about_full_disk(error):
         kept = attempt(lambda: _keep_or_drop(transfer, route, size_bytes))
         if isinstance(kept, BackupError):
-            kept = f"Completed data is kept there: {kept.message}."
+            kept = f"It is not known how much is kept there: {kept.message}."
         error.hint = "\n".join(filter(None, [error.hint, kept]))
 
 

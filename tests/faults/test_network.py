@@ -98,6 +98,8 @@ def test_a_master_killed_in_a_transfer_is_a_lost_connection(ssh_scene: Scene) ->
         done = finish(program)
     assert_fails(done, 1, "btrfs receive on root@127.0.0.1", "connection")
     assert "btrfs receive" in done.stderr.splitlines()[0]
+    kept = "resumes from its last checkpoint there (one each 1.0 GiB), or begins again"
+    assert f"The next run {kept}." in done.stderr
     assert len(scene.backups) == 1
     scene.wait_for_quiet()
     scene.check_laws()

@@ -24,7 +24,15 @@ from tests.faults.faulty import faulty_btrfs
 from tests.support import processes
 from tests.support.command_line import assert_fails, covers, must
 from tests.support.filesystems import Filesystem
-from tests.support.places import MIB, STATE, command, ssh_place, ssh_words
+from tests.support.places import (
+    MIB,
+    STATE,
+    assert_equal,
+    command,
+    ssh_place,
+    ssh_words,
+    tamper,
+)
 from tests.support.program import run_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
@@ -149,6 +157,57 @@ def test_what_was_deleted_a_moment_ago_makes_room(
     assert_fails(scene.run(), 4, "needs about")
     command("btrfs", "subvolume", "delete", old.path)
     scene.back_up()
+
+
+# A transfer that has to be full after all
+
+
+def test_an_incremental_backup_that_must_be_full_needs_room_for_that(
+    disks: Disks, btrfs: MakesFilesystems
+) -> None:
+    disk = btrfs(size="400M", mkfs_options=("--mixed",))
+    scene = Scene(disks[0], disk)
+    scene.add("large", 100 * MIB)
+    scene.back_up()
+    _fill(disk, leave=60 * MIB)
+    scene.add("small")
+    scene.back_up("--dry-run")  # incremental
+    tamper(scene.backups[0].path)
+    before = scene.snapshot_names, scene.backup_names
+    refused = "needs about 101.0 MiB", "Nothing was sent", "--no-check-space"
+    for more in (["--dry-run"], []):
+        done = scene.run(*more)
+        assert_fails(done, 4, "no longer shares a usable snapshot", *refused)
+        assert (scene.snapshot_names, scene.backup_names) == before
+
+
+def test_a_restore_that_must_be_full_after_all_needs_room_for_that(
+    disks: Disks, btrfs: MakesFilesystems, tmp_path: Path
+) -> None:
+    disk = btrfs(size="400M", mkfs_options=("--mixed",))
+    scene = Scene(disk, disks[1])
+    scene.add("large", 100 * MIB)
+    scene.back_up()
+    scene.add("small")
+    scene.back_up()
+    command("btrfs", "subvolume", "delete", scene.snapshots[-1].path)
+    to = scene.source.parent / "to"
+    to.mkdir()
+    _fill(disk, leave=60 * MIB)
+    error = 'cat >/dev/null; echo "ERROR: cannot find parent subvolume" >&2; exit 1'
+    env = faulty_btrfs(tmp_path, "receive*", error)
+    words = ("restore", scene.place, "--to", to)
+    done = run_program(*words, env=env)
+    assert_fails(done, 4, "cannot be the parent there", "; sending in full")
+    assert_fails(done, 4, "needs about 101.0 MiB", "Nothing was sent", "Make room")
+    assert os.listdir(to) == []
+    (disk.path / "filler").unlink()
+    disk.sync()
+    faulty = tmp_path / "again"
+    faulty.mkdir()
+    done = must(run_program(*words, env=faulty_btrfs(faulty, "receive*", error)))
+    assert "; sending in full" in done.stderr
+    assert_equal(scene.backups[-1].path, to / scene.backup_names[-1])
 
 
 # Reflinks

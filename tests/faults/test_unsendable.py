@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.command_line import assert_fails, must
+from tests.support.places import assert_equal, wrapper
+from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
+from tests.support.sshd import Sshd
+from tests.support.staged import Way, local_way, ssh_way
 
 pytestmark = pytest.mark.btrfs
 
@@ -80,3 +85,25 @@ def test_an_estimate_that_fails_fails_no_transfer(scene: Scene, tmp_path: Path) 
         scene.add("more")
         must(scene.run(env=env))
     assert len(scene.backups) == 2
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_an_estimate_that_fails_fails_no_restore(
+    scene: Scene, tmp_path: Path, new_sshd: Callable[..., Sshd], kind: str
+) -> None:
+    scene.back_up()
+    no = 'case "$*" in *find-new*|*--no-data*) echo "ERROR: no" >&2; exit 1;; esac'
+    path = f"{wrapper(tmp_path / 'failing', no)}:{os.environ['PATH']}"
+    env = {"PATH": path}
+    way: Way = local_way
+    if kind == "ssh":
+        way = ssh_way(new_sshd(config=(f"SetEnv PATH={path}",)))
+    for number, name in enumerate(("measured", "not")):
+        to = scene.destination_disk.path / scene.name / name
+        words: list[Argument] = [*way(scene.destination), "--to", to, "-I"]
+        words += ["--no-check-space"] if number else []
+        planned = must(run_program("restore", *words, "-n", env=env))
+        assert "size      not known" in planned.stdout
+        done = must(run_program("restore", *words, env=env))
+        assert "of x-" in done.stderr and "is not known: " in done.stderr
+        assert_equal(scene.backups[0].path, to)
