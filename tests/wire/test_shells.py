@@ -238,6 +238,7 @@ LONGEST = {
     "copy": [LONG_PATH, LONG_PATH, *[LONG_NAME] * 100],
     "pack": [LONG_PATH, str(2**63)],
     "unpack": [LONG_PATH],
+    "drop": [LONG_PATH, "directories"],
     "place": [LONG_PATH, LONG_PATH, LONG_PATH],
     "clear": [LONG_PATH, LONG_NAME],
     "hash": [LONG_PATH + LONG_NAME, "xattrs"],
