@@ -8,7 +8,6 @@ import select
 import shlex
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +37,10 @@ class Cost:
     processes: int | None = None
     connections: int | None = None
     sessions: int | None = None
+
+
+class Failed(Exception):
+    """A measured command failed."""
 
 
 #: Runs a command and returns its cost; a way calls it once, between preparing and
@@ -188,7 +191,7 @@ class Bench:
             self.server.mark()
         traced = processes.trace(*argv, env=environment(), timeout_s=3600)
         if traced.returncode:
-            raise SystemExit(f"{shlex.join(argv)}:\n{traced.stdout}{traced.stderr}")
+            raise Failed(f"{shlex.join(argv)}:\n{traced.stdout}{traced.stderr}")
         cost = Cost(0.0, 0.0, 0, processes=traced.processes)
         if self.server and self.server.connections():
             connections, sessions = self.server.connections(), self.server.sessions()
@@ -242,7 +245,7 @@ def run_measured(argv: Sequence[str], statuses: Sequence[int] = (0,)) -> Cost:
         if process.returncode not in statuses:
             output.seek(0)
             said = output.read(1 << 16).decode(errors="replace")
-            raise SystemExit(f"{shlex.join(argv)}: {process.returncode}\n{said}")
+            raise Failed(f"{shlex.join(argv)}: {process.returncode}\n{said}")
     return Cost(elapsed_s, usage.ru_utime + usage.ru_stime, peak_bytes)
 
 
@@ -261,5 +264,4 @@ def _quietly(*argv: str) -> None:
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        print(f"{shlex.join(argv)}:\n{done.stdout}{done.stderr}", file=sys.stderr)
-        raise SystemExit(1)
+        raise Failed(f"{shlex.join(argv)}:\n{done.stdout}{done.stderr}")

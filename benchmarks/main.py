@@ -6,11 +6,12 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, Failed
 from benchmarks.cases import CASES, alone, btrbk, cuts, diff, look, transfers, verify
 from benchmarks.slow import NotPossible
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: sys.exit(1))
     machine = report.describe_machine()
     print(machine.text, flush=True)
-    results = []
+    results, failed = [], 0
     with Bench(options.pairs, options.scale) as bench:
         for name in options.only or CASES:
             try:
@@ -41,11 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             except NotPossible as reason:
                 print(f"{name}: SKIPPED: {reason}", flush=True)
                 continue
+            except (Failed, AssertionError):
+                print(f"{name}: FAILED:\n{traceback.format_exc()}", flush=True)
+                failed += 1
+                continue
             results.append(result)
             print(report.line(result), flush=True)
             if options.output:
                 report.write(options.output, machine, results, options.scale)
-    return 0 if all(result.is_reached for result in results) else 1
+    return int(bool(failed) or not all(result.is_reached for result in results))
 
 
 def _read_options(argv: Sequence[str] | None) -> argparse.Namespace:

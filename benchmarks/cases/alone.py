@@ -12,7 +12,7 @@ from benchmarks.cases import Case, case
 from benchmarks.cases.transfers import Transfer
 from tests.support.many import make_named, make_pairs
 from tests.support.places import command
-from tests.support.program import PROGRAM
+from tests.support.program import PROGRAM, run_program
 
 _FOLDER = ".btrfs-backup-ng/snapshots"
 _COUNT = 10_000
@@ -89,6 +89,8 @@ def _prune(bench: Bench, name: Case, option: str, *, over_ssh: bool = False) -> 
             command("btrfs", "-q", "subvolume", "create", path)
         (source / _FOLDER).mkdir(parents=True)
         make_named(source / _FOLDER, two, names, template=template)
+        settled = run_program("-q", "-S", "-p", "x-", source, two)
+        assert settled.returncode == 0, settled.stderr
         words: list[str | Path] = ["prune", "-n", "--force", "-p", "x-", option]
         words += ["latest 24h 7d 4w 12m 5y min=2d"]
         if over_ssh:

@@ -73,7 +73,10 @@ class Series:
         """Return the arguments of the program, a task for each subvolume."""
         words: list[str] = []
         for home in self._homes:
-            return words
+            words += ["::"] if words else []
+            words += ["-q", "-p", "x-", *options]
+            words += [f"{self._source}/{home}", f"{host}{self._target}/ours-{home}"]
+        return words
 
 
 def _moment(number: int) -> str:

@@ -263,7 +263,7 @@ def _with_checkpoints(bench: Bench, name: Case, source: Path) -> Result:
     used = int(
         subprocess.check_output(["du", "-sb", str(source)], text=True).split()[0]
     )
-    interval = str(min(used // 12, 64 * MIB))
+    interval = str(min(max(used // 12, MIB), 64 * MIB))
     with_them = Transfer(bench, source, "--checkpoint-interval", interval)
     without = Transfer(bench, source, "--no-checkpoints")
     peer = "--no-checkpoints"
