@@ -201,6 +201,14 @@ def only_the_standard_library(modules: list[Module]) -> Iterator[str]:
                 yield f"{module.name}.py:{line}: {dotted} is not of Python's own"
 
 
+def values_are_made_in_one_way(modules: list[Module]) -> Iterator[str]:
+    """``dataclasses`` makes each start slow: see ``core/value``."""
+    for module in modules:
+        for line, dotted in module.imports():
+            if dotted.partition(".")[0] == "dataclasses":
+                yield f"{module.name}.py:{line}: a value derives from core/value.Value"
+
+
 def only_process_starts_processes(modules: list[Module]) -> Iterator[str]:
     for module in modules:
         if module.name in (STARTS, "process"):
@@ -257,6 +265,7 @@ RULES = [
     imports_go_in_no_circle,
     imports_are_at_the_top,
     only_the_standard_library,
+    values_are_made_in_one_way,
     only_process_starts_processes,
     no_shell_is_given_built_text,
     only_main_catches_everything,
@@ -314,6 +323,7 @@ def with_more(name: str, text: str) -> list[Module]:
         (imports_go_in_no_circle, "process/child", "from ..host import local"),
         (imports_are_at_the_top, "host/ssh", "def f():\n if 1:\n  import os"),
         (only_the_standard_library, "host/ssh", "import requests"),
+        (values_are_made_in_one_way, "core/plan", "from dataclasses import field"),
         (only_process_starts_processes, "host/ssh", "import subprocess"),
         (only_process_starts_processes, "host/ssh", "from subprocess import run"),
         (only_process_starts_processes, "host/ssh", "import os\nos.system('true')"),
