@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.commands.restore.test_restore import told
 from tests.conftest import MakesFilesystems
-from tests.support.command_line import covers, must
+from tests.support.command_line import covers, must, on_terminal
 from tests.support.filesystems import read_mounts, users_of
 from tests.support.places import STATE
 from tests.support.processes import wait_until
@@ -134,12 +134,13 @@ def test_without_writable_the_way_to_something_to_swap_in_is_told(scene: Scene):
     done = must(run_program("restore", scene.destination, "--to", to))
     assert "To write to it:" in done.stdout and "mv" not in done.stdout
     line = done.stdout.splitlines()[-1].partition("btrfs-backup-ng ")[2]
-    done = must(run_program(*line.split()))
+    done = must(on_terminal(*line.split(), env={"COLUMNS": "60"}))
+    shown = done.stdout.replace("\r\n", "\n")
     assert (to.with_name("read-only.rw") / STATE / "snapshots").is_dir()
-    assert "nothing to send" in done.stdout
-    head, _, rest = done.stdout.partition("  (set -e\n")
+    assert "nothing to send" in shown
+    head, _, rest = shown.partition("  (set -e\n")
     script, _, _ = rest.partition("  )\n")
-    assert head and script.startswith("  mv -- ")
+    assert head and script.startswith("  mv -- \\\n      /")  # it can be copied
     scene.source.rename(to.with_name("away"))  # so the first command fails
     subprocess.run(["sh"], input=f"(set -e\n{script})", text=True)
     assert to.with_name("read-only.rw").exists() and not scene.source.exists()
