@@ -32,7 +32,7 @@ from btrfs_backup_ng.core.record import (
     format_document,
     parse_document,
 )
-from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.core.value import Value, defaults_of
 from btrfs_backup_ng.host.entry import NotOurs, read_record, replace_file
 
 log = logging.getLogger(__name__)
@@ -109,7 +109,8 @@ def hidden_directory() -> str:
 
 
 def format_record(record: Record) -> bytes:
-    fields = vars(record) | {
+    in_order = defaults_of(Record)  # completions look for keys and their commas
+    fields = in_order | vars(record) | {
         "time": record.time.astimezone(timezone.utc).isoformat(timespec="milliseconds"),
         "origin": str(record.origin) if record.origin else None,
         "elapsed_s": round(record.elapsed_s, 3),
