@@ -148,7 +148,7 @@ class Bench:
     def tree(self, fill: Callable[[Path, Bench], None], *options: str) -> Path:
         """Return a subvolume of this content, with a snapshot by the program."""
         if fill not in self._trees:
-            disk = self._stack.enter_context(self.disk(8 * GIB, *options))
+            disk = self._stack.enter_context(self.disk(4 * GIB, *options))
             source = disk / "source"
             _quietly("btrfs", "-q", "subvolume", "create", str(source))
             fill(source, self)

@@ -31,14 +31,14 @@ def _options(bench: Bench) -> list[str]:
 
 @case("list", "list 10,000 snapshots and 10,000 backups")
 def list_both(bench: Bench, name: Case) -> Result:
-    with bench.disk(8 * GIB, "noatime") as one, bench.disk(8 * GIB, "noatime") as two:
+    with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
         source, target = _make_pairs(bench, one, two)
         return _measure(bench, name, ["list", source, target], Aim(cpu_s=2.0))
 
 
 @case("list-ssh", "list 10,000 snapshots and 10,000 backups over ssh")
 def list_over_ssh(bench: Bench, name: Case) -> Result:
-    with bench.disk(8 * GIB, "noatime") as one, bench.disk(8 * GIB, "noatime") as two:
+    with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
         places = _make_pairs(bench, one, two)
         server = bench.ssh()
         there = [f"ssh://root@{server.host}:{server.port}{path}" for path in places]
@@ -48,7 +48,7 @@ def list_over_ssh(bench: Bench, name: Case) -> Result:
 
 @case("versions", "versions of one file in 10,000 snapshots and 10,000 backups")
 def versions(bench: Bench, name: Case) -> Result:
-    with bench.disk(8 * GIB, "noatime") as one, bench.disk(8 * GIB, "noatime") as two:
+    with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
         source, target = _make_pairs(bench, one, two)
         (source / "file").touch()
         words = ["versions", "--at", target, source / "file"]
@@ -83,7 +83,7 @@ def _prune(bench: Bench, name: Case, option: str, *, over_ssh: bool = False) -> 
     now = datetime.now(timezone.utc)
     hours = range(bench.scaled(_COUNT))
     names = [f"x-{now - timedelta(hours=n):%Y%m%d-%H%M%S%z}" for n in hours]
-    with bench.disk(8 * GIB) as one, bench.disk(8 * GIB) as two:
+    with bench.disk(4 * GIB) as one, bench.disk(4 * GIB) as two:
         source, template = one / "source", two / "template"
         for path in (source, template):
             command("btrfs", "-q", "subvolume", "create", path)

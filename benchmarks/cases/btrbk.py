@@ -97,7 +97,7 @@ def _race(
     if not shutil.which("btrbk"):
         raise NotPossible("btrbk is not installed")
     count = bench.scaled(count) if count > 10 else count
-    with bench.disk(8 * GIB) as one, bench.disk(8 * GIB) as other:
+    with bench.disk(4 * GIB) as one, bench.disk(4 * GIB) as other:
         for number in range(subvolumes):
             command("btrfs", "-q", "subvolume", "create", one / f"home{number}")
         series = Series(bench, one, other, subvolumes, count)
