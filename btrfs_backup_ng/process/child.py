@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Self
 
-from btrfs_backup_ng.__util__ import GIB, KIB, MIB
+from btrfs_backup_ng.__util__ import GIB, KIB, MIB, BackupError, Interrupted
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
@@ -41,6 +41,8 @@ _LINE = 4 * KIB
 WORDS_AT_MOST = GIB
 #: Time from SIGTERM to SIGKILL.
 END_GRACE_S = 2.0
+#: Longest sleep where only the end of a child matters.
+_LONG_S = 3600.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
 _prctl.argtypes = (ctypes.c_int,) + 4 * (ctypes.c_ulong,)
@@ -56,7 +58,8 @@ class Child:
     killed before the child is reaped, while the number of the group still is its own.
 
     With the constructor the caller drains ``stderr`` (a :class:`Loop` does), as a full
-    pipe would stop the child; :meth:`start` drains it in a thread.
+    pipe would stop the child, and has to outlive it; :meth:`start` has a thread that
+    does both.
 
     :ivar stdin: a file to write to, if ``PIPE`` was asked for; so is ``stdout``.
     :ivar words: the end of its stderr so far.
@@ -78,7 +81,7 @@ class Child:
         self._silence = Silence(command.patience)
         self._guard = threading.RLock()  # a signal's handler may come in between
         self._reaped = False
-        self._drainer: threading.Thread | None = None
+        self._server: threading.Thread | None = None
         self._room = contextlib.ExitStack()
         self._room.enter_context(command.room)
         try:
@@ -98,15 +101,43 @@ class Child:
 
     @classmethod
     def start(
-        cls, command: Command, *, stdin: int = DEVNULL, stdout: int = DEVNULL
+        cls,
+        command: Command,
+        *,
+        stdin: int = DEVNULL,
+        stdout: int = DEVNULL,
+        drains: bool = True,
     ) -> Self:
-        """Start a long-lived child whose stderr is drained in a thread.
+        """Start a child that may outlive the calling thread.
 
+        :param drains: drain its stderr; else the caller does.
         :raises CommandNotStarted: if the kernel refuses.
+        :raises Interrupted: if a signal interrupted the program.
         """
-        child = cls(command, stdin=stdin, stdout=stdout)
-        child._drainer = threading.Thread(target=child._drain, daemon=True)
-        child._drainer.start()
+        started = threading.Event()
+        child: Self | None = None
+        failure: BackupError | Interrupted | None = None
+
+        def serve() -> None:
+            nonlocal child, failure
+            try:
+                child = cls(command, stdin=stdin, stdout=stdout)
+                child._server = threading.current_thread()
+            except (BackupError, Interrupted) as error:
+                failure = error
+                return
+            finally:
+                started.set()
+            if drains:
+                child._drain()
+            while child.peek() is None:
+                child.sleep(_LONG_S)
+
+        threading.Thread(target=serve, daemon=True).start()
+        started.wait()
+        if failure:
+            raise failure
+        assert child
         return child
 
     def _drain(self) -> None:
@@ -115,6 +146,12 @@ class Child:
         while self.peek() is None:
             loop.step(TICK_S)
         loop.linger()
+
+    def turn_to(self, command: Command) -> None:
+        """Begin a request: with another name and patience, and no words so far."""
+        self.command = command
+        self.words = Tail(protocol.WORKING)
+        self._silence = Silence(command.patience)
 
     def attend(self, loop: Loop, at_end: Callable[[], None] = lambda: None) -> None:
         """Let a loop drain its stderr, and call ``at_end`` when it has ended."""
@@ -268,8 +305,8 @@ class Child:
 
     def reap(self) -> int:
         """Kill the rest of its group, take its status, close its files."""
-        if self._drainer and self._drainer is not threading.current_thread():
-            self._drainer.join()
+        if self._server and self._server is not threading.current_thread():
+            self._server.join()
         with self._guard:
             if not self._reaped:
                 status = self.peek(ended=True)
@@ -416,8 +453,21 @@ def run(
             did = "left a process behind that keeps writing"
             raise child.failure(CommandFailed, did)
         completed = child.complete(bytes(output))
+    if check:
+        return checked(completed)
     if completed.status != 0:
         check_interrupted()
-    if check and completed.status != 0:
+    return completed
+
+
+def checked(completed: Completed) -> Completed:
+    """Return how a command ended, if its status is 0.
+
+    :raises ContactLost: if its status is unknown.
+    :raises CommandFailed: if it is another one.
+    :raises Interrupted: if it failed after a signal interrupted the program.
+    """
+    if completed.status != 0:
+        check_interrupted()
         raise (CommandFailed if completed.status else ContactLost)(completed)
     return completed

@@ -95,8 +95,11 @@ class Loop:
         self._reading.add(descriptor)
         self.on(descriptor, select.POLLIN, read)
 
-    def feed(self, file: IO[bytes], data: bytes) -> None:
-        """Write the data, as far as it is read; then close the file."""
+    def feed(self, file: IO[bytes], data: bytes, *, closes: bool = True) -> None:
+        """Write the data, as far as it is read.
+
+        :param closes: close the file then.
+        """
         descriptor = file.fileno()
         os.set_blocking(descriptor, False)
         left = memoryview(data)
@@ -113,7 +116,8 @@ class Loop:
                 left = left[:0]
             if not left:
                 self.off(descriptor)
-                file.close()
+                if closes:
+                    file.close()
 
         self.on(descriptor, select.POLLOUT, write)
 
