@@ -8,6 +8,7 @@ import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import IO
 
 from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.listing import parse_listing
@@ -24,9 +25,16 @@ from btrfs_backup_ng.core.record import Content
 from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.host.clock import seconds
 from btrfs_backup_ng.host.common import IF_SLOW, ListingFailed, LockHeld, Say
+from btrfs_backup_ng.host.control import (
+    Control,
+    Exchange,
+    NotServed,
+    StreamRoom,
+    own_session,
+)
 from btrfs_backup_ng.host.entry import plain
 from btrfs_backup_ng.host.facts import parse_facts
-from btrfs_backup_ng.process.child import PIPE, Child, run
+from btrfs_backup_ng.process.child import PIPE, Child, checked, run
 from btrfs_backup_ng.process.command import (
     Command,
     CommandFailed,
@@ -61,10 +69,12 @@ BEAT_S = 5.0
 BEATLESS_S = 60.0
 #: Limit on the note of a lock's holder.
 _HOLDER = 64 * KIB
+#: Time for a lock that failed to say why.
+_FAILING_S = 10.0
 
 
 class SshHost:
-    """A machine behind ssh: every question is one session of the shared master.
+    """A machine behind ssh: a question is a request to a session of the shared master.
 
     :param forced_sudo: use sudo without trying whether it is needed.
     :param sudo_password_file: with the password for its sudo, if it needs one.
@@ -89,15 +99,25 @@ class SshHost:
         self._token = ""
         self._answer = b""
         self._locks = threading.BoundedSemaphore(PLACES_AT_ONCE)
+        self._control = Control(master.sessions, self._loop)
         self._closing = ExitStack()
         self._guard = threading.Lock()
 
     def close(self) -> None:
-        """End the session that keeps the password for sudo; may be repeated."""
+        """End the sessions that no verb needs now; may be repeated.
+
+        The one that keeps the password for sudo is among them.
+        """
+        self.close_idle()
         self._closing.close()
 
+    def close_idle(self) -> None:
+        """End the sessions in which no verb runs now."""
+        self._control.close_idle()
+
     def _forget(self) -> None:
-        self.close()
+        self._control.forget()
+        self._closing.close()
         self._token, self._privilege = "", self._wanted
 
     def by_hand(self, line: str) -> str:
@@ -105,18 +125,33 @@ class SshHost:
         return f"ssh {self._master.by_hand} {shlex.quote(line)}"
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
+        room = StreamRoom(self._control, self._master.sessions)
         words = (self._privilege, *arguments)
-        return self._command(verb.remote_command(words, token=self._token), label)
+        remote = verb.remote_command(words, token=self._token)
+        return replace(self._command(remote, label), room=room)
 
     def _command(self, remote: str, label: str) -> Command:
-        return Command(
-            self._master.command(remote),
-            label=f"{label} on {visible(self.name)}",
-            reports=True,
+        return replace(
+            self._named(label),
+            argv=self._master.command(remote),
             user=self._master.user,
             room=self._master.sessions,
+        )
+
+    def _named(self, label: str) -> Command:
+        """Return the command of a verb, without the session that it runs in."""
+        return Command(
+            (),
+            label=f"{label} on {visible(self.name)}",
+            reports=True,
             patience=self._patience,
         )
+
+    def _loop(self) -> Command:
+        """Return the command of a session in which verbs run."""
+        words = ("none", grammar.DECODE, grammar.RUN_DECODED)
+        remote = verbs.LOOP.remote_command(words, token=self._token)
+        return self._command(remote, "a session")
 
     def call(
         self,
@@ -125,12 +160,24 @@ class SshHost:
         stdin: bytes = b"",
         output_limit: int = 64 * MIB,
     ) -> Completed:
-        command = self.command(verb, *arguments, label=verb.name)
         try:
-            return run(command, stdin=stdin, output_limit=output_limit)
+            return checked(self._call(verb, arguments, stdin, output_limit))
         except CommandFailed as error:
             error.hint = error.hint or explain_session(error.completed.stderr)
             raise
+
+    def _call(
+        self, verb: Verb, arguments: tuple[str, ...], stdin: bytes, output_limit: int
+    ) -> Completed:
+        words, command = (self._privilege, *arguments), self._named(verb.name)
+        try:
+            with self._control.exchange(
+                verb, words, command, stdin=stdin, limit=output_limit
+            ) as exchange:
+                return exchange.finish()
+        except NotServed:
+            command = self.command(verb, *arguments, label=verb.name)
+            return run(command, stdin=stdin, check=False, output_limit=output_limit)
 
     def look(self, directory: str, *, folder: str = "") -> Facts:
         """Read the facts about a directory, in one session without a password."""
@@ -231,6 +278,7 @@ class SshHost:
 
     def _keep(self, password: bytes) -> None:
         """Send the password to a session that keeps it while connected."""
+        self.close_idle()  # of the user there
         token = os.urandom(8).hex()
         remote = verbs.KEEP.remote_command(("none", token))
         command = self._command(remote, "a session for sudo's password")
@@ -328,41 +376,60 @@ class SshHost:
 
     @contextmanager
     def _locked(self, state: str, wait_s: float, words: Sequence[str]) -> Iterator[Say]:
-        command = self.command(verbs.LOCK, *words, label="lock")
-        if self.silence_s:
-            longest_s = wait_s + BEATLESS_S + self._patience.silence_s
-            patient = replace(self._patience, longest_s=longest_s)
-            command = replace(command, patience=patient)
-        with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
-            word = child.read_line()
+        with self._locking(wait_s, words) as exchange:
+            word = exchange.read_line()
             if word == b"busy":
-                raise LockHeld(os.fsdecode(child.read_rest(_HOLDER)))
+                raise LockHeld(os.fsdecode(exchange.finish().stdout))
             if word != b"locked":
-                child.wait(10)
-                child.end()
-                completed = child.complete()
-                if completed.status == grammar.NOT_OURS:
-                    raise CommandFailed(completed)
-                words = visible(last_words(completed.stderr))
-                place = visible(plain(state))
-                raise BackupError(
-                    f"cannot lock {place} on {visible(self.name)}: {words}",
-                    hint=explain_session(child.stderr_tail())
-                    or self._why_no_lock(state, completed.stderr),
+                raise self._not_locked(state, exchange.finish(_FAILING_S))
+
+            def say(text: str) -> None:
+                check_interrupted()
+                if exchange.is_over():
+                    raise BackupError(
+                        f"the connection to {visible(self.name)} was lost, and"
+                        f" with it the lock on {visible(plain(state))}"
+                    )
+                send(text)
+
+            try:
+                with beating(exchange.stdin, words[2]) as send:
+                    yield say
+            finally:
+                exchange.release()
+
+    @contextmanager
+    def _locking(self, wait_s: float, words: Sequence[str]) -> Iterator[Exchange]:
+        """Run the verb ``lock``, in a session of its own if need be."""
+        patient = self._patience
+        if self.silence_s:
+            longest_s = wait_s + BEATLESS_S + patient.silence_s
+            patient = replace(patient, longest_s=longest_s)
+        with ExitStack() as stack:
+            try:
+                exchange = self._control.exchange(
+                    verbs.LOCK,
+                    (self._privilege, *words),
+                    replace(self._named("lock"), patience=patient),
+                    stdin=None,
+                    limit=_HOLDER,
                 )
-            with beating(child, words[2]) as send:
+                yield stack.enter_context(exchange)
+            except NotServed:
+                command = self.command(verbs.LOCK, *words, label="lock")
+                command = replace(command, patience=patient)
+                yield stack.enter_context(own_session(command, limit=_HOLDER))
 
-                def say(text: str) -> None:
-                    check_interrupted()
-                    if child.peek() is not None:
-                        raise BackupError(
-                            f"the connection to {visible(self.name)} was lost, and"
-                            f" with it the lock on {visible(plain(state))}"
-                        )
-                    send(text)
-
-                yield say
-            child.wait(5)
+    def _not_locked(self, state: str, completed: Completed) -> BackupError:
+        if completed.status == grammar.NOT_OURS:
+            return CommandFailed(completed)
+        words = visible(last_words(completed.stderr))
+        place = visible(plain(state))
+        return BackupError(
+            f"cannot lock {place} on {visible(self.name)}: {words}",
+            hint=explain_session(completed.stderr)
+            or self._why_no_lock(state, completed.stderr),
+        )
 
     def _why_no_lock(self, state: str, stderr: str) -> str:
         """Return the hint for a lock that could not be taken."""
@@ -387,21 +454,19 @@ class SshHost:
 
 
 @contextmanager
-def beating(child: Child, text: str) -> Iterator[Say]:
-    """Write a line to a child every few seconds; a new note replaces it.
+def beating(stdin: IO[bytes], text: str) -> Iterator[Say]:
+    """Write a line every few seconds; a new note replaces it.
 
-    A line that the child does not read is lost: it may be frozen, and must not block.
+    A line that is not read is lost: its reader may be frozen, and must not block.
     """
     guard, over, last = threading.Lock(), threading.Event(), text
-    assert child.stdin
-    os.set_blocking(child.stdin.fileno(), False)
+    os.set_blocking(stdin.fileno(), False)
 
     def send(text: str) -> None:
         nonlocal last
         with guard, contextlib.suppress(OSError, ValueError):
             last = text
-            assert child.stdin
-            child.stdin.write(text.encode(errors="surrogateescape") + b"\n")
+            stdin.write(text.encode(errors="surrogateescape") + b"\n")
 
     def beat() -> None:
         while not over.wait(BEAT_S):
@@ -414,9 +479,6 @@ def beating(child: Child, text: str) -> Iterator[Say]:
     finally:
         over.set()
         thread.join()
-        with contextlib.suppress(OSError):
-            assert child.stdin
-            child.stdin.close()
 
 
 def runs_something_else(name: str, answer: Completed) -> Refused:

@@ -5,16 +5,17 @@ runs as the user who called sudo, so that all of theirs is found as usual and no
 it acts for root; root's own keys come after that. This module opens the connection and
 lends it out: at most eight sessions at once, a lost one opened again once, or as often
 as ``--retries`` says, and only before a place is looked at and locked (``ensure``).
-Slaves never connect by themselves. ``host/ssh`` turns a verb into a session of it.
+Slaves never connect by themselves. ``host/ssh`` runs verbs in its sessions: those with
+a stream in one of their own, all others one after another in the same (``control``).
 
 Passwords come from ``sshutil/passwords`` (file, systemd credential, terminal) and
 travel through pipes alone. ssh gets its one through an askpass that reads a pipe in the
 private directory of the connection. sudo's on the other side is kept in memory by a
-session of its own (``keep``, ``elevate``), which passes it to each verb that is to run
-as root, through a pipe that only that user can open: sudo remembers a password only for
-the commands of the same shell, and the standard input of a verb belongs to its stream.
+session of its own (``keep``, ``elevate``), which passes it to each session that is to
+run as root, through a pipe that only that user can open: sudo remembers a password only
+for the commands of the same shell, and the standard input belongs to a stream.
 
-A lock on the host is a session, too. It ends 30 s after the last sign of life of its
+A lock on the host keeps a session, too. It ends 30 s after the last sign of life of its
 holder, as the other side may never notice a lost connection. A run that finds the lock
 taken watches whether the holder still gives signs of life, and waits if not.
 
@@ -71,17 +72,28 @@ _ASKPASS = "askpass.sh"
 
 
 class Sessions:
-    """A limit on the sessions at once; entering waits for room."""
+    """A limit on the sessions at once; entering waits for room.
 
-    def __init__(self, room: int) -> None:
-        self._free = threading.BoundedSemaphore(room)
+    :ivar room: the limit.
+    :ivar used: sessions that are open, or about to open.
+    """
+
+    def __init__(self, room: int = _SESSIONS) -> None:
+        self.room = room
+        self.used = 0
+        self._changed = threading.Condition()
 
     def __enter__(self) -> None:
-        while not self._free.acquire(timeout=0.1):
-            check_interrupted()
+        with self._changed:
+            while self.used >= self.room:
+                self._changed.wait(0.1)
+                check_interrupted()
+            self.used += 1
 
     def __exit__(self, *_: object) -> None:
-        self._free.release()
+        with self._changed:
+            self.used -= 1
+            self._changed.notify()
 
 
 class SSHMasterManager:
@@ -98,14 +110,13 @@ class SSHMasterManager:
 
     prefers_aes = False
     user = ""
-    sessions: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
 
     def __init__(self, location: Location, options: SshOptions) -> None:
         self._login = Login(location, options)
         self._connection: _Connection | None = None
         self._reopenings = options.reopenings
         self._guard = threading.Lock()
-        self.sessions = Sessions(_SESSIONS)
+        self.sessions = Sessions()
 
     @property
     def name(self) -> str:

@@ -6,11 +6,16 @@ form ``exec sh -c 'DECODER' MAGIC VERB +SCRIPT +PRIVILEGE +ARG ...``: the decode
 one constant, and all else holds only bytes without a meaning in any of them. On this
 machine the same scripts run with their arguments as they are.
 
+A session of the verb ``loop`` reads the same as lines, ``NONCE BYTES SCRIPT VERB
++PRIVILEGE +ARG ...``, and runs one verb after the other (``host/control``). SCRIPT then
+is a list of the numbers of its pieces, each of which is sent once in a session.
+
 The answer to a verb comes on stdout; it reports on stderr: ``wire/protocol``.
 """
 
 import functools
 import re
+from collections.abc import Iterable, Sequence
 
 from btrfs_backup_ng.__util__ import read_packaged
 from btrfs_backup_ng.core.value import Value
@@ -20,20 +25,27 @@ from btrfs_backup_ng.wire.protocol import MAGIC
 UNREADABLE, UNAVAILABLE, EXISTS, CODEC_FAILED, BUSY = 66, 69, 73, 74, 75
 PASSWORD_REFUSED, NOT_OURS, ASTRAY = 77, 78, 79
 
+#: In place of the size of its stdin: a verb reads the rest of that of the session.
+OPEN = "-"
+
 #: How each byte of an argument is written; ``+`` starts an escape.
 _ENCODED = [
     chr(byte) if re.match(rb"[A-Za-z0-9_./:,@-]", bytes((byte,))) else f"+0{byte:03o}"
     for byte in range(256)
 ]
 
-#: Decodes all words behind the verb and runs the first of them as a script. Without
-#: anything that fish or tcsh would read inside single quotes (a test holds the rule).
-DECODER = (
+#: Decodes all words behind the verb. Without anything that fish or tcsh would read
+#: inside single quotes (a test holds the rule), as the next two.
+DECODE = (
     "verb=$1; shift; left=$#; while [ $left -gt 0 ]; do word=${1#+}x; case $word in"
     ' *+*) word=$(printf %s "$word" | tr + "\\134"); word=$(printf %b "$word");; esac;'
-    ' shift; set -- "$@" "${word%x}"; left=$((left-1)); done;'
-    ' script=$1; shift; set -- "$verb" "$@"; eval "$script"'
+    ' shift; set -- "$@" "${word%x}"; left=$((left-1)); done'
 )
+#: Runs the first decoded word as a script.
+RUN = 'script=$1; shift; set -- "$verb" "$@"; eval "$script"'
+DECODER = f"{DECODE}; {RUN}"
+#: The same where the words are decoded already.
+RUN_DECODED = f"verb=$1; shift; {RUN}"
 
 
 class Verb(Value):
@@ -46,9 +58,14 @@ class Verb(Value):
     libraries: tuple[str, ...] = ()
 
     @property
+    def pieces(self) -> tuple[str, ...]:
+        """Return the parts of its script: the functions, and the verb itself."""
+        return tuple(map(read_script, ("common", *self.libraries, self.name)))
+
+    @property
     def script(self) -> str:
-        """Return the text that a shell runs: the functions, and the verb itself."""
-        return "".join(map(read_script, ("common", *self.libraries, self.name)))
+        """Return the text that a shell runs."""
+        return "".join(self.pieces)
 
     def local_argv(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
         """Return the argv for this machine.
@@ -67,9 +84,32 @@ class Verb(Value):
         if token:
             words = ("none", token, self.script, self.name, *arguments)
             return Verb("elevate").remote_command(words)
-        words = (self.script, *arguments)
-        encoded = " ".join(encode(word) for word in words)
+        encoded = _encoded((self.script, *arguments))
         return f"exec sh -c '{DECODER}' {MAGIC} {self.name} {encoded}"
+
+    def request(
+        self,
+        arguments: tuple[str, ...],
+        *,
+        nonce: str,
+        numbers: Sequence[int],
+        size: str,
+    ) -> bytes:
+        """Return the line that runs it in a session of the verb ``loop``.
+
+        :param arguments: the privilege first.
+        :param numbers: of the pieces of its script, see :func:`remember`.
+        :param size: of its stdin, which follows, or :data:`OPEN`.
+        """
+        script = ",".join(map(str, numbers))
+        line = f"{nonce} {size} {script} {self.name} {_encoded(arguments)}\n"
+        return line.encode()
+
+
+def remember(number: int, piece: str) -> bytes:
+    """Return the request that gives a piece of scripts a number in a session."""
+    raw = piece.encode(errors="surrogateescape")
+    return b"script %d %d\n%s" % (number, len(raw), raw)
 
 
 @functools.cache
@@ -78,6 +118,10 @@ def read_script(name: str) -> str:
     text = read_packaged(__package__, f"verbs/{name}.sh")
     lines = [line.strip() for line in text.splitlines()]
     return "".join(f"{line}\n" for line in lines if line and line[0] != "#")
+
+
+def _encoded(words: Iterable[str]) -> str:
+    return " ".join(map(encode, words))
 
 
 def encode(argument: str) -> str:

@@ -7,6 +7,7 @@ directory.
 
 from btrfs_backup_ng.wire.grammar import Verb
 
+LOOP = Verb("loop")
 HELLO = Verb("hello", ("part",))
 KEEP = Verb("keep")
 PREPARE = Verb("prepare", ("ready",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -124,7 +124,8 @@ def ssh_host(server: Sshd) -> Iterator[SshHost]:
     )
     options = SshOptions(options=tuple(server.ssh_options))
     with SSHMasterManager(location, options) as master:
-        yield SshHost(master, forced_sudo=False)
+        with closing(SshHost(master, forced_sudo=False)) as host:
+            yield host
 
 
 def test_a_listing_of_many_is_what_btrfs_lists_here_and_behind_ssh(btrfs, sshd):

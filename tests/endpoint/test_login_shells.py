@@ -118,8 +118,11 @@ def at(sshd: Sshd, user: accounts.Account, path: Path | str) -> Location:
 #: Like :data:`PRINT`, but by a program that has the privilege.
 PRINT_AS_ROOT = Made("print", '$root printf "%s\\0" "$@"; finish 0')
 
-#: Tells whose child the script is.
-PARENT = Made("parent", 'cat "/proc/$PPID/comm"; finish 0')
+#: Tells in which sessions the script runs: whose child its parent is.
+PARENT = Made(
+    "parent",
+    'read -r _ _ _ parent _ <"/proc/$PPID/stat"; cat "/proc/$parent/comm"; finish 0',
+)
 
 MANY = [
     *(bytes((byte,)) for byte in range(1, 256)),

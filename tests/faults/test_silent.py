@@ -256,6 +256,7 @@ def test_a_frozen_session_for_the_lock_does_not_stop_a_run(ssh_scene: Scene) -> 
 def test_a_child_that_takes_no_sign_of_life_is_not_waited_for() -> None:
     command = Command(("sleep", "600"), "the lock")
     with Child.start(command, stdin=PIPE) as child:
-        with beating(child, "alive") as tell:
+        assert child.stdin
+        with beating(child.stdin, "alive") as tell:
             for _ in range(1000):
                 tell("x" * 1000)

@@ -10,13 +10,12 @@ class Made(Verb):
     """
 
     def __init__(self, name: str, body: str) -> None:
-        super().__init__(name)
-        object.__setattr__(self, "body", body)
+        vars(self).update(name=name, libraries=(), body=body)
 
     @property
-    def script(self) -> str:
-        """Return the text that a shell runs."""
-        return read_script("common") + str(vars(self)["body"])
+    def pieces(self) -> tuple[str, ...]:
+        """Return the parts of the text that a shell runs."""
+        return read_script("common"), str(vars(self)["body"])
 
 
 #: Prints its arguments, each with a NUL behind it.

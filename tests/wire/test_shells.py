@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from btrfs_backup_ng.host.facts import is_same_filesystem
 from btrfs_backup_ng.host.local import LocalHost
 from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.sendstream.filter import filter_words, portable
-from btrfs_backup_ng.sshutil.master import SSHMasterManager
+from btrfs_backup_ng.sshutil.master import Sessions, SSHMasterManager
 from btrfs_backup_ng.wire import grammar, verbs
 from btrfs_backup_ng.wire.grammar import Verb
 from btrfs_backup_ng.wire.verbs import VERBS
@@ -194,6 +195,7 @@ FILTER = filter_words(2**40, "0123abcd", (2**60, bytes(16)))
 LONGEST = {
     "hello": ["0" * 16, LONG_PATH, LONG_PATH],
     "keep": ["0" * 16],
+    "loop": [grammar.DECODE, grammar.RUN_DECODED],
     "prepare": [LONG_PATH, "subvolume"],
     "lock": [LONG_PATH, "86400", "x" * 1000, "subvolume", LONG_PATH],
     "held": [LONG_PATH],
@@ -290,7 +292,7 @@ def test_the_status_line_is_the_last_on_stderr(shells, tmp_path, verb, inner):
     *_, last = done.stderr.split(b"\n")[:-1]
     assert done.stderr.endswith(b"\n") and last == b"bbng2 %d" % done.returncode
     lenient = {"hello", "held", "discard", "reap", "waiting", "sink", "wait"}
-    lenient |= {"versions", "digests", "links", "tidy", "around", "tar"}
+    lenient |= {"versions", "digests", "links", "tidy", "around", "tar", "loop"}
     if verb.name not in lenient:
         assert done.returncode != 0
 
@@ -304,6 +306,7 @@ class Straight(SSHMasterManager):
     name = by_hand = "there"
 
     def __init__(self, outer: str, *, user: int = 0) -> None:
+        self.sessions = Sessions()
         self._outer = outer
         self._before = ("setpriv", f"--reuid={user}", "--clear-groups") if user else ()
 
@@ -332,7 +335,8 @@ def there(request, shells, monkeypatch):
     outer, inner = request.param
     monkeypatch.setenv("PATH", f"{shells / inner}:{os.environ['PATH']}")
     monkeypatch.setenv("HOME", str(shells / "home"))
-    return SshHost(Straight(outer), forced_sudo=False)
+    with closing(SshHost(Straight(outer), forced_sudo=False)) as host:
+        yield host
 
 
 NAMES = [
@@ -714,12 +718,13 @@ def test_who_may_not_see_a_lock_does_not_take_it_for_free(shells):
         state = directory / "state"
         state.mkdir()
         for outer in OUTER:
-            there = SshHost(Straight(outer, user=65534), forced_sudo=False)
-            state.chmod(0o755)
-            assert there.held(str(state)) is None
-            state.chmod(0o700)
-            with pytest.raises(BackupError):
-                there.held(str(state))
+            host = SshHost(Straight(outer, user=65534), forced_sudo=False)
+            with closing(host) as there:
+                state.chmod(0o755)
+                assert there.held(str(state)) is None
+                state.chmod(0o700)
+                with pytest.raises(BackupError):
+                    there.held(str(state))
     finally:
         shutil.rmtree(directory)
 
@@ -744,10 +749,11 @@ def test_a_directory_that_may_not_be_entered_is_not_an_empty_one(disk, shells):
     closed.chmod(0o700)
     try:
         for outer in OUTER:
-            there = SshHost(Straight(outer, user=65534), forced_sudo=False)
-            for path in (closed, closed / "snapshots"):
-                with pytest.raises(ListingFailed):
-                    there.listing(str(path), "/nowhere", "file")
+            host = SshHost(Straight(outer, user=65534), forced_sudo=False)
+            with closing(host) as there:
+                for path in (closed, closed / "snapshots"):
+                    with pytest.raises(ListingFailed):
+                        there.listing(str(path), "/nowhere", "file")
     finally:
         shutil.rmtree(closed)
 
@@ -802,9 +808,9 @@ def test_what_may_not_be_seen_is_not_taken_for_absent(shells, monkeypatch):
     try:
         (folder / "closed").mkdir(mode=0o700)
         paths = [str(folder / "no"), str(folder / "closed" / "file")]
-        host = SshHost(Straight("dash", user=NOBODY))
         stdin = wire_versions.listed(paths)
-        answer = host.call(verbs.STATS, stdin=stdin).stdout
+        with closing(SshHost(Straight("dash", user=NOBODY))) as host:
+            answer = host.call(verbs.STATS, stdin=stdin).stdout
     finally:
         shutil.rmtree(folder)
     with pytest.raises(wire_versions.Unclear, match="Permission denied"):

@@ -259,6 +259,7 @@ def _sessions(host: SshHost, *, is_one_kept: bool) -> Diagnosis:
 
     :param is_one_kept: one is open already.
     """
+    host.close_idle()
     command = host.command(verbs.WAIT, label="a session")
     command = replace(command, room=nullcontext())  # to see where the room ends
     opened, words = int(is_one_kept), ""

@@ -1,7 +1,7 @@
-# lock STATE SECONDS WHO [KIND FOLDER]: hold the lock of a place until stdin ends or brings nothing for 30 s. This side
-# may never notice a lost connection, so each line on stdin is a sign of life. It replaces the note about the holder and
-# changes `beat`: a run that finds the lock held by another machine watches `beat`; if it stops changing, the run waits
-# for the lock to expire.
+# lock STATE SECONDS WHO [KIND FOLDER]: hold the lock of a place until stdin ends, or brings an empty line, or brings
+# nothing for 30 s. This side may never notice a lost connection, so each line on stdin is a sign of life. It replaces
+# the note about the holder and changes `beat`: a run that finds the lock held by another machine watches `beat`; if it
+# stops changing, the run waits for the lock to expire.
 #   SECONDS      to wait for another holder
 #   WHO          the note about the holder
 #   KIND FOLDER  make the directories before: see prepare
@@ -48,7 +48,8 @@ limit=
 ! command -v timeout >/dev/null || limit='timeout 30'
 show_signs
 echo locked
-while note=$($limit head -n 1) && [ -n "$note" ]; do
+# Not head, which may read ahead, and take more than the line from the session.
+while note=$($limit sh -c 'IFS= read -r line && printf "%s\n" "$line"') && [ -n "$note" ]; do
     show_signs
 done
 rm -f -- ./beat 2>/dev/null

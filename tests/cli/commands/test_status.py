@@ -385,7 +385,7 @@ def test_what_it_costs_behind_ssh(scene: Scene, sshd: Sshd):
     fill(scene)
     sshd.mark()
     must(status(*ssh_way(sshd)(scene.destination)))
-    assert (sshd.connections(), sshd.sessions()) == (1, 3)
+    assert (sshd.connections(), sshd.sessions()) == (1, 1)
 
 
 def test_what_makes_no_sense_is_a_usage_error(scene: Scene):

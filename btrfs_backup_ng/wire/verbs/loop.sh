@@ -1,0 +1,62 @@
+# loop DECODE RUN: run verbs in one session, one after the other, until stdin ends.
+#   DECODE  decodes the words of a request
+#   RUN     runs the script of a verb: see grammar.py
+# Requests, each a line on stdin:
+#   script NUMBER BYTES                   remember a piece of scripts, which is the next so many bytes
+#   NONCE BYTES NUMBER,... VERB +WORD...  run these pieces as a verb, with the next so many bytes as its stdin; for - it
+#                                         reads the rest of the session's
+# Answer to the second kind: the nonce and a line break; the answer of the verb; the nonce, a space, its exit status and
+# a line break. On stderr, the nonce and a line break end its words. No other user here can know the nonce: it is in no
+# command line.
+# Exit status: unavailable, if dd cannot read exactly so many bytes.
+
+decode=$1
+run=$2
+set -f
+# take BYTES: pass on exactly so many bytes of stdin.
+take() {
+    [ "$1" -lt 65536 ] || dd bs=65536 count=$(($1 / 65536)) iflag=fullblock 2>/dev/null
+    [ $(($1 % 65536)) = 0 ] || dd bs=$(($1 % 65536)) count=1 iflag=fullblock 2>/dev/null
+}
+run_verb() {
+    sh -c "$run" "$0" "$verb" "$script" "$@"
+}
+[ "$(printf xy | dd bs=2 count=1 iflag=fullblock 2>/dev/null)" = xy ] || finish "$unavailable"
+while IFS= read -r line; do
+    set -- $line
+    case ${1-} in
+    script)
+        piece=$(take "$3")
+        eval "piece_$2=\$piece"
+        continue
+        ;;
+    '' | *[!0-9a-f]*) finish 1 ;; # not a request, so the next one may be none either
+    esac
+    nonce=$1
+    size=$2
+    numbers=$3,
+    shift 3
+    eval "$decode"
+    script=
+    while [ -n "$numbers" ]; do
+        eval "script=\$script\$piece_${numbers%%,*}\$newline"
+        numbers=${numbers#*,}
+    done
+    printf '%s\n' "$nonce"
+    case $size in
+    -) run_verb "$@" ;;
+    0) run_verb "$@" </dev/null ;;
+    *)
+        take "$size" | {
+            run_verb "$@"
+            status=$?
+            cat >/dev/null # the rest of its stdin
+            exit $status
+        }
+        ;;
+    esac
+    status=$?
+    printf '%s\n' "$nonce" >&2
+    printf '%s %s\n' "$nonce" "$status"
+done
+finish 0
