@@ -23,8 +23,8 @@ class Value:
     """
 
     #: The fields, each with its default, or None if it has none.
-    _fields: ClassVar[dict[str, Any]]
-    _defaults: ClassVar[dict[str, Any]]
+    _fields: ClassVar[dict[str, Any]] = {}
+    _defaults: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         names = [
@@ -32,8 +32,9 @@ class Value:
             for name, form in cls.__annotations__.items()
             if getattr(form, "__origin__", form) is not ClassVar
         ]
-        cls._fields = {name: vars(cls).get(name) for name in names}
-        cls._defaults = {name: vars(cls)[name] for name in names if name in vars(cls)}
+        given = {name: vars(cls)[name] for name in names if name in vars(cls)}
+        cls._defaults = cls._defaults | given
+        cls._fields = cls._fields | dict.fromkeys(names) | given
 
     def __init__(self, *values: Any, **named: Any) -> None:
         fields = vars(self)
