@@ -110,12 +110,18 @@ def hidden_directory() -> str:
 
 def format_record(record: Record) -> bytes:
     in_order = defaults_of(Record)  # completions look for keys and their commas
-    fields = in_order | vars(record) | {
-        "time": record.time.astimezone(timezone.utc).isoformat(timespec="milliseconds"),
-        "origin": str(record.origin) if record.origin else None,
-        "elapsed_s": round(record.elapsed_s, 3),
-        "error": record.error[:_MESSAGE_LENGTH],
-    }
+    fields = (
+        in_order
+        | vars(record)
+        | {
+            "time": record.time.astimezone(timezone.utc).isoformat(
+                timespec="milliseconds"
+            ),
+            "origin": str(record.origin) if record.origin else None,
+            "elapsed_s": round(record.elapsed_s, 3),
+            "error": record.error[:_MESSAGE_LENGTH],
+        }
+    )
     return format_document(_VERSION, fields)
 
 

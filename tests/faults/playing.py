@@ -14,15 +14,15 @@ from tests.support.program import environment
 
 #: A limit on silence is as short as a test says, and the longest answer takes so long.
 LIMIT_S, LONGEST_S = 2, 5
-_PROGRAM = f"""
+_PROGRAM = """
 import sys
 from btrfs_backup_ng.process import child as process
 from btrfs_backup_ng.process import command
 from btrfs_backup_ng.sshutil import master
 from btrfs_backup_ng.host import ssh as host
-command.LEAST_S, command.LONGEST_S = 0, {LONGEST_S}
+command.LEAST_S, command.LONGEST_S = 0, {longest_s}
 process.WORDS_AT_MOST = 1 << 26
-host.BEATLESS_S, master.LOGIN_S = {LONGEST_S}, {LONGEST_S}
+host.BEATLESS_S, master.LOGIN_S = {least_s}, {least_s}
 from btrfs_backup_ng.__main__ import entry
 entry()
 """
@@ -89,11 +89,15 @@ class Stage:
 
 
 def run_impatient(
-    *words: object, path: str = "", timeout: float = 60
+    *words: object, path: str = "", longest_s: int = LONGEST_S, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
-    """Run the program with a limit on silence that is as short as the words say."""
+    """Run the program with a limit on silence that is as short as the words say.
+
+    :param longest_s: limit on the time of an answer.
+    """
+    program = _PROGRAM.format(longest_s=longest_s, least_s=LONGEST_S)
     return subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *map(str, words)],
+        [sys.executable, "-c", program, *map(str, words)],
         env=environment({"PATH": path} if path else {}),
         stdin=subprocess.DEVNULL,
         capture_output=True,

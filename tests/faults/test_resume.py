@@ -673,8 +673,9 @@ def test_checkpoints_do_not_pile_up(ssh_scene: Scene) -> None:
             time.sleep(0.02)
     assert program.returncode == 0
     assert len(seen) > 45, "there were no checkpoints"
-    # Each second all are deleted but three: 8 bodies and as many seals may have come.
-    assert most <= 32
+    # Each second all are deleted but three: 8 bodies and as many seals may have come,
+    # and some more before a busy disk has deleted them; else all would be there.
+    assert most <= 2 / 3 * len(seen)
     cutting.check_arrived(scene)
 
 

@@ -32,6 +32,10 @@ while IFS= read -r line; do
         ;;
     '' | *[!0-9a-f]*) finish 1 ;; # not a request, so the next one may be none either
     esac
+    [ $# -ge 4 ] || finish 1
+    case $2,$3 in
+    *[!0-9,-]*) finish 1 ;; # they are evaluated
+    esac
     nonce=$1
     size=$2
     numbers=$3,
