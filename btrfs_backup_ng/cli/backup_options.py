@@ -254,6 +254,13 @@ def _add_transfer(parser: Parser) -> None:
         help="delete interrupted transfers that were not resumed for AGE, like 36h"
         f" (default: {TransferOptions().staging_max_age.days}d)",
     )
+    OptionGroup(group, Job).add(
+        "fan_out",
+        "--no-fan-out",
+        action="store_false",
+        help="read a snapshot again for each destination, one destination after the"
+        " other",
+    )
     add(
         "mbuffer",
         "--use-mbuffer",

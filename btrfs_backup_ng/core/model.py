@@ -307,6 +307,7 @@ class Job(Value):
     :ivar snapshot_folder: absolute, or relative to the source.
     :ivar keep_source: policy for its snapshots, None to keep all.
     :ivar force: the source may be a place that keeps backups.
+    :ivar fan_out: one read of a snapshot serves several destinations.
     :ivar disk: with ``remove_locks``: whose, if several were at one place.
     :ivar ssh: how the source is reached.
     """
@@ -319,6 +320,7 @@ class Job(Value):
     keep_source: Policy | None = None
     take_snapshot: bool = True
     transfer: bool = True
+    fan_out: bool = True
     sync: bool = False
     convert_rw: bool = False
     remove_locks: bool = False

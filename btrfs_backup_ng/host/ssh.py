@@ -100,6 +100,7 @@ class SshHost:
         self._answer = b""
         self._locks = threading.BoundedSemaphore(PLACES_AT_ONCE)
         self._control = Control(master.sessions, self._loop)
+        self._stream_room = StreamRoom(self._control, master.sessions)
         self._closing = ExitStack()
         self._guard = threading.Lock()
 
@@ -125,10 +126,9 @@ class SshHost:
         return f"ssh {self._master.by_hand} {shlex.quote(line)}"
 
     def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        room = StreamRoom(self._control, self._master.sessions)
         words = (self._privilege, *arguments)
         remote = verb.remote_command(words, token=self._token)
-        return replace(self._command(remote, label), room=room)
+        return replace(self._command(remote, label), room=self._stream_room)
 
     def _command(self, remote: str, label: str) -> Command:
         return replace(

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from btrfs_backup_ng.__util__ import GIB, KIB, MIB, BackupError, Interrupted
 from btrfs_backup_ng.process.command import (
@@ -390,7 +390,26 @@ def _tied_to(parent: int) -> Callable[[], None]:
     return tie
 
 
-def end_together(children: Iterable[Child]) -> None:
+class Ends(Protocol):
+    """Something that runs, as far as :func:`end_together` needs it: see Child."""
+
+    command: Command
+    pid: int
+
+    def terminate(self) -> None: ...
+
+    def close_pipes(self) -> None: ...
+
+    def send(self, signal_number: int) -> None: ...
+
+    def peek(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+def end_together(children: Iterable[Ends]) -> None:
     """End several children: SIGTERM to all, after two seconds SIGKILL; reap them.
 
     A child that even SIGKILL does not end (of another user, stuck in the kernel) is

@@ -20,6 +20,7 @@ from btrfs_backup_ng.process.command import (
     describe,
     patience,
 )
+from btrfs_backup_ng.process.fan_out import Branch, Seat
 from btrfs_backup_ng.process.interruption import check_interrupted, interrupted
 from btrfs_backup_ng.process.poller import TICK_S, Loop, widen
 from btrfs_backup_ng.process.relay import Hop, Meter, Watch
@@ -100,6 +101,7 @@ def run_pipeline(
     meter: Meter,
     stall_timeout_s: float,
     max_size: int | None = None,
+    seat: Seat | None = None,
 ) -> Moved:
     """Run commands, each reading the output of the one before it.
 
@@ -112,22 +114,24 @@ def run_pipeline(
     :param stall_timeout_s: 0 for no limit.
     :param max_size: limit on the bytes of the stream, with those that the meter says
         were received before; None for no limit. They are counted before the last stage.
+    :param seat: at the sender that is the first stage of other pipelines, too.
     :raises PipelineFailed: if a stage failed.
     :raises Stalled: if nothing moved for ``stall_timeout_s``.
     :raises TooLarge: if more moves than ``max_size``.
     :raises CommandNotStarted: if a program is missing; the started stages are ended.
+    :raises CameTooLate: if the shared sender has begun without it.
     :raises Interrupted: if it failed after a signal interrupted the program.
     """
     with contextlib.ExitStack() as stack:
         running = _Pipeline(meter, stall_timeout_s, max_size)
         stack.callback(running.close)
-        running.start(stages)
+        running.start(stages, seat)
         running.attend()
         return running.judge()
 
 
 class _Stage:
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child | Branch) -> None:
         self.child = child
         self.order = -1  # in which it ended: 0 is the first; -1 while it runs
         self.status: int | None = None  # of the process; its report comes later
@@ -178,10 +182,12 @@ class _Pipeline:
         self._end: Silence | None = None  # once the last stage has the whole stream
         self._verdict: _Verdict | None = None
 
-    def start(self, commands: Sequence[Command]) -> None:
+    def start(self, commands: Sequence[Command], seat: Seat | None) -> None:
         """Start the stages, first to last, and connect them.
 
         Only the children hold the ends of the pipes when this returns.
+
+        :param seat: gives the first stage.
         """
         self._meter.started = self._meter.last_moved = time.monotonic()
         with contextlib.ExitStack() as ours:
@@ -189,7 +195,11 @@ class _Pipeline:
             for number, command in enumerate(commands):
                 last = number == len(commands) - 1
                 read_end, stdout = (-1, process.PIPE) if last else _pipe(ours)
-                stage = _Stage(Child(command, stdin=stdin, stdout=stdout))
+                if seat and number == 0:
+                    stage = _Stage(seat.open(command, stdout))
+                else:
+                    child = Child(command, stdin=stdin, stdout=stdout)
+                    stage = _Stage(child)
                 self._stages.append(stage)
                 stage.child.attend(self._loop, functools.partial(self._note, stage))
                 stdin = read_end
@@ -201,9 +211,8 @@ class _Pipeline:
                     stdin, write_end = _pipe(ours)
                     ends = os.dup(read_end), os.dup(write_end)
                     self._hop = Hop(*ends, self._meter, self._loop)
-        stdout_file = self._stages[-1].child.stdout
-        assert stdout_file
-        self._loop.drain(stdout_file, self._keep)
+        assert child.stdout
+        self._loop.drain(child.stdout, self._keep)
 
     def _keep(self, data: bytes) -> None:
         self._said_bytes += len(data)

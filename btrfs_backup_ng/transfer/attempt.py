@@ -30,6 +30,7 @@ from btrfs_backup_ng.endpoint.common import (
 from btrfs_backup_ng.endpoint.staging import Checkpoint
 from btrfs_backup_ng.host.entry import refusal_by_verb
 from btrfs_backup_ng.process.command import Command, CommandFailed, Completed, TimedOut
+from btrfs_backup_ng.process.fan_out import Seat
 from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.process.pipeline import (
     Meter,
@@ -78,6 +79,7 @@ class Attempt(Value):
         meter: Meter,
         now: datetime,
         before_publishing: Callable[[], None] = lambda: None,
+        seat: Seat | None = None,
     ) -> Moved:
         """Move one snapshot and publish it, durably.
 
@@ -87,6 +89,7 @@ class Attempt(Value):
         asked again.
 
         :param before_publishing: called when the stream has arrived.
+        :param seat: at a sender that other attempts share.
         :raises StreamChanged: if the checkpoint did not match; it was deleted.
         :raises BackupError: if it failed.
         """
@@ -96,10 +99,11 @@ class Attempt(Value):
         options, place = self.route.options, self.route.sink.place
         try:
             moved = run_pipeline(
-                self._stages(transfer_id),
+                self._stages(transfer_id, is_shared=seat is not None),
                 meter=meter,
                 stall_timeout_s=options.stall_timeout_s,
                 max_size=options.max_size,
+                seat=seat,
             )
             before_publishing()
             self.route.sink.publish(
@@ -131,8 +135,12 @@ class Attempt(Value):
         stream = self.transfer.snapshot, self.transfer.parent, self.route.protocol
         return staging.full_id(new_transfer_id(now), *stream)
 
-    def _stages(self, transfer_id: str) -> tuple[Command, ...]:
-        """Return the commands of the pipeline, from the sender to the receiver."""
+    def _stages(self, transfer_id: str, *, is_shared: bool) -> tuple[Command, ...]:
+        """Return the commands of the pipeline, from the sender to the receiver.
+
+        :param is_shared: the sender is that of other attempts, too, so that the filter
+            runs on this machine.
+        """
         route, snapshot = self.route, self.transfer.snapshot
         useless = self.checkpoint.useless if self.checkpoint else ()
         words: tuple[str, ...] = ()
@@ -141,8 +149,9 @@ class Attempt(Value):
             chance = staging.chance_in(transfer_id)
             words = filter_words(self.interval, chance, known)
         stream = snapshot, self.transfer.parent, route.protocol, route.codec
-        stages = [route.source.send(*stream, words)]
-        if words and route.source.place.location.is_here:  # else the sender has it
+        is_here = is_shared or route.source.place.location.is_here
+        stages = [route.source.send(*stream, () if is_here else words)]
+        if words and is_here:  # else the sender has it
             stages.append(Command(filter_argv(words), label=_FILTER, counts=True))
         if not route.sink.checks:
             stages.append(Command(look_argv(), label=_LOOK, counts=True))
@@ -305,13 +314,19 @@ def _choose_interval(transfer: Transfer, route: Route, size_bytes: int | None) -
 
 @contextmanager
 def expecting(
-    meter: Meter, transfer: Transfer, route: Route, *, wanted: bool
+    meter: Meter,
+    transfer: Transfer,
+    route: Route,
+    *,
+    wanted: bool,
+    exactly: bool = True,
 ) -> Iterator[None]:
     """Measure the size of a transfer while it runs, for percent and ETA.
 
     First estimate it, if nothing is known. Then measure it exactly, if that is cheap.
 
     :param wanted: the progress is shown.
+    :param exactly: measure, too; else the estimate will do.
     """
     if not wanted:
         yield
@@ -325,9 +340,9 @@ def expecting(
             if meter.expected_bytes is None:
                 estimate = attempt(lambda: written_since(*ends, over=over))
                 expect(estimate, is_estimate=True)
-            expect(
-                attempt(lambda: quick_stream_size(*ends, form, over, is_beside=True))
-            )
+            if exactly:
+                size = quick_stream_size
+                expect(attempt(lambda: size(*ends, form, over, is_beside=True)))
 
     def expect(size: int | None | BackupError, *, is_estimate: bool = False) -> None:
         if isinstance(size, int) and not over.is_set():

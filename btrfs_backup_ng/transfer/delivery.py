@@ -15,6 +15,7 @@ from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.clock import slept_s
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.command import ContactLost, TimedOut
+from btrfs_backup_ng.process.fan_out import CameTooLate, Seat
 from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.process.pipeline import Meter, Moved, PipelineFailed, TooLarge
 from btrfs_backup_ng.session.history import Record
@@ -32,6 +33,10 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 _RELOCK_S = 60.0
 #: A shorter time is no sleep: the two clocks are not read at once.
 _SLEPT_AT_LEAST_S = 0.5
+
+
+class GoesAlone(BackupError):
+    """A transfer that shared its sender is to be tried again with one of its own."""
 
 
 class Delivery:
@@ -64,6 +69,7 @@ class Delivery:
         holder: Holder,
         before_publishing: Callable[[], None] = lambda: None,
         when_regained: Callable[[Place], None] = lambda place: None,
+        seat: Seat | None = None,
     ) -> Sent:
         """Send a snapshot to the destination; retry as often as the options say.
 
@@ -73,6 +79,8 @@ class Delivery:
         :param size_bytes: of the stream, if it is known.
         :param when_regained: called with a place that is locked again after its lock
             was lost: another run may have changed it.
+        :param seat: at a sender that other deliveries share; for one attempt.
+        :raises GoesAlone: if that one failed, and there may be another one.
         :raises BackupError: if it failed.
         """
         retries, pause_s = self.route.options.retries, 0.0
@@ -86,11 +94,13 @@ class Delivery:
                 if pause_s and self._has_arrived(transfer):
                     sent = self.sent(transfer, Moved(0, 0.0, b""))
                 else:
-                    sent = self._attempt(transfer, size_bytes, before_publishing)
+                    sent = self._attempt(transfer, size_bytes, before_publishing, seat)
             except BackupError as error:
                 spare_full_disk(transfer, self.route, size_bytes, error)
                 stopped = _why_stopped(error, slept_s() - awake_until)
                 error.message = f"{stopped}{error.message}"
+                if seat and _may_go_alone(error, seat, retries or stopped):
+                    raise self._goes_alone(transfer, error, seat) from error
                 if may_restart and stopped and _is_transient(error):
                     may_restart = False
                 elif not retries or not _is_transient(error):
@@ -107,6 +117,22 @@ class Delivery:
             else:
                 self._remember(transfer, sent)
                 return sent
+
+    def _goes_alone(
+        self, transfer: Transfer, error: BackupError, seat: Seat
+    ) -> GoesAlone:
+        """Say that a transfer no longer shares its sender, and return the error."""
+        name, to = visible(transfer.snapshot.name), visible(self._name)
+        why = error.message.split("\n")[0].removeprefix(f"{to}: ")
+        if isinstance(error, CameTooLate):
+            log.info("%s gets %s on its own: %s", to, name, why)
+        elif seat.is_left_behind:
+            text = f"{to} held up the other destinations of {name}"
+            self._warn(f"{text}. It is sent there when they are done")
+        else:
+            text = f"sending {name} to {to} was interrupted: {why}"
+            self._warn(f"{text}. It is tried again when the others are done")
+        return GoesAlone(error.message)
 
     def _warn(self, text: str) -> None:
         self._session.warn(self._name, text)
@@ -132,12 +158,19 @@ class Delivery:
         transfer: Transfer,
         size_bytes: int | None,
         before_publishing: Callable[[], None],
+        seat: Seat | None,
     ) -> Sent:
         attempt = prepare(transfer, self.route, size_bytes, self._warn)
         self.route = attempt.route
+        if seat and attempt.checkpoint and not self.route.source.place.location.is_here:
+            raise CameTooLate(
+                "it is resumed, and the part that it has need not be sent"
+            )
         try:
-            return self._run(attempt, size_bytes, before_publishing)
+            return self._run(attempt, size_bytes, before_publishing, seat)
         except StreamChanged as error:
+            if seat:
+                raise
             self._warn(f"{error.message}; it is sent again from the start")
         attempt = replace(attempt, checkpoint=None)
         return self._run(attempt, size_bytes, before_publishing)
@@ -147,6 +180,7 @@ class Delivery:
         attempt: Attempt,
         size_bytes: int | None,
         before_publishing: Callable[[], None],
+        seat: Seat | None = None,
     ) -> Sent:
         """Run an attempt, and show its progress."""
         session, transfer = self._session, attempt.transfer
@@ -155,13 +189,14 @@ class Delivery:
         if not packed:  # else the size on the wire is not known in advance
             meter.expected_bytes, meter.is_estimate = size_bytes, True
         wanted = session.watched and not packed
+        exactly = seat is None or seat.is_first  # once for those that share a sender
         if attempt.checkpoint:
             log.info("resuming at byte %d of %s", attempt.checkpoint.offset, name)
         with (
             session.progress.add(meter, f"{name} -> {self._name}", *self.turn),
-            expecting(meter, transfer, attempt.route, wanted=wanted),
+            expecting(meter, transfer, attempt.route, wanted=wanted, exactly=exactly),
         ):
-            moved = attempt.run(meter, session.now, before_publishing)
+            moved = attempt.run(meter, session.now, before_publishing, seat)
         return self.sent(transfer, moved, packed, meter.resumed_bytes)
 
     def sent(
@@ -216,6 +251,13 @@ def is_about_snapshot(error: BackupError) -> bool:
     return isinstance(error, PipelineFailed) and any(
         is_unsendable(end.stderr) for end in (error.blamed, *error.others)
     )
+
+
+def _may_go_alone(error: BackupError, seat: Seat, may_try: object) -> bool:
+    """Return whether a transfer that shared its sender may be tried on its own."""
+    if seat.is_left_behind or isinstance(error, CameTooLate | StreamChanged):
+        return True
+    return bool(may_try) and _is_transient(error)
 
 
 def _is_transient(error: BackupError) -> bool:

@@ -171,6 +171,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none restore' -l checkpoint-
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none restore' -l max-size -x -d 'stop and discard a transfer larger than SIZE'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l no-checkpoints -d 'after an interruption, send again from the start'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l staging-max-age -x -d 'delete interrupted transfers that were not resumed for AGE'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l no-fan-out -d 'read a snapshot again for each destination, one destination after the other'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l use-mbuffer -d 'buffer with mbuffer'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l no-mbuffer -d 'never use mbuffer'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none' -l verify-transfer -l no-verify-transfer -d 'check each backup again after publishing it'

@@ -17,8 +17,9 @@ from btrfs_backup_ng.__util__ import (
     attempt,
     visible,
 )
+from btrfs_backup_ng.actions.backup.deliveries import deliver_together
 from btrfs_backup_ng.actions.backup.journal import Journal
-from btrfs_backup_ng.actions.backup.target import Target
+from btrfs_backup_ng.actions.backup.target import Shipment, Target
 from btrfs_backup_ng.actions.prune.rules import Pruning, note_older_series
 from btrfs_backup_ng.core.events import (
     Failed,
@@ -138,20 +139,37 @@ class _Run:
                     targets, lambda target: target.plan(self._here, self._course)
                 )
 
-        def transfer(target: Target) -> None:
-            if job.dry_run:
-                target.report_plan(holds, temporary)
-            else:
-                target.deliver(holds, self._holder)
-
         with self._turn(source, targets):
-            done = self._each(targets, transfer)
+            done = self._transfer(source, targets, holds, temporary)
         self.tally.add(Tally(done=len(done) + (is_made and not targets)))
         if source.facts.is_mounted_read_only:
             return
         holds.keep_record()
         self._prune(source, done, holds)
         holds.settle()
+
+    def _transfer(
+        self,
+        source: Place,
+        targets: Sequence[Target],
+        holds: Holds,
+        temporary: Snapshot | None,
+    ) -> list[Target]:
+        """Send what is planned, or report it; return the targets that did not fail."""
+        if self._job.dry_run:
+            return self._each(
+                targets, lambda target: target.report_plan(holds, temporary)
+            )
+        holder = self._holder
+        if not self._job.fan_out or sum(target.has_plan for target in targets) < 2:
+            return self._each(targets, lambda target: target.deliver(holds, holder))
+        return deliver_together(
+            [Shipment(target, holds, holder) for target in targets],
+            source=source.location,
+            # The others must not be thought to be stalled meanwhile.
+            patience_s=min(target.stall_timeout_s for target in targets) / 2,
+            fail=self.fail,
+        )
 
     def _turn(
         self, source: Place, targets: Sequence[Target]
@@ -161,8 +179,9 @@ class _Run:
         if self._job.dry_run or not sinks:
             return nullcontext()
         disks = (disks_of(one.host, one.facts) for one in (source, *sinks))
-        machines = {one.location.machine for one in sinks if one.location.is_remote}
-        ends = Counter(machines)
+        ends = Counter(one.location.machine for one in sinks if one.location.is_remote)
+        if not self._job.fan_out:
+            ends = Counter(set(ends))
         if source.location.is_remote:
             ends[source.location.machine] += 1
         return self._session.turns.taking(frozenset().union(*disks), ends)

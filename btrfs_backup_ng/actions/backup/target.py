@@ -3,9 +3,10 @@
 import logging
 import shlex
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from typing import Self
 from uuid import UUID
 
 from btrfs_backup_ng import PROGRAM
@@ -22,7 +23,8 @@ from btrfs_backup_ng.actions.prune.rules import (
     prune_line,
     worth_sending,
 )
-from btrfs_backup_ng.core.events import Level, Noted, UpToDate
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.events import Level, Noted, Sent, UpToDate
 from btrfs_backup_ng.core.judgement import Course, keep_by_policy
 from btrfs_backup_ng.core.model import (
     Destination,
@@ -53,11 +55,12 @@ from btrfs_backup_ng.place.sources import (
     identity_of,
     is_snapshot_of,
 )
+from btrfs_backup_ng.process.fan_out import Seat
 from btrfs_backup_ng.process.pipeline import Moved
 from btrfs_backup_ng.session.history import origins_of
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer import size
-from btrfs_backup_ng.transfer.delivery import Delivery, is_about_snapshot
+from btrfs_backup_ng.transfer.delivery import Delivery, GoesAlone, is_about_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +125,10 @@ class Target:
     def known(self) -> Listing:
         """Return the listing without the backups whose owner is unknown."""
         return self.ownership.known_in(self.listing)
+
+    @property
+    def stall_timeout_s(self) -> float:
+        return self._options.stall_timeout_s
 
     @property
     def has_plan(self) -> bool:
@@ -451,77 +458,97 @@ class Target:
         return size.written_since(self._source.snapshots, snapshot, None, once=True)
 
     def deliver(self, holds: Holds, holder: Holder) -> None:
-        """Send everything that is planned, oldest first.
-
-        Record the needs of the destination before each step: so nothing that it needs
-        is deleted, even if the step fails. A snapshot that cannot be sent because of
-        what it holds stops no newer one: these are sent from the last common parent.
-
-        :raises Unsendable: at the end, if there were such snapshots.
-        :raises BackupError: at the first transfer that fails otherwise.
-        """
-        arrived = 0
-        with ThreadPoolExecutor(1) as pool:
-            registration = pool.submit(self._register)  # beside the first transfer
-
-            def registered() -> None:
-                if isinstance(attempt(registration.result), BackupError):
-                    self._register()  # the connection was interrupted
-
-            def look_again(place: Place) -> None:
-                if place is self.place:
-                    attempt(registration.result)
-                    self.look(self._here)
-                else:
-                    holds.read_again()
-
-            while transfer := self._next():
-                self._hold(holds, sending_hold(transfer.snapshot), *self._bases())
-                doing = f"sending {transfer.snapshot.name} to {self.name}"
-                holder.note(doing, self._source, self.place)
-                log.info("sending %s to %s", transfer.snapshot.name, self)
-                estimate = self._sizes.get(_key(transfer))
-                self._delivery.turn = self._turn()
-                try:
-                    sent = self._delivery.send(
-                        transfer, estimate, holder, registered, look_again
-                    )
-                except BackupError as error:
-                    if not (
-                        is_about_snapshot(error) and self.place.backups.takes_parents
-                    ):
-                        raise
-                    self._set_aside(transfer, error)
-                    continue
-                self._session.emit(sent)
-                self._arrived(transfer)
-                arrived += 1
-            registered()
-        self._clear_staging()
-        if self._unsendable:
-            self._hold(holds, *self._bases())
-            self._refuse_unsendable(arrived)
-        self._finish(holds)
+        """Send everything that is planned; see :class:`Shipment`."""
+        with Shipment(self, holds, holder) as shipment:
+            while shipment.begin():
+                shipment.send()
+                shipment.end()
+            shipment.finish()
 
     def _next(self) -> Transfer | None:
         """Return the first planned transfer that was not tried yet."""
         planned = self._plan.transfers
         left = (t for t in planned if t.snapshot.uuid not in self._tried)
-        transfer = next(left, None)
-        self._tried |= {transfer.snapshot.uuid} if transfer else set()
+        return next(left, None)
+
+    def next_stream(self) -> "Stream | None":
+        """Return the stream that is sent next; None if nothing is left."""
+        transfer, route = self._next(), self._delivery.route
+        if not transfer:
+            return None
+        # Checkpoints and compression at another machine are those of one destination.
+        is_plain = self._source.location.is_here or route.codec == codecs.NONE
+        parent = transfer.parent.uuid if transfer.parent else None
+        alone = "" if is_plain else self.name
+        return transfer.snapshot.uuid, parent, route.protocol, alone
+
+    def begin(self, holds: Holds, holder: Holder) -> Transfer | None:
+        """Return the next transfer, and record what it needs; None if none is left."""
+        transfer = self._next()
+        if transfer:
+            self._tried.add(transfer.snapshot.uuid)
+            self._hold(holds, sending_hold(transfer.snapshot), *self._bases())
+            doing = f"sending {transfer.snapshot.name} to {self.name}"
+            holder.note(doing, self._source, self.place)
+            log.info("sending %s to %s", transfer.snapshot.name, self)
+            self._delivery.turn = self._turn()
         return transfer
+
+    def send(
+        self,
+        transfer: Transfer,
+        holder: Holder,
+        before_publishing: Callable[[], None],
+        when_regained: Callable[[Place], None],
+        seat: Seat | None,
+    ) -> Sent:
+        """Send a snapshot: see :meth:`Delivery.send`."""
+        estimate = self._sizes.get(_key(transfer))
+        return self._delivery.send(
+            transfer, estimate, holder, before_publishing, when_regained, seat
+        )
+
+    def look_again(self) -> None:
+        """List the backups there again."""
+        self.look(self._here)
+
+    def take_in(self, transfer: Transfer, sent: Sent) -> None:
+        """Report a transfer that succeeded."""
+        self._session.emit(sent)
+        self._arrived(transfer)
+
+    def try_again(self, transfer: Transfer) -> None:
+        """Let a transfer be the next one once more."""
+        self._tried.discard(transfer.snapshot.uuid)
 
     def _turn(self) -> tuple[int, int]:
         """Return the number of the current transfer, and how many there are."""
         planned = {transfer.snapshot.uuid for transfer in self._plan.transfers}
         return len(self._tried), len(planned | self._tried)
 
-    def _set_aside(self, transfer: Transfer, error: BackupError) -> None:
-        """Plan without a snapshot that cannot be sent, and what was to follow it."""
+    def set_aside(self, transfer: Transfer, error: BackupError) -> None:
+        """Plan without a snapshot that cannot be sent, and what was to follow it.
+
+        :raises BackupError: that error, if it is not about this snapshot.
+        """
+        if not (is_about_snapshot(error) and self.place.backups.takes_parents):
+            raise error
         snapshot = transfer.snapshot
         name = visible(snapshot.name)
         self._unsendable[snapshot.uuid] = f"{name} cannot be sent: {error.message}"
         self.plan(self._here, self._course)
+
+    def finish(self, holds: Holds, arrived: int) -> None:
+        """Clear staging, hold the parent of the next backup, report.
+
+        :param arrived: number of transfers that succeeded.
+        :raises Unsendable: if there were snapshots that cannot be sent.
+        """
+        self._clear_staging()
+        if self._unsendable:
+            self._hold(holds, *self._bases())
+            self._refuse_unsendable(arrived)
+        self._finish(holds)
 
     def _refuse_unsendable(self, arrived: int) -> None:
         """Name the snapshots that cannot be sent.
@@ -555,7 +582,7 @@ class Target:
             text = f"{self}: an earlier transfer ({transfer_id}) is still running there"
             self._session.warn(self.name, text)
 
-    def _register(self) -> None:
+    def register(self) -> None:
         """Record the source at the destination."""
         self.ownership.register([t.snapshot.origin for t in self._plan.transfers])
 
@@ -598,6 +625,107 @@ class Target:
         )
         if self.base is None or snapshot.generation >= self.base.generation:
             self.base = snapshot
+
+
+#: Streams that are equal can be sent to several destinations at once: the UUIDs of
+#: snapshot and parent, the protocol, and a name if it is for this destination only.
+Stream = tuple[UUID, UUID | None, str, str]
+
+
+class Shipment:
+    """The transfers to one destination, one after the other, the oldest first.
+
+    The needs of the destination are recorded before each step: so nothing that it needs
+    is deleted, even if the step fails. A snapshot that cannot be sent because of what
+    it holds stops no newer one: these are sent from the last common parent.
+
+    Only :meth:`send` may run in another thread than the rest.
+
+    :ivar must_go_alone: it no longer shares a sender.
+    """
+
+    def __init__(self, target: Target, holds: Holds, holder: Holder) -> None:
+        self.target = target
+        self.must_go_alone = False
+        self._holds = holds
+        self._holder = holder
+        self._arrived = 0
+        self._transfer: Transfer | None = None
+        self._outcome: Sent | BackupError | None = None
+        self._pool = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Self:
+        # beside the first transfer
+        self._registration = self._pool.submit(self.target.register)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    @property
+    def has_failed(self) -> bool:
+        """Return whether the transfer that was sent last failed."""
+        return isinstance(self._outcome, BackupError)
+
+    def stream(self) -> Stream | None:
+        """Return the next stream; None if nothing is left."""
+        return self.target.next_stream()
+
+    def begin(self) -> bool:
+        """Prepare the next transfer; return whether there is one.
+
+        :raises BackupError: if the needs of the destination cannot be recorded.
+        """
+        self._transfer = self.target.begin(self._holds, self._holder)
+        return self._transfer is not None
+
+    def send(self, seat: Seat | None = None) -> None:
+        """Send it, and keep the outcome for :meth:`end`.
+
+        :param seat: at a sender that other destinations share.
+        """
+        assert self._transfer
+        transfer = self._transfer
+        self._outcome = attempt(
+            lambda: self.target.send(
+                transfer, self._holder, self._registered, self._look_again, seat
+            )
+        )
+
+    def end(self) -> None:
+        """Take down the outcome of the transfer.
+
+        :raises BackupError: if it failed, and no other one may be sent.
+        """
+        assert self._transfer and self._outcome
+        if isinstance(self._outcome, GoesAlone):
+            self.must_go_alone = True
+            self.target.try_again(self._transfer)
+        elif isinstance(self._outcome, BackupError):
+            self.target.set_aside(self._transfer, self._outcome)
+        else:
+            self.target.take_in(self._transfer, self._outcome)
+            self._arrived += 1
+
+    def finish(self) -> None:
+        """Complete the records, and clear staging that is of no use now.
+
+        :raises Unsendable: if there were snapshots that cannot be sent.
+        """
+        self._registered()
+        self.target.finish(self._holds, self._arrived)
+
+    def _look_again(self, place: Place) -> None:
+        """Look at a place again after its lock was lost."""
+        if place is self.target.place:
+            attempt(self._registration.result)
+            self.target.look_again()
+        else:
+            self._holds.read_again()
+
+    def _registered(self) -> None:
+        if isinstance(attempt(self._registration.result), BackupError):
+            self.target.register()  # the connection was interrupted
 
 
 def _key(transfer: Transfer) -> tuple[str, str]:
