@@ -200,14 +200,14 @@ class Bench:
 
     def _measure(self, argv: Sequence[str]) -> Cost:
         """Run a command, and measure it."""
-        there = self.server and _cpu_of_children(self.server.pid)
+        if not self.server:
+            return run_measured(argv)
+        serving = self.server.pid
+        before = _cpu_of_children(serving)
         cost = run_measured(argv)
-        if self.server and there is not None:
-            serving = self.server.pid
-            processes.wait_until(lambda: not processes.children(serving))
-            more = _cpu_of_children(serving) - there
-            cost = replace(cost, cpu_s=cost.cpu_s + more)
-        return cost
+        processes.wait_until(lambda: not processes.children(serving))
+        more = _cpu_of_children(serving) - before
+        return replace(cost, cpu_s=cost.cpu_s + more)
 
 
 PROGRAM = (*program.PROGRAM, "-q", "-p", "bench-")

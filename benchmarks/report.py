@@ -124,9 +124,10 @@ def write(
     fresh = [_to_document(result, machine, scale) for result in results]
     names = {one["name"] for one in fresh}
     kept = [one for one in known if one["name"] not in names]
-    document = {"version": 1, "machine": machine.facts, "cases": kept + fresh}
+    cases = kept + fresh
+    document = {"version": 1, "machine": machine.facts, "cases": cases}
     path.write_text(json.dumps(document, indent=1) + "\n")
-    whole = [_from_document(one) for one in document["cases"]]
+    whole = [_from_document(one) for one in cases]
     (directory / "results.md").write_text(table(machine, whole))
     (directory / "results.svg").write_text(chart(whole))
 

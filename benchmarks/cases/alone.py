@@ -51,7 +51,7 @@ def versions(bench: Bench, name: Case) -> Result:
     with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
         source, target = _make_pairs(bench, one, two)
         (source / "file").touch()
-        words = ["versions", "--at", target, source / "file"]
+        words: list[str | Path] = ["versions", "--at", target, source / "file"]
         return _measure(bench, name, words, Aim())
 
 

@@ -149,13 +149,11 @@ for _count in (10, 1000):
     for _over_ssh in (False, True):
         _kind = "ssh" if _over_ssh else "local"
         _beside = f"beside {_count:,} + {_count:,}, {_kind}"
-        _sizes = {"count": _count, "over_ssh": _over_ssh}
+        _sized = functools.partial(_race, count=_count, over_ssh=_over_ssh)
         case(f"idle-{_kind}-{_count}", f"nothing to do {_beside}")(
-            functools.partial(_race, changes=False, **_sizes)
+            functools.partial(_sized, changes=False)
         )
-        case(f"change-{_kind}-{_count}", f"one small change {_beside}")(
-            functools.partial(_race, **_sizes)
-        )
+        case(f"change-{_kind}-{_count}", f"one small change {_beside}")(_sized)
 
 
 @case("subvolumes-local", "20 subvolumes, a small change in each, local")

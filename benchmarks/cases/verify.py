@@ -156,7 +156,7 @@ def _read_once(places: _Places, name: str) -> list[int]:
     ):
         places.fresh()
         before = _read_bytes(filesystem.device)
-        words = ["tar", "-C", path, "--xattrs", "-cf", "-", "."]
+        words = ["tar", "-C", str(path), "--xattrs", "-cf", "-", "."]
         with subprocess.Popen(words, stdout=subprocess.PIPE) as tar:
             assert tar.stdout
             while tar.stdout.read(1 << 20):  # into /dev/null it would read nothing
