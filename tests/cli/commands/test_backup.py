@@ -118,6 +118,8 @@ OPTIONS = [
     ("--safety-margin 0", {"safety_margin_percent": 0.0}),
     ("--force", {"force": True}),
     ("--backfill", {"backfill": True}),
+    ("--no-fan-out", {"fan_out": False}),
+    ("--jobs 3", {}),
     ("-q -v --debug --progress --json", {}),
 ]
 
@@ -125,8 +127,7 @@ OPTIONS = [
 def fields(value):
     """Return the fields of a job, of its only destination and their options, flat."""
     found: dict[str, object] = {}
-    for name in value.__slots__:
-        part = getattr(value, name)
+    for name, part in vars(value).items():
         if isinstance(part, (SshOptions, TransferOptions)):
             found |= fields(part)
         elif name == "destinations":
