@@ -185,15 +185,17 @@ class Exchange:
         :raises Interrupted: if a signal interrupted the program.
         """
         self._wait(self._has_ended, limit_s)
+        answer = bytes(self._answer)
+        self._answer.clear()  # it may be large, and is parsed now
         if not self._nonce:
             self._child.end()
-            return self._child.complete(bytes(self._answer))
+            return self._child.complete(answer)
         words = bytes(self._child.words).partition(self._nonce)[0]
         status, stderr = read_status(self._command, self._status or 0, words)
         if self._is_garbled or not self._is_framed:
             status = None
         self.is_reusable = status is not None
-        return Completed(self._command, status, bytes(self._answer), stderr)
+        return Completed(self._command, status, answer, stderr)
 
     def release(self) -> None:
         """Let a verb that reads the session's stdin end, and wait for that."""

@@ -121,7 +121,7 @@ def test_after_a_pulled_cable_only_the_rest_goes_over_the_wire(
         safe = cutting.wait_for_checkpoint(scene, 10 * MIB, program)
         cable.pull()
         done = finish(program)
-    assert_fails(done, 1, "connection", "the next run resumes")
+    assert_fails(done, 1, "connection", "The next run resumes")
     # The other side does not know of the cut: all that worked there still does.
     assert scene.worker("btrfs", "receive")
     cable.repair()
@@ -652,7 +652,7 @@ def test_a_transfer_that_filled_its_destination_leaves_it_usable(
     disk.fill_up(leave_bytes=14 * MIB)
     done = scene.run("--no-check-space")
     assert_fails(done, 1, "btrfs receive", "No space left on device", "is full")
-    assert "are discarded, as the rest" in done.stderr, done.stderr
+    assert "is discarded, as the rest" in done.stderr, done.stderr
     assert scene.backups == [] and scene.staging == []
     (disk.path / "filler").unlink()
     disk.sync()

@@ -246,7 +246,7 @@ def test_what_filled_the_disk_is_discarded_where_the_rest_does_not_fit(
     scene.write(200 * MIB)
     (scene.source / "more").write_bytes(os.urandom(60 * MIB))
     done = scene.run("--no-check-space", "--checkpoint-interval", "8M")
-    assert_fails(done, 1, "No space left on device", "is full", "are discarded", "rest")
+    assert_fails(done, 1, "No space left on device", "is full", "is discarded", "rest")
     assert scene.staging == []
     command("btrfs", "subvolume", "sync", scene.destination)
     disk.sync()
