@@ -5,7 +5,12 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from datetime import datetime
 
 from btrfs_backup_ng.__util__ import (
@@ -56,6 +61,10 @@ _LOOK = "the look at the stream"
 _SENDER = "btrfs send"
 #: Time that a remote receiver may take to notice the end of its stream.
 _ENDING_S = 10.0
+#: Filesystem -> held while a snapshot is published there. Each publishing asks the
+#: kernel for a commit; if two ask at once, one may wait for the next regular commit, up
+#: to 30 s later.
+_PUBLISHING: dict[str, threading.Lock] = {}
 
 
 class StreamChanged(BackupError):
@@ -106,13 +115,14 @@ class Attempt(Value):
                 seat=seat,
             )
             before_publishing()
-            self.route.sink.publish(
-                transfer_id,
-                self.transfer.snapshot,
-                self.transfer.target,
-                output=moved.output,
-                verify=options.verify,
-            )
+            with _publishing(place):
+                self.route.sink.publish(
+                    transfer_id,
+                    self.transfer.snapshot,
+                    self.transfer.target,
+                    output=moved.output,
+                    verify=options.verify,
+                )
         except TimedOut:
             raise
         except TooLarge as error:
@@ -269,6 +279,14 @@ def _unchanged(sink: Endpoint, checkpoint: Checkpoint | None) -> Checkpoint | No
         log.warning("%s: a checkpoint was written to; it is not used", sink)
         return None
     return checkpoint
+
+
+def _publishing(place: Place) -> AbstractContextManager[object]:
+    """Wait until nothing else is being published on the filesystem of a place."""
+    if not place.facts.is_btrfs:
+        return nullcontext()
+    filesystem = f"{place.host.name}:{place.facts.filesystem[:8]}"
+    return _PUBLISHING.setdefault(filesystem, threading.Lock())
 
 
 def _drop(place: Place, transfer_id: str) -> None:
