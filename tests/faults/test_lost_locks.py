@@ -10,7 +10,7 @@ import pytest
 from tests.faults.conftest import Disks
 from tests.support import processes
 from tests.support.command_line import assert_fails
-from tests.support.places import MIB
+from tests.support.places import MIB, STATE
 from tests.support.program import finish
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
@@ -32,7 +32,9 @@ def test_a_lock_whose_holder_fell_silent_is_free_after_half_a_minute(
     with scene.start("--rate", "4M", "-N1", "-n1") as program:
         scene.wait_for_data(100)
         program.send_signal(signal.SIGSTOP)
-        time.sleep(1)  # its last sign of life may still be on its way
+        # Its last sign of life may still be on its way; they come each 5 s.
+        beat = scene.destination / STATE / "beat"
+        processes.wait_until(lambda: time.time() - beat.stat().st_mtime > 4)
         try:
             began = time.monotonic()
             done = other.run()
