@@ -17,7 +17,12 @@ def disks_of(host: Host, facts: Facts) -> frozenset[str]:
     if not facts.is_btrfs:
         return frozenset()
     here = frozenset() if host.name else disks_under(facts.filesystem)
-    return here | {f"{host.name}:{facts.filesystem[:8]}"}
+    return here | {filesystem_of(host, facts)}
+
+
+def filesystem_of(host: Host, facts: Facts) -> str:
+    """Return a name of the btrfs filesystem of a place, one for all its subvolumes."""
+    return f"{host.name}:{facts.filesystem[:8]}"
 
 
 def disks_under(filesystem: str) -> frozenset[str]:

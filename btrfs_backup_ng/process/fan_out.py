@@ -23,6 +23,7 @@ from btrfs_backup_ng.process.child import DEVNULL, Child
 from btrfs_backup_ng.process.command import Command, Completed
 from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.process.poller import TICK_S, Loop, Tail, widen
+from btrfs_backup_ng.process.relay import Gathering
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,6 @@ RING_SIZE = 32 * MIB
 _READER_GONE, _LEFT_BEHIND = 128 + signal.SIGPIPE, 75
 # See ``sendstream/filter``: about so much is gathered before it is moved.
 _FEW = 64 * KIB
-_MANY = 128 * KIB
-_SHORTEST_SLEEP_S = 0.00005
 _LONGEST_SLEEP_S = 0.002
 #: Of the time in which no pipeline holds up the others, so much is taken off the time
 #: in which one does: less than a fifth of all time is never too long.
@@ -205,7 +204,7 @@ class FanOut:
         self._end_of_sender: tuple[int, Completed] | None = None
         self._looked = time.monotonic()
         self._most = 0  # bytes that moved at once
-        self._sleep_s = 0.0
+        self._gathering = Gathering(_FEW, _LONGEST_SLEEP_S)
         os.set_blocking(source, False)
         self._wait()
 
@@ -228,7 +227,8 @@ class FanOut:
         if self.branches:
             self._leave_behind()
             self._wait()
-            self._gather()
+            if self._most:
+                self._gathering.sleep(self._most)
 
     def _wait(self) -> None:
         """Wait for bytes if there is room for them, and for readers that lack some."""
@@ -260,16 +260,6 @@ class FanOut:
             return
         branch.offset += size
         self._most = max(self._most, size)
-
-    def _gather(self) -> None:
-        """Sleep a little after little has moved, while more arrives."""
-        if 0 < self._most < _FEW:
-            longer_s = max(2 * self._sleep_s, _SHORTEST_SLEEP_S)
-            self._sleep_s = min(longer_s, _LONGEST_SLEEP_S)
-        elif self._most > _MANY:
-            self._sleep_s /= 2
-        if self._most and self._sleep_s >= _SHORTEST_SLEEP_S:
-            time.sleep(self._sleep_s)
 
     def _end_branches(self) -> None:
         """End the branches that were told to, and those that have got all."""

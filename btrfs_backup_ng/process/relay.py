@@ -23,11 +23,32 @@ _BURST = 16
 # pieces of less than a page fill its slots with few bytes, and then a sleep of 1 ms
 # costs half the throughput.
 _FEW = 256 * KIB
-_MANY = 512 * KIB
-_SHORTEST_SLEEP_S = 0.00005
 _LONGEST_SLEEP_S = 0.0002
+_SHORTEST_SLEEP_S = 0.00005
 #: The hop passes the end of one side on after this long at the latest.
 _PASS_ON_S = 0.05
+
+
+class Gathering:
+    """Sleeps after something has moved, so long that enough gathers meanwhile."""
+
+    def __init__(self, few: int, longest_s: float) -> None:
+        """Prepare.
+
+        :param few: sleep longer after fewer bytes, shorter after more than twice these.
+        """
+        self._few = few
+        self._longest_s = longest_s
+        self._sleep_s = 0.0
+
+    def sleep(self, moved_bytes: int) -> None:
+        if moved_bytes < self._few:
+            longer_s = max(2 * self._sleep_s, _SHORTEST_SLEEP_S)
+            self._sleep_s = min(longer_s, self._longest_s)
+        elif moved_bytes > 2 * self._few:
+            self._sleep_s /= 2
+        if self._sleep_s >= _SHORTEST_SLEEP_S:
+            time.sleep(self._sleep_s)
 
 
 class Meter:
@@ -88,7 +109,7 @@ class Hop:
         self._meter = meter
         self._loop = loop
         self._pending = b""
-        self._sleep_s = 0.0
+        self._gathering = Gathering(_FEW, _LONGEST_SLEEP_S)
         self._give: Callable[[], int] = self._splice
         self._over: float | None = None
         self._ended: set[bool] = set()
@@ -118,20 +139,11 @@ class Hop:
                 self._finish(by_source=True)
                 return
             self._meter.add(size_bytes)
-        self._gather(self._meter.size_bytes - before)
+        self._gathering.sleep(self._meter.size_bytes - before)
         if self._pending or unread(self.source):
             self._wait_for_sink()
         else:
             self._wait_for_source()
-
-    def _gather(self, moved_bytes: int) -> None:
-        if moved_bytes < _FEW:
-            longer_s = max(2 * self._sleep_s, _SHORTEST_SLEEP_S)
-            self._sleep_s = min(longer_s, _LONGEST_SLEEP_S)
-        elif moved_bytes > _MANY:
-            self._sleep_s /= 2
-        if self._sleep_s >= _SHORTEST_SLEEP_S:
-            time.sleep(self._sleep_s)
 
     def _splice(self) -> int:
         flags = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK

@@ -33,6 +33,7 @@ from btrfs_backup_ng.endpoint.common import (
     new_transfer_id,
 )
 from btrfs_backup_ng.endpoint.staging import Checkpoint
+from btrfs_backup_ng.host.disks import filesystem_of
 from btrfs_backup_ng.host.entry import refusal_by_verb
 from btrfs_backup_ng.process.command import Command, CommandFailed, Completed, TimedOut
 from btrfs_backup_ng.process.fan_out import Seat
@@ -285,7 +286,7 @@ def _publishing(place: Place) -> AbstractContextManager[object]:
     """Wait until nothing else is being published on the filesystem of a place."""
     if not place.facts.is_btrfs:
         return nullcontext()
-    filesystem = f"{place.host.name}:{place.facts.filesystem[:8]}"
+    filesystem = filesystem_of(place.host, place.facts)
     return _PUBLISHING.setdefault(filesystem, threading.Lock())
 
 
