@@ -35,7 +35,8 @@ depend on the clock.
   series without snapshots takes the policy of its first run. A run without a policy
   leaves the one on record, as the policy may be in another job (each hour without one,
   ``-n 60`` each week); ``all`` is a policy that keeps all. A policy that waits is not
-  recorded: it waits until ``prune --force``, or until it deletes half at most.
+  recorded: it waits until ``prune --force``, or until it deletes half at most. On a
+  full source, snapshots that a destination of the run has do not count.
 - A postponed deletion is reported with the command that overrules it (``prune
   --force``: plan and clock are right); the exit status stays 0, as with damaged
   records. A doubt (a damaged record) cannot be overruled.
@@ -373,6 +374,8 @@ class Question(Value):
     :ivar is_forced: the user says that the plan, and the clock, are right.
     :ivar applied: the policy on record for the series, "" for none; None if the policy
         comes once from the user, and not with each run.
+    :ivar expendable: origins of which a new policy may delete any number: a full source
+        needs the room, and a destination of the run has them.
     """
 
     place: str
@@ -384,6 +387,7 @@ class Question(Value):
     doubts: tuple[str, ...] = ()
     is_forced: bool = False
     applied: str | None = None
+    expendable: Collection[UUID] = ()
 
 
 class Judgement(Value):
@@ -467,9 +471,11 @@ def _in_short(reasons: Sequence[str]) -> tuple[str, ...]:
 
 def _dangers(question: Question, verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Object if a new policy would delete more than half at once."""
-    count = sum(not verdict.kept for verdict in verdicts)
+    deleted = [verdict.snapshot for verdict in verdicts if not verdict.kept]
+    lost = [s for s in deleted if s.origin not in question.expendable]
+    count = len(deleted)
     policy, applied = question.policy, question.applied
-    if 2 * count <= len(verdicts):
+    if 2 * len(lost) <= len(verdicts):
         return
     if applied is not None and policy.keeps_all_of(applied):
         return

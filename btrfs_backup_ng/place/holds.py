@@ -196,6 +196,7 @@ class Holds:
     :ivar withheld: reasons why this run deletes nothing at the source, each a sentence
         without its end; empty if it may delete.
     :ivar is_read_again: another run may have changed the source meanwhile.
+    :ivar lacks_room: the source has no room for the record.
     :param existing: the snapshots in the folder of this run.
     :param is_on_disk: a file with these records is at the source.
     """
@@ -222,6 +223,7 @@ class Holds:
         self._is_on_disk = is_on_disk
         self._is_due = not is_on_disk
         self.is_read_again = False
+        self.lacks_room = False
         self.withheld = withheld
 
     def reasons(self) -> dict[UUID, str]:
@@ -371,6 +373,7 @@ class Holds:
         except BackupError as error:
             if not is_full(error.message):
                 raise
+            self.lacks_room = True
             text = "%s; it is written after snapshots were deleted"
             log.info(text, visible(error.message))
 
@@ -378,6 +381,7 @@ class Holds:
         content = format_holds(self._records, self._policies, self._mounts)
         self._source.write_record(HOLDS, content)
         self._is_on_disk, self._is_due = True, False
+        self.lacks_room = False
 
 
 def held_place(place: Place) -> HeldPlace:

@@ -25,7 +25,7 @@ def spare_full_disk(
 
     :param size_bytes: of its stream, if it is known.
     """
-    if route.sink.lists and _is_about_full_disk(error):
+    if route.sink.lists and is_about_full_disk(error):
         kept = attempt(lambda: _keep_or_drop(transfer, route, size_bytes))
         if isinstance(kept, BackupError):
             kept = f"It is not known how much is kept there: {kept.message}."
@@ -66,14 +66,14 @@ def _discard_from_full_disk(place: Place, ids: Sequence[str]) -> None:
         dropped = attempt(lambda: place.discard(ids))
         if not isinstance(dropped, BackupError):
             return
-        if not _is_about_full_disk(dropped):
+        if not is_about_full_disk(dropped):
             raise dropped
         place.sync()
     place.discard(ids)
 
 
-def _is_about_full_disk(error: BackupError) -> bool:
-    """Return whether a transfer failed because the destination's disk is full."""
+def is_about_full_disk(error: BackupError) -> bool:
+    """Return whether a command, or a transfer, failed because a disk is full."""
     if isinstance(error, PipelineFailed):
         return is_full(error.blamed.stderr)
     return isinstance(error, CommandFailed) and is_full(error.completed.stderr)

@@ -146,9 +146,7 @@ def test_a_full_source_sends_what_it_has_before_its_holds_can_be_written(
     _fill(disk, leave_bytes=0)
     with pytest.raises(OSError, match="No space left"):
         (scene.holds.parent / "probe").write_bytes(bytes(3000))
-    done = run_program(
-        *scene.options, *ssh, "-S", "-N1", "--force", source, scene.place
-    )
+    done = run_program(*scene.options, *ssh, "-S", "-N1", source, scene.place)
     assert done.returncode == 0, done.stderr
     assert len(scene.backups) == 4 and len(scene.snapshots) == 1
     assert scene.snapshot_names[0] in scene.holds.read_text()
@@ -182,6 +180,45 @@ def test_a_snapshot_that_cannot_be_made_does_not_keep_others_from_their_way(
     assert scene.snapshot_names == (names if dry else [newest])
     assert scene.run("-N1").returncode == 0
     scene.check_laws()
+
+
+_NO_ROOM = "No space left on device"
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+@pytest.mark.parametrize(
+    ("why", "there", "left"),
+    [(_NO_ROOM, (), 1), ("No luck", (), 4), (_NO_ROOM, ("-n1",), 4)],
+    ids=["full", "not full", "full, and without backups"],
+)
+def test_a_full_source_thins_what_its_destination_has_by_a_new_policy(
+    disks: Disks,
+    sshd: Sshd,
+    tmp_path: Path,
+    kind: str,
+    why: str,
+    there: tuple[str, ...],
+    left: int,
+) -> None:
+    """The policy is new, and would delete more than half: it waits otherwise."""
+    scene = Scene(*disks, sshd if kind == "ssh" else None)
+    for _ in range(4):
+        scene.write()
+        scene.back_up(*there)
+    wrapper = f"""case "$*" in "subvolume snapshot"*"/fd/5 ./x-"*)
+        echo "{why}" >&2
+        exit 1 ;;
+    esac"""
+    path = f"{places.wrapper(tmp_path / 'bin', wrapper)}:{os.environ['PATH']}"
+    done = scene.run("-N1", *there, env={"PATH": path})
+    assert_fails(done, 10, why)
+    assert len(scene.snapshots) == left
+    assert ("nothing is deleted there" in done.stderr) == (left > 1)
+    assert ("is new for the snapshots" in done.stderr) == (left > 1)
+    assert len(scene.backups) == (1 if there else 4)
+    scene.check_laws()
+    scene.back_up("-N1", *there)
+    assert len(scene.snapshots) == (1 if left == 1 else 5)
 
 
 def test_a_destination_remounted_read_only_is_refused(

@@ -113,8 +113,10 @@ def test_a_destination_that_failed_does_not_keep_the_other_from_pruning(
         scene.write()
         scene.back_up(other.place)
     scene.write()
-    env = faulty_btrfs(tmp_path, '" receive "*', "exit 1")
+    # Both receive at the same moment.
+    env = faulty_btrfs(tmp_path, f'" receive "*" {scene.destination}/"*', "exit 1")
     done = scene.run(other.place, "-N1", "-n1", "--force", env=env)
+    assert was_faulty(tmp_path)
     assert_fails(done, 10, scene.place)
     assert len(scene.backups) == 3
     assert len(other.backups) == 1

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
+from uuid import UUID
 
 from btrfs_backup_ng.__util__ import (
     BackupError,
@@ -46,6 +47,7 @@ from btrfs_backup_ng.place.sources import own_listing
 from btrfs_backup_ng.session.history import last_arrived_from
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer import size
+from btrfs_backup_ng.transfer.full_disk import is_about_full_disk
 from btrfs_backup_ng.transfer.route import middle_stages
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,7 @@ class _Run:
         self._here = Listing()
         self._known: list[str] | None = None
         self._course = Course(session.now)
+        self._is_full = False
         self.tally = Tally()
 
     def fail(self, place: str, error: BackupError) -> None:
@@ -133,7 +136,7 @@ class _Run:
             except BackupError as error:
                 # What exists is sent and thinned, which may make room for the next run.
                 self.fail(str(source.location), error)
-                is_made = False
+                is_made, self._is_full = False, is_about_full_disk(error)
                 self._drop_here(planned)
                 targets = self._each(
                     targets, lambda target: target.plan(self._here, self._course)
@@ -445,24 +448,28 @@ class _Run:
         """Delete snapshots that no rule keeps, except at places where a step failed."""
         doing = "deleting old snapshots"
         pruning = Pruning(self._job, self._session, self._course)
+        copied: set[UUID] = set()
 
         def prune_target(target: Target) -> None:
+            gone: set[UUID] = set()
             if target.keep:
                 self._holder.note(doing, target.place)
                 target.check_alone()
-                pruning.backups(
+                gone = pruning.backups(
                     target.place,
                     target.known,
                     target.keep,
                     target.base,
                     target.ownership,
                 )
+            copied.update(target.origins - gone)
 
         self._each(done, prune_target)
         self._holder.note(doing, source)
         if holds.is_read_again:
             self._here = own_listing(source, source.snapshots.listing()[0])
-        pruning.snapshots(source, self._here, holds)
+        expendable = copied if self._is_full or holds.lacks_room else ()
+        pruning.snapshots(source, self._here, holds, expendable)
 
     def _remove_locks(self, source: Place, stack: ExitStack) -> None:
         """Delete the holds of the given destinations, and do nothing else."""

@@ -29,6 +29,7 @@ from btrfs_backup_ng.core.judgement import Course, keep_by_policy
 from btrfs_backup_ng.core.model import (
     Destination,
     Incremental,
+    Integrity,
     Job,
     Listing,
     Snapshot,
@@ -125,6 +126,12 @@ class Target:
     def known(self) -> Listing:
         """Return the listing without the backups whose owner is unknown."""
         return self.ownership.known_in(self.listing)
+
+    @property
+    def origins(self) -> set[UUID]:
+        """Return the origins of the backups that are there and were not changed."""
+        backups = (s for s in self.known.snapshots if s.received_uuid)
+        return {s.origin for s in backups if s.integrity is not Integrity.CHANGED}
 
     @property
     def stall_timeout_s(self) -> float:

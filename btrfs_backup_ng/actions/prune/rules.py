@@ -98,9 +98,16 @@ class Pruning:
         self._session = session
         self._course = course
 
-    def snapshots(self, source: Place, here: Listing, holds: Holds) -> None:
+    def snapshots(
+        self,
+        source: Place,
+        here: Listing,
+        holds: Holds,
+        expendable: Collection[UUID] = (),
+    ) -> None:
         """Delete snapshots of the source that are neither kept nor needed.
 
+        :param expendable: see :class:`Question`.
         :raises BackupError: if not all of them are gone.
         """
         policy, prefix = self._job.keep_source, self._job.naming.prefix
@@ -116,6 +123,7 @@ class Pruning:
             doubts=holds.withheld,
             is_forced=self._job.force,
             applied=holds.applied(prefix),
+            expendable=expendable,
         )
         record = partial(holds.apply, [prefix])
         self._prune(source.snapshots, self._named(here), question, record)
@@ -127,10 +135,11 @@ class Pruning:
         keep: Policy,
         base: Snapshot | None,
         ownership: Ownership,
-    ) -> None:
+    ) -> set[UUID]:
         """Delete backups that are not kept; ignore snapshots that were not received.
 
         :param base: parent of the next incremental backup; it stays.
+        :returns: the origins of those that were deleted, or would be in a dry run.
         :raises BackupError: if not all of them are gone.
         """
         backups: Sequence[Snapshot]
@@ -148,7 +157,8 @@ class Pruning:
             is_forced=self._job.force,
             applied=ownership.applied,
         )
-        self._prune(place.backups, backups, question, ownership.apply)
+        gone = self._prune(place.backups, backups, question, ownership.apply)
+        return {backup.origin for backup in gone}
 
     def _named(self, seen: Listing) -> list[Snapshot]:
         """Return the snapshots with the job's prefix; others are never deleted."""
@@ -161,10 +171,11 @@ class Pruning:
         snapshots: Sequence[Snapshot],
         question: Question,
         record: Callable[[Policy], None],
-    ) -> None:
+    ) -> Sequence[Snapshot]:
         """Judge the snapshots, warn of those that stay for safety, delete the rest.
 
         :param record: records the policy, which is not new to the next run.
+        :returns: those that were deleted, or would be in a dry run.
         :raises BackupError: if not all of them are gone.
         """
         job, place = self._job, str(endpoint.place.location)
@@ -180,11 +191,11 @@ class Pruning:
         if job.dry_run:
             for snapshot in to_delete:
                 self._session.emit(Deleted(place, snapshot.name, dry=True))
-            return
+            return to_delete
         if not judgement.dangers:
             record(question.policy)
         if not to_delete:
-            return
+            return []
         outcome = delete(endpoint, to_delete, convert_rw=job.convert_rw)
         for snapshot in outcome.gone:
             self._session.emit(Deleted(place, snapshot.name, dry=False))
@@ -192,6 +203,7 @@ class Pruning:
             raise outcome.error
         if job.sync:
             endpoint.place.sync()
+        return outcome.gone
 
     def _by_hand(self, place: str, question: Question) -> str:
         """Return the command that deletes all snapshots that a policy does not keep."""
