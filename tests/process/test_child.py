@@ -165,7 +165,7 @@ def test_patience_has_an_end_and_ends_the_whole_group(command, did, way):
     ) as told:
         answer(command) if way == "read" else run(command, check=False)
     assert time.monotonic() - began < 5
-    assert not running(MARKER)
+    wait_until(lambda: not running(MARKER))
     assert told.value.hint == "Look there."
     if "busy" in str(command):
         assert str(told.value).endswith("stopped: busy"), "the last words are missing"
@@ -248,7 +248,7 @@ def test_a_process_that_ignores_the_polite_signal_is_killed(monkeypatch):
     with Child.start(shell(f"trap '' TERM; sleep {marker}; sleep {marker}")) as child:
         wait_until(lambda: running(marker))
     assert child.poll() == -signal.SIGKILL
-    assert not running(marker)
+    wait_until(lambda: not running(marker))
 
 
 def test_a_stopped_process_ends_at_once():
