@@ -12,10 +12,9 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
-
-from btrfs_backup_ng.core.value import Value
 
 #: ``BTRFS_SUPER_MAGIC`` as ``stat -f -c %t`` prints it.
 SUPER_MAGIC = "9123683e"
@@ -27,12 +26,16 @@ STUB_INODE = 2
 
 _GET_SUBVOL_INFO = 0x81F8943C
 _SUBVOL_INFO_SIZE = 504
+#: tree_id, flags, three UUIDs, ctransid, otransid, stransid, rtransid, otime.
+_SUBVOL_INFO = struct.Struct("=Q280xQ16s16s16s4Q16xQI")
 _TREE_SEARCH_V2 = 0xC0709411
 _INO_LOOKUP = 0xD0009412
 _INO_LOOKUP_SIZE = 4096
 _SYNC = 0x9408
 _READ_ONLY = 1
-_NO_UUID = UUID(int=0)
+_NO_UUID = bytes(16)
+#: A UUID occurs several times in a run: as parent, as origin of a backup.
+_REMEMBERED = 1 << 14
 
 #: ``BTRFS_ROOT_TREE_OBJECTID`` and ``BTRFS_ROOT_REF_KEY``.
 _ROOT_TREE = 1
@@ -52,7 +55,7 @@ _BUFFER = 64 * 1024
 _LAST = 2**64 - 1
 
 
-class SubvolumeInfo(Value):
+class SubvolumeInfo(NamedTuple):
     """A part of ``struct btrfs_ioctl_get_subvol_info_args``.
 
     ``ctransid`` is the transaction of the last change of content, ``otransid`` that of
@@ -90,15 +93,15 @@ def subvolume_info(descriptor: int) -> SubvolumeInfo:
     """
     buffer = bytearray(_SUBVOL_INFO_SIZE)
     fcntl.ioctl(descriptor, _GET_SUBVOL_INFO, buffer)
-    (flags,) = struct.unpack_from("=Q", buffer, 288)
-    ctransid, otransid, _, rtransid = struct.unpack_from("=4Q", buffer, 344)
-    seconds, nanoseconds = struct.unpack_from("=QI", buffer, 392)
+    found = _SUBVOL_INFO.unpack_from(buffer)
+    tree_id, flags, uuid, parent, received, *transactions = found
+    ctransid, otransid, _, rtransid, seconds, nanoseconds = transactions
     return SubvolumeInfo(
-        tree_id=struct.unpack_from("=Q", buffer, 0)[0],
+        tree_id=tree_id,
         read_only=bool(flags & _READ_ONLY),
-        uuid=UUID(bytes=bytes(buffer[296:312])),
-        parent_uuid=_uuid_or_none(buffer[312:328]),
-        received_uuid=_uuid_or_none(buffer[328:344]),
+        uuid=_read_uuid(uuid),
+        parent_uuid=_uuid_or_none(parent),
+        received_uuid=_uuid_or_none(received),
         ctransid=ctransid,
         otransid=otransid,
         rtransid=rtransid,
@@ -106,9 +109,13 @@ def subvolume_info(descriptor: int) -> SubvolumeInfo:
     )
 
 
-def _uuid_or_none(raw: bytearray) -> UUID | None:
-    uuid = UUID(bytes=bytes(raw))
-    return None if uuid == _NO_UUID else uuid
+def _uuid_or_none(raw: bytes) -> UUID | None:
+    return None if raw == _NO_UUID else _read_uuid(raw)
+
+
+@lru_cache(_REMEMBERED)
+def _read_uuid(raw: bytes) -> UUID:
+    return UUID(bytes=raw)
 
 
 def is_subvolume(status: os.stat_result) -> bool:
@@ -126,7 +133,7 @@ def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
     carriers = {}
     for item in search(descriptor, _UUID_TREE, Key(0, 0, 0), _LAST):
         if item.key == _RECEIVED_KEY:  # its data: one id (u64) a subvolume
-            uuid = UUID(bytes=struct.pack("<2Q", item.objectid, item.offset))
+            uuid = _read_uuid(struct.pack("<2Q", item.objectid, item.offset))
             ids = struct.unpack(f"<{len(item.data) // 8}Q", item.data)
             carriers[uuid] = ids
     return carriers
@@ -162,11 +169,14 @@ def nested_subvolumes(descriptor: int) -> list[bytes]:
     tree_id = subvolume_info(descriptor).tree_id
     first = Key(tree_id, _ROOT_REF_KEY, 0)
     paths = []
+    directories: dict[int, bytes] = {}
     for item in search(descriptor, _ROOT_TREE, first, tree_id):
         if item.objectid == tree_id and item.key == _ROOT_REF_KEY:
             inode, _, length = _ROOT_REF.unpack_from(item.data)
             name = item.data[_ROOT_REF.size :][:length]
-            paths.append(_directory_path(descriptor, tree_id, inode) + name)
+            if inode not in directories:
+                directories[inode] = _directory_path(descriptor, tree_id, inode)
+            paths.append(directories[inode] + name)
     return paths
 
 

@@ -9,12 +9,14 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from uuid import UUID
 
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood, judge_integrity, parse_uuid
 from btrfs_backup_ng.core.cleared import NOTHING_CLEARED
 from btrfs_backup_ng.core.model import Integrity, Listing, Snapshot
+from btrfs_backup_ng.core.naming import time_in
 from btrfs_backup_ng.core.record import Content, parse_answer
 from btrfs_backup_ng.core.value import Value
 
@@ -33,6 +35,7 @@ _DATED = (
 #: The same of ``list -qu``.
 _PARENTS = rb"^ID (\d+) gen \d+ top level \d+ parent_uuid (\S+) +uuid \S+ path "
 _SHORT = rb"^ID \d+ gen \d+ top level \d+ path "
+_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def read_listing(directory: int) -> Listing:
@@ -81,8 +84,7 @@ def _read_snapshot(directory: int, name: str) -> Snapshot | None:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if not (stat.S_ISDIR(status.st_mode) and ioctl.is_subvolume(status)):
             return None
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=directory)
+        descriptor = os.open(name, _FLAGS, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
             return None  # deleted or replaced meanwhile
@@ -99,7 +101,7 @@ def _read_snapshot(directory: int, name: str) -> Snapshot | None:
         return None
     return Snapshot(
         name=name,
-        created=info.created,
+        created=time_in(name) or info.created,
         uuid=info.uuid,
         parent_uuid=info.parent_uuid,
         received_uuid=info.received_uuid,
@@ -144,7 +146,8 @@ def parse_listing(answer: bytes, files: int) -> tuple[Listing, tuple[Content, ..
             raise OutputNotUnderstood("the list is of another subvolume")
         name = found[len(prefix) :]
         if found.startswith(prefix) and name in names:
-            snapshots.append(_snapshot(match, os.fsdecode(name)))
+            text = os.fsdecode(name)
+            snapshots.append(_snapshot(match, text, time_in(text)))
     carriers: dict[UUID, tuple[int, ...]] = {}
     for match, _ in _records(_RECEIVED, received, received_reversed):
         uuid = parse_uuid(match[2].decode())
@@ -251,11 +254,13 @@ def parse_children(answer: bytes) -> list[ListedSubvolume]:
     ]
 
 
-def _snapshot(match: re.Match[bytes], name: str) -> Snapshot:
+def _snapshot(
+    match: re.Match[bytes], name: str, created: datetime | None = None
+) -> Snapshot:
     generation, made = int(match[2]), int(match[3])
     return Snapshot(
         name=name,
-        created=None,
+        created=created,
         uuid=UUID(match[7].decode()),
         parent_uuid=parse_uuid(match[5].decode()),
         received_uuid=parse_uuid(match[6].decode()),

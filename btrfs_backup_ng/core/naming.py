@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.core.value import Value
 
 _FORMAT = "%Y%m%d-%H%M%S"
-_TIME = re.compile(r"(\d{8}-\d{6})([+-]\d{4})?(?:_(\d{1,4}))?", re.ASCII)
-_ENDING = re.compile(_TIME.pattern + r"\Z", re.ASCII)
+#: It fits at one place of a name at most.
+_ENDING = re.compile(r"(\d{8}-\d{6})([+-]\d{4})?(?:_(\d{1,4}))?\Z", re.ASCII)
 #: NAME_MAX of Linux and BTRFS_NAME_LEN.
 _NAME_BYTES = 255
 
@@ -59,10 +60,8 @@ class Naming(Value):
         read in the local zone. The ``_N`` of names within one second counts as N
         microseconds, so that they sort in the order of creation.
         """
-        if not name.startswith(self.prefix):
-            return None
-        match = _TIME.fullmatch(name[len(self.prefix) :])
-        return _parse_time(match) if match else None
+        split = split_name(name)
+        return split[1] if split and split[0] == self.prefix else None
 
 
 def time_in(name: str) -> datetime | None:
@@ -71,6 +70,11 @@ def time_in(name: str) -> datetime | None:
     return split[1] if split else None
 
 
+#: A backup has the name of its snapshot, and a run asks for each several times.
+_REMEMBERED = 1 << 14
+
+
+@lru_cache(_REMEMBERED)
 def split_name(name: str) -> tuple[str, datetime] | None:
     """Return the prefix of a name and its time (aware UTC), or None if it has none."""
     match = _ENDING.search(name)

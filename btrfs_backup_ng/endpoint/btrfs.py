@@ -58,7 +58,7 @@ class BtrfsDirectory(Endpoint):
         self._cleared: dict[int, int] = {}  # id -> last change that did not count
 
     def listing(self, *records: str) -> tuple[Listing, tuple[Content, ...]]:
-        """List all subvolumes; a date in the name counts as the time of creation."""
+        """List all subvolumes, and read records."""
         place, names = self.place, list(dict.fromkeys((VERIFIED, *records)))
         seen, contents = place.host.listing(self.directory, place.state, *names)
         found = dict(zip(names, contents, strict=True))
@@ -66,21 +66,15 @@ class BtrfsDirectory(Endpoint):
         self._cleared = {
             s.tree_id: cleared[s.uuid] for s in seen.snapshots if s.uuid in cleared
         }
-        dated = tuple(
-            replace(
-                s,
-                created=time_in(s.name) or s.created,
-                integrity=self._judged(s),
-            )
-            for s in seen.snapshots
-        )
-        return replace(seen, snapshots=dated), tuple(found[name] for name in records)
+        if self._cleared:
+            seen = replace(seen, snapshots=tuple(map(self._judged, seen.snapshots)))
+        return seen, tuple(found[name] for name in records)
 
-    def _judged(self, snapshot: Snapshot) -> Integrity:
-        """Return the integrity of a listed snapshot, which may have been cleared."""
-        cleared = self._cleared.get(snapshot.tree_id, 0)
-        is_cleared = 0 < snapshot.changed <= cleared
-        return Integrity.INTACT if is_cleared else snapshot.integrity
+    def _judged(self, snapshot: Snapshot) -> Snapshot:
+        """Return a listed snapshot with its integrity, which may have been cleared."""
+        if 0 < snapshot.changed <= self._cleared.get(snapshot.tree_id, 0):
+            return replace(snapshot, integrity=Integrity.INTACT)
+        return snapshot
 
     def look_closely(self, tree_ids: Sequence[int], **how: bool) -> Integrity:
         """Return the worst integrity of some subvolumes of the filesystem."""

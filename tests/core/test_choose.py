@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from btrfs_backup_ng.__util__ import UsageError
 from btrfs_backup_ng.core.choose import NotChosen, choose
 from btrfs_backup_ng.core.model import Snapshot
-from btrfs_backup_ng.core.naming import prefix_in, time_in
+from btrfs_backup_ng.core.naming import prefix_in, split_name, time_in
 from btrfs_backup_ng.core.value import replace
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=timezone.utc)
@@ -27,10 +27,12 @@ def _berlin() -> Iterator[None]:
     before = os.environ.get("TZ")
     os.environ["TZ"] = "CET-1CEST,M3.5.0,M10.5.0/3"
     time.tzset()
+    split_name.cache_clear()
     yield
     os.environ.pop("TZ")
     os.environ.update({"TZ": before} if before else {})
     time.tzset()
+    split_name.cache_clear()
 
 
 def made(name: str, uuid: str = "", received: str = "") -> Snapshot:

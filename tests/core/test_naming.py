@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from btrfs_backup_ng.__util__ import UsageError
-from btrfs_backup_ng.core.naming import Naming, free_name
+from btrfs_backup_ng.core.naming import Naming, free_name, split_name
 
 PREFIXES = st.text(max_size=20).filter(lambda text: not {"/", "\0"} & set(text))
 MOMENTS = st.datetimes(
@@ -36,6 +36,7 @@ def in_zone() -> Iterator[Callable[[str], None]]:
         else:
             os.environ["TZ"] = zone
         time.tzset()
+        split_name.cache_clear()
 
     yield move
     move(before)
