@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -174,6 +174,16 @@ def parse_span(text: str) -> timedelta:
     if rest or not text.strip():
         raise ValueError(f"{text!r} is not a duration; write it like 14d")
     return timedelta(seconds=seconds)
+
+
+def resembling(word: str, among: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return the one that a mistyped word was probably meant to be, or "".
+
+    :param cutoff: how alike they must be, from 0 to 1.
+    """
+    import difflib  # here: only a mistyped word needs it
+
+    return next(iter(difflib.get_close_matches(word, list(among), 1, cutoff)), "")
 
 
 def read_packaged(package: str, path: str) -> str:

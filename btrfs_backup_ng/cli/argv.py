@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
@@ -189,13 +189,3 @@ def join_levels(words: Sequence[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def resembling(word: str, among: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return the one that a mistyped word was probably meant to be, or "".
-
-    :param cutoff: how alike they must be, from 0 to 1.
-    """
-    import difflib  # here: only a mistyped word needs it
-
-    return next(iter(difflib.get_close_matches(word, list(among), 1, cutoff)), "")

@@ -5,9 +5,9 @@ import os
 from collections.abc import Collection, Sequence
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.__util__ import UsageError, resembling, visible
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.argv import expand, naming_line, resembling, split_tasks
+from btrfs_backup_ng.cli.argv import expand, naming_line, split_tasks
 from btrfs_backup_ng.cli.call import Call, read_call
 from btrfs_backup_ng.cli.parser import (
     OptionGroup,
@@ -69,7 +69,7 @@ exit status:
 """
 _USAGE = "[options] SOURCE [DESTINATION ...]"
 #: Verbs of other programs, for the work that this one does without a verb.
-_NEEDLESS = ("backup", "copy", "create", "run", "send", "snapshot", "sync", "transfer")
+_NEEDLESS = ("backup", "copy", "create", "send", "snapshot", "sync", "transfer")
 
 
 class BackupOptions(Value):
@@ -160,13 +160,18 @@ def build_parser() -> Parser:
         " according to your retention policy.",
         epilog=_EPILOG,
     )
+    add_backup_options(parser)
+    add_display(parser)
+    return parser
+
+
+def add_backup_options(parser: Parser) -> None:
+    """Add all options of a backup but those about its output."""
     _add_keeping(parser)
     _add_transfer(parser)
     add_ssh(parser)
     _add_safety(parser)
     _add_tasks(parser)
-    add_display(parser)
-    return parser
 
 
 def _add_keeping(parser: Parser) -> None:

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import GIB, UsageError, visible
+from btrfs_backup_ng.__util__ import GIB, UsageError, resembling, visible
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.argv import join_levels, resembling, split_at_dashes
+from btrfs_backup_ng.cli.argv import join_levels, split_at_dashes
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.core.model import TransferOptions
 from btrfs_backup_ng.core.value import Value, defaults_of

@@ -20,13 +20,15 @@ VALUES: dict[str, str] = {
     **dict.fromkeys(("PLACE", "SOURCE"), PLACE),
     "HOW": "none,auto,zstd,lz4",
     **dict.fromkeys(("N", "POLICY", "ZONE", "P", "SIZE", "AGE", "U", "ID"), UNKNOWN),
-    **dict.fromkeys(("KEY=VALUE", "SPAN", "PCT", "K/N", "A B"), UNKNOWN),
+    **dict.fromkeys(("KEY=VALUE", "SPAN", "PCT", "K/N", "A B", "TARGET"), UNKNOWN),
 }
 #: Options the values of which are of another kind than their names say.
 OPTIONS = {("btrfs-backup-ng-restore", "--to"): PLACE, (SENDER, "--parent"): FILE}
 #: Pages -> the kinds of their operands; the last one repeats.
 OPERANDS = {
     "btrfs-backup-ng": (PLACE,),
+    "btrfs-backup-ng-run": (UNKNOWN,),
+    "btrfs-backup-ng-config": ("check", UNKNOWN),
     "btrfs-backup-ng-list": (PLACE,),
     "btrfs-backup-ng-status": (PLACE,),
     "btrfs-backup-ng-log": (PLACE,),

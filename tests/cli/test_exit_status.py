@@ -76,14 +76,27 @@ def test_one_refused_task_of_two_is_10(scene: Scene):
     complaint(done, 10, "no such source does not exist")
 
 
-def test_the_table_of_the_readme_is_true_for_every_verb(scene: Scene):
+def test_the_table_of_the_readme_is_true_for_every_verb(scene: Scene, tmp_path: Path):
     for _ in range(2):
         scene.add("file")
         scene.back_up()
     to, new, gone = scene.destination, scene.source.parent / "new", scene.source / "no"
     one, two = (scene.snapshot_folder / name for name in scene.snapshot_names)
+    good, bad, public = (tmp_path / f"{name}.toml" for name in ("a", "b", "c"))
+    volume = f"snapshot-prefix = 'x-'\n[volumes.a]\nsource = '{scene.source}'\n"
+    good.write_text(f"{volume}to = '{to}'\n")
+    bad.write_text(f"{volume}[volumes.bad]\nsource = '{gone}'\n")
+    public.write_text(volume)
+    public.chmod(0o666)
     keep: list[Argument] = ["prune", "--yes", "--keep-at", "latest=9"]
     cases: list[tuple[int, list[Argument]]] = [
+        (0, ["config", "check", "-c", good]),
+        (2, ["config", "check", "-c", gone]),
+        (4, ["config", "check", "-c", public]),
+        (0, ["run", "-c", good]),
+        (2, ["run", "-c", gone]),
+        (4, ["run", "--dry-run", "-c", bad, "bad"]),
+        (10, ["run", "--dry-run", "-c", bad]),
         (0, ["list", to]),
         (1, ["list", gone]),
         (10, ["list", to, gone]),

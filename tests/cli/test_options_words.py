@@ -331,7 +331,10 @@ def test_a_secret_in_a_place_is_refused_and_not_repeated():
         (["/a", "::", "prnue"], ["prnue is neither", "btrfs-backup-ng prune"]),
         (["help", "lst"], ["lst is neither", "btrfs-backup-ng list"]),
         (["backup", "A", "B"], ["backup is neither", "[options] SOURCE [DESTINATION"]),
-        (["frobnicate"], ["frobnicate is neither", "commands are demo, ", "help"]),
+        (
+            ["frobnicate"],
+            ["frobnicate is neither", "commands are config, demo, ", "help"],
+        ),
         (["-S", "list", "/mnt"], ["list is a command", "help list", "./list"]),
         ([], ["no source given", "[options] SOURCE [DESTINATION ...]", "COMMAND"]),
         (["--dryrun", "/a"], ["--dryrun", "Did you mean:  --dry-run"]),

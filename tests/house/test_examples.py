@@ -28,7 +28,15 @@ def test_the_commands_of_a_page_print_what_it_shows(page):
 
 
 def test_every_page_of_a_task_has_commands():
-    tasks = {"backup", "restore", "retention", "verify", "monitor", "btrbk"}
+    tasks = {
+        "backup",
+        "configuration",
+        "restore",
+        "retention",
+        "verify",
+        "monitor",
+        "btrbk",
+    }
     assert {page.stem for page in PAGES} == tasks | {"README"}
 
 

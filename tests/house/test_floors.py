@@ -38,7 +38,10 @@ TOWER = (
 GROUND = ("__init__", "__util__", "__logger__")
 ROOT = (*GROUND, "__main__")
 # Where each part stands for itself, and what may all the same import what.
-APART = {"actions": {("backup", "prune")}, "cli/commands": {("demo", "backup")}}
+APART = {
+    "actions": {("backup", "prune")},
+    "cli/commands": {("demo", "backup"), ("run", "backup")},
+}
 # Pure, with all of core/: values in, values out.
 PURE = (
     "endpoint/staging",

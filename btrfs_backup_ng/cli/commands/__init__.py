@@ -11,6 +11,7 @@ from btrfs_backup_ng.cli.stdout import print_line
 _HERE = "btrfs_backup_ng.cli.commands"
 #: Verb -> its module.
 VERBS = {
+    "config": f"{_HERE}.config.command",
     "demo": f"{_HERE}.demo",
     "diff": f"{_HERE}.diff",
     "doctor": f"{_HERE}.doctor",
@@ -18,6 +19,7 @@ VERBS = {
     "log": f"{_HERE}.log",
     "prune": f"{_HERE}.prune.command",
     "restore": f"{_HERE}.restore.command",
+    "run": f"{_HERE}.run",
     "status": f"{_HERE}.status",
     "verify": f"{_HERE}.verify",
     "versions": f"{_HERE}.versions",

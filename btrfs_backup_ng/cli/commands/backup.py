@@ -31,7 +31,15 @@ class BackupReport(Value):
     events: list[Event]
 
 
-def run(options: BackupOptions, call: Call) -> int:
+#: Does one job; its number, the job, and a session that shows its events.
+Work = Callable[[int, Job, Session], Tally]
+
+
+def _back_up(number: int, job: Job, session: Session) -> Tally:
+    return back_up(job, session)
+
+
+def run(options: BackupOptions, call: Call, do: Work = _back_up) -> int:
     """Run the tasks that the command line names, and return the exit status."""
     if options.as_root:
         become_root(call.words)
@@ -47,7 +55,7 @@ def run(options: BackupOptions, call: Call) -> int:
             recall=remembered,
             turns=Turns(by_disk=options.at_once is None),
         )
-        status = exit_status(_run_tasks(options, session, reports))
+        status = exit_status(_run_tasks(options, session, reports, do))
     events = reports.events
     planned = [e.size_bytes or 0 for e in events if isinstance(e, Sent) and e.dry]
     if len(planned) > 1:
@@ -57,14 +65,14 @@ def run(options: BackupOptions, call: Call) -> int:
 
 
 def _run_tasks(
-    options: BackupOptions, session: Session, reports: "Reports"
+    options: BackupOptions, session: Session, reports: "Reports", do: Work
 ) -> list[Tally]:
     """Run the tasks side by side, as far as they may."""
 
     def work(number: int, job: Job) -> Tally:
         emit = partial(reports.tell, number)
         try:
-            return back_up(job, replace(session, emit=emit))
+            return do(number, job, replace(session, emit=emit))
         finally:
             reports.end(number)
 

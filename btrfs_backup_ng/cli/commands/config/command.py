@@ -1,0 +1,198 @@
+"""The ``config`` verb: the configuration -> its meaning, in lines or a document."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from btrfs_backup_ng import PROGRAM
+from btrfs_backup_ng.__util__ import UsageError, resembling, visible
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
+from btrfs_backup_ng.cli.config.jobs import (
+    VolumePlan,
+    backup_parser,
+    plan_volumes,
+    unmatched,
+)
+from btrfs_backup_ng.cli.config.keys import OptionValue, counts_at_source
+from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
+from btrfs_backup_ng.cli.table import table
+from btrfs_backup_ng.core.conditions import Conditions
+from btrfs_backup_ng.core.configuration import Configuration, Setting, Settings
+from btrfs_backup_ng.core.value import Value
+
+_CHECK = "check"
+_ACTIONS = (_CHECK,)
+_EPILOG = f"""\
+actions:
+  check  read the configuration, and print for each volume and each of its targets
+    which settings count, and the line that each comes from. No place is looked at;
+    run --dry-run does that.
+
+exit status:
+  0  it can be used
+  2  it has an error, which is printed with its line
+  4  other users can change it, so it is not used
+
+{EPILOG_FILE}"""
+
+
+class ConfigOptions(Value):
+    """The options of ``config``.
+
+    :ivar volumes: names; without any, all.
+    """
+
+    path: str
+    volumes: tuple[str, ...]
+
+
+class SettingView(Value):
+    """A setting, and where it stands.
+
+    :ivar section: "" above the first section.
+    """
+
+    key: str
+    value: str
+    section: str
+    line: int
+
+
+class TargetView(Value):
+    """A target of a volume."""
+
+    target: str
+    place: str
+    settings: list[SettingView]
+
+
+class VolumeView(Value):
+    """A volume."""
+
+    volume: str
+    source: str
+    settings: list[SettingView]
+    targets: list[TargetView]
+
+
+class CheckReport(Value):
+    """The document of ``check``."""
+
+    configuration: str
+    volumes: list[VolumeView]
+    unused_targets: list[str]
+
+
+def main(words: Sequence[str]) -> int:
+    """Check the configuration."""
+    return run_command("config", words, build_parser(), read, _check)
+
+
+def build_parser() -> Parser:
+    """Return the parser of the words."""
+    parser = new_parser(
+        "config",
+        usage="[options] check [VOLUME ...]",
+        description="Check the configuration that run uses. Changes nothing.",
+        epilog=_EPILOG,
+    )
+    add_config(parser)
+    add_display(parser)
+    return parser
+
+
+def read(options: argparse.Namespace) -> ConfigOptions:
+    """Return the options.
+
+    :raises UsageError: if there is no such action.
+    """
+    action, *volumes = options.places or [""]
+    if action not in _ACTIONS:
+        meant = resembling(action, _ACTIONS) or _CHECK
+        text = f"{visible(action)!r} is no action" if action else "no action given"
+        raise UsageError(text, hint=f"Try:  {PROGRAM} config {meant}")
+    return ConfigOptions(configuration_path(options.config), tuple(volumes))
+
+
+def _check(options: ConfigOptions, call: Call) -> int:
+    configuration = read_configuration(options.path)
+    plans = plan_volumes(configuration, wanted=options.volumes)
+    output = Output(call)
+    views = [_view(configuration, plan) for plan in plans]
+    used = {t.name for p in plan_volumes(configuration) for t in p.targets}
+    unused = [name for name in configuration.targets if name not in used]
+    for view in views:
+        for line in _lines(view):
+            output.line(line)
+    for name in unmatched(configuration, options.volumes):
+        output.line(f"{name}: no subvolume now (optional)")
+    for name in unused:
+        output.line(f"note: no volume goes to the target {name}")
+    output.line(f"What a run would do now:  {PROGRAM} run --dry-run")
+    return output.finish(0, CheckReport(options.path, views, unused))
+
+
+def _view(configuration: Configuration, plan: VolumePlan) -> VolumeView:
+    """Return the view of a volume."""
+    defaults = {action.dest: action.default for action in backup_parser().options}
+    is_remote = plan.job.source.is_remote
+    own = {
+        dest: setting
+        for dest, setting in plan.options.items()
+        if counts_at_source(dest, is_remote=is_remote)
+    }
+    general, section = configuration.levels(plan.volume)
+    targets = []
+    for target, destination in zip(plan.targets, plan.job.destinations):
+        there = {
+            dest: setting
+            for dest, setting in target.options.items()
+            if not counts_at_source(dest, is_remote=False)
+        }
+        levels = configuration.levels(plan.volume, target.name)[1::2]
+        settings = [*_options(there, defaults), *_conditions(levels)]
+        targets.append(TargetView(target.name, str(destination.location), settings))
+    settings = [*_options(own, defaults), *_conditions([general, section])]
+    return VolumeView(plan.name, str(plan.job.source), settings, targets)
+
+
+def _options(
+    options: Mapping[str, Setting], defaults: Mapping[str, Any]
+) -> Iterator[SettingView]:
+    """Yield the options that are not what they are without a setting."""
+    for dest, setting in options.items():
+        assert isinstance(setting.value, OptionValue)
+        if setting.value.value != defaults[dest]:
+            yield _setting(setting)
+
+
+def _conditions(levels: Sequence[Settings]) -> Iterator[SettingView]:
+    """Yield the conditions; of two levels, the more special one counts."""
+    found = {
+        name: level[name]
+        for level in levels
+        for name in Conditions.NAMES
+        if name in level
+    }
+    yield from (_setting(each) for each in found.values() if each.value is not False)
+
+
+def _setting(setting: Setting) -> SettingView:
+    return SettingView(setting.key, setting.text, setting.section, setting.line)
+
+
+def _lines(view: VolumeView) -> Iterator[str]:
+    yield f"{visible(view.volume)}: {visible(view.source)}"
+    yield from table([_row(each) for each in view.settings], 2)
+    for target in view.targets:
+        name, place = visible(target.target), visible(target.place)
+        yield f"  to {place}" if name == place else f"  to {name}: {place}"
+        yield from table([_row(each) for each in target.settings], 4)
+
+
+def _row(setting: SettingView) -> tuple[str, str, str]:
+    section = f"[{setting.section}], " if setting.section else ""
+    return setting.key, setting.value, f"{section}line {setting.line}"

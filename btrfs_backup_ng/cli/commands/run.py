@@ -1,0 +1,133 @@
+"""The ``run`` verb: the configuration -> jobs -> a backup run -> exit status."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from btrfs_backup_ng import PROGRAM
+from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.actions.backup.run import back_up
+from btrfs_backup_ng.actions.conditions import Gate
+from btrfs_backup_ng.cli.argv import expand
+from btrfs_backup_ng.cli.backup_options import BackupOptions, add_backup_options
+from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.commands import backup
+from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
+from btrfs_backup_ng.cli.config.jobs import (
+    configured_jobs,
+    given_options,
+    plan_volumes,
+    unmatched,
+)
+from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
+from btrfs_backup_ng.core.events import Tally
+from btrfs_backup_ng.core.model import Job
+from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.session.session import Session
+
+_EPILOG = f"""\
+An option given here counts for all volumes and targets, before the configuration.
+
+exit status:
+  0  done; a target that is away counts as done if it is optional
+  1  failed
+  2  usage error, or an error in the configuration; nothing was done
+  3  another run is at work
+  4  refused before any change
+  10  a part failed, the rest is done
+
+{EPILOG_FILE}"""
+
+
+class RunOptions(Value):
+    """The options of ``run``.
+
+    :ivar path: of the configuration.
+    :ivar volumes: their names; without any, all.
+    :ivar only: names of targets; without any, all.
+    :ivar given: options of a backup, by their places of argparse.
+    """
+
+    path: str
+    volumes: tuple[str, ...]
+    only: tuple[str, ...]
+    given: Mapping[str, Any]
+
+
+def main(words: Sequence[str]) -> int:
+    """Run what is configured."""
+    parser = build_parser()
+
+    def read_all(options: argparse.Namespace) -> RunOptions:
+        return read(options, expand(words, parser.valued))
+
+    return run_command("run", words, parser, read_all, _run)
+
+
+def build_parser() -> Parser:
+    """Return the parser of the words."""
+    parser = new_parser(
+        "run",
+        usage="[options] [VOLUME ...]",
+        description="Back up the volumes of the configuration, side by side: snapshot,"
+        " send, prune. Without names, all of them.",
+        epilog=_EPILOG,
+    )
+    add_config(parser)
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="TARGET",
+        help="send to this target only, and leave out the volumes that do not go"
+        " there; may be repeated",
+    )
+    add_backup_options(parser)
+    add_display(parser)
+    return parser
+
+
+def read(options: argparse.Namespace, words: Sequence[str] = ()) -> RunOptions:
+    """Return the options.
+
+    :param words: of the call, for those that it gives.
+    :raises UsageError: if a place is named.
+    """
+    for word in options.places:
+        if word.startswith(("/", ".", "ssh://", "shell://")):
+            raise UsageError(
+                f"{visible(word)} is a place, and run takes names of volumes",
+                hint="A backup of places needs no command:  "
+                f"{PROGRAM} [options] SOURCE [DESTINATION ...]",
+            )
+    return RunOptions(
+        configuration_path(options.config),
+        tuple(options.places),
+        tuple(options.only or ()),
+        given_options(build_parser(), words),
+    )
+
+
+def _run(options: RunOptions, call: Call) -> int:
+    configuration, given = read_configuration(options.path), options.given
+    plans = plan_volumes(
+        configuration, given, wanted=options.volumes, only=options.only
+    )
+    if not plans and options.only:
+        raise UsageError("none of these volumes goes to that target")
+    gate = Gate()
+
+    def do(number: int, job: Job, session: Session) -> Tally:
+        plan = plans[number]
+        at_targets = [target.conditions for target in plan.targets]
+        left, tally = gate.admit(job, plan.conditions, at_targets, session)
+        if left:
+            tally.add(back_up(left, session))
+        return tally
+
+    for name in unmatched(configuration, options.volumes):
+        Output(call).line(f"{name}: no subvolume now; skipped (optional)")
+    jobs = tuple(plan.job for plan in plans)
+    at_once = configured_jobs(configuration, given)
+    return backup.run(BackupOptions(jobs, False, at_once), call, do)

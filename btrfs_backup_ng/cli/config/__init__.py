@@ -1,0 +1,1 @@
+"""The configuration: the keys, the file, and the jobs that it stands for."""

@@ -1,0 +1,387 @@
+"""The configuration: run and config check, on real filesystems."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from btrfs_backup_ng.__util__ import Refused
+from btrfs_backup_ng.cli.commands import run_words
+from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
+from btrfs_backup_ng.host import power
+from tests.support.command_line import NOBODY, complaint, covers, must
+from tests.support.places import ssh_place, ssh_words
+from tests.support.program import Argument, run_program
+from tests.support.scene import Scene
+from tests.support.sshd import Sshd
+
+pytestmark = pytest.mark.btrfs
+
+Done = subprocess.CompletedProcess[str]
+
+
+class Configured:
+    """A scene, and a second source and destination, with a configuration."""
+
+    def __init__(self, scene: Scene, file: Path) -> None:
+        self.scene = scene
+        self.file = file
+        self.second = scene.subvolume("root")
+        (self.second / "file").write_text("root")
+        self.other = scene.other_destination("other")
+        for place in (scene.destination, self.other):
+            for name in ("home", "root"):
+                (place / name).mkdir()
+        self.write()
+
+    def write(
+        self, usb: str = "", home: str = "", more: str = "", top: str = ""
+    ) -> str:
+        """Write the configuration, with more lines in its sections."""
+        text = f"""\
+snapshot-prefix = "x-"
+{top}
+
+[targets.usb]
+place = "{self.scene.place}/{{volume}}"
+{usb}
+
+[volumes.home]
+source = "{self.scene.source}"
+to = ["usb", "{self.other}/{{volume}}"]
+{home}
+
+[volumes.root]
+source = "{self.second}"
+to = "usb"
+{more}
+"""
+        self.file.write_text(text)
+        return text
+
+    def run(self, *words: Argument) -> Done:
+        return run_program("run", "-c", self.file, *words)
+
+    def count(self, volume: str, place: Path | None = None) -> int:
+        """Return how many backups of a volume are at a place."""
+        directory = (place or self.scene.destination) / volume
+        return len([name for name in os.listdir(directory) if name.startswith("x-")])
+
+
+@pytest.fixture
+def configured(scene: Scene, tmp_path: Path) -> Configured:
+    return Configured(scene, tmp_path / "config.toml")
+
+
+@covers("-c", "--config", "--only", "--rate")
+def test_a_run_backs_up_what_is_configured_or_a_part_of_it(configured: Configured):
+    other = configured.other
+    before = configured.scene.fingerprint()
+    dry = must(configured.run("--dry-run", "--json"))
+    assert configured.scene.fingerprint() == before
+    planned = [e for e in json.loads(dry.stdout)["events"] if e["event"] == "sent"]
+    assert len(planned) == 3 and all(event["dry"] for event in planned)
+
+    done = must(configured.run("home", "--only", "usb"))
+    assert done.stdout.count("made snapshot") == 1 and not done.stderr
+    assert [configured.count("home"), configured.count("home", other)] == [1, 0]
+    must(configured.run("--rate", "100M", "root", "home"))
+    assert [configured.count("home"), configured.count("home", other)] == [2, 2]
+    assert configured.count("root") == 1
+    # The same words as in the classic form find nothing to do.
+    source, place = configured.scene.source, configured.scene.destination / "home"
+    classic = must(run_program("-S", "-p", "x-", source, place))
+    assert "nothing to send, all 2 snapshots are there" in classic.stdout
+
+    complaint(configured.run("hom"), 2, "no volume 'hom'", "Did you mean:  home")
+    complaint(configured.run("--only", "ubs"), 2, "no target 'ubs'", "mean:  usb")
+    only = ["--only", f"{other}/{{volume}}"]
+    complaint(configured.run("root", *only), 2, "none of these volumes goes to")
+    complaint(run_program("run", source, place), 2, "is a place", "needs no command")
+    found = complaint(run_program("run", "-c", f"{configured.file}2"), 2, "there is no")
+    assert "config.toml2" in found
+
+
+def test_an_error_anywhere_ends_the_run_before_anything_is_changed(
+    configured: Configured,
+):
+    text = configured.write(more="retires = 3")
+    line = text.splitlines().index("retires = 3") + 1
+    before = configured.scene.fingerprint()
+    where = f"line {line} of {configured.file}: volumes.root.retires: unknown key"
+    complaint(configured.run("home"), 2, where, "Did you mean:  retries")
+    document = json.loads(configured.run("--json").stdout)
+    assert document["exit_status"] == 2 and where in document["error"]["message"]
+    assert configured.scene.fingerprint() == before
+
+
+def test_a_target_that_is_away_costs_the_others_nothing(configured: Configured):
+    scene, other = configured.scene, configured.other
+    must(configured.run())
+    away = scene.destination.rename(scene.destination.with_name("away"))
+    failed = must(configured.run("home"), 10)
+    assert f"{scene.destination}/home does not exist" in failed.stderr
+    assert configured.count("home", other) == 2
+
+    configured.write(usb="optional = true", top="keep = 'latest=1'")
+    for _ in range(2):
+        scene.add("more")
+        done = must(configured.run())
+        place = f"{scene.destination}/home"
+        note = f"note: {place}: away: it does not exist; skipped (optional)"
+        assert note in done.stderr and done.stderr.count("note: ") == 2
+    assert configured.count("home", other) == 4
+    away.rename(scene.destination)
+    done = must(configured.run("home", "--incremental=required"))
+    assert not done.stderr and configured.count("home") >= 2
+
+
+def test_the_right_disk_must_be_there(configured: Configured):
+    scene, disk = configured.scene, configured.scene.destination_disk
+    other_disk = scene.source_disk
+    configured.write(usb=f"filesystem = '{disk.uuid}'\nrequire-mount = '{disk.path}'")
+    must(configured.run())
+    before = scene.fingerprint()
+    for line, reason in (
+        (
+            f"filesystem = '{other_disk.uuid}'",
+            f"not on the filesystem {other_disk.uuid}",
+        ),
+        (f"require-mount = '{scene.destination}'", "nothing is mounted at"),
+    ):
+        configured.write(usb=line)
+        found = must(configured.run("root", "--dry-run"), 10)
+        place = f"{scene.destination}/root"
+        assert f"{place}: " in found.stderr and reason in found.stderr
+        configured.write(usb=f"{line}\noptional = true")
+        done = must(configured.run("root", "--dry-run"))
+        assert reason in done.stderr and "skipped (optional)" in done.stderr
+    assert scene.fingerprint() == before
+
+    configured.write(usb="min-free = '900T'\noptional = true")
+    done = must(configured.run("root"), 10)
+    assert "are free, and min-free asks for 900.0 TiB" in done.stderr
+    assert configured.count("root") == 1
+    failures = must(run_program("log", "--failures", f"{scene.destination}/root"))
+    assert "min-free asks for" in failures.stdout
+    configured.write(usb="min-free = '1M'")
+    must(configured.run("root"))
+    assert configured.count("root") == 3
+
+
+def test_conditions_of_a_source(configured: Configured):
+    scene = configured.scene
+    must(configured.run())  # makes the directory of the snapshots in the source
+    configured.write(top="only-if-changed = true")
+    must(configured.run())
+    count = len(scene.snapshots)
+    done = must(configured.run())
+    assert len(scene.snapshots) == count
+    assert done.stderr.count("not changed since x-") == 2, done.stderr
+    assert done.stdout.count("nothing to send") == 3
+    scene.add("more")
+    done = must(configured.run())
+    assert done.stdout.count("made snapshot") == 1
+    assert done.stderr.count("not changed since") == 1
+    assert len(scene.snapshots) == count + 1
+
+    missing = configured.second.with_name("missing")
+    configured.second.rename(missing)
+    failed = must(configured.run("--dry-run"), 10)
+    assert f"{configured.second} does not exist" in failed.stderr
+    configured.write(more="optional = true")
+    done = must(configured.run("--dry-run"))
+    assert f"{configured.second}: away: it does not exist" in done.stderr
+    configured.write(more=f"require-mount = '{missing}'")
+    failed = must(configured.run("--dry-run", "root"), 4)
+    assert f"{configured.second}: nothing is mounted at {missing}" in failed.stderr
+    missing.rename(configured.second)
+    configured.write(more="min-free = '900T'")
+    failed = must(configured.run("--dry-run", "root"), 4)
+    assert "min-free asks for" in failed.stderr
+
+
+def test_a_pattern_backs_up_every_subvolume_that_it_matches(configured: Configured):
+    scene = configured.scene
+    (scene.source.parent / "plain").mkdir()
+    for name in ("home", "root"):
+        (configured.other / "all" / name).mkdir(parents=True)
+    pattern = f"{scene.source.parent}/*"
+    text = (
+        f"[volumes.all]\nsource = '{pattern}'\nto = '{configured.other}/{{volume}}'\n"
+    )
+    configured.file.write_text(f"snapshot-prefix = 'x-'\n{text}")
+    must(configured.run())
+    assert configured.count("all/home", configured.other) == 1
+    assert configured.count("all/root", configured.other) == 1
+    configured.file.write_text(text.replace(pattern, f"{pattern}/no"))
+    complaint(configured.run(), 2, "line 2 of ", "no subvolume matches")
+    configured.file.write_text(
+        text.replace(pattern, f"{pattern}/no") + "optional = true"
+    )
+    done = must(configured.run())
+    assert done.stdout == "all: no subvolume now; skipped (optional)\n"
+
+
+@pytest.mark.ssh
+def test_a_host_that_does_not_answer_is_fine_if_it_need_not(
+    configured: Configured, new_sshd
+):
+    server: Sshd = new_sshd()
+    scene = configured.scene
+    place = ssh_place(server, configured.other, user="root")
+    words = ssh_words(server)
+    file = configured.file
+    target = f"[targets.nas]\nplace = '{place}/{{volume}}'\nwhen-reachable = true\n"
+    volume = f"[volumes.home]\nsource = '{scene.source}'\nto = 'nas'\n"
+    file.write_text(f"snapshot-prefix = 'x-'\n{target}{volume}")
+    must(run_program("run", "-c", file, *words))
+    assert configured.count("home", configured.other) == 1
+    server.stop()
+    done = must(run_program("run", "-c", file, *words))
+    assert f"note: {place}/home: away: " in done.stderr
+    assert "skipped (when-reachable)" in done.stderr
+    assert len(scene.snapshots) == 2
+    file.write_text(file.read_text().replace("when-reachable = true\n", ""))
+    must(run_program("run", "-c", file, *words), 10)
+
+
+def test_a_configuration_that_others_can_write_is_refused(
+    configured: Configured, public_path: Path
+):
+    file = configured.file
+    for mode in (0o664, 0o646):
+        file.chmod(mode)
+        found = complaint(configured.run(), 4, "can be written by other users")
+        assert f"chmod go-w {file}" in found
+    file.chmod(0o600)
+    os.chown(file, NOBODY, -1)
+    complaint(configured.run(), 4, f"belongs to another user ({NOBODY})")
+    os.chown(file, 0, -1)
+    must(configured.run("--dry-run"))
+
+    directory = public_path / "theirs"
+    (directory / "below").mkdir(parents=True)
+    shutil.copy(file, directory / "below" / "config.toml")
+    os.chown(directory, NOBODY, -1)
+    link = file.with_name("link.toml")
+    link.symlink_to(directory / "below" / "config.toml")
+    for path in (directory / "below" / "config.toml", link):
+        found = complaint(
+            run_program("run", "-c", path), 4, "who could put another file there"
+        )
+        assert str(directory) in found
+
+
+@covers("--config")
+def test_config_check_says_where_each_setting_comes_from(configured: Configured):
+    text = configured.write(
+        usb="keep-at = '7d 4w'\noptional = true",
+        home="[volumes.home.at.usb]\nrate = '5M'",
+        more="keep = '2d'\n[targets.nas]\nplace = '/nas'",
+        top="retries = 3\nfs-checks = 'auto'",
+    ).splitlines()
+
+    def at(start: str) -> str:
+        number = 1 + next(n for n, line in enumerate(text) if line.startswith(start))
+        return f"line {number}"
+
+    done = must(run_program("config", "check", "-c", configured.file))
+    found = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    place = configured.scene.place
+    assert found == [
+        f"home: {configured.scene.source}",
+        f"snapshot-prefix x- {at('snapshot-prefix')}",
+        f"to usb: {place}/home",
+        f"retries 3 {at('retries')}",
+        f"keep-at 7d 4w [targets.usb], {at('keep-at')}",
+        f"rate 5M [volumes.home.at.usb], {at('rate')}",
+        f"optional true [targets.usb], {at('optional')}",
+        f"to {configured.other}/{{volume}}: {configured.other}/home",
+        f"retries 3 {at('retries')}",
+        f"root: {configured.second}",
+        f"snapshot-prefix x- {at('snapshot-prefix')}",
+        f"keep 2d [volumes.root], {at('keep =')}",
+        f"to usb: {place}/root",
+        f"retries 3 {at('retries')}",
+        f"keep-at 7d 4w [targets.usb], {at('keep-at')}",
+        f"optional true [targets.usb], {at('optional')}",
+        "note: no volume goes to the target nas",
+        "What a run would do now: btrfs-backup-ng run --dry-run",
+    ]
+    done = must(run_program("config", "check", "root", "-c", configured.file, "--json"))
+    document = json.loads(done.stdout)
+    assert document["unused_targets"] == ["nas"]
+    (volume,) = document["volumes"]
+    (target,) = volume["targets"]
+    assert (volume["volume"], target["target"]) == ("root", "usb")
+    assert volume["settings"][1]["section"] == "volumes.root"
+    complaint(run_program("config"), 2, "no action", "config check")
+    complaint(run_program("config", "chek"), 2, "'chek' is no action", "config check")
+
+
+def test_the_configuration_of_a_user_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
+    name = "btrfs-backup-ng/config.toml"
+    assert configuration_path() == f"{tmp_path}/.config/{name}"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / name
+    assert configuration_path() == str(file)
+    file.parent.mkdir(mode=0o777)
+    file.write_text("[volumes.home]\nsource = '/home'\n")
+    for owner in (0, NOBODY):
+        os.chown(file, owner, -1)
+        assert "home" in read_configuration(str(file)).volumes
+    for changes in ({"mode": 0o622}, {"owner": 1}):
+        file.chmod(changes.get("mode", 0o600))
+        os.chown(file, changes.get("owner", NOBODY), -1)
+        with pytest.raises(Refused):
+            read_configuration(str(file))
+
+
+def _supply(directory: Path, name: str, **files: str) -> None:
+    (directory / name).mkdir(exist_ok=True)
+    for key, value in files.items():
+        (directory / name / key).write_text(f"{value}\n")
+
+
+def test_a_machine_is_on_its_battery_if_that_is_discharging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(power, "SUPPLIES", str(tmp_path / "none"))
+    assert not power.is_on_battery()
+    monkeypatch.setattr(power, "SUPPLIES", str(tmp_path))
+    _supply(tmp_path, "BAT0", type="Battery", status="Discharging")
+    assert power.is_on_battery()
+    _supply(tmp_path, "AC", type="Mains", online="1")
+    assert not power.is_on_battery()
+    _supply(tmp_path, "AC", online="0")
+    assert power.is_on_battery()
+    _supply(tmp_path, "BAT0", status="Full")
+    _supply(tmp_path, "mouse", type="Battery", status="Discharging", scope="Device")
+    assert not power.is_on_battery()
+
+
+def test_nothing_is_done_on_battery_if_power_is_asked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    monkeypatch.setenv("BTRFS_BACKUP_NG_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(power, "SUPPLIES", str(tmp_path))
+    _supply(tmp_path, "BAT0", type="Battery", status="Discharging")
+    file = tmp_path / "config.toml"
+    text = f"[volumes.home]\nsource = '{tmp_path}/no'\n"
+    file.write_text(f"only-on-ac = true\n{text}")
+    assert run_words(["run", "-c", str(file)]) == 0
+    assert "runs on its battery; skipped (only-on-ac)" in capfd.readouterr().err
+    file.write_text(text)
+    assert run_words(["run", "-c", str(file)]) == 4
+    assert "does not exist" in capfd.readouterr().err
