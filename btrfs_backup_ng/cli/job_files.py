@@ -47,6 +47,8 @@ class JobFiles:
 
         :raises UsageError: for a file without sense.
         """
+        if not any(word.startswith("@") for word in words):
+            return list(words)
         options: list[str] = []
         others: list[str] = []
         valued = self.parser.valued

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
+from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.parser import FOLDER
 from btrfs_backup_ng.cli.ssh_options import read_ssh
@@ -14,13 +14,7 @@ from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import places_in
-from btrfs_backup_ng.session.history import (
-    Record,
-    hidden_directory,
-    known_places,
-    read_history,
-    state_directory,
-)
+from btrfs_backup_ng.session.history import Record, hidden_directory, known_places
 
 log = logging.getLogger(__name__)
 
@@ -72,21 +66,6 @@ def read_places(words: Sequence[str]) -> tuple[Location, ...]:
     :raises UsageError: if one is a command.
     """
     return tuple(map(read_place, words))
-
-
-def remembered(*, needed: bool = False) -> list[Record]:
-    """Return the history of this machine.
-
-    :param needed: the command can do nothing without it.
-    :raises HistoryUnreadable: if it is needed and cannot be read.
-    """
-    found = attempt(lambda: read_history(state_directory()))
-    if not isinstance(found, BackupError):
-        return found
-    if needed:
-        raise found
-    log.info("%s", found.message)
-    return []
 
 
 def named_or_known(

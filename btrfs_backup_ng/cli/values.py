@@ -1,13 +1,11 @@
 """The values that options take: words -> values, or a usage error."""
 
 import os
-import re
 from collections.abc import Callable
 from datetime import timedelta, timezone, tzinfo
 from typing import TypeVar
 
 from btrfs_backup_ng.__util__ import MIB, UsageError, parse_size, parse_span, visible
-from btrfs_backup_ng.core.choose import NOW
 from btrfs_backup_ng.core.codecs import parse_codec
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.policy import Policy, parse_policy
@@ -133,18 +131,6 @@ def simulated_span(text: str) -> timedelta:
 def codec(text: str) -> str:
     """Read a method of compression."""
     return _parsed("--compress", parse_codec, text)
-
-
-def version_id(text: str) -> str:
-    """Read the id of a version of a file, without dashes."""
-    plain = text.replace("-", "").lower()
-    if plain != NOW and not re.fullmatch("[0-9a-f]{4,32}", plain):
-        raise UsageError(
-            f"'{visible(text)}' is not the id of a version",
-            hint="versions FILE prints it before each version: 4 to 32 of the digits 0"
-            " to 9 and a to f",
-        )
-    return plain
 
 
 def zone(text: str) -> tzinfo:

@@ -171,3 +171,15 @@ def is_in_part(snapshot: Snapshot, number: int, parts: int) -> bool:
 
     digest = hashlib.sha256(snapshot.origin.bytes).digest()
     return int.from_bytes(digest[:8], "big") % parts == number - 1
+
+
+def parse_version_id(text: str) -> str:
+    """Read the id of a version of a file, without dashes."""
+    plain = text.replace("-", "").lower()
+    if plain != NOW and not re.fullmatch("[0-9a-f]{4,32}", plain):
+        raise UsageError(
+            f"'{visible(text)}' is not the id of a version",
+            hint="versions FILE prints it before each version: 4 to 32 of the digits 0"
+            " to 9 and a to f",
+        )
+    return plain

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 #: Colours: the program's own, as ``visible()`` escapes those of any other text.
-_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+_COLOUR = "\x1b\\[[0-9;]*m"
 #: Signs of the category "format" that are drawn, below the digits behind them.
 _SIGNS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2"
 _SIGNS += "\U000110bd\U000110cd"
@@ -14,9 +14,9 @@ _ELLIPSIS = "..."
 #: Between the words of a line and its command.
 _COLON = ":  "
 #: Between two words of a text; an amount and its unit are one.
-_SPACE = re.compile(r" (?!(?:[KMGTP]i)?B\b)")
+_SPACE = r" (?!(?:[KMGTP]i)?B\b)"
 #: A word of a shell command, with its quotes.
-_SHELL_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^ '"\\])+""", re.DOTALL)
+_SHELL_WORD = r"""(?s)(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^ '"\\])+"""
 
 
 def width(text: str) -> int:
@@ -28,7 +28,7 @@ def width(text: str) -> int:
     """
     if text.isascii() and "\x1b" not in text:
         return len(text)
-    return sum(map(_width_of, _COLOUR.sub("", text)))
+    return sum(map(_width_of, re.sub(_COLOUR, "", text)))
 
 
 def _width_of(character: str) -> int:
@@ -78,7 +78,7 @@ def wrap(text: str, first: int, rest: int) -> Iterator[str]:
     if width(text) <= first:
         yield text
         return
-    words = _SPACE.split(text.lstrip(" "))
+    words = re.split(_SPACE, text.lstrip(" "))
     line, room = " " * (len(text) - len(text.lstrip(" "))) + words[0], first
     for word in words[1:]:
         if width(f"{line} {word}") <= room:
@@ -98,7 +98,7 @@ def broken(line: str, columns: int | None, indent: int) -> list[str]:
     """
     if columns is None:
         return [line]
-    longest = max(map(width, _SPACE.split(line)))
+    longest = max(map(width, re.split(_SPACE, line)))
     if longest + 2 <= columns:
         indent = min(indent, columns - longest)
     indent = min(indent, columns // 2)
@@ -131,7 +131,7 @@ def folded(command: str, columns: int | None, indent: int) -> list[str]:
     if columns is None or width(command) <= columns:
         return [command]
     start = command[: len(command) - len(command.lstrip(" "))]
-    first, *words = _SHELL_WORD.findall(command)
+    first, *words = re.findall(_SHELL_WORD, command)
     lines, line = [], start + first
     for word in words:
         if width(f"{line} {word} \\") <= columns:

@@ -1,6 +1,6 @@
 """Values as documents, for ``--json``: the keys are the names of the fields."""
 
-import base64
+import binascii
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
@@ -75,7 +75,7 @@ def _items(value: Any, now: datetime | None) -> Iterator[tuple[str, Any]]:
             if not path.isascii() and any(
                 "\udc80" <= sign <= "\udcff" for sign in path
             ):
-                yield f"{key}_base64", base64.b64encode(item).decode()
+                yield f"{key}_base64", binascii.b2a_base64(item, newline=False).decode()
         else:
             yield key, to_document(item, now)
             if form == "aged" and now:

@@ -10,7 +10,7 @@ from btrfs_backup_ng.core.value import Value
 
 _FORMAT = "%Y%m%d-%H%M%S"
 #: It fits at one place of a name at most.
-_ENDING = re.compile(r"(\d{8}-\d{6})([+-]\d{4})?(?:_(\d{1,4}))?\Z", re.ASCII)
+_ENDING = r"(?a)(\d{8}-\d{6})([+-]\d{4})?(?:_(\d{1,4}))?\Z"
 #: NAME_MAX of Linux and BTRFS_NAME_LEN.
 _NAME_BYTES = 255
 
@@ -77,7 +77,7 @@ _REMEMBERED = 1 << 14
 @lru_cache(_REMEMBERED)
 def split_name(name: str) -> tuple[str, datetime] | None:
     """Return the prefix of a name and its time (aware UTC), or None if it has none."""
-    match = _ENDING.search(name)
+    match = re.search(_ENDING, name)
     moment = _parse_time(match) if match else None
     return (name[: match.start()], moment) if match and moment else None
 

@@ -12,7 +12,7 @@ A backup has two times. The sender chooses its name; the place itself sets the t
 its arrival (``otime``), which the sender cannot change. A backup is kept by its
 arrival, whatever names a sender invents; but a backlog arrives all at once, so it is
 kept by its name, too. For the same reason only names decide what is worth sending.
-Other machines list no times; ``prune.ages_and_sizes`` asks for them with one more
+Other machines list no times; ``prune.ages`` asks for them with one more
 command, if the policy needs them.
 
 A snapshot of another prefix belongs to another series, judged by itself. A snapshot

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
-T = TypeVar("T", bound="Value")
-
 #: A default for a field: all values share it.
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
@@ -65,6 +63,10 @@ class Value:
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={vars(self)[name]!r}" for name in self._fields)
         return f"{type(self).__name__}({fields})"
+
+
+#: With the class itself: to compile a text, as for ``bound="Value"``, takes long.
+T = TypeVar("T", bound=Value)
 
 
 def replace(value: T, /, **changes: Any) -> T:

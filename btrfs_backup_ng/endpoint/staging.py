@@ -55,9 +55,7 @@ from btrfs_backup_ng.sendstream.names import BODY, SEAL, parse_name
 _STAMP = "%Y%m%dT%H%M%SZ"
 #: Start, random part, digest of the snapshot, digest of the parent and the protocol.
 #: Other names in staging are not ids. Versions without checkpoints omitted the digests.
-_TRANSFER_ID = re.compile(
-    r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}(?:-([0-9a-f]{16})-([0-9a-f]{16}))?"
-)
+_TRANSFER_ID = r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{8}(?:-([0-9a-f]{16})-([0-9a-f]{16}))?"
 
 
 class Checkpoint(Value):
@@ -114,12 +112,12 @@ def _form_part(parent: Snapshot | None, protocol: str) -> str:
 
 def ids_in(names: Iterable[str]) -> list[str]:
     """Return the ids of transfers among the names in staging."""
-    return [name for name in names if _TRANSFER_ID.fullmatch(name)]
+    return [name for name in names if re.fullmatch(_TRANSFER_ID, name)]
 
 
 def is_known(transfer_id: str) -> bool:
     """Return whether an id identifies its stream."""
-    match = _TRANSFER_ID.fullmatch(transfer_id)
+    match = re.fullmatch(_TRANSFER_ID, transfer_id)
     return match is not None and match[2] is not None
 
 
@@ -130,7 +128,7 @@ def chance_in(transfer_id: str) -> str:
 
 def started(transfer_id: str) -> datetime:
     """Return the time in an id, as aware UTC; the minimum if it is not a time."""
-    match = _TRANSFER_ID.fullmatch(transfer_id)
+    match = re.fullmatch(_TRANSFER_ID, transfer_id)
     try:
         stamp = datetime.strptime(match[1] if match else "", _STAMP)
     except ValueError:
@@ -154,7 +152,7 @@ def expired(
 def of_snapshots(names: Iterable[str], snapshots: Iterable[Snapshot]) -> list[str]:
     """Return the ids of transfers of any of these snapshots."""
     wanted = {_snapshot_part(snapshot) for snapshot in snapshots}
-    matches = map(_TRANSFER_ID.fullmatch, names)
+    matches = (re.fullmatch(_TRANSFER_ID, name) for name in names)
     return [match[0] for match in matches if match and match[2] in wanted]
 
 

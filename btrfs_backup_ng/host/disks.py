@@ -4,7 +4,7 @@ import os
 
 from btrfs_backup_ng.core.model import Facts
 from btrfs_backup_ng.host.common import Host
-from btrfs_backup_ng.host.facts import FILESYSTEMS, first_word
+from btrfs_backup_ng.host.facts import FILESYSTEMS, first_word, names_in
 
 _BLOCK = "/sys/class/block"
 
@@ -33,9 +33,9 @@ def disks_under(filesystem: str) -> frozenset[str]:
     :param filesystem: see :class:`Facts`.
     """
     found: set[str] = set()
-    for uuid in _names_in(FILESYSTEMS):
+    for uuid in names_in(FILESYSTEMS):
         if "-" in uuid and first_word(uuid) == filesystem[:8]:
-            for device in _names_in(f"{FILESYSTEMS}/{uuid}/devices"):
+            for device in names_in(f"{FILESYSTEMS}/{uuid}/devices"):
                 found |= whole_disks(device)
     return frozenset(found)
 
@@ -48,12 +48,5 @@ def whole_disks(device: str, block: str = _BLOCK) -> set[str]:
     path = os.path.realpath(f"{block}/{device}")
     if os.path.exists(f"{path}/partition"):
         return {os.path.basename(os.path.dirname(path))}
-    below = [whole_disks(name, block) for name in _names_in(f"{path}/slaves")]
+    below = [whole_disks(name, block) for name in names_in(f"{path}/slaves")]
     return set().union(*below) or {device}
-
-
-def _names_in(path: str) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []

@@ -43,11 +43,9 @@ SOURCES = "sources.json"
 
 #: Paths below TOP that must belong to the program's user, without write access for
 #: others.
-_OURS = re.compile(
-    rf"{re.escape(STATE)}(/snapshots|/{INCOMING}(/[^/]*)?)?|\.restoring-[^/]*"
-)
+_OURS = rf"{re.escape(STATE)}(/snapshots|/{INCOMING}(/[^/]*)?)?|\.restoring-[^/]*"
 #: The beginning of the name of a transfer's directory.
-_TRANSFER = re.compile(r"\d{8}T\d{6}Z-")
+_TRANSFER = r"\d{8}T\d{6}Z-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NONBLOCK
 _FOR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -86,7 +84,7 @@ def entered(path: str, *, to_look: bool = False) -> Iterator[int]:
             deeper = _step(descriptor, name)
             os.close(descriptor)
             descriptor = deeper
-            if not to_look and _OURS.fullmatch("/".join(walked)):
+            if not to_look and re.fullmatch(_OURS, "/".join(walked)):
                 check_private(descriptor, name)
         yield descriptor
     finally:
@@ -137,7 +135,7 @@ def refusal(state: str, words: str) -> Refused:
     :param words: from :class:`NotOurs`, or the verb that refused.
     """
     name, _, why = words.partition(" ")
-    inside = f"/{INCOMING}/{name}" if _TRANSFER.match(name) else f"/{name}"
+    inside = f"/{INCOMING}/{name}" if re.match(_TRANSFER, name) else f"/{name}"
     path = plain(state if name == STATE else state + inside)
     aside = shlex.join(["mv", "-T", path, f"{path}.not-ours"])
     return Refused(

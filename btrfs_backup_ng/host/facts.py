@@ -3,7 +3,6 @@
 On this machine no process is started for it; from another one ``hello`` answers.
 """
 
-import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +31,7 @@ _IMAGES = ("squashfs", "erofs", "iso9660")
 #: A directory for each mounted filesystem, of the name of its UUID.
 FILESYSTEMS = "/sys/fs/btrfs"
 #: Since 1970, up to the year 9999.
-_SECONDS = re.compile(r"[0-9]{1,12}")
+_SECONDS = "[0-9]{1,12}"
 #: Keys of the answer to ``hello`` with nested subvolumes, in two orders.
 _NESTED = ("nested", "nestedback")
 
@@ -158,12 +157,22 @@ def first_word(uuid: str) -> str:
 
 def _mounted_filesystems() -> str:
     """Return the lines that :func:`has_twin` reads, as ``hello`` does."""
-    found = [
-        f"{path}:{_read_text(path)}"
+    paths = [
+        f"{FILESYSTEMS}/{uuid}/{name}"
         for name in ("metadata_uuid", "temp_fsid")
-        for path in glob.glob(f"{FILESYSTEMS}/*-*/{name}")
+        for uuid in names_in(FILESYSTEMS)
+        if "-" in uuid
     ]
-    return "".join(found)
+    texts = ((path, _read_text(path)) for path in paths)
+    return "".join(f"{path}:{text}" for path, text in texts if text)
+
+
+def names_in(path: str) -> list[str]:
+    """Return the names in a directory; none if it cannot be read."""
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
 
 
 def _containing(path: str) -> str:
@@ -245,7 +254,7 @@ def _read_text(path: str) -> str:
 
 def _ahead(clock: str, asked_at: float | None) -> float | None:
     """Return how far a clock is ahead of this one, within the time of a question."""
-    if asked_at is None or not _SECONDS.fullmatch(clock):
+    if asked_at is None or not re.fullmatch(_SECONDS, clock):
         return None
     return int(clock) - asked_at
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 #: Where the mounts of the program are listed.
 MOUNTS = "/proc/self/mountinfo"
 #: How the kernel and fstab(5) write a space and the like, in three octal digits.
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_ESCAPE = r"\\([0-7]{3})"
 
 
 class Mount(NamedTuple):
@@ -55,4 +55,4 @@ def _parse(line: str) -> Mount:
 
 def unescaped(text: str) -> str:
     """Return a field as it is meant."""
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+    return re.sub(_ESCAPE, lambda match: chr(int(match[1], 8)), text)

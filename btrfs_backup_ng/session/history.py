@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import MIB, BackupError, visible
+from btrfs_backup_ng.__util__ import MIB, BackupError, attempt, visible
 from btrfs_backup_ng.core.record import (
     Unread,
     Unreadable,
@@ -176,6 +176,21 @@ def read_history(directory: str) -> list[Record]:
     if damaged:
         log.warning("%s: %d damaged lines are left out", path, damaged)
     return records
+
+
+def remembered(*, needed: bool = False) -> list[Record]:
+    """Return the records of this user on this machine, oldest first.
+
+    :param needed: the command can do nothing without it.
+    :raises HistoryUnreadable: if it is needed and cannot be read.
+    """
+    found = attempt(lambda: read_history(state_directory()))
+    if not isinstance(found, BackupError):
+        return found
+    if needed:
+        raise found
+    log.info("%s", found.message)
+    return []
 
 
 class History:

@@ -13,12 +13,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
 from btrfs_backup_ng.core.columns import padded, shortened, width
 from btrfs_backup_ng.core.value import Value
-from btrfs_backup_ng.process.pipeline import Meter
+
+if TYPE_CHECKING:
+    from btrfs_backup_ng.process.pipeline import Meter
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +175,7 @@ class ShownTransfer:
     """One displayed transfer, and its recent rate."""
 
     def __init__(
-        self, meter: Meter, title: str, now: float, number: int = 0, count: int = 0
+        self, meter: "Meter", title: str, now: float, number: int = 0, count: int = 0
     ) -> None:
         self.title = visible(title)
         self.meter = meter
@@ -274,7 +276,7 @@ class Progress:
 
     @contextlib.contextmanager
     def add(
-        self, meter: Meter, title: str, number: int = 0, count: int = 0
+        self, meter: "Meter", title: str, number: int = 0, count: int = 0
     ) -> Iterator[None]:
         """Show a transfer as long as the context lasts.
 

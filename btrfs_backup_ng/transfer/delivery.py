@@ -8,10 +8,10 @@ from datetime import timedelta
 from btrfs_backup_ng.__util__ import BackupError, Busy, format_age, visible
 from btrfs_backup_ng.btrfs.parse import is_garbled, is_permanent, is_unsendable
 from btrfs_backup_ng.core.events import Sent
-from btrfs_backup_ng.core.model import Role, TransferOptions
+from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.plan import Transfer
 from btrfs_backup_ng.core.value import replace
-from btrfs_backup_ng.endpoint.common import Endpoint, Place
+from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.clock import slept_s
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.command import ContactLost, TimedOut
@@ -23,7 +23,7 @@ from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.sshutil.refusal import ConnectionFailed
 from btrfs_backup_ng.transfer.attempt import Attempt, StreamChanged, expecting, prepare
 from btrfs_backup_ng.transfer.full_disk import spare_full_disk
-from btrfs_backup_ng.transfer.route import choose_route
+from btrfs_backup_ng.transfer.route import Route
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +46,11 @@ class Delivery:
     :ivar turn: the number of the next transfer among how many; for the display.
     """
 
-    def __init__(
-        self,
-        source: Endpoint,
-        sink: Endpoint,
-        options: TransferOptions,
-        session: Session,
-    ) -> None:
-        """Choose the route.
-
-        :raises Refused: if an end lacks a program that the options need.
-        """
-        self.route = choose_route(source, sink, options)
+    def __init__(self, route: Route, session: Session) -> None:
+        self.route = route
         self.turn = (0, 0)
         self._session = session
-        self._name = str(sink.place.location)
+        self._name = str(route.sink.place.location)
 
     def send(
         self,

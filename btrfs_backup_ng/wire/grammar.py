@@ -28,12 +28,6 @@ PASSWORD_REFUSED, NOT_OURS, ASTRAY = 77, 78, 79
 #: In place of the size of its stdin: a verb reads the rest of that of the session.
 OPEN = "-"
 
-#: How each byte of an argument is written; ``+`` starts an escape.
-_ENCODED = [
-    chr(byte) if re.match(rb"[A-Za-z0-9_./:,@-]", bytes((byte,))) else f"+0{byte:03o}"
-    for byte in range(256)
-]
-
 #: Decodes all words behind the verb. Without anything that fish or tcsh would read
 #: inside single quotes (a test holds the rule), as the next two.
 DECODE = (
@@ -127,4 +121,14 @@ def _encoded(words: Iterable[str]) -> str:
 def encode(argument: str) -> str:
     """Return an argument in bytes without a meaning in any login shell."""
     raw = argument.encode(errors="surrogateescape")
-    return "+" + "".join(map(_ENCODED.__getitem__, raw))
+    return "+" + "".join(map(_codes().__getitem__, raw))
+
+
+@functools.cache
+def _codes() -> list[str]:
+    """Return how each byte of an argument is written; ``+`` starts an escape."""
+    plain = rb"[A-Za-z0-9_./:,@-]"
+    return [
+        chr(byte) if re.match(plain, bytes((byte,))) else f"+0{byte:03o}"
+        for byte in range(256)
+    ]

@@ -32,9 +32,9 @@ WORKING = b"bbng2 working\n"
 SKIPPED, MOVED = b"bbng2 skipped %d\n", b"bbng2 moved %d\n"
 
 _RECEIVED = b"bbng2 received\n"
-_STATUS = re.compile(rb"bbng2 (\d{1,3})\r?\n")
-_SKIPPED = re.compile(rb"bbng2 skipped (\d+)\n")
-_MOVED = re.compile(rb"bbng2 moved (\d+)\n")
+_STATUS = rb"bbng2 (\d{1,3})\r?\n"
+_SKIPPED = rb"bbng2 skipped (\d+)\n"
+_MOVED = rb"bbng2 moved (\d+)\n"
 
 
 def has_received_all(stderr: bytes) -> bool:
@@ -52,14 +52,14 @@ def moved_bytes(stderr: bytes) -> int:
     return _last_number(_MOVED, stderr)
 
 
-def _last_number(pattern: re.Pattern[bytes], stderr: bytes) -> int:
-    found = pattern.findall(stderr)
+def _last_number(pattern: bytes, stderr: bytes) -> int:
+    found = re.findall(pattern, stderr)
     return int(found[-1]) if found else 0
 
 
 def without_counts(stderr: bytes) -> bytes:
     """Return the words of a stage without the lines of the filter."""
-    return _MOVED.sub(b"", _SKIPPED.sub(b"", stderr))
+    return re.sub(_MOVED, b"", re.sub(_SKIPPED, b"", stderr))
 
 
 def split_status(stderr: bytes) -> tuple[int | None, bytes]:
@@ -70,7 +70,7 @@ def split_status(stderr: bytes) -> tuple[int | None, bytes]:
     :returns: status ``None`` if it reported none.
     """
     status = None
-    for line in _STATUS.finditer(stderr):
+    for line in re.finditer(_STATUS, stderr):
         status = int(line[1])
         words = stderr[: line.start()] + stderr[line.end() :]
     if status is None:

@@ -14,7 +14,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 
 from btrfs_backup_ng.__util__ import BackupError, attempt
-from btrfs_backup_ng.actions.backup.target import Shipment, Target
+from btrfs_backup_ng.actions.backup.shipment import Shipment
+from btrfs_backup_ng.actions.backup.target import Target
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.process.fan_out import Seat, SharedSender
 from btrfs_backup_ng.process.poller import TICK_S

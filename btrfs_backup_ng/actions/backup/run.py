@@ -18,9 +18,8 @@ from btrfs_backup_ng.__util__ import (
     attempt,
     visible,
 )
-from btrfs_backup_ng.actions.backup.deliveries import deliver_together
 from btrfs_backup_ng.actions.backup.journal import Journal
-from btrfs_backup_ng.actions.backup.target import Shipment, Target
+from btrfs_backup_ng.actions.backup.target import Target
 from btrfs_backup_ng.actions.prune.rules import Pruning, note_older_series
 from btrfs_backup_ng.core.events import (
     Failed,
@@ -40,14 +39,12 @@ from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.disks import disks_of
 from btrfs_backup_ng.place import preflight
-from btrfs_backup_ng.place.forecast import next_snapshot
 from btrfs_backup_ng.place.holds import HOLDS, Holds, open_holds, recorded_locations
 from btrfs_backup_ng.place.locks import Holder
+from btrfs_backup_ng.place.planner import next_snapshot
 from btrfs_backup_ng.place.sources import own_listing
 from btrfs_backup_ng.session.history import last_arrived_from
 from btrfs_backup_ng.session.session import Session
-from btrfs_backup_ng.transfer import size
-from btrfs_backup_ng.transfer.full_disk import is_about_full_disk
 from btrfs_backup_ng.transfer.route import middle_stages
 
 log = logging.getLogger(__name__)
@@ -134,9 +131,12 @@ class _Run:
             except Refused:
                 raise
             except BackupError as error:
+                from btrfs_backup_ng.transfer import full_disk  # here: it is rare
+
                 # What exists is sent and thinned, which may make room for the next run.
                 self.fail(str(source.location), error)
-                is_made, self._is_full = False, is_about_full_disk(error)
+                is_made = False
+                self._is_full = full_disk.is_about_full_disk(error)
                 self._drop_here(planned)
                 targets = self._each(
                     targets, lambda target: target.plan(self._here, self._course)
@@ -159,18 +159,25 @@ class _Run:
         temporary: Snapshot | None,
     ) -> list[Target]:
         """Send what is planned, or report it; return the targets that did not fail."""
+        sending = [target for target in targets if target.transfers]
+        if not sending:
+            return self._each(targets, lambda target: target.finish(holds))
+        from btrfs_backup_ng.actions.backup import deliveries  # here: to send
+        from btrfs_backup_ng.actions.backup.shipment import Shipment  # here: as above
+
+        holder = self._holder
+        shipments = {target: Shipment(target, holds, holder) for target in targets}
         if self._job.dry_run:
             return self._each(
-                targets, lambda target: target.report_plan(holds, temporary)
+                targets, lambda target: shipments[target].report(temporary)
             )
-        holder = self._holder
-        if not self._job.fan_out or sum(target.has_plan for target in targets) < 2:
-            return self._each(targets, lambda target: target.deliver(holds, holder))
-        return deliver_together(
-            [Shipment(target, holds, holder) for target in targets],
+        if not self._job.fan_out or len(sending) < 2:
+            return self._each(targets, lambda target: shipments[target].deliver())
+        return deliveries.deliver_together(
+            list(shipments.values()),
             source=source.location,
             # The others must not be thought to be stalled meanwhile.
-            patience_s=min(target.stall_timeout_s for target in targets) / 2,
+            patience_s=min(t.options.stall_timeout_s for t in targets) / 2,
             fail=self.fail,
         )
 
@@ -178,7 +185,7 @@ class _Run:
         self, source: Place, targets: Sequence[Target]
     ) -> AbstractContextManager[None]:
         """Wait until no other task of this call sends from or to the same disks."""
-        sinks = [target.place for target in targets if target.has_plan]
+        sinks = [target.place for target in targets if target.transfers]
         if self._job.dry_run or not sinks:
             return nullcontext()
         disks = (disks_of(one.host, one.facts) for one in (source, *sinks))
@@ -432,6 +439,8 @@ class _Run:
         """
         job, temporary = self._job, None
         if job.dry_run and targets:
+            from btrfs_backup_ng.transfer import size  # here: only a dry run asks
+
             making = size.temporary_snapshot(source, planned.name, self._session.now)
             temporary = stack.enter_context(making)
         if not job.dry_run:

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
-from btrfs_backup_ng.actions.prune.ages_and_sizes import Space, parse_space
 from btrfs_backup_ng.actions.prune.deletion import Deletion, delete
 from btrfs_backup_ng.actions.prune.rules import with_arrivals
 from btrfs_backup_ng.core.judgement import (
@@ -35,7 +34,6 @@ from btrfs_backup_ng.place.holds import Holds, parse_holds, parse_record
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.place.sources import Series, format_sources, parse_sources
 from btrfs_backup_ng.session.session import Session
-from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
 
@@ -304,24 +302,6 @@ def _check_alone(seen: Seen, prefix: str) -> None:
             f" begin with {visible(prefix)!r}, so nothing is deleted there",
             hint="Give each source a directory of its own, or a prefix.",
         )
-
-
-def weigh(seen: Seen, snapshots: Sequence[Snapshot], limit: str) -> list[Space | None]:
-    """Ask for the space of snapshots: all that each uses, and the bytes of it alone.
-
-    :param limit: of the verb ``space``.
-    :returns: ``None`` where it is not known.
-    """
-    if not snapshots:
-        return []
-    names = [s.name for s in snapshots]
-    raw = "".join(f"./{name}\0" for name in names).encode(errors="surrogateescape")
-    place, directory = seen.place, seen.endpoint.directory
-    answer = attempt(lambda: place.host.call(verbs.SPACE, directory, limit, stdin=raw))
-    if isinstance(answer, BackupError):
-        log.debug("%s: %s", place, answer.message)
-        return [None] * len(names)
-    return parse_space(answer.stdout, names, [s.tree_id for s in snapshots])
 
 
 def carry_out(

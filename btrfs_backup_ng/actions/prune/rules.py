@@ -7,7 +7,7 @@ from uuid import UUID
 
 from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import visible
-from btrfs_backup_ng.actions.prune.ages_and_sizes import parse_times
+from btrfs_backup_ng.actions.prune.ages import parse_times
 from btrfs_backup_ng.actions.prune.deletion import delete
 from btrfs_backup_ng.btrfs.parse import OutputNotUnderstood
 from btrfs_backup_ng.core.events import Deleted, Level, Noted

@@ -45,7 +45,7 @@ from btrfs_backup_ng.process.interruption import last_steps
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.transfer import size
 from btrfs_backup_ng.transfer.delivery import Delivery
-from btrfs_backup_ng.transfer.route import Route
+from btrfs_backup_ng.transfer.route import Route, choose_route
 from btrfs_backup_ng.wire import verbs
 
 log = logging.getLogger(__name__)
@@ -236,9 +236,9 @@ def plan_restore(
         why = WhyFull.NOTHING_COMMON if received else WhyFull.FIRST
     base = parent.snapshot if parent else None
     transfer = Transfer(chosen.snapshot, base, name, why)
-    delivery = Delivery(chosen.endpoint, target.backups, request.options, session)
-    needs = _find_needs(transfer, delivery.route, session)
-    parts = target, delivery, transfer, parent, needs
+    route = choose_route(chosen.endpoint, target.backups, request.options)
+    needs = _find_needs(transfer, route, session)
+    parts = target, Delivery(route, session), transfer, parent, needs
     return Restoration(chosen, request, session, *parts)
 
 

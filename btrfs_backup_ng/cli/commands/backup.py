@@ -9,15 +9,13 @@ from btrfs_backup_ng.actions.backup.run import back_up
 from btrfs_backup_ng.cli.backup_options import BackupOptions
 from btrfs_backup_ng.cli.call import Call
 from btrfs_backup_ng.cli.output import Output
-from btrfs_backup_ng.cli.places import remembered
 from btrfs_backup_ng.cli.session import open_progress, open_session
 from btrfs_backup_ng.cli.sudo import become_root
 from btrfs_backup_ng.core.events import Event, Sent, Tally, exit_status
 from btrfs_backup_ng.core.model import Job, SshOptions
 from btrfs_backup_ng.core.value import Value, replace
-from btrfs_backup_ng.session.history import History, state_directory
+from btrfs_backup_ng.session.history import History, remembered, state_directory
 from btrfs_backup_ng.session.session import Session
-from btrfs_backup_ng.session.side_by_side import Task, run_side_by_side
 from btrfs_backup_ng.session.turns import Turns
 
 #: Tasks at once, unless --jobs says otherwise. On a host behind ssh each needs up to
@@ -67,7 +65,7 @@ def run(options: BackupOptions, call: Call, do: Work = _back_up) -> int:
 def _run_tasks(
     options: BackupOptions, session: Session, reports: "Reports", do: Work
 ) -> list[Tally]:
-    """Run the tasks side by side, as far as they may."""
+    """Run the tasks, several side by side as far as they may."""
 
     def work(number: int, job: Job) -> Tally:
         emit = partial(reports.tell, number)
@@ -76,14 +74,20 @@ def _run_tasks(
         finally:
             reports.end(number)
 
+    if len(options.jobs) == 1:
+        return [work(0, *options.jobs)]
+    from btrfs_backup_ng.session import side_by_side  # here: for several tasks
+
     tasks = [
-        Task(job.places, partial(work, number, job))
+        side_by_side.Task(job.places, partial(work, number, job))
         for number, job in enumerate(options.jobs)
     ]
     at_once = options.at_once or _AT_ONCE
     on_a_host = options.at_once or _AT_ONCE_ON_A_HOST
     try:
-        return run_side_by_side(tasks, at_once=at_once, at_once_on_a_host=on_a_host)
+        return side_by_side.run_side_by_side(
+            tasks, at_once=at_once, at_once_on_a_host=on_a_host
+        )
     finally:
         for number in range(len(tasks)):  # those that a signal kept from starting
             reports.end(number)

@@ -6,8 +6,6 @@ from datetime import datetime, timezone
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, format_size, visible
-from btrfs_backup_ng.actions.prune.ages_and_sizes import Space
-from btrfs_backup_ng.actions.prune.place import weigh
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.job_files import JobFiles
@@ -23,7 +21,6 @@ from btrfs_backup_ng.cli.places import (
     PlacesOptions,
     named_or_known,
     read_options,
-    remembered,
 )
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
@@ -45,8 +42,9 @@ from btrfs_backup_ng.place.contents import (
     new_paths,
 )
 from btrfs_backup_ng.place.relations import Relation, foresee_all, relate
+from btrfs_backup_ng.place.space import Space, weigh
 from btrfs_backup_ng.place.verified import Verified
-from btrfs_backup_ng.session.history import Record, known_places, sizes_sent
+from btrfs_backup_ng.session.history import Record, known_places, remembered, sizes_sent
 
 _EPILOG = f"""\
 {EPILOG_PLACES}

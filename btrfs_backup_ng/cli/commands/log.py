@@ -9,10 +9,10 @@ from btrfs_backup_ng.cli import values, wording
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import EPILOG_PLACES, Parser, add_display, new_parser
-from btrfs_backup_ng.cli.places import need_on_record, read_places, remembered
+from btrfs_backup_ng.cli.places import need_on_record, read_places
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.value import Value
-from btrfs_backup_ng.session.history import Record
+from btrfs_backup_ng.session.history import Record, remembered
 
 _EPILOG = f"""\
 {EPILOG_PLACES}

@@ -32,7 +32,6 @@ from btrfs_backup_ng.cli.places import (
     need_on_record,
     need_places,
     read_options,
-    remembered,
 )
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
@@ -52,6 +51,7 @@ from btrfs_backup_ng.session.history import (
     forget,
     known_places,
     last_at,
+    remembered,
     state_directory,
 )
 

@@ -33,7 +33,7 @@ from btrfs_backup_ng.actions.versions.timeline import (
     id_of,
     versions,
 )
-from btrfs_backup_ng.cli import values, wording
+from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, add_folder, new_parser
@@ -41,17 +41,18 @@ from btrfs_backup_ng.cli.places import (
     need_places,
     read_places,
     recorded_folder,
-    remembered,
 )
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.stdout import print_bytes
 from btrfs_backup_ng.cli.table import Column, table, terminal_width
+from btrfs_backup_ng.core.choose import parse_version_id
 from btrfs_backup_ng.core.columns import folded, with_command
 from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.session.history import remembered
 
 _EPILOG = """\
 FILE is the path of a file in a mounted subvolume; it may have been deleted. It is
@@ -118,7 +119,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--diff",
         nargs=2,
-        type=values.version_id,
+        type=parse_version_id,
         metavar=("A", "B"),
         help="show the difference between versions A and B (diff -u)",
     )

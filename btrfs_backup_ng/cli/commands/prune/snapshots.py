@@ -6,7 +6,6 @@ from uuid import UUID
 
 from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, format_size, visible
-from btrfs_backup_ng.actions.prune.ages_and_sizes import Space
 from btrfs_backup_ng.actions.prune.place import (
     OWNER_UNKNOWN,
     Judged,
@@ -15,7 +14,6 @@ from btrfs_backup_ng.actions.prune.place import (
     carry_out,
     judge_seen,
     look,
-    weigh,
 )
 from btrfs_backup_ng.actions.prune.staging import check_free
 from btrfs_backup_ng.cli import wording
@@ -29,6 +27,7 @@ from btrfs_backup_ng.core.model import Role, Snapshot
 from btrfs_backup_ng.core.retention import BY_ARRIVAL
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.place.contents import Seen
+from btrfs_backup_ng.place.space import Space, weigh
 
 #: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
 #: so many seconds, only if more is asked for (-v).

@@ -32,14 +32,15 @@ from btrfs_backup_ng.cli.parser import (
     add_wait,
     new_parser,
 )
-from btrfs_backup_ng.cli.places import recorded_folder, remembered
+from btrfs_backup_ng.cli.places import recorded_folder
 from btrfs_backup_ng.cli.session import open_progress, open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_transfer
 from btrfs_backup_ng.core import codecs
-from btrfs_backup_ng.core.choose import LATEST
+from btrfs_backup_ng.core.choose import LATEST, parse_version_id
 from btrfs_backup_ng.core.location import Location, parse_location
 from btrfs_backup_ng.core.model import Incremental, SshOptions, TransferOptions
 from btrfs_backup_ng.core.value import Value, replace
+from btrfs_backup_ng.session.history import remembered
 from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
@@ -170,7 +171,7 @@ def _add_selection(parser: Parser) -> None:
     add(
         "--id",
         "--number",
-        type=values.version_id,
+        type=parse_version_id,
         metavar="ID",
         help="restore version ID (as shown by versions) of the live path FILE; PLACE"
         " may be omitted",
