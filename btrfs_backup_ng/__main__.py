@@ -1,6 +1,7 @@
 """The entry point: argv -> exit status; signals; the last ``except``."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ from btrfs_backup_ng.process.interruption import end_all, interrupt, interrupted
 
 #: A bug of the program: EX_SOFTWARE of sysexits.h.
 _BUG = 70
+#: New objects after which Python looks for garbage that holds on to itself.
+_MANY = 50_000
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -107,6 +110,7 @@ def entry() -> NoReturn:
     runs.
     """
     _open_standard_files()
+    gc.set_threshold(_MANY)  # a start makes many objects, and none of them is garbage
     status = main(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # full, or closed: already reported
