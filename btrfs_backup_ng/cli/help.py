@@ -18,7 +18,7 @@ from btrfs_backup_ng.core.value import Value
 #: Commands -> their meanings, in the order of the help.
 COMMANDS = {
     "run": "back up all that is configured, or a part of it",
-    "config": "check the configuration",
+    "config": "check the configuration, or write a first one",
     "list": "list snapshots, backups and interrupted transfers",
     "status": "show the state of each place in one word",
     "log": "show what past runs did, and what failed",

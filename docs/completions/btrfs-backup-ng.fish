@@ -129,7 +129,7 @@ end
 
 complete -c btrfs-backup-ng -f
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a run -d 'back up all that is configured, or a part of it'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a config -d 'check the configuration'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a config -d 'check the configuration, or write a first one'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a list -d 'list snapshots, backups and interrupted transfers'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a status -d 'show the state of each place in one word'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a log -d 'show what past runs did, and what failed'
@@ -143,7 +143,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a demo -d 'try it a
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a help -d 'show the options of a command'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in help' -a 'run config list status log restore versions diff prune verify doctor demo'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ none' -a '(_btrfs_backup_ng_place)'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 config' -a 'check'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 config' -a 'check init'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ list' -a '(_btrfs_backup_ng_place)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ status' -a '(_btrfs_backup_ng_place)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ log' -a '(_btrfs_backup_ng_place)'

@@ -28,7 +28,7 @@ OPTIONS = {("btrfs-backup-ng-restore", "--to"): PLACE, (SENDER, "--parent"): FIL
 OPERANDS = {
     "btrfs-backup-ng": (PLACE,),
     "btrfs-backup-ng-run": (UNKNOWN,),
-    "btrfs-backup-ng-config": ("check", UNKNOWN),
+    "btrfs-backup-ng-config": ("check,init", UNKNOWN),
     "btrfs-backup-ng-list": (PLACE,),
     "btrfs-backup-ng-status": (PLACE,),
     "btrfs-backup-ng-log": (PLACE,),

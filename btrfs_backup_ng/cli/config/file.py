@@ -51,7 +51,7 @@ def _read(path: str) -> str:
     except FileNotFoundError as error:
         raise UsageError(
             f"there is no configuration {shown}",
-            hint=f"Another file:  -c FILE     How to write one:  man {PROGRAM}-config",
+            hint=f"Write one:  {PROGRAM} config init     Another file:  -c FILE",
         ) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -10,9 +10,10 @@ import pytest
 
 from btrfs_backup_ng.__util__ import Refused
 from btrfs_backup_ng.cli.commands import run_words
+from btrfs_backup_ng.cli.config import look
 from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
 from btrfs_backup_ng.host import power
-from tests.support.command_line import NOBODY, complaint, covers, must
+from tests.support.command_line import NOBODY, complaint, covers, in_conversation, must
 from tests.support.places import ssh_place, ssh_words
 from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
@@ -385,3 +386,77 @@ def test_nothing_is_done_on_battery_if_power_is_asked_for(
     file.write_text(text)
     assert run_words(["run", "-c", str(file)]) == 4
     assert "does not exist" in capfd.readouterr().err
+
+
+@covers("-c")
+def test_config_init_writes_a_configuration_that_can_be_used(
+    scene: Scene, tmp_path: Path
+):
+    file = tmp_path / "new" / "config.toml"
+    words: list[Argument] = ["config", "init", "-c", file]
+    answers = {
+        "Volumes [": f"{scene.source}",
+        "Where to": f"{scene.destination}",
+        "always there": "yes",
+        "Snapshots to keep": "latest=2",
+        "Backups to keep": "",
+    }
+    done = in_conversation(*words, answers=answers)
+    assert done.returncode == 0, done.stdout
+    assert file.stat().st_mode & 0o777 == 0o600
+    name = str(scene.source).strip("/").replace("/", "-")
+    assert f"mkdir -p {scene.destination}/{name}" in done.stdout
+    (scene.destination / name).mkdir()
+    must(run_program("run", "-c", file))
+    assert len(scene.snapshots) == 1 and len(os.listdir(scene.destination / name)) == 2
+    document = json.loads(
+        must(run_program("config", "check", "-c", file, "--json")).stdout
+    )
+    (volume,) = document["volumes"]
+    (target,) = volume["targets"]
+    found = {each["key"]: each["value"] for each in volume["settings"]}
+    found |= {each["key"]: each["value"] for each in target["settings"]}
+    assert found == {"keep": "latest=2", "keep-at": "7d 4w 12m 5y"}
+
+    text = file.read_text()
+    complaint(run_program(*words), 4, f"{file} exists, and is not replaced")
+    assert file.read_text() == text
+    other: list[Argument] = ["config", "init", "-c", tmp_path / "other.toml"]
+    complaint(run_program(*other, "x"), 2, "init takes no 'x'")
+    for question, answer in (("Where to", "nas:/x"), ("Snapshots to keep", "3x")):
+        done = in_conversation(
+            *other, answers=dict.fromkeys(answers, "") | {question: answer}
+        )
+        assert done.returncode == 2 and not (tmp_path / "other.toml").exists()
+    report = json.loads(must(run_program(*other, "--json")).stdout)
+    assert report["configuration"] == str(tmp_path / "other.toml")
+    must(run_program("config", "check", "-c", tmp_path / "other.toml"))
+
+
+def test_subvolumes_disks_and_other_programs_are_found(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    disk = scene.source_disk
+    fstab, btrbk = tmp_path / "fstab", tmp_path / "btrbk.conf"
+    monkeypatch.setattr(look, "FSTAB", str(fstab))
+    monkeypatch.setattr(look, "SNAPPER", str(tmp_path / "snapper"))
+    monkeypatch.setattr(look, "BTRBK", str(btrbk))
+    assert not list(look.find_remarks())
+    uuid = "3f0c0000-0000-4000-8000-000000000001"
+    fstab.write_text(
+        f"# UUID=x /no btrfs\nUUID={uuid} /mnt/my\\040disk btrfs noauto 0 0\n"
+        f"/dev/sdx1 /ext ext4\nUUID=other {disk.path} btrfs\n"
+    )
+    btrbk.write_text("# volume /no\nvolume /mnt/top\n  subvolume home\nssh_user x\n")
+    (tmp_path / "snapper").mkdir()
+    (tmp_path / "snapper" / "root").write_text('SUBVOLUME="/"\nFSTYPE="btrfs"\n')
+    found = {each.path: each for each in look.find_mounted()}
+    assert found[str(disk.path)].filesystem == str(disk.uuid)
+    assert found["/mnt/my disk"].filesystem == uuid
+    assert "/no" not in found and "/ext" not in found
+    remarks = list(look.find_remarks())
+    assert remarks[0] == "snapper makes snapshots of / (root)."
+    assert [line.split(" (")[0] for line in remarks[1:]] == [
+        "btrbk: volume /mnt/top",
+        "btrbk: subvolume home",
+    ]

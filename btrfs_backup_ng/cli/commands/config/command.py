@@ -7,6 +7,7 @@ from typing import Any
 from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, resembling, visible
 from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.commands.config.init import init
 from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
 from btrfs_backup_ng.cli.config.jobs import (
     VolumePlan,
@@ -24,17 +25,22 @@ from btrfs_backup_ng.core.configuration import Configuration, Setting, Settings
 from btrfs_backup_ng.core.value import Value
 
 _CHECK = "check"
-_ACTIONS = (_CHECK,)
+_INIT = "init"
+_ACTIONS = (_CHECK, _INIT)
 _EPILOG = f"""\
 actions:
   check  read the configuration, and print for each volume and each of its targets
     which settings count, and the line that each comes from. No place is looked at;
     run --dry-run does that.
 
+  init  write a first configuration from the subvolumes and disks that are found, and
+    name what is left to do. On a terminal it asks five questions. An existing one is
+    never replaced.
+
 exit status:
-  0  it can be used
+  0  it can be used, or was written
   2  it has an error, which is printed with its line
-  4  other users can change it, so it is not used
+  4  other users can change it, so it is not used; or init found one
 
 {EPILOG_FILE}"""
 
@@ -42,9 +48,11 @@ exit status:
 class ConfigOptions(Value):
     """The options of ``config``.
 
+    :ivar action: ``check`` or ``init``.
     :ivar volumes: names; without any, all.
     """
 
+    action: str
     path: str
     volumes: tuple[str, ...]
 
@@ -87,16 +95,16 @@ class CheckReport(Value):
 
 
 def main(words: Sequence[str]) -> int:
-    """Check the configuration."""
-    return run_command("config", words, build_parser(), read, _check)
+    """Check the configuration, or write one."""
+    return run_command("config", words, build_parser(), read, _run)
 
 
 def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = new_parser(
         "config",
-        usage="[options] check [VOLUME ...]",
-        description="Check the configuration that run uses. Changes nothing.",
+        usage=["[options] check [VOLUME ...]", "[options] init"],
+        description="Check the configuration that run uses, or write a first one.",
         epilog=_EPILOG,
     )
     add_config(parser)
@@ -114,7 +122,15 @@ def read(options: argparse.Namespace) -> ConfigOptions:
         meant = resembling(action, _ACTIONS) or _CHECK
         text = f"{visible(action)!r} is no action" if action else "no action given"
         raise UsageError(text, hint=f"Try:  {PROGRAM} config {meant}")
-    return ConfigOptions(configuration_path(options.config), tuple(volumes))
+    if action == _INIT and volumes:
+        raise UsageError(f"init takes no {visible(volumes[0])!r}")
+    return ConfigOptions(action, configuration_path(options.config), tuple(volumes))
+
+
+def _run(options: ConfigOptions, call: Call) -> int:
+    if options.action == _INIT:
+        return init(options.path, call)
+    return _check(options, call)
 
 
 def _check(options: ConfigOptions, call: Call) -> int:

@@ -1,0 +1,96 @@
+"""``config init``: write the draft of a configuration."""
+
+import os
+import shlex
+import sys
+
+from btrfs_backup_ng import PROGRAM
+from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
+from btrfs_backup_ng.cli import values
+from btrfs_backup_ng.cli.call import Call
+from btrfs_backup_ng.cli.config.file import read_configuration
+from btrfs_backup_ng.cli.config.look import find_mounted, find_remarks
+from btrfs_backup_ng.cli.output import Output
+from btrfs_backup_ng.cli.prompt import answered
+from btrfs_backup_ng.core.draft import Draft, draft_of, names_of, write_draft
+from btrfs_backup_ng.core.policy import parse_policy
+from btrfs_backup_ng.core.value import Value, replace
+
+
+class InitReport(Value):
+    """The document of ``init``."""
+
+    configuration: str
+    volumes: dict[str, str]
+    target: str
+
+
+def init(path: str, call: Call) -> int:
+    """Write a configuration of what is found; on a terminal, ask about it first.
+
+    :raises Refused: if there is one.
+    """
+    if os.path.lexists(path):
+        raise Refused(
+            f"{visible(path)} exists, and is not replaced",
+            hint=f"Check it:  {PROGRAM} config check     Another one:  -c FILE",
+        )
+    draft = draft_of(find_mounted(), list(find_remarks()))
+    if os.isatty(0) and not (call.quiet or call.as_json):
+        draft = _ask(draft)
+    _write(path, write_draft(draft))
+    read_configuration(path)
+    output, names = Output(call), names_of(draft.volumes)
+    count = "1 volume" if len(names) == 1 else f"{len(names)} volumes"
+    output.line(f"{visible(path)}: written, with {count}")
+    for source, name in names.items():
+        output.line(f"  {name}: {visible(source)}")
+    if draft.target.startswith("/"):
+        folders = [os.path.join(draft.target, name) for name in names.values()]
+        line = shlex.join(["mkdir", "-p", *folders])
+        output.line(f"Make the directories of the backups:  {visible(line)}")
+    elif not draft.target:
+        output.line("No disk for backups was found: edit the place of [targets.disk].")
+    output.line(f"Then:  {PROGRAM} config check")
+    output.line(f"And:   {PROGRAM} run --dry-run")
+    return output.finish(0, InitReport(path, dict(names), draft.target))
+
+
+def _write(path: str, text: str) -> None:
+    """Write a new file, and the directory that it is in."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        text = f"cannot write {visible(path)}: {error.strerror}"
+        raise BackupError(text) from error
+
+
+def _ask(draft: Draft) -> Draft:
+    """Ask five questions; an empty answer takes the proposal."""
+    print("Five questions; Enter takes the proposal in brackets.", file=sys.stderr)
+    volumes = answered("Volumes", " ".join(draft.volumes) or "/home").split()
+    target = answered(
+        "Where to (a directory, or ssh://host/path)", draft.target or "/mnt/usb"
+    )
+    is_there = answered("Is that always there (yes, no)", "no").lower()[:1] == "y"
+    keep = answered("Snapshots to keep at a source", draft.keep)
+    keep_at = answered("Backups to keep there", draft.keep_at)
+    for text in (keep, keep_at):
+        try:
+            parse_policy(text, values.zone("UTC"))
+        except ValueError as error:
+            raise UsageError(f"{visible(text)!r}: {error}") from error
+    for text in (*volumes, target):
+        values.location(text)
+    return replace(
+        draft,
+        volumes=tuple(volumes),
+        target=target,
+        filesystem=draft.filesystem if target == draft.target else "",
+        is_optional=not is_there,
+        keep=keep,
+        keep_at=keep_at,
+    )

@@ -1,0 +1,79 @@
+"""The look at this machine for the draft of a configuration."""
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+
+from btrfs_backup_ng.btrfs.ioctl import is_subvolume
+from btrfs_backup_ng.core.draft import Mounted
+from btrfs_backup_ng.host.facts import FILESYSTEMS
+from btrfs_backup_ng.host.mounts import MOUNTS, parse_mounts, unescaped
+
+FSTAB = "/etc/fstab"
+SNAPPER = "/etc/snapper/configs"
+BTRBK = "/etc/btrbk/btrbk.conf"
+
+
+def find_mounted() -> list[Mounted]:
+    """Return the btrfs subvolumes that are mounted, or named in /etc/fstab."""
+    identities = _identities()
+    found = {
+        mount.point: _mounted(mount.point, mount.source, identities)
+        for mount in parse_mounts(_read(MOUNTS))
+        if mount.kind == "btrfs" and _is_writable_subvolume(mount.point)
+    }
+    for line in _read(FSTAB).splitlines():
+        device, point, kind, *_ = [*line.split("#")[0].split(), "", "", ""]
+        if kind == "btrfs" and point.startswith("/"):
+            point = unescaped(point)
+            uuid = device.removeprefix("UUID=") if device[:5] == "UUID=" else ""
+            found.setdefault(point, Mounted(point, uuid))
+    return list(found.values())
+
+
+def find_remarks() -> Iterator[str]:
+    """Yield what other programs for snapshots are set up to do."""
+    for path in sorted(glob.glob(f"{SNAPPER}/*")):
+        if match := re.search(r'^SUBVOLUME="(.*)"$', _read(path), re.MULTILINE):
+            name = os.path.basename(path)
+            yield f"snapper makes snapshots of {_plain(match[1])} ({_plain(name)})."
+    for line in _read(BTRBK).splitlines():
+        word, *rest = line.split("#")[0].split()[:2] or [""]
+        if word in ("volume", "subvolume", "target") and rest:
+            yield f"btrbk: {word} {_plain(rest[0])} ({BTRBK})"
+
+
+def _mounted(point: str, device: str, identities: dict[str, str]) -> Mounted:
+    uuid = identities.get(os.path.basename(os.path.realpath(device)), "")
+    label = _read(f"{FILESYSTEMS}/{uuid}/label").strip() if uuid else ""
+    return Mounted(point, uuid, _plain(label))
+
+
+def _identities() -> dict[str, str]:
+    """Return the UUID of the filesystem on each device."""
+    found = {}
+    for path in glob.glob(f"{FILESYSTEMS}/*/devices/*"):
+        *_, uuid, _, device = path.split("/")
+        found[device] = uuid
+    return found
+
+
+def _is_writable_subvolume(path: str) -> bool:
+    try:
+        return is_subvolume(os.stat(path)) and os.access(path, os.W_OK)
+    except OSError:
+        return False
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _plain(text: str) -> str:
+    """Return a text that fits into a comment."""
+    return "".join(each for each in text if each.isprintable())

@@ -1,0 +1,133 @@
+"""The draft of a configuration: what was found on a machine -> the text of the file."""
+
+import json
+import re
+from collections.abc import Sequence
+
+from btrfs_backup_ng.core.value import Value, replace
+
+#: Where disks are mounted that are not part of the machine.
+_FOR_DISKS = re.compile(r"/(mnt|media|run/media|backups?)(/|$)")
+#: Below these is nothing that lasts.
+_FLEETING = re.compile(r"/(dev|proc|run|snap|sys|tmp|var/(lib/docker|tmp))(/|$)")
+#: Of snapper, and of this program.
+_SNAPSHOTS = re.compile(r"/\.(snapshots|btrfs-backup-ng)(/|$)")
+
+KEEP, KEEP_AT = "24h 7d 4w", "7d 4w 12m 5y"
+#: The target if no disk is found.
+_EXAMPLE = "/mnt/usb"
+
+
+class Mounted(Value):
+    """A subvolume that is mounted, or that /etc/fstab names.
+
+    :ivar filesystem: its UUID, or "".
+    :ivar label: of the filesystem, or "".
+    """
+
+    path: str
+    filesystem: str = ""
+    label: str = ""
+
+
+class Draft(Value):
+    """What the file is to say.
+
+    :ivar volumes: paths of sources.
+    :ivar target: the directory of the backups, or a place of another machine.
+    :ivar filesystem: the UUID of the target's disk, or "".
+    :ivar remarks: further findings, each a line.
+    """
+
+    volumes: tuple[str, ...]
+    target: str = ""
+    filesystem: str = ""
+    is_optional: bool = True
+    keep: str = KEEP
+    keep_at: str = KEEP_AT
+    remarks: tuple[str, ...] = ()
+
+
+def draft_of(found: Sequence[Mounted], remarks: Sequence[str] = ()) -> Draft:
+    """Return the draft for a machine: all volumes go to the first of its disks."""
+    lasting = [
+        each
+        for each in sorted(found, key=lambda each: each.path)
+        if _FOR_DISKS.match(each.path) or not _FLEETING.match(each.path)
+        if not _SNAPSHOTS.search(each.path)
+    ]
+    disks = [each for each in lasting if _FOR_DISKS.match(each.path)]
+    volumes = tuple(each.path for each in lasting if each not in disks)
+    draft = Draft(volumes, remarks=tuple(remarks))
+    if not disks:
+        return draft
+    first, *others = disks
+    also = [f"Another disk: {each.path} {each.label}".rstrip() for each in others]
+    return replace(
+        draft,
+        target=first.path,
+        filesystem=first.filesystem,
+        remarks=(*remarks, *also),
+    )
+
+
+def names_of(paths: Sequence[str]) -> dict[str, str]:
+    """Return the name of the volume of each path: ``root`` for ``/``."""
+    names: dict[str, str] = {}
+    for path in paths:
+        plain = re.sub(r"[^\w.-]+", "-", path.strip("/")).strip("-.") or "root"
+        while plain in names.values():
+            plain += "-2"
+        names[path] = plain
+    return names
+
+
+def write_draft(draft: Draft) -> str:
+    """Return the text of the file."""
+    names = names_of(draft.volumes)
+    target = draft.target or _EXAMPLE
+    lines = [
+        '# Made by "btrfs-backup-ng config init". Edit it, then try:',
+        "#   btrfs-backup-ng config check",
+        "#   btrfs-backup-ng run --dry-run",
+        "# A key is a long option of a backup without its dashes, and counts for all",
+        "# volumes, for a target, for a volume, or for a volume at a target.",
+        *(f"# {remark}" for remark in draft.remarks),
+        "",
+        f"keep = {_text(draft.keep)}  # the snapshots that stay at each source",
+        f"keep-at = {_text(draft.keep_at)}  # the backups that stay at each target",
+        "",
+        "[targets.disk]",
+    ]
+    if not draft.target:
+        lines.append("# No disk was found. Edit this line:")
+    lines.append(f"place = {_text(target.rstrip('/') + '/{volume}')}")
+    if draft.filesystem:
+        which = "only this disk, whatever is mounted there"
+        lines.append(f"filesystem = {_text(draft.filesystem)}  # {which}")
+    optional = f"optional = {str(draft.is_optional).lower()}"
+    lines.append(f"{optional}  # if it is away, that is fine")
+    lines += [
+        "",
+        "# [targets.nas]",
+        '# place = "ssh://backup@nas/srv/backup/{host}/{volume}"',
+        '# compress = "auto"',
+        "# retries = 5",
+        "",
+    ]
+    if not names:
+        lines += ["# No subvolume was found. Edit this section:"]
+        names = {"/home": "home"}
+    for path, name in names.items():
+        lines += [f"[volumes.{_key(name)}]", f"source = {_text(path)}"]
+        lines += ['to = ["disk"]', "# only-if-changed = true", ""]
+    return "\n".join(lines)
+
+
+def _text(text: str) -> str:
+    """Return a text as TOML writes it; JSON writes the same, but for DEL."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _text(name)
