@@ -215,7 +215,8 @@ PROGRAM = (*program.PROGRAM, "-q", "-p", "bench-")
 
 def environment() -> Mapping[str, str]:
     """Return the environment of all measured commands."""
-    return program.environment()
+    # An installed program has its bytecode; the first run here writes it.
+    return program.environment({"PYTHONDONTWRITEBYTECODE": None})
 
 
 def run_measured(argv: Sequence[str], statuses: Sequence[int] = (0,)) -> Cost:
