@@ -153,9 +153,12 @@ def a_state_directory_is_walked_to(script: Script) -> Iterator[str]:
                 before = line[: use.start()]
                 assigned = re.search(r"(?:^|[\s;])(\w+)=\"?$", before)
                 is_name = before.endswith("./") and use[0].endswith("##*/}")
+                # staged checks what walk has not.
+                rest = line[use.end() :]
+                is_staged = before.endswith('walk "') and rest.startswith('" && staged')
                 if assigned:
                     names |= {assigned[1]}
-                elif not (is_name or _WALKED.search(before)):
+                elif not (is_name or is_staged or _WALKED.search(before)):
                     yield script.at(number, f"{use[0]} is STATE, and does not go to go")
         if re.match(r"shift\b", line):
             names -= {name for name in names if name.isdigit()}
@@ -354,6 +357,7 @@ def test_no_exception_is_left_over():
         (a_state_directory_is_walked_to, '# verb A STATE: x\nx=$2\nflock -n "$x"'),
         (a_state_directory_is_walked_to, '# verb STATE: x\nf() {\n}\ncat "$1"'),
         (a_state_directory_is_walked_to, '# verb STATE: x\nexec 9<"$1"'),
+        (a_state_directory_is_walked_to, '# verb STATE: x\nwalk "$1" && exec 5<.'),
         (nothing_is_removed_with_all_below, 'rm -rf -- "$1"/*'),
         (nothing_is_removed_with_all_below, 'rm -f -R "$d"'),
         (nothing_is_removed_with_all_below, "try_as_root rm -r ./incoming || finish 1"),

@@ -170,6 +170,11 @@ make() {
 
 # go PATH: enter the directory of a path (see above). It fails if the directory is missing.
 go() {
+    walk "$1" && check_entered
+}
+
+# walk PATH: the same; check_entered must follow.
+walk() {
     walk_top=${1%%//*}
     walk_left=${1#"$walk_top"}
     walk_left=${walk_left#//}
@@ -191,7 +196,6 @@ go() {
         *) check_entered && step "$walk_part" ;; # it may belong to any user
         esac || return 1
     done
-    check_entered
 }
 
 # act_as_owner STATE ARG...: if only root may enter the state directory, and the verb acts for root, run the whole verb
@@ -205,14 +209,21 @@ act_as_owner() {
     fi
 }
 
-# staged ID: enter the directory of a transfer from the state directory; make it if it is missing. Descriptor 6 is then
-# the directory above it, 9 the directory itself.
+# staged ID: enter the directory of a transfer from the state directory; make it if it is missing. All directories above
+# are checked before. Descriptor 6 is then the directory above it, 9 the directory itself.
 staged() {
-    make incoming || return 1
+    if [ -O ./incoming ]; then
+        enter incoming
+    else
+        check_entered && make incoming
+    fi && check_entered || return 1
     exec 6<.
-    make "$1" || return 1
+    if ! is_taken "./$1" && mkdir -m 700 -- "./$1" 2>/dev/null; then
+        step "$1" || return 1 # no other user can have changed it
+    else
+        make "$1" && check_entered || return 1
+    fi
     exec 9<.
-    check_entered
 }
 
 # unstage ID: remove the directory of a transfer if it is empty.

@@ -8,7 +8,7 @@
 # folder is mounted, and this user may not mount the rest.
 
 name=$3
-go "$1" && staged "$2" || finish 1
+walk "$1" && staged "$2" || finish 1
 flock -n 9 || { sleep 1 && flock -n 9; } || finish "$busy"
 case $4 in
 zstd*) codec='zstd -q -dc' ;;
@@ -58,15 +58,15 @@ find_unwritten() {
 # longer than it saves.
 flush_from=$((128 << 20))
 flush() {
-    if command -v timeout >/dev/null; then
-        find_unwritten
-        until timeout 1 cat; do
-            trim_all
-            waiting=0
-            [ -z "$unwritten" ] || read -r waiting <"$unwritten" || break
-            [ "$waiting" -lt $flush_from ] || sync -f . || break
-        done 2>/dev/null
-    fi
+    unwritten=unknown
+    while command -v timeout >/dev/null; do
+        ! timeout 1 cat || return
+        trim_all
+        [ "$unwritten" != unknown ] || find_unwritten
+        waiting=0
+        [ -z "$unwritten" ] || read -r waiting <"$unwritten" || break
+        [ "$waiting" -lt $flush_from ] || sync -f . || break
+    done 2>/dev/null
     cat
 }
 # btrfs receive looks for a parent by its path from the top of the filesystem, below the mount that it stands in. Where
