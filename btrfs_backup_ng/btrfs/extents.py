@@ -7,13 +7,19 @@ import struct
 from collections.abc import Iterator
 
 from btrfs_backup_ng.btrfs.ioctl import Item, Key, search
+from btrfs_backup_ng.btrfs.parse import Written
 
 #: ``BTRFS_EXTENT_DATA_KEY``.
 _EXTENT_DATA = 108
 #: Compression and type; size on the disk, in an extent that is not inline.
 _FILE_EXTENT = struct.Struct("<16xBxxxB")
 _DISK_SIZE = struct.Struct("<29xQ")
-_INLINE = 0
+#: Transaction, size in memory, type.
+_BEGINNING = struct.Struct("<2Q4xB")
+#: Place on the disk; offset in it and length, in an extent that is not inline.
+_PLACE = struct.Struct("<21xQ8x2Q")
+_INLINE, _PREALLOCATED = 0, 2
+_LAST = 2**64 - 1
 _INLINE_HEADER = 21
 #: Limit on a compressed extent (``BTRFS_MAX_UNCOMPRESSED``).
 _LONGEST = 128 * 1024
@@ -61,3 +67,23 @@ def _compressed_size(item: bytes) -> int | None:
         return len(item) - _INLINE_HEADER
     (size,) = _DISK_SIZE.unpack_from(item)
     return int(size)
+
+
+def written_since(descriptor: int, generation: int) -> Iterator[Written]:
+    """Yield the extents of a subvolume written by this transaction or later.
+
+    Those that ``btrfs subvolume find-new`` finds.
+
+    :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
+    """
+    for item in search(descriptor, _OWN_TREE, Key(0, 0, 0), _LAST, generation):
+        if item.key != _EXTENT_DATA:
+            continue
+        transaction, size, kind = _BEGINNING.unpack_from(item.data)
+        if transaction < generation:
+            continue
+        place = None
+        if kind != _INLINE:
+            start, offset, size = _PLACE.unpack_from(item.data)
+            place = (start, offset) if start else None
+        yield Written(item.objectid, 0 if kind == _PREALLOCATED else size, place)

@@ -1,10 +1,11 @@
-"""The btrfs ioctls: facts about subvolumes without starting a process.
+"""The btrfs ioctls: facts about subvolumes, and changes, without starting a process.
 
 Layouts and numbers: ``linux/btrfs.h`` and ``linux/btrfs_tree.h``, offsets verified
 with a compiled program on x86-64; they are the same on every architecture with the
 generic ioctl encoding.
 """
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -26,16 +27,31 @@ STUB_INODE = 2
 
 _GET_SUBVOL_INFO = 0x81F8943C
 _SUBVOL_INFO_SIZE = 504
-#: tree_id, flags, three UUIDs, ctransid, otransid, stransid, rtransid, otime.
-_SUBVOL_INFO = struct.Struct("=Q280xQ16s16s16s4Q16xQI")
-_TREE_SEARCH_V2 = 0xC0709411
+#: tree_id, generation, flags, three UUIDs, ctransid, otransid, stransid, rtransid,
+#: otime.
+_SUBVOL_INFO = struct.Struct("=Q272x2Q16s16s16s4Q16xQI")
+#: ``BTRFS_IOC_TREE_SEARCH_V2``.
+TREE_SEARCH = 0xC0709411
 _INO_LOOKUP = 0xD0009412
 _INO_LOOKUP_SIZE = 4096
 _SYNC = 0x9408
+_START_SYNC = 0x80089418
+_WAIT_SYNC = 0x40089416
+#: ``BTRFS_IOC_SNAP_CREATE_V2`` and ``BTRFS_IOC_SNAP_DESTROY``, for :func:`request`.
+SNAP_CREATE, SNAP_DESTROY = 0x50009417, 0x5000940F
+_GET_FLAGS = 0x80089419
+_SET_FLAGS = 0x4008941A
 _READ_ONLY = 1
 _NO_UUID = bytes(16)
 #: A UUID occurs several times in a run: as parent, as origin of a backup.
 _REMEMBERED = 1 << 14
+#: ``BTRFS_SUBVOL_RDONLY``.
+_FLAG_READ_ONLY = 2
+#: ``struct btrfs_ioctl_vol_args``: a descriptor, a name.
+_VOLUME = struct.Struct("=q4088s")
+#: ``struct btrfs_ioctl_vol_args_v2``: a descriptor, flags, a name.
+_VOLUME_V2 = struct.Struct("=q8xQ32x4040s")
+_U64 = struct.Struct("=Q")
 
 #: ``BTRFS_ROOT_TREE_OBJECTID`` and ``BTRFS_ROOT_REF_KEY``.
 _ROOT_TREE = 1
@@ -58,11 +74,13 @@ _LAST = 2**64 - 1
 class SubvolumeInfo(NamedTuple):
     """A part of ``struct btrfs_ioctl_get_subvol_info_args``.
 
-    ``ctransid`` is the transaction of the last change of content, ``otransid`` that of
-    the creation of the subvolume, ``rtransid`` that of the end of a receive.
+    ``generation`` is the transaction of the last change of any kind, ``ctransid`` that
+    of the last change of content, ``otransid`` that of the creation of the subvolume,
+    ``rtransid`` that of the end of a receive.
     """
 
     tree_id: int
+    generation: int
     read_only: bool
     uuid: UUID
     parent_uuid: UUID | None
@@ -71,6 +89,23 @@ class SubvolumeInfo(NamedTuple):
     otransid: int
     rtransid: int
     created: datetime
+
+
+_ioctl = ctypes.CDLL(None, use_errno=True).ioctl
+_ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+
+
+def request(descriptor: int, number: int, words: bytearray) -> None:
+    """Make an ioctl that may take long; other threads run meanwhile.
+
+    They do not in ``fcntl.ioctl``, with more than 1024 bytes.
+
+    :param words: the argument, which the kernel may change.
+    """
+    memory = (ctypes.c_char * len(words)).from_buffer(words)
+    if _ioctl(descriptor, number, ctypes.addressof(memory)) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
 
 
 @contextmanager
@@ -94,10 +129,11 @@ def subvolume_info(descriptor: int) -> SubvolumeInfo:
     buffer = bytearray(_SUBVOL_INFO_SIZE)
     fcntl.ioctl(descriptor, _GET_SUBVOL_INFO, buffer)
     found = _SUBVOL_INFO.unpack_from(buffer)
-    tree_id, flags, uuid, parent, received, *transactions = found
+    tree_id, generation, flags, uuid, parent, received, *transactions = found
     ctransid, otransid, _, rtransid, seconds, nanoseconds = transactions
     return SubvolumeInfo(
         tree_id=tree_id,
+        generation=generation,
         read_only=bool(flags & _READ_ONLY),
         uuid=_read_uuid(uuid),
         parent_uuid=_uuid_or_none(parent),
@@ -161,6 +197,45 @@ def sync(descriptor: int) -> None:
     fcntl.ioctl(descriptor, _SYNC)
 
 
+def commit(descriptor: int) -> None:
+    """Wait until all that was changed so far is on the disk, except data of files.
+
+    As ``btrfs subvolume delete -c`` does it.
+    """
+    transaction = bytearray(_U64.size)
+    fcntl.ioctl(descriptor, _START_SYNC, transaction)
+    fcntl.ioctl(descriptor, _WAIT_SYNC, transaction)
+
+
+def make_snapshot(source: int, directory: int, name: str, *, read_only: bool) -> None:
+    """Make a snapshot of a subvolume, with all its data, under a name in a directory.
+
+    The kernel looks the name up in the directory itself, and follows no link.
+
+    :raises FileExistsError: if the name is in use, also by a link.
+    """
+    flags = _FLAG_READ_ONLY if read_only else 0
+    words = _VOLUME_V2.pack(source, flags, os.fsencode(name))
+    request(directory, SNAP_CREATE, bytearray(words))
+
+
+def set_read_only(descriptor: int) -> None:
+    """Make a subvolume read-only."""
+    flags = bytearray(_U64.size)
+    fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+    (old,) = _U64.unpack(flags)
+    fcntl.ioctl(descriptor, _SET_FLAGS, _U64.pack(old | _FLAG_READ_ONLY))
+
+
+def delete_subvolume(directory: int, name: str) -> None:
+    """Delete a subvolume in a directory; it is gone for good after :func:`commit`.
+
+    The kernel looks the name up in the directory itself, and follows no link.
+    """
+    words = _VOLUME.pack(0, os.fsencode(name))
+    request(directory, SNAP_DESTROY, bytearray(words))
+
+
 def nested_subvolumes(descriptor: int) -> list[bytes]:
     """Return the paths of the subvolumes directly below one, relative to it.
 
@@ -204,18 +279,21 @@ class Item(NamedTuple):
 
 
 def search(
-    descriptor: int, tree: int, first: Key, last_objectid: int
+    descriptor: int, tree: int, first: Key, last_objectid: int, since: int = 0
 ) -> Iterator[Item]:
-    """Return the items of a tree from ``first`` to the end of ``last_objectid``."""
+    """Return the items of a tree from ``first`` to the end of ``last_objectid``.
+
+    :param since: only those in blocks that were written by this transaction or later.
+    """
     buffer = bytearray(_SEARCH.size + _BUFFER)
     while True:
         # keys compare as (objectid, type, offset), so the maxima bind at the end
         _SEARCH.pack_into(
             buffer, 0, tree, first.objectid, last_objectid, first.offset, _LAST,
-            0, _LAST, first.key, 255, 4096, _BUFFER,
+            since, _LAST, first.key, 255, 4096, _BUFFER,
         )  # fmt: skip
         try:
-            fcntl.ioctl(descriptor, _TREE_SEARCH_V2, buffer)
+            request(descriptor, TREE_SEARCH, buffer)
         except OSError as error:
             if error.errno == errno.ENOENT:  # an old filesystem without UUID tree
                 return

@@ -1,6 +1,7 @@
 """The output of btrfs-progs: text to values, and the meaning of errors."""
 
 import re
+from typing import NamedTuple
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Integrity
@@ -24,7 +25,7 @@ _ROOT_ITEM = (
 )
 #: ``inode 257 file offset 0 len 3 disk start 0 offset 0 gen 7 flags INLINE f``
 _EXTENT = (
-    rb"^inode \d+ file offset \d+ len (\d+)"
+    rb"^inode (\d+) file offset \d+ len (\d+)"
     rb" disk start (\d+ offset \d+) .*? flags (\S+) "
 )
 
@@ -49,6 +50,18 @@ class Shown(Value):
     generation: int
     made: int
     received: int
+
+
+class Written(NamedTuple):
+    """An extent of a file.
+
+    :ivar size: the bytes that it adds to a send stream; preallocated space has none.
+    :ivar place: on the disk, the same for all reflinks; None for data in the metadata.
+    """
+
+    inode: int
+    size: int
+    place: object
 
 
 def parse_version(text: str) -> tuple[int, int] | None:
@@ -81,6 +94,21 @@ def parse_show(text: str) -> Shown:
         )
     except ValueError as error:
         raise OutputNotUnderstood(f"btrfs subvolume show: {error}") from error
+
+
+def format_show(shown: Shown) -> str:
+    """Write the fields of ``btrfs subvolume show`` that :func:`parse_show` reads."""
+    received = f"\tReceive transid: \t{shown.received}\n"
+    return (
+        f"\tUUID: \t\t\t{shown.uuid}\n"
+        f"\tParent UUID: \t\t{shown.parent_uuid or '-'}\n"
+        f"\tReceived UUID: \t\t{shown.received_uuid or '-'}\n"
+        f"\tSubvolume ID: \t\t{shown.tree_id}\n"
+        f"\tGeneration: \t\t{shown.generation}\n"
+        f"\tGen at creation: \t{shown.made}\n"
+        f"\tFlags: \t\t\t{'readonly' if shown.read_only else '-'}\n"
+        f"{received if shown.received else ''}"
+    )
 
 
 def parse_uuid(text: str) -> UUID | None:
@@ -133,24 +161,14 @@ def judge_integrity(
     return Integrity.INTACT if read_only and unchanged else Integrity.CHANGED
 
 
-def extent_size(line: bytes) -> int:
-    """Return the bytes that a line of ``find-new`` adds to a send stream.
-
-    Preallocated extents hold no data; other lines add nothing.
-    """
+def parse_extent(line: bytes) -> Written | None:
+    """Read a line of ``find-new``; None if it is about no extent."""
     match = re.match(_EXTENT, line)
-    if match is None or b"PREALLOC" in match[3]:
-        return 0
-    return int(match[1])
-
-
-def extent_place(line: bytes) -> bytes:
-    """Return the place on the disk of an extent of ``find-new``; b"" for none.
-
-    Reflinks of a file have the same one. Data in the metadata has none.
-    """
-    match = re.match(_EXTENT, line)
-    return match[2] if match and not match[2].startswith(b"0 ") else b""
+    if match is None:
+        return None
+    inode, size, place, flags = match.groups()
+    place = None if place.startswith(b"0 ") else place
+    return Written(int(inode), 0 if b"PREALLOC" in flags else int(size), place)
 
 
 _FULL = "No space left on device"

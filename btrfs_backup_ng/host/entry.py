@@ -12,9 +12,10 @@ entered directory are used, and ``/proc/PID/fd/N`` for another one that was ente
 
 - Before anything is changed ``hello`` (or ``read_facts``) reports any trouble with the
   state directory, and ``preflight`` refuses with status 4.
-- btrfs follows a link that appears at a final name, so ``publish`` checks that the
-  snapshot is where it was made, and ``accept`` that it is one of the staged subvolume;
-  if not, ``children`` finds it by its parent, and ``remove`` deletes it.
+- The program ``btrfs`` follows a link that appears at a final name, so ``publish``
+  checks that the snapshot is where it was made, and the endpoint that it is one of the
+  staged subvolume; if not, ``children`` finds it by its parent, and ``remove`` deletes
+  it. The kernel follows none (``host/in_process``).
 - ``btrfs subvolume delete PATH`` resolves the path twice (realpath, open). If another
   user could exchange any part of it in between (``is_out_of_reach``), the subvolume is
   deleted by its id, at the mount point of the filesystem.

@@ -67,6 +67,10 @@ class LocalHost:
         return Command(argv, label=label, reports=True, patience=self._patience)
 
     def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
+        from btrfs_backup_ng.host import in_process  # here: not for a look
+
+        if in_process.can_do(verb):
+            return in_process.do(verb, arguments)
         return run(self.command(verb, *arguments, label=verb.name), stdin=stdin)
 
     def look(self, directory: str, *, folder: str = "") -> Facts:

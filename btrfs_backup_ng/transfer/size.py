@@ -1,9 +1,10 @@
 """The size of a transfer: a quick estimate, or the exact number of bytes.
 
-**The estimate** comes from ``btrfs subvolume find-new``; it is quick, and rarely too
-low; but each reflink of a file counts. The check for free space uses it first, and
-measures only if it says that the transfer does not fit. Before the first run there is
-no place for a temporary snapshot, so a dry run counts what files share once instead.
+**The estimate** comes from ``btrfs subvolume find-new``, on this machine from the same
+search without a process; it is quick, and rarely too low; but each reflink of a file
+counts. The check for free space uses it first, and measures only if it says that the
+transfer does not fit. Before the first run there is no place for a temporary snapshot,
+so a dry run counts what files share once instead.
 ``find-new`` writes out what the filesystem has in memory (a sync, the only effect of a
 dry run on a source), and counts from the generation that it is given: that of the
 parent is in the parent already.
@@ -27,14 +28,16 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from uuid import uuid4
 
-from btrfs_backup_ng.__util__ import KIB, MIB, BackupError
+from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, visible
+from btrfs_backup_ng.btrfs import extents, ioctl
 from btrfs_backup_ng.btrfs.extents import Extents
-from btrfs_backup_ng.btrfs.parse import extent_place, extent_size
+from btrfs_backup_ng.btrfs.parse import Written, parse_extent
 from btrfs_backup_ng.core.model import Snapshot
 from btrfs_backup_ng.endpoint.common import Endpoint, Place, new_transfer_id
-from btrfs_backup_ng.host.entry import INCOMING, entered
+from btrfs_backup_ng.host.entry import INCOMING, entered, plain
 from btrfs_backup_ng.process.child import PIPE, Child
 from btrfs_backup_ng.process.command import CommandFailed
+from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.sendstream.format import StreamDamaged
 from btrfs_backup_ng.sendstream.size import Compressed, predict_sizes
 from btrfs_backup_ng.wire import verbs
@@ -74,27 +77,62 @@ def written_since(
     :param once: count what several files share (reflinks) once, as a stream clones it;
         takes memory for each extent.
     :param over: if set, stop; the result then means nothing.
-    :raises CommandFailed: if btrfs fails.
+    :raises BackupError: if it cannot be read.
     """
     path = source.path(snapshot.name) if snapshot else source.place.location.path
-    since = str(parent.generation + 1) if parent else "0"
-    command = source.place.host.command(verbs.SIZE, path, since, label="btrfs find-new")
-    size, inode = 0, b""
-    seen: set[bytes] = set()
+    since = parent.generation + 1 if parent else 0
+    if source.place.location.is_here:
+        found = _written_here(path, since, is_live=snapshot is None)
+    else:
+        found = _written_there(source.place, path, since, over)
+    size, inode = 0, -1
+    seen: set[object] = set()
+    with closing(found) as written:
+        for extent in written:
+            check_interrupted()
+            if not (once and extent.place in seen):
+                size += extent.size
+            if once and extent.place:
+                seen.add(extent.place)
+            if extent.inode != inode:
+                inode, size = extent.inode, size + _BESIDE
+            if (limit is not None and size > limit) or (over and over.is_set()):
+                break
+    return size
+
+
+def _written_here(
+    path: str, since: int, *, is_live: bool
+) -> Generator[Written, None, None]:
+    """Yield what was written to a subvolume of this machine.
+
+    :param is_live: some of it may be in memory alone.
+    :raises BackupError: if it cannot be read.
+    """
+    try:
+        with entered(path) as descriptor:
+            if is_live:
+                ioctl.sync(descriptor)
+            yield from extents.written_since(descriptor, since)
+    except OSError as error:
+        text = f"cannot read {visible(plain(path))}: {error.strerror}"
+        raise BackupError(text) from error
+
+
+def _written_there(
+    place: Place, path: str, since: int, over: threading.Event | None
+) -> Generator[Written, None, None]:
+    """Yield what ``btrfs subvolume find-new`` prints, until ``over`` is set.
+
+    :raises CommandFailed: if btrfs fails.
+    """
+    command = place.host.command(verbs.SIZE, path, str(since), label="btrfs find-new")
     with Child.start(command, stdout=PIPE) as child:
         for line in _lines(child, over):
-            place = extent_place(line) if once else b""
-            if not place or place not in seen:
-                size += extent_size(line)
-            seen |= {place} if place else set()
-            number = line[: line.find(b" ", 6)]  # ``inode 257 file offset ...``
-            if number != inode:
-                inode, size = number, size + _BESIDE
-            if (limit is not None and size > limit) or (over and over.is_set()):
-                return size
+            if extent := parse_extent(line):
+                yield extent
         if not (over and over.is_set()):
             _check(child)
-    return size
 
 
 def _lines(child: Child, over: threading.Event | None) -> Iterator[bytes]:

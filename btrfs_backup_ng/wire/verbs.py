@@ -2,7 +2,7 @@
 
 Each is a file of ``verbs/`` whose header describes its arguments and its answer;
 ``verbs/common.sh`` has the functions that all of them use, above all the walk into a
-directory.
+directory. On this machine a few need no process: ``host/in_process``.
 """
 
 from btrfs_backup_ng.wire.grammar import Verb

@@ -24,7 +24,14 @@ from tests.support.accounts import Account
 from tests.support.filesystems import Filesystem
 from tests.support.many import make_named
 from tests.support.places import STATE, ssh_place, ssh_words
-from tests.support.program import CHECKOUT, Argument, environment, run_program
+from tests.support.program import (
+    ASKING,
+    CHECKOUT,
+    GO_ON,
+    Argument,
+    environment,
+    run_program,
+)
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
@@ -69,7 +76,9 @@ class Arena(NamedTuple):
 
     def run(self, *words: Argument) -> Done:
         """Run the program as root."""
-        done = run_program(*words, env={"PATH": self.path}, timeout=PATIENCE_S)
+        asking = ASKING if self.hook.exists() else {}
+        env = {**asking, "PATH": self.path}
+        done = run_program(*words, env=env, timeout=PATIENCE_S)
         self.unchecked.append(done)
         return done
 
@@ -158,6 +167,7 @@ if [ -z "${{HOOKED:-}}" ] && [ -f "{hook}" ]; then
     . "{hook}"
     unset HOOKED
 fi
+[ -n "${{HOOKED:-}}" ] || {GO_ON}
 exec {real} "$@"
 """)
         file.chmod(0o755)

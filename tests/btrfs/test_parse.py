@@ -10,9 +10,10 @@ from btrfs_backup_ng.btrfs.listing import parse_listing, parse_nested
 from btrfs_backup_ng.btrfs.parse import (
     OutputNotUnderstood,
     explain,
-    extent_size,
+    format_show,
     is_garbled,
     judge_integrity,
+    parse_extent,
     parse_root_items,
     parse_show,
     parse_uuid,
@@ -121,6 +122,13 @@ def test_show_tells_of_a_writable_one_with_snapshots_of_any_name():
     shown = parse_show(SHOW_HOME)
     assert (shown.uuid, shown.received_uuid, shown.read_only) == (HOME, None, False)
     assert (shown.generation, shown.made) == (10, 7)
+
+
+@pytest.mark.parametrize("text", ["snapshot", "received", "home"])
+def test_show_is_written_so_that_it_reads_the_same(text):
+    texts = {"snapshot": SHOW_SNAPSHOT, "received": SHOW_RECEIVED, "home": SHOW_HOME}
+    shown = parse_show(texts[text])
+    assert parse_show(format_show(shown)) == shown
 
 
 def test_show_of_old_and_new_versions_is_read_too():
@@ -439,13 +447,14 @@ def test_a_nested_subvolume_is_not_invented_by_the_name_of_another():
         ("inode 260 file offset 0 len 5 disk start 0 offset 0 gen 8 flags"
          " COMPRESS|INLINE x flags PREALLOC y", 5),
         ("inode 261 file offset 0 len 7 disk start 0 offset 0 gen 8 flags NONE ", 7),
-        ("transid marker was 13", 0),
-        ("", 0),
-        ("b", 0),
+        ("transid marker was 13", None),
+        ("", None),
+        ("b", None),
     ],
 )  # fmt: skip
 def test_an_extent_counts_unless_it_holds_no_data(line, size):
-    assert extent_size(f"{line}\n".encode()) == size
+    found = parse_extent(f"{line}\n".encode())
+    assert (found and found.size) == size
 
 
 #: btrfs-progs 6.2, recorded: a writable subvolume, its snapshot, a received copy

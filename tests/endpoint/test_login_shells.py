@@ -1,5 +1,7 @@
 """The whole contract of a place behind ssh, in every login shell, by every privilege.
 
+And of one on this machine: by its own code, and by the scripts that others run.
+
 One account and one connection for each combination. The steps come one after the
 other, and each goes on from what the earlier ones left.
 """
@@ -21,7 +23,7 @@ from uuid import uuid4
 
 import pytest
 
-from btrfs_backup_ng.__util__ import KIB, MIB, Refused
+from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, Refused
 from btrfs_backup_ng.core import codecs
 from btrfs_backup_ng.core.location import Location, Scheme
 from btrfs_backup_ng.core.model import (
@@ -46,7 +48,9 @@ from btrfs_backup_ng.endpoint.common import (
 from btrfs_backup_ng.endpoint.local import local_place
 from btrfs_backup_ng.endpoint.ssh import Connections, ssh_place
 from btrfs_backup_ng.host.common import LockHeld
-from btrfs_backup_ng.process.command import CommandFailed
+from btrfs_backup_ng.host.local import LocalHost
+from btrfs_backup_ng.process.child import run
+from btrfs_backup_ng.process.command import CommandFailed, Completed
 from btrfs_backup_ng.process.pipeline import PipelineFailed, run_pipeline
 from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sendstream.filter import filter_argv, filter_words
@@ -345,7 +349,7 @@ def tell_sizes(scene: Ends) -> None:
         if is_roots(scene.source):
             assert size == written_since(scene.source_seen, snapshot, since)
     assert size >= 200_000  # all of it
-    with pytest.raises(CommandFailed):
+    with pytest.raises(BackupError):
         written_since(scene.source, replace(first, name="no"), None)
     exact = stream_size(scene.source, second, first, "1")
     for beside in (False, True):
@@ -536,6 +540,7 @@ def go_on(scene: Ends) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,  # its group is killed
     ) as receiver:
         assert receiver.stdin
         receiver.stdin.write(stream[: len(stream) * 2 // 3])
@@ -638,6 +643,22 @@ def disks() -> Iterator[tuple[Path, Path]]:
         shutil.rmtree(directory)
 
 
+def make_paths(disks: tuple[Path, Path]) -> list[Path]:
+    """Make a source and a directory for backups on each disk."""
+    paths = []
+    for disk in disks:
+        room = disk / f"room-{next(_numbers)}"
+        room.mkdir()
+        source, backups = room / f"source {WORD}", room / f"backups {WORD}"
+        places.command("btrfs", "-q", "subvolume", "create", source)
+        backups.mkdir()
+        (source / "large").write_bytes(os.urandom(200_000))
+        (source / WORD).write_text("first")
+        (source / "link").symlink_to(WORD)
+        paths += [source, backups]
+    return paths
+
+
 @pytest.fixture
 def scene(
     disks: tuple[Path, Path],
@@ -660,17 +681,7 @@ def scene(
         file.chmod(0o600)
         more["sudo_password_file"] = str(file)
     options = options_for(sshd, **more)
-    paths = []
-    for disk in disks:
-        room = disk / f"room-{next(_numbers)}"
-        room.mkdir()
-        source, backups = room / f"source {WORD}", room / f"backups {WORD}"
-        places.command("btrfs", "-q", "subvolume", "create", source)
-        backups.mkdir()
-        (source / "large").write_bytes(os.urandom(200_000))
-        (source / WORD).write_text("first")
-        (source / "link").symlink_to(WORD)
-        paths += [source, backups]
+    paths = make_paths(disks)
     places.command("btrfs", "-q", "subvolume", "create", paths[2] / NESTED)
     for path in paths[2:]:
         if privilege == "sudo-btrfs":  # nothing else may be done as root there
@@ -732,3 +743,43 @@ def test_the_contract_of_a_place_holds(scene, sshd, shell, privilege):
             )
             raise
     assert sshd.connections() == 1
+
+
+class ScriptHost(LocalHost):
+    """This machine, where every verb is a script, as on another one."""
+
+    def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
+        """Run the script of a verb."""
+        return run(self.command(verb, *arguments, label=verb.name), stdin=stdin)
+
+
+def look_here(scene: Ends) -> None:
+    """Look at the places, and make their directories."""
+    for one in (scene.source, scene.backups, scene.own_source, scene.own_backups):
+        assert one.place.look().is_btrfs
+        with one.place.lock(0, "prepare", one.role):
+            pass
+
+
+@pytest.mark.parametrize("host", [LocalHost, ScriptHost])
+def test_the_contract_of_a_place_here_holds_in_process_and_by_scripts(
+    disks: tuple[Path, Path], host: type[LocalHost]
+) -> None:
+    ends: list[Endpoint] = []
+    for number, path in enumerate(make_paths(disks)):
+        folder = None if number % 2 else FOLDER
+        place = btrfs_place(Location(Scheme.LOCAL, str(path)), host(), folder)
+        ends.append(place.backups if folder is None else place.snapshots)
+    own_source, own_backups, source, backups = ends
+    root = accounts.Account("root", 0, 0, Path("/root"))
+    scene = Ends(
+        *("root", root, source, source, backups, backups, own_source, own_backups),
+        kept={place.directory: [] for place in (source, own_source)},
+    )
+    steps = STEPS[STEPS.index(take_snapshot) :]
+    for step in (look_here, *steps):
+        try:
+            step(scene)
+        except BaseException as error:
+            error.add_note(step.__name__)
+            raise

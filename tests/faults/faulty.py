@@ -6,12 +6,14 @@ import os
 import shutil
 from pathlib import Path
 
+from tests.support.program import ASKING, GO_ON
+
 
 def faulty_btrfs(directory: Path, calls: str, action: str) -> dict[str, str]:
     """Put a ``btrfs`` in front of the real one that does something else, once.
 
     :param calls: shell pattern for its arguments, and " in " its working directory; all
-        other calls are real.
+        other calls are real. Ioctls of the program are calls, too (``ASKING``).
     :param action: shell commands.  ``real`` runs the real one, ``kill_program`` ends
         the program that started it, by SIGKILL.
     :returns: changes to the environment.
@@ -32,10 +34,11 @@ kill_program() {{
 case "$* in $PWD" in
 *{calls}) mkdir {wrapper.parent}/done 2>/dev/null && {{ {action}; exit; }} ;;
 esac
+{GO_ON}
 exec "$@"
 """)
     wrapper.chmod(0o755)
-    return {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+    return {**ASKING, "PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
 
 
 def was_faulty(directory: Path) -> bool:

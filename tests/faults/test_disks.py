@@ -16,7 +16,7 @@ from tests.support import ours, places
 from tests.support.command_line import assert_fails
 from tests.support.filesystems import Filesystem
 from tests.support.places import MIB, command, ssh_place, ssh_words
-from tests.support.program import finish, run_program
+from tests.support.program import ASKING, finish, run_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
@@ -173,7 +173,7 @@ def test_a_snapshot_that_cannot_be_made_does_not_keep_others_from_their_way(
     )
     path = f"{directory}:{os.environ['PATH']}"
     words = ["-N1", "-n1", "--force", *(["--dry-run"] if dry else [])]
-    done = scene.run(*words, env={"PATH": path})
+    done = scene.run(*words, env={**ASKING, "PATH": path})
     assert_fails(done, 10, "No space left on device")
     assert "made snapshot" not in done.stdout and "would make" not in done.stdout
     assert newest in done.stdout
@@ -210,7 +210,7 @@ def test_a_full_source_thins_what_its_destination_has_by_a_new_policy(
         exit 1 ;;
     esac"""
     path = f"{places.wrapper(tmp_path / 'bin', wrapper)}:{os.environ['PATH']}"
-    done = scene.run("-N1", *there, env={"PATH": path})
+    done = scene.run("-N1", *there, env={**ASKING, "PATH": path})
     assert_fails(done, 10, why)
     assert len(scene.snapshots) == left
     assert ("nothing is deleted there" in done.stderr) == (left > 1)

@@ -134,8 +134,6 @@ VERBS = [
     ("put", "pull", ""),
     ("delete", "pull", "-N1 --force"),
     ("preview", "pull", "--dry-run"),
-    ("snapshot", "local", ""),
-    ("publish", "local", ""),
     ("delete", "local", "-n1 --force"),
     ("sync", "local", "-n1 -s --force"),
     ("preview", "local", "--dry-run"),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.command_line import assert_fails, must
 from tests.support.places import assert_equal, wrapper
-from tests.support.program import Argument, run_program
+from tests.support.program import ASKING, GO_ON, Argument, run_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 from tests.support.staged import Way, local_way, ssh_way
@@ -27,10 +27,10 @@ def _failing(directory: Path, verb: str, name: str, error: str) -> dict[str, str
     wrapper.parent.mkdir(exist_ok=True)
     wrapper.write_text(
         f'#!/bin/sh\ncase "$*" in\n*"{verb} "*"{name}") echo "ERROR: {error}" >&2;'
-        f' exit 1 ;;\nesac\nPATH=${{PATH#*:}}\nexec btrfs "$@"\n'
+        f' exit 1 ;;\nesac\n{GO_ON}\nPATH=${{PATH#*:}}\nexec btrfs "$@"\n'
     )
     wrapper.chmod(0o755)
-    return {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
+    return {**ASKING, "PATH": f"{wrapper.parent}:{os.environ['PATH']}"}
 
 
 def _check_goes_on(scene: Scene, tmp_path: Path, error: str) -> None:
@@ -94,7 +94,7 @@ def test_an_estimate_that_fails_fails_no_restore(
     scene.back_up()
     no = 'case "$*" in *find-new*|*--no-data*) echo "ERROR: no" >&2; exit 1;; esac'
     path = f"{wrapper(tmp_path / 'failing', no)}:{os.environ['PATH']}"
-    env = {"PATH": path}
+    env = {**ASKING, "PATH": path}
     way: Way = local_way
     if kind == "ssh":
         way = ssh_way(new_sshd(config=(f"SetEnv PATH={path}",)))

@@ -279,11 +279,14 @@ def wrapper(directory: Path, script: str) -> Path:
     """Make a directory that, first in PATH, has another ``btrfs``.
 
     :param script: POSIX shell; it ends by running the true one as ``"$real" "$@"``,
-        if it does not decide otherwise.
+        if it does not decide otherwise. With ``ASKING`` in the environment, it decides
+        about the program's ioctls, too.
     """
     directory.mkdir()
     real = command("sh", "-c", "command -v btrfs").strip()
     program_file = directory / "btrfs"
-    program_file.write_text(f'#!/bin/sh\nreal={real}\n{script}\nexec "$real" "$@"\n')
+    program_file.write_text(
+        f"#!/bin/sh\nreal={real}\n{script}\n{program.GO_ON}\n" 'exec "$real" "$@"\n'
+    )
     program_file.chmod(0o755)
     return directory

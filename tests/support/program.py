@@ -16,6 +16,12 @@ PROGRAM = (sys.executable, "-m", "btrfs_backup_ng")
 #: The history of all runs that this process starts.
 STATE_DIRECTORY = Path(tempfile.gettempdir()) / f"{ours.mark()}-state"
 
+#: For the environment of a program that is to ask the ``btrfs`` in its PATH about the
+#: changes that it makes itself: see ``asking/sitecustomize.py``. Such a ``btrfs`` ends
+#: with ``GO_ON`` where it has nothing to say.
+ASKING = {"PYTHONPATH": f"{Path(__file__).with_name('asking')}:{CHECKOUT}"}
+GO_ON = '[ -z "${ASKED:-}" ] || exit 99'
+
 Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
