@@ -46,6 +46,18 @@ class Connections(ExitStack):
                 self.callback(self._hosts[key].close)
             return self._hosts[key]
 
+    def allow(self, machine: Location, sessions: int) -> bool:
+        """Return whether a machine is known to allow so many sessions at once.
+
+        It is not before the first look at a place there.
+        """
+        hosts = [
+            host
+            for (one, _), host in self._hosts.copy().items()
+            if replace(one, user="") == replace(machine, user="")
+        ]
+        return bool(hosts) and all(host.allows(sessions) for host in hosts)
+
 
 def ssh_place(
     location: Location,

@@ -38,10 +38,20 @@ class Host(Protocol):
 
     :ivar name: for messages: ``backup@nas``; "" for this machine.
     :ivar silence_s: limit on its silence after a question; 0 for no limit.
+    :ivar is_narrow: it has refused a session beside others.
     """
 
     name: str
     silence_s: float
+
+    @property
+    def is_narrow(self) -> bool: ...
+
+    def waits_after_refusal(self) -> bool:
+        """Note that it refused a session, so that others wait for the end of one.
+
+        :returns: whether one will end that is not needed as long as a task.
+        """
 
     def by_hand(self, line: str) -> str:
         """Return the line by which a person runs a line of shell on the host."""

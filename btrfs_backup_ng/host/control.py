@@ -36,6 +36,7 @@ from btrfs_backup_ng.process.command import (
 from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.process.poller import TICK_S, Loop, widen
 from btrfs_backup_ng.sshutil.master import Sessions
+from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.wire import verbs
 from btrfs_backup_ng.wire.grammar import OPEN, Verb, remember
 
@@ -331,13 +332,21 @@ class Control:
         :param stdin: of the verb; None for the session's own, as long as it runs.
         :raises NotServed: if no session takes it.
         """
-        with self._lent(is_call=stdin is not None) as session:
-            log.debug("+ %s: %s", command.label, shlex.join((verb.name, *words)))
-            exchange = session.begin(verb, words, command, stdin, limit)
-            exchange.begin()
-            self._count(session)
-            yield exchange
-            session.is_idle = exchange.is_reusable
+        while True:
+            with self._lent(is_call=stdin is not None) as session:
+                log.debug("+ %s: %s", command.label, shlex.join((verb.name, *words)))
+                exchange = session.begin(verb, words, command, stdin, limit)
+                try:
+                    exchange.begin()
+                except NotServed:
+                    is_refused = bool(explain_session(session.child.stderr_tail()))
+                else:
+                    self._count(session)
+                    yield exchange
+                    session.is_idle = exchange.is_reusable
+                    return
+            if not (is_refused and self.waits_after_refusal()):
+                raise NotServed
 
     @contextlib.contextmanager
     def _lent(self, *, is_call: bool) -> Iterator[_Session]:
@@ -421,21 +430,51 @@ class Control:
             is_worth_a_trial = used > idle and not (is_full or self._is_narrow)
         if not idle or (is_known and not is_full):
             return
-        if not is_worth_a_trial or not self._can_open_another():
+        opened = self._open_at_once(1) if is_worth_a_trial else []
+        self._close(opened)
+        if not opened:
             self.close_idle()
 
-    def _can_open_another(self) -> bool:
-        """Try to open a session beside all that are open."""
-        command = self._loop()
-        session = _Session(command)
-        try:
+    def _open_at_once(self, number: int) -> list[_Session]:
+        """Open sessions beside all that are open; return those that the host takes."""
+        begun = []
+        for _ in range(number):
+            command = self._loop()
+            session = _Session(command)
             exchange = session.begin(verbs.SINK, ("none",), command, b"", KIB)
-            exchange.finish()
-            self._count(session)
-        except (NotServed, CommandFailed):
-            self._is_narrow = True
-        self._close([session])
-        return not self._is_narrow
+            begun.append((session, exchange))
+        opened = []
+        for session, exchange in begun:
+            try:
+                session.is_idle = exchange.finish().status == 0
+                self._count(session)
+                opened.append(session)
+            except (NotServed, CommandFailed):
+                self._is_narrow = True
+                session.child.end()
+        return opened
+
+    def waits_after_refusal(self) -> bool:
+        """Note that the server refused one more session.
+
+        Then the next one waits for one of those that are open.
+
+        :returns: whether there will be room, without the end of a task.
+        """
+        self.close_idle()
+        return self._sessions.narrow(self._most)
+
+    def proves(self, number: int) -> bool:
+        """Return whether the server allows so many sessions at once, by opening them.
+
+        They stay open for verbs and locks, as far as idle ones do.
+        """
+        if self._failures >= _FAILURES and not self._most:
+            return True  # that is not known of a host that does not run the loop
+        if self._most < number and not self._is_narrow:
+            for session in self._open_at_once(number - self._open):
+                self._put_back(session)
+        return self._most >= number
 
     def close_idle(self) -> None:
         """End the idle sessions; others may be opened after that."""
@@ -459,7 +498,7 @@ class StreamRoom:
 
     def __enter__(self) -> None:
         self._control.make_room()
-        self._sessions.__enter__()
+        self._sessions.enter(ends=2)
 
     def __exit__(self, *_: object) -> None:
         self._sessions.__exit__()

@@ -52,11 +52,16 @@ class LocalHost:
     """
 
     name = ""
+    is_narrow = False
 
     def __init__(self, silence_s: float = STALL_TIMEOUT_S) -> None:
         self.silence_s = silence_s
         hint = f"Check the kernel log for errors of its disk:  dmesg | tail\n{IF_SLOW}"
         self._patience = patience(silence_s, hint)
+
+    def waits_after_refusal(self) -> bool:
+        """Return False: nothing here is refused."""
+        return False
 
     def by_hand(self, line: str) -> str:
         """Return the line by which a person runs a line of shell here."""

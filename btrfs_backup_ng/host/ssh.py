@@ -98,6 +98,7 @@ class SshHost:
         self._password_file = find_password_file(sudo_password_file, CREDENTIAL)
         self._token = ""
         self._answer = b""
+        self._has_looked = False
         self._locks = threading.BoundedSemaphore(PLACES_AT_ONCE)
         self._control = Control(master.sessions, self._loop)
         self._stream_room = StreamRoom(self._control, master.sessions)
@@ -115,6 +116,22 @@ class SshHost:
     def close_idle(self) -> None:
         """End the sessions in which no verb runs now."""
         self._control.close_idle()
+
+    def allows(self, sessions: int) -> bool:
+        """Return whether its server is known to allow so many sessions at once.
+
+        That is found out after the first look at a place.
+        """
+        return self._has_looked and self._control.proves(sessions)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Return whether its server has refused a session beside others."""
+        return self._master.sessions.is_narrow
+
+    def waits_after_refusal(self) -> bool:
+        """Note that its server refused a session; see :class:`Control`."""
+        return self._control.waits_after_refusal()
 
     def _forget(self) -> None:
         self._control.forget()
@@ -202,6 +219,7 @@ class SshHost:
             self._privilege = said.get("privilege", "none")
             if self._privilege == "none" and said.get("program"):
                 raise privilege_error(self.name, said)
+        self._has_looked = True
         try:
             return parse_facts(said, asked_at)
         except (ValueError, KeyError) as error:
@@ -285,6 +303,7 @@ class SshHost:
         child = self._closing.enter_context(
             Child.start(command, stdin=PIPE, stdout=PIPE)
         )
+        self._closing.enter_context(self._master.sessions.one_lasting())
         assert child.stdin
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(password + b"\n")
@@ -393,7 +412,8 @@ class SshHost:
                 send(text)
 
             try:
-                with beating(exchange.stdin, words[2]) as send:
+                lasting = self._master.sessions.one_lasting()
+                with lasting, beating(exchange.stdin, words[2]) as send:
                     yield say
             finally:
                 exchange.release()

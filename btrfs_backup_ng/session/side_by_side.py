@@ -10,6 +10,8 @@ from btrfs_backup_ng.process.interruption import check_interrupted, interrupted
 
 T = TypeVar("T")
 
+#: Sessions on a host beside those of locks: a sender and a receiver, or a question.
+BESIDE_LOCKS = 2
 _LOOK_FOR_SIGNALS_S = 0.1
 
 
@@ -43,13 +45,19 @@ class Task(Generic[T]):
 
 
 def run_side_by_side(
-    tasks: Sequence[Task[T]], *, at_once: int, at_once_on_a_host: int
+    tasks: Sequence[Task[T]],
+    *,
+    at_once: int,
+    at_once_on_a_host: int,
+    allows: Callable[[Location, int], bool] = lambda host, sessions: True,
 ) -> list[T]:
     """Run each task in a thread, and return their results in their order.
 
     Tasks that share a place run one after the other, in their order. After a signal no
     further task starts. If tasks raise errors, the others run to their end all the
     same; then the first of these errors is raised.
+
+    :param allows: returns whether a host is known to allow so many sessions at once.
     """
     # Its threads stay until the end: a child ends with the thread that started it, as
     # the connection of a host, which other tasks use, too.
@@ -57,7 +65,7 @@ def run_side_by_side(
         waiting = list(tasks)
         while waiting and not interrupted():
             running = [task for task in tasks if task.is_running]
-            task = _find_free(waiting, running, at_once_on_a_host)
+            task = _find_free(waiting, running, at_once_on_a_host, allows)
             if task and len(running) < at_once:
                 task.future = pool.submit(task.action)
                 waiting.remove(task)
@@ -69,21 +77,32 @@ def run_side_by_side(
 
 
 def _find_free(
-    waiting: Sequence[Task[T]], running: Sequence[Task[T]], at_once_on_a_host: int
+    waiting: Sequence[Task[T]],
+    running: Sequence[Task[T]],
+    at_once_on_a_host: int,
+    allows: Callable[[Location, int], bool],
 ) -> Task[T] | None:
     """Find the first task that shares no place with those that run or come before."""
     taken = {place for task in running for place in task.places}
     for task in waiting:
-        if not task.places & taken and _has_room(task, running, at_once_on_a_host):
+        is_free = not task.places & taken
+        if is_free and _has_room(task, running, at_once_on_a_host, allows):
             return task
         taken |= task.places
     return None
 
 
-def _has_room(task: Task[T], running: Sequence[Task[T]], at_once: int) -> bool:
+def _has_room(
+    task: Task[T],
+    running: Sequence[Task[T]],
+    at_once: int,
+    allows: Callable[[Location, int], bool],
+) -> bool:
     """Return whether each host behind ssh takes it beside the tasks that run.
 
-    Each place needs a session for its lock. A task that is alone may try more.
+    Each place needs a session for its lock, as long as the task runs. The two sessions
+    beside these are enough for any task to go on, so none waits for the end of another.
+    A task that is alone may try more.
     """
     if not task.hosts:
         return True
@@ -91,8 +110,9 @@ def _has_room(task: Task[T], running: Sequence[Task[T]], at_once: int) -> bool:
 
     for host, number in task.hosts.items():
         there = [one.hosts[host] for one in running if one.hosts[host]]
-        fits = len(there) < at_once and sum(there) + number <= PLACES_AT_ONCE
-        if there and not fits:
+        locks = sum(there) + number
+        fits = len(there) < at_once and locks <= PLACES_AT_ONCE
+        if there and not (fits and allows(host, locks + BESIDE_LOCKS)):
             return False
     return True
 

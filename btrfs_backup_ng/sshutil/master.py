@@ -37,6 +37,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
@@ -76,16 +77,51 @@ class Sessions:
 
     :ivar room: the limit.
     :ivar used: sessions that are open, or about to open.
+    :ivar lasting: of these, those that stay as long as a task: of a lock, and of the
+        password for sudo.
     """
 
     def __init__(self, room: int = _SESSIONS) -> None:
         self.room = room
-        self.used = 0
+        self.used = self.lasting = 0
         self._changed = threading.Condition()
 
-    def __enter__(self) -> None:
+    @property
+    def is_narrow(self) -> bool:
+        """Return whether the server is known to allow fewer than usual."""
+        return self.room < _SESSIONS
+
+    @contextlib.contextmanager
+    def one_lasting(self) -> Iterator[None]:
+        """Count a session as one that stays as long as a task."""
         with self._changed:
-            while self.used >= self.room:
+            self.lasting += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.lasting -= 1
+
+    def narrow(self, least: int) -> bool:
+        """Set the limit to the sessions that are open, as one more was refused.
+
+        :param least: so many were open at once before.
+        :returns: whether some will end while tasks go on, so that waiting helps.
+        """
+        with self._changed:
+            self.room = min(self.room, max(self.used, least))
+            return self.used > self.lasting
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def enter(self, ends: int = 1) -> None:
+        """Wait for room, but never for lasting sessions: they may be of the same task.
+
+        :param ends: of one pipeline; it does not wait for itself, either.
+        """
+        with self._changed:
+            while self.used >= max(self.room, self.lasting + ends):
                 self._changed.wait(0.1)
                 check_interrupted()
             self.used += 1

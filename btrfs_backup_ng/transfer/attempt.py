@@ -33,6 +33,7 @@ from btrfs_backup_ng.endpoint.common import (
     new_transfer_id,
 )
 from btrfs_backup_ng.endpoint.staging import Checkpoint
+from btrfs_backup_ng.host.common import Host
 from btrfs_backup_ng.host.disks import filesystem_of
 from btrfs_backup_ng.host.entry import refusal_by_verb
 from btrfs_backup_ng.process.command import Command, CommandFailed, Completed, TimedOut
@@ -405,6 +406,14 @@ def _begin_with_cause(error: PipelineFailed, route: Route) -> None:
     if cause and route.sink.lists and not isinstance(error, Stalled | TooLarge):
         lines.insert(0, f"{_place_of(blamed, route)}: {cause}")
     error.message = "\n  ".join(lines)
+
+
+def refusing_hosts(error: BackupError, route: Route) -> list[Host]:
+    """Return the hosts of a route of which the server refused a session."""
+    if not isinstance(error, PipelineFailed):
+        return []
+    ends = [end for end in (error.blamed, *error.others) if explain_session(end.stderr)]
+    return [_place_of(end, route).host for end in ends]
 
 
 def _place_of(blamed: Completed, route: Route) -> Place:

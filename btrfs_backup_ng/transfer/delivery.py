@@ -21,7 +21,13 @@ from btrfs_backup_ng.process.pipeline import Meter, Moved, PipelineFailed, TooLa
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.sshutil.refusal import ConnectionFailed
-from btrfs_backup_ng.transfer.attempt import Attempt, StreamChanged, expecting, prepare
+from btrfs_backup_ng.transfer.attempt import (
+    Attempt,
+    StreamChanged,
+    expecting,
+    prepare,
+    refusing_hosts,
+)
 from btrfs_backup_ng.transfer.full_disk import spare_full_disk
 from btrfs_backup_ng.transfer.route import Route
 
@@ -31,6 +37,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 #: A lock that was lost with its connection is free after at most 30 s (``LOCK``).
 _RELOCK_S = 60.0
+#: So often a transfer is begun again because a server refused it a session.
+_REFUSALS = 10
 #: A shorter time is no sleep: the two clocks are not read at once.
 _SLEPT_AT_LEAST_S = 0.5
 
@@ -65,6 +73,8 @@ class Delivery:
 
         Once more if the sender was stopped meanwhile: the kernel then begins the stream
         again in its middle (``sendstream/look``), and that is not the network's fault.
+        Also if a server refused a session because other tasks had too many; then those
+        wait for each other.
 
         :param size_bytes: of the stream, if it is known.
         :param when_regained: called with a place that is locked again after its lock
@@ -74,6 +84,7 @@ class Delivery:
         :raises BackupError: if it failed.
         """
         retries, pause_s = self.route.options.retries, 0.0
+        refusals, was_alone = _REFUSALS, False
         may_restart = self.route.sink.lists
         while True:
             awake_until = slept_s()
@@ -86,6 +97,14 @@ class Delivery:
                 else:
                     sent = self._attempt(transfer, size_bytes, before_publishing, seat)
             except BackupError as error:
+                if refusing := refusing_hosts(error, self.route):
+                    waits = all([host.waits_after_refusal() for host in refusing])
+                    if seat:
+                        raise self._goes_alone(transfer, error, seat) from error
+                    if refusals and (waits or not was_alone):
+                        refusals, was_alone = refusals - 1, not waits
+                        log.info("%s", error.message)
+                        continue
                 spare_full_disk(transfer, self.route, size_bytes, error)
                 stopped = _why_stopped(error, slept_s() - awake_until)
                 error.message = f"{stopped}{error.message}"
@@ -114,7 +133,7 @@ class Delivery:
         """Say that a transfer no longer shares its sender, and return the error."""
         name, to = visible(transfer.snapshot.name), visible(self._name)
         why = error.message.split("\n")[0].removeprefix(f"{to}: ")
-        if isinstance(error, CameTooLate):
+        if isinstance(error, CameTooLate) or refusing_hosts(error, self.route):
             log.info("%s gets %s on its own: %s", to, name, why)
         elif seat.is_left_behind:
             text = f"{to} held up the other destinations of {name}"

@@ -215,6 +215,26 @@ def test_one_session_is_too_few_and_nothing_is_made(
     assert scene.backups == [] and scene.staging == []
 
 
+@pytest.mark.parametrize("allowed", [2, 4, 5])
+def test_tasks_on_a_server_that_allows_few_sessions_wait_for_each_other(
+    disks: Disks, new_sshd: Callable[..., Sshd], allowed: int
+) -> None:
+    """One after the other if there is room for one of them alone."""
+    server = new_sshd(config=(f"MaxSessions {allowed}",))
+    scene = Scene(*disks, server)
+    words: list[Argument] = []
+    for number in range(3):
+        source = scene.subvolume(f"home {number}")
+        (source / "file").write_bytes(os.urandom(1 << 20))
+        place = ssh_place(server, scene.other_destination(f"{number}"), user="root")
+        words += ["::", *scene.options, source, place]
+    server.mark()
+    done = must(run_program(*words[1:]))
+    assert done.stderr == ""
+    assert done.stdout.count("sent ") == 3, done.stdout
+    assert server.connections() == 1
+
+
 def test_a_home_that_is_missing_or_read_only_is_in_the_way_of_nothing(
     disks: Disks, sshd: Sshd, account: Callable[..., Account]
 ) -> None:

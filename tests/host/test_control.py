@@ -333,15 +333,20 @@ def test_a_lock_that_ended_at_the_other_side_alone_is_noticed(
 # Room.
 
 
+def limited(directory: Path, allowed: int) -> Shells:
+    """Return a connection that takes only so many sessions at once."""
+    flock = f"exec 9>>{directory}/$number; flock -n 9"
+    refuse = "echo session open refused by peer >&2; exit 255"
+    limit = f"for number in $(seq {allowed}); do {flock} && break; done; flock -n 9"
+    return Shells(f"{limit} || {{ {refuse}; }}")
+
+
 @pytest.mark.parametrize("allowed", [1, 2, 3, 9])
 def test_a_stream_finds_room_where_few_sessions_are_allowed(
     allowed: int, tmp_path: Path
 ) -> None:
     """With a lock, as many streams as there is room for, and then a verb again."""
-    flock = f"exec 9>>{tmp_path}/$number; flock -n 9"
-    refuse = "echo session open refused by peer >&2; exit 255"
-    limit = f"for number in $(seq {allowed}); do {flock} && break; done; flock -n 9"
-    master = Shells(f"{limit} || {{ {refuse}; }}")
+    master = limited(tmp_path, allowed)
     with closing(SshHost(master)) as host, ExitStack() as stack:
         answer(host, COPY)
         if allowed > 1:
@@ -354,6 +359,53 @@ def test_a_stream_finds_room_where_few_sessions_are_allowed(
             assert child.read_line() == b"ready"
         child.end()
         answer(host, COPY)
+
+
+def test_a_verb_that_is_refused_a_session_waits_for_the_end_of_a_stream(
+    tmp_path: Path,
+) -> None:
+    found: list[bytes] = []
+    with (
+        closing(SshHost(limited(tmp_path, 2))) as host,
+        host.lock(str(tmp_path), 0, "me"),
+    ):
+        command = host.command(verbs.WAIT, label="a stream")
+        with Child.start(command, stdin=PIPE, stdout=PIPE) as child:
+            assert child.read_line() == b"ready"
+            asking = threading.Thread(
+                target=lambda: found.append(answer(host, COPY, stdin=b"x"))
+            )
+            asking.start()
+            processes.wait_until(lambda: host.is_narrow)
+            assert found == []
+        asking.join()
+        assert found == [b"x"]
+        assert answer(host, COPY, stdin=b"y") == b"y"
+
+
+def test_a_verb_that_waits_for_locks_alone_fails(tmp_path: Path) -> None:
+    """They may be those of its own task, which would wait for itself."""
+    with (
+        closing(SshHost(limited(tmp_path, 1))) as host,
+        host.lock(str(tmp_path), 0, "me"),
+        pytest.raises(ContactLost, match="session open refused by peer"),
+    ):
+        answer(host, COPY)
+
+
+@pytest.mark.parametrize("allowed", [3, 4])
+def test_a_server_proves_how_many_sessions_it_allows(
+    allowed: int, tmp_path: Path
+) -> None:
+    master = limited(tmp_path, allowed)
+    with closing(SshHost(master)) as host:
+        assert not host.allows(1), "it was not looked at yet"
+        host.look(str(tmp_path))
+        for _ in range(2):
+            assert [host.allows(number) for number in (3, 4)] == [True, allowed > 3]
+        with host.lock(str(tmp_path), 0, "me"):
+            answer(host, COPY)
+    assert master.opened == ["loop"] * 4, "tried once, and used then"
 
 
 def test_a_stream_of_many_costs_no_session_of_verbs(

@@ -29,7 +29,13 @@ def places(*words: str) -> list[Location]:
 class Watched:
     """Tasks that begin, and end when they are told to."""
 
-    def __init__(self, *wanted: Sequence[str], at_once: int = 9, on_a_host: int = 9):
+    def __init__(
+        self,
+        *wanted: Sequence[str],
+        at_once: int = 9,
+        on_a_host: int = 9,
+        allows: Callable[[Location, int], bool] = lambda host, sessions: True,
+    ):
         self.began: list[int] = []
         self.results: list[int] = []
         self.errors: list[BaseException] = []
@@ -42,7 +48,10 @@ class Watched:
         def attend() -> None:
             try:
                 self.results = run_side_by_side(
-                    tasks, at_once=at_once, at_once_on_a_host=on_a_host
+                    tasks,
+                    at_once=at_once,
+                    at_once_on_a_host=on_a_host,
+                    allows=allows,
                 )
             except BaseException as error:
                 self.errors.append(error)
@@ -118,6 +127,30 @@ def test_a_host_takes_a_few_tasks_and_a_few_places_at_once() -> None:
     watched.join()
 
 
+def test_a_host_takes_no_second_task_unless_it_allows_enough_sessions() -> None:
+    """For the locks of both, and two beside these."""
+    asked: set[tuple[str, int]] = set()
+    may = threading.Event()
+
+    def allows(host: Location, sessions: int) -> bool:
+        asked.add((host.host, sessions))
+        return may.is_set()
+
+    watched = Watched(
+        ["ssh://nas/a", "ssh://nas/b"],
+        ["ssh://nas/c"],
+        ["ssh://other/a"],
+        allows=allows,
+    )
+    watched.wait_for(0, 2)
+    wait_until(lambda: asked == {("nas", 5)})
+    assert sorted(watched.began) == [0, 2]
+    may.set()
+    watched.wait_for(0, 1, 2)
+    watched.end(0, 1, 2)
+    watched.join()
+
+
 def test_one_task_that_raises_does_not_end_the_others() -> None:
     over = []
 
@@ -156,13 +189,15 @@ class Streams:
         self._threads: dict[str, threading.Thread] = {}
         self._waiting: list[str] = []
 
-    def begin(self, name: str, *disks: str, **hosts: int) -> None:
+    def begin(
+        self, name: str, *disks: str, is_small: bool = False, **hosts: int
+    ) -> None:
         over = self._may_end[name] = threading.Event()
         ends = {Location(Scheme.SSH, "", host): n for host, n in hosts.items()}
 
         def send() -> None:
             self._waiting.append(name)
-            with self._turns.taking(disks, ends):
+            with self._turns.taking(disks, ends, lambda: is_small):
                 self.sending.append(name)
                 over.wait(30)
                 self.sending.remove(name)
@@ -195,6 +230,31 @@ def test_streams_that_share_a_disk_take_turns_in_their_order() -> None:
     streams.end("two")
     streams.wait_for("three")
     streams.end("three")
+
+
+def test_little_is_sent_without_a_turn_of_the_disk_but_not_of_the_host() -> None:
+    streams = Streams(Turns())
+    streams.begin("large", "a", nas=1)
+    streams.wait_for("large")
+    streams.begin("small", "a", is_small=True, nas=1)
+    streams.wait_for("large", "small")
+    streams.begin("too many there", "a", is_small=True, nas=1)
+    streams.begin("small here", "a", is_small=True)
+    streams.wait_for("large", "small", "small here")
+    streams.end("large")
+    streams.wait_for("too many there", "small", "small here")
+    streams.begin("large too", "a")  # does not wait for what took no turn
+    streams.wait_for("too many there", "small", "small here", "large too")
+    for name in ("too many there", "small", "small here", "large too"):
+        streams.end(name)
+
+
+def test_a_task_with_a_free_disk_is_not_asked_how_much_it_sends() -> None:
+    def fail() -> bool:
+        raise AssertionError
+
+    with Turns().taking(["a"], {}, fail), Turns(by_disk=False).taking(["a"], {}, fail):
+        pass
 
 
 def test_a_host_takes_a_limited_number_of_streams_also_without_disks() -> None:

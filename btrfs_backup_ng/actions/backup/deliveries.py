@@ -137,7 +137,8 @@ class _Deliveries:
         group = []
         for one in together:
             there = one.target.place.location
-            if one.stream() != leader.stream() or ends[there.machine] >= STREAM_ENDS:
+            most = 1 if one.target.place.host.is_narrow else STREAM_ENDS
+            if one.stream() != leader.stream() or ends[there.machine] >= most:
                 continue
             ends[there.machine] += there.is_remote
             group.append(one)

@@ -86,7 +86,10 @@ def _run_tasks(
     on_a_host = options.at_once or _AT_ONCE_ON_A_HOST
     try:
         return side_by_side.run_side_by_side(
-            tasks, at_once=at_once, at_once_on_a_host=on_a_host
+            tasks,
+            at_once=at_once,
+            at_once_on_a_host=on_a_host,
+            allows=session.connections.allow,
         )
     finally:
         for number in range(len(tasks)):  # those that a signal kept from starting
