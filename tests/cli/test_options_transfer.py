@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,16 @@ from tests.support.command_line import (
     path_without,
     script,
 )
+from tests.support.filesystems import Filesystem
 from tests.support.places import MIB, ssh_place, ssh_words
 from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
 
 pytestmark = pytest.mark.btrfs
+
+Disks = tuple[Filesystem, Filesystem]
+NewSshd = Callable[..., Sshd]
 
 
 @covers("-I", "--no-incremental")
@@ -185,37 +190,44 @@ def test_over_ssh_mbuffer_is_not_needed(scene: Scene, tmp_path: Path, sshd: Sshd
     ],
 )
 def test_a_backup_is_looked_at_under_its_final_name(
-    scene: Scene, tmp_path: Path, option: str, looks: int
+    disks: Disks, new_sshd: NewSshd, public_path: Path, option: str, looks: int
 ):
-    path, log = logging_path(tmp_path, "btrfs", where=True)
-    scene.back_up(option, env={"PATH": path})
+    path, log = logging_path(public_path, "btrfs", where=True)
+    scene = Scene(*disks, new_sshd(config=(f"SetEnv PATH={path}",)))
+    scene.back_up(option)
     (name,) = scene.backup_names
     look = f"{scene.destination}: btrfs subvolume show -- ./{name}"
     assert log.read_text().splitlines().count(look) == looks
 
 
 @covers("--verify-transfer")
-def test_a_backup_is_looked_at_without_being_told(scene: Scene, tmp_path: Path):
-    path, log = logging_path(tmp_path, "btrfs", where=True)
-    scene.back_up(env={"PATH": path})
+def test_a_backup_is_looked_at_without_being_told(
+    disks: Disks, new_sshd: NewSshd, public_path: Path
+):
+    path, log = logging_path(public_path, "btrfs", where=True)
+    scene = Scene(*disks, new_sshd(config=(f"SetEnv PATH={path}",)))
+    scene.back_up()
     (name,) = scene.backup_names
     look = f"{scene.destination}: btrfs subvolume show -- ./{name}"
     assert look in log.read_text().splitlines()
 
 
 @covers("--verify-transfer")
-def test_a_backup_that_is_not_what_was_sent_is_a_failure(scene: Scene, tmp_path: Path):
-    path, _ = logging_path(tmp_path, "btrfs")
+def test_a_backup_that_is_not_what_was_sent_is_a_failure(
+    disks: Disks, new_sshd: NewSshd, public_path: Path
+):
+    path, _ = logging_path(public_path, "btrfs")
+    scene = Scene(*disks, new_sshd(config=(f"SetEnv PATH={path}",)))
     final = f'"$1 $2" = "subvolume show" ] && [ "$(pwd -P)" = "{scene.destination}"'
-    real = (tmp_path / "wrappers/btrfs").read_text().splitlines()[-1]
+    real = (public_path / "wrappers/btrfs").read_text().splitlines()[-1]
     script(
-        tmp_path / "wrappers/btrfs",
+        public_path / "wrappers/btrfs",
         f"if [ {final} ]; then\n"
         f"{real.removeprefix('exec ')} | sed 's/^.*Received UUID:.*/"
         "\tReceived UUID: \t\t12345678-1234-1234-1234-123456789abc/'\n"
         f"else\n{real}\nfi",
     )
-    done = scene.run(env={"PATH": path})
+    done = scene.run()
     complaint(done, 1, str(scene.destination), "is not the snapshot that was sent")
 
 

@@ -105,6 +105,23 @@ def test_nothing_is_pruned_where_the_transfer_failed(
     scene.check_converges("-N1", "-n1", "--force")
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_subvolume_that_is_deleted_elsewhere_meanwhile_harms_no_transfer(
+    scene: Scene, tmp_path: Path, times: int
+) -> None:
+    """``btrfs subvolume show`` looks at all subvolumes, and then finds one missing."""
+    count = tmp_path / "count"
+    action = f"""echo x >>{count}
+        [ $(wc -l <{count}) = {times} ] || rmdir {tmp_path}/faulty/done
+        echo 'ERROR: Subvolume not found: No such file or directory' >&2
+        exit 1"""
+    env = faulty_btrfs(tmp_path, FAILING["the look afterwards"], action)
+    done = scene.back_up(env=env)
+    assert len(count.read_text()) == 2 * times and was_faulty(tmp_path)
+    assert done.stderr == "" and len(scene.backups) == 1
+    scene.check_laws()
+
+
 def test_a_destination_that_failed_does_not_keep_the_other_from_pruning(
     disks: Disks, tmp_path: Path
 ) -> None:

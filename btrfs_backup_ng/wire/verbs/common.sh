@@ -76,6 +76,23 @@ try_as_root() {
     "$@" 2>/dev/null || $root "$@"
 }
 
+# show PATH: print `btrfs subvolume show`. That looks for the snapshots of a subvolume, and fails if any subvolume of
+# the filesystem is deleted at that moment: then it is asked again.
+show() {
+    for show_try in 1 2 3 4 5 6 7 8 9 10; do
+        if shown=$($btrfs subvolume show -- "$1" 2>&1); then
+            printf '%s\n' "$shown"
+            return 0
+        fi
+        case $shown in
+        *'Subvolume not found'*) ;;
+        *) break ;;
+        esac
+    done
+    printf '%s\n' "$shown" >&2
+    return 1
+}
+
 # is_taken NAME: does the name exist, even as a dangling link?
 is_taken() {
     [ -e "$1" ] || [ -L "$1" ]

@@ -152,7 +152,7 @@ fi
 
 # The subvolume.
 if [ "$(stat -c %i . 2>/dev/null)" = 256 ]; then
-    print_item show "$($btrfs subvolume show . 2>/dev/null)"
+    print_item show "$(show . 2>/dev/null)"
     number=$($btrfs inspect-internal rootid . 2>/dev/null)
     print_item path "$(
         $btrfs inspect-internal subvolid-resolve "$number" . 2>/dev/null

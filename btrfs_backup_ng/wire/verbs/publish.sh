@@ -12,7 +12,7 @@ check=$6
 go "$4" || finish 1
 appear "/proc/$$/fd/9/$name" "$target" r || finish 1
 if [ "$check" = 1 ] || ! is_private; then
-    $btrfs subvolume show -- "./$target" || finish 1
+    show "./$target" || finish 1
 fi
 id=$2
 shift 6

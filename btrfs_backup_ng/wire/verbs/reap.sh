@@ -27,7 +27,7 @@ names_here
 for found in "./$name" ./.seal-*; do
     is_subvolume "$found" || continue
     printf '%s\0' "${found#./}"
-    $btrfs subvolume show -- "$found"
+    show "$found"
     printf '\0'
 done
 finish 0

@@ -122,5 +122,5 @@ exec 4>&-
 judge $statuses
 work_long
 names_here
-$btrfs subvolume show -- "./$name"
+show "./$name"
 finish $?

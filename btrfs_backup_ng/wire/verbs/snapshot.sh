@@ -17,9 +17,9 @@ if [ "$5" = fresh ]; then
 fi
 go "$2" || finish 1
 appear "$from" "$3" r || finish 1
-[ "$5" != fresh ] || $btrfs subvolume show -- "$from" || finish 1
+[ "$5" != fresh ] || show "$from" || finish 1
 printf '\0'
-$btrfs subvolume show -- "./$3" || finish 1
+show "./$3" || finish 1
 if [ "$5" = fresh ]; then
     cd -P "/proc/$$/fd/9" && erase "$3" && unstage "$6" || finish 1
 fi

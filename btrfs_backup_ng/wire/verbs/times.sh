@@ -10,5 +10,5 @@ for order in rootid -rootid; do
     $btrfs subvolume list -o -s -u --sort=$order . || finish 1
     printf '\0'
 done
-$btrfs subvolume show -- "./$2"
+show "./$2"
 finish $?

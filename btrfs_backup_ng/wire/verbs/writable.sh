@@ -28,7 +28,7 @@ snapshot_inside() {
     enter snapshots && check_entered || finish 1
     try_as_root rmdir -- "./$name" 2>/dev/null
     appear "$from" "$name" r || finish 1
-    [ "$check" != 1 ] || $btrfs subvolume show -- "./$name" || finish 1
+    [ "$check" != 1 ] || show "./$name" || finish 1
 }
 # The same for a user who may run btrfs as root, but not enter a directory of another user. It uses paths, so no other
 # user may be able to exchange them.
@@ -43,10 +43,10 @@ snapshot_by_path() {
     make_inside "$state/snapshots" || finish 1
     try_as_root rmdir -- "$state/snapshots/$name" 2>/dev/null
     $btrfs subvolume snapshot -r -- "$from" "$state/snapshots/$name" >/dev/null || finish 1
-    [ "$check" != 1 ] || $btrfs subvolume show -- "$state/snapshots/$name" || finish 1
+    [ "$check" != 1 ] || show "$state/snapshots/$name" || finish 1
 }
 if [ "$check" = alone ]; then
-    $btrfs subvolume show -- "./$target"
+    show "./$target"
 elif (step "$target" && [ -w . ]) 2>/dev/null; then
     (step "$target" && snapshot_inside)
 else
