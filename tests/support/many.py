@@ -112,11 +112,19 @@ def _make(
 
 
 def add_history(scene: Scene, hours: range) -> None:
-    """Make snapshots with their backups that are so old."""
-    now = datetime.now(timezone.utc)
-    names = [f"x-{now - timedelta(hours=n):%Y%m%d-%H%M%S+0000}" for n in hours]
+    """Make snapshots with their backups that are so old, to a few seconds."""
     scene.snapshot_folder.mkdir(parents=True, exist_ok=True)
+    taken = {*os.listdir(scene.snapshot_folder), *os.listdir(scene.destination)}
+    now = datetime.now(timezone.utc)
+    names = _names_at(now, hours)
+    while not taken.isdisjoint(names):  # called twice in a second
+        now -= timedelta(seconds=1)
+        names = _names_at(now, hours)
     make_named(scene.snapshot_folder, scene.destination, names)
+
+
+def _names_at(now: datetime, hours: range) -> list[str]:
+    return [f"x-{now - timedelta(hours=n):%Y%m%d-%H%M%S+0000}" for n in hours]
 
 
 def write_records(scene: Scene, prefix: str = "x-", policy: str = "") -> None:
