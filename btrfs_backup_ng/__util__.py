@@ -176,6 +176,18 @@ def parse_span(text: str) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def base_directory(variable: str, usual: str) -> str:
+    """Return a directory for the files of a user's programs.
+
+    The XDG base directory specification wants relative ones ignored.
+
+    :param variable: that may name it, like ``XDG_STATE_HOME``.
+    :param usual: with ``~``.
+    """
+    named = os.environ.get(variable, "")
+    return named if named.startswith("/") else os.path.expanduser(usual)
+
+
 def resembling(word: str, among: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the one that a mistyped word was probably meant to be, or "".
 

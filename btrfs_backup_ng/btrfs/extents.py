@@ -6,7 +6,7 @@ Layout: ``struct btrfs_file_extent_item`` in ``linux/btrfs_tree.h``.
 import struct
 from collections.abc import Iterator
 
-from btrfs_backup_ng.btrfs.ioctl import Item, Key, search
+from btrfs_backup_ng.btrfs.ioctl import LAST, Item, Key, search
 from btrfs_backup_ng.btrfs.parse import Written
 
 #: ``BTRFS_EXTENT_DATA_KEY``.
@@ -19,7 +19,6 @@ _BEGINNING = struct.Struct("<2Q4xB")
 #: Place on the disk; offset in it and length, in an extent that is not inline.
 _PLACE = struct.Struct("<21xQ8x2Q")
 _INLINE, _PREALLOCATED = 0, 2
-_LAST = 2**64 - 1
 _INLINE_HEADER = 21
 #: Limit on a compressed extent (``BTRFS_MAX_UNCOMPRESSED``).
 _LONGEST = 128 * 1024
@@ -76,7 +75,7 @@ def written_since(descriptor: int, generation: int) -> Iterator[Written]:
 
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
-    for item in search(descriptor, _OWN_TREE, Key(0, 0, 0), _LAST, generation):
+    for item in search(descriptor, _OWN_TREE, Key(0, 0, 0), LAST, generation):
         if item.key != _EXTENT_DATA:
             continue
         transaction, size, kind = _BEGINNING.unpack_from(item.data)

@@ -68,7 +68,8 @@ _SEARCH_HEADER = struct.Struct("=3Q2I")
 #: ``struct btrfs_root_ref``: directory inode, sequence, length of the name behind it.
 _ROOT_REF = struct.Struct("<2QH")
 _BUFFER = 64 * 1024
-_LAST = 2**64 - 1
+#: The largest part of a key.
+LAST = 2**64 - 1
 
 
 class SubvolumeInfo(NamedTuple):
@@ -109,10 +110,13 @@ def request(descriptor: int, number: int, words: bytearray) -> None:
 
 
 @contextmanager
-def opened_directory(path: str | bytes) -> Iterator[int]:
-    """Open a directory itself, never the target of a symbolic link."""
+def opened_directory(path: str | bytes, *, dir_fd: int | None = None) -> Iterator[int]:
+    """Open a directory itself, never the target of a symbolic link.
+
+    :param dir_fd: of the directory in which a name is meant.
+    """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
     try:
         yield descriptor
     finally:
@@ -167,7 +171,7 @@ def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
     carriers = {}
-    for item in search(descriptor, _UUID_TREE, Key(0, 0, 0), _LAST):
+    for item in search(descriptor, _UUID_TREE, Key(0, 0, 0), LAST):
         if item.key == _RECEIVED_KEY:  # its data: one id (u64) a subvolume
             uuid = _read_uuid(struct.pack("<2Q", item.objectid, item.offset))
             ids = struct.unpack(f"<{len(item.data) // 8}Q", item.data)
@@ -289,8 +293,8 @@ def search(
     while True:
         # keys compare as (objectid, type, offset), so the maxima bind at the end
         _SEARCH.pack_into(
-            buffer, 0, tree, first.objectid, last_objectid, first.offset, _LAST,
-            since, _LAST, first.key, 255, 4096, _BUFFER,
+            buffer, 0, tree, first.objectid, last_objectid, first.offset, LAST,
+            since, LAST, first.key, 255, 4096, _BUFFER,
         )  # fmt: skip
         try:
             request(descriptor, TREE_SEARCH, buffer)
@@ -306,7 +310,7 @@ def search(
             at += size
         if not found:
             return
-        if offset < _LAST:
+        if offset < LAST:
             first = Key(objectid, key, offset + 1)
         else:
             first = Key(objectid, key + 1, 0)

@@ -46,13 +46,20 @@ class Conditions(Value):
 
 def read_conditions(*levels: Settings) -> Conditions:
     """Return the conditions of settings, the most general ones first."""
-    found = {
-        name.replace("-", "_"): level[name].value
+    found = merge_conditions(*levels)
+    return Conditions(
+        **{name.replace("-", "_"): each.value for name, each in found.items()}
+    )
+
+
+def merge_conditions(*levels: Settings) -> Settings:
+    """Return the settings that are conditions; of two, the more special one counts."""
+    return {
+        name: level[name]
         for level in levels
         for name in Conditions.NAMES
         if name in level
     }
-    return Conditions(**found)
 
 
 def _uuid(text: str) -> UUID:
@@ -84,7 +91,7 @@ CONDITION_KEYS = (
 
 def is_away(facts: Facts) -> bool:
     """Return whether a directory is missing, or only the mount point of its disk."""
-    return not facts.is_directory or (facts.on_system_disk and facts.is_empty)
+    return not facts.is_directory or facts.is_bare_mount_point
 
 
 def find_obstacle(conditions: Conditions, facts: Facts) -> str:

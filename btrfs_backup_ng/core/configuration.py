@@ -211,7 +211,7 @@ class _SectionReader:
                     volume.settings["to"],
                     UsageError(
                         f"there is no target {visible(name)!r}",
-                        hint=_did_you_mean(name, found.targets)
+                        hint=did_you_mean(name, found.targets)
                         or "Expected: names of targets, or places such as /mnt/usb.",
                     ),
                 )
@@ -224,7 +224,7 @@ class _SectionReader:
                 raise self._error(
                     ("volumes", volume.name, _AT, name),
                     f"the volume does not go to {visible(name)!r}",
-                    _did_you_mean(name, targets) or f"It goes to: {_listed(targets)}.",
+                    did_you_mean(name, targets) or f"It goes to: {_listed(targets)}.",
                 )
 
     def _settings(
@@ -248,8 +248,8 @@ class _SectionReader:
             raise self._error(
                 where,
                 "unknown section" if isinstance(value, dict) else "unknown key",
-                _did_you_mean(name, [*known, *sections])
-                or _did_you_mean(name, self._keys),
+                did_you_mean(name, [*known, *sections])
+                or did_you_mean(name, self._keys),
             )
         if scope not in key.scopes:
             allowed = " or ".join(each.value for each in Scope if each in key.scopes)
@@ -332,7 +332,8 @@ def _dotted(*parts: str) -> str:
     return ".".join(shown)
 
 
-def _did_you_mean(word: str, known: Collection[str]) -> str:
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return the hint at the name that was probably meant, or ""."""
     meant = resembling(word, known)
     return f"Did you mean:  {visible(meant)}" if meant else ""
 

@@ -191,6 +191,11 @@ class Facts(Value):
     clock_ahead_s: float | None = None
 
     @property
+    def is_bare_mount_point(self) -> bool:
+        """Whether it is an empty directory on the system disk: its disk may be away."""
+        return self.on_system_disk and self.is_empty
+
+    @property
     def is_mounted_read_only(self) -> bool:
         """Whether even root cannot write to it."""
         return "ro" in self.mount_options

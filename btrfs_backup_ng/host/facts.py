@@ -49,7 +49,7 @@ def read_facts(
     facts = Facts(
         privilege=Privilege.ROOT if root else Privilege.NONE,
         btrfs_version=version,
-        send_protocol=_protocol(_read_text(_PROTOCOL_FILE)),
+        send_protocol=_protocol(read_text(_PROTOCOL_FILE)),
         is_directory=os.path.isdir(directory),
         exists=os.path.lexists(directory),
         codecs=frozenset(name for name in PROGRAMS if find_program(name)),
@@ -163,7 +163,7 @@ def _mounted_filesystems() -> str:
         for uuid in names_in(FILESYSTEMS)
         if "-" in uuid
     ]
-    texts = ((path, _read_text(path)) for path in paths)
+    texts = ((path, read_text(path)) for path in paths)
     return "".join(f"{path}:{text}" for path, text in texts if text)
 
 
@@ -244,9 +244,10 @@ def _folder_trouble(folder: str) -> str:
     return ""
 
 
-def _read_text(path: str) -> str:
+def read_text(path: str) -> str:
+    """Return the text of a file; "" if it cannot be read."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""

@@ -126,13 +126,11 @@ def _entered(path: str) -> Iterator[int]:
 @contextmanager
 def _opened(directory: int, name: str) -> Iterator[int]:
     """Open a subvolume in a directory, no link to one."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    with _doing(f"cannot open {name}"):
-        descriptor = os.open(name, flags, dir_fd=directory)
-    try:
+    with ExitStack() as stack:
+        with _doing(f"cannot open {name}"):
+            opened = ioctl.opened_directory(name, dir_fd=directory)
+            descriptor = stack.enter_context(opened)
         yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

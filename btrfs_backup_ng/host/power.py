@@ -2,6 +2,8 @@
 
 import os
 
+from btrfs_backup_ng.host.facts import names_in, read_text
+
 #: A directory for each battery, and for each other supply.
 SUPPLIES = "/sys/class/power_supply"
 
@@ -11,10 +13,7 @@ def is_on_battery() -> bool:
 
     Batteries of its devices, such as a mouse, do not count.
     """
-    try:
-        supplies = [os.path.join(SUPPLIES, name) for name in os.listdir(SUPPLIES)]
-    except OSError:
-        return False  # a machine without any
+    supplies = [os.path.join(SUPPLIES, name) for name in names_in(SUPPLIES)]
     own = [each for each in supplies if _read(each, "scope") != "Device"]
     if any(_read(each, "online") == "1" for each in own if not _is_battery(each)):
         return False
@@ -28,8 +27,4 @@ def _is_battery(supply: str) -> bool:
 
 
 def _read(supply: str, name: str) -> str:
-    try:
-        with open(os.path.join(supply, name), encoding="ascii", errors="replace") as it:
-            return it.read().strip()
-    except OSError:
-        return ""
+    return read_text(os.path.join(supply, name)).strip()

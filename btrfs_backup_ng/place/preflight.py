@@ -139,7 +139,7 @@ def path_is_directory(place: Place, session: Session) -> None:
 
 
 def is_mounted(place: Place, session: Session) -> None:
-    if place.facts.on_system_disk and place.facts.is_empty:
+    if place.facts.is_bare_mount_point:
         raise Refused(
             f"{place} is an empty directory on the system disk; is the backup disk"
             " mounted?"
@@ -147,7 +147,7 @@ def is_mounted(place: Place, session: Session) -> None:
 
 
 def destination_is_mounted(place: Place, session: Session) -> None:
-    if place.facts.on_system_disk and place.facts.is_empty:
+    if place.facts.is_bare_mount_point:
         raise Refused(
             f"{place} is an empty directory on the system disk; is the backup"
             " disk mounted? Skipped, nothing written",

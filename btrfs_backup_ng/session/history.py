@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import MIB, BackupError, attempt, visible
+from btrfs_backup_ng.__util__ import MIB, BackupError, attempt, base_directory, visible
 from btrfs_backup_ng.core.record import (
     Unread,
     Unreadable,
@@ -96,9 +96,7 @@ def state_directory() -> str:
         return named
     if os.geteuid() == 0:
         return ROOTS_DIRECTORY
-    base = os.environ.get("XDG_STATE_HOME", "")
-    if not base.startswith("/"):  # as the XDG base directory specification wants it
-        base = os.path.expanduser("~/.local/state")
+    base = base_directory("XDG_STATE_HOME", "~/.local/state")
     return os.path.join(base, "btrfs-backup-ng")
 
 

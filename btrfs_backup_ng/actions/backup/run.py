@@ -457,7 +457,8 @@ class _Run:
         """Delete snapshots that no rule keeps, except at places where a step failed."""
         doing = "deleting old snapshots"
         pruning = Pruning(self._job, self._session, self._course)
-        copied: set[UUID] = set()
+        is_full = self._is_full or holds.lacks_room
+        expendable: set[UUID] = set()
 
         def prune_target(target: Target) -> None:
             gone: set[UUID] = set()
@@ -471,13 +472,13 @@ class _Run:
                     target.base,
                     target.ownership,
                 )
-            copied.update(target.origins - gone)
+            if is_full:
+                expendable.update(target.origins - gone)
 
         self._each(done, prune_target)
         self._holder.note(doing, source)
         if holds.is_read_again:
             self._here = own_listing(source, source.snapshots.listing()[0])
-        expendable = copied if self._is_full or holds.lacks_room else ()
         pruning.snapshots(source, self._here, holds, expendable)
 
     def _remove_locks(self, source: Place, stack: ExitStack) -> None:

@@ -179,7 +179,7 @@ def _user(subject: Subject) -> str:
 
 
 def _judge_mounted(subject: Subject) -> Diagnosis:
-    if not (subject.facts.on_system_disk and subject.facts.is_empty):
+    if not subject.facts.is_bare_mount_point:
         where = "on the system disk, and not empty"
         found = where if subject.facts.on_system_disk else "not on the system disk"
         return Diagnosis("mounted", Grade.OK, found)

@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, visible
+from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, base_directory, visible
 from btrfs_backup_ng.cli.config.keys import configuration_keys
 from btrfs_backup_ng.core.configuration import Configuration, parse_configuration
 
@@ -22,10 +22,7 @@ def configuration_path(named: str | None = None) -> str:
         return os.path.abspath(named)
     if os.geteuid() == 0:
         return ROOTS_FILE
-    directory = os.environ.get("XDG_CONFIG_HOME", "")
-    if not os.path.isabs(directory):  # as the XDG specification asks for
-        directory = os.path.expanduser("~/.config")
-    return os.path.join(directory, _FILE)
+    return os.path.join(base_directory("XDG_CONFIG_HOME", "~/.config"), _FILE)
 
 
 def read_configuration(path: str) -> Configuration:

@@ -11,7 +11,6 @@ from btrfs_backup_ng.__util__ import (
     BackupError,
     UsageError,
     attempt,
-    resembling,
     visible,
 )
 from btrfs_backup_ng.btrfs.ioctl import is_subvolume
@@ -25,6 +24,7 @@ from btrfs_backup_ng.core.configuration import (
     Setting,
     Settings,
     VolumeSection,
+    did_you_mean,
 )
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Destination, Job
@@ -172,14 +172,10 @@ def _check_names(kind: str, words: Sequence[str], known: Any) -> None:
     for word in words:
         if word not in known:
             names = sorted(known)
-            meant = resembling(word, names)
             raise UsageError(
                 f"the configuration has no {kind} {visible(word)!r}",
-                hint=(
-                    f"Did you mean:  {visible(meant)}"
-                    if meant
-                    else f"It has:  {visible(', '.join(names))}"
-                ),
+                hint=did_you_mean(word, names)
+                or f"It has:  {visible(', '.join(names))}",
             )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from btrfs_backup_ng.btrfs.ioctl import is_subvolume
 from btrfs_backup_ng.core.draft import Mounted
-from btrfs_backup_ng.host.facts import FILESYSTEMS
+from btrfs_backup_ng.host.facts import FILESYSTEMS, read_text
 from btrfs_backup_ng.host.mounts import MOUNTS, parse_mounts, unescaped
 
 FSTAB = "/etc/fstab"
@@ -20,10 +20,10 @@ def find_mounted() -> list[Mounted]:
     identities = _identities()
     found = {
         mount.point: _mounted(mount.point, mount.source, identities)
-        for mount in parse_mounts(_read(MOUNTS))
+        for mount in parse_mounts(read_text(MOUNTS))
         if mount.kind == "btrfs" and _is_writable_subvolume(mount.point)
     }
-    for line in _read(FSTAB).splitlines():
+    for line in read_text(FSTAB).splitlines():
         device, point, kind, *_ = [*line.split("#")[0].split(), "", "", ""]
         if kind == "btrfs" and point.startswith("/"):
             point = unescaped(point)
@@ -35,10 +35,10 @@ def find_mounted() -> list[Mounted]:
 def find_remarks() -> Iterator[str]:
     """Yield what other programs for snapshots are set up to do."""
     for path in sorted(glob.glob(f"{SNAPPER}/*")):
-        if match := re.search(r'^SUBVOLUME="(.*)"$', _read(path), re.MULTILINE):
+        if match := re.search(r'^SUBVOLUME="(.*)"$', read_text(path), re.MULTILINE):
             name = os.path.basename(path)
             yield f"snapper makes snapshots of {_plain(match[1])} ({_plain(name)})."
-    for line in _read(BTRBK).splitlines():
+    for line in read_text(BTRBK).splitlines():
         word, *rest = line.split("#")[0].split()[:2] or [""]
         if word in ("volume", "subvolume", "target") and rest:
             yield f"btrbk: {word} {_plain(rest[0])} ({BTRBK})"
@@ -46,7 +46,7 @@ def find_remarks() -> Iterator[str]:
 
 def _mounted(point: str, device: str, identities: dict[str, str]) -> Mounted:
     uuid = identities.get(os.path.basename(os.path.realpath(device)), "")
-    label = _read(f"{FILESYSTEMS}/{uuid}/label").strip() if uuid else ""
+    label = read_text(f"{FILESYSTEMS}/{uuid}/label").strip() if uuid else ""
     return Mounted(point, uuid, _plain(label))
 
 
@@ -64,14 +64,6 @@ def _is_writable_subvolume(path: str) -> bool:
         return is_subvolume(os.stat(path)) and os.access(path, os.W_OK)
     except OSError:
         return False
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def _plain(text: str) -> str:

@@ -20,7 +20,7 @@ from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.table import table
-from btrfs_backup_ng.core.conditions import Conditions
+from btrfs_backup_ng.core.conditions import merge_conditions
 from btrfs_backup_ng.core.configuration import Configuration, Setting, Settings
 from btrfs_backup_ng.core.value import Value
 
@@ -186,14 +186,9 @@ def _options(
 
 
 def _conditions(levels: Sequence[Settings]) -> Iterator[SettingView]:
-    """Yield the conditions; of two levels, the more special one counts."""
-    found = {
-        name: level[name]
-        for level in levels
-        for name in Conditions.NAMES
-        if name in level
-    }
-    yield from (_setting(each) for each in found.values() if each.value is not False)
+    """Yield the conditions that are set."""
+    found = merge_conditions(*levels).values()
+    yield from (_setting(each) for each in found if each.value is not False)
 
 
 def _setting(setting: Setting) -> SettingView:
