@@ -2,15 +2,21 @@
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+from btrfs_backup_ng.__util__ import MIB
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.process.interruption import check_interrupted
 
 #: Ends of streams on one host at once. Of the eight sessions of a connection that
 #: leaves those of the locks (``PLACES_AT_ONCE``), and one that keeps a password.
 STREAM_ENDS = 2
+#: A task that sends at most so many bytes needs no turn of a disk: most of its time is
+#: not that of the disk. Eight at once on one pair of disks took 0.83 of the time of one
+#: after another with a few bytes each, 0.75 with 4 MiB, 0.88 with 16 MiB; five with 64
+#: MiB each took 1.33 (medians of three pairs, two busy cores, images in memory).
+SMALL = 16 * MIB
 
 
 class Turns:
@@ -18,7 +24,8 @@ class Turns:
 
     All else of a task goes on beside the others. A host behind ssh takes a limited
     number of streams at once. A task gets all that it needs in one step, and the one
-    that came first goes first, so that no two wait for each other.
+    that came first goes first, so that no two wait for each other. A task that sends
+    little needs no turn of a disk: see :data:`SMALL`.
     """
 
     def __init__(self, *, by_disk: bool = True) -> None:
@@ -32,17 +39,26 @@ class Turns:
 
     @contextmanager
     def taking(
-        self, disks: Collection[str], ends: Mapping[Location, int]
+        self,
+        disks: Collection[str],
+        ends: Mapping[Location, int],
+        is_small: Callable[[], bool] = lambda: False,
     ) -> Iterator[None]:
         """Wait until the streams of earlier tasks leave room for those of this one.
 
         :param ends: how many ends of streams are at each host at once.
+        :param is_small: returns whether the task sends little; called only if it would
+            have to wait for a disk.
         :raises Interrupted: if a signal interrupts the program meanwhile.
         """
         turn = _Turn(disks if self._by_disk else (), ends)
         with self._changed:
             self._queue.append(turn)
         try:
+            if self._waits_for_disk(turn) and is_small():
+                with self._changed:
+                    turn.disks = frozenset()
+                    self._changed.notify_all()
             with self._changed:
                 while not self._is_free(turn):
                     self._changed.wait(0.1)
@@ -52,6 +68,11 @@ class Turns:
             with self._changed:
                 self._queue.remove(turn)
                 self._changed.notify_all()
+
+    def _waits_for_disk(self, turn: "_Turn") -> bool:
+        with self._changed:
+            earlier = self._queue[: self._queue.index(turn)]
+            return any(turn.disks & one.disks for one in earlier)
 
     def _is_free(self, turn: "_Turn") -> bool:
         """Return whether no task that came before it needs the same."""

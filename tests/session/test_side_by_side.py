@@ -189,13 +189,15 @@ class Streams:
         self._threads: dict[str, threading.Thread] = {}
         self._waiting: list[str] = []
 
-    def begin(self, name: str, *disks: str, **hosts: int) -> None:
+    def begin(
+        self, name: str, *disks: str, is_small: bool = False, **hosts: int
+    ) -> None:
         over = self._may_end[name] = threading.Event()
         ends = {Location(Scheme.SSH, "", host): n for host, n in hosts.items()}
 
         def send() -> None:
             self._waiting.append(name)
-            with self._turns.taking(disks, ends):
+            with self._turns.taking(disks, ends, lambda: is_small):
                 self.sending.append(name)
                 over.wait(30)
                 self.sending.remove(name)
@@ -228,6 +230,31 @@ def test_streams_that_share_a_disk_take_turns_in_their_order() -> None:
     streams.end("two")
     streams.wait_for("three")
     streams.end("three")
+
+
+def test_little_is_sent_without_a_turn_of_the_disk_but_not_of_the_host() -> None:
+    streams = Streams(Turns())
+    streams.begin("large", "a", nas=1)
+    streams.wait_for("large")
+    streams.begin("small", "a", is_small=True, nas=1)
+    streams.wait_for("large", "small")
+    streams.begin("too many there", "a", is_small=True, nas=1)
+    streams.begin("small here", "a", is_small=True)
+    streams.wait_for("large", "small", "small here")
+    streams.end("large")
+    streams.wait_for("too many there", "small", "small here")
+    streams.begin("large too", "a")  # does not wait for what took no turn
+    streams.wait_for("too many there", "small", "small here", "large too")
+    for name in ("too many there", "small", "small here", "large too"):
+        streams.end(name)
+
+
+def test_a_task_with_a_free_disk_is_not_asked_how_much_it_sends() -> None:
+    def fail() -> bool:
+        raise AssertionError
+
+    with Turns().taking(["a"], {}, fail), Turns(by_disk=False).taking(["a"], {}, fail):
+        pass
 
 
 def test_a_host_takes_a_limited_number_of_streams_also_without_disks() -> None:

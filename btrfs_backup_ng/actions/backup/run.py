@@ -45,6 +45,7 @@ from btrfs_backup_ng.place.planner import next_snapshot
 from btrfs_backup_ng.place.sources import own_listing
 from btrfs_backup_ng.session.history import last_arrived_from
 from btrfs_backup_ng.session.session import Session
+from btrfs_backup_ng.session.turns import SMALL
 from btrfs_backup_ng.transfer.route import middle_stages
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,11 @@ class _Run:
             ends = Counter(set(ends))
         if source.location.is_remote:
             ends[source.location.machine] += 1
-        return self._session.turns.taking(frozenset().union(*disks), ends)
+        return self._session.turns.taking(
+            frozenset().union(*disks),
+            ends,
+            lambda: sum(target.size_up_to(SMALL) for target in targets) <= SMALL,
+        )
 
     def _snapshot_beside(self, source: Place, busy: Busy) -> None:
         """Make a snapshot while another run holds the lock of the source; delete none.

@@ -34,9 +34,10 @@ class Sizes:
         """Return the estimate of a transfer if there is one already."""
         return self._estimates.get(_key(transfer))
 
-    def estimate(self, transfer: Transfer) -> int | None:
+    def estimate(self, transfer: Transfer, limit: int | None = None) -> int | None:
         """Estimate a transfer in bytes.
 
+        :param limit: stop counting above this.
         :returns: ``None`` if that fails, which never fails the transfer itself.
         """
         key = _key(transfer)
@@ -46,9 +47,11 @@ class Sizes:
                 parent = None
             found = attempt(
                 lambda: size.written_since(
-                    self._source.snapshots, _made(transfer.snapshot), parent
+                    self._source.snapshots, _made(transfer.snapshot), parent, limit
                 )
             )
+            if limit is not None and isinstance(found, int) and found > limit:
+                return found  # it may be any more
             if isinstance(found, BackupError):
                 text = "%s: the size of %s is not known: %s"
                 name = transfer.snapshot.name

@@ -378,6 +378,22 @@ class Target:
             report(one)
         return free
 
+    def size_up_to(self, limit: int) -> int:
+        """Estimate all that is planned, up to a limit: any more means that it is more.
+
+        What another machine sends is not estimated for this, which takes a session.
+        """
+        total = 0
+        for transfer in self._plan.transfers:
+            if self.source.location.is_here:
+                size_bytes = self.sizes.estimate(transfer, limit)
+            else:
+                size_bytes = self.sizes.known(transfer)
+            total += limit + 1 if size_bytes is None else size_bytes
+            if total > limit:
+                break
+        return total
+
     def safe_bytes(self, transfer: Transfer) -> int:
         """Return the bytes of a stream that have arrived in an earlier attempt."""
         return self.place.safe_bytes(self.route.resumable(transfer))
