@@ -75,7 +75,9 @@ class Gate:
         for one, conditions in zip(job.destinations, at_targets):
             try:
                 if job.transfer:
-                    self._check_target(one, conditions, session)
+                    self.check_place(
+                        one.location, conditions, one.ssh, session, one.checks
+                    )
                 kept.append(one)
             except Unmet as unmet:
                 _note(one.location, str(unmet), session)
@@ -91,8 +93,7 @@ class Gate:
         """
         if conditions.only_on_ac and is_on_battery():
             raise Unmet("this machine runs on its battery; skipped (only-on-ac)")
-        if replace(conditions, only_on_ac=False, only_if_changed=False) != _NONE:
-            self._check_place(job.source, conditions, job.ssh, session)
+        self.check_place(job.source, conditions, job.ssh, session)
         if conditions.only_if_changed and job.take_snapshot:
             name = attempt(lambda: find_unchanged(job, session))
             if isinstance(name, str) and name:
@@ -101,22 +102,23 @@ class Gate:
                 return replace(job, take_snapshot=False)
         return job
 
-    def _check_target(
-        self, one: Destination, conditions: Conditions, session: Session
-    ) -> None:
-        if conditions != _NONE:
-            is_checked = one.checks is not Checks.SKIP
-            self._check_place(one.location, conditions, one.ssh, session, is_checked)
-
-    def _check_place(
+    def check_place(
         self,
         location: Location,
         conditions: Conditions,
         ssh: SshOptions,
         session: Session,
-        is_checked: bool = True,
+        checks: Checks = Checks.AUTO,
     ) -> None:
-        """Look at a place. A failure that is no condition's is left to the run."""
+        """Check that a place meets its conditions.
+
+        A failure that is no condition's is left to the use of the place.
+
+        :raises Unmet: if it is away, and need not be there.
+        :raises Refused: if it must not be used.
+        """
+        if replace(conditions, only_on_ac=False, only_if_changed=False) == _NONE:
+            return
         try:
             facts = self._look(location, ssh, session)
         except LoginRefused:
@@ -128,7 +130,8 @@ class Gate:
             return
         except BackupError:
             return
-        away = not facts.is_directory or (is_checked and is_away(facts))
+        is_empty = checks is not Checks.SKIP and is_away(facts)
+        away = not facts.is_directory or is_empty
         is_known = facts.is_directory or conditions.require_mount
         obstacle = find_obstacle(conditions, facts) if is_known else ""
         if conditions.optional and (away or obstacle):

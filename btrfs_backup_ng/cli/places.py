@@ -1,13 +1,16 @@
-"""Places that a command line names, or that the history of this machine knows."""
+"""Places that a call names, or the configuration, or the history of this machine."""
+
+from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.parser import FOLDER
+from btrfs_backup_ng.cli.parser import FOLDER, Parser
 from btrfs_backup_ng.cli.ssh_options import read_ssh
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
@@ -16,28 +19,62 @@ from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import places_in
 from btrfs_backup_ng.session.history import Record, hidden_directory, known_places
 
+if TYPE_CHECKING:
+    from btrfs_backup_ng.cli.config.places import ConfiguredPlace
+
 log = logging.getLogger(__name__)
 
 
 class PlacesOptions(Value):
     """The options of a command that looks at places.
 
-    :ivar places: without any, those on record.
+    :ivar places: that the call names.
     :ivar folder: of a source's snapshots.
+    :ivar configured: the places, if the call names none.
     """
 
     places: tuple[Location, ...]
     folder: str
     ssh: SshOptions
+    configured: tuple[ConfiguredPlace, ...] = ()
+
+    @property
+    def are_known(self) -> bool:
+        """Return whether the places are those of the history."""
+        return not (self.places or self.configured)
 
 
-def read_options(options: argparse.Namespace) -> PlacesOptions:
+def read_options(
+    options: argparse.Namespace, configured: tuple[ConfiguredPlace, ...] = ()
+) -> PlacesOptions:
     """Return the options.
 
+    :param configured: the places, as :func:`read_configured` returns them.
     :raises UsageError: if one place is a command.
     """
     places = read_places(options.places)
-    return PlacesOptions(places, options.snapshot_folder, read_ssh(options))
+    folder, ssh = options.snapshot_folder, read_ssh(options)
+    return PlacesOptions(places, folder, ssh, configured)
+
+
+def read_configured(
+    options: argparse.Namespace, build: Callable[[], Parser], words: Sequence[str]
+) -> tuple[ConfiguredPlace, ...]:
+    """Return the places of the configuration, if the call names none.
+
+    :param build: builds the parser of the command, with ``--config``.
+    :param words: of the call, expanded.
+    :raises UsageError: if the configuration has an error, or both are named.
+    """
+    if options.places:
+        if options.config:
+            raise UsageError(
+                "-c names all places of a configuration, so no other can be named"
+            )
+        return ()
+    from btrfs_backup_ng.cli.config.places import find_configured  # here: it is large
+
+    return tuple(find_configured(options, build(), words))
 
 
 def need_places(words: Sequence[str], verb: str) -> None:

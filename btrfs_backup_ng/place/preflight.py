@@ -71,7 +71,7 @@ def look_at(
         location,
         (folder or session.folder) if with_snapshots else None,
         connections=session.connections,
-        ssh=ssh or session.ssh,
+        ssh=ssh or session.ssh_at.get(location, session.ssh),
     )
     look(place, session.sudo_line)
     if place.backups.lists or lists in purpose:

@@ -1,11 +1,12 @@
 """The values that all actions of one call of the program share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from btrfs_backup_ng.core.events import Event, Level, Noted
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
-from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.core.value import EMPTY, Value
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.progress import Progress
@@ -19,6 +20,7 @@ class Session(Value):
     :ivar sudo_line: the command that runs the same as root, for hints.
     :ivar progress: shows transfers while they run.
     :ivar ssh: how places are reached, unless a job says otherwise.
+    :ivar ssh_at: how single places are reached, if not like the others.
     :ivar folder: where a source's snapshots are, relative to it or absolute.
     :ivar emit: takes every event as it happens, from any thread.
     :ivar watched: the progress is shown, so percent and ETA are of use.
@@ -33,6 +35,7 @@ class Session(Value):
     progress: Progress
     turns: Turns
     ssh: SshOptions = SshOptions()
+    ssh_at: Mapping[Location, SshOptions] = EMPTY
     folder: str = ""
     emit: Callable[[Event], None] = lambda event: None
     watched: bool = False

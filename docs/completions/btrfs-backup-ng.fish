@@ -69,7 +69,7 @@ function _btrfs_backup_ng_valued
         case config
             printf '%s\n' -c --config
         case list
-            printf '%s\n' -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
+            printf '%s\n' -c --config -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case status
             printf '%s\n' --max-age -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case log
@@ -211,7 +211,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status 
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -l progress -l no-progress -d 'show progress'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -l json -d 'print a JSON document instead of lines'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -l version -d 'print the version'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run config' -s c -l config -x -a '(_btrfs_backup_ng_file)' -d 'read this configuration'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run config list' -s c -l config -x -a '(_btrfs_backup_ng_file)' -d 'read this configuration'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run' -l only -x -d 'send to this target only, and leave out the volumes that do not go there'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l latest -d 'list only the newest complete snapshot or backup of each prefix and source'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l size -d 'measure how much each holds, and how much deleting it frees'

@@ -8,6 +8,7 @@ from uuid import UUID
 from btrfs_backup_ng.__util__ import BackupError, format_size, visible
 from btrfs_backup_ng.cli import wording
 from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.job_files import JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
@@ -20,6 +21,7 @@ from btrfs_backup_ng.cli.parser import (
 from btrfs_backup_ng.cli.places import (
     PlacesOptions,
     named_or_known,
+    read_configured,
     read_options,
 )
 from btrfs_backup_ng.cli.session import open_session
@@ -31,7 +33,7 @@ from btrfs_backup_ng.core.document import Inline
 from btrfs_backup_ng.core.events import Tally, exit_status
 from btrfs_backup_ng.core.model import Result, Role, Waiting
 from btrfs_backup_ng.core.naming import prefix_in
-from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import (
     Contents,
@@ -45,11 +47,12 @@ from btrfs_backup_ng.place.relations import Relation, foresee_all, relate
 from btrfs_backup_ng.place.space import Space, weigh
 from btrfs_backup_ng.place.verified import Verified
 from btrfs_backup_ng.session.history import Record, known_places, remembered, sizes_sent
+from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
-Without a place, it lists those on record on this machine, and the destinations that
-sources know of.
+Without a place, it lists those of the configuration; if there is none, those on record
+on this machine, and the destinations that sources know of.
 
 columns:
   AGE  since it was made; the oldest comes first
@@ -88,7 +91,8 @@ exit status:
   2  usage error
   4  needs root
   10  some places were listed
-"""
+
+{EPILOG_FILE}"""
 
 #: The measuring of a place ends after so many seconds, unless more is asked for (-v).
 _WEIGHING_S = "10"
@@ -111,7 +115,12 @@ _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 def main(words: Sequence[str]) -> int:
     """List places."""
     parser = build_parser()
-    return run_command("list", words, parser, read, _run, JobFiles(parser).expand)
+    expand = JobFiles(parser).expand
+
+    def read_all(options: argparse.Namespace) -> ListOptions:
+        return read(options, expand(words))
+
+    return run_command("list", words, parser, read_all, _run, expand)
 
 
 class ListOptions(Value):
@@ -126,12 +135,15 @@ class ListOptions(Value):
     with_space: bool
 
 
-def read(options: argparse.Namespace) -> ListOptions:
+def read(options: argparse.Namespace, words: Sequence[str] = ()) -> ListOptions:
     """Return the options.
 
-    :raises UsageError: if one place is a command.
+    :param words: of the call, expanded.
+    :raises UsageError: if one place is a command, or the configuration has an error.
     """
-    return ListOptions(read_options(options), options.latest, options.size)
+    configured = read_configured(options, build_parser, words)
+    looking = read_options(options, configured)
+    return ListOptions(looking, options.latest, options.size)
 
 
 def build_parser() -> Parser:
@@ -156,6 +168,7 @@ def build_parser() -> Parser:
         f" groups, or for up to {_WEIGHING_S} s a place, newest first (with -v: without"
         " a limit)",
     )
+    add_config(parser)
     add_folder(parser)
     add_ssh(parser)
     add_display(parser)
@@ -190,15 +203,19 @@ class ListedPlace(Value):
 
 
 def _run(options: ListOptions, call: Call) -> int:
-    looking = options.looking
-    records = remembered(needed=not looking.places)
-    places = named_or_known(looking.places, looking.folder, records, call.sudo_line)
+    looking, output, tally = options.looking, Output(call), Tally()
+    records = remembered(needed=looking.are_known)
     with open_session(call, looking.ssh, looking.folder) as session:
-        seen = look_at_all(places, session, follow=not looking.places)
-        if not looking.places:
+        if looking.configured:
+            seen = _look_at_configured(looking, session, output)
+        else:
+            places = named_or_known(
+                looking.places, looking.folder, records, call.sudo_line
+            )
+            seen = look_at_all(places, session, follow=looking.are_known)
+        if looking.are_known:
             seen = _without_renamed(seen, records)
         listed = tuple(_listed(seen, sizes_sent(records), options, call))
-    output, tally = Output(call), Tally()
     for place in listed:
         if place.error:
             status = output.fail(place.place, place.error, _status_of(place.error))
@@ -207,6 +224,19 @@ def _run(options: ListOptions, call: Call) -> int:
             tally.add(Tally(done=1))
             _show(place, output, call, is_latest=options.is_latest)
     return output.finish(exit_status([tally]), PlacesReport(listed))
+
+
+def _look_at_configured(
+    looking: PlacesOptions, session: Session, output: Output
+) -> dict[str, Contents | BackupError]:
+    """Look at the configured places; one that may be away, and is, costs a line."""
+    from btrfs_backup_ng.cli.config import places  # here: only for these
+
+    session = replace(session, ssh_at=places.ssh_at(looking.configured))
+    every = places.distinct(looking.configured)
+    found, errors = places.present(every, session, output)
+    seen = look_at_all([(one.location, one.folder) for one in found], session)
+    return {**seen, **errors}
 
 
 def _without_renamed(

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, base_directory, visible
 from btrfs_backup_ng.cli.config.keys import configuration_keys
+from btrfs_backup_ng.cli.config.options import ROOTS_FILE
 from btrfs_backup_ng.core.configuration import Configuration, parse_configuration
 
-#: The file of root.
-ROOTS_FILE = "/etc/btrfs-backup-ng/config.toml"
 #: The file of another user, in the directory of all configurations.
 _FILE = "btrfs-backup-ng/config.toml"
 _LARGEST = MIB

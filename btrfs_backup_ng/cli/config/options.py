@@ -2,8 +2,8 @@
 
 import argparse
 
-from btrfs_backup_ng.cli.config.file import ROOTS_FILE
-
+#: The file of root.
+ROOTS_FILE = "/etc/btrfs-backup-ng/config.toml"
 #: The part of an epilog about the file.
 EPILOG_FILE = f"""\
 files:
