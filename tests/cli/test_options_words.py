@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from btrfs_backup_ng.cli.backup_options import parse_task
+from btrfs_backup_ng.session.turns import SMALL
 from tests.support.command_line import complaint, covers, must
 from tests.support.places import STATE, by_age
 from tests.support.processes import wait_until
@@ -202,6 +203,8 @@ def test_streams_that_share_a_disk_take_turns(scene: Scene, tmp_path: Path):
     lock = tmp_path / "lock"
     sink = f"shell://mkdir {lock} || exit 9; cat >/dev/null; sleep 0.3; rmdir {lock}"
     other = scene.subvolume("other")
+    for source in (scene.source, other):
+        (source / "large").write_bytes(bytes(2 * SMALL))
     must(run_program(*tasks(("x-", scene.source, sink), ("y-", other, f"{sink}; :"))))
 
 
