@@ -13,6 +13,7 @@ from btrfs_backup_ng.core.events import (
     Deleted,
     Event,
     Failed,
+    Hooked,
     Level,
     Noted,
     Released,
@@ -122,6 +123,12 @@ def describe(event: Event) -> str:
                 f"{visible(event.source)}: {word} {visible(event.name)}, held for"
                 f" {visible(event.destination)}"
             )
+        case Hooked():
+            start = f"{visible(event.place)}: " if event.place else ""
+            if event.dry:
+                return f"{start}would run {event.hook}: {visible(event.command)}"
+            took = format_span(event.elapsed_s)
+            return f"{start}ran {event.hook}: {visible(event.command)} in {took}"
         case Noted() | Failed():
             return visible(event.place)
 

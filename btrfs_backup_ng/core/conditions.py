@@ -5,7 +5,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import format_size, parse_size, visible
-from btrfs_backup_ng.core.configuration import ConfigKey, Scope, Settings
+from btrfs_backup_ng.core.configuration import ConfigKey, Scope, Settings, chosen
 from btrfs_backup_ng.core.model import Facts
 from btrfs_backup_ng.core.value import Value
 
@@ -54,12 +54,7 @@ def read_conditions(*levels: Settings) -> Conditions:
 
 def merge_conditions(*levels: Settings) -> Settings:
     """Return the settings that are conditions; of two, the more special one counts."""
-    return {
-        name: level[name]
-        for level in levels
-        for name in Conditions.NAMES
-        if name in level
-    }
+    return chosen(Conditions.NAMES, levels)
 
 
 def _uuid(text: str) -> UUID:

@@ -7,6 +7,7 @@ from whom, and the line of every key, which ``tomllib`` does not return.
 
 import enum
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ class ConfigKey(Value):
         or :class:`UsageError` if it has no sense.
     :ivar is_flag: its value is true or false.
     :ivar is_list: it may be a list of texts; then each is read.
+    :ivar is_command: it is a program with its arguments; all of them are read at once.
     """
 
     name: str
@@ -39,12 +41,15 @@ class ConfigKey(Value):
     read: Callable[[Any], Any]
     is_flag: bool = False
     is_list: bool = False
+    is_command: bool = False
 
     @property
     def expected(self) -> str:
         """Return which values are expected, for a message."""
         if self.is_flag:
             return "true or false"
+        if self.is_command:
+            return 'a program and its arguments, like  ["/usr/local/bin/name", "-x"]'
         return "a text, or a list of texts" if self.is_list else "a text or a number"
 
 
@@ -120,6 +125,14 @@ class Configuration(Value):
         """Return the error of a setting, with its line."""
         name = _dotted(setting.section, setting.key)
         return self.error(setting.line, name, error.message, error.hint)
+
+
+def chosen(names: Collection[str], levels: Sequence[Settings]) -> Settings:
+    """Return the settings of some keys; of two, the more special one.
+
+    :param levels: the most general one first.
+    """
+    return {name: level[name] for level in levels for name in names if name in level}
 
 
 def parse_configuration(
@@ -259,6 +272,9 @@ class _SectionReader:
         try:
             if key.is_flag:
                 return replace(setting, value=key.read(value))
+            if key.is_command:
+                text = visible(shlex.join(texts)) or "nothing"
+                return replace(setting, text=text, value=key.read(texts))
             if key.is_list:
                 return replace(setting, value=tuple(map(key.read, texts)))
             return replace(setting, value=key.read(texts[0]))
@@ -274,9 +290,11 @@ class _SectionReader:
             if not isinstance(value, bool):
                 raise wrong
             return [str(value).lower()]
-        values = value if key.is_list and isinstance(value, list) else [value]
-        kinds = (str,) if key.is_list else (str, int, float)
-        if not values or any(type(each) not in kinds for each in values):
+        may_be_list = key.is_list or key.is_command
+        values = value if may_be_list and isinstance(value, list) else [value]
+        kinds = (str,) if may_be_list else (str, int, float)
+        is_missing = not values and not key.is_command
+        if is_missing or any(type(each) not in kinds for each in values):
             raise wrong
         texts = [_number(each) for each in values]
         if any("\0" in text for text in texts):

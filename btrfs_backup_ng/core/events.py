@@ -81,6 +81,22 @@ class Released(Value):
     dry: bool
 
 
+class Hooked(Value):
+    """A hook ran, or would.
+
+    :ivar place: the source whose snapshot it surrounds; "" for the whole run.
+    :ivar hook: its key in the configuration.
+    :ivar command: a line for a shell.
+    """
+
+    event: ClassVar = "hook"
+    place: str
+    hook: str
+    command: str
+    elapsed_s: float
+    dry: bool
+
+
 class Noted(Value):
     """Something that a person should know."""
 
@@ -101,7 +117,7 @@ class Failed(Value):
     exit_status: int
 
 
-Event = Snapshotted | Sent | UpToDate | Deleted | Released | Noted | Failed
+Event = Snapshotted | Sent | UpToDate | Deleted | Released | Hooked | Noted | Failed
 
 
 class Tally:

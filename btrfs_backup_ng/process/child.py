@@ -26,7 +26,13 @@ from btrfs_backup_ng.process.command import (
     identity,
     read_status,
 )
-from btrfs_backup_ng.process.interruption import check_interrupted, interrupted, live
+from btrfs_backup_ng.process.interruption import (
+    check_interrupted,
+    interrupted,
+    live,
+    signals_spared,
+    sparing,
+)
 from btrfs_backup_ng.process.poller import TICK_S, Loop, Tail, widen
 from btrfs_backup_ng.process.silence import Silence
 from btrfs_backup_ng.wire import protocol
@@ -78,6 +84,7 @@ class Child:
         log.debug("+ %s", command)
         self.command = command
         self.words = Tail(protocol.WORKING)
+        self.spared = signals_spared()
         self._silence = Silence(command.patience)
         self._guard = threading.RLock()  # a signal's handler may come in between
         self._reaped = False
@@ -115,13 +122,15 @@ class Child:
         :raises Interrupted: if a signal interrupted the program.
         """
         started = threading.Event()
+        spared = signals_spared()
         child: Self | None = None
         failure: BackupError | Interrupted | None = None
 
         def serve() -> None:
             nonlocal child, failure
             try:
-                child = cls(command, stdin=stdin, stdout=stdout)
+                with sparing(spared):
+                    child = cls(command, stdin=stdin, stdout=stdout)
                 child._server = threading.current_thread()
             except (BackupError, Interrupted) as error:
                 failure = error

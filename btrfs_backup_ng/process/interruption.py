@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from _thread import get_ident
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -9,7 +10,12 @@ from btrfs_backup_ng.__util__ import Interrupted
 
 
 class Running(Protocol):
-    """A child, which signals can be sent to."""
+    """A child, which signals can be sent to.
+
+    :ivar spared: how many signals to the program leave it alone.
+    """
+
+    spared: int
 
     def send(self, signal_number: int) -> None:
         """Send a signal to its group."""
@@ -20,6 +26,10 @@ class Running(Protocol):
 
 #: The signal that interrupted the program.
 interrupted_by: int | None = None
+#: The number of signals so far.
+_signals = 0
+#: Threads at their last steps -> how many signals do not interrupt these.
+_spared: dict[int, int] = {}
 #: Children that were started and not yet reaped.
 live: set[Running] = set()
 
@@ -31,15 +41,22 @@ def interrupt(signal_number: int) -> None:
     after ``END_GRACE_S`` from the code that waits for them. Takes only locks that its
     own thread may hold, and writes nothing.
     """
-    global interrupted_by
-    interrupted_by = interrupted_by or signal_number
+    global interrupted_by, _signals
+    if interrupted_by is None:
+        interrupted_by, _signals = signal_number, 0
+    _signals += 1
     for child in list(live):
-        child.terminate()
+        if child.spared < _signals:
+            child.terminate()
 
 
 def interrupted() -> int | None:
-    """Return the signal that interrupted the program, if one did."""
-    return interrupted_by
+    """Return the signal that interrupted the program, if one did.
+
+    In a thread at its last steps: None, unless these are interrupted, too.
+    """
+    spared = signals_spared()
+    return interrupted_by if not spared or spared < _signals else None
 
 
 def check_interrupted() -> None:
@@ -47,19 +64,38 @@ def check_interrupted() -> None:
 
     :raises Interrupted: then.
     """
-    if interrupted_by is not None:
-        raise Interrupted(interrupted_by)
+    if (signal_number := interrupted()) is not None:
+        raise Interrupted(signal_number)
+
+
+def signals_spared() -> int:
+    """Return how many signals do not interrupt this thread; 0 but at last steps."""
+    return _spared.get(get_ident(), 0)
+
+
+@contextlib.contextmanager
+def sparing(signals: int) -> Iterator[None]:
+    """Let so many signals not interrupt this thread, nor the children it starts."""
+    before = signals_spared()
+    _spared[get_ident()] = signals
+    try:
+        yield
+    finally:
+        _spared[get_ident()] = before
+        if not before:
+            del _spared[get_ident()]
 
 
 @contextlib.contextmanager
 def last_steps() -> Iterator[None]:
-    """Let processes start even after a signal: to unmount, to restore names."""
-    global interrupted_by
-    remembered, interrupted_by = interrupted_by, None
-    try:
+    """Let this thread finish what has to be done even after a signal.
+
+    For processes that unmount, restore names, or undo what a hook did. The first
+    signal does not stop them, be it past or to come; the next one does.
+    """
+    past = 0 if interrupted_by is None else _signals
+    with sparing(signals_spared() or max(1, past)):
         yield
-    finally:
-        interrupted_by = remembered or interrupted_by
 
 
 def end_all() -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -535,6 +536,31 @@ def test_an_interrupt_while_a_child_starts_ends_it(monkeypatch):
     monkeypatch.setattr(os, "pidfd_open", interrupted)
     with pytest.raises(Interrupted):
         Child.start(shell("exec sleep 30"))
+
+
+def test_the_first_signal_spares_the_last_steps_of_a_thread_and_no_other():
+    interrupt(signal.SIGTERM)
+    with interruption.last_steps():
+        assert interruption.interrupted() is None
+        assert run(shell("exit 0")).status == 0
+        with ThreadPoolExecutor() as pool:
+            assert pool.submit(interruption.interrupted).result() == signal.SIGTERM
+        with pytest.raises(Interrupted):
+            with Child.start(shell("exec sleep 30")) as child:
+                interrupt(signal.SIGINT)  # the next one
+                child.wait()
+        assert child.reap() == -signal.SIGTERM
+    assert interruption.interrupted() == signal.SIGTERM
+
+
+def test_a_signal_to_come_spares_them_too():
+    with interruption.last_steps():
+        with Child.start(shell("read x; exit 0"), stdin=PIPE) as child:
+            interrupt(signal.SIGTERM)
+            assert child.peek() is None and interruption.interrupted() is None
+            child.close_pipes()
+            assert child.wait() == 0
+    assert interruption.interrupted() == signal.SIGTERM
 
 
 def test_the_last_resort_kills_all():

@@ -38,6 +38,7 @@ from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.endpoint import staging
 from btrfs_backup_ng.endpoint.common import Place
 from btrfs_backup_ng.host.disks import disks_of
+from btrfs_backup_ng.host.entry import plain
 from btrfs_backup_ng.place import preflight
 from btrfs_backup_ng.place.holds import HOLDS, Holds, open_holds, recorded_locations
 from btrfs_backup_ng.place.locks import Holder
@@ -50,13 +51,23 @@ from btrfs_backup_ng.transfer.route import middle_stages
 
 log = logging.getLogger(__name__)
 
+#: Reports and counts a failure at a place.
+Fail = Callable[[str, BackupError], None]
+#: Surrounds the making of a snapshot, in a dry run only the plan of it. A
+#: :class:`BackupError` of its beginning means that it is not made.
+Around = Callable[[str, Session, Fail], AbstractContextManager[None]]
 
-def back_up(job: Job, session: Session) -> Tally:
+
+def _alone(snapshot: str, session: Session, fail: Fail) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def back_up(job: Job, session: Session, around: Around = _alone) -> Tally:
     """Run one job; report and count failures, and do not raise them."""
     session = replace(session, folder=job.snapshot_folder, ssh=job.ssh)
     journal = Journal(job, session)
     session = replace(session, emit=journal.emit, remember=journal.remember)
-    run = _Run(job, session)
+    run = _Run(job, session, around)
     try:
         with ExitStack() as stack:
             run.run(stack)
@@ -74,9 +85,10 @@ def back_up(job: Job, session: Session) -> Tally:
 class _Run:
     """One job while it runs."""
 
-    def __init__(self, job: Job, session: Session) -> None:
+    def __init__(self, job: Job, session: Session, around: Around) -> None:
         self._job = job
         self._session = session
+        self._around = around
         self._holder = Holder(session.now)
         self._here = Listing()
         self._known: list[str] | None = None
@@ -214,8 +226,7 @@ class _Run:
             raise busy
         self._here, _ = source.snapshots.listing()
         planned = next_snapshot(source, job.naming, self._session.now, self._here.names)
-        source.snapshots.take_snapshot(planned.name, self._session.now)
-        self._session.emit(Snapshotted(str(source.location), planned.name, False))
+        self._make(source, planned.name)
         self.tally.add(Tally(done=1))
         if job.keep_source or any(one.keep for one in job.destinations):
             busy.message += "; the snapshot was made, and nothing was deleted"
@@ -448,15 +459,27 @@ class _Run:
 
             making = size.temporary_snapshot(source, planned.name, self._session.now)
             temporary = stack.enter_context(making)
-        if not job.dry_run:
-            self._holder.note(f"making {planned.name}", source)
-            made = source.snapshots.take_snapshot(planned.name, self._session.now)
+        made = self._make(source, planned.name)
+        if made:
             self._add_here(made)
             for target in targets:
                 target.plan(self._here, self._course)
-        event = Snapshotted(str(source.location), planned.name, job.dry_run)
-        self._session.emit(event)
         return temporary
+
+    def _make(self, source: Place, name: str) -> Snapshot | None:
+        """Make a snapshot and report it; in a dry run, only report it.
+
+        :raises BackupError: if it was not made.
+        """
+        made = None
+        path = plain(source.snapshots.path(name))
+        with self._around(path, self._session, self.fail):
+            if not self._job.dry_run:
+                self._holder.note(f"making {name}", source)
+                made = source.snapshots.take_snapshot(name, self._session.now)
+            event = Snapshotted(str(source.location), name, self._job.dry_run)
+            self._session.emit(event)
+        return made
 
     def _prune(self, source: Place, done: Sequence[Target], holds: Holds) -> None:
         """Delete snapshots that no rule keeps, except at places where a step failed."""

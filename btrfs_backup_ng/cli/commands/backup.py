@@ -31,13 +31,24 @@ class BackupReport(Value):
 
 #: Does one job; its number, the job, and a session that shows its events.
 Work = Callable[[int, Job, Session], Tally]
+#: Does all jobs, by a function that returns their tallies, and more before and after.
+Around = Callable[[Callable[[], list[Tally]], Session], list[Tally]]
 
 
 def _back_up(number: int, job: Job, session: Session) -> Tally:
     return back_up(job, session)
 
 
-def run(options: BackupOptions, call: Call, do: Work = _back_up) -> int:
+def _alone(work: Callable[[], list[Tally]], session: Session) -> list[Tally]:
+    return work()
+
+
+def run(
+    options: BackupOptions,
+    call: Call,
+    do: Work = _back_up,
+    around: Around = _alone,
+) -> int:
     """Run the tasks that the command line names, and return the exit status."""
     if options.as_root:
         become_root(call.words)
@@ -53,7 +64,9 @@ def run(options: BackupOptions, call: Call, do: Work = _back_up) -> int:
             recall=remembered,
             turns=Turns(by_disk=options.at_once is None),
         )
-        status = exit_status(_run_tasks(options, session, reports, do))
+        work = partial(_run_tasks, options, session, reports, do)
+        tallies = around(work, replace(session, emit=reports.tell_beside))
+        status = exit_status(tallies)
     events = reports.events
     planned = [e.size_bytes or 0 for e in events if isinstance(e, Sent) and e.dry]
     if len(planned) > 1:
@@ -66,6 +79,7 @@ def _run_tasks(
     options: BackupOptions, session: Session, reports: "Reports", do: Work
 ) -> list[Tally]:
     """Run the tasks, several side by side as far as they may."""
+    reports.begin()
 
     def work(number: int, job: Job) -> Tally:
         emit = partial(reports.tell, number)
@@ -100,7 +114,8 @@ class Reports:
     """The events of several tasks: each task's together, in the order of the tasks.
 
     Those of the first task that is not over are shown as they happen, those of the
-    others when the tasks before are over.
+    others when the tasks before are over. The events beside the tasks come before and
+    after all of them.
     """
 
     def __init__(self, show: Callable[[Event], None], count: int) -> None:
@@ -109,7 +124,8 @@ class Reports:
         :param count: of the tasks.
         """
         self._show = show
-        self._told: list[list[Event]] = [[] for _ in range(count)]
+        # The first and the last of these parts are the events beside the tasks.
+        self._told: list[list[Event]] = [[] for _ in range(count + 2)]
         self._over: set[int] = set()
         self._first = 0  # of those that are not over
         self._guard = threading.Lock()
@@ -118,19 +134,32 @@ class Reports:
     def events(self) -> list[Event]:
         return [event for told in self._told for event in told]
 
+    def tell_beside(self, event: Event) -> None:
+        """Take an event from before or after all tasks."""
+        self._tell(0 if 0 not in self._over else len(self._told) - 1, event)
+
+    def begin(self) -> None:
+        """Note that the tasks begin."""
+        self._end(0)
+
     def tell(self, number: int, event: Event) -> None:
         """Take an event of a task, from any thread."""
-        with self._guard:
-            self._told[number].append(event)
-            if number == self._first:
-                self._show(event)
+        self._tell(number + 1, event)
 
     def end(self, number: int) -> None:
         """Note that a task is over; may be repeated."""
+        self._end(number + 1)
+
+    def _tell(self, part: int, event: Event) -> None:
         with self._guard:
-            self._over.add(number)
+            self._told[part].append(event)
+            if part == self._first:
+                self._show(event)
+
+    def _end(self, part: int) -> None:
+        with self._guard:
+            self._over.add(part)
             while self._first in self._over:
                 self._first += 1
-                if self._first < len(self._told):
-                    for event in self._told[self._first]:
-                        self._show(event)
+                for event in self._told[self._first]:
+                    self._show(event)

@@ -1,13 +1,15 @@
 """The ``run`` verb: the configuration -> jobs -> a backup run -> exit status."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
+from btrfs_backup_ng.actions.backup.journal import Journal
 from btrfs_backup_ng.actions.backup.run import back_up
 from btrfs_backup_ng.actions.conditions import Gate
+from btrfs_backup_ng.actions.hooks import SnapshotHooks, run_between
 from btrfs_backup_ng.cli.argv import expand
 from btrfs_backup_ng.cli.backup_options import BackupOptions, add_backup_options
 from btrfs_backup_ng.cli.call import Call, run_command
@@ -23,8 +25,9 @@ from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.core.events import Tally
+from btrfs_backup_ng.core.hooks import RUN, SNAPSHOT, read_hooks
 from btrfs_backup_ng.core.model import Job
-from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.session.session import Session
 
 _EPILOG = f"""\
@@ -123,11 +126,31 @@ def _run(options: RunOptions, call: Call) -> int:
         at_targets = [target.conditions for target in plan.targets]
         left, tally = gate.admit(job, plan.conditions, at_targets, session)
         if left:
-            tally.add(back_up(left, session))
+            hooks = SnapshotHooks(
+                read_hooks(SNAPSHOT, *configuration.levels(plan.volume)),
+                plan.name,
+                str(job.source),
+                job.dry_run,
+            )
+            tally.add(back_up(left, session, hooks.around))
         return tally
+
+    def do_all(work: Callable[[], list[Tally]], session: Session) -> list[Tally]:
+        def give_up(error: BackupError) -> None:
+            for plan in plans:
+                folder = plan.job.snapshot_folder
+                Journal(plan.job, replace(session, folder=folder)).end(error)
+
+        return run_between(
+            read_hooks(RUN, configuration.top),
+            work,
+            session,
+            dry_run=bool(given.get("Job.dry_run")),
+            give_up=give_up,
+        )
 
     for name in unmatched(configuration, options.volumes):
         Output(call).line(f"{name}: no subvolume now; skipped (optional)")
     jobs = tuple(plan.job for plan in plans)
     at_once = configured_jobs(configuration, given)
-    return backup.run(BackupOptions(jobs, False, at_once), call, do)
+    return backup.run(BackupOptions(jobs, False, at_once), call, do, do_all)

@@ -2,13 +2,13 @@
 
 import os
 import stat
-from collections.abc import Iterator
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import MIB, Refused, UsageError, base_directory, visible
+from btrfs_backup_ng.__util__ import MIB, UsageError, base_directory, visible
 from btrfs_backup_ng.cli.config.keys import configuration_keys
 from btrfs_backup_ng.cli.config.options import ROOTS_FILE
 from btrfs_backup_ng.core.configuration import Configuration, parse_configuration
+from btrfs_backup_ng.host.trust import check_trust
 
 #: The file of another user, in the directory of all configurations.
 _FILE = "btrfs-backup-ng/config.toml"
@@ -42,7 +42,7 @@ def _read(path: str) -> str:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise UsageError(f"{shown} is not a file")
-            _check_trust(path, status)
+            check_trust(path, status, f"as {ROOTS_FILE} is")
             content = file.read(_LARGEST + 1)
     except FileNotFoundError as error:
         raise UsageError(
@@ -59,54 +59,3 @@ def _read(path: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UsageError(f"line {line} of {shown} is not UTF-8") from error
-
-
-def _check_trust(path: str, status: os.stat_result) -> None:
-    """Check that no other user can change a file; of root's, nor exchange it.
-
-    :raises Refused: if one can.
-    """
-    if reason := _open_to(status):
-        command = f"chown {_owner(status)} {path}; chmod go-w {path}"
-        raise Refused(
-            f"{visible(path)} {reason}, so it is not used",
-            hint=f"Check its contents, then:  {visible(command)}",
-        )
-    if os.geteuid() != 0:
-        return
-    for directory in _directories(path):
-        found = os.stat(directory)
-        is_sticky = found.st_mode & stat.S_ISVTX and _is_ours(found.st_uid)
-        if not is_sticky and (reason := _open_to(found)):
-            raise Refused(
-                f"{visible(path)} is not used: {visible(directory)} {reason}, who"
-                " could put another file there",
-                hint=f"Keep it in a directory of root's, as {ROOTS_FILE} is.",
-            )
-
-
-def _open_to(status: os.stat_result) -> str:
-    """Return which other users can change a file or directory, or ""."""
-    if not _is_ours(status.st_uid):
-        return f"belongs to another user ({status.st_uid})"
-    return "can be written by other users" if status.st_mode & 0o022 else ""
-
-
-def _is_ours(owner: int) -> bool:
-    return owner in (0, os.geteuid())
-
-
-def _owner(status: os.stat_result) -> int:
-    return status.st_uid if _is_ours(status.st_uid) else os.geteuid()
-
-
-def _directories(path: str) -> Iterator[str]:
-    """Yield the directories above a file, and above each link on the way to it."""
-    names = {path, os.path.realpath(path)}
-    while os.path.islink(path):
-        path = os.path.join(os.path.dirname(path), os.readlink(path))
-        names.add(path)
-    for name in names:
-        while name != "/":
-            name = os.path.dirname(name)
-            yield name

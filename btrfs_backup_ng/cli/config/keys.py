@@ -14,6 +14,7 @@ from btrfs_backup_ng.cli.backup_options import add_backup_options
 from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.core.conditions import CONDITION_KEYS
 from btrfs_backup_ng.core.configuration import ConfigKey, Scope, is_place
+from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
 from btrfs_backup_ng.core.model import Destination, SshOptions, TransferOptions
 from btrfs_backup_ng.core.value import Value
 
@@ -47,6 +48,8 @@ def configuration_keys() -> dict[str, ConfigKey]:
         ConfigKey("to", frozenset({Scope.VOLUME}), _destination, is_list=True),
         ConfigKey("place", frozenset({Scope.TARGET}), _place),
         *CONDITION_KEYS,
+        *SNAPSHOT_HOOK_KEYS,
+        *RUN_HOOK_KEYS,
     )
     return {key.name: key for key in (*option_keys(), *own)}
 

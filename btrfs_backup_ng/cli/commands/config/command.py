@@ -2,10 +2,17 @@
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import UsageError, resembling, visible
+from btrfs_backup_ng.__util__ import (
+    BackupError,
+    UsageError,
+    attempt,
+    resembling,
+    visible,
+)
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.commands.config.init import init
 from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
@@ -15,14 +22,26 @@ from btrfs_backup_ng.cli.config.jobs import (
     plan_volumes,
     unmatched,
 )
-from btrfs_backup_ng.cli.config.keys import OptionValue, counts_at_source
+from btrfs_backup_ng.cli.config.keys import (
+    OptionValue,
+    configuration_keys,
+    counts_at_source,
+)
 from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.table import table
-from btrfs_backup_ng.core.conditions import merge_conditions
-from btrfs_backup_ng.core.configuration import Configuration, Setting, Settings
+from btrfs_backup_ng.core.conditions import CONDITION_KEYS
+from btrfs_backup_ng.core.configuration import (
+    ConfigKey,
+    Configuration,
+    Setting,
+    Settings,
+    chosen,
+)
+from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
 from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.host.trust import check_program
 
 _CHECK = "check"
 _INIT = "init"
@@ -87,9 +106,13 @@ class VolumeView(Value):
 
 
 class CheckReport(Value):
-    """The document of ``check``."""
+    """The document of ``check``.
+
+    :ivar run: settings about the whole run.
+    """
 
     configuration: str
+    run: list[SettingView]
     volumes: list[VolumeView]
     unused_targets: list[str]
 
@@ -140,6 +163,12 @@ def _check(options: ConfigOptions, call: Call) -> int:
     views = [_view(configuration, plan) for plan in plans]
     used = {t.name for p in plan_volumes(configuration) for t in p.targets}
     unused = [name for name in configuration.targets if name not in used]
+    run = _settings(RUN_HOOK_KEYS, [configuration.top])
+    _check_programs(configuration)
+    if run:
+        output.line("each run")
+        for line in table([_row(each) for each in run], 2):
+            output.line(line)
     for view in views:
         for line in _lines(view):
             output.line(line)
@@ -148,7 +177,7 @@ def _check(options: ConfigOptions, call: Call) -> int:
     for name in unused:
         output.line(f"note: no volume goes to the target {name}")
     output.line(f"What a run would do now:  {PROGRAM} run --dry-run")
-    return output.finish(0, CheckReport(options.path, views, unused))
+    return output.finish(0, CheckReport(options.path, run, views, unused))
 
 
 def _view(configuration: Configuration, plan: VolumePlan) -> VolumeView:
@@ -169,9 +198,10 @@ def _view(configuration: Configuration, plan: VolumePlan) -> VolumeView:
             if not counts_at_source(dest, is_remote=False)
         }
         levels = configuration.levels(plan.volume, target.name)[1::2]
-        settings = [*_options(there, defaults), *_conditions(levels)]
+        settings = [*_options(there, defaults), *_settings(CONDITION_KEYS, levels)]
         targets.append(TargetView(target.name, str(destination.location), settings))
-    settings = [*_options(own, defaults), *_conditions([general, section])]
+    other = (*CONDITION_KEYS, *SNAPSHOT_HOOK_KEYS)
+    settings = [*_options(own, defaults), *_settings(other, [general, section])]
     return VolumeView(plan.name, str(plan.job.source), settings, targets)
 
 
@@ -185,10 +215,28 @@ def _options(
             yield _setting(setting)
 
 
-def _conditions(levels: Sequence[Settings]) -> Iterator[SettingView]:
-    """Yield the conditions that are set."""
-    found = merge_conditions(*levels).values()
-    yield from (_setting(each) for each in found if each.value is not False)
+def _settings(
+    keys: Sequence[ConfigKey], levels: Sequence[Settings]
+) -> list[SettingView]:
+    """Return the settings of some keys that do not only undo others."""
+    found = chosen([key.name for key in keys], levels).values()
+    return [_setting(each) for each in found if each.value not in (False, ())]
+
+
+def _check_programs(configuration: Configuration) -> None:
+    """Check that each hook can run, and that no other user can change it.
+
+    :raises BackupError: if not, with its line.
+    """
+    levels = [configuration.top]
+    levels += [volume.settings for volume in configuration.volumes.values()]
+    for setting in (setting for level in levels for setting in level.values()):
+        if not configuration_keys()[setting.key].is_command or not setting.value:
+            continue
+        error = attempt(partial(check_program, setting.value[0]))
+        if isinstance(error, BackupError):
+            shown = configuration.error_in(setting, error)
+            raise type(error)(shown.message, hint=shown.hint)
 
 
 def _setting(setting: Setting) -> SettingView:
