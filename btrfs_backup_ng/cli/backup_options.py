@@ -44,6 +44,8 @@ policies:
   *d  keep the first snapshot of every day; also *h, *w, *m, *y
   all  keep everything
   whole-weeks  months consist of whole weeks, as in btrbk
+  week=sunday  weeks begin on Sunday, not on Monday
+  day=5h  days and weeks begin at 5 o'clock, not at midnight
   A policy is a list of these words. Never deleted: the newest snapshot, anything
   that this program did not create, anything that a destination still needs, and
   the latest snapshot that two places share.

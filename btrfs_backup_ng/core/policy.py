@@ -7,7 +7,7 @@ seven days before. Periods without a snapshot count, too.
 
 import enum
 import re
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import date, datetime, timedelta, timezone, tzinfo
 
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.core.value import Value, replace
@@ -15,6 +15,10 @@ from btrfs_backup_ng.core.value import Value, replace
 _WORD = r"(?a)(\*|\d{1,6})([hdwmy])"
 _LATEST = r"(?a)latest(?:=(\d{1,6}))?"
 _MINIMUM = r"(?a)min=(\d{1,6})([hdwmy])"
+_FIRST_HOUR = r"(?a)day=([1-9]|1\d|2[0-3])h"
+_WHOLE_WEEKS = "whole-weeks"
+#: The days of a week, as ``week=sunday`` names them.
+DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 #: Between a policy and its zone.
 _IN = " in "
 _HOUR = timedelta(hours=1)
@@ -53,8 +57,10 @@ class Policy(Value):
         kept; None for all of them.
     :ivar minimum: keeps everything that is at most so many periods old.
     :ivar everything: all of it.
-    :ivar whole_weeks: a week belongs to the month, and the year, of its Monday, so that
-        monthly snapshots are weekly ones, too.
+    :ivar whole_weeks: a week belongs to the month, and the year, of its first day, so
+        that monthly snapshots are weekly ones, too.
+    :ivar first_day: with which a week begins; 0 is Monday.
+    :ivar first_hour: with which a day begins, and a week, but no month.
     :ivar zone: in which a day begins.
     """
 
@@ -63,6 +69,8 @@ class Policy(Value):
     minimum: tuple[int, Unit] | None = None
     everything: bool = False
     whole_weeks: bool = False
+    first_day: int = 0
+    first_hour: int = 0
     zone: tzinfo = timezone.utc
 
     def _check(self) -> None:
@@ -78,7 +86,13 @@ class Policy(Value):
             words.append(f"{'*' if count is None else count}{unit.value}")
         if self.minimum:
             words.append(f"min={self.minimum[0]}{self.minimum[1].value}")
-        return " ".join(words + ["whole-weeks"] * self.whole_weeks)
+        if self.whole_weeks:
+            words.append(_WHOLE_WEEKS)
+        if self.first_day:
+            words.append(f"week={DAYS[self.first_day]}")
+        if self.first_hour:
+            words.append(f"day={self.first_hour}h")
+        return " ".join(words)
 
     @property
     def looks_at_time(self) -> bool:
@@ -108,8 +122,8 @@ class Policy(Value):
             return True
         if other.everything or self.latest < other.latest:
             return False
-        days = zone or str(self.zone), other.whole_weeks
-        if other.looks_at_time and days != (str(self.zone), self.whole_weeks):
+        is_same_zone = zone in ("", str(self.zone))
+        if other.looks_at_time and not (is_same_zone and self._divides_as(other)):
             return False
         own = dict(self.counts)
         return all(
@@ -122,6 +136,11 @@ class Policy(Value):
             and self.minimum[0] >= other.minimum[0]
         )
 
+    def _divides_as(self, other: "Policy") -> bool:
+        """Return whether both divide the time of a zone into the same periods."""
+        pairs = ((p.whole_weeks, p.first_day, p.first_hour) for p in (self, other))
+        return len({*pairs}) == 1
+
     def period(self, unit: Unit, moment: datetime) -> int:
         """Return the number of a moment's period; the next period has the next number.
 
@@ -132,37 +151,51 @@ class Policy(Value):
             # An hour that the clock shows twice counts as two.
             since = timedelta(minutes=local.minute, seconds=local.second)
             return (moment - _EPOCH - since) // _HOUR
-        ordinal = local.toordinal()
-        week = (ordinal - 1) // 7  # 1 January 1 was a Monday
+        ordinal = local.toordinal() - (local.hour < self.first_hour)
+        # 1 January 1 was a Monday
+        week, day = divmod(ordinal - 1 - self.first_day, 7)
         if unit is Unit.DAY:
             return ordinal
         if unit is Unit.WEEK:
             return week
-        if self.whole_weeks:
-            local = datetime.fromordinal(week * 7 + 1)
-        return local.year * 12 + local.month - 1 if unit is Unit.MONTH else local.year
+        month = local.year * 12 + local.month - 1
+        if self.whole_weeks and local.day <= day:  # the week began before the month
+            month -= 1
+        return month if unit is Unit.MONTH else month // 12
 
     def oldest(self, unit: Unit, now: datetime, count: int) -> int:
         """Return the number of the period so many back from now.
 
-        It counts calendar months, even if a week belongs to the month of its Monday.
+        It counts calendar months, even if a week belongs to the month of its first day.
 
         :param now: aware.
         """
         return replace(self, whole_weeks=False).period(unit, now) - count
 
     def period_name(self, unit: Unit, moment: datetime) -> str:
-        """Return the name of a moment's period: ``2026-W48``."""
-        local = _in_zone(moment, self.zone)
-        if unit is Unit.WEEK:
-            year, week, _ = local.isocalendar()
-            return f"{year:04}-W{week:02}"
-        if self.whole_weeks and unit in (Unit.MONTH, Unit.YEAR):
-            local = datetime.fromordinal((local.toordinal() - 1) // 7 * 7 + 1)
-        day = f"{local.year:04}-{local.month:02}-{local.day:02}"
+        """Return the name of a moment's period: ``2026-W48``.
+
+        A week that begins with another day than Monday has the name of its first day.
+        """
+        number = self.period(unit, moment)
         if unit is Unit.HOUR:
-            return f"{day} {local.hour:02}h"
-        return {Unit.DAY: day, Unit.MONTH: day[:7], Unit.YEAR: day[:4]}[unit]
+            local = _in_zone(moment, self.zone)
+            return f"{local.date().isoformat()} {local.hour:02}h"
+        if unit is Unit.YEAR:
+            return f"{number:04}"
+        if unit is Unit.MONTH:
+            return f"{number // 12:04}-{number % 12 + 1:02}"
+        if unit is Unit.WEEK and not self.first_day:
+            year, week, _ = _day(number * 7 + 1).isocalendar()
+            return f"{year:04}-W{week:02}"
+        if unit is Unit.WEEK:
+            number = number * 7 + 1 + self.first_day
+        return _day(number).isoformat()
+
+
+def _day(ordinal: int) -> date:
+    """Return a day by its number; before the first one, that one."""
+    return date.fromordinal(max(ordinal, 1))
 
 
 def _is_at_least(count: int | None, other: int | None) -> bool:
@@ -181,12 +214,13 @@ def parse_policy(text: str, zone: tzinfo) -> Policy:
     """Read a policy: words with spaces between them, in any order.
 
     ``latest`` or ``latest=N``; ``24h 7d 4w 12m 5y``, with ``*`` for all periods;
-    ``min=2d``; ``all``; ``whole-weeks``.
+    ``min=2d``; ``all``; ``whole-weeks``; ``week=sunday``; ``day=5h``.
 
     :raises ValueError: if it is empty, or not a policy.
     """
     latest, minimum = 0, None
     counts: dict[Unit, int | None] = {}
+    periods: dict[str, int] = {}
     words = text.split()
     if not words:
         raise ValueError("it is empty; write it like 'latest 24h 7d 4w 12m'")
@@ -201,12 +235,15 @@ def parse_policy(text: str, zone: tzinfo) -> Policy:
             unit = Unit(found[2])
             value = None if found[1] == "*" else int(found[1])
             twice, counts[unit] = unit in counts, value
-        elif word in ("all", "whole-weeks"):
+        elif rule := _rule_of_periods(word):
+            value, twice = None, rule[0] in periods
+            periods[rule[0]] = rule[1]
+        elif word == "all":
             value, twice = None, words.count(word) > 1
         else:
             raise ValueError(
                 f"'{visible(word)}' is not one of latest, latest=N, 24h, 7d, 4w, 12m,"
-                " 5y, *d, min=2d, all, whole-weeks"
+                " 5y, *d, min=2d, all, whole-weeks, week=sunday, day=5h"
             )
         if value == 0:
             raise ValueError(f"'{word}' keeps nothing; leave it out")
@@ -214,13 +251,26 @@ def parse_policy(text: str, zone: tzinfo) -> Policy:
             raise ValueError(f"'{visible(word)}' is the second of its kind")
     if "all" in words and len(words) > 1:
         raise ValueError("'all' keeps everything, and stands alone")
-    if words == ["whole-weeks"]:
-        raise ValueError("'whole-weeks' alone keeps nothing")
+    if len(words) == len(periods):
+        raise ValueError(f"'{words[0]}' alone keeps nothing")
     return Policy(
         latest=latest or 1,
         counts=tuple((unit, counts[unit]) for unit in Unit if unit in counts),
         minimum=minimum,
         everything="all" in words,
-        whole_weeks="whole-weeks" in words,
+        whole_weeks="whole_weeks" in periods,
+        first_day=periods.get("first_day", 0),
+        first_hour=periods.get("first_hour", 0),
         zone=zone,
     )
+
+
+def _rule_of_periods(word: str) -> tuple[str, int] | None:
+    """Return the field that a word about the limits of periods sets, or None."""
+    if word == _WHOLE_WEEKS:
+        return "whole_weeks", 1
+    if word.startswith("week=") and word[5:] in DAYS:
+        return "first_day", DAYS.index(word[5:])
+    if found := re.fullmatch(_FIRST_HOUR, word):
+        return "first_hour", int(found[1])
+    return None

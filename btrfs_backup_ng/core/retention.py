@@ -32,7 +32,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from btrfs_backup_ng.core.model import Snapshot
-from btrfs_backup_ng.core.policy import Policy
+from btrfs_backup_ng.core.policy import Policy, Unit
 from btrfs_backup_ng.core.value import Value
 
 #: A snapshot dated later than this after the start of the run is not "newest". More
@@ -114,17 +114,28 @@ def keep_dated(
         for moment, snapshot in ordered:
             if policy.period(unit, moment) >= oldest:
                 claim(snapshot, f"min {count}{unit.value}")
+    weekly = _firsts(policy, Unit.WEEK, ordered) if policy.whole_weeks else ordered
     for unit, limit in policy.counts:
         first = None if limit is None else policy.oldest(unit, now, limit)
-        seen = set()
-        for moment, snapshot in ordered:
-            period = policy.period(unit, moment)
-            if period in seen:
-                continue
-            seen.add(period)
-            if first is None or period >= first:
+        is_long = unit in (Unit.MONTH, Unit.YEAR)
+        for moment, snapshot in _firsts(policy, unit, weekly if is_long else ordered):
+            if first is None or policy.period(unit, moment) >= first:
                 claim(snapshot, f"{unit.adjective} {policy.period_name(unit, moment)}")
     return {uuid: tuple(reasons) for uuid, reasons in kept.items()}
+
+
+_Dated = Sequence[tuple[datetime, Snapshot]]
+
+
+def _firsts(policy: Policy, unit: Unit, ordered: _Dated) -> _Dated:
+    """Return the first snapshot of each period.
+
+    :param ordered: the snapshots with their times, oldest first.
+    """
+    found: dict[int, tuple[datetime, Snapshot]] = {}
+    for moment, snapshot in ordered:
+        found.setdefault(policy.period(unit, moment), (moment, snapshot))
+    return list(found.values())
 
 
 def keep_origins(reasons: Mapping[UUID, str]) -> Rule:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from btrfs_backup_ng.core.policy import Policy, Unit, parse_policy
+from btrfs_backup_ng.core.policy import DAYS, Policy, Unit, parse_policy
 from btrfs_backup_ng.core.retention import judge
 from tests.core.making import keep_by_name, made
 from tests.support.btrbk import History, ask_btrbk
@@ -59,21 +59,32 @@ def kept_by_us(history: History, policy: Policy, now: datetime) -> set[datetime]
         ("Europe/Berlin", "dwmy", " whole-weeks"),
         ("America/New_York", "dwmy", " whole-weeks"),
         ("Australia/Lord_Howe", "dwmy", " whole-weeks"),
+        ("UTC", UNITS, " whole-weeks week=sunday"),
+        ("UTC", UNITS, " whole-weeks day=5h"),
+        ("Europe/Berlin", "dwmy", " whole-weeks week=thursday day=23h"),
     ],
 )
 def test_it_keeps_what_btrbk_keeps(
     tmp_path: Path, zone: str, units: str, suffix: str
 ) -> None:
-    chance = random.Random(f"{zone} {units}")
+    chance = random.Random(f"{zone} {units}{suffix}")
     seconds = chance.randint(1_400_000_000, 2_000_000_000)
     now = datetime.fromtimestamp(seconds, timezone.utc)
     told = [random_history(chance, now, units) for _ in range(COUNT)]
     where = timezone.utc if zone == "UTC" else ZoneInfo(zone)
+    rules = parse_policy("1d" + suffix, where)
     histories = [history for history, _ in told]
     theirs = [
         kept
         for at in range(0, COUNT, AT_ONCE)
-        for kept in ask_btrbk(tmp_path, histories[at : at + AT_ONCE], now, zone)
+        for kept in ask_btrbk(
+            tmp_path,
+            histories[at : at + AT_ONCE],
+            now,
+            zone,
+            day=DAYS[rules.first_day],
+            hour=rules.first_hour,
+        )
     ]
     differing = 0
     for (history, words), expected in zip(told, theirs, strict=True):

@@ -28,6 +28,8 @@ POLICIES = st.builds(
     ),
     minimum=st.none() | st.tuples(COUNTS, st.sampled_from(Unit)),
     whole_weeks=st.booleans(),
+    first_day=st.sampled_from([0, 0, 3, 6]),
+    first_hour=st.sampled_from([0, 0, 1, 23]),
     zone=st.sampled_from(ZONES),
 )
 
@@ -74,6 +76,9 @@ def test_of_other_policies_none_is_known_to_keep_more(one, other):
     assert not policies[0].keeps_all_of(policies[1].for_record)
     elsewhere = parse_policy("3d", BERLIN)
     assert not parse_policy("7d", UTC).keeps_all_of(elsewhere.for_record)
+    for word in ("whole-weeks", "week=sunday", "day=5h"):
+        otherwise = parse_policy(f"7d {word}", UTC)
+        assert not parse_policy("7d", UTC).keeps_all_of(otherwise.for_record)
 
 
 def test_the_words_of_a_policy():
@@ -93,13 +98,30 @@ def test_the_words_of_a_policy():
 NO_POLICIES = """
     / /7/d/7D/7 d/-7d/0d/latest=0/min=0d/min=*d/7d 8d/latest latest=2/min=1d min=2h
     /all 7d/all all/whole-weeks/whole-weeks whole-weeks 1d/1.5d/7d,4w/1234567d/latest=
-    /min=2/*/1d 1x/\u0667d"""
+    /min=2/*/1d 1x/\u0667d/week=sunday/week=sunday day=5h/7d week=Sunday/7d week=
+    /7d day=0h/7d day=24h/7d day=5/7d week=sunday week=monday/all week=sunday"""
 
 
 @pytest.mark.parametrize("text", NO_POLICIES.replace("\n", "").split("/"))
 def test_what_is_no_policy(text):
     with pytest.raises(ValueError):
         parse_policy(text, UTC)
+
+
+@given(MOMENTS, st.sampled_from(ZONES), st.integers(0, 6), st.integers(0, 23))
+def test_days_and_weeks_begin_when_the_policy_says(moment, zone, first_day, hour):
+    policy = Policy(zone=zone, first_day=first_day, first_hour=hour)
+    local = moment.astimezone(zone)
+    day = (local.replace(tzinfo=None) - timedelta(hours=hour)).date()
+    assert date.fromordinal(policy.period(Unit.DAY, moment)) == day
+    assert policy.period_name(Unit.DAY, moment) == f"{day}"
+    begin = day - timedelta(days=(day.weekday() - first_day) % 7)
+    week = policy.period(Unit.WEEK, moment)
+    assert date.fromordinal(week * 7 + 1 + first_day) == begin
+    if first_day:
+        assert policy.period_name(Unit.WEEK, moment) == f"{begin}"
+    month = policy.period(Unit.MONTH, moment)
+    assert (month // 12, month % 12 + 1) == (local.year, local.month)
 
 
 @given(MOMENTS, st.sampled_from(ZONES), st.booleans())
@@ -161,7 +183,7 @@ def test_an_hour_that_comes_twice_is_two_and_one_that_is_left_out_is_none(
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("unit", Unit)
 def test_the_ends_of_all_time_are_in_some_period(zone, unit):
-    policy = Policy(whole_weeks=True, zone=zone)
+    policy = Policy(whole_weeks=True, first_day=6, first_hour=23, zone=zone)
     first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, tzinfo=UTC)
     assert policy.period(unit, first) < policy.period(unit, last)
     assert policy.period_name(unit, first) < policy.period_name(unit, last)

@@ -24,6 +24,10 @@ _VERDICT = re.compile(
     r" url='/pool/snapshots/s(\d+)\.(\S+?)'",
     re.MULTILINE,
 )
+_DELETED = re.compile(
+    r"^format=\"schedule\" .* action='delete' url='(?:ssh://[^/]*)?(/\S+?)'",
+    re.MULTILINE,
+)
 _FORMAT = "%Y%m%dT%H%M%S%z"
 
 
@@ -42,42 +46,67 @@ class History:
 
 
 def ask_btrbk(
-    directory: Path, histories: Sequence[History], now: datetime, zone: str
+    directory: Path,
+    histories: Sequence[History],
+    now: datetime,
+    zone: str,
+    *,
+    day: str = "monday",
+    hour: int = 0,
 ) -> list[set[datetime]]:
     """Return the snapshots that btrbk keeps of each history at a moment, in one call.
 
     :param directory: an empty one, for its files.
+    :param day: with which its weeks begin.
+    :param hour: with which its days begin.
     """
     sources, listed = _describe(histories)
     _write_answers(directory, sources, listed)
     config = ["timestamp_format long-iso", "snapshot_create no"]
-    config += ["preserve_day_of_week monday", "volume /pool", "snapshot_dir snapshots"]
+    config += [f"preserve_day_of_week {day}", f"preserve_hour_of_day {hour}"]
+    config += ["volume /pool", "snapshot_dir snapshots"]
     for number, history in enumerate(histories):
         config += [f"subvolume s{number}"]
         config += [f"snapshot_preserve_min {history.minimum}"]
         config += [f"snapshot_preserve {history.preserve}"]
     (directory / "config").write_text("\n".join(config) + "\n")
+    words = ["-n", "-S", "--format=raw", "prune"]
+    told_all = run_btrbk(directory, words, now, zone)
+    told: list[dict[datetime, bool]] = [{} for _ in histories]
+    for action, number, stamp in _VERDICT.findall(told_all):
+        told[int(number)][datetime.strptime(stamp, _FORMAT)] = action != "delete"
+    for history, verdicts in zip(histories, told, strict=True):
+        assert set(verdicts) == set(history.moments), "btrbk did not judge all"
+    return [{m for m, stays in verdicts.items() if stays} for verdicts in told]
+
+
+def run_btrbk(directory: Path, words: Sequence[str], now: datetime, zone: str) -> str:
+    """Run btrbk at a moment, and return what it prints.
+
+    :param directory: with the file ``config``; its programs are first in PATH.
+    """
     (directory / "FixedTime.pm").write_text(
         "package FixedTime; BEGIN { *CORE::GLOBAL::time = sub () {"
         f" {int(now.timestamp())} }} }} 1;\n"
     )
     done = subprocess.run(
-        [BTRBK, "-c", directory / "config", "-n", "-S", "--format=raw", "prune"],
+        [BTRBK, "-c", directory / "config", *words],
         env={
-            "PATH": f"{directory}:/usr/bin:/bin",
+            "PATH": f"{directory}:/usr/sbin:/usr/bin:/sbin:/bin",
             "TZ": zone,
             "PERL5OPT": f"-I{directory} -MFixedTime",
         },
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    told: list[dict[datetime, bool]] = [{} for _ in histories]
-    for action, number, stamp in _VERDICT.findall(done.stdout):
-        told[int(number)][datetime.strptime(stamp, _FORMAT)] = action != "delete"
-    for history, verdicts in zip(histories, told, strict=True):
-        assert set(verdicts) == set(history.moments), "btrbk did not judge all"
-    return [{m for m, stays in verdicts.items() if stays} for verdicts in told]
+    assert (done.returncode, done.stderr) == (0, ""), (done.stdout, done.stderr)
+    return done.stdout
+
+
+def deleted_by(printed: str) -> set[str]:
+    """Return the paths that a dry run with ``-S --format=raw`` says it would delete."""
+    return set(_DELETED.findall(printed))
 
 
 def _describe(histories: Sequence[History]) -> tuple[list[str], list[str]]:
