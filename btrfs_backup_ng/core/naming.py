@@ -9,8 +9,14 @@ from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.core.value import Value
 
 _FORMAT = "%Y%m%d-%H%M%S"
-#: It fits at one place of a name at most.
-_ENDING = r"(?a)(\d{8}-\d{6})([+-]\d{4})?(?:_(\d{1,4}))?\Z"
+#: A time of this program or, behind a dot, one of btrbk: ``long`` or ``long-iso`` of
+#: btrbk.conf(5). It fits at one place of a name at most.
+_ENDING = r"""(?ax)
+    (?P<day>\d{8})
+    (?: -(?P<clock>\d{6}) (?P<offset>[+-]\d{4})?
+      | (?<=\.\d{8}) T(?P<minute>\d{4}) (?: (?P<second>\d\d)(?P<zone>Z|[+-]\d{4}) )? )
+    (?: _(?P<number>\d{1,4}) )?
+    \Z"""
 #: NAME_MAX of Linux and BTRFS_NAME_LEN.
 _NAME_BYTES = 255
 
@@ -21,6 +27,9 @@ class Naming(Value):
     A second snapshot in the same second gets ``_1``, and so on. In the hour that
     occurs twice at the end of summer time, the second one has its UTC offset after
     the time, so that a name always means one time.
+
+    With a prefix like ``home.`` the series also has the names that btrbk gave:
+    ``home.20261123T1015`` and ``home.20261123T101500+0100``.
     """
 
     prefix: str
@@ -89,15 +98,17 @@ def prefix_in(name: str) -> str:
 
 
 def _parse_time(match: re.Match[str]) -> datetime | None:
+    day = match["day"]
+    clock = match["clock"] or match["minute"] + (match["second"] or "00")
+    offset = match["offset"] or match["zone"]
     try:
-        if match[2]:
-            stamp = datetime.strptime(match[1] + match[2], _FORMAT + "%z")
+        if offset:
+            stamp = datetime.strptime(f"{day}-{clock}{offset}", _FORMAT + "%z")
         else:  # ten times as fast as strptime: listings are long
-            day, _, clock = match[1].partition("-")
             date = int(day[:4]), int(day[4:6]), int(day[6:])
             time = int(clock[:2]), int(clock[2:4]), int(clock[4:])
             stamp = datetime(*date, *time)
-        stamp += timedelta(microseconds=int(match[3] or 0))
+        stamp += timedelta(microseconds=int(match["number"] or 0))
         return stamp.astimezone(timezone.utc)
     except (ValueError, OverflowError, OSError):
         return None

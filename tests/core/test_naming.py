@@ -172,6 +172,35 @@ def test_what_is_not_exactly_our_form_is_not_ours(name):
     assert Naming("home-").time_of(name) is None
 
 
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("20261123T1015", datetime(2026, 11, 23, 10, 15)),
+        ("20261123T101507Z", datetime(2026, 11, 23, 10, 15, 7)),
+        ("20261123T101507+0200", datetime(2026, 11, 23, 8, 15, 7)),
+        ("20261123T101507-0330_2", datetime(2026, 11, 23, 13, 45, 7)),
+        ("20261123T1015_12", datetime(2026, 11, 23, 10, 15)),
+    ],
+)
+def test_a_prefix_with_a_dot_continues_the_names_of_btrbk(in_zone, time, expected):
+    in_zone("UTC")
+    naming = Naming("home.")
+    assert second_of(naming, f"home.{time}") == expected.replace(tzinfo=timezone.utc)
+    assert split_name(f"home.{time}") == ("home.", naming.time_of(f"home.{time}"))
+    for prefix, name in (("home-", f"home-{time}"), ("", time), ("home", time)):
+        assert Naming(prefix).time_of(name) is None, "btrbk puts a dot there"
+
+
+@pytest.mark.parametrize(
+    "time",
+    """20261123/20261123T10/20261123T1015+0100/20261123T101507/20261123T1015Z
+    20261123T2515/20261123T1015.btrfs/20261123T101507+01:00/20261123t1015""".split("/"),
+)
+def test_what_is_not_exactly_the_form_of_btrbk_has_no_time(time):
+    for name in time.split():
+        assert Naming("home.").time_of(f"home.{name}") is None
+
+
 def test_an_empty_prefix_takes_only_bare_times():
     naming = Naming("")
     assert naming.time_of("20261123-101500") and naming.time_of("20261123-101500_3")
@@ -184,7 +213,9 @@ def test_a_prefix_is_no_pattern():
     assert Naming("[a]*").time_of("[a]*20261123-101500")
 
 
-@given(st.text() | st.from_regex(r"home-[\d+_-]{0,30}"), PREFIXES | st.just("home-"))
+@given(
+    st.text() | st.from_regex(r"home[.-][\d+_TZ-]{0,30}"), PREFIXES | st.just("home-")
+)
 def test_no_name_whatever_raises(name, prefix):
     for naming in (Naming(prefix), Naming("home-")):
         assert naming.time_of(name) is None or name.startswith(naming.prefix)
