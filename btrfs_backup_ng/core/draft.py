@@ -1,9 +1,9 @@
 """The draft of a configuration: what was found on a machine -> the text of the file."""
 
-import json
 import re
 from collections.abc import Sequence
 
+from btrfs_backup_ng.core.toml import plain_name, write_key, write_text
 from btrfs_backup_ng.core.value import Value, replace
 
 #: Where disks are mounted that are not part of the machine.
@@ -75,10 +75,7 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
     """Return the name of the volume of each path: ``root`` for ``/``."""
     names: dict[str, str] = {}
     for path in paths:
-        plain = re.sub(r"[^\w.-]+", "-", path.strip("/")).strip("-.") or "root"
-        while plain in names.values():
-            plain += "-2"
-        names[path] = plain
+        names[path] = plain_name(path, names.values())
     return names
 
 
@@ -94,17 +91,17 @@ def write_draft(draft: Draft) -> str:
         "# volumes, for a target, for a volume, or for a volume at a target.",
         *(f"# {remark}" for remark in draft.remarks),
         "",
-        f"keep = {_text(draft.keep)}  # the snapshots that stay at each source",
-        f"keep-at = {_text(draft.keep_at)}  # the backups that stay at each target",
+        f"keep = {write_text(draft.keep)}  # the snapshots that stay at each source",
+        f"keep-at = {write_text(draft.keep_at)}  # the backups that stay at targets",
         "",
         "[targets.disk]",
     ]
     if not draft.target:
         lines.append("# No disk was found. Edit this line:")
-    lines.append(f"place = {_text(target.rstrip('/') + '/{volume}')}")
+    lines.append(f"place = {write_text(target.rstrip('/') + '/{volume}')}")
     if draft.filesystem:
         which = "only this disk, whatever is mounted there"
-        lines.append(f"filesystem = {_text(draft.filesystem)}  # {which}")
+        lines.append(f"filesystem = {write_text(draft.filesystem)}  # {which}")
     optional = f"optional = {str(draft.is_optional).lower()}"
     lines.append(f"{optional}  # if it is away, that is fine")
     lines += [
@@ -119,15 +116,6 @@ def write_draft(draft: Draft) -> str:
         lines += ["# No subvolume was found. Edit this section:"]
         names = {"/home": "home"}
     for path, name in names.items():
-        lines += [f"[volumes.{_key(name)}]", f"source = {_text(path)}"]
+        lines += [f"[volumes.{write_key(name)}]", f"source = {write_text(path)}"]
         lines += ['to = ["disk"]', "# only-if-changed = true", ""]
     return "\n".join(lines)
-
-
-def _text(text: str) -> str:
-    """Return a text as TOML writes it; JSON writes the same, but for DEL."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _text(name)

@@ -67,7 +67,7 @@ function _btrfs_backup_ng_valued
         case run
             printf '%s\n' -c --config --only -N --num-snapshots -n --num-backups --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --incremental --rate --compress --retries --checkpoint-interval --max-size --staging-max-age --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout --wait --disk --fs-checks --safety-margin --jobs
         case config
-            printf '%s\n' -c --config
+            printf '%s\n' -c --config -o --output
         case list
             printf '%s\n' -c --config -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case status
@@ -213,6 +213,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status 
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -l version -d 'print the version'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run config list' -s c -l config -x -a '(_btrfs_backup_ng_file)' -d 'read this configuration'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run' -l only -x -d 'send to this target only, and leave out the volumes that do not go there'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in config' -s o -l output -x -a '(_btrfs_backup_ng_file)' -d 'import'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l latest -d 'list only the newest complete snapshot or backup of each prefix and source'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l size -d 'measure how much each holds, and how much deleting it frees'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l max-age -x -d 'a newest snapshot or backup older than SPAN'

@@ -26,7 +26,7 @@ OWN = {
     *("id", "yes", "force", "no_times", "at", "diff", "source", "data"),
     *("restore_test", "scratch", "subset", "sudoers", "install_missing"),
     "slow",
-    *("config", "only"),
+    *("config", "only", "output"),
     *("max_age", "forget", "since", "failures", "latest", "size"),
 }
 

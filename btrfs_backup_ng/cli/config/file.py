@@ -4,7 +4,14 @@ import os
 import stat
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import MIB, UsageError, base_directory, visible
+from btrfs_backup_ng.__util__ import (
+    MIB,
+    BackupError,
+    Refused,
+    UsageError,
+    base_directory,
+    visible,
+)
 from btrfs_backup_ng.cli.config.keys import configuration_keys
 from btrfs_backup_ng.cli.config.options import ROOTS_FILE
 from btrfs_backup_ng.core.configuration import Configuration, parse_configuration
@@ -31,10 +38,18 @@ def read_configuration(path: str) -> Configuration:
     :raises UsageError: if it cannot be read, or is not right.
     :raises Refused: if other users can change it.
     """
-    return parse_configuration(_read(path), path, configuration_keys())
+    hint = f"Write one:  {PROGRAM} config init     Another file:  -c FILE"
+    return parse_configuration(read_trusted(path, hint), path, configuration_keys())
 
 
-def _read(path: str) -> str:
+def read_trusted(path: str, hint: str) -> str:
+    """Read a file that no other user can change.
+
+    :param path: absolute.
+    :param hint: for the message that the file is missing.
+    :raises UsageError: if it cannot be read, or is no text.
+    :raises Refused: if other users can change it.
+    """
     shown = visible(path)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -45,10 +60,7 @@ def _read(path: str) -> str:
             check_trust(path, status, f"as {ROOTS_FILE} is")
             content = file.read(_LARGEST + 1)
     except FileNotFoundError as error:
-        raise UsageError(
-            f"there is no configuration {shown}",
-            hint=f"Write one:  {PROGRAM} config init     Another file:  -c FILE",
-        ) from error
+        raise UsageError(f"there is no configuration {shown}", hint=hint) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"cannot read {shown}: {reason}") from error
@@ -59,3 +71,33 @@ def _read(path: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UsageError(f"line {line} of {shown} is not UTF-8") from error
+
+
+def check_new(path: str, option: str) -> None:
+    """Check that there is no file.
+
+    :param option: that names another one.
+    :raises Refused: if there is one.
+    """
+    if os.path.lexists(path):
+        raise Refused(
+            f"{visible(path)} exists, and is not replaced",
+            hint=f"Check it:  {PROGRAM} config check     Another one:  {option} FILE",
+        )
+
+
+def write_new(path: str, text: str) -> None:
+    """Write a new configuration, and the directory that it is in; then read it.
+
+    :param path: absolute.
+    :raises BackupError: if that fails.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        text = f"cannot write {visible(path)}: {error.strerror}"
+        raise BackupError(text) from error
+    read_configuration(path)

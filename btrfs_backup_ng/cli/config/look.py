@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 
+from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.btrfs.ioctl import is_subvolume
 from btrfs_backup_ng.core.draft import Mounted
 from btrfs_backup_ng.host.facts import FILESYSTEMS, read_text
@@ -12,7 +13,8 @@ from btrfs_backup_ng.host.mounts import MOUNTS, parse_mounts, unescaped
 
 FSTAB = "/etc/fstab"
 SNAPPER = "/etc/snapper/configs"
-BTRBK = "/etc/btrbk/btrbk.conf"
+#: Where btrbk looks, in its order.
+BTRBK = ("/etc/btrbk.conf", "/etc/btrbk/btrbk.conf")
 
 
 def find_mounted() -> list[Mounted]:
@@ -21,7 +23,7 @@ def find_mounted() -> list[Mounted]:
     found = {
         mount.point: _mounted(mount.point, mount.source, identities)
         for mount in parse_mounts(read_text(MOUNTS))
-        if mount.kind == "btrfs" and _is_writable_subvolume(mount.point)
+        if mount.kind == "btrfs" and is_writable_subvolume(mount.point)
     }
     for line in read_text(FSTAB).splitlines():
         device, point, kind, *_ = [*line.split("#")[0].split(), "", "", ""]
@@ -38,10 +40,9 @@ def find_remarks() -> Iterator[str]:
         if match := re.search(r'^SUBVOLUME="(.*)"$', read_text(path), re.MULTILINE):
             name = os.path.basename(path)
             yield f"snapper makes snapshots of {_plain(match[1])} ({_plain(name)})."
-    for line in read_text(BTRBK).splitlines():
-        word, *rest = line.split("#")[0].split()[:2] or [""]
-        if word in ("volume", "subvolume", "target") and rest:
-            yield f"btrbk: {word} {_plain(rest[0])} ({BTRBK})"
+    for path in BTRBK:
+        if re.search(r"^\s*subvolume\s", read_text(path), re.MULTILINE):
+            yield f"btrbk is set up: {PROGRAM} config import {path}"
 
 
 def _mounted(point: str, device: str, identities: dict[str, str]) -> Mounted:
@@ -59,7 +60,8 @@ def _identities() -> dict[str, str]:
     return found
 
 
-def _is_writable_subvolume(path: str) -> bool:
+def is_writable_subvolume(path: str) -> bool:
+    """Return whether a path is a subvolume, and no read-only one."""
     try:
         return is_subvolume(os.stat(path)) and os.access(path, os.W_OK)
     except OSError:

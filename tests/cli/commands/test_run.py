@@ -440,7 +440,7 @@ def test_subvolumes_disks_and_other_programs_are_found(
     fstab, btrbk = tmp_path / "fstab", tmp_path / "btrbk.conf"
     monkeypatch.setattr(look, "FSTAB", str(fstab))
     monkeypatch.setattr(look, "SNAPPER", str(tmp_path / "snapper"))
-    monkeypatch.setattr(look, "BTRBK", str(btrbk))
+    monkeypatch.setattr(look, "BTRBK", (f"{btrbk}.no", str(btrbk)))
     assert not list(look.find_remarks())
     uuid = "3f0c0000-0000-4000-8000-000000000001"
     fstab.write_text(
@@ -455,8 +455,7 @@ def test_subvolumes_disks_and_other_programs_are_found(
     assert found["/mnt/my disk"].filesystem == uuid
     assert "/no" not in found and "/ext" not in found
     remarks = list(look.find_remarks())
-    assert remarks[0] == "snapper makes snapshots of / (root)."
-    assert [line.split(" (")[0] for line in remarks[1:]] == [
-        "btrbk: volume /mnt/top",
-        "btrbk: subvolume home",
+    assert remarks == [
+        "snapper makes snapshots of / (root).",
+        f"btrbk is set up: btrfs-backup-ng config import {btrbk}",
     ]

@@ -1,6 +1,7 @@
 """The ``config`` verb: the configuration -> its meaning, in lines or a document."""
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -45,7 +46,8 @@ from btrfs_backup_ng.host.trust import check_program
 
 _CHECK = "check"
 _INIT = "init"
-_ACTIONS = (_CHECK, _INIT)
+_IMPORT = "import"
+_ACTIONS = (_CHECK, _INIT, _IMPORT)
 _EPILOG = f"""\
 actions:
   check  read the configuration, and print for each volume and each of its targets
@@ -56,10 +58,14 @@ actions:
     name what is left to do. On a terminal it asks five questions. An existing one is
     never replaced.
 
+  import  print the configuration that goes on where btrbk stops: names, retention,
+    targets, ssh. FILE is a btrbk.conf (default: the one that btrbk reads). Each line
+    that is not carried over, or not exactly, is named on stderr with the reason.
+
 exit status:
   0  it can be used, or was written
   2  it has an error, which is printed with its line
-  4  other users can change it, so it is not used; or init found one
+  4  other users can change it, so it is not used; or there is a file already
 
 {EPILOG_FILE}"""
 
@@ -67,13 +73,15 @@ exit status:
 class ConfigOptions(Value):
     """The options of ``config``.
 
-    :ivar action: ``check`` or ``init``.
-    :ivar volumes: names; without any, all.
+    :ivar action: ``check``, ``init`` or ``import``.
+    :ivar words: names of volumes, without any all; of ``import``, the file of btrbk.
+    :ivar output: where ``import`` writes to, or "".
     """
 
     action: str
     path: str
-    volumes: tuple[str, ...]
+    words: tuple[str, ...]
+    output: str
 
 
 class SettingView(Value):
@@ -126,11 +134,21 @@ def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = new_parser(
         "config",
-        usage=["[options] check [VOLUME ...]", "[options] init"],
+        usage=[
+            "[options] check [VOLUME ...]",
+            "[options] init",
+            "[options] import [-o FILE] [FILE]",
+        ],
         description="Check the configuration that run uses, or write a first one.",
         epilog=_EPILOG,
     )
     add_config(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="import: write a new file (default: print)",
+    )
     add_display(parser)
     return parser
 
@@ -140,25 +158,35 @@ def read(options: argparse.Namespace) -> ConfigOptions:
 
     :raises UsageError: if there is no such action.
     """
-    action, *volumes = options.places or [""]
+    action, *words = options.places or [""]
     if action not in _ACTIONS:
         meant = resembling(action, _ACTIONS) or _CHECK
         text = f"{visible(action)!r} is no action" if action else "no action given"
         raise UsageError(text, hint=f"Try:  {PROGRAM} config {meant}")
-    if action == _INIT and volumes:
-        raise UsageError(f"init takes no {visible(volumes[0])!r}")
-    return ConfigOptions(action, configuration_path(options.config), tuple(volumes))
+    most = {_INIT: 0, _IMPORT: 1}.get(action, len(words))
+    if len(words) > most:
+        raise UsageError(f"{action} takes no {visible(words[most])!r}")
+    if options.output is not None and action != _IMPORT:
+        raise UsageError(f"{action} takes no --output")
+    output = os.path.abspath(options.output) if options.output else ""
+    path = configuration_path(options.config)
+    return ConfigOptions(action, path, tuple(words), output)
 
 
 def _run(options: ConfigOptions, call: Call) -> int:
     if options.action == _INIT:
         return init(options.path, call)
+    if options.action == _IMPORT:
+        from btrfs_backup_ng.cli.commands.config import btrbk  # here: it is rare
+
+        named = os.path.abspath(options.words[0]) if options.words else ""
+        return btrbk.import_btrbk(named, options.output, call)
     return _check(options, call)
 
 
 def _check(options: ConfigOptions, call: Call) -> int:
     configuration = read_configuration(options.path)
-    plans = plan_volumes(configuration, wanted=options.volumes)
+    plans = plan_volumes(configuration, wanted=options.words)
     output = Output(call)
     views = [_view(configuration, plan) for plan in plans]
     used = {t.name for p in plan_volumes(configuration) for t in p.targets}
@@ -172,7 +200,7 @@ def _check(options: ConfigOptions, call: Call) -> int:
     for view in views:
         for line in _lines(view):
             output.line(line)
-    for name in unmatched(configuration, options.volumes):
+    for name in unmatched(configuration, options.words):
         output.line(f"{name}: no subvolume now (optional)")
     for name in unused:
         output.line(f"note: no volume goes to the target {name}")

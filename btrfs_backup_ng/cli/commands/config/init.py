@@ -5,10 +5,10 @@ import shlex
 import sys
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, visible
+from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call
-from btrfs_backup_ng.cli.config.file import read_configuration
+from btrfs_backup_ng.cli.config.file import check_new, write_new
 from btrfs_backup_ng.cli.config.look import find_mounted, find_remarks
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.prompt import answered
@@ -30,16 +30,11 @@ def init(path: str, call: Call) -> int:
 
     :raises Refused: if there is one.
     """
-    if os.path.lexists(path):
-        raise Refused(
-            f"{visible(path)} exists, and is not replaced",
-            hint=f"Check it:  {PROGRAM} config check     Another one:  -c FILE",
-        )
+    check_new(path, "-c")
     draft = draft_of(find_mounted(), list(find_remarks()))
     if os.isatty(0) and not (call.quiet or call.as_json):
         draft = _ask(draft)
-    _write(path, write_draft(draft))
-    read_configuration(path)
+    write_new(path, write_draft(draft))
     output, names = Output(call), names_of(draft.volumes)
     count = "1 volume" if len(names) == 1 else f"{len(names)} volumes"
     output.line(f"{visible(path)}: written, with {count}")
@@ -54,18 +49,6 @@ def init(path: str, call: Call) -> int:
     output.line(f"Then:  {PROGRAM} config check")
     output.line(f"And:   {PROGRAM} run --dry-run")
     return output.finish(0, InitReport(path, dict(names), draft.target))
-
-
-def _write(path: str, text: str) -> None:
-    """Write a new file, and the directory that it is in."""
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        text = f"cannot write {visible(path)}: {error.strerror}"
-        raise BackupError(text) from error
 
 
 def _ask(draft: Draft) -> Draft:

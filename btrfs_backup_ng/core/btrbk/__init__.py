@@ -1,0 +1,1 @@
+"""The import of a configuration of btrbk."""
