@@ -5,7 +5,6 @@ once. A target that is away, or refused here, costs the others nothing.
 """
 
 import os
-import threading
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
@@ -37,125 +36,100 @@ class Unmet(Exception):
     """A condition is not met, which is no failure. The message says which."""
 
 
-class Gate:
-    """Checks the conditions of all jobs of a call.
+def admit(
+    job: Job,
+    at_source: Conditions,
+    at_targets: Sequence[Conditions],
+    session: Session,
+) -> tuple[Job | None, Tally]:
+    """Return what is left of a job, and the count of what was refused.
 
-    A host that did not answer is asked once, not for each job.
+    :param at_targets: for each destination of the job.
+    :returns: None for the job if nothing of it is to be done.
     """
-
-    def __init__(self) -> None:
-        self._silent: dict[tuple[Location, SshOptions], ConnectionFailed] = {}
-        self._guard = threading.Lock()
-
-    def admit(
-        self,
-        job: Job,
-        at_source: Conditions,
-        at_targets: Sequence[Conditions],
-        session: Session,
-    ) -> tuple[Job | None, Tally]:
-        """Return what is left of a job, and the count of what was refused.
-
-        :param at_targets: for each destination of the job.
-        :returns: None for the job if nothing of it is to be done.
-        """
-        tally = Tally()
-        if job.remove_locks:
-            return job, tally
-        session = replace(session, folder=job.snapshot_folder, ssh=job.ssh)
+    tally = Tally()
+    if job.remove_locks:
+        return job, tally
+    session = replace(session, folder=job.snapshot_folder, ssh=job.ssh)
+    try:
+        job = _check_source(job, at_source, session)
+    except Unmet as unmet:
+        _note(job.source, str(unmet), session)
+        return None, tally
+    except Refused as error:
+        _refuse(job, job.source, error, tally, session)
+        return None, tally
+    kept: list[Destination] = []
+    for one, conditions in zip(job.destinations, at_targets):
         try:
-            job = self._check_source(job, at_source, session)
+            if job.transfer:
+                check_place(one.location, conditions, one.ssh, session, one.checks)
+            kept.append(one)
         except Unmet as unmet:
-            _note(job.source, str(unmet), session)
-            return None, tally
+            _note(one.location, str(unmet), session)
         except Refused as error:
-            _refuse(job, job.source, error, tally, session)
-            return None, tally
-        kept: list[Destination] = []
-        for one, conditions in zip(job.destinations, at_targets):
-            try:
-                if job.transfer:
-                    self.check_place(
-                        one.location, conditions, one.ssh, session, one.checks
-                    )
-                kept.append(one)
-            except Unmet as unmet:
-                _note(one.location, str(unmet), session)
-            except Refused as error:
-                _refuse(job, one.location, error, tally, session)
-        return replace(job, destinations=tuple(kept)), tally
+            _refuse(job, one.location, error, tally, session)
+    return replace(job, destinations=tuple(kept)), tally
 
-    def _check_source(self, job: Job, conditions: Conditions, session: Session) -> Job:
-        """Return the job, without a snapshot if the source did not change.
 
-        :raises Unmet: if nothing is to be done.
-        :raises Refused: if nothing may be done.
-        """
-        if conditions.only_on_ac and is_on_battery():
-            raise Unmet("this machine runs on its battery; skipped (only-on-ac)")
-        self.check_place(job.source, conditions, job.ssh, session)
-        if conditions.only_if_changed and job.take_snapshot:
-            name = attempt(lambda: find_unchanged(job, session))
-            if isinstance(name, str) and name:
-                text = f"not changed since {visible(name)}, so no snapshot is made"
-                _note(job.source, text, session)
-                return replace(job, take_snapshot=False)
-        return job
+def _check_source(job: Job, conditions: Conditions, session: Session) -> Job:
+    """Return the job, without a snapshot if the source did not change.
 
-    def check_place(
-        self,
-        location: Location,
-        conditions: Conditions,
-        ssh: SshOptions,
-        session: Session,
-        checks: Checks = Checks.AUTO,
-    ) -> None:
-        """Check that a place meets its conditions.
+    :raises Unmet: if nothing is to be done.
+    :raises Refused: if nothing may be done.
+    """
+    if conditions.only_on_ac and is_on_battery():
+        raise Unmet("this machine runs on its battery; skipped (only-on-ac)")
+    check_place(job.source, conditions, job.ssh, session)
+    if conditions.only_if_changed and job.take_snapshot:
+        name = attempt(lambda: find_unchanged(job, session))
+        if isinstance(name, str) and name:
+            text = f"not changed since {visible(name)}, so no snapshot is made"
+            _note(job.source, text, session)
+            return replace(job, take_snapshot=False)
+    return job
 
-        A failure that is no condition's is left to the use of the place.
 
-        :raises Unmet: if it is away, and need not be there.
-        :raises Refused: if it must not be used.
-        """
-        if replace(conditions, only_on_ac=False, only_if_changed=False) == _NONE:
-            return
-        try:
-            facts = self._look(location, ssh, session)
-        except LoginRefused:
-            return
-        except ConnectionFailed as error:
-            if conditions.optional or conditions.when_reachable:
-                key = "optional" if conditions.optional else "when-reachable"
-                raise Unmet(f"away: {error.message}; skipped ({key})") from error
-            return
-        except BackupError:
-            return
-        is_empty = checks is not Checks.SKIP and is_away(facts)
-        away = not facts.is_directory or is_empty
-        is_known = facts.is_directory or conditions.require_mount
-        obstacle = find_obstacle(conditions, facts) if is_known else ""
-        if conditions.optional and (away or obstacle):
-            reason = obstacle or _why_away(facts)
-            raise Unmet(f"away: {reason}; skipped (optional)")
-        if away and not obstacle:
-            return
-        lack = find_lack(conditions, facts)
-        if obstacle or lack:
-            raise Refused(f"{visible(str(location))}: {obstacle or lack}")
+def check_place(
+    location: Location,
+    conditions: Conditions,
+    ssh: SshOptions,
+    session: Session,
+    checks: Checks = Checks.AUTO,
+) -> None:
+    """Check that a place meets its conditions.
 
-    def _look(self, location: Location, ssh: SshOptions, session: Session) -> Facts:
-        """Look at a place; do not ask a host again that did not answer."""
-        key = (location.machine, ssh)
-        with self._guard:
-            if key in self._silent:
-                raise self._silent[key]
-        try:
-            place = look_at(location, session, PATH, with_snapshots=False, ssh=ssh)
-        except ConnectionFailed as error:
-            with self._guard:
-                self._silent[key] = error
-            raise
-        return place.facts
+    A failure that is no condition's is left to the use of the place.
+
+    :raises Unmet: if it is away, and need not be there.
+    :raises Refused: if it must not be used.
+    """
+    if replace(conditions, only_on_ac=False, only_if_changed=False) == _NONE:
+        return
+    try:
+        place = look_at(location, session, PATH, with_snapshots=False, ssh=ssh)
+    except LoginRefused:
+        return
+    except ConnectionFailed as error:
+        if conditions.optional or conditions.when_reachable:
+            key = "optional" if conditions.optional else "when-reachable"
+            raise Unmet(f"away: {error.message}; skipped ({key})") from error
+        return
+    except BackupError:
+        return
+    facts = place.facts
+    is_empty = checks is not Checks.SKIP and is_away(facts)
+    away = not facts.is_directory or is_empty
+    is_known = facts.is_directory or conditions.require_mount
+    obstacle = find_obstacle(conditions, facts) if is_known else ""
+    if conditions.optional and (away or obstacle):
+        reason = obstacle or _why_away(facts)
+        raise Unmet(f"away: {reason}; skipped (optional)")
+    if away and not obstacle:
+        return
+    lack = find_lack(conditions, facts)
+    if obstacle or lack:
+        raise Refused(f"{visible(str(location))}: {obstacle or lack}")
 
 
 def _why_away(facts: Facts) -> str:

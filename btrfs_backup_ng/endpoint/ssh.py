@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -16,35 +17,78 @@ if TYPE_CHECKING:
     from btrfs_backup_ng.host.ssh import SshHost
 
 
+#: For so long a failed login is not tried again: a host that does not answer takes half
+#: a minute each time, and may have many places.
+FAILED_FOR_S = 60.0
+
+
+class _Login:
+    """The login to one host, by one thread at a time.
+
+    :ivar host: once it is done.
+    :ivar message: of the error of the last attempt; and its hint.
+    :ivar failed_at: when that was, as monotonic time.
+    """
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.host: SshHost | None = None
+        self.message = self.hint = ""
+        self.failed_at = -FAILED_FOR_S
+
+
 class Connections(ExitStack):
-    """The connections of a run: one for each host, closed with the context."""
+    """The connections of a run: one for each host, closed with the context.
+
+    Logins to several hosts take place at once, so that one that hangs delays no other.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._hosts: dict[tuple[Location, SshOptions], SshHost] = {}
+        self._logins: dict[tuple[Location, SshOptions], _Login] = {}
         self._guard = threading.Lock()
 
     def host(self, location: Location, options: SshOptions) -> SshHost:
         """Return the host of a location; the first call logs in.
 
-        :raises ConnectionFailed: if that fails.
+        :raises ConnectionFailed: if that fails, or failed a moment ago.
         """
-        from btrfs_backup_ng.host.ssh import SshHost  # here: for other machines alone
-        from btrfs_backup_ng.sshutil.master import SSHMasterManager  # here: as above
+        from btrfs_backup_ng.sshutil.refusal import (  # here: as below
+            ConnectionFailed,
+            LoginRefused,
+        )
 
         user = location.user or options.username
         key = (replace(location, path="", user=user), options)
         with self._guard:
-            if key not in self._hosts:
-                master = self.enter_context(SSHMasterManager(location, options))
-                self._hosts[key] = SshHost(
-                    master,
-                    forced_sudo=options.sudo,
-                    sudo_password_file=options.sudo_password_file,
-                    silence_s=options.silence_s,
-                )
-                self.callback(self._hosts[key].close)
-            return self._hosts[key]
+            login = self._logins.setdefault(key, _Login())
+        with login.guard:
+            if login.host is None:
+                if time.monotonic() < login.failed_at + FAILED_FOR_S:
+                    raise ConnectionFailed(login.message, hint=login.hint)
+                try:
+                    login.host = self._log_in(location, options)
+                except LoginRefused:
+                    raise  # that takes no time
+                except ConnectionFailed as error:
+                    login.message, login.hint = error.message, error.hint
+                    login.failed_at = time.monotonic()
+                    raise
+            return login.host
+
+    def _log_in(self, location: Location, options: SshOptions) -> SshHost:
+        from btrfs_backup_ng.host.ssh import SshHost  # here: for other machines alone
+        from btrfs_backup_ng.sshutil.master import SSHMasterManager  # here: as above
+
+        master = self.enter_context(SSHMasterManager(location, options))
+        host = SshHost(
+            master,
+            forced_sudo=options.sudo,
+            sudo_password_file=options.sudo_password_file,
+            silence_s=options.silence_s,
+        )
+        self.callback(host.close)
+        return host
 
     def allow(self, machine: Location, sessions: int) -> bool:
         """Return whether a machine is known to allow so many sessions at once.
@@ -52,9 +96,9 @@ class Connections(ExitStack):
         It is not before the first look at a place there.
         """
         hosts = [
-            host
-            for (one, _), host in self._hosts.copy().items()
-            if replace(one, user="") == replace(machine, user="")
+            login.host
+            for (one, _), login in self._logins.copy().items()
+            if login.host and replace(one, user="") == replace(machine, user="")
         ]
         return bool(hosts) and all(host.allows(sessions) for host in hosts)
 

@@ -44,6 +44,7 @@ from typing import Self
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, read_packaged, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
+from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.process.child import Child
 from btrfs_backup_ng.process.command import Command
 from btrfs_backup_ng.process.interruption import check_interrupted
@@ -66,6 +67,8 @@ _SESSIONS = 8
 #: Time for a login, however short --stall-timeout is: connecting alone may take 30 s
 #: (ConnectTimeout); and a user who types a password needs time.
 LOGIN_S, _ASKING_S = 45.0, 600.0
+#: Held by the login that may ask at the terminal.
+_TERMINAL = threading.Lock()
 #: Interval of the looks at a master that is logging in.
 _POLL_S = 0.02
 #: The program by which ssh asks for a password: a file of this package.
@@ -228,18 +231,37 @@ class SSHMasterManager:
         )
 
     def _open(self, attempts: list[LoginAttempt]) -> None:
-        for attempt in attempts:
-            connection = _Connection(self._login, attempt)
-            try:
-                connection.open()
-            except LoginRefused as error:
-                log.info("%s: %s", self.name, error)
-            else:
-                self._connection = connection
-                self.user = attempt.user
-                self.prefers_aes = connection.prefers_aes
-                return
-        raise describe_refusal(self._login, attempts)
+        if not any(map(self._try_in_turn, attempts)):
+            raise describe_refusal(self._login, attempts)
+
+    def _try_in_turn(self, attempt: LoginAttempt) -> bool:
+        """Try to log in; only one login at a time may ask at the terminal.
+
+        While another one may, which can take long, it is tried without a question.
+        """
+        if not attempt.asks:
+            return self._try(attempt)
+        if not _TERMINAL.acquire(blocking=False):
+            if self._try(replace(attempt, asks=False)):
+                return True
+            _TERMINAL.acquire()
+        try:
+            return self._try(attempt)
+        finally:
+            _TERMINAL.release()
+
+    def _try(self, attempt: LoginAttempt) -> bool:
+        """Try to log in, and return whether the host let us in."""
+        connection = _Connection(self._login, attempt)
+        try:
+            connection.open()
+        except LoginRefused as error:
+            log.info("%s: %s", self.name, error)
+            return False
+        self._connection = connection
+        self.user = attempt.user
+        self.prefers_aes = connection.prefers_aes
+        return True
 
 
 class _Connection:

@@ -8,7 +8,7 @@ from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
 from btrfs_backup_ng.actions.backup.journal import Journal
 from btrfs_backup_ng.actions.backup.run import back_up
-from btrfs_backup_ng.actions.conditions import Gate
+from btrfs_backup_ng.actions.conditions import admit
 from btrfs_backup_ng.actions.hooks import SnapshotHooks, run_between
 from btrfs_backup_ng.cli.argv import expand
 from btrfs_backup_ng.cli.backup_options import BackupOptions, add_backup_options
@@ -119,12 +119,11 @@ def _run(options: RunOptions, call: Call) -> int:
     )
     if not plans and options.only:
         raise UsageError("none of these volumes goes to that target")
-    gate = Gate()
 
     def do(number: int, job: Job, session: Session) -> Tally:
         plan = plans[number]
         at_targets = [target.conditions for target in plan.targets]
-        left, tally = gate.admit(job, plan.conditions, at_targets, session)
+        left, tally = admit(job, plan.conditions, at_targets, session)
         if left:
             hooks = SnapshotHooks(
                 read_hooks(SNAPSHOT, *configuration.levels(plan.volume)),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible
-from btrfs_backup_ng.actions.conditions import Gate, Unmet
+from btrfs_backup_ng.actions.conditions import Unmet, check_place
 from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
 from btrfs_backup_ng.cli.config.jobs import VolumePlan, given_options, plan_volumes
 from btrfs_backup_ng.cli.output import Output
@@ -114,13 +114,13 @@ def present(
 
     One that is away and need not be there costs a line, and is left out.
     """
-    gate, found, errors = Gate(), list[ConfiguredPlace](), dict[str, BackupError]()
+    found, errors = list[ConfiguredPlace](), dict[str, BackupError]()
     for place in places:
         conditions = replace(place.conditions, min_free=None)
         checks = place.destination.checks if place.destination else Checks.AUTO
         name = str(place.location)
         try:
-            gate.check_place(place.location, conditions, place.ssh, session, checks)
+            check_place(place.location, conditions, place.ssh, session, checks)
             found.append(place)
         except Unmet as unmet:
             output.tell(Noted(name, Level.INFO, f"{visible(name)}: {unmet}"))
