@@ -50,7 +50,8 @@ def place_settings(volumes: Sequence[Volume]) -> dict[Path, dict[str, Setting]]:
     found: dict[Path, dict[str, Setting]] = {}
     for key, values in cells.items():
         for path, value in _places(values, is_own=key in _OWN):
-            found.setdefault(path, {})[key] = value
+            if value is not None:
+                found.setdefault(path, {})[key] = value
     return found
 
 

@@ -197,6 +197,36 @@ def test_two_sections_with_the_same_names_at_one_place_are_not_mixed():
     found = effective(text)
     assert [*found] == ["home", "home usb", "home-2"]
     assert "another section" in reasons(text)[1]
+    text = "volume /a\nsubvolume home\nsubvolume home\n"
+    assert len(carried(text).volumes) == 1 and "another section" in reasons(text)[3]
+
+
+def test_sections_that_btrbk_runs_only_if_they_are_named_take_no_names():
+    text = "volume /a\nsubvolume home\ntarget /mnt/usb\n"
+    found = carried(f"{text}noauto no\n{text}subvolume home\nnoauto\ntarget /mnt/usb")
+    assert [volume.is_off for volume in found.volumes] == [False, True]
+    assert [*found.volumes[1].at] == ["usb"]
+
+
+def test_an_option_that_others_overrule_everywhere_is_not_named():
+    text = "target_preserve 3x\nsubvolume /a\nsnapshot_dir /s\n"
+    own = "target /mnt/{}\ntarget_preserve no\ntarget_preserve_min latest\n"
+    assert not reasons(text + own.format("a") + own.format("b"))
+    other = "target /mnt/c\ntarget_preserve_min latest\n"
+    assert "all is kept" in reasons(text + own.format("a") + other)[1]
+
+
+def test_a_key_of_the_source_that_counts_at_a_target_is_remarked():
+    text = """\
+volume ssh://web/data
+  ssh_identity /key
+  snapshot_dir snaps
+  subvolume db
+    target ssh://nas/srv
+      ssh_identity no
+"""
+    assert "ssh-identity-file of the source" in reasons(text)[5]
+    assert not reasons(text.replace("/key", "no"))
 
 
 def test_a_zone_without_a_name_is_remarked_only_if_it_matters():
