@@ -19,6 +19,7 @@ from btrfs_backup_ng.core.value import Value
 COMMANDS = {
     "run": "back up all that is configured, or a part of it",
     "config": "check the configuration, or write a first one",
+    "timer": "back up by itself, every hour or when a disk is mounted",
     "list": "list snapshots, backups and interrupted transfers",
     "status": "show the state of each place in one word",
     "log": "show what past runs did, and what failed",

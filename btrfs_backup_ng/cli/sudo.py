@@ -30,6 +30,21 @@ def command_line(words: Sequence[str]) -> list[str]:
     return [os.path.abspath(started_as), *words]
 
 
+def absolute_command() -> list[str]:
+    """Return the command of this very program for one that starts it elsewhere.
+
+    A checkout, from which Python runs it in the working directory, is named.
+    """
+    started_as = os.path.abspath(sys.argv[0])
+    if os.path.basename(started_as) != "__main__.py":
+        return [started_as]
+    above = os.path.dirname(os.path.dirname(started_as))
+    command = [sys.executable, "-m", __package__.partition(".")[0]]
+    if os.path.basename(above) in ("site-packages", "dist-packages"):
+        return command
+    return ["/usr/bin/env", f"PYTHONPATH={above}", *command]
+
+
 def sudo_line(words: Sequence[str]) -> str:
     """Return the line that runs this again as root."""
     return shlex.join(["sudo", *command_line(words)])

@@ -22,17 +22,21 @@ def check_trust(path: str, status: os.stat_result, example: str) -> None:
             f"{visible(path)} {reason}, so it is not used",
             hint=f"Check its contents, then:  {visible(command)}",
         )
-    if os.geteuid() != 0:
-        return
+    if os.geteuid() == 0 and (found := find_open_directory(path)):
+        raise Refused(
+            f"{visible(path)} is not used: {found}, who could put another file there",
+            hint=f"Keep it in a directory of root's, {example}.",
+        )
+
+
+def find_open_directory(path: str) -> str:
+    """Return which directory above a path other users can change, and why, or ""."""
     for directory in _directories(path):
         found = os.stat(directory)
         is_sticky = found.st_mode & stat.S_ISVTX and _is_ours(found.st_uid)
         if not is_sticky and (reason := _open_to(found)):
-            raise Refused(
-                f"{visible(path)} is not used: {visible(directory)} {reason}, who"
-                " could put another file there",
-                hint=f"Keep it in a directory of root's, {example}.",
-            )
+            return f"{visible(directory)} {reason}"
+    return ""
 
 
 def check_program(path: str) -> None:

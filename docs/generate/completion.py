@@ -21,6 +21,7 @@ VALUES: dict[str, str] = {
     "HOW": "none,auto,zstd,lz4",
     **dict.fromkeys(("N", "POLICY", "ZONE", "P", "SIZE", "AGE", "U", "ID"), UNKNOWN),
     **dict.fromkeys(("KEY=VALUE", "SPAN", "PCT", "K/N", "A B", "TARGET"), UNKNOWN),
+    "SPEC": "minutely,hourly,daily,weekly,monthly",
 }
 #: Options the values of which are of another kind than their names say.
 OPTIONS = {("btrfs-backup-ng-restore", "--to"): PLACE, (SENDER, "--parent"): FILE}
@@ -29,6 +30,7 @@ OPERANDS = {
     "btrfs-backup-ng": (PLACE,),
     "btrfs-backup-ng-run": (UNKNOWN,),
     "btrfs-backup-ng-config": ("check,init", UNKNOWN),
+    "btrfs-backup-ng-timer": ("install,show,remove", UNKNOWN),
     "btrfs-backup-ng-list": (PLACE,),
     "btrfs-backup-ng-status": (PLACE,),
     "btrfs-backup-ng-log": (PLACE,),

@@ -27,6 +27,7 @@ OWN = {
     *("restore_test", "scratch", "subset", "sudoers", "install_missing"),
     "slow",
     *("config", "only", "output"),
+    *("hourly", "daily", "oncalendar", "on_mount", "user"),
     *("max_age", "forget", "since", "failures", "latest", "size"),
 }
 

@@ -30,7 +30,7 @@ COMMANDS = re.findall(rf"{_BEGINS}((?:-|/|ssh:)[^`\n]*)", PAGES, re.MULTILINE)
 CALLS = re.findall(
     rf"{_BEGINS}((?:{'|'.join(VERBS)})(?: [^`\n]*)?)(?=[`\n])", PAGES, re.MULTILINE
 )
-EXAMPLE = re.search(r"    # (/etc/\S+)\n((?:    .*\n)+)", README)
+EXAMPLE = re.search(r"    # (/etc/\S+)\n((?:    .*\n)+)", PAGES)
 
 
 def _words(command: str) -> list[str]:
@@ -39,7 +39,7 @@ def _words(command: str) -> list[str]:
 
 
 def test_there_are_commands_to_check():
-    assert len(COMMANDS) > 30
+    assert len(COMMANDS) > 25
     assert len(CALLS) > 40
 
 
@@ -72,9 +72,8 @@ def test_the_example_file_is_understood(tmp_path):
     (task,) = split_tasks(expand([f"@{file}"]))
     job = read_job(parse_task(task))
     assert job.keep_source == Policy(latest=24)
-    assert [one.keep for one in job.destinations] == 2 * [Policy(latest=60)]
+    assert [one.keep for one in job.destinations] == [Policy(latest=60)]
     assert job.wait_s == 3600
-    assert len(job.destinations) == 2
 
 
 def test_the_first_command_is_the_demo_and_the_check_is_for_developers():

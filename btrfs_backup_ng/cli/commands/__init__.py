@@ -21,6 +21,7 @@ VERBS = {
     "restore": f"{_HERE}.restore.command",
     "run": f"{_HERE}.run",
     "status": f"{_HERE}.status",
+    "timer": f"{_HERE}.timer",
     "verify": f"{_HERE}.verify",
     "versions": f"{_HERE}.versions",
 }
