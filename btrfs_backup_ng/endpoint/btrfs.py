@@ -248,12 +248,16 @@ class BackupDirectory(BtrfsDirectory):
         snapshot: Snapshot,
         codec: str,
         useless: Sequence[str] = (),
+        *,
+        is_short: bool = False,
     ) -> Command:
         """Return ``btrfs receive`` into a staging directory of its own."""
-        place = self.place
-        words = (place.state, transfer_id, snapshot.name, self._codec_there(codec))
-        batch = next(batches(useless), [])
-        return place.host.command(verbs.RECEIVE, *words, *batch, label="btrfs receive")
+        place, batch = self.place, next(batches(useless), [])
+        words = [place.state, transfer_id, snapshot.name, self._codec_there(codec)]
+        words += batch
+        is_short = is_short and place.facts.mount_root == "/"
+        label = "btrfs receive"
+        return place.host.command(verbs.RECEIVE, *words, label=label, is_short=is_short)
 
     def publish(
         self,

@@ -312,11 +312,14 @@ class Endpoint:
         snapshot: Snapshot,
         codec: str,
         useless: Sequence[str] = (),
+        *,
+        is_short: bool = False,
     ) -> Command:
         """Return the command that receives a stream into staging.
 
         :param codec: decompresses the stream if the destination is remote.
         :param useless: names in staging to delete, from an earlier attempt.
+        :param is_short: the stream is short, and makes no checkpoints.
         """
         raise NotImplementedError
 

@@ -62,6 +62,8 @@ class CommandEndpoint(Endpoint):
         snapshot: Snapshot,
         codec: str,
         useless: Sequence[str] = (),
+        *,
+        is_short: bool = False,
     ) -> Command:
         argv = ("sh", "-c", self.place.location.path, "sh", snapshot.name)
         return Command(argv, label=f"the command {self}")

@@ -56,8 +56,13 @@ class Host(Protocol):
     def by_hand(self, line: str) -> str:
         """Return the line by which a person runs a line of shell on the host."""
 
-    def command(self, verb: Verb, *arguments: str, label: str) -> Command:
-        """Return the command that runs a verb on the host."""
+    def command(
+        self, verb: Verb, *arguments: str, label: str, is_short: bool = False
+    ) -> Command:
+        """Return the command that runs a verb on the host.
+
+        :param is_short: its stream is short, so nothing need be done beside it.
+        """
 
     def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
         """Run a verb and return its whole answer.

@@ -1,4 +1,7 @@
-"""The verbs that need no process on this machine, as one ioctl does their work.
+"""The verbs that need no shell on this machine.
+
+One ioctl does the work of some (:func:`do`); those with a stream are ``btrfs send`` and
+``btrfs receive`` alone, if nothing has to be done beside them (:func:`start`).
 
 Each has the arguments, the answer and the exit statuses of its script in
 ``wire/verbs``, which is what other machines run. A directory is entered once
@@ -7,14 +10,27 @@ elsewhere, and no snapshot appears elsewhere: a link at its name is a name in us
 """
 
 import errno
+import fcntl
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
+from btrfs_backup_ng.__util__ import BackupError
 from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.btrfs.parse import Shown, format_show
-from btrfs_backup_ng.host.entry import INCOMING, NotOurs, check_private, entered, plain
+from btrfs_backup_ng.core import codecs
+from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.host.entry import (
+    INCOMING,
+    STATE,
+    NotOurs,
+    check_private,
+    entered,
+    plain,
+    refusal,
+)
 from btrfs_backup_ng.process.command import Command, CommandFailed, Completed
 from btrfs_backup_ng.process.interruption import check_interrupted
 from btrfs_backup_ng.wire import grammar, verbs
@@ -104,6 +120,110 @@ _ACTS: dict[Verb, Callable[..., bytes]] = {
     verbs.SNAPSHOT: _snapshot,
     verbs.PUBLISH: _publish,
 }
+
+
+def start(
+    verb: Verb, arguments: Sequence[str], label: str, *, is_short: bool
+) -> Command | None:
+    """Return the one process that does the work of a verb, or None if none does.
+
+    :param is_short: little comes, so neither flushes nor old checkpoints need care.
+    """
+    if verb is verbs.SEND:
+        return _send(label, *arguments)
+    if verb is verbs.RECEIVE and is_short:
+        return _receive(label, *arguments)
+    return None
+
+
+def _send(
+    label: str, form: str, parent: str, snapshot: str, codec: str, *code: str
+) -> Command | None:
+    """See ``send.sh``."""
+    folder, _, name = snapshot.rpartition("/")
+    parent_folder, _, base = parent.rpartition("/")
+    is_apart = bool(parent) and parent_folder != folder
+    if form not in _FORMS or codec != codecs.NONE or any(code) or is_apart:
+        return None
+    words = (*_FORMS[form], *(("-p", f"./{base}") if parent else ()))
+    return Command(
+        ("btrfs", "send", "-q", *words, "--", f"./{name}"),
+        label=label,
+        ends_by_pipes=True,
+        directory=_Reached(folder),
+    )
+
+
+#: The options of ``btrfs send`` for each protocol.
+_FORMS = {
+    "1": (),
+    "2": ("--proto", "2"),
+    "2c": ("--proto", "2", "--compressed-data"),
+}
+
+
+def _receive(
+    label: str, state: str, transfer_id: str, name: str, codec: str, *useless: str
+) -> Command | None:
+    """See ``receive.sh``."""
+    if codec != codecs.NONE or useless:
+        return None
+    return Command(
+        ("btrfs", "receive", "-C", "-q", "--", "."),
+        label=label,
+        ends_by_pipes=True,
+        directory=_Locked(state, transfer_id),
+        answer=functools.partial(_arrived, state, transfer_id, name),
+    )
+
+
+class _Locked(Value):
+    """Enters the directory of a transfer, locked for the process that inherits it.
+
+    The lock ends with that process: see ``reap.sh``.
+    """
+
+    state: str
+    transfer_id: str
+
+    @contextmanager
+    def __call__(self) -> Iterator[int]:
+        with _told(self.state), _staged(self.state, self.transfer_id) as staging:
+            with _doing(f"{self.transfer_id} is in use"):
+                fcntl.flock(staging, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield staging
+
+
+class _Reached(Value):
+    """Enters a folder. Equal for equal streams, which may share a sender."""
+
+    folder: str
+
+    @contextmanager
+    def __call__(self) -> Iterator[int]:
+        state = f"{self.folder.partition('//')[0]}/{STATE}"
+        with _told(state), _entered(self.folder) as directory:
+            yield directory
+
+
+@contextmanager
+def _told(state: str) -> Iterator[None]:
+    """Raise what is wrong with a directory as an error for the user."""
+    try:
+        yield
+    except NotOurs as error:
+        raise refusal(state, error.message) from error
+    except _Failed as error:
+        raise BackupError(str(error)) from error
+
+
+def _arrived(state: str, transfer_id: str, name: str) -> bytes:
+    """Return the names in the directory of a transfer, and the facts of one of them."""
+    path = f"{state}/{INCOMING}/{transfer_id}"
+    with _told(state), _entered(path) as staging:
+        names = os.listdir(staging)
+        shown = _show(staging, name) if name in names else b""
+        return b"".join(os.fsencode(one) + b"\0" for one in (*names, "")) + shown
 
 
 @contextmanager

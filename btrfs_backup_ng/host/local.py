@@ -67,7 +67,17 @@ class LocalHost:
         """Return the line by which a person runs a line of shell here."""
         return line
 
-    def command(self, verb: Verb, *arguments: str, label: str) -> Command:
+    def command(
+        self, verb: Verb, *arguments: str, label: str, is_short: bool = False
+    ) -> Command:
+        from btrfs_backup_ng.host import in_process  # here: not for a look
+
+        if alone := in_process.start(verb, arguments, label, is_short=is_short):
+            return alone
+        return self.script(verb, *arguments, label=label)
+
+    def script(self, verb: Verb, *arguments: str, label: str) -> Command:
+        """Return the command that runs the script of a verb."""
         argv = verb.local_argv((Privilege.ROOT.value, *arguments))
         return Command(argv, label=label, reports=True, patience=self._patience)
 
@@ -185,7 +195,7 @@ class LocalHost:
 
 @functools.cache
 def _local_version() -> tuple[int, int] | None:
-    command = Command(("btrfs", "--version"), label="btrfs")
+    command = Command(("btrfs", "--version"), label="btrfs", ends_by_pipes=True)
     try:
         return parse_version(run(command, check=False).stdout.decode())
     except CommandNotStarted:

@@ -142,7 +142,9 @@ class SshHost:
         """Return the line by which a person runs a line of shell on the host."""
         return f"ssh {self._master.by_hand} {shlex.quote(line)}"
 
-    def command(self, verb: Verb, *arguments: str, label: str) -> Command:
+    def command(
+        self, verb: Verb, *arguments: str, label: str, is_short: bool = False
+    ) -> Command:
         words = (self._privilege, *arguments)
         remote = verb.remote_command(words, token=self._token)
         return replace(self._command(remote, label), room=self._stream_room)

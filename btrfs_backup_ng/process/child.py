@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 from btrfs_backup_ng.__util__ import GIB, KIB, MIB, BackupError, Interrupted
 from btrfs_backup_ng.process.command import (
@@ -57,11 +57,12 @@ _prctl.argtypes = (ctypes.c_int,) + 4 * (ctypes.c_ulong,)
 class Child:
     """A running process, which ends with the context.
 
-    It ends with the program, even if that is killed (``PR_SET_PDEATHSIG``, SIGKILL).
-    The kernel sends that signal when the *thread* that started the child ends, so that
-    thread has to outlive it. A program that changes its user (sudo) clears it; such a
-    child ends by its pipes. Processes that a child leaves in its process group are
-    killed before the child is reaped, while the number of the group still is its own.
+    It ends with the program, even if that is killed (``PR_SET_PDEATHSIG``, SIGKILL),
+    unless it ends by its pipes. The kernel sends that signal when the *thread* that
+    started the child ends, so that thread has to outlive it. A program that changes its
+    user (sudo) clears it; such a child ends by its pipes. Processes that a child leaves
+    in its process group are killed before the child is reaped, while the number of the
+    group still is its own.
 
     With the constructor the caller drains ``stderr`` (a :class:`Loop` does), as a full
     pipe would stop the child, and has to outlive it; :meth:`start` has a thread that
@@ -350,18 +351,25 @@ class Child:
 def _spawn(
     command: Command, stdin: int, stdout: int
 ) -> tuple[subprocess.Popen[bytes], int]:
+    place: dict[str, Any] = {}
     try:
-        process = subprocess.Popen(
-            command.argv,
-            bufsize=0,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=PIPE,
-            env=environment(command),
-            process_group=None if command.terminal else 0,
-            preexec_fn=_tied_to(os.getpid()),
-            **identity(command),
-        )
+        with contextlib.ExitStack() as stack:
+            if command.directory:
+                entered = stack.enter_context(command.directory())
+                place["cwd"] = f"/proc/self/fd/{entered}"
+                place["pass_fds"] = (entered,)
+            process = subprocess.Popen(
+                command.argv,
+                bufsize=0,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=PIPE,
+                env=environment(command),
+                process_group=None if command.terminal else 0,
+                preexec_fn=None if command.ends_by_pipes else _tied_to(os.getpid()),
+                **place,
+                **identity(command),
+            )
     except FileNotFoundError as error:
         raise CommandNotFound(command) from error
     except OSError as error:

@@ -274,7 +274,8 @@ class _Pipeline:
         if not self._stall_timeout_s or self._verdict:
             return
         last = self._stages[-1]
-        if not hop.is_open and not last.child.command.reports:
+        command = last.child.command
+        if not hop.is_open and not (command.reports or command.answer):
             return
         if not hop.is_open and protocol.has_received_all(bytes(last.child.words)):
             self._end = self._end or Silence(patience(self._stall_timeout_s, ""))
@@ -354,8 +355,9 @@ class _Pipeline:
         if not failed and not lost and forgiven:
             elapsed_s = (self._meter.ended or 0.0) - (self._meter.started or 0.0)
             words = tuple(end.stderr for end in ends)
-            size_bytes, output = self._meter.size_bytes, bytes(self._output)
-            return Moved(size_bytes, elapsed_s, output, words)
+            answer = self._stages[-1].child.command.answer
+            output = answer() if answer else bytes(self._output)
+            return Moved(self._meter.size_bytes, elapsed_s, output, words)
         check_interrupted()
         blamed = self._find_blamed(ends, failed)
         others = [number for number in failed if number != blamed]

@@ -49,6 +49,7 @@ from btrfs_backup_ng.process.pipeline import (
 )
 from btrfs_backup_ng.sendstream.filter import DIFFERS, filter_argv, filter_words
 from btrfs_backup_ng.sendstream.look import look_argv
+from btrfs_backup_ng.session.turns import SMALL
 from btrfs_backup_ng.sshutil.refusal import explain_session
 from btrfs_backup_ng.transfer.probe import probe_codec
 from btrfs_backup_ng.transfer.route import PROTOCOLS, Route, crosses_wire
@@ -78,12 +79,14 @@ class Attempt(Value):
 
     :ivar interval: bytes between two checkpoints, 0 for none.
     :ivar checkpoint: of the earlier attempt that is resumed, if any.
+    :ivar is_short: between directories of this machine, as far as known.
     """
 
     transfer: Transfer
     route: Route
     interval: int = 0
     checkpoint: Checkpoint | None = None
+    is_short: bool = False
 
     def run(
         self,
@@ -167,7 +170,8 @@ class Attempt(Value):
             stages.append(Command(filter_argv(words), label=_FILTER, counts=True))
         if not route.sink.checks:
             stages.append(Command(look_argv(), label=_LOOK, counts=True))
-        receiver = route.sink.receive(transfer_id, snapshot, route.codec, useless)
+        stream_end = transfer_id, snapshot, route.codec, useless
+        receiver = route.sink.receive(*stream_end, is_short=self.is_short)
         return (*stages, *route.stages_between(), receiver)
 
     def _explain(self, error: PipelineFailed, transfer_id: str) -> None:
@@ -240,7 +244,11 @@ def prepare(
         return Attempt(transfer, route, route.options.checkpoint_interval, checkpoint)
     if not ids:
         _warn_of_other_forms(transfer, route, warn)
-    return Attempt(transfer, route, _choose_interval(transfer, route, size_bytes))
+    if not crosses_wire(route.source.place.location, route.sink.place.location):
+        size_bytes = _size_here(transfer, route, size_bytes)
+    interval = _choose_interval(route, size_bytes)
+    is_short = not interval and size_bytes is not None and size_bytes <= SMALL
+    return Attempt(transfer, route, interval, is_short=is_short)
 
 
 def _choose_codec(transfer: Transfer, route: Route) -> str:
@@ -311,11 +319,23 @@ def _warn_of_other_forms(
             warn(f"{text} form (see --compress), so it is sent from the start")
 
 
-def _choose_interval(transfer: Transfer, route: Route, size_bytes: int | None) -> int:
+def _size_here(transfer: Transfer, route: Route, size_bytes: int | None) -> int | None:
+    """Return the bytes of a stream on this machine, as far as they decide anything."""
+    if size_bytes is not None:
+        return size_bytes
+    limit = max(route.options.checkpoint_interval, SMALL)
+    ends = transfer.snapshot, transfer.parent
+    found = attempt(lambda: written_since(route.source, *ends, limit=limit))
+    return found if isinstance(found, int) else None
+
+
+def _choose_interval(route: Route, size_bytes: int | None) -> int:
     """Return the bytes between two checkpoints; 0 if they would not pay.
 
     Checkpoints need Python at the source: so the part that is read again does not cross
     the network. Between local disks, the transfer must be longer than one interval.
+
+    :param size_bytes: of the stream between local disks, if it is known.
     """
     source, wanted = route.source, route.options.checkpoint_interval
     if not wanted:
@@ -325,11 +345,7 @@ def _choose_interval(transfer: Transfer, route: Route, size_bytes: int | None) -
         return 0
     if crosses_wire(source.place.location, route.sink.place.location):
         return wanted
-    if size_bytes is None:
-        ends = transfer.snapshot, transfer.parent
-        found = attempt(lambda: written_since(source, *ends, limit=wanted))
-        size_bytes = found if isinstance(found, int) else wanted + 1
-    return wanted if size_bytes > wanted else 0
+    return wanted if size_bytes is None or size_bytes > wanted else 0
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,9 +50,9 @@ from btrfs_backup_ng.endpoint.local import local_place
 from btrfs_backup_ng.endpoint.ssh import Connections, ssh_place
 from btrfs_backup_ng.host.common import LockHeld
 from btrfs_backup_ng.host.local import LocalHost
-from btrfs_backup_ng.process.child import run
-from btrfs_backup_ng.process.command import CommandFailed, Completed
-from btrfs_backup_ng.process.pipeline import PipelineFailed, run_pipeline
+from btrfs_backup_ng.process.child import PIPE, Child, run
+from btrfs_backup_ng.process.command import Command, CommandFailed, Completed
+from btrfs_backup_ng.process.pipeline import run_pipeline
 from btrfs_backup_ng.process.relay import Meter
 from btrfs_backup_ng.sendstream.filter import filter_argv, filter_words
 from btrfs_backup_ng.transfer.attempt import Attempt
@@ -393,6 +394,44 @@ def receive_into(scene: Ends) -> None:
     transfer(scene, scene.own_source, scene.backups)
 
 
+def pass_on_little(scene: Ends) -> None:
+    """Move both snapshots by streams that are known to be short, and delete them."""
+    full, incremental = scene.kept[scene.own_source.directory]
+    route = Route(scene.own_source, scene.backups, TransferOptions(), "1", codecs.NONE)
+    copies = ["short '1", "short\n2"]
+    for one, parent, name in zip((full, incremental), (None, full), copies):
+        transfer = Transfer(one, parent, name, None if parent else WhyFull.FIRST)
+        Attempt(transfer, route, is_short=True).run(Meter(), NOW)
+    for one, name in zip((full, incremental), copies):
+        copy = path_of(scene.backups, name)
+        here, there = map(trees.describe, (path_of(scene.own_source, one.name), copy))
+        assert not trees.differences(here, there)
+        shown = places.show(copy)
+        assert shown.read_only and shown.received_uuid == str(one.uuid)
+    assert places.staged(path_of(scene.backups)) == []
+    found, _ = scene.backups.listing()
+    short = [one for one in found.snapshots if one.name in copies]
+    scene.backups.delete(short, convert_rw=False)
+
+
+def end_a_receiver(scene: Ends) -> None:
+    """Find a receiver whose program is gone, let it work, and end it."""
+    first, backups = scene.kept[scene.own_source.directory][0], scene.backups
+    stream = run(scene.own_source.send(first, None, "1", codecs.NONE)).stdout
+    transfer_id = staging.full_id(new_transfer_id(NOW), first, None, "1")
+    command = backups.receive(transfer_id, first, codecs.NONE, is_short=True)
+    partial = Path(backups.place.state, "incoming", transfer_id, first.name)
+    with Child(command, stdin=PIPE) as receiver:
+        assert receiver.stdin
+        receiver.stdin.write(stream[: len(stream) // 2])
+        processes.wait_until(partial.exists)
+        assert [one.running for one in backups.place.waiting([transfer_id])] == [True]
+        assert backups.place.discard([transfer_id]) == (transfer_id,)
+        assert backups.checkpoint(transfer_id, first) is None
+        assert receiver.wait(30) == -signal.SIGKILL
+    assert backups.place.discard([transfer_id]) == ()
+
+
 def listing(scene: Ends) -> None:
     there = path_of(scene.backups)
     subvolume = ("btrfs", "-q", "subvolume")
@@ -447,8 +486,9 @@ def refuse_what_is_wrong(scene: Ends) -> None:
     def accept(transfer_id: str, snapshot: Snapshot, output: bytes, name: str) -> None:
         backups.publish(transfer_id, snapshot, name, output=output, verify=True)
 
-    with pytest.raises(PipelineFailed):  # it brings another name
-        receive(ids[0], second)
+    output = receive(ids[0], second)
+    with pytest.raises(WrongArrival, match="the stream created "):  # another name
+        accept(ids[0], second, output, "new")
     output = receive(ids[1], first)
     with pytest.raises(WrongArrival):  # it has another identity
         accept(ids[1], replace(first, uuid=uuid4()), output, "new")
@@ -500,7 +540,7 @@ def unfinished(scene: Ends) -> Iterator[tuple[str, Path]]:
     """Begin to receive; give the id and the half of a snapshot; then break off."""
     first, _ = scene.kept[scene.own_source.directory]
     sender = scene.own_source.send(first, None, "1", codecs.NONE)
-    stream = subprocess.run(sender.argv, stdout=subprocess.PIPE, check=True).stdout
+    stream = run(sender).stdout
     transfer_id = new_transfer_id(NOW)
     partial = Path(scene.backups.place.state, "incoming", transfer_id, first.name)
     command = scene.backups.receive(transfer_id, first, codecs.NONE)
@@ -526,14 +566,11 @@ def go_on(scene: Ends) -> None:
     first, _ = scene.kept[source.directory]
     assert not backups.place.look().leftovers and backups.place.waiting([]) == ()
     interval = 16 * KIB
-    packing = [source.send(first, None, "1", codecs.NONE).argv]
     cut_id = staging.full_id(new_transfer_id(NOW), first, None, "1")
     words = filter_words(interval, staging.chance_in(cut_id), None)
-    packing.append(filter_argv(words))
-    stream = b""
-    for argv in packing:
-        done = subprocess.run(argv, input=stream, stdout=subprocess.PIPE, check=True)
-        stream = done.stdout
+    packing = Command(filter_argv(words), label="the filter")
+    stream = run(source.send(first, None, "1", codecs.NONE)).stdout
+    stream = run(packing, stdin=stream).stdout
     command = backups.receive(cut_id, first, codecs.NONE)
     with subprocess.Popen(
         command.argv,
@@ -748,6 +785,12 @@ def test_the_contract_of_a_place_holds(scene, sshd, shell, privilege):
 class ScriptHost(LocalHost):
     """This machine, where every verb is a script, as on another one."""
 
+    def command(
+        self, verb: Verb, *arguments: str, label: str, is_short: bool = False
+    ) -> Command:
+        """Return the script of a verb."""
+        return self.script(verb, *arguments, label=label)
+
     def call(self, verb: Verb, *arguments: str, stdin: bytes = b"") -> Completed:
         """Run the script of a verb."""
         return run(self.command(verb, *arguments, label=verb.name), stdin=stdin)
@@ -776,7 +819,8 @@ def test_the_contract_of_a_place_here_holds_in_process_and_by_scripts(
         *("root", root, source, source, backups, backups, own_source, own_backups),
         kept={place.directory: [] for place in (source, own_source)},
     )
-    steps = STEPS[STEPS.index(take_snapshot) :]
+    first, last = STEPS.index(take_snapshot), STEPS.index(listing)
+    steps = (*STEPS[first:last], pass_on_little, end_a_receiver, *STEPS[last:])
     for step in (look_here, *steps):
         try:
             step(scene)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from btrfs_backup_ng.session.turns import SMALL
 from tests.support.places import MIB
 from tests.support.scene import Scene
 
@@ -45,8 +46,8 @@ def _ticking(tmp_path: Path, condition: str) -> tuple[dict[str, str], Path]:
 
 
 def test_small_files_are_not_flushed_by_the_clock(scene: Scene, tmp_path: Path) -> None:
-    for number in range(300):
-        (scene.source / f"{number}").write_bytes(os.urandom(number * 10))
+    for number in range(300):  # more than a transfer that needs no flushing at all
+        (scene.source / f"{number}").write_bytes(os.urandom(number * SMALL // 40_000))
     environment, log = _ticking(tmp_path, ":")
     scene.back_up(env=environment)
     assert log.read_text().split() == 3 * ["tick"]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from btrfs_backup_ng.session.turns import SMALL
 from tests.faults.conftest import Disks
 from tests.faults.faulty import faulty_btrfs, was_faulty
 from tests.support.command_line import assert_fails
+from tests.support.places import MIB
 from tests.support.program import PROGRAM, environment
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
@@ -94,6 +96,7 @@ def test_nothing_is_pruned_where_the_transfer_failed(
     scene: Scene, tmp_path: Path, step: str
 ) -> None:
     before = _two_backups(scene)
+    scene.write(SMALL + MIB)  # the script of receive looks, not the program
     env = faulty_btrfs(tmp_path, FAILING[step], "echo 'ERROR: no luck' >&2; exit 1")
     done = scene.run("-N1", "-n1", "--force", env=env)
     assert was_faulty(tmp_path)
@@ -116,6 +119,7 @@ def test_a_subvolume_that_is_deleted_elsewhere_meanwhile_harms_no_transfer(
         echo 'ERROR: Subvolume not found: No such file or directory' >&2
         exit 1"""
     env = faulty_btrfs(tmp_path, FAILING["the look afterwards"], action)
+    scene.write(SMALL + MIB)
     done = scene.back_up(env=env)
     assert len(count.read_text()) == 2 * times and was_faulty(tmp_path)
     assert done.stderr == "" and len(scene.backups) == 1

@@ -49,8 +49,11 @@ class _Staging(BackupDirectory):
         snapshot: Snapshot,
         codec: str,
         useless: Sequence[str] = (),
+        *,
+        is_short: bool = False,
     ) -> Command:
-        return super().receive(self.transfer_id, snapshot, codec, useless)
+        name = self.transfer_id
+        return super().receive(name, snapshot, codec, useless, is_short=is_short)
 
     def publish(
         self,

@@ -16,7 +16,8 @@ until flock -n 8; do
     [ $rounds -lt 50 ] || finish "$busy"
     rounds=$((rounds + 1))
     for process in /proc/[0-9]*; do
-        [ "$process/fd/9" -ef . ] || continue
+        # the shell of receive, or a btrfs receive alone, which has changed its root
+        [ "$process/fd/9" -ef . ] || [ "$process/root" -ef . ] || continue
         stat=$(cat "$process/stat" 2>/dev/null) || continue
         set -- ${stat##*) } # state, parent, process group
         kill -s KILL -- "-$3" 2>/dev/null

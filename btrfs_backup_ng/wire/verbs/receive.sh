@@ -2,7 +2,7 @@
 # locked meanwhile, by descriptor 9: see reap.
 #   CODEC       the compression to undo first: see codecs.py
 #   USELESS...  names that an earlier attempt left there; deleted first
-# Answer: the names in it, an empty name, `btrfs subvolume show` of NAME. A line on stderr reports that all of the
+# Answer: the names in it, an empty name, `btrfs subvolume show` of NAME if it is one of them. A line on stderr reports that all of the
 # stream is taken; from then on the disk takes the time.
 # Exit status: that of btrfs receive; codec_failed; busy, if another process receives there; unavailable, if only a
 # folder is mounted, and this user may not mount the rest.
@@ -122,5 +122,6 @@ exec 4>&-
 judge $statuses
 work_long
 names_here
+is_taken "./$name" || finish 0
 show "./$name"
 finish $?
