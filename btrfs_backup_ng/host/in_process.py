@@ -149,6 +149,7 @@ def _send(
     return Command(
         ("btrfs", "send", "-q", *words, "--", f"./{name}"),
         label=label,
+        is_counted=True,
         ends_by_pipes=True,
         directory=_Reached(folder),
     )

@@ -173,6 +173,15 @@ class Child:
         loop.on(self.pidfd, select.POLLIN, end)
         loop.drain(self.stderr, self.words.add)
 
+    def written_bytes(self) -> int:
+        """Return how much it has written so far, also after its end; 0 if unknown."""
+        try:
+            with open(f"/proc/{self.pid}/io", encoding="ascii") as file:
+                counts = dict(line.split(": ") for line in file)
+        except OSError:
+            return 0
+        return int(counts["wchar"])  # proc_pid_io(5)
+
     def stderr_tail(self) -> str:
         return bytes(self.words).decode("utf-8", "surrogateescape")
 

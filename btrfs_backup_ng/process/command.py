@@ -58,6 +58,8 @@ class Command(Value):
     :ivar reports: the status that it reports on stderr (``wire/protocol``) counts
         instead of that of, say, an ssh client: see :func:`read_status`.
     :ivar counts: it reports on stderr how much it has written so far.
+    :ivar is_counted: it is one process that writes nothing but its stream, so the
+        kernel's count of the bytes that it wrote is the size of that.
     :ivar terminal: it stays in the program's process group, so that it may ask at the
         terminal (``/dev/tty``). The others get a group of their own.
     :ivar user: name of the user to run as, if the program is root.
@@ -75,6 +77,7 @@ class Command(Value):
     label: str
     reports: bool = False
     counts: bool = False
+    is_counted: bool = False
     terminal: bool = False
     user: str = ""
     variables: tuple[tuple[str, str], ...] = ()

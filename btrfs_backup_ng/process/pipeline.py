@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import MIB, BackupError, format_size, visible
-from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.process import child as process
 from btrfs_backup_ng.process.child import DEVNULL, Child
 from btrfs_backup_ng.process.command import (
@@ -190,6 +190,7 @@ class _Pipeline:
         :param seat: gives the first stage.
         """
         self._meter.started = self._meter.last_moved = time.monotonic()
+        direct = seat is None and _may_be_direct(commands)
         with contextlib.ExitStack() as ours:
             stdin = DEVNULL
             for number, command in enumerate(commands):
@@ -198,6 +199,8 @@ class _Pipeline:
                 if seat and number == 0:
                     stage = _Stage(seat.open(command, stdout))
                 else:
+                    if direct and number == 0:
+                        command = replace(command, ends_by_pipes=False)
                     child = Child(command, stdin=stdin, stdout=stdout)
                     stage = _Stage(child)
                 self._stages.append(stage)
@@ -205,7 +208,7 @@ class _Pipeline:
                 stdin = read_end
                 if number != len(commands) - 2:
                     continue
-                if command.counts:
+                if command.counts or direct:
                     self._hop = Watch(os.dup(read_end))
                 else:  # before the last stage, so that no buffer hides a stall
                     stdin, write_end = _pipe(ours)
@@ -335,11 +338,15 @@ class _Pipeline:
 
     def _count(self) -> None:
         """Read the count of a stage that counts its bytes."""
-        for stage in self._stages[-2:-1]:
-            if stage.child.command.counts:
-                size_bytes = protocol.moved_bytes(bytes(stage.child.words))
-                if size_bytes > self._meter.size_bytes:
-                    self._meter.add(size_bytes - self._meter.size_bytes)
+        if not isinstance(self._hop, Watch):
+            return
+        child = self._stages[-2].child
+        if isinstance(child, Child) and child.command.is_counted:
+            size_bytes = child.written_bytes()
+        else:
+            size_bytes = protocol.moved_bytes(bytes(child.words))
+        if size_bytes > self._meter.size_bytes:
+            self._meter.add(size_bytes - self._meter.size_bytes)
 
     def close(self) -> None:
         if self._hop:
@@ -395,6 +402,19 @@ class _Pipeline:
             return True
         reader_was_gone = any(other.order < stage.order for other in later)
         return ends[number].status == errno.EPIPE and reader_was_gone
+
+
+def _may_be_direct(commands: Sequence[Command]) -> bool:
+    """Return whether no byte of a stream need pass through the program.
+
+    If the last stage ends by its pipes, only the program can end it.
+    """
+    return (
+        len(commands) == 2
+        and commands[0].is_counted
+        and not commands[1].ends_by_pipes
+        and os.path.exists("/proc/self/io")
+    )
 
 
 def _describe(end: Completed, stage: _Stage) -> str:

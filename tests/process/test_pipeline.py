@@ -696,3 +696,87 @@ def test_a_slow_reader_of_what_is_counted_is_no_stall(_hurry):
     slow = "for i in 1 2 3 4 5 6; do head -c 4096; sleep 0.2; done | wc -c; cat >&2"
     moved = run("head -c 900000 /dev/zero", counting(), slow, stall_timeout_s=0.5)
     assert moved.size_bytes == 900_000
+
+
+# A sender whose bytes the kernel counts writes to the last stage directly
+
+
+def counted(*argv: str) -> Command:
+    return Command(argv, "the sender", is_counted=True)
+
+
+@pytest.mark.parametrize(
+    ("is_counted", "ends_by_pipes", "is_direct"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+)
+def test_a_counted_stream_is_connected_directly(is_counted, ends_by_pipes, is_direct):
+    """Not if the last stage ends by its pipes: then the program has to hold one."""
+    source = Command(("readlink", "/proc/self/fd/1"), "it", is_counted=is_counted)
+    argv = ("sh", "-c", "cat; readlink /proc/self/fd/0")
+    last = Command(argv, "last", ends_by_pipes=ends_by_pipes)
+    before, after = run(source, last).output.splitlines()
+    assert before.startswith(b"pipe:[") and (before == after) is is_direct
+
+
+def test_what_the_kernel_counts_is_what_moved():
+    meter = Meter()
+    source = counted("head", "-c", "5000000", "/dev/zero")
+    moved = run(source, "sleep 0.3; exec wc -c", meter=meter)
+    assert moved.output == b"5000000\n"
+    assert moved.size_bytes == meter.size_bytes == 5_000_000
+    assert meter.started and meter.last_moved and meter.ended
+    assert meter.started <= meter.last_moved <= meter.ended
+
+
+@pytest.mark.parametrize(
+    ("last", "why"),
+    [
+        ("head -c 100000 >/dev/null; exit 3", "failed with status 3"),
+        ("head -c 100000 >/dev/null", "ended before it had read everything"),
+        ("head -c 1000000 >/dev/null; exec <&-; exit 3", "failed with status 3"),
+    ],
+)
+def test_who_stops_reading_from_a_counted_sender_is_blamed(_hurry, last, why):
+    for source in (["yes"], ["head", "-c", "1500000", "/dev/zero"]):
+        with pytest.raises(PipelineFailed) as caught:
+            run(counted(*source), last)
+        assert caught.value.message.partition("\n")[0] == f"stage 1 {why}"
+
+
+def test_a_counted_sender_that_fails_is_blamed(_hurry):
+    source = counted("sh", "-c", "head -c 1000 /dev/zero; exit 7")
+    with pytest.raises(PipelineFailed, match="^the sender failed with status 7"):
+        run(source, "cat >/dev/null; exit 1")
+
+
+@pytest.mark.parametrize(
+    ("source", "last", "who"),
+    [
+        ("echo some; exec sleep 60", "exec cat", "the sender sent no data"),
+        ("exec yes", "exec sleep 60", "stage 1 took no more data"),
+    ],
+)
+def test_who_stalls_in_a_direct_connection_is_blamed(_hurry, source, last, who):
+    with pytest.raises(Stalled, match=who):
+        run(counted("sh", "-c", source), last, stall_timeout_s=0.5)
+
+
+@pytest.mark.parametrize("ends_by_pipes", [False, True])
+def test_both_ends_end_with_a_killed_program(tmp_path, ends_by_pipes):
+    script = f"""
+from btrfs_backup_ng.process.command import Command
+from btrfs_backup_ng.process.pipeline import Meter, run_pipeline
+more = {{"ends_by_pipes": {ends_by_pipes}}}
+stages = [
+    Command(("yes", "{tmp_path}"), "it", is_counted=True, **more),
+    Command(("tail", "-f", "--", "-"), "last", **more),
+]
+run_pipeline(stages, meter=Meter(), stall_timeout_s=0)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.DEVNULL, cwd=_CHECKOUT
+    ) as program:
+        wait_until(lambda: len(children(program.pid)) == 2)
+        both = children(program.pid)
+        program.kill()
+    wait_until(lambda: not any(one.alive() for one in both))
