@@ -51,11 +51,12 @@ Way = Callable[[Runner], Cost]
 
 @dataclass(frozen=True)
 class Aim:
-    """Limits on the medians: two ratios, and CPU time in seconds."""
+    """Limits on the medians: two ratios, CPU time in seconds, and memory in bytes."""
 
     wall: float | None = None
     cpu: float | None = None
     cpu_s: float | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,12 @@ class Result:
     def is_reached(self) -> bool:
         """Whether the medians are within the aim."""
         cpu_s = statistics.median(cost.cpu_s for cost in self.ours)
+        peak_bytes = statistics.median(cost.peak_bytes for cost in self.ours)
         pairs = [
             (self.median("elapsed_s"), self.aim.wall),
             (self.median("cpu_s"), self.aim.cpu),
             (cpu_s, self.aim.cpu_s),
+            (peak_bytes, self.aim.peak_bytes),
         ]
         return all(
             value is None or limit is None or value <= limit for value, limit in pairs

@@ -14,8 +14,8 @@ from benchmarks.bench import GIB, MIB, Bench
 from tests.faults import cutting
 from tests.support import filesystems, sshd
 
-#: Limit on what all processes write to a device: cgroup v1, at its root.
-_THROTTLE = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
+#: Limits on what all processes read from a device, or write: cgroup v1, at its root.
+_THROTTLES = "/sys/fs/cgroup/blkio/blkio.throttle.{}_bps_device"
 
 
 class NotPossible(Exception):
@@ -23,23 +23,25 @@ class NotPossible(Exception):
 
 
 @contextlib.contextmanager
-def slow_disk(bench: Bench, rate: int) -> Iterator[Path]:
+def slow_disk(bench: Bench, rate: int, way: str = "write") -> Iterator[Path]:
     """Make a filesystem on a loop device that takes only so many bytes a second.
 
+    :param way: ``read``, if it gives only so many.
     :raises NotPossible: without the blkio controller of cgroup v1.
     """
-    if not _THROTTLE.exists():
-        raise NotPossible(f"there is no {_THROTTLE} to make a disk slow")
+    throttle = Path(_THROTTLES.format(way))
+    if not throttle.exists():
+        raise NotPossible(f"there is no {throttle} to make a disk slow")
     size = f"{4 * GIB // MIB}M"
     with filesystems.btrfs_filesystem(bench.directory, size=size) as disk:
         disk.sync()
         number = os.stat(disk.device).st_rdev
         device = f"{os.major(number)}:{os.minor(number)}"
-        _THROTTLE.write_text(f"{device} {rate}\n")
+        throttle.write_text(f"{device} {rate}\n")
         try:
             yield disk.path
         finally:
-            _THROTTLE.write_text(f"{device} 0\n")
+            throttle.write_text(f"{device} 0\n")
 
 
 class Line(NamedTuple):

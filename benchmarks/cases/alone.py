@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
@@ -10,6 +12,7 @@ from pathlib import Path
 from benchmarks.bench import GIB, MIB, Aim, Bench, Cost, Result, Runner
 from benchmarks.cases import Case, case
 from benchmarks.cases.transfers import Transfer
+from benchmarks.slow import slow_disk
 from tests.support.many import make_named, make_pairs
 from tests.support.places import command
 from tests.support.program import PROGRAM, run_program
@@ -100,6 +103,47 @@ def _prune(bench: Bench, name: Case, option: str, *, over_ssh: bool = False) -> 
         else:
             words += [source if option == "--keep" else two]
         return _measure(bench, name, words, Aim(cpu_s=2.0))
+
+
+@case("idle-local-10000", "nothing to do beside 10,000 + 10,000, local")
+def idle(bench: Bench, name: Case) -> Result:
+    """40 µs of CPU for each snapshot of each side."""
+    with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
+        source, target = _make_pairs(bench, one, two)
+        words: list[str | Path] = ["-S", "-p", "x-", source, target]
+        aim = Aim(cpu_s=2 * bench.scaled(_COUNT) * 40e-6, peak_bytes=64 * MIB)
+        return _measure(bench, name, words, aim)
+
+
+#: Less than two cores send and receive four times.
+_SOURCE_RATE = 60_000_000
+
+
+@case("four-destinations", "300 MB from a disk of 60 MB/s to four destinations")
+def four_destinations(bench: Bench, name: Case) -> Result:
+    """As long as to one of them."""
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(slow_disk(bench, _SOURCE_RATE, "read")) / "home"
+        command("btrfs", "-q", "subvolume", "create", source)
+        for number in range(5):
+            data = os.urandom(bench.scaled(60 * MIB))
+            (source / f"{number}").write_bytes(data)
+        command(*PROGRAM, "-q", "-p", "bench-", source)
+
+        def to(count: int, run: Runner) -> Cost:
+            with contextlib.ExitStack() as disks:
+                paths = [disks.enter_context(bench.disk(GIB)) for _ in range(count)]
+                command("sync")
+                Path("/proc/sys/vm/drop_caches").write_text("3\n")
+                words = ["-q", "-S", "-p", "bench-", source, *paths]
+                cost = run([*PROGRAM, *map(str, words)])
+                for path in paths:
+                    (backup,) = path.glob("bench-*")
+                    assert len(os.listdir(backup)) == 5
+            return cost
+
+        four, one = (functools.partial(to, count) for count in (4, 1))
+        return bench.race(name, four, "one destination", one, Aim(wall=1.3))
 
 
 def little(source: Path, bench: Bench) -> None:
