@@ -1,7 +1,6 @@
 """The state of a place in one word, with the details."""
 
 import enum
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -40,15 +39,19 @@ class Standing(Value):
     """The result of one look at a place.
 
     :ivar made_here: see :class:`~btrfs_backup_ng.place.contents.Contents`.
+    :ivar complete: number of complete snapshots and backups.
     :ivar future: those dated in the future, which are not the newest, oldest first.
     :ivar is_running: a run works on it.
     :ivar worker: the holder of its lock, if its note can be read.
     :ivar needs_root: it is away since only root may look at it.
+    :ivar size_free: of its filesystem, in bytes; None if it is away.
+    :ivar size_used: the same.
     :ivar reason: why it is away: the message of the error, as ``hint`` is its hint.
     """
 
     word: Word
     newest: Kept | None = None
+    complete: int = 0
     future: tuple[Kept, ...] = ()
     is_running: bool = False
     waiting: tuple[Waiting, ...] = ()
@@ -57,6 +60,8 @@ class Standing(Value):
     hint: str = ""
     needs_root: bool = False
     made_here: frozenset[UUID] = frozenset()
+    size_free: int | None = None
+    size_used: int | None = None
 
 
 class Demand(Value):
@@ -93,7 +98,9 @@ def _look(
 ) -> Standing:
     place = look_at(location, session, READING, folder=folder)
     contents = read_contents(place).warn()
-    return judge(contents, place.held(), session.now, demand)
+    standing = judge(contents, place.held(), session.now, demand)
+    facts = place.facts
+    return replace(standing, size_free=facts.size_free, size_used=facts.size_used)
 
 
 def judge(
@@ -110,6 +117,7 @@ def judge(
     standing = Standing(
         Word.OK,
         newest=next(present, complete[-1] if complete else None),
+        complete=len(complete),
         future=future,
         is_running=holder is not None or any(t.running for t in contents.waiting),
         waiting=contents.waiting,
@@ -137,12 +145,3 @@ def _word(standing: Standing, now: datetime, demand: Demand) -> Word:
     if standing.waiting:
         return Word.WAITING
     return Word.OK if newest else Word.NEVER
-
-
-def exit_status(standings: Iterable[Standing]) -> int:
-    """Return 0 if no place needs attention, 4 if all that do need root, else 1."""
-    good = (Word.OK, Word.RUNNING)
-    others = [standing for standing in standings if standing.word not in good]
-    if others and all(standing.needs_root for standing in others):
-        return NeedsRoot.exit_status
-    return int(bool(others))

@@ -417,6 +417,47 @@ def last_at(records: Iterable[Record], place: str) -> Last:
     return Last(arrived, tuple(sorted(filter(None, failed), key=lambda r: r.time)))
 
 
+class PastRun(Value):
+    """What one run did from one source to one place.
+
+    :ivar time: when it began, aware UTC.
+    :ivar destination: "" for what it did at the source.
+    :ivar sent: number of snapshots that arrived.
+    :ivar size_bytes: of their streams, without the parts from earlier attempts; None if
+        the size of one is not known.
+    :ivar elapsed_s: of the transfers.
+    :ivar errors: what failed; empty if it went well.
+    """
+
+    time: datetime
+    source: str
+    destination: str
+    sent: int = 0
+    size_bytes: int | None = 0
+    elapsed_s: float = 0.0
+    errors: tuple[str, ...] = ()
+
+
+def runs_of(records: Iterable[Record]) -> list[PastRun]:
+    """Return what each run did at each place, in the order of the records."""
+    found: dict[tuple[datetime, str, str], PastRun] = {}
+    for record in records:
+        key = record.time, record.source, record.destination
+        run = found.get(key) or PastRun(*key)
+        has_arrived = bool(record.destination and record.name and not record.error)
+        size, known = record.size_bytes, run.size_bytes
+        if has_arrived and size is not None and known is not None:
+            known += max(size - record.resumed_bytes, 0)
+        found[key] = PastRun(
+            *key,
+            sent=run.sent + has_arrived,
+            size_bytes=None if has_arrived and size is None else known,
+            elapsed_s=run.elapsed_s + record.elapsed_s,
+            errors=run.errors + ((record.error,) if record.error else ()),
+        )
+    return list(found.values())
+
+
 def forget(directory: str, place: str) -> int:
     """Delete all records of a place, be it source or destination in them.
 

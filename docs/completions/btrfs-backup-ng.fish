@@ -73,7 +73,7 @@ function _btrfs_backup_ng_valued
         case list
             printf '%s\n' -c --config -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case status
-            printf '%s\n' --max-age -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
+            printf '%s\n' --max-age --warn --crit --metrics -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case log
             printf '%s\n' --since
         case restore
@@ -228,6 +228,10 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer prune' -s y -l yes -d 
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l latest -d 'list only the newest complete snapshot or backup of each prefix and source'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l size -d 'measure how much each holds, and how much deleting it frees'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l max-age -x -d 'a newest snapshot or backup older than SPAN'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l check -d 'print one line with the ages, for Nagios and its kin'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l warn -x -d 'with --check'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l crit -x -d 'with --check'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l metrics -x -a '(_btrfs_backup_ng_file)' -d 'also write FILE, in one step, for the textfile collector of Prometheus'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l forget -d 'drop the records of this machine about these places, which will not come back'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in log' -l since -x -d 'only runs that began within the last SPAN'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in log' -l failures -d 'only failures, with the reason'

@@ -81,9 +81,10 @@ records[]: size_bytes source target time
     """,
     "status": """
 : exit_status places version
-places[]: future hint last_arrived last_failure newest place reason running status
-places[]: waiting
+places[]: complete fine free_bytes future hint last_arrived last_failure last_run
+places[]: max_age_s newest place reason running status target used_bytes volume waiting
 places[].last_arrived: error name source time
+places[].last_run: elapsed_s error sent size_bytes time
 places[].newest: age_s complete created kind name parent_uuid received_uuid state
 places[].newest: uuid why
 places[].running: doing host pid since

@@ -20,7 +20,7 @@ VERBS = {
     "prune": f"{_HERE}.prune.command",
     "restore": f"{_HERE}.restore.command",
     "run": f"{_HERE}.run",
-    "status": f"{_HERE}.status",
+    "status": f"{_HERE}.status.command",
     "timer": f"{_HERE}.timer",
     "verify": f"{_HERE}.verify",
     "versions": f"{_HERE}.versions",

@@ -389,7 +389,7 @@ def test_what_it_costs_behind_ssh(scene: Scene, sshd: Sshd):
 
 
 def test_what_makes_no_sense_is_a_usage_error(scene: Scene):
-    for words in (["shell://cat"], ["--check", scene.source]):
+    for words in (["shell://cat"], ["--warn", "2d", scene.source]):
         assert complaint(status(*words), 2)
     shown = must(status("--help")).stdout
     for word in (

@@ -1,0 +1,1 @@
+"""The ``status`` verb: its options, and each form in which it shows the state."""
