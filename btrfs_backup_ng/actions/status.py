@@ -4,9 +4,9 @@ import enum
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import BackupError, attempt
+from btrfs_backup_ng.__util__ import BackupError
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.model import Waiting
+from btrfs_backup_ng.core.model import Facts, Waiting
 from btrfs_backup_ng.core.retention import TOLERANCE
 from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.host.common import NeedsRoot
@@ -75,14 +75,30 @@ class Demand(Value):
     has_failed: bool = False
 
 
-def examine(
-    location: Location, session: Session, folder: str, demand: Demand
-) -> Standing:
-    """Look at a place, and judge its state; change nothing, and take no lock.
+class Sight(Value):
+    """One look at a place.
+
+    :ivar holder: note of the lock's holder, None if the lock is free.
+    """
+
+    contents: Contents
+    holder: str | None
+    facts: Facts
+
+
+def see(location: Location, session: Session, folder: str) -> Sight:
+    """Look at a place; change nothing, and take no lock.
 
     :param folder: of its own snapshots, "" for that of the session.
+    :raises BackupError: if it cannot be looked at.
     """
-    found = attempt(lambda: _look(location, session, folder, demand))
+    place = look_at(location, session, READING, folder=folder)
+    contents = read_contents(place).warn()
+    return Sight(contents, place.held(), place.facts)
+
+
+def examine(found: Sight | BackupError, now: datetime, demand: Demand) -> Standing:
+    """Judge the state of a place by a look at it, or by the error of that look."""
     if isinstance(found, BackupError):
         return Standing(
             Word.AWAY,
@@ -90,16 +106,8 @@ def examine(
             hint=found.hint,
             needs_root=isinstance(found, NeedsRoot),
         )
-    return found
-
-
-def _look(
-    location: Location, session: Session, folder: str, demand: Demand
-) -> Standing:
-    place = look_at(location, session, READING, folder=folder)
-    contents = read_contents(place).warn()
-    standing = judge(contents, place.held(), session.now, demand)
-    facts = place.facts
+    standing = judge(found.contents, found.holder, now, demand)
+    facts = found.facts
     return replace(standing, size_free=facts.size_free, size_used=facts.size_used)
 
 

@@ -1,10 +1,11 @@
 """The conditions under which a configured volume or target takes part in a run."""
 
 import re
+from datetime import timedelta
 from typing import ClassVar
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import format_size, parse_size, visible
+from btrfs_backup_ng.__util__ import format_size, parse_size, parse_span, visible
 from btrfs_backup_ng.core.configuration import ConfigKey, Scope, Settings, chosen
 from btrfs_backup_ng.core.model import Facts
 from btrfs_backup_ng.core.value import Value
@@ -82,6 +83,16 @@ CONDITION_KEYS = (
     ConfigKey("only-on-ac", frozenset({Scope.TOP, _VOLUME}), bool, is_flag=True),
     ConfigKey("only-if-changed", frozenset({Scope.TOP, _VOLUME}), bool, is_flag=True),
 )
+
+
+#: No condition of a run: the highest age of the newest backup of a volume at a target.
+MAX_AGE_KEY = ConfigKey("max-age", frozenset(Scope), parse_span)
+
+
+def read_max_age(*levels: Settings) -> timedelta | None:
+    """Return the highest age that settings allow, the most general ones first."""
+    setting = chosen([MAX_AGE_KEY.name], levels).get(MAX_AGE_KEY.name)
+    return setting.value if setting else None
 
 
 def is_away(facts: Facts) -> bool:

@@ -38,6 +38,7 @@ from btrfs_backup_ng.place.sources import (
     is_snapshot_of,
     own_listing,
     parse_sources,
+    place_on_record,
 )
 from btrfs_backup_ng.place.verified import Verified, read_verified
 from btrfs_backup_ng.session.history import Record, known_places, origins_of
@@ -212,6 +213,32 @@ class Contents(Value):
         for text in self.unread:
             log.warning("%s", text)
         return self
+
+    def of_source(
+        self, source: Location, prefix: str, sent: Collection[UUID]
+    ) -> "Contents":
+        """Return the backups of one source, and its transfers, without all others.
+
+        A backup is of a source if the record of sources says so; if it names no other,
+        also by its prefix; if it does, also by the history.
+
+        :param prefix: of the snapshots that are made of the source now.
+        :param sent: origins that the history says this source sent.
+        """
+        own, naming = place_on_record(source), Naming(prefix)
+
+        def is_own(kept: Kept) -> bool:
+            owner = self.owner_of(kept)
+            is_named = naming.time_of(kept.snapshot.name) is not None
+            is_sent = kept.snapshot.origin in sent
+            return owner == own or (is_named and (not owner or is_sent))
+
+        kept = (one for one in self.kept if one.kind is Role.BACKUP and is_own(one))
+        waiting = (t for t in self.waiting if t.name.startswith(prefix) or not t.name)
+        broken = (one for one in self.broken if naming.time_of(one.name) is not None)
+        return replace(
+            self, kept=tuple(kept), waiting=tuple(waiting), broken=tuple(broken)
+        )
 
     @property
     def made_here(self) -> frozenset[UUID]:

@@ -21,6 +21,7 @@ from typing import Any
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Listing, Snapshot
 from btrfs_backup_ng.core.naming import Naming, split_name
 from btrfs_backup_ng.core.policy import Policy
@@ -88,12 +89,15 @@ def identity_of(source: Place) -> SourceIdentity:
 
     :raises Refused: if there is no subvolume, as when it was replaced meanwhile.
     """
-    place = str(source.location)
-    if source.location.is_here:
-        place = f"{os.uname().nodename}:{place}"
+    place = place_on_record(source.location)
     if source.facts.uuid is None:
         raise Refused(f"{source} is not a subvolume, or no longer one")
     return SourceIdentity(source.facts.uuid, place)
+
+
+def place_on_record(source: Location) -> str:
+    """Return a source as records name it: with its machine."""
+    return f"{os.uname().nodename}:{source}" if source.is_here else str(source)
 
 
 def path_of_source(place: str) -> str:

@@ -18,7 +18,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -456,6 +456,20 @@ def runs_of(records: Iterable[Record]) -> list[PastRun]:
             errors=run.errors + ((record.error,) if record.error else ()),
         )
     return list(found.values())
+
+
+def last_run_at(
+    runs: Sequence[PastRun], place: str, source: str = ""
+) -> PastRun | None:
+    """Return the last run to a place; of a source, the last of its own.
+
+    :param source: only runs from this one; "" for all.
+    """
+    for run in reversed(runs):
+        if source in ("", run.source):
+            if run.destination == place or (run.source, run.destination) == (place, ""):
+                return run
+    return None
 
 
 def forget(directory: str, place: str) -> int:

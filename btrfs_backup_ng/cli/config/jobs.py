@@ -5,6 +5,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from btrfs_backup_ng.__util__ import (
@@ -18,7 +19,7 @@ from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.backup_options import add_backup_options, read_job
 from btrfs_backup_ng.cli.config.keys import OptionValue
 from btrfs_backup_ng.cli.parser import Parser, parse_places
-from btrfs_backup_ng.core.conditions import Conditions, read_conditions
+from btrfs_backup_ng.core.conditions import Conditions, read_conditions, read_max_age
 from btrfs_backup_ng.core.configuration import (
     Configuration,
     Setting,
@@ -54,11 +55,13 @@ class TargetPlan(Value):
 
     :ivar name: of the target; of one without a section, its place.
     :ivar options: those that count here.
+    :ivar max_age: of the newest backup of the volume there, None for any.
     """
 
     name: str
     conditions: Conditions
     options: Options
+    max_age: timedelta | None = None
 
 
 class VolumePlan(Value):
@@ -67,6 +70,7 @@ class VolumePlan(Value):
     :ivar name: of the volume, with the last part of its path if it has several sources.
     :ivar targets: one for each destination of the job.
     :ivar options: those that count at the source.
+    :ivar max_age: of its newest snapshot, None for any.
     """
 
     name: str
@@ -75,6 +79,7 @@ class VolumePlan(Value):
     conditions: Conditions
     targets: tuple[TargetPlan, ...]
     options: Options
+    max_age: timedelta | None = None
 
 
 def plan_volumes(
@@ -221,7 +226,9 @@ class _Builder:
             at = _merged([*levels, self._given])
             one = self._job(section, at, [source, place])
             destinations += one.destinations
-            targets.append(TargetPlan(target, read_conditions(*levels[1::2]), at))
+            conditions_there = read_conditions(*levels[1::2])
+            age = read_max_age(*levels)
+            targets.append(TargetPlan(target, conditions_there, at, age))
             if place.startswith("shell://"):
                 self._check_command(levels)
         job = replace(job, destinations=tuple(destinations))
@@ -232,6 +239,7 @@ class _Builder:
             conditions=conditions,
             targets=tuple(targets),
             options=options,
+            max_age=read_max_age(*configuration.levels(section.name)),
         )
 
     def _place(self, section: VolumeSection, target: str, name: str) -> str:

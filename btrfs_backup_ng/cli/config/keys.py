@@ -12,7 +12,7 @@ from typing import Any
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli.backup_options import add_backup_options
 from btrfs_backup_ng.cli.parser import Parser
-from btrfs_backup_ng.core.conditions import CONDITION_KEYS
+from btrfs_backup_ng.core.conditions import CONDITION_KEYS, MAX_AGE_KEY
 from btrfs_backup_ng.core.configuration import ConfigKey, Scope, is_place
 from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
 from btrfs_backup_ng.core.model import Destination, SshOptions, TransferOptions
@@ -50,6 +50,7 @@ def configuration_keys() -> dict[str, ConfigKey]:
         *CONDITION_KEYS,
         *SNAPSHOT_HOOK_KEYS,
         *RUN_HOOK_KEYS,
+        MAX_AGE_KEY,
     )
     return {key.name: key for key in (*option_keys(), *own)}
 

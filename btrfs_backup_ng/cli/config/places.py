@@ -3,12 +3,18 @@
 import argparse
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible
 from btrfs_backup_ng.actions.conditions import Unmet, check_place
 from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
-from btrfs_backup_ng.cli.config.jobs import VolumePlan, given_options, plan_volumes
+from btrfs_backup_ng.cli.config.jobs import (
+    Options,
+    VolumePlan,
+    given_options,
+    plan_volumes,
+)
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.core.conditions import Conditions
@@ -28,12 +34,16 @@ class ConfiguredPlace(Value):
     :ivar conditions: those that count here.
     :ivar target: its name; "" for the source.
     :ivar destination: the target as the job has it; None for the source.
+    :ivar max_age: of its newest backup of the volume, None for any.
+    :ivar options: those that count here, by their places of argparse.
     """
 
     plan: VolumePlan
     conditions: Conditions
     target: str = ""
     destination: Destination | None = None
+    max_age: timedelta | None = None
+    options: Options = EMPTY
 
     @property
     def location(self) -> Location:
@@ -72,10 +82,19 @@ def configured_places(
 
 
 def _places(plan: VolumePlan) -> Iterator[ConfiguredPlace]:
-    yield ConfiguredPlace(plan, plan.conditions)
+    yield ConfiguredPlace(
+        plan, plan.conditions, max_age=plan.max_age, options=plan.options
+    )
     for target, destination in zip(plan.targets, plan.job.destinations):
         if not destination.location.is_command:
-            yield ConfiguredPlace(plan, target.conditions, target.name, destination)
+            yield ConfiguredPlace(
+                plan,
+                target.conditions,
+                target.name,
+                destination,
+                target.max_age,
+                target.options,
+            )
 
 
 def find_configured(

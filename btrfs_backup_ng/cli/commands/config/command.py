@@ -32,7 +32,7 @@ from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.table import table
-from btrfs_backup_ng.core.conditions import CONDITION_KEYS
+from btrfs_backup_ng.core.conditions import CONDITION_KEYS, MAX_AGE_KEY
 from btrfs_backup_ng.core.configuration import (
     ConfigKey,
     Configuration,
@@ -227,8 +227,11 @@ def _view(configuration: Configuration, plan: VolumePlan) -> VolumeView:
         }
         levels = configuration.levels(plan.volume, target.name)[1::2]
         settings = [*_options(there, defaults), *_settings(CONDITION_KEYS, levels)]
+        every_level = configuration.levels(plan.volume, target.name)
+        settings += _settings([MAX_AGE_KEY], every_level)
         targets.append(TargetView(target.name, str(destination.location), settings))
     other = (*CONDITION_KEYS, *SNAPSHOT_HOOK_KEYS)
+    other += () if plan.targets else (MAX_AGE_KEY,)
     settings = [*_options(own, defaults), *_settings(other, [general, section])]
     return VolumeView(plan.name, str(plan.job.source), settings, targets)
 

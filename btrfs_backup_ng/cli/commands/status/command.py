@@ -2,11 +2,13 @@
 
 import argparse
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 
-from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
-from btrfs_backup_ng.actions.status import Demand, Standing, Word, examine
+from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
+from btrfs_backup_ng.actions.status import Demand, Word, examine, see
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.commands.status.lines import lines
@@ -15,6 +17,7 @@ from btrfs_backup_ng.cli.commands.status.view import (
     exit_status,
     view_entry,
 )
+from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.job_files import JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
@@ -28,43 +31,49 @@ from btrfs_backup_ng.cli.places import (
     PlacesOptions,
     named_or_known,
     need_places,
+    read_configured,
     read_options,
 )
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.views import PlacesReport
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.place.contents import new_paths
 from btrfs_backup_ng.session.history import (
-    PastRun,
     Record,
     known_places,
     last_at,
+    last_run_at,
     remembered,
     runs_of,
 )
+from btrfs_backup_ng.session.session import Session
 
 log = logging.getLogger(__name__)
 
 _CHECK = "--check"
 _EPILOG = f"""\
 {EPILOG_PLACES}
-Without a place, it shows those on record on this machine.
+Without a place, it shows each volume of the configuration at each of its targets, by
+its newest complete backup there; a volume without targets, by its newest snapshot. If
+there is no configuration, it shows the places on record on this machine.
 
 states:
   OK  has a newest snapshot or backup
   FAILED  the last run failed or was refused, with the reason
-  STALE  the newest is older than --max-age allows; snapshots dated in the future do
-    not count
+  STALE  the newest is older than --max-age, or max-age of the configuration, allows;
+    snapshots dated in the future do not count
   RUNNING  a run is at work: which, since when, and on which snapshot
   WAITING  a transfer was interrupted; the next backup that sends the same snapshot
     from the same parent resumes it
   NEVER  nothing complete is there yet
-  AWAY  not mounted, not reachable, or not allowed
+  AWAY  not mounted, not reachable, or not allowed; that is fine for what is optional
+    in the configuration, until its newest backup on record is too old
 
 exit status:
-  0  all are OK or RUNNING
+  0  all are OK or RUNNING, or may be AWAY
   1  at least one is anything else
   2  usage error
   4  needs root
@@ -74,15 +83,20 @@ exit status with --check:
   1  warning: one is STALE or WAITING
   2  critical: one is FAILED or NEVER, or older than --crit
   3  unknown: one is AWAY and none is worse, or an error, also of usage
-"""
+
+{EPILOG_FILE}"""
 
 
 def main(words: Sequence[str]) -> int:
     """Print the status of places."""
     parser = build_parser()
+    expand = JobFiles(parser).expand
+
+    def read_all(options: argparse.Namespace) -> StatusOptions:
+        return read(options, expand(words))
+
     try:
-        expanded = JobFiles(parser).expand
-        return run_command("status", words, parser, read, _run, expanded)
+        return run_command("status", words, parser, read_all, _run, expand)
     except BackupError as error:
         if _CHECK not in words:
             raise
@@ -95,6 +109,7 @@ def main(words: Sequence[str]) -> int:
 class StatusOptions(Value):
     """The options of ``status``.
 
+    :ivar config: path of the configuration that the call names, or "".
     :ivar max_age: of the newest snapshot or backup of a place.
     :ivar forget: remove the places from the history, and look at none.
     :ivar check: print a line for a monitor instead.
@@ -103,6 +118,7 @@ class StatusOptions(Value):
     """
 
     looking: PlacesOptions
+    config: str
     max_age: timedelta | None
     forget: bool
     check: bool
@@ -110,14 +126,16 @@ class StatusOptions(Value):
     metrics: str
 
 
-def read(options: argparse.Namespace) -> StatusOptions:
+def read(options: argparse.Namespace, words: Sequence[str] = ()) -> StatusOptions:
     """Return the options.
 
+    :param words: of the call, expanded.
     :raises UsageError: if one place is a command, none is named to be forgotten, or
         options contradict each other.
     """
     if options.forget:
         need_places(options.places, "status")
+    configured = read_configured(options, build_parser, words)
     warn, crit = options.warn, options.crit
     if not options.check and (warn or crit):
         raise UsageError(f"--warn and --crit need {_CHECK}")
@@ -127,7 +145,8 @@ def read(options: argparse.Namespace) -> StatusOptions:
     if warn and crit and crit < warn:
         raise UsageError("--crit is a shorter time than --warn")
     return StatusOptions(
-        looking=read_options(options),
+        looking=read_options(options, configured),
+        config=os.path.abspath(options.config) if options.config else "",
         max_age=warn or options.max_age,
         forget=options.forget,
         check=options.check,
@@ -181,6 +200,7 @@ def build_parser() -> Parser:
         help="drop the records of this machine about these places, which will not"
         " come back; nothing at the places is touched",
     )
+    add_config(parser)
     add_folder(parser)
     add_ssh(parser)
     add_display(parser)
@@ -214,47 +234,56 @@ def _run(options: StatusOptions, call: Call) -> int:
 
 
 def _look(options: StatusOptions, call: Call) -> list[StatusEntry]:
-    """Look at the places that are named, or on record; leave out renamed sources."""
+    """Look at what is named, configured, or on record."""
     looking = options.looking
-    records = remembered(needed=not looking.places)
-    places = named_or_known(looking.places, looking.folder, records, call.sudo_line)
+    records = remembered(needed=looking.are_known)
+    with open_session(call, looking.ssh, looking.folder) as session:
+        if looking.configured:
+            from btrfs_backup_ng.cli.commands.status import configured  # here: large
+
+            max_age = options.max_age
+            return configured.look(
+                looking.configured, session, records, max_age, config=options.config
+            )
+        places = named_or_known(looking.places, looking.folder, records, call.sudo_line)
+        found = _look_at_places(places, session, records, options.max_age)
+    if looking.places:
+        return [found[str(location)] for location, _ in places]
+    return _without_renamed(found, records)
+
+
+def _look_at_places(
+    places: Sequence[tuple[Location, str]],
+    session: Session,
+    records: Sequence[Record],
+    max_age: timedelta | None,
+) -> dict[str, StatusEntry]:
     known = {one.place for one in known_places(records)}
     runs = runs_of(records)
     found: dict[str, StatusEntry] = {}
-    with open_session(call, looking.ssh, looking.folder) as session:
-        for location, folder in places:
-            place, last = str(location), last_at(records, str(location))
-            demand = Demand(options.max_age, bool(last.failed))
-            found[place] = StatusEntry(
-                place=place,
-                standing=examine(location, session, folder, demand),
-                last=last,
-                last_run=_last_run(runs, place),
-                max_age=options.max_age,
-                is_known=place in known,
-            )
-    if looking.places:
-        return [found[str(location)] for location, _ in places]
-    standings = {place: entry.standing for place, entry in found.items()}
-    renamed = _renamed(standings, records)
-    return [entry for place, entry in found.items() if place not in renamed]
+    for location, folder in places:
+        place, last = str(location), last_at(records, str(location))
+        sight = attempt(partial(see, location, session, folder))
+        demand = Demand(max_age, bool(last.failed))
+        found[place] = StatusEntry(
+            place=place,
+            standing=examine(sight, session.now, demand),
+            last=last,
+            last_run=last_run_at(runs, place),
+            max_age=max_age,
+            is_known=place in known,
+            sight=None if isinstance(sight, BackupError) else sight,
+        )
+    return found
 
 
-def _last_run(runs: Sequence[PastRun], place: str) -> PastRun | None:
-    """Return the last run to a place; of a source, the last of its own."""
-    here = (run for run in reversed(runs) if place in (run.source, run.destination))
-    return next(
-        (run for run in here if run.destination == place or not run.destination), None
-    )
-
-
-def _renamed(
-    standings: dict[str, Standing], records: Sequence[Record]
-) -> dict[str, str]:
-    """Return the sources that are on record under a path that they had before."""
-    lost = [place for place, one in standings.items() if one.word is Word.AWAY]
-    made = {place: one.made_here for place, one in standings.items()}
+def _without_renamed(
+    found: Mapping[str, StatusEntry], records: Sequence[Record]
+) -> list[StatusEntry]:
+    """Leave out the sources that are on record under a path that they had before."""
+    lost = [place for place, entry in found.items() if entry.word is Word.AWAY]
+    made = {place: entry.standing.made_here for place, entry in found.items()}
     renamed = new_paths(lost, made, records)
     for place, path in renamed.items():
         log.info("%s is %s now", visible(place), visible(path))
-    return renamed
+    return [entry for place, entry in found.items() if place not in renamed]

@@ -36,9 +36,11 @@ def hints(entry: StatusEntry) -> list[str]:
     """Return what to do about an entry, a line for each way."""
     found = entry.hint.splitlines()
     waits = any(not one.running for one in entry.standing.waiting)
-    if entry.word is not Word.RUNNING and waits:
-        where = quote(entry.place)
-        resume = f"Resume:  {PROGRAM} SOURCE {where}"
+    where = quote(entry.place)
+    if entry.run_line and entry.word in (Word.FAILED, Word.STALE, Word.NEVER):
+        found = [f"Back up now:  {entry.run_line}", *found]
+    elif entry.word is not Word.RUNNING and waits:
+        resume = f"Resume:  {entry.run_line or f'{PROGRAM} SOURCE {where}'}"
         discard = f"Or discard it:  {PROGRAM} prune --staging {where}"
         found = [resume, discard, *found]
     return found

@@ -90,7 +90,7 @@ def _age(entry: StatusEntry, now: datetime) -> Number:
 
 
 def _max_age(entry: StatusEntry, now: datetime) -> Number:
-    return entry.max_age.total_seconds() if entry.max_age else None
+    return None if entry.max_age is None else entry.max_age.total_seconds()
 
 
 def _count(entry: StatusEntry, now: datetime) -> Number:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from btrfs_backup_ng.actions.status import Standing, Word
+from btrfs_backup_ng.actions.status import Sight, Standing, Word
 from btrfs_backup_ng.cli.views import SnapshotView, view_kept
 from btrfs_backup_ng.core.document import Lines
 from btrfs_backup_ng.core.model import Waiting
@@ -26,6 +26,8 @@ class StatusEntry(Value):
     :ivar max_age: of its newest snapshot or backup, None for any.
     :ivar is_optional: it may be away.
     :ivar is_known: it is in the history of this machine.
+    :ivar run_line: the command that backs it up, if that is known.
+    :ivar sight: the look at it, of a volume only its own part; None if it is away.
     """
 
     place: str
@@ -37,6 +39,8 @@ class StatusEntry(Value):
     max_age: timedelta | None = None
     is_optional: bool = False
     is_known: bool = False
+    run_line: str = ""
+    sight: Sight | None = None
 
     @property
     def word(self) -> Word:
@@ -138,6 +142,7 @@ class PlaceStatus(Value):
 def view_entry(entry: StatusEntry, now: datetime) -> PlaceStatus:
     """Return an entry for the document."""
     standing, last, run = entry.standing, entry.last, entry.last_run
+    limit = entry.max_age
     return PlaceStatus(
         place=entry.place,
         volume=entry.volume,
@@ -146,7 +151,7 @@ def view_entry(entry: StatusEntry, now: datetime) -> PlaceStatus:
         fine=entry.is_fine(now),
         newest=view_kept(standing.newest) if standing.newest else None,
         complete=standing.complete,
-        max_age_s=entry.max_age.total_seconds() if entry.max_age else None,
+        max_age_s=None if limit is None else limit.total_seconds(),
         future=tuple(kept.snapshot.name for kept in standing.future),
         waiting=standing.waiting,
         running=standing.worker,

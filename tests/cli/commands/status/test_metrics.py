@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_each_place_has_its_values():
         ]
     )
     hour = timedelta(hours=1)
-    names = {"volume": "home", "target": "usb", "max_age": 2 * hour}
+    names: dict[str, Any] = {"volume": "home", "target": "usb", "max_age": 2 * hour}
     entries = [
         entry(Word.OK, hour, last_run=run, **names),
         entry(Word.FAILED, place="/mnt/b", last_run=bad),

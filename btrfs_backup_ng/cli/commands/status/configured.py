@@ -1,0 +1,118 @@
+"""The state of each configured volume at each of its targets."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+
+from btrfs_backup_ng import PROGRAM
+from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
+from btrfs_backup_ng.actions.conditions import Gate, Unmet
+from btrfs_backup_ng.actions.status import Demand, Sight, examine, see
+from btrfs_backup_ng.cli.commands.status.view import StatusEntry
+from btrfs_backup_ng.cli.config.places import ConfiguredPlace, ssh_at
+from btrfs_backup_ng.core.model import Checks
+from btrfs_backup_ng.core.value import replace
+from btrfs_backup_ng.session.history import (
+    Last,
+    Record,
+    last_at,
+    last_run_at,
+    origins_of,
+    runs_of,
+)
+from btrfs_backup_ng.session.session import Session
+
+Look = Callable[[ConfiguredPlace], Sight | BackupError]
+
+
+def look(
+    places: Sequence[ConfiguredPlace],
+    session: Session,
+    records: Sequence[Record],
+    max_age: timedelta | None,
+    *,
+    config: str = "",
+) -> list[StatusEntry]:
+    """Look at the targets of volumes, and at sources that have none.
+
+    :param max_age: instead of those that are configured.
+    :param config: the file, if the call names it.
+    """
+    session = replace(session, ssh_at=ssh_at(places))
+    sights: dict[tuple[str, str], Sight | BackupError] = {}
+    gate = Gate()
+
+    def look_at(place: ConfiguredPlace) -> Sight | BackupError:
+        key = str(place.location), place.folder
+        if key not in sights:
+            sights[key] = attempt(partial(_see, place, session, gate))
+        return sights[key]
+
+    return [
+        _entry(place, look_at(place), session, records, max_age, config)
+        for place in places
+        if place.destination or not place.plan.targets
+    ]
+
+
+def _see(place: ConfiguredPlace, session: Session, gate: Gate) -> Sight:
+    """Look at a place that meets its conditions.
+
+    :raises BackupError: if it cannot be looked at, or does not meet them.
+    """
+    conditions = replace(place.conditions, min_free=None)
+    checks = place.destination.checks if place.destination else Checks.AUTO
+    try:
+        gate.check_place(place.location, conditions, place.ssh, session, checks)
+    except Unmet as unmet:
+        reason = str(unmet).removeprefix("away: ").partition("; skipped")[0]
+        raise Refused(f"{visible(str(place.location))}: {reason}") from unmet
+    return see(place.location, session, place.folder)
+
+
+def _entry(
+    place: ConfiguredPlace,
+    sight: Sight | BackupError,
+    session: Session,
+    records: Sequence[Record],
+    max_age: timedelta | None,
+    config: str,
+) -> StatusEntry:
+    plan, source, where = place.plan, place.plan.job.source, str(place.location)
+    own = [record for record in records if record.source == str(source)]
+    last = _last(own, str(source), where)
+    limit = place.max_age if max_age is None else max_age
+    if place.destination and not isinstance(sight, BackupError):
+        sent = origins_of(own, str(source))
+        contents = sight.contents.of_source(source, plan.job.naming.prefix, sent)
+        sight = replace(sight, contents=contents)
+    words = [PROGRAM, "run", *(["-c", config] if config else []), plan.name]
+    words += ["--only", place.target] if place.target else []
+    return StatusEntry(
+        place=where,
+        standing=examine(sight, session.now, Demand(limit, bool(last.failed))),
+        last=last,
+        last_run=last_run_at(runs_of(own), where),
+        volume=plan.name,
+        target=place.target,
+        max_age=limit,
+        is_optional=place.conditions.optional or place.conditions.when_reachable,
+        is_known=bool(own),
+        run_line=visible(shlex.join(words)),
+        sight=None if isinstance(sight, BackupError) else sight,
+    )
+
+
+def _last(own: Sequence[Record], source: str, place: str) -> Last:
+    """Return the last outcomes for a volume at a target.
+
+    What failed at the source itself failed for the target, too.
+
+    :param own: the records of the source.
+    """
+    last = last_at(own, place)
+    if place == source:
+        return last
+    failed = (*last_at(own, source).failed, *last.failed)
+    return replace(last, failed=failed)
