@@ -68,10 +68,12 @@ function _btrfs_backup_ng_valued
             printf '%s\n' -c --config --only -N --num-snapshots -n --num-backups --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --incremental --rate --compress --retries --checkpoint-interval --max-size --staging-max-age --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout --wait --disk --fs-checks --safety-margin --jobs
         case config
             printf '%s\n' -c --config -o --output
+        case timer
+            printf '%s\n' -c --config --oncalendar --on-mount
         case list
             printf '%s\n' -c --config -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case status
-            printf '%s\n' --max-age --warn --crit --metrics -c --config -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
+            printf '%s\n' --max-age --warn --crit --metrics --html -c --config -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case log
             printf '%s\n' --since
         case restore
@@ -103,7 +105,7 @@ function _btrfs_backup_ng_words
             set is_value yes
         else if string match -q -- '-*' $word
             continue
-        else if test $command = none; and test -z "$operands"; and contains -- $word run config list status log restore versions diff prune verify doctor demo help
+        else if test $command = none; and test -z "$operands"; and contains -- $word run config timer list status log restore versions diff prune verify doctor demo help
             set command $word
             set valued (_btrfs_backup_ng_valued $word)
         else
@@ -130,6 +132,7 @@ end
 complete -c btrfs-backup-ng -f
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a run -d 'back up all that is configured, or a part of it'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a config -d 'check the configuration, or write a first one'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a timer -d 'back up by itself, every hour or when a disk is mounted'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a list -d 'list snapshots, backups and interrupted transfers'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a status -d 'show the state of each place in one word'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a log -d 'show what past runs did, and what failed'
@@ -141,9 +144,10 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a verify -d 'check 
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a doctor -d 'check that backups to and from places will work'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a demo -d 'try it all on throw-away filesystems'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a help -d 'show the options of a command'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in help' -a 'run config list status log restore versions diff prune verify doctor demo'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in help' -a 'run config timer list status log restore versions diff prune verify doctor demo'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ none' -a '(_btrfs_backup_ng_place)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 config' -a 'check init'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 timer' -a 'install show remove'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ list' -a '(_btrfs_backup_ng_place)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ status' -a '(_btrfs_backup_ng_place)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ log' -a '(_btrfs_backup_ng_place)'
@@ -156,8 +160,8 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ prune' -a '(_btrfs_backup
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 verify' -a '(_btrfs_backup_ng_place)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 2+ verify' -a '(_btrfs_backup_ng_snapshot)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ doctor' -a '(_btrfs_backup_ng_place)'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor demo' -s h -l help -d 'print the usual options'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor demo' -l help-all -d 'print all options'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor demo' -s h -l help -d 'print the usual options'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor demo' -l help-all -d 'print all options'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s N -l num-snapshots -x -d 'keep the latest N snapshots at the source, and those that a destination still needs'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s n -l num-backups -x -d 'keep the latest N backups at each destination'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run prune' -l keep -x -d 'retention policy for the snapshots at the source'
@@ -204,16 +208,23 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l safety-margin -
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l backfill -d 'also send missing snapshots that are older than the newest backup'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l force -d 'continue although the space check fails, the source keeps backups, or a policy would delete more than half'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l jobs -x -d 'run up to N tasks'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor demo' -l sudo -d 'if not root, run this command again through sudo'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -s q -l quiet -d 'print nothing but failures'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -s v -l verbose -d 'print more'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -s d -l debug -d 'the same as -vv'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -l progress -l no-progress -d 'show progress'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -l json -d 'print a JSON document instead of lines'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config list status log restore versions diff prune verify doctor' -l version -d 'print the version'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run config list status' -s c -l config -x -a '(_btrfs_backup_ng_file)' -d 'read this configuration'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor demo' -l sudo -d 'if not root, run this command again through sudo'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -s q -l quiet -d 'print nothing but failures'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -s v -l verbose -d 'print more'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -s d -l debug -d 'the same as -vv'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -l progress -l no-progress -d 'show progress'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -l json -d 'print a JSON document instead of lines'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -l version -d 'print the version'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run config timer list status' -s c -l config -x -a '(_btrfs_backup_ng_file)' -d 'read this configuration'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run' -l only -x -d 'send to this target only, and leave out the volumes that do not go there'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in config' -s o -l output -x -a '(_btrfs_backup_ng_file)' -d 'import'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l hourly -d 'every hour'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l daily -d 'every day'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l oncalendar -x -a 'minutely hourly daily weekly monthly' -d 'at these times, as systemd writes them'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l on-mount -x -d 'whenever the disk of this target is mounted'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l user -d 'as this user, not as root'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -s n -l dry-run -d 'print what would be written or removed'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer prune' -s y -l yes -d 'do not ask for confirmation'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l latest -d 'list only the newest complete snapshot or backup of each prefix and source'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in list' -l size -d 'measure how much each holds, and how much deleting it frees'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l max-age -x -d 'a newest snapshot or backup older than SPAN'
@@ -221,6 +232,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l check -d 'print o
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l warn -x -d 'with --check'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l crit -x -d 'with --check'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l metrics -x -a '(_btrfs_backup_ng_file)' -d 'also write FILE, in one step, for the textfile collector of Prometheus'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l html -x -a '(_btrfs_backup_ng_file)' -d 'also write FILE, in one step'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l forget -d 'drop the records of this machine about these places, which will not come back'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in log' -l since -x -d 'only runs that began within the last SPAN'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in log' -l failures -d 'only failures, with the reason'
@@ -246,7 +258,6 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in prune' -l staging -d 'discar
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in prune' -l one-source -d 'record that all backups that start with P are of one source, so that a policy may delete them'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in prune' -l id -x -d 'with --staging'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in prune' -s n -l dry-run -d 'print what would be deleted or discarded'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in prune' -s y -l yes -d 'do not ask for confirmation'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in prune' -l force -d 'continue although a plan looks dangerous, by the clock of this machine'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in verify' -l source -l from -x -a '(_btrfs_backup_ng_place)' -d 'the source these backups were made from'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in verify' -s p -l snapshot-prefix -x -d 'with --source'

@@ -230,8 +230,8 @@ def _view(configuration: Configuration, plan: VolumePlan) -> VolumeView:
         every_level = configuration.levels(plan.volume, target.name)
         settings += _settings([MAX_AGE_KEY], every_level)
         targets.append(TargetView(target.name, str(destination.location), settings))
-    other = (*CONDITION_KEYS, *SNAPSHOT_HOOK_KEYS)
-    other += () if plan.targets else (MAX_AGE_KEY,)
+    other = [*CONDITION_KEYS, *SNAPSHOT_HOOK_KEYS]
+    other += [] if plan.targets else [MAX_AGE_KEY]
     settings = [*_options(own, defaults), *_settings(other, [general, section])]
     return VolumeView(plan.name, str(plan.job.source), settings, targets)
 

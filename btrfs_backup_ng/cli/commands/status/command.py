@@ -13,6 +13,7 @@ from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.commands.status.lines import lines
 from btrfs_backup_ng.cli.commands.status.view import (
+    Looked,
     StatusEntry,
     exit_status,
     view_entry,
@@ -115,6 +116,7 @@ class StatusOptions(Value):
     :ivar check: print a line for a monitor instead.
     :ivar crit: the age that is critical to it.
     :ivar metrics: the file to write for another one; "" for none.
+    :ivar html: the page to write; "" for none.
     """
 
     looking: PlacesOptions
@@ -124,6 +126,7 @@ class StatusOptions(Value):
     check: bool
     crit: timedelta | None
     metrics: str
+    html: str
 
 
 def read(options: argparse.Namespace, words: Sequence[str] = ()) -> StatusOptions:
@@ -152,6 +155,7 @@ def read(options: argparse.Namespace, words: Sequence[str] = ()) -> StatusOption
         check=options.check,
         crit=crit,
         metrics=options.metrics or "",
+        html=options.html or "",
     )
 
 
@@ -195,6 +199,12 @@ def build_parser() -> Parser:
         help="also write FILE, in one step, for the textfile collector of Prometheus",
     )
     add(
+        "--html",
+        metavar="FILE",
+        help="also write FILE, in one step: a page with the state, the retention of"
+        " each snapshot, transfers, space, verifications, and commands to restore",
+    )
+    add(
         "--forget",
         action="store_true",
         help="drop the records of this machine about these places, which will not"
@@ -233,26 +243,44 @@ def _run(options: StatusOptions, call: Call) -> int:
     return output.finish(exit_status(entries, now), PlacesReport(found))
 
 
-def _look(options: StatusOptions, call: Call) -> list[StatusEntry]:
-    """Look at what is named, configured, or on record."""
+def _look(options: StatusOptions, call: Call) -> Sequence[StatusEntry]:
+    """Look at what is named, configured, or on record; write the page of it."""
     looking = options.looking
     records = remembered(needed=looking.are_known)
     with open_session(call, looking.ssh, looking.folder) as session:
         if looking.configured:
             from btrfs_backup_ng.cli.commands.status import configured  # here: large
 
-            max_age = options.max_age
-            return configured.look(
-                looking.configured, session, records, max_age, config=options.config
+            looked = configured.look(
+                looking.configured,
+                session,
+                records,
+                options.max_age,
+                config=options.config,
+                with_sources=bool(options.html),
             )
-        places = named_or_known(looking.places, looking.folder, records, call.sudo_line)
-        found = _look_at_places(places, session, records, options.max_age)
-    if looking.places:
-        return [found[str(location)] for location, _ in places]
-    return _without_renamed(found, records)
+        else:
+            looked = _look_at_places(options, session, records)
+        if options.html:
+            from btrfs_backup_ng.cli.commands.status.page import write  # here: large
+
+            write.write_page(options.html, looked, records, session)
+    return looked.entries
 
 
 def _look_at_places(
+    options: StatusOptions, session: Session, records: Sequence[Record]
+) -> Looked:
+    """Look at the places that are named, or on record."""
+    looking, sudo_line = options.looking, session.sudo_line
+    places = named_or_known(looking.places, looking.folder, records, sudo_line)
+    found = _entries(places, session, records, options.max_age)
+    if looking.places:
+        return Looked([found[str(location)] for location, _ in places])
+    return Looked(_without_renamed(found, records))
+
+
+def _entries(
     places: Sequence[tuple[Location, str]],
     session: Session,
     records: Sequence[Record],

@@ -1,17 +1,17 @@
 """The state of each configured volume at each of its targets."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 
 from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
-from btrfs_backup_ng.actions.conditions import Gate, Unmet
+from btrfs_backup_ng.actions.conditions import Unmet, check_place
 from btrfs_backup_ng.actions.status import Demand, Sight, examine, see
-from btrfs_backup_ng.cli.commands.status.view import StatusEntry
+from btrfs_backup_ng.cli.commands.status.view import Looked, StatusEntry
 from btrfs_backup_ng.cli.config.places import ConfiguredPlace, ssh_at
-from btrfs_backup_ng.core.model import Checks
+from btrfs_backup_ng.core.model import Checks, SshOptions
 from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.session.history import (
     Last,
@@ -33,30 +33,34 @@ def look(
     max_age: timedelta | None,
     *,
     config: str = "",
-) -> list[StatusEntry]:
+    with_sources: bool = False,
+) -> Looked:
     """Look at the targets of volumes, and at sources that have none.
 
     :param max_age: instead of those that are configured.
     :param config: the file, if the call names it.
+    :param with_sources: look at all sources.
     """
     session = replace(session, ssh_at=ssh_at(places))
     sights: dict[tuple[str, str], Sight | BackupError] = {}
-    gate = Gate()
 
     def look_at(place: ConfiguredPlace) -> Sight | BackupError:
         key = str(place.location), place.folder
         if key not in sights:
-            sights[key] = attempt(partial(_see, place, session, gate))
+            sights[key] = attempt(partial(_see, place, session))
         return sights[key]
 
-    return [
-        _entry(place, look_at(place), session, records, max_age, config)
-        for place in places
-        if place.destination or not place.plan.targets
-    ]
+    entries: list[StatusEntry] = []
+    sources: list[StatusEntry] = []
+    for place in places:
+        is_source = not place.destination and bool(place.plan.targets)
+        if with_sources or not is_source:
+            entry = _entry(place, look_at(place), session, records, max_age, config)
+            (sources if is_source else entries).append(entry)
+    return Looked(entries, sources)
 
 
-def _see(place: ConfiguredPlace, session: Session, gate: Gate) -> Sight:
+def _see(place: ConfiguredPlace, session: Session) -> Sight:
     """Look at a place that meets its conditions.
 
     :raises BackupError: if it cannot be looked at, or does not meet them.
@@ -64,7 +68,7 @@ def _see(place: ConfiguredPlace, session: Session, gate: Gate) -> Sight:
     conditions = replace(place.conditions, min_free=None)
     checks = place.destination.checks if place.destination else Checks.AUTO
     try:
-        gate.check_place(place.location, conditions, place.ssh, session, checks)
+        check_place(place.location, conditions, place.ssh, session, checks)
     except Unmet as unmet:
         reason = str(unmet).removeprefix("away: ").partition("; skipped")[0]
         raise Refused(f"{visible(str(place.location))}: {reason}") from unmet
@@ -100,8 +104,24 @@ def _entry(
         is_optional=place.conditions.optional or place.conditions.when_reachable,
         is_known=bool(own),
         run_line=visible(shlex.join(words)),
+        keep=place.keep,
+        ssh_words=tuple(_ssh_words(place)),
         sight=None if isinstance(sight, BackupError) else sight,
     )
+
+
+def _ssh_words(place: ConfiguredPlace) -> Iterator[str]:
+    """Yield the options by which a command without the configuration reaches it."""
+    for dest, setting in place.options.items():
+        kind, _, _ = dest.partition(".")
+        if kind != SshOptions.__name__ and dest != "ssh_host_key_policy":
+            continue
+        value = setting.value.value
+        if isinstance(value, bool):
+            yield from [f"--{setting.key}"] if value else []
+        else:
+            for each in value if isinstance(value, list) else [value]:
+                yield f"--{setting.key}={each}"
 
 
 def _last(own: Sequence[Record], source: str, place: str) -> Last:

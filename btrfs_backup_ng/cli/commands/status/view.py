@@ -1,12 +1,13 @@
 """The state of everything that was looked at, for every form in which it is shown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from btrfs_backup_ng.actions.status import Sight, Standing, Word
 from btrfs_backup_ng.cli.views import SnapshotView, view_kept
 from btrfs_backup_ng.core.document import Lines
 from btrfs_backup_ng.core.model import Waiting
+from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.contents import forget_hint
@@ -27,6 +28,8 @@ class StatusEntry(Value):
     :ivar is_optional: it may be away.
     :ivar is_known: it is in the history of this machine.
     :ivar run_line: the command that backs it up, if that is known.
+    :ivar keep: the configured policy for its snapshots or backups; None to keep all.
+    :ivar ssh_words: options with which other commands reach it.
     :ivar sight: the look at it, of a volume only its own part; None if it is away.
     """
 
@@ -40,6 +43,8 @@ class StatusEntry(Value):
     is_optional: bool = False
     is_known: bool = False
     run_line: str = ""
+    keep: Policy | None = None
+    ssh_words: tuple[str, ...] = ()
     sight: Sight | None = None
 
     @property
@@ -87,6 +92,17 @@ class StatusEntry(Value):
         if self.word is Word.AWAY and self.is_known and not self.volume:
             hint += f"\n{forget_hint(self.place)}"
         return hint.strip()
+
+
+class Looked(Value):
+    """All that was looked at.
+
+    :ivar entries: what has a state.
+    :ivar sources: those of configured volumes with targets, if they were looked at.
+    """
+
+    entries: Sequence[StatusEntry]
+    sources: Sequence[StatusEntry] = ()
 
 
 def exit_status(entries: Iterable[StatusEntry], now: datetime) -> int:

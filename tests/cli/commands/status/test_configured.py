@@ -11,7 +11,8 @@ import pytest
 
 from tests.cli.commands.status.test_check import VALUE
 from tests.cli.commands.status.test_metrics import of, parse
-from tests.support.command_line import complaint, must
+from tests.cli.commands.status.test_page import Reader
+from tests.support.command_line import complaint, covers, must
 from tests.support.many import add_history, write_records
 from tests.support.places import STATE
 from tests.support.program import Argument, run_program
@@ -123,20 +124,31 @@ def test_all_forms_agree(world: World):
     add_history(world.scene, range(72, 60, -3))
     write_records(world.scene)
     must(world.call("run", "root"))
-    metrics = world.file.with_name("x.prom")
+    metrics, html = world.file.with_name("x.prom"), world.file.with_name("x.html")
     words = world.words(status=1)
-    document = must(world.call("status", "--json", "--metrics", metrics), 1)
+    files: list[Argument] = ["--metrics", metrics, "--html", html]
+    document = must(world.call("status", "--json", *files), 1)
+    page = Reader(html.read_text())
+    page.check_safe()
+    cells = iter(page.texts["span"])
     entries = json.loads(document.stdout)["places"]
     samples, listed = parse(metrics.read_text()), _listed(world)
     line = must(world.call("status", "--check"), 1).stdout
     values = {title: age for title, age, *_ in re.findall(VALUE, line)}
     assert [e["status"] for e in entries] == ["stale", "away", "ok"]
+    (sentence,) = page.texts["h1"]
+    assert re.match("2 of 3 need you: home at usb has had no new backup for", sentence)
+    run = f"btrfs-backup-ng run -c {world.file} home --only usb"
+    names = {(e["newest"] or {}).get("name") for e in entries} - {None}
+    restores = [f"btrfs-backup-ng restore {world.usb} {n} --to ." for n in names]
+    assert {run, *restores} <= {*page.texts["pre"]}
     for one in entries:
         title = f"{one['volume']} at {one['target']}"
         at = one["volume"], one["target"], one["place"]
         assert words[title].lower() == one["status"]
         assert samples[of("state", *at, state=one["status"])] == 1
         assert samples[of("fine", *at)] == one["fine"]
+        assert next(c for c in cells if c.isupper()) == one["status"].upper()
         if one["status"] == "away":
             assert values[title] == "U" and of("complete", *at) not in samples
             continue
@@ -147,6 +159,30 @@ def test_all_forms_agree(world: World):
         age = one["newest"]["age_s"]
         assert abs(samples[of("newest_age_seconds", *at)] - age) <= 2
         assert abs(int(values[title].removesuffix("s")) - age) <= 10
+
+
+@covers("--html")
+def test_the_page_says_what_prune_would_do_and_which_parent_is_needed(world: World):
+    scene = world.scene
+    add_history(scene, range(72, 2, -3))
+    write_records(scene, policy="latest 2d")
+    page = world.file.with_name("x.html")
+    words = [scene.source, world.usb]
+    must(run_program("status", *words, "--html", page, env=world.env))
+    hovers = [h for h in Reader(page.read_text()).texts["title"] if " ago: " in h]
+    policies = ["--keep", "latest 2d", "--keep-at", "latest 2d"]
+    pruned = json.loads(
+        must(run_program("prune", "-n", "--force", "--json", *policies, *words)).stdout
+    )
+    verdicts = [one for place in pruned["places"] for one in place["snapshots"]]
+    assert {one["verdict"] for one in verdicts} == {"keep", "delete"}
+    shown = {"keep": ": (kept|needed as parent) ", "delete": ": to be deleted "}
+    for verdict, pattern in shown.items():
+        found = [hover for hover in hovers if re.search(pattern, f"{hover} ")]
+        numbers = [re.match(r"(\d+) of them", hover) for hover in found]
+        count = sum(int(number[1]) if number else 1 for number in numbers)
+        assert count == sum(one["verdict"] == verdict for one in verdicts)
+    assert sum("needed as parent (" in hover for hover in hovers) == 2
 
 
 def test_max_age_is_inherited_and_checked(world: World):

@@ -16,6 +16,7 @@ from btrfs_backup_ng.actions.status import Word
 from btrfs_backup_ng.cli.commands.status.metrics import metrics
 from btrfs_backup_ng.cli.whole_file import replace_whole
 from btrfs_backup_ng.session.history import Record, runs_of
+from tests.support.command_line import covers
 from tests.support.statuses import HOSTILE, NOW, entry
 
 _NAME = "[a-zA-Z_:][a-zA-Z0-9_:]*"
@@ -57,6 +58,7 @@ def of(name: str, volume: str, target: str, place: str, **more: str) -> Sample:
     return f"btrfs_backup_ng_{name}", tuple(labels.items())
 
 
+@covers("--metrics")
 def test_each_place_has_its_values():
     minute = timedelta(minutes=1)
     sent = Record(NOW - minute, "/home", "f", "/mnt/usb", "a", "a", size_bytes=5)

@@ -1,0 +1,1 @@
+"""The page of ``status --html``: what it shows, gathered first, and drawn then."""
