@@ -188,12 +188,6 @@ def read(options: argparse.Namespace) -> TimerOptions:
         raise UsageError("--on-mount: no target given")
     if words and action == _SHOW:
         raise UsageError(f"show takes no {visible(words[0])!r}")
-    needs_answer = action != _SHOW and not (options.yes or options.dry_run)
-    if needs_answer and (options.json or not has_terminal()):
-        raise UsageError(
-            "cannot ask for confirmation (no terminal); nothing was changed",
-            hint="Preview:  --dry-run     Skip the question:  --yes",
-        )
     named = options.oncalendar
     return TimerOptions(
         action=action,
@@ -211,6 +205,11 @@ def _run(options: TimerOptions, call: Call) -> int:
     manager = Manager(is_users=options.is_users)
     if options.action == _SHOW:
         return _show(manager, Output(call))
+    if not (options.yes or options.dry_run or has_terminal() and not call.as_json):
+        raise UsageError(
+            "cannot ask for confirmation (no terminal); nothing was changed",
+            hint="Preview:  --dry-run     Skip the question:  --yes",
+        )
     manager.check_rights(f"As root:  {call.sudo_line}\nFor this user alone:  --user")
     work = _install if options.action == _INSTALL else _remove
     return work(options, manager, call)
