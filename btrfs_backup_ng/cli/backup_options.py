@@ -71,7 +71,7 @@ exit status:
 """
 _USAGE = "[options] SOURCE [DESTINATION ...]"
 #: Verbs of other programs, for the work that this one does without a verb.
-_NEEDLESS = ("backup", "copy", "create", "send", "snapshot", "sync", "transfer")
+_NEEDLESS = ("backup", "copy", "create", "sync", "transfer")
 
 
 class BackupOptions(Value):
@@ -167,16 +167,19 @@ def build_parser() -> Parser:
     return parser
 
 
-def add_backup_options(parser: Parser) -> None:
-    """Add all options of a backup but those about its output."""
-    _add_keeping(parser)
+def add_backup_options(parser: Parser, *, has_steps: bool = True) -> None:
+    """Add all options of a backup but those about its output.
+
+    :param has_steps: with those that leave out a step.
+    """
+    _add_keeping(parser, has_steps)
     _add_transfer(parser)
     add_ssh(parser)
     _add_safety(parser)
     _add_tasks(parser)
 
 
-def _add_keeping(parser: Parser) -> None:
+def _add_keeping(parser: Parser, has_steps: bool) -> None:
     group = parser.add_argument_group("snapshots")
     job = OptionGroup(group, Job)
     group.add_argument(
@@ -195,21 +198,8 @@ def _add_keeping(parser: Parser) -> None:
         help="keep the latest N backups at each destination (default: keep all)",
     )
     add_policies(group)
-    job.add(
-        "take_snapshot",
-        "-S",
-        "--no-snapshot",
-        action="store_false",
-        help="make no snapshot; send existing ones only",
-    )
-    job.add(
-        "transfer",
-        "-T",
-        "--no-transfer",
-        action="store_false",
-        help="send nothing; only make a snapshot (also while another run sends), and"
-        " delete old ones (unless another run is at work)",
-    )
+    if has_steps:
+        _add_steps(job)
     add_folder(group)
     group.add_argument(
         "-p",
@@ -230,6 +220,31 @@ def _add_keeping(parser: Parser) -> None:
         "--convert-rw",
         action="store_true",
         help="make snapshots writable before deleting them (needed by old kernels)",
+    )
+
+
+def _add_steps(job: OptionGroup) -> None:
+    job.add(
+        "take_snapshot",
+        "-S",
+        "--no-snapshot",
+        action="store_false",
+        help="make no snapshot; send existing ones only",
+    )
+    job.add(
+        "transfer",
+        "-T",
+        "--no-transfer",
+        action="store_false",
+        help="send nothing; only make a snapshot (also while another run sends), and"
+        " delete old ones (unless another run is at work)",
+    )
+    job.add(
+        "prune",
+        "--no-prune",
+        action="store_false",
+        help="delete nothing, whatever the policies say; backups that they would delete"
+        " at once are not sent",
     )
 
 

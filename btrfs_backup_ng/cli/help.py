@@ -18,6 +18,8 @@ from btrfs_backup_ng.core.value import Value
 #: Commands -> their meanings, in the order of the help.
 COMMANDS = {
     "run": "back up all that is configured, or a part of it",
+    "snapshot": "make the snapshots of all that is configured, and no more",
+    "send": "send what the configured targets are missing, and no more",
     "config": "check the configuration, or write a first one",
     "timer": "back up by itself, every hour or when a disk is mounted",
     "list": "list snapshots, backups and interrupted transfers",

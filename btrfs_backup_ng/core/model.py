@@ -312,6 +312,7 @@ class Job(Value):
     :ivar snapshot_folder: absolute, or relative to the source.
     :ivar keep_source: policy for its snapshots, None to keep all.
     :ivar force: the source may be a place that keeps backups.
+    :ivar prune: delete what the policies do not keep.
     :ivar fan_out: one read of a snapshot serves several destinations.
     :ivar disk: with ``remove_locks``: whose, if several were at one place.
     :ivar ssh: how the source is reached.
@@ -325,6 +326,7 @@ class Job(Value):
     keep_source: Policy | None = None
     take_snapshot: bool = True
     transfer: bool = True
+    prune: bool = True
     fan_out: bool = True
     sync: bool = False
     convert_rw: bool = False

@@ -66,6 +66,10 @@ function _btrfs_backup_ng_valued
             printf '%s\n' -N --num-snapshots -n --num-backups --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --incremental --rate --compress --retries --checkpoint-interval --max-size --staging-max-age --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout --wait --disk --fs-checks --safety-margin --jobs
         case run
             printf '%s\n' -c --config --only -N --num-snapshots -n --num-backups --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --incremental --rate --compress --retries --checkpoint-interval --max-size --staging-max-age --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout --wait --disk --fs-checks --safety-margin --jobs
+        case snapshot
+            printf '%s\n' -c --config -N --num-snapshots -n --num-backups --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --incremental --rate --compress --retries --checkpoint-interval --max-size --staging-max-age --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout --wait --disk --fs-checks --safety-margin --jobs
+        case send
+            printf '%s\n' -c --config --only -N --num-snapshots -n --num-backups --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --incremental --rate --compress --retries --checkpoint-interval --max-size --staging-max-age --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout --wait --disk --fs-checks --safety-margin --jobs
         case config
             printf '%s\n' -c --config -o --output
         case timer
@@ -83,11 +87,11 @@ function _btrfs_backup_ng_valued
         case diff
             printf '%s\n' --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case prune
-            printf '%s\n' --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --simulate --every --id --wait --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
+            printf '%s\n' -c --config --keep --keep-at --keep-zone -f --snapshot-folder -p --snapshot-prefix --simulate --every --id --wait --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case verify
-            printf '%s\n' --source --from -p --snapshot-prefix --scratch --subset -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
+            printf '%s\n' --source --from -p --snapshot-prefix --scratch --subset -c --config -f --snapshot-folder --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case doctor
-            printf '%s\n' --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
+            printf '%s\n' -c --config --ssh-opt --ssh-identity-file --ssh-username --ssh-password-file --ssh-auth-sock --ssh-host-key-policy --sudo-password-file --stall-timeout
         case demo
     end
 end
@@ -105,7 +109,7 @@ function _btrfs_backup_ng_words
             set is_value yes
         else if string match -q -- '-*' $word
             continue
-        else if test $command = none; and test -z "$operands"; and contains -- $word run config timer list status log restore versions diff prune verify doctor demo help
+        else if test $command = none; and test -z "$operands"; and contains -- $word run snapshot send config timer list status log restore versions diff prune verify doctor demo help
             set command $word
             set valued (_btrfs_backup_ng_valued $word)
         else
@@ -131,6 +135,8 @@ end
 
 complete -c btrfs-backup-ng -f
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a run -d 'back up all that is configured, or a part of it'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a snapshot -d 'make the snapshots of all that is configured, and no more'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a send -d 'send what the configured targets are missing, and no more'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a config -d 'check the configuration, or write a first one'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a timer -d 'back up by itself, every hour or when a disk is mounted'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a list -d 'list snapshots, backups and interrupted transfers'
@@ -144,7 +150,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a verify -d 'check 
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a doctor -d 'check that backups to and from places will work'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a demo -d 'try it all on throw-away filesystems'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 none' -a help -d 'show the options of a command'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in help' -a 'run config timer list status log restore versions diff prune verify doctor demo'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in help' -a 'run snapshot send config timer list status log restore versions diff prune verify doctor demo'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ none' -a '(_btrfs_backup_ng_place)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 config' -a 'check init'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 timer' -a 'install show remove'
@@ -160,63 +166,64 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ prune' -a '(_btrfs_backup
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1 verify' -a '(_btrfs_backup_ng_place)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 2+ verify' -a '(_btrfs_backup_ng_snapshot)'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_at 1+ doctor' -a '(_btrfs_backup_ng_place)'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor demo' -s h -l help -d 'print the usual options'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor demo' -l help-all -d 'print all options'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s N -l num-snapshots -x -d 'keep the latest N snapshots at the source, and those that a destination still needs'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s n -l num-backups -x -d 'keep the latest N backups at each destination'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run prune' -l keep -x -d 'retention policy for the snapshots at the source'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run prune' -l keep-at -x -d 'the same for the backups at each destination'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run prune' -l keep-zone -x -d 'time zone in which its days begin'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor demo' -s h -l help -d 'print the usual options'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor demo' -l help-all -d 'print all options'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -s N -l num-snapshots -x -d 'keep the latest N snapshots at the source, and those that a destination still needs'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -s n -l num-backups -x -d 'keep the latest N backups at each destination'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send prune' -l keep -x -d 'retention policy for the snapshots at the source'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send prune' -l keep-at -x -d 'the same for the backups at each destination'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send prune' -l keep-zone -x -d 'time zone in which its days begin'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s S -l no-snapshot -d 'make no snapshot'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s T -l no-transfer -d 'send nothing'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions prune verify' -s f -l snapshot-folder -x -a '(_btrfs_backup_ng_file)' -d 'where the source keeps its snapshots'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s p -l snapshot-prefix -x -d 'prefix of the snapshots\' names'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s s -l sync -d 'after deleting, wait until the space is free'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s w -l convert-rw -d 'make snapshots writable before deleting them'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -s I -l no-incremental -d 'always send in full'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l incremental -x -a 'auto required' -d 'required'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run restore' -l rate -x -d 'limit to SIZE bytes a second'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run restore' -l compress -x -a 'none auto zstd lz4' -d 'compress on the way through ssh'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run restore' -l retries -x -d 'resume an interrupted transfer up to N times in this run'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run restore' -l checkpoint-interval -x -d 'save a resume point every SIZE bytes, over ssh and in large local transfers'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run restore' -l max-size -x -d 'stop and discard a transfer larger than SIZE'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l no-checkpoints -d 'after an interruption, send again from the start'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l staging-max-age -x -d 'delete interrupted transfers that were not resumed for AGE'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l no-fan-out -d 'read a snapshot again for each destination, one destination after the other'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l use-mbuffer -d 'buffer with mbuffer'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l no-mbuffer -d 'never use mbuffer'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l verify-transfer -l no-verify-transfer -d 'check each backup again after publishing it'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l ssh-opt -x -d 'passed to ssh -o'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l ssh-sudo -d 'use sudo on the other machine'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l ssh-identity-file -x -a '(_btrfs_backup_ng_file)' -d 'log in with this private key'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l ssh-username -x -d 'log in as U if the place names no user'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l no-password-auth -d 'never ask for a password'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l ssh-password-file -x -a '(_btrfs_backup_ng_file)' -d 'the first line of F is the password or passphrase for ssh'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l ssh-auth-sock -x -a '(_btrfs_backup_ng_file)' -d 'socket of your ssh agent, which sudo hides'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l ssh-host-key-policy -x -a 'accept-new strict' -d 'unknown hosts'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l sudo-password-file -x -a '(_btrfs_backup_ng_file)' -d 'the first line of F is the password for sudo on the other machine'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run list status restore versions diff prune verify doctor' -l stall-timeout -x -d 'stop a transfer without progress, and give up a place without an answer, after SPAN'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l dry-run -d 'print what would be done, with sizes'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run restore prune' -l wait -x -d 'wait up to SPAN'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l locked-destinations -d 'also back up to every destination that snapshots are held for'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l remove-locks -d 'release the snapshots that are held for the given destinations, and do nothing else'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l disk -x -d 'with --remove-locks'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l fs-checks -x -a 'auto strict skip' -d 'suspicious filesystems'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l skip-fs-checks -d 'the same as --fs-checks skip'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run restore' -l no-check-space -d 'skip the free-space check'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l safety-margin -x -d 'also leave PCT percent of the transfer free, and at least 100 MiB'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l backfill -d 'also send missing snapshots that are older than the newest backup'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l force -d 'continue although the space check fails, the source keeps backups, or a policy would delete more than half'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l jobs -x -d 'run up to N tasks'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor demo' -l sudo -d 'if not root, run this command again through sudo'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -s q -l quiet -d 'print nothing but failures'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -s v -l verbose -d 'print more'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -s d -l debug -d 'the same as -vv'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -l progress -l no-progress -d 'show progress'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -l json -d 'print a JSON document instead of lines'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run config timer list status log restore versions diff prune verify doctor' -l version -d 'print the version'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run config timer list status' -s c -l config -x -a '(_btrfs_backup_ng_file)' -d 'read this configuration'
-complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run' -l only -x -d 'send to this target only, and leave out the volumes that do not go there'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run' -l no-prune -d 'delete nothing, whatever the policies say'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions prune verify' -s f -l snapshot-folder -x -a '(_btrfs_backup_ng_file)' -d 'where the source keeps its snapshots'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -s p -l snapshot-prefix -x -d 'prefix of the snapshots\' names'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -s s -l sync -d 'after deleting, wait until the space is free'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -s w -l convert-rw -d 'make snapshots writable before deleting them'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -s I -l no-incremental -d 'always send in full'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l incremental -x -a 'auto required' -d 'required'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send restore' -l rate -x -d 'limit to SIZE bytes a second'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send restore' -l compress -x -a 'none auto zstd lz4' -d 'compress on the way through ssh'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send restore' -l retries -x -d 'resume an interrupted transfer up to N times in this run'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send restore' -l checkpoint-interval -x -d 'save a resume point every SIZE bytes, over ssh and in large local transfers'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send restore' -l max-size -x -d 'stop and discard a transfer larger than SIZE'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l no-checkpoints -d 'after an interruption, send again from the start'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l staging-max-age -x -d 'delete interrupted transfers that were not resumed for AGE'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l no-fan-out -d 'read a snapshot again for each destination, one destination after the other'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l use-mbuffer -d 'buffer with mbuffer'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l no-mbuffer -d 'never use mbuffer'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l verify-transfer -l no-verify-transfer -d 'check each backup again after publishing it'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l ssh-opt -x -d 'passed to ssh -o'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l ssh-sudo -d 'use sudo on the other machine'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l ssh-identity-file -x -a '(_btrfs_backup_ng_file)' -d 'log in with this private key'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l ssh-username -x -d 'log in as U if the place names no user'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l no-password-auth -d 'never ask for a password'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l ssh-password-file -x -a '(_btrfs_backup_ng_file)' -d 'the first line of F is the password or passphrase for ssh'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l ssh-auth-sock -x -a '(_btrfs_backup_ng_file)' -d 'socket of your ssh agent, which sudo hides'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l ssh-host-key-policy -x -a 'accept-new strict' -d 'unknown hosts'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l sudo-password-file -x -a '(_btrfs_backup_ng_file)' -d 'the first line of F is the password for sudo on the other machine'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send list status restore versions diff prune verify doctor' -l stall-timeout -x -d 'stop a transfer without progress, and give up a place without an answer, after SPAN'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l dry-run -d 'print what would be done, with sizes'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send restore prune' -l wait -x -d 'wait up to SPAN'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l locked-destinations -d 'also back up to every destination that snapshots are held for'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l remove-locks -d 'release the snapshots that are held for the given destinations, and do nothing else'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l disk -x -d 'with --remove-locks'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l fs-checks -x -a 'auto strict skip' -d 'suspicious filesystems'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l skip-fs-checks -d 'the same as --fs-checks skip'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send restore' -l no-check-space -d 'skip the free-space check'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l safety-margin -x -d 'also leave PCT percent of the transfer free, and at least 100 MiB'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l backfill -d 'also send missing snapshots that are older than the newest backup'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l force -d 'continue although the space check fails, the source keeps backups, or a policy would delete more than half'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send' -l jobs -x -d 'run up to N tasks'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor demo' -l sudo -d 'if not root, run this command again through sudo'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor' -s q -l quiet -d 'print nothing but failures'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor' -s v -l verbose -d 'print more'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor' -s d -l debug -d 'the same as -vv'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor' -l progress -l no-progress -d 'show progress'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor' -l json -d 'print a JSON document instead of lines'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send config timer list status log restore versions diff prune verify doctor' -l version -d 'print the version'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run snapshot send config timer list status prune verify doctor' -s c -l config -x -a '(_btrfs_backup_ng_file)' -d 'read this configuration'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run send' -l only -x -d 'send to this target only, and leave out the volumes that do not go there'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in config' -s o -l output -x -a '(_btrfs_backup_ng_file)' -d 'import'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l hourly -d 'every hour'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l daily -d 'every day'

@@ -29,6 +29,8 @@ OPTIONS = {("btrfs-backup-ng-restore", "--to"): PLACE, (SENDER, "--parent"): FIL
 OPERANDS = {
     "btrfs-backup-ng": (PLACE,),
     "btrfs-backup-ng-run": (UNKNOWN,),
+    "btrfs-backup-ng-snapshot": (UNKNOWN,),
+    "btrfs-backup-ng-send": (UNKNOWN,),
     "btrfs-backup-ng-config": ("check,init", UNKNOWN),
     "btrfs-backup-ng-timer": ("install,show,remove", UNKNOWN),
     "btrfs-backup-ng-list": (PLACE,),

@@ -43,6 +43,7 @@ VALUES: dict[str, str | None] = {
     "--keep-zone": "Europe/Berlin",
     "--no-snapshot": None,
     "--no-transfer": None,
+    "--no-prune": None,
     "--snapshot-folder": "/snap",
     "--snapshot-prefix": "pc-",
     "--sync": None,

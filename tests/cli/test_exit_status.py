@@ -97,6 +97,8 @@ def test_the_table_of_the_readme_is_true_for_every_verb(scene: Scene, tmp_path: 
         (2, ["run", "-c", gone]),
         (4, ["run", "--dry-run", "-c", bad, "bad"]),
         (10, ["run", "--dry-run", "-c", bad]),
+        (4, ["snapshot", "--dry-run", "-c", bad, "bad"]),
+        (0, ["send", "-c", good]),
         (0, ["list", to]),
         (1, ["list", gone]),
         (10, ["list", to, gone]),

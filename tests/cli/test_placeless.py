@@ -55,9 +55,13 @@ to = ["nas", "away", "other"]
     def call(self, verb: str, *words: Argument) -> Any:
         return run_program(verb, "-c", self.file, *words)
 
-    def places(self, verb: str, *words: Argument, status: int = 0) -> dict[str, Any]:
+    def places(
+        self, verb: str, *words: Argument, status: int | None = 0
+    ) -> dict[str, Any]:
         """Return the places of a document."""
-        done = must(self.call(verb, "--json", *words), status)
+        done = self.call(verb, "--json", *words)
+        if status is not None:
+            must(done, status)
         return {one["place"]: one for one in json.loads(done.stdout)["places"]}
 
 
@@ -77,11 +81,22 @@ def test_what_is_configured_is_looked_at_as_it_is_configured(configured: Configu
     assert [*found] == [str(scene.source), nas, other]
     for place in found.values():
         assert [one["name"] for one in place["snapshots"]] == scene.snapshot_names
+    for place in configured.places("verify", "--data").values():
+        assert place["source"] == str(scene.source) and place["result"] == "good"
+        assert place["next_backup"]["incremental"]
+    examined = configured.places("doctor", status=None)
+    assert [*examined] == [str(scene.source), nas, other]
+    checks = {each["check"]: each["status"] for each in examined[nas]["findings"]}
+    assert checks["login"] == "ok"
 
     configured.write(other=f"filesystem = '{scene.source_disk.uuid}'")
     error = configured.places("list", status=10)[other]["error"]
     assert "it is not on the filesystem" in error["message"]
+    assert configured.places("verify", status=10)[other]["error"] == error
+    (finding,) = configured.places("doctor", status=2)[other]["findings"]
+    assert finding["check"] == "conditions" and finding["found"] == error["message"]
     complaint(configured.call("list", other), 2, "-c names all places")
+    complaint(configured.call("doctor", "--sudoers"), 2, "no place given")
 
 
 def test_the_own_configuration_counts_if_there_is_one(
@@ -125,3 +140,42 @@ snapshot-folder = "snaps"
         ("/b", "", "snaps", one),
     ]
     assert {ssh for *_, ssh in found("--ssh-opt", "Port=3")} == {("Port=3",)}
+
+
+@covers("--no-prune", "--only", "-y")
+def test_each_step_of_a_run_can_be_done_alone(configured: Configured):
+    scene = configured.scene
+
+    def counts() -> tuple[int, int, int]:
+        places = configured.places("list").values()
+        source, nas, other = (len(place["snapshots"]) for place in places)
+        return source, nas, other
+
+    configured.write(other="keep-at = 'latest=2'", home="keep = 'latest=3'")
+    for number in range(4):
+        scene.add(f"file {number}")
+        done = must(configured.call("snapshot"))
+        assert done.stdout.count("made snapshot") == 1 and not done.stderr
+    assert counts() == (4, 0, 0)
+    must(configured.call("send", "--only", "other"))
+    must(configured.call("send", "home"))
+    assert counts() == (4, 4, 2)  # no backup is sent that would be deleted at once
+    scene.add("more")
+    done = must(configured.call("run", "--no-prune", "--json"))
+    assert "deleted" not in done.stdout
+    assert counts() == (5, 5, 3)
+    complaint(configured.call("send", "--no-transfer"), 2, "--no-transfer")
+    complaint(configured.call("snapshot", scene.source), 2, "is a place")
+
+    complaint(configured.call("prune"), 2, "cannot ask for confirmation")
+    must(configured.call("prune", "--dry-run"))
+    complaint(configured.call("prune", "-y", "--keep", "2d"), 2, "-c takes places and")
+    source = scene.source.rename(scene.source.with_name("gone"))
+    done = must(configured.call("prune", "-y"), 4)
+    assert done.stderr.count("cannot be looked at, so nothing is deleted at") == 2
+    source.rename(scene.source)
+    assert counts() == (5, 5, 3)
+    must(configured.call("prune", "--yes"))
+    assert counts() == (3, 5, 2)
+    done = must(configured.call("run", "--dry-run"))
+    assert done.stdout.count(" since ") == 2, done.stdout

@@ -40,7 +40,12 @@ ROOT = (*GROUND, "__main__")
 # Where each part stands for itself, and what may all the same import what.
 APART = {
     "actions": {("backup", "prune")},
-    "cli/commands": {("demo", "backup"), ("run", "backup")},
+    "cli/commands": {
+        ("demo", "backup"),
+        ("run", "backup"),
+        ("send", "run"),
+        ("snapshot", "run"),
+    },
 }
 # Pure, with all of core/: values in, values out.
 PURE = (

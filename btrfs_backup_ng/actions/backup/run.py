@@ -161,7 +161,8 @@ class _Run:
         if source.facts.is_mounted_read_only:
             return
         holds.keep_record()
-        self._prune(source, done, holds)
+        if self._job.prune:
+            self._prune(source, done, holds)
         holds.settle()
 
     def _transfer(
@@ -228,7 +229,8 @@ class _Run:
         planned = next_snapshot(source, job.naming, self._session.now, self._here.names)
         self._make(source, planned.name)
         self.tally.add(Tally(done=1))
-        if job.keep_source or any(one.keep for one in job.destinations):
+        policies = (job.keep_source, *(one.keep for one in job.destinations))
+        if job.prune and any(policies):
             busy.message += "; the snapshot was made, and nothing was deleted"
             raise busy
 
@@ -292,7 +294,7 @@ class _Run:
                 if location not in (one.location for one in wanted):
                     wanted.append(replace(job.recorded, location=location))
         if not job.transfer:
-            return [one for one in wanted if one.keep]
+            return [one for one in wanted if one.keep and job.prune]
         for destination in wanted:
             middle_stages(destination.options, is_remote=False, cores=1)
         return wanted

@@ -20,6 +20,8 @@ VERBS = {
     "prune": f"{_HERE}.prune.command",
     "restore": f"{_HERE}.restore.command",
     "run": f"{_HERE}.run",
+    "send": f"{_HERE}.send",
+    "snapshot": f"{_HERE}.snapshot",
     "status": f"{_HERE}.status.command",
     "timer": f"{_HERE}.timer",
     "verify": f"{_HERE}.verify",

@@ -3,11 +3,12 @@
 import argparse
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import UsageError, visible
+from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
 from btrfs_backup_ng.actions.doctor.diagnosis import (
     OF_A_PLACE,
     Diagnosis,
@@ -17,17 +18,22 @@ from btrfs_backup_ng.actions.doctor.diagnosis import (
 from btrfs_backup_ng.actions.doctor.look import examine, rule_for
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.job_files import JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
-from btrfs_backup_ng.cli.places import need_places
+from btrfs_backup_ng.cli.places import need_places, read_configured
+from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.table import terminal_width, wrapped
 from btrfs_backup_ng.cli.views import PlacesReport
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
-from btrfs_backup_ng.core.value import Value, replace
+from btrfs_backup_ng.core.value import EMPTY, Value, replace
+
+if TYPE_CHECKING:
+    from btrfs_backup_ng.cli.config.places import ConfiguredPlace
 
 _EPILOG = f"""\
 places:
@@ -59,7 +65,8 @@ exit status:
   1  WARN or UNKNOWN
   2  FAIL, or a usage error
   4  needs root here
-"""
+
+{EPILOG_FILE}"""
 #: Columns of the grade and of the check's name, and where the text begins.
 _GRADE, _CHECK = 7, 10
 _NAME_AT, _TEXT_AT = 2 + _GRADE + 2, 2 + _GRADE + 2 + _CHECK + 2
@@ -69,26 +76,33 @@ class DoctorOptions(Value):
     """The options of ``doctor``.
 
     :ivar sudoers: print only the rule for sudo.
+    :ivar configured: the places, if the call names none.
     """
 
     places: tuple[Location, ...]
     sudoers: bool
     ssh: SshOptions
+    configured: tuple["ConfiguredPlace", ...] = ()
 
 
 def main(words: Sequence[str]) -> int:
     """Examine places."""
     parser = build_parser()
-    return run_command("doctor", words, parser, read, _run, JobFiles(parser).expand)
+    expand = JobFiles(parser).expand
+
+    def read_all(options: argparse.Namespace) -> DoctorOptions:
+        return read(options, read_configured(options, build_parser, expand(words)))
+
+    return run_command("doctor", words, parser, read_all, _run, expand)
 
 
 def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = new_parser(
         "doctor",
-        usage="[options] PLACE ...",
+        usage="[options] [PLACE ...]",
         description="Check that backups to and from places will work, and print how to"
-        " fix each problem.",
+        " fix each problem. Without a place, check those of the configuration.",
         epilog=_EPILOG,
     )
     parser.add_argument(
@@ -97,14 +111,18 @@ def build_parser() -> Parser:
         help="print only the line that lets the user there run btrfs as root, for"
         " /etc/sudoers.d/btrfs-backup-ng (/etc/doas.conf if there is only doas)",
     )
+    add_config(parser)
     add_ssh(parser)
     add_display(parser)
     return parser
 
 
-def read(options: argparse.Namespace) -> DoctorOptions:
+def read(
+    options: argparse.Namespace, configured: tuple["ConfiguredPlace", ...] = ()
+) -> DoctorOptions:
     """Return the options that the parsed words mean."""
-    need_places(options.places, "doctor")
+    if options.sudoers or not configured:
+        need_places(options.places, "doctor")
     places = tuple(map(values.location, options.places))
     if options.sudoers and len(places) != 1:
         raise UsageError(
@@ -113,7 +131,7 @@ def read(options: argparse.Namespace) -> DoctorOptions:
     if options.sudoers and options.json:
         raise UsageError("--sudoers prints a line for a file, which is not JSON")
     ssh = replace(read_ssh(options), may_ask=options.sudoers)  # as a timer cannot
-    return DoctorOptions(places, options.sudoers, ssh)
+    return DoctorOptions(places, options.sudoers, ssh, configured)
 
 
 class ExaminedPlace(Value):
@@ -127,13 +145,9 @@ def _run(options: DoctorOptions, call: Call) -> int:
     if options.sudoers:
         print_line(rule_for(options.places[0], options.ssh))
         return 0
-    command_line = visible(shlex.join([PROGRAM, *call.words]))
     output, all_findings, here = Output(call), list[Diagnosis](), list[Diagnosis]()
     examined = []
-    for place in options.places:
-        findings = examine(
-            place, options.ssh, clock=time.time, command_line=command_line
-        )
+    for place, findings in _examine_all(options, call, output):
         all_findings += findings
         here += findings if place.is_here else ()
         examined.append(ExaminedPlace(str(place), findings))
@@ -144,6 +158,32 @@ def _run(options: DoctorOptions, call: Call) -> int:
             for line in _lines(findings):
                 output.result(visible(line))
     return output.finish(exit_status(all_findings, here), PlacesReport(examined))
+
+
+def _examine_all(
+    options: DoctorOptions, call: Call, output: Output
+) -> Iterator[tuple[Location, tuple[Diagnosis, ...]]]:
+    """Examine the places one after the other.
+
+    Of those that are configured, one that may be away, and is, costs a line.
+    """
+    ways = {place: options.ssh for place in options.places}
+    refused: Mapping[str, BackupError] = EMPTY
+    if options.configured:
+        from btrfs_backup_ng.cli.config import places  # here: only for these
+
+        every = places.distinct(options.configured)
+        ways = {one.location: replace(one.ssh, may_ask=False) for one in every}
+        with open_session(call, options.ssh) as session:
+            session = replace(session, ssh_at=ways)
+            away, refused = places.find_absent(every, session, output)
+        ways = {place: ssh for place, ssh in ways.items() if place not in away}
+    line = visible(shlex.join([PROGRAM, *call.words]))
+    for place, ssh in ways.items():
+        if error := refused.get(str(place)):
+            yield place, (Diagnosis("conditions", Grade.FAIL, error.message),)
+        else:
+            yield place, examine(place, ssh, clock=time.time, command_line=line)
 
 
 def _lines(findings: Sequence[Diagnosis]) -> Iterator[str]:

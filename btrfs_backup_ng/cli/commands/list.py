@@ -233,10 +233,13 @@ def _look_at_configured(
     from btrfs_backup_ng.cli.config import places  # here: only for these
 
     session = replace(session, ssh_at=places.ssh_at(looking.configured))
-    every = places.distinct(looking.configured)
-    found, errors = places.present(every, session, output)
-    seen = look_at_all([(one.location, one.folder) for one in found], session)
-    return {**seen, **errors}
+    away, refused = places.find_absent(looking.configured, session, output)
+    left = [
+        (one.location, one.folder)
+        for one in places.distinct(looking.configured)
+        if one.location not in away and str(one.location) not in refused
+    ]
+    return {**look_at_all(left, session), **refused}
 
 
 def _without_renamed(

@@ -27,10 +27,10 @@ from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.hooks import RUN, SNAPSHOT, read_hooks
 from btrfs_backup_ng.core.model import Job
-from btrfs_backup_ng.core.value import Value, replace
+from btrfs_backup_ng.core.value import EMPTY, Value, replace
 from btrfs_backup_ng.session.session import Session
 
-_EPILOG = f"""\
+EPILOG = f"""\
 An option given here counts for all volumes and targets, before the configuration.
 
 exit status:
@@ -61,12 +61,26 @@ class RunOptions(Value):
 
 def main(words: Sequence[str]) -> int:
     """Run what is configured."""
-    parser = build_parser()
+    return run_steps(words, build_parser)
+
+
+def run_steps(
+    words: Sequence[str],
+    build: Callable[[], Parser],
+    fixed: Mapping[str, Any] = EMPTY,
+) -> int:
+    """Run what is configured, or some steps of it.
+
+    :param build: builds the parser of the command.
+    :param fixed: options of a backup, by their places of argparse.
+    """
+    parser = build()
 
     def read_all(options: argparse.Namespace) -> RunOptions:
-        return read(options, expand(words, parser.valued))
+        given = given_options(build(), expand(words, parser.valued))
+        return read(options, {**given, **fixed})
 
-    return run_command("run", words, parser, read_all, _run)
+    return run_command(parser.verb, words, parser, read_all, _run)
 
 
 def build_parser() -> Parser:
@@ -76,9 +90,17 @@ def build_parser() -> Parser:
         usage="[options] [VOLUME ...]",
         description="Back up the volumes of the configuration, side by side: snapshot,"
         " send, prune. Without names, all of them.",
-        epilog=_EPILOG,
+        epilog=EPILOG,
     )
     add_config(parser)
+    add_only(parser)
+    add_backup_options(parser)
+    add_display(parser)
+    return parser
+
+
+def add_only(parser: Parser) -> None:
+    """Add the option that chooses targets."""
     parser.add_argument(
         "--only",
         action="append",
@@ -86,29 +108,26 @@ def build_parser() -> Parser:
         help="send to this target only, and leave out the volumes that do not go"
         " there; may be repeated",
     )
-    add_backup_options(parser)
-    add_display(parser)
-    return parser
 
 
-def read(options: argparse.Namespace, words: Sequence[str] = ()) -> RunOptions:
+def read(options: argparse.Namespace, given: Mapping[str, Any] = EMPTY) -> RunOptions:
     """Return the options.
 
-    :param words: of the call, for those that it gives.
+    :param given: options of a backup that count first, by their places of argparse.
     :raises UsageError: if a place is named.
     """
     for word in options.places:
         if word.startswith(("/", ".", "ssh://", "shell://")):
             raise UsageError(
-                f"{visible(word)} is a place, and run takes names of volumes",
+                f"{visible(word)} is a place, and names of volumes are expected",
                 hint="A backup of places needs no command:  "
                 f"{PROGRAM} [options] SOURCE [DESTINATION ...]",
             )
     return RunOptions(
         configuration_path(options.config),
         tuple(options.places),
-        tuple(options.only or ()),
-        given_options(build_parser(), words),
+        tuple(getattr(options, "only", None) or ()),
+        given,
     )
 
 

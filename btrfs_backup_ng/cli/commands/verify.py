@@ -3,8 +3,9 @@
 import argparse
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
@@ -17,6 +18,7 @@ from btrfs_backup_ng.actions.verify.run import (
     VerifyRequest,
 )
 from btrfs_backup_ng.cli.call import Call, run_command
+from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.job_files import PREFIX, JobFiles
 from btrfs_backup_ng.cli.message import print_message
 from btrfs_backup_ng.cli.output import Output
@@ -27,17 +29,20 @@ from btrfs_backup_ng.cli.parser import (
     add_folder,
     new_parser,
 )
-from btrfs_backup_ng.cli.places import need_places, read_place
+from btrfs_backup_ng.cli.places import need_places, read_configured, read_place
 from btrfs_backup_ng.cli.session import open_progress, open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.views import ForecastView, PlacesReport, view_forecast
 from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Job, Result, Role, SshOptions
-from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.core.value import EMPTY, Value, replace
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.verified import Depth
 from btrfs_backup_ng.session.session import Session
+
+if TYPE_CHECKING:
+    from btrfs_backup_ng.cli.config.places import ConfiguredPlace
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -71,7 +76,8 @@ exit status:
   2  usage error
   4  needs root
   10  some could not be checked
-"""
+
+{EPILOG_FILE}"""
 #: Differences of one snapshot that are shown without -v.
 _SHOWN = 20
 _WORDS = {Result.GOOD: "good", Result.BAD: "BAD", Result.UNCHECKED: "unchecked"}
@@ -84,12 +90,14 @@ class VerifyOptions(Value):
     """The options of ``verify``.
 
     :ivar now: aware; the part of the day is chosen by it.
+    :ivar configured: the place of each request, if they are those of a configuration.
     """
 
     requests: tuple[VerifyRequest, ...]
     now: datetime
     folder: str
     ssh: SshOptions
+    configured: tuple["ConfiguredPlace", ...] = ()
 
 
 def main(words: Sequence[str]) -> int:
@@ -98,7 +106,10 @@ def main(words: Sequence[str]) -> int:
     files = JobFiles(parser, (PREFIX,), roles=())
 
     def read_with_files(options: argparse.Namespace) -> VerifyOptions:
-        return read(options, files.jobs)
+        if files.jobs:
+            return read(options, files.jobs)
+        every = read_configured(options, build_parser, files.expand(words))
+        return read(options, configured=[one for one in every if one.destination])
 
     return run_command("verify", words, parser, read_with_files, _run, files.expand)
 
@@ -107,9 +118,10 @@ def build_parser() -> Parser:
     """Return the parser of the words."""
     parser = new_parser(
         "verify",
-        usage="[options] PLACE [SNAPSHOT ...]",
+        usage=["[options] PLACE [SNAPSHOT ...]", "[options]"],
         description="Check that stored snapshots and backups are intact. Changes"
-        " nothing there but the record of when they were verified.",
+        " nothing there but the record of when they were verified. Without a place,"
+        " check all targets of the configuration, each with its source.",
         epilog=_EPILOG,
     )
     add = parser.add_argument
@@ -146,6 +158,7 @@ def build_parser() -> Parser:
         help="check part K of N (a snapshot always belongs to the same part); auto/N:"
         " a different part each day",
     )
+    add_config(parser)
     add_folder(parser)
     add_ssh(parser)
     add_display(parser)
@@ -165,10 +178,15 @@ def _subset(text: str) -> tuple[int | None, int]:
     return number, parts
 
 
-def read(options: argparse.Namespace, jobs: Sequence[Job] = ()) -> VerifyOptions:
+def read(
+    options: argparse.Namespace,
+    jobs: Sequence[Job] = (),
+    configured: Sequence["ConfiguredPlace"] = (),
+) -> VerifyOptions:
     """Return the options.
 
     :param jobs: the backups whose destinations are verified instead of a place.
+    :param configured: targets of a configuration, which are verified then.
     :raises UsageError: if one is missing, or they do not go together.
     """
     now, words = datetime.now().astimezone(), list(options.places)
@@ -180,13 +198,26 @@ def read(options: argparse.Namespace, jobs: Sequence[Job] = ()) -> VerifyOptions
             for place in job.places[1:]
             if not place.is_command
         ]
+    elif configured:
+        pairs = [(one.location, source or one.source) for one in configured]
     else:
         need_places(words, "verify")
         pairs = [(read_place(words.pop(0)), source)]
     if not pairs:
         raise UsageError("the file names no destination that could be verified")
-    requests = tuple(_request(options, *pair, tuple(words), now) for pair in pairs)
-    return VerifyOptions(requests, now, options.snapshot_folder, read_ssh(options))
+    requests = [_request(options, *pair, tuple(words), now) for pair in pairs]
+    if configured:
+        requests = [
+            replace(request, prefix=one.plan.job.naming.prefix)
+            for request, one in zip(requests, configured)
+        ]
+    return VerifyOptions(
+        tuple(requests),
+        now,
+        options.snapshot_folder,
+        read_ssh(options),
+        tuple(configured),
+    )
 
 
 def _request(
@@ -276,28 +307,45 @@ def _run(options: VerifyOptions, call: Call) -> int:
         open_session(call, options.ssh, options.folder, progress) as session,
     ):
         output = Output(call, progress)
+        requests, refused = options.requests, dict[str, BackupError]()
+        if options.configured:
+            from btrfs_backup_ng.cli.config import places as of_file  # here: for these
+
+            session = replace(session, ssh_at=of_file.ssh_at(options.configured))
+            away, refused = of_file.find_absent(options.configured, session, output)
+            requests = tuple(one for one in requests if one.location not in away)
         places = [
-            _verify(request, options.now, session, call, output)
-            for request in options.requests
+            _verify(request, options.now, session, call, output, refused)
+            for request in requests
         ]
-    status = _STATUS[worst(place.result for place in places)]
-    if all(isinstance(place.error, NeedsRoot) for place in places):
+    status = _STATUS[worst(place.result for place in places)] if places else 0
+    if places and all(isinstance(place.error, NeedsRoot) for place in places):
         status = NeedsRoot.exit_status
     return output.finish(status, PlacesReport(places))
 
 
 def _verify(
-    request: VerifyRequest, now: datetime, session: Session, call: Call, output: Output
+    request: VerifyRequest,
+    now: datetime,
+    session: Session,
+    call: Call,
+    output: Output,
+    refused: Mapping[str, BackupError] = EMPTY,
 ) -> VerifiedPlace:
     """Verify one place, and print the results.
 
+    :param refused: places that must not be used, each with the reason.
     :raises UsageError: if words mean no snapshot.
     """
 
     def show(verdict: SnapshotResult) -> None:
         _show_verdict(verdict, call, output)
 
-    outcome = attempt(Verification(request, session, show).run)
+    outcome: PlaceResult | BackupError
+    if reason := refused.get(str(request.location)):
+        outcome = reason
+    else:
+        outcome = attempt(Verification(request, session, show).run)
     error = None
     if isinstance(outcome, UsageError):
         raise outcome

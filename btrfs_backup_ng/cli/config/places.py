@@ -50,6 +50,11 @@ class ConfiguredPlace(Value):
         return self.destination.location if self.destination else self.plan.job.source
 
     @property
+    def source(self) -> Location:
+        """Return the source of the volume."""
+        return self.plan.job.source
+
+    @property
     def ssh(self) -> SshOptions:
         """Return how it is reached."""
         return self.destination.ssh if self.destination else self.plan.job.ssh
@@ -122,27 +127,30 @@ def distinct(places: Sequence[ConfiguredPlace]) -> list[ConfiguredPlace]:
 
 
 def ssh_at(places: Sequence[ConfiguredPlace]) -> dict[Location, SshOptions]:
-    """Return how each place is reached, for a session."""
-    return {place.location: place.ssh for place in distinct(places)}
+    """Return how each place, and the source of each, is reached, for a session."""
+    sources = {place.source: place.plan.job.ssh for place in places}
+    return {place.location: place.ssh for place in places} | sources
 
 
-def present(
+def find_absent(
     places: Sequence[ConfiguredPlace], session: Session, output: Output
-) -> tuple[list[ConfiguredPlace], dict[str, BackupError]]:
-    """Return the places that meet their conditions, and the errors of others.
+) -> tuple[set[Location], dict[str, BackupError]]:
+    """Find the places that do not meet their conditions.
 
-    One that is away and need not be there costs a line, and is left out.
+    :returns: those that are away and need not be there, each of which costs a line;
+        and those that must not be used, each with the reason.
     """
-    found, errors = list[ConfiguredPlace](), dict[str, BackupError]()
-    for place in places:
+    away, refused = set[Location](), dict[str, BackupError]()
+    for place in distinct(places):
         conditions = replace(place.conditions, min_free=None)
         checks = place.destination.checks if place.destination else Checks.AUTO
         name = str(place.location)
         try:
-            check_place(place.location, conditions, place.ssh, session, checks)
-            found.append(place)
+            ssh = session.ssh_at.get(place.location, place.ssh)
+            check_place(place.location, conditions, ssh, session, checks)
         except Unmet as unmet:
             output.tell(Noted(name, Level.INFO, f"{visible(name)}: {unmet}"))
+            away.add(place.location)
         except Refused as error:
-            errors[name] = error
-    return found, errors
+            refused[name] = error
+    return away, refused

@@ -2,18 +2,19 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, Refused, UsageError, attempt
-from btrfs_backup_ng.actions.prune.place import Needs, PruneRequest, common, course_of
+from btrfs_backup_ng.actions.prune.place import PruneRequest
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.commands.prune.one_source import Settling
 from btrfs_backup_ng.cli.commands.prune.simulate import show_outlook
 from btrfs_backup_ng.cli.commands.prune.site import PruneOptions, Site
-from btrfs_backup_ng.cli.commands.prune.snapshots import Thinning
+from btrfs_backup_ng.cli.commands.prune.snapshots import Thinning, look_at_all
 from btrfs_backup_ng.cli.commands.prune.staging import Discarding
+from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.job_files import POLICIES, PREFIX, WAIT, JobFiles
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import (
@@ -25,7 +26,7 @@ from btrfs_backup_ng.cli.parser import (
     add_wait,
     new_parser,
 )
-from btrfs_backup_ng.cli.places import need_places, read_places
+from btrfs_backup_ng.cli.places import need_places, read_configured, read_places
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh, read_ssh
 from btrfs_backup_ng.cli.views import PlacesReport
@@ -36,6 +37,9 @@ from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.host.clock import read_clock
 from btrfs_backup_ng.host.machine import usual_prefix
 from btrfs_backup_ng.sshutil.passwords import has_terminal
+
+if TYPE_CHECKING:
+    from btrfs_backup_ng.cli.config.places import ConfiguredPlace
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
@@ -58,7 +62,8 @@ exit status:
   3  another run is at work there
   4  refused
   10  done in part
-"""
+
+{EPILOG_FILE}"""
 
 #: Options that mean nothing to a part of this verb.
 _OF_NO_USE = {
@@ -80,7 +85,25 @@ def main(words: Sequence[str]) -> int:
         wanted = options if mode in words else wanted
     settles = "--one-source" in words  # sources of the backups, at destinations
     files = JobFiles(parser, wanted, (Role.BACKUP,) if settles else tuple(Role))
-    return run_command("prune", words, parser, read, _run, files.expand)
+
+    def read_all(options: argparse.Namespace) -> PruneOptions:
+        return read(options, _configured(options, files.expand(words)))
+
+    return run_command("prune", words, parser, read_all, _run, files.expand)
+
+
+def _configured(
+    options: argparse.Namespace, words: Sequence[str]
+) -> tuple["ConfiguredPlace", ...]:
+    """Return the configured places, if their own policies are to be applied.
+
+    :param words: of the call, expanded.
+    """
+    if _mode(options) == "policy" and not (options.keep or options.keep_at):
+        return read_configured(options, build_parser, words)
+    if options.config:
+        raise UsageError("-c takes places and policies of the configuration only")
+    return ()
 
 
 def build_parser() -> Parser:
@@ -88,15 +111,18 @@ def build_parser() -> Parser:
     parser = new_parser(
         "prune",
         usage=(
+            "[options]",
             "--keep POLICY [--keep-at POLICY] [options] PLACE ...",
             "--staging [options] PLACE ...",
             "--one-source -p PREFIX [options] PLACE ...",
             "--simulate SPAN [--every SPAN] --keep POLICY",
         ),
         description="Delete snapshots and backups that a policy no longer keeps; or"
-        " discard interrupted transfers (the next backup starts them over).",
+        " discard interrupted transfers (the next backup starts them over). Without"
+        " places and policies, those of the configuration count.",
         epilog=_EPILOG,
     )
+    add_config(parser)
     add_policies(parser.add_argument_group("policies"))
     add_folder(parser)
     _add_selection(parser)
@@ -162,15 +188,19 @@ def _add_caution(parser: Parser) -> None:
     add_wait(parser)
 
 
-def read(options: argparse.Namespace) -> PruneOptions:
+def read(
+    options: argparse.Namespace, configured: tuple["ConfiguredPlace", ...] = ()
+) -> PruneOptions:
     """Return the options, if they make sense together.
 
+    :param configured: the places, if the call names none.
     :raises UsageError: if they do not.
     :raises Refused: if a policy keeps only the newest.
     """
     keep = values.policy(options.keep, "--keep", options.keep_zone)
     keep_at = values.policy(options.keep_at, "--keep-at", options.keep_zone)
-    policies = [policy for policy in (keep, keep_at) if policy]
+    found = [keep, keep_at, *(one.keep for one in configured)]
+    policies = [policy for policy in found if policy]
     mode = _mode(options)
     for option in _OF_NO_USE[mode]:
         if getattr(options, option.strip("-").replace("-", "_")):
@@ -179,6 +209,8 @@ def read(options: argparse.Namespace) -> PruneOptions:
     if mode == "simulate":
         _check_simulation(options, policies)
     else:
+        if not configured:
+            need_places(options.places, "prune")
         _check_work(options, mode, policies)
     return PruneOptions(
         places=read_places(options.places),
@@ -196,6 +228,7 @@ def read(options: argparse.Namespace) -> PruneOptions:
         yes=options.yes,
         force=options.force,
         wait_s=options.wait,
+        configured=configured,
     )
 
 
@@ -219,7 +252,6 @@ def _check_work(
 ) -> None:
     if options.every is not None:
         raise UsageError("--every needs --simulate")
-    need_places(options.places, "prune")
     if mode == "one-source":
         if options.snapshot_prefix is None:
             raise UsageError("--one-source needs the prefix of the backups:  -p PREFIX")
@@ -264,6 +296,10 @@ def _run(options: PruneOptions, call: Call) -> int:
     thins = not (options.staging or options.one_source)
     folder = options.folder if thins else ""
     with open_session(call, options.ssh, folder) as session:
+        if options.configured:
+            from btrfs_backup_ng.cli.commands.prune import configured  # here: for these
+
+            return _do(configured.thinnings(options, session, call, output), output)
         sites = [
             Site(place, session, options, call, output, Tally())
             for place in options.places
@@ -281,19 +317,9 @@ def _run(options: PruneOptions, call: Call) -> int:
             clock=Clock(session.now, session.is_synchronised),
             is_forced=options.force,
         )
-        return _do(_thinnings(sites, request), output)
-
-
-def _thinnings(sites: Sequence[Site], request: PruneRequest) -> list[Thinning]:
-    """Return the work at all places, after a look at each: one may need another."""
-    works = [Thinning(site, request) for site in sites]
-    for work in works:
-        work.look()
-    everything = [seen for work in works for seen in work.everything]
-    needs = Needs(common(everything, request.now), course_of(everything, request))
-    for work in works:
-        work.needs = needs
-    return works
+        works = [Thinning(site, request) for site in sites]
+        look_at_all(works, request)
+        return _do(works, output)
 
 
 def _do(works: Sequence[_Work], output: Output) -> int:

@@ -1,6 +1,7 @@
 """The options of ``prune``, and one place of its work."""
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from btrfs_backup_ng.cli.call import Call
 from btrfs_backup_ng.cli.output import Output
@@ -12,10 +13,14 @@ from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.session.session import Session
 
+if TYPE_CHECKING:
+    from btrfs_backup_ng.cli.config.places import ConfiguredPlace
+
 
 class PruneOptions(Value):
     """The options of ``prune``.
 
+    :ivar configured: the places, if the call names none.
     :ivar prefix: of the names; ``None`` for all known snapshots.
     :ivar simulate: for how long to simulate a policy, instead of pruning.
     :ivar staging: discard interrupted transfers, instead of pruning.
@@ -38,6 +43,7 @@ class PruneOptions(Value):
     yes: bool
     force: bool
     wait_s: float
+    configured: tuple["ConfiguredPlace", ...] = ()
 
 
 class Site(Value):

@@ -12,6 +12,8 @@ from btrfs_backup_ng.actions.prune.place import (
     Needs,
     PruneRequest,
     carry_out,
+    common,
+    course_of,
     judge_seen,
     look,
 )
@@ -80,24 +82,29 @@ class Thinning:
 
     :ivar everything: the looks at its snapshots and backups.
     :ivar needs: the needs of all places, once each was looked at.
+    :ivar unseen: the reason not to work there.
     """
 
-    def __init__(self, site: Site, request: PruneRequest) -> None:
+    def __init__(
+        self, site: Site, request: PruneRequest, unseen: BackupError | None = None
+    ) -> None:
         self.site = site
         self._request = request
         self.everything: list[Seen] = []
         self.needs = Needs({}, Course(request.now))
-        self._unseen: BackupError | None = None
+        self.unseen = unseen
         self._judged: list[Judged] = []
         self._space: dict[UUID, Space | None] = {}
         self._gone: frozenset[UUID] = frozenset()
 
     def look(self) -> None:
         """Look at the place; an error is kept for :meth:`run`."""
+        if self.unseen:
+            return
         site = self.site
         seen = attempt(lambda: look(site.location, site.session, self._request))
         if isinstance(seen, BackupError):
-            self._unseen = seen
+            self.unseen = seen
         else:
             self.everything = seen
 
@@ -108,8 +115,8 @@ class Thinning:
         :raises Busy: if another run works there.
         :raises Declined: if the answer was no.
         """
-        if self._unseen:
-            raise self._unseen
+        if self.unseen:
+            raise self.unseen
         site, options = self.site, self.site.options
         self._judged = [
             judge_seen(seen, self._request, self.needs) for seen in self.everything
@@ -254,6 +261,19 @@ class Thinning:
         if self.site.options.dry_run:
             return "would delete"
         return "deleted" if uuid in self._gone else "stays"
+
+
+def look_at_all(works: Sequence[Thinning], request: PruneRequest) -> None:
+    """Look at all places before the work at the first one: it may need another.
+
+    :param request: with the clock that counts for all.
+    """
+    for work in works:
+        work.look()
+    everything = [seen for work in works for seen in work.everything]
+    needs = Needs(common(everything, request.now), course_of(everything, request))
+    for work in works:
+        work.needs = needs
 
 
 def _in_short(reasons: Sequence[str]) -> str:
