@@ -6,7 +6,13 @@ from typing import ClassVar
 from uuid import UUID
 
 from btrfs_backup_ng.__util__ import format_size, parse_size, parse_span, visible
-from btrfs_backup_ng.core.configuration import ConfigKey, Scope, Settings, chosen
+from btrfs_backup_ng.core.configuration import (
+    LEVELS,
+    ConfigKey,
+    Scope,
+    Settings,
+    chosen,
+)
 from btrfs_backup_ng.core.model import Facts
 from btrfs_backup_ng.core.value import Value
 
@@ -86,7 +92,7 @@ CONDITION_KEYS = (
 
 
 #: No condition of a run: the highest age of the newest backup of a volume at a target.
-MAX_AGE_KEY = ConfigKey("max-age", frozenset(Scope), parse_span)
+MAX_AGE_KEY = ConfigKey("max-age", frozenset(LEVELS), parse_span)
 
 
 def read_max_age(*levels: Settings) -> timedelta | None:

@@ -23,6 +23,11 @@ class Scope(enum.Enum):
     TARGET = "in [targets.NAME]"
     VOLUME = "in [volumes.NAME]"
     PAIR = "in [volumes.NAME.at.TARGET]"
+    NOTIFY = "in [notify]"
+
+
+#: Where a key about volumes and targets may stand, from the most general place on.
+LEVELS = (Scope.TOP, Scope.TARGET, Scope.VOLUME, Scope.PAIR)
 
 
 class ConfigKey(Value):
@@ -98,12 +103,14 @@ class Configuration(Value):
     """All sections of a file.
 
     :ivar path: of the file, for messages.
+    :ivar notify: the settings of that section.
     """
 
     path: str
     top: Settings
     targets: Mapping[str, TargetSection]
     volumes: Mapping[str, VolumeSection]
+    notify: Settings = EMPTY
 
     def levels(self, volume: str, target: str = "") -> list[Settings]:
         """Return the settings that count for a volume, the most general ones first.
@@ -150,7 +157,8 @@ def parse_configuration(
 #: The names of volumes and targets. They become parts of paths.
 _NAME = re.compile(r"\w[\w.-]*")
 #: The sections, and the keys in them that are sections.
-_SECTIONS = ("targets", "volumes")
+_NOTIFY = "notify"
+_SECTIONS = ("targets", "volumes", _NOTIFY)
 _AT = "at"
 
 
@@ -178,8 +186,15 @@ class _SectionReader:
         volumes = {
             name: self._volume(name, table) for name, table in self._tables("volumes")
         }
+        notify = tree.get(_NOTIFY, {})
+        if not isinstance(notify, dict):
+            raise self._error([_NOTIFY], f"expected a section [{_NOTIFY}]")
         found = Configuration(
-            self._path, self._settings(top, Scope.TOP), targets, volumes
+            self._path,
+            self._settings(top, Scope.TOP),
+            targets,
+            volumes,
+            self._settings(notify, Scope.NOTIFY, _NOTIFY),
         )
         for volume in volumes.values():
             self._check_at(found, volume)

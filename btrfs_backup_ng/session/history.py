@@ -212,7 +212,7 @@ class History:
         """Append a record; a delivery or a failure is on the disk when this returns."""
         with self._guard:
             try:
-                with _locked(self._directory) as directory:
+                with locked_directory(self._directory) as directory:
                     self._append(record, directory)
             except (OSError, NotOurs) as error:
                 if not self._warned:
@@ -297,7 +297,7 @@ def _regular_size(descriptor: int) -> int:
 
 
 @contextlib.contextmanager
-def _locked(directory: str) -> Iterator[int]:
+def locked_directory(directory: str) -> Iterator[int]:
     """Lock the directory, and make it if needed; yield its descriptor."""
     os.makedirs(directory, mode=0o700, exist_ok=True)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -485,7 +485,7 @@ def forget(directory: str, place: str) -> int:
     if not os.path.lexists(path):
         return 0
     try:
-        with _locked(directory) as descriptor:
+        with locked_directory(directory) as descriptor:
             lines = _whole_lines(_read(path))
             kept = [line for line in lines if not _is_about(line, place)]
             if len(kept) < len(lines):

@@ -225,6 +225,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in none run snapshot send confi
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run snapshot send config timer list status prune verify doctor' -s c -l config -x -a '(_btrfs_backup_ng_file)' -d 'read this configuration'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in run send' -l only -x -d 'send to this target only, and leave out the volumes that do not go there'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in config' -s o -l output -x -a '(_btrfs_backup_ng_file)' -d 'import'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in config' -l notify -d 'send a test through each notifier of [notify]'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l hourly -d 'every hour'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l daily -d 'every day'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in timer' -l oncalendar -x -a 'minutely hourly daily weekly monthly' -d 'at these times, as systemd writes them'

@@ -26,7 +26,7 @@ OWN = {
     *("id", "yes", "force", "no_times", "at", "diff", "source", "data"),
     *("restore_test", "scratch", "subset", "sudoers", "install_missing"),
     "slow",
-    *("config", "only", "output"),
+    *("config", "only", "output", "notify"),
     *("hourly", "daily", "oncalendar", "on_mount", "user"),
     *("max_age", "forget", "since", "failures", "latest", "size"),
     *("check", "warn", "crit", "metrics", "html"),

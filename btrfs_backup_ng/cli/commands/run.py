@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from btrfs_backup_ng import PROGRAM
@@ -16,17 +17,21 @@ from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.commands import backup
 from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
 from btrfs_backup_ng.cli.config.jobs import (
+    VolumePlan,
     configured_jobs,
     given_options,
     plan_volumes,
     unmatched,
 )
+from btrfs_backup_ng.cli.config.notified import NotifiedRun
 from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
+from btrfs_backup_ng.core.configuration import Configuration
 from btrfs_backup_ng.core.events import Tally
 from btrfs_backup_ng.core.hooks import RUN, SNAPSHOT, read_hooks
 from btrfs_backup_ng.core.model import Job
+from btrfs_backup_ng.core.notifiers import read_notifiers
 from btrfs_backup_ng.core.value import EMPTY, Value, replace
 from btrfs_backup_ng.session.session import Session
 
@@ -138,37 +143,66 @@ def _run(options: RunOptions, call: Call) -> int:
     )
     if not plans and options.only:
         raise UsageError("none of these volumes goes to that target")
+    for name in unmatched(configuration, options.volumes):
+        Output(call).line(f"{name}: no subvolume now; skipped (optional)")
+    run = _ConfiguredRun(configuration, plans, dry_run=bool(given.get("Job.dry_run")))
+    jobs = tuple(plan.job for plan in plans)
+    at_once = configured_jobs(configuration, given)
+    return backup.run(BackupOptions(jobs, False, at_once), call, run.do, run.do_all)
 
-    def do(number: int, job: Job, session: Session) -> Tally:
-        plan = plans[number]
+
+class _ConfiguredRun:
+    """The volumes of a run, with their conditions, hooks and messages."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        plans: Sequence[VolumePlan],
+        *,
+        dry_run: bool,
+    ) -> None:
+        self._configuration = configuration
+        self._plans = plans
+        self._dry_run = dry_run
+        self._notified: NotifiedRun | None = None
+        if configuration.notify and not dry_run:
+            self._notified = NotifiedRun(read_notifiers(configuration), plans)
+
+    def do(self, number: int, job: Job, session: Session) -> Tally:
+        """Back up one volume."""
+        if self._notified:
+            session = self._notified.hearing(number, session)
+        plan = self._plans[number]
         at_targets = [target.conditions for target in plan.targets]
         left, tally = admit(job, plan.conditions, at_targets, session)
         if left:
             hooks = SnapshotHooks(
-                read_hooks(SNAPSHOT, *configuration.levels(plan.volume)),
+                read_hooks(SNAPSHOT, *self._configuration.levels(plan.volume)),
                 plan.name,
                 str(job.source),
-                job.dry_run,
+                self._dry_run,
             )
             tally.add(back_up(left, session, hooks.around))
         return tally
 
-    def do_all(work: Callable[[], list[Tally]], session: Session) -> list[Tally]:
+    def do_all(self, work: Callable[[], list[Tally]], session: Session) -> list[Tally]:
+        """Do the work of all volumes, with what comes before and after it."""
+        if not self._notified:
+            return self._between_hooks(work, session)
+        return self._notified.around(partial(self._between_hooks, work), session)
+
+    def _between_hooks(
+        self, work: Callable[[], list[Tally]], session: Session
+    ) -> list[Tally]:
         def give_up(error: BackupError) -> None:
-            for plan in plans:
+            for plan in self._plans:
                 folder = plan.job.snapshot_folder
                 Journal(plan.job, replace(session, folder=folder)).end(error)
 
         return run_between(
-            read_hooks(RUN, configuration.top),
+            read_hooks(RUN, self._configuration.top),
             work,
             session,
-            dry_run=bool(given.get("Job.dry_run")),
+            dry_run=self._dry_run,
             give_up=give_up,
         )
-
-    for name in unmatched(configuration, options.volumes):
-        Output(call).line(f"{name}: no subvolume now; skipped (optional)")
-    jobs = tuple(plan.job for plan in plans)
-    at_once = configured_jobs(configuration, given)
-    return backup.run(BackupOptions(jobs, False, at_once), call, do, do_all)

@@ -13,9 +13,10 @@ from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli.backup_options import add_backup_options
 from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.core.conditions import CONDITION_KEYS, MAX_AGE_KEY
-from btrfs_backup_ng.core.configuration import ConfigKey, Scope, is_place
+from btrfs_backup_ng.core.configuration import LEVELS, ConfigKey, Scope, is_place
 from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
 from btrfs_backup_ng.core.model import Destination, SshOptions, TransferOptions
+from btrfs_backup_ng.core.notifiers import NOTIFY_KEYS
 from btrfs_backup_ng.core.value import Value
 
 #: Options about one call, which a file cannot ask for.
@@ -51,6 +52,7 @@ def configuration_keys() -> dict[str, ConfigKey]:
         *SNAPSHOT_HOOK_KEYS,
         *RUN_HOOK_KEYS,
         MAX_AGE_KEY,
+        *NOTIFY_KEYS,
     )
     return {key.name: key for key in (*option_keys(), *own)}
 
@@ -91,7 +93,7 @@ def _scopes(action: argparse.Action) -> frozenset[Scope]:
     kind, dot, _ = action.dest.partition(".")
     fields = (each.__name__ for each in _FIELDS_OF_A_DESTINATION)
     if (dot and kind in fields) or action.dest in _OF_A_DESTINATION:
-        return frozenset(Scope)
+        return frozenset(LEVELS)
     return frozenset({Scope.TOP, Scope.VOLUME})
 
 

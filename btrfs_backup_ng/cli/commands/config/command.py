@@ -41,6 +41,7 @@ from btrfs_backup_ng.core.configuration import (
     chosen,
 )
 from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
+from btrfs_backup_ng.core.notifiers import NOTIFY_KEYS, Notifiers, read_notifiers
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.trust import check_program
 
@@ -64,6 +65,7 @@ actions:
 
 exit status:
   0  it can be used, or was written
+  1  a test could not be sent (--notify)
   2  it has an error, which is printed with its line
   4  other users can change it, so it is not used; or there is a file already
 
@@ -76,12 +78,14 @@ class ConfigOptions(Value):
     :ivar action: ``check``, ``init`` or ``import``.
     :ivar words: names of volumes, without any all; of ``import``, the file of btrbk.
     :ivar output: where ``import`` writes to, or "".
+    :ivar notify: send a test through each notifier.
     """
 
     action: str
     path: str
     words: tuple[str, ...]
     output: str
+    notify: bool
 
 
 class SettingView(Value):
@@ -113,14 +117,24 @@ class VolumeView(Value):
     targets: list[TargetView]
 
 
+class TestView(Value):
+    """A test of a notifier."""
+
+    name: str
+    error: BackupError | None
+
+
 class CheckReport(Value):
     """The document of ``check``.
 
     :ivar run: settings about the whole run.
+    :ivar notify: those about its messages.
     """
 
     configuration: str
     run: list[SettingView]
+    notify: list[SettingView]
+    tests: list[TestView]
     volumes: list[VolumeView]
     unused_targets: list[str]
 
@@ -149,6 +163,11 @@ def build_parser() -> Parser:
         metavar="FILE",
         help="import: write a new file (default: print)",
     )
+    parser.add_argument(
+        "--notify",
+        action="store_true",
+        help="send a test through each notifier of [notify] (check)",
+    )
     add_display(parser)
     return parser
 
@@ -168,9 +187,11 @@ def read(options: argparse.Namespace) -> ConfigOptions:
         raise UsageError(f"{action} takes no {visible(words[most])!r}")
     if options.output is not None and action != _IMPORT:
         raise UsageError(f"{action} takes no --output")
+    if options.notify and action != _CHECK:
+        raise UsageError(f"{action} takes no --notify")
     output = os.path.abspath(options.output) if options.output else ""
     path = configuration_path(options.config)
-    return ConfigOptions(action, path, tuple(words), output)
+    return ConfigOptions(action, path, tuple(words), output, options.notify)
 
 
 def _run(options: ConfigOptions, call: Call) -> int:
@@ -192,11 +213,14 @@ def _check(options: ConfigOptions, call: Call) -> int:
     used = {t.name for p in plan_volumes(configuration) for t in p.targets}
     unused = [name for name in configuration.targets if name not in used]
     run = _settings(RUN_HOOK_KEYS, [configuration.top])
+    notify = _settings(NOTIFY_KEYS, [configuration.notify])
+    notifiers = read_notifiers(configuration)
     _check_programs(configuration)
-    if run:
-        output.line("each run")
-        for line in table([_row(each) for each in run], 2):
-            output.line(line)
+    for title, settings in (("each run", run), ("its messages", notify)):
+        if settings:
+            output.line(title)
+            for line in table([_row(each) for each in settings], 2):
+                output.line(line)
     for view in views:
         for line in _lines(view):
             output.line(line)
@@ -204,8 +228,33 @@ def _check(options: ConfigOptions, call: Call) -> int:
         output.line(f"{name}: no subvolume now (optional)")
     for name in unused:
         output.line(f"note: no volume goes to the target {name}")
+    tests = _test(notifiers, call) if options.notify else []
+    for test in tests:
+        if test.error:
+            text = f"no test was sent by {test.name}: {test.error.message}"
+            output.fail("", BackupError(text, hint=test.error.hint))
+        else:
+            output.line(f"{test.name}: a test was sent")
     output.line(f"What a run would do now:  {PROGRAM} run --dry-run")
-    return output.finish(0, CheckReport(options.path, run, views, unused))
+    status = 1 if any(test.error for test in tests) else 0
+    report = CheckReport(options.path, run, notify, tests, views, unused)
+    return output.finish(status, report)
+
+
+def _test(notifiers: Notifiers, call: Call) -> list[TestView]:
+    """Send a test through each notifier.
+
+    :raises UsageError: if the configuration has none.
+    """
+    from btrfs_backup_ng.actions.notify.run import send_test  # here: only --notify
+
+    results = send_test(notifiers, call.now)
+    if not results:
+        raise UsageError(
+            "no notifier is configured",
+            hint='Add one:  [notify]   mail = "root"',
+        )
+    return [TestView(name, error) for name, error in results.items()]
 
 
 def _view(configuration: Configuration, plan: VolumePlan) -> VolumeView:
@@ -261,6 +310,7 @@ def _check_programs(configuration: Configuration) -> None:
     """
     levels = [configuration.top]
     levels += [volume.settings for volume in configuration.volumes.values()]
+    levels.append(configuration.notify)
     for setting in (setting for level in levels for setting in level.values()):
         if not configuration_keys()[setting.key].is_command or not setting.value:
             continue

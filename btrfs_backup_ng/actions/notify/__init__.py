@@ -1,0 +1,1 @@
+"""Messages about the runs of a configuration, to a person or another program."""

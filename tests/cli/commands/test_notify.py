@@ -1,0 +1,126 @@
+"""Notifications: the section [notify] of a configuration, from run to reader."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_line import complaint, covers, must, script
+from tests.support.program import Argument, run_program
+from tests.support.scene import Scene
+from tests.support.servers import serving
+
+
+@pytest.mark.btrfs
+def test_a_failure_is_told_once_and_then_that_it_is_over(scene: Scene, tmp_path: Path):
+    told, file = tmp_path / "told", tmp_path / "config.toml"
+    tell = script(
+        tmp_path / "tell",
+        f'echo "$BTRFS_BACKUP_NG_KINDS: $BTRFS_BACKUP_NG_TITLE" >>{told}\ncat >>{told}',
+    )
+    missing = scene.destination / "missing"
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    words: list[Argument] = ["run", "-c", file]
+    with serving("http") as web, serving("smtp") as post:
+        text = f"""
+snapshot-prefix = "x-"
+[targets.usb]
+place = "{missing}"
+[volumes.home]
+source = "{scene.source}"
+to = ["usb", "{scene.destination}"]
+[notify]
+mail = "root"
+mail-host = "127.0.0.1:{post.port}"
+ping = "http://127.0.0.1:{web.port}/ping"
+webhook = "http://127.0.0.1:{web.port}/hook"
+command = ["{tell}"]
+"""
+        file.write_text(text)
+        must(run_program(*words, "--dry-run", env=env), 10)
+        assert not web.requests and not post.letters
+        for _ in range(2):
+            failed = must(run_program(*words, env=env), 10)
+            assert "warning" not in failed.stderr
+        missing.mkdir()
+        for _ in range(2):
+            must(run_program(*words, env=env))
+        pings = [r.path for r in web.requests if r.path.startswith("/ping")]
+        assert pings == 2 * ["/ping/start", "/ping/fail"] + 2 * ["/ping/start", "/ping"]
+        report = next(r.body.decode() for r in web.requests if r.path == "/ping/fail")
+        assert f"FAILED: {missing} does not exist" in report
+        hooks = [json.loads(r.body) for r in web.requests if r.path == "/hook"]
+        assert [hook["exit_status"] for hook in hooks] == [10, 0]
+        (failure,), (recovery,) = (hook["notices"] for hook in hooks)
+        assert (failure["kind"], recovery["kind"]) == ("failure", "recovery")
+        assert failure["volume"] == "home" and failure["destination"] == str(missing)
+        assert "home at usb failed" in hooks[0]["title"]
+        assert len(post.letters) == 2 and b"home at usb failed" in post.letters[0].text
+        lines = told.read_text().splitlines()
+        assert lines[0].startswith("failure: btrfs-backup-ng on ")
+        assert sum(line.startswith("recovery: ") for line in lines) == 1
+
+        # A notifier that fails is a warning, and what it was to say is still due.
+        missing.rename(missing.with_name("away"))
+        file.write_text(text.replace(f":{post.port}", ":1").replace("/hook", "/no"))
+        web.status = 500
+        script(tell, "exit 1")
+        (tmp_path / "state/notices.json").unlink()
+        for _ in range(2):
+            failed = must(run_program(*words, env=env), 10)
+            for name, reason in (
+                ("mail", "127.0.0.1:1: .*refused"),
+                ("webhook", "127.0.0.1 answered with status 500"),
+                ("command", f"{tell} failed with status 1"),
+            ):
+                start = f"warning: no message was sent by {name}: "
+                assert start in failed.stderr and reason.split(".*")[0] in failed.stderr
+
+
+@covers("--notify")
+def test_a_test_is_sent_through_each_notifier(tmp_path: Path):
+    file = tmp_path / "config.toml"
+    words: list[Argument] = ["config", "check", "--notify", "-c", file]
+    volume = "[volumes.home]\nsource = '/'\n"
+    with serving("http") as web:
+        text = f"{volume}[notify]\nwebhook = 'http://127.0.0.1:{web.port}/'\n"
+        file.write_text(text)
+        done = must(run_program(*words))
+        assert "webhook: a test was sent" in done.stdout
+        assert len(web.requests) == 1
+        must(run_program("config", "check", "-c", file))
+        assert len(web.requests) == 1
+        file.write_text(f"{text}ping = 'http://127.0.0.1:1/SECRET'\n")
+        failed = must(run_program(*words, "--json"), 1)
+        assert "no test was sent by ping: 127.0.0.1 cannot" in failed.stderr
+        assert "SECRET" not in failed.stderr
+        found = json.loads(failed.stdout)["tests"]
+        assert [(each["name"], bool(each["error"])) for each in found] == [
+            ("ping", True),
+            ("webhook", False),
+        ]
+    file.write_text(volume)
+    complaint(run_program(*words), 2, "no notifier is configured", "[notify]")
+    complaint(run_program("config", "init", "--notify"), 2, "init takes no --notify")
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("on = 'failures'", "'failures' is none of failure, recovery, stale"),
+        ("mail = '-f x'", "'-f x' is no address"),
+        ("ping = 'ftp://x'", "expected an address like https://"),
+        ("ping-file = 'x'", "'x' is not an absolute path"),
+        ("mail-host = 'a b'", "'a b' is no server"),
+        ("command = ['tell']", "'tell' is not an absolute path"),
+        ("mail-host = 'x'", "it needs another key:  mail"),
+        ("ping = 'http://x'\nping-file = '/x'", "there is ping already"),
+        ("rate = 3", "it may stand "),
+        ("pong = 'x'", "unknown key"),
+    ],
+)
+def test_an_error_in_the_section_has_its_line(tmp_path: Path, line: str, part: str):
+    file = tmp_path / "config.toml"
+    file.write_text(f"[volumes.home]\nsource = '/'\n[notify]\n{line}\n")
+    done = run_program("run", "-c", file)
+    complaint(done, 2, f"line {3 + len(line.splitlines())} of {file}: notify.", part)
