@@ -10,6 +10,7 @@ from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.core.document import to_document
 from btrfs_backup_ng.core.events import (
+    CheckedBackups,
     Deleted,
     Event,
     Failed,
@@ -129,8 +130,16 @@ def describe(event: Event) -> str:
                 return f"{start}would run {event.hook}: {visible(event.command)}"
             took = format_span(event.elapsed_s)
             return f"{start}ran {event.hook}: {visible(event.command)} in {took}"
+        case CheckedBackups():
+            return _checked(event)
         case Noted() | Failed():
             return visible(event.place)
+
+
+def _checked(event: CheckedBackups) -> str:
+    what = visible(event.name) or f"{event.count} backups"
+    how = "restored as a test" if event.level == "restore-test" else "verified"
+    return f"{visible(event.place)}: {how} {what}: good"
 
 
 def _way(event: Sent | UpToDate) -> str:

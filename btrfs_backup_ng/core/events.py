@@ -107,6 +107,20 @@ class Noted(Value):
     hint: str = ""
 
 
+class CheckedBackups(Value):
+    """Backups were verified by a run, and are good.
+
+    :ivar level: ``identity``, or ``restore-test``: it was restored and compared.
+    :ivar name: of the only one, or "".
+    """
+
+    event: ClassVar = "verified"
+    place: str
+    level: str
+    count: int
+    name: str
+
+
 class Failed(Value):
     """Something asked for was not done."""
 
@@ -117,7 +131,17 @@ class Failed(Value):
     exit_status: int
 
 
-Event = Snapshotted | Sent | UpToDate | Deleted | Released | Hooked | Noted | Failed
+Event = (
+    Snapshotted
+    | Sent
+    | UpToDate
+    | Deleted
+    | Released
+    | CheckedBackups
+    | Hooked
+    | Noted
+    | Failed
+)
 
 
 class Tally:

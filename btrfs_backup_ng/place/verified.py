@@ -114,6 +114,12 @@ def read_verified(content: Content) -> Mapping[UUID, Verified]:
     return {uuid: seen for uuid, seen in counting.items() if seen}
 
 
+def last_restore(record: Record) -> datetime | None:
+    """Return when a restore was last tested, or None."""
+    tests = [seen[Depth.RESTORE] for seen in record.values() if Depth.RESTORE in seen]
+    return max((one.when for one in tests), default=None)
+
+
 class Memory:
     """The record of a place while it is verified.
 
@@ -133,14 +139,20 @@ class Memory:
         """Read the record; a damaged one is moved aside.
 
         :param content: of the file :data:`VERIFIED`.
-        :param existing: UUIDs of the snapshots at the place; other entries are dropped.
+        :param existing: UUIDs of the snapshots at the place. Other entries are dropped,
+            but for the last restore test, the time of which still counts.
         """
         try:
             found = parse_verified(content)
         except Unreadable as error:
             self._set_aside(error)
             return
-        self._record = {u: dict(seen) for u, seen in found.items() if u in existing}
+        last = last_restore(found)
+        self._record = {
+            uuid: dict(seen)
+            for uuid, seen in found.items()
+            if uuid in existing or (last and last_restore({uuid: seen}) == last)
+        }
         cleared = parse_cleared(content)
         self._cleared = {u: last for u, last in cleared.items() if u in existing}
 
@@ -157,6 +169,14 @@ class Memory:
                 f"{text} or moved aside, so verifications are not recorded there:"
                 f" {failed.message}"
             )
+
+    def last_times(self) -> dict[UUID, datetime]:
+        """Return when each snapshot was last verified, at any level."""
+        return {
+            uuid: max(one.when for one in seen.values())
+            for uuid, seen in self._record.items()
+            if seen
+        }
 
     def note(self, uuid: UUID, level: Depth, result: Result) -> None:
         """Record the result of a check; ignore an unchecked snapshot."""

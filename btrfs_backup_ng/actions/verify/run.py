@@ -67,6 +67,7 @@ from btrfs_backup_ng.actions.verify.tree import (
 from btrfs_backup_ng.core.choose import is_in_part, pick
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Integrity, Listing, Result, Role, Snapshot
+from btrfs_backup_ng.core.upkeep import choose_longest_unverified
 from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.place.contents import Seen, see
@@ -88,6 +89,7 @@ class VerifyRequest(Value):
     :ivar part: K and N: only the K-th of N parts, from 1.
     :ivar scratch: place for restore tests.
     :ivar prefix: of the name of the next backup, ``None`` if it is not known.
+    :ivar one_of: only one of so many, the longest unverified ones; 0 for all.
     """
 
     location: Location
@@ -97,6 +99,7 @@ class VerifyRequest(Value):
     part: tuple[int, int] | None = None
     scratch: Location | None = None
     prefix: str | None = None
+    one_of: int = 0
 
 
 class SnapshotResult(Value):
@@ -219,12 +222,12 @@ class Verification:
         if self._source:
             parents = parents_for(place, self._source.everything)
             findings += judge_bases(backups, parents)
-        chosen = self._choose(everything, homes)
+        memory = self._remember(place, everything)
+        chosen = self._choose(everything, homes, memory)
         if request.scratch:
             self._scratch = look_at(
                 request.scratch, session, SCRATCH, with_snapshots=False
             )
-        memory = self._remember(place, everything)
         self._known = self._look_closely(chosen)
         for seen, snapshot in chosen:
             verdict = self._judge(seen, snapshot)
@@ -257,7 +260,7 @@ class Verification:
         return memory
 
     def _choose(
-        self, everything: Sequence[Seen], homes: Mapping[UUID, Item]
+        self, everything: Sequence[Seen], homes: Mapping[UUID, Item], memory: Memory
     ) -> list[Item]:
         """Choose the snapshots; judge at once names of snapshots without one."""
         words = list(self._request.words)
@@ -274,6 +277,10 @@ class Verification:
         picked = pick(left, snapshots, str(self._request.location), self._now)
         if self._request.part:
             picked = [s for s in picked if is_in_part(s, *self._request.part)]
+        if self._request.one_of:
+            picked = choose_longest_unverified(
+                picked, self._request.one_of, memory.last_times()
+            )
         return [homes[snapshot.uuid] for snapshot in picked]
 
     def _conclude(self, verdict: SnapshotResult) -> None:

@@ -28,13 +28,16 @@ from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.core.configuration import Configuration
-from btrfs_backup_ng.core.events import Tally
+from btrfs_backup_ng.core.events import Event, Failed, Tally
 from btrfs_backup_ng.core.hooks import RUN, SNAPSHOT, read_hooks
+from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Job
 from btrfs_backup_ng.core.notifiers import read_notifiers
+from btrfs_backup_ng.core.upkeep import Upkeep
 from btrfs_backup_ng.core.value import EMPTY, Value, replace
 from btrfs_backup_ng.session.session import Session
 
+_NONE = Upkeep()
 EPILOG = f"""\
 An option given here counts for all volumes and targets, before the configuration.
 
@@ -136,6 +139,32 @@ def read(options: argparse.Namespace, given: Mapping[str, Any] = EMPTY) -> RunOp
     )
 
 
+def _noting(failed: set[str], session: Session) -> Session:
+    """Return a session that notes the places at which something failed."""
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Failed):
+            failed.add(event.place)
+        session.emit(event)
+
+    return replace(session, emit=emit)
+
+
+def _look_after(job: Job, upkeep: Mapping[Location, Upkeep], session: Session) -> Tally:
+    """Verify backups where nothing failed, as far as that is asked for and due."""
+    tally = Tally()
+    for one in job.destinations:
+        due = upkeep.get(one.location, _NONE)
+        is_wanted = due.verify or due.restore_test
+        if is_wanted and job.transfer and not (job.dry_run or one.location.is_command):
+            from btrfs_backup_ng.actions.verify.upkeep import (  # here: few ask for it
+                look_after,
+            )
+
+            tally.add(look_after(job, one, due, session))
+    return tally
+
+
 def _run(options: RunOptions, call: Call) -> int:
     configuration, given = read_configuration(options.path), options.given
     plans = plan_volumes(
@@ -182,7 +211,14 @@ class _ConfiguredRun:
                 str(job.source),
                 self._dry_run,
             )
-            tally.add(back_up(left, session, hooks.around))
+            failed: set[str] = set()
+            tally.add(back_up(left, _noting(failed, session), hooks.around))
+            upkeep = {
+                one.location: target.upkeep
+                for target, one in zip(plan.targets, plan.job.destinations)
+                if str(one.location) not in failed
+            }
+            tally.add(_look_after(left, upkeep, session))
         return tally
 
     def do_all(self, work: Callable[[], list[Tally]], session: Session) -> list[Tally]:

@@ -25,10 +25,12 @@ from btrfs_backup_ng.core.configuration import (
     Setting,
     Settings,
     VolumeSection,
+    chosen,
     did_you_mean,
 )
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Destination, Job
+from btrfs_backup_ng.core.upkeep import Upkeep, read_upkeep
 from btrfs_backup_ng.core.value import EMPTY, Value, replace
 
 T = TypeVar("T")
@@ -62,6 +64,7 @@ class TargetPlan(Value):
     conditions: Conditions
     options: Options
     max_age: timedelta | None = None
+    upkeep: Upkeep = Upkeep()
 
 
 class VolumePlan(Value):
@@ -228,9 +231,15 @@ class _Builder:
             destinations += one.destinations
             conditions_there = read_conditions(*levels[1::2])
             age = read_max_age(*levels)
-            targets.append(TargetPlan(target, conditions_there, at, age))
+            upkeep = read_upkeep(*levels)
+            targets.append(TargetPlan(target, conditions_there, at, age, upkeep))
             if place.startswith("shell://"):
                 self._check_command(levels)
+            elif upkeep.restore_test and not upkeep.scratch:
+                text = "it needs a directory on btrfs to restore to"
+                hint = 'Name one:  scratch = "/mnt/spare"'
+                setting = chosen(Upkeep.NAMES, levels)["restore-test"]
+                raise self._error(setting, text, hint)
         job = replace(job, destinations=tuple(destinations))
         return VolumePlan(
             name=name,
@@ -271,7 +280,7 @@ class _Builder:
 
     def _check_command(self, levels: Sequence[Settings]) -> None:
         for level in levels[1::2]:
-            for name in Conditions.NAMES:
+            for name in (*Conditions.NAMES, *Upkeep.NAMES):
                 if name in level:
                     text = "a command (shell://) cannot be looked at"
                     raise self._error(level[name], text)

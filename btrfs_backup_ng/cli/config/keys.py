@@ -17,6 +17,7 @@ from btrfs_backup_ng.core.configuration import LEVELS, ConfigKey, Scope, is_plac
 from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
 from btrfs_backup_ng.core.model import Destination, SshOptions, TransferOptions
 from btrfs_backup_ng.core.notifiers import NOTIFY_KEYS
+from btrfs_backup_ng.core.upkeep import UPKEEP_KEYS
 from btrfs_backup_ng.core.value import Value
 
 #: Options about one call, which a file cannot ask for.
@@ -53,6 +54,7 @@ def configuration_keys() -> dict[str, ConfigKey]:
         *RUN_HOOK_KEYS,
         MAX_AGE_KEY,
         *NOTIFY_KEYS,
+        *UPKEEP_KEYS,
     )
     return {key.name: key for key in (*option_keys(), *own)}
 

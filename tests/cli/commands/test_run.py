@@ -15,6 +15,7 @@ from btrfs_backup_ng.cli.config.file import configuration_path, read_configurati
 from btrfs_backup_ng.host import power
 from tests.support.command_line import NOBODY, complaint, covers, in_conversation, must
 from tests.support.places import ssh_place, ssh_words
+from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
@@ -459,3 +460,49 @@ def test_subvolumes_disks_and_other_programs_are_found(
         "snapper makes snapshots of / (root).",
         f"btrbk is set up: btrfs-backup-ng config import {btrbk}",
     ]
+
+
+def test_a_run_verifies_a_part_of_the_backups_and_restores_one_as_a_test(
+    configured: Configured,
+):
+    scene, scratch = configured.scene, configured.scene.other_destination("scratch")
+    place = scene.destination / "home"
+    upkeep = f'verify = "auto/2"\nrestore-test = "weekly"\nscratch = "{scratch}"'
+    configured.write(usb=upkeep)
+    first = must(configured.run("home", "--only", "usb")).stdout
+    (name,) = sorted(each.name for each in place.iterdir() if each.name[0] == "x")
+    assert f"{place}: verified {name}: good\n" in first
+    assert f"{place}: restored as a test {name}: good\n" in first
+    assert not list(scratch.glob("x-*")) and not list(scratch.glob(".*/incoming/*"))
+
+    # The restore is not tested again, also after its backup is gone.
+    for _ in range(2):
+        scene.add("more")
+        done = must(configured.run("home", "--only", "usb", "--keep-at", "latest=2"))
+        assert done.stdout.count(f"{place}: verified x-") == 1
+        assert "as a test" not in done.stdout
+    assert not (place / name).exists()
+    dry = must(configured.run("home", "--dry-run")).stdout
+    assert "verified" not in dry
+
+    # A backup that was written to is found by its turn, and the volume fails.
+    bad = max(place.glob("x-*"))
+    subprocess.run(["btrfs", "property", "set", "-f", bad, "ro", "false"], check=True)
+    (bad / "more").write_text("changed")
+    subprocess.run(["btrfs", "property", "set", "-f", bad, "ro", "true"], check=True)
+    runs: list[Done] = []
+
+    def find_it() -> bool:
+        runs.append(configured.run("home", "--only", "usb", "-S"))
+        return runs[-1].returncode != 0
+
+    wait_until(find_it)  # two runs, or more within the same second
+    assert runs[-1].returncode == 10 and f"{bad.name}: " in runs[-1].stderr
+    listed = must(run_program("list", place)).stdout
+    assert "found BAD" in listed
+    assert bad.name in must(run_program("log", "--failures", place)).stdout
+
+    # A scratch place that is full, or gone, is a failure of this target, too.
+    configured.write(usb=upkeep.replace("weekly", "1s").replace(str(scratch), "/proc"))
+    done = configured.run("home", "--only", "usb")
+    complaint(done, 10, f"{place}: /proc")

@@ -42,6 +42,7 @@ from btrfs_backup_ng.core.configuration import (
 )
 from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
 from btrfs_backup_ng.core.notifiers import NOTIFY_KEYS, Notifiers, read_notifiers
+from btrfs_backup_ng.core.upkeep import UPKEEP_KEYS
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.trust import check_program
 
@@ -278,6 +279,8 @@ def _view(configuration: Configuration, plan: VolumePlan) -> VolumeView:
         settings = [*_options(there, defaults), *_settings(CONDITION_KEYS, levels)]
         every_level = configuration.levels(plan.volume, target.name)
         settings += _settings([MAX_AGE_KEY], every_level)
+        if not destination.location.is_command:
+            settings += _settings(UPKEEP_KEYS, every_level)
         targets.append(TargetView(target.name, str(destination.location), settings))
     other = [*CONDITION_KEYS, *SNAPSHOT_HOOK_KEYS]
     other += [] if plan.targets else [MAX_AGE_KEY]
