@@ -1,16 +1,25 @@
 """A run of the configuration about which messages are sent: events -> what failed."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 
 from btrfs_backup_ng.__util__ import visible
 from btrfs_backup_ng.cli.config.jobs import VolumePlan
 from btrfs_backup_ng.cli.output import describe
 from btrfs_backup_ng.core.events import Event, Failed, Noted, Tally, exit_status
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.notices import Affected, Outcome, find_failures
+from btrfs_backup_ng.core.naming import time_in
+from btrfs_backup_ng.core.notices import (
+    Affected,
+    Age,
+    Outcome,
+    RunSight,
+    find_failures,
+    find_stale,
+)
 from btrfs_backup_ng.core.notifiers import Notifiers
 from btrfs_backup_ng.core.value import replace
-from btrfs_backup_ng.session.history import state_directory
+from btrfs_backup_ng.session.history import Record, state_directory
 from btrfs_backup_ng.session.session import Session
 
 #: The last events that a report has.
@@ -47,9 +56,12 @@ class NotifiedRun:
         messages = RunMessages(self._notifiers, state_directory(), session)
         messages.begin()
         tallies = work(self.hearing(len(self._plans), session))
-        outcomes = map(_outcome, self._plans, self._heard)
+        outcomes = list(map(_outcome, self._plans, self._heard))
         beside = [event for event in self._heard[-1] if isinstance(event, Failed)]
-        sight = find_failures(outcomes, beside)
+        failed = find_failures(outcomes, beside)
+        ages = _ages(self._plans, outcomes, session.recall())
+        stale = find_stale(ages, session.now)
+        sight = RunSight(failed.troubles + stale.troubles, failed.good + stale.good)
         events = [event for heard in self._heard for event in heard]
         report = "\n".join(map(_line, events[-_IN_REPORT:]))
         messages.finish(sight, exit_status(tallies), report)
@@ -68,6 +80,28 @@ def _outcome(plan: VolumePlan, events: Iterable[Event]) -> Outcome:
         for place in [_public(one.location, str(one.location))]
     ]
     return Outcome(subject, tuple(targets), tuple(events))
+
+
+def _ages(
+    plans: Iterable[VolumePlan],
+    outcomes: Iterable[Outcome],
+    records: Iterable[Record],
+) -> Iterator[Age]:
+    """Yield the ages of the newest backups that arrived, where that is limited.
+
+    A target may be away, so this machine's own records count.
+    """
+    newest: dict[tuple[str, str], datetime] = {}
+    for record in records:
+        if record.name and record.destination and not record.error:
+            key = record.source, record.destination
+            made = time_in(record.name) or record.time
+            newest[key] = max(made, newest.get(key, made))
+    for plan, outcome in zip(plans, outcomes):
+        for target, (subject, _) in zip(plan.targets, outcome.targets):
+            if target.max_age is not None:
+                made_at = newest.get((subject.source, subject.destination))
+                yield Age(subject, made_at, target.max_age)
 
 
 def _public(location: Location, name: str) -> str:

@@ -58,6 +58,7 @@ OPTIONS = [
     ("-S", {"take_snapshot": False}),
     ("--no-snapshot", {"take_snapshot": False}),
     ("-T", {"transfer": False}),
+    ("--no-prune", {"prune": False}),
     ("--no-transfer", {"transfer": False}),
     ("-f .snap", {"snapshot_folder": ".snap"}),
     ("--snapshot-folder /x/y", {"snapshot_folder": "/x/y"}),

@@ -399,13 +399,14 @@ def test_no_login_asks_for_a_password_either(
     words = ssh_words(server, without=["IdentityFile", "BatchMode"])
     key = server.identity.with_name("host_key")  # a key, but not one that opens
     words += ["--ssh-identity-file", str(key)]
-    place = ssh_place(server, scene.destination, user=user.name)
-    done = on_terminal("doctor", *words, place, place, env={"COLUMNS": "400"})
+    places = (scene.destination, scene.destination.parent)
+    named = [ssh_place(server, place, user=user.name) for place in places]
+    done = on_terminal("doctor", *words, *named, env={"COLUMNS": "400"})
     assert done.returncode == 2, done.stdout
     assert "password:" not in done.stdout
     copy = f"ssh-copy-id -i {key} -p {server.port} {user.name}@{server.host}"
     assert done.stdout.count(f"If the host does not have the key yet:  {copy}") == 2
-    must(run_program("doctor", *words, place, "-q"), 2)
+    must(run_program("doctor", *words, *named, "-q"), 2)
     assert server.connections() == 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import complaint, covers, must, script
+from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
 from tests.support.servers import serving
@@ -124,3 +125,37 @@ def test_an_error_in_the_section_has_its_line(tmp_path: Path, line: str, part: s
     file.write_text(f"[volumes.home]\nsource = '/'\n[notify]\n{line}\n")
     done = run_program("run", "-c", file)
     complaint(done, 2, f"line {3 + len(line.splitlines())} of {file}: notify.", part)
+
+
+@pytest.mark.btrfs
+def test_a_backup_that_is_too_old_is_told_though_nothing_failed(
+    scene: Scene, tmp_path: Path
+):
+    told, file = tmp_path / "told", tmp_path / "config.toml"
+    line = '"$BTRFS_BACKUP_NG_KINDS: $BTRFS_BACKUP_NG_TITLE"'
+    tell = script(tmp_path / "tell", f"echo {line} >>{told}\ncat >>{told}")
+    file.write_text(f"""
+snapshot-prefix = "x-"
+max-age = "1s"
+[volumes.home]
+source = "{scene.source}"
+to = ["{scene.destination}"]
+[notify]
+command = ["{tell}"]
+""")
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    words: list[Argument] = ["run", "-c", file]
+    must(run_program(*words, env=env))
+
+    def is_told() -> bool:
+        must(run_program(*words, "--no-snapshot", env=env))
+        return told.exists()
+
+    wait_until(is_told)
+    lines = told.read_text().splitlines()
+    assert lines[0].startswith("stale: btrfs-backup-ng on ")
+    assert f"home at {scene.destination}" in lines[0]
+    assert any("the newest backup is " in line for line in lines)
+    must(run_program(*words, env=env))
+    over = [line for line in told.read_text().splitlines() if "recovery: " in line]
+    assert len(over) == 1
