@@ -411,8 +411,12 @@ def test_a_frozen_receiver_of_root_does_not_write_into_what_comes_after(
         (scene.source / f"file {number}").write_bytes(os.urandom(5000))
 
     def files() -> int:
-        there = [one.path for one in cutting.bodies(scene) if one.offset]
-        return sum(1 for path in there for _ in path.glob("file *"))
+        count = 0
+        for body in cutting.bodies(scene):
+            with contextlib.suppress(FileNotFoundError):  # replaced meanwhile
+                names = os.listdir(body.path) if body.offset else []
+                count += sum(name.startswith("file ") for name in names)
+        return count
 
     with scene.start() as program:
         cutting.wait_for_checkpoint(scene, INTERVAL, program)
