@@ -75,9 +75,8 @@ def written_since(descriptor: int, generation: int) -> Iterator[Written]:
 
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
-    for item in search(descriptor, _OWN_TREE, Key(0, 0, 0), LAST, generation):
-        if item.key != _EXTENT_DATA:
-            continue
+    first = Key(0, 0, 0)
+    for item in search(descriptor, _OWN_TREE, first, LAST, generation, _EXTENT_DATA):
         transaction, size, kind = _BEGINNING.unpack_from(item.data)
         if transaction < generation:
             continue

@@ -283,13 +283,21 @@ class Item(NamedTuple):
 
 
 def search(
-    descriptor: int, tree: int, first: Key, last_objectid: int, since: int = 0
+    descriptor: int,
+    tree: int,
+    first: Key,
+    last_objectid: int,
+    since: int = 0,
+    kind: int | None = None,
 ) -> Iterator[Item]:
     """Return the items of a tree from ``first`` to the end of ``last_objectid``.
 
     :param since: only those in blocks that were written by this transaction or later.
+    :param kind: only those with this key. The kernel cannot choose them; most items of
+        a tree are others, and are left out here with as little work as possible.
     """
     buffer = bytearray(_SEARCH.size + _BUFFER)
+    unpack, header_size = _SEARCH_HEADER.unpack_from, _SEARCH_HEADER.size
     while True:
         # keys compare as (objectid, type, offset), so the maxima bind at the end
         _SEARCH.pack_into(
@@ -304,9 +312,10 @@ def search(
             raise
         found, at = _SEARCH.unpack_from(buffer)[9], _SEARCH.size
         for _ in range(found):
-            _, objectid, offset, key, size = _SEARCH_HEADER.unpack_from(buffer, at)
-            at += _SEARCH_HEADER.size
-            yield Item(objectid, key, offset, bytes(buffer[at : at + size]))
+            _, objectid, offset, key, size = unpack(buffer, at)
+            at += header_size
+            if kind is None or key == kind:
+                yield Item(objectid, key, offset, bytes(buffer[at : at + size]))
             at += size
         if not found:
             return
