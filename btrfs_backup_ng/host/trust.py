@@ -1,11 +1,15 @@
 """Whether other users can change a file here: a configuration, a program of a hook."""
 
+import errno
 import os
 import shlex
 import stat
 from collections.abc import Iterator
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible
+
+#: As Linux follows them.
+_MOST_LINKS = 40
 
 
 def check_trust(path: str, status: os.stat_result, example: str) -> None:
@@ -17,7 +21,8 @@ def check_trust(path: str, status: os.stat_result, example: str) -> None:
     :raises Refused: if one can.
     """
     if reason := _open_to(status):
-        command = f"chown {_owner(status)} {path}; chmod go-w {path}"
+        name = shlex.quote(path)
+        command = f"chown {_owner(status)} {name}; chmod go-w {name}"
         raise Refused(
             f"{visible(path)} {reason}, so it is not used",
             hint=f"Check its contents, then:  {visible(command)}",
@@ -30,12 +35,17 @@ def check_trust(path: str, status: os.stat_result, example: str) -> None:
 
 
 def find_open_directory(path: str) -> str:
-    """Return which directory above a path other users can change, and why, or ""."""
-    for directory in _directories(path):
-        found = os.stat(directory)
-        is_sticky = found.st_mode & stat.S_ISVTX and _is_ours(found.st_uid)
-        if not is_sticky and (reason := _open_to(found)):
-            return f"{visible(directory)} {reason}"
+    """Return which directory or link on the way other users can change, and why, or "".
+
+    Where a directory is sticky, they can only change what is their own.
+
+    :param path: absolute.
+    """
+    for passed, found in _passed(path):
+        is_sticky = found.st_mode & stat.S_ISVTX or stat.S_ISLNK(found.st_mode)
+        is_safe = is_sticky and _is_ours(found.st_uid)
+        if not is_safe and (reason := _open_to(found)):
+            return f"{visible(passed)} {reason}"
     return ""
 
 
@@ -74,13 +84,34 @@ def _owner(status: os.stat_result) -> int:
     return status.st_uid if _is_ours(status.st_uid) else os.geteuid()
 
 
-def _directories(path: str) -> Iterator[str]:
-    """Yield the directories above a file, and above each link on the way to it."""
-    names = {path, os.path.realpath(path)}
-    while os.path.islink(path):
-        path = os.path.join(os.path.dirname(path), os.readlink(path))
-        names.add(path)
-    for name in names:
-        while name != "/":
-            name = os.path.dirname(name)
-            yield name
+def _passed(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield each directory and each link on the way to a file.
+
+    :param path: absolute.
+    :raises OSError: if the way does not exist.
+    """
+    here, left, links = "/", _parts(path), 0
+    yield here, os.stat(here)
+    while left:
+        name = left.pop()
+        if name == "..":
+            here = os.path.dirname(here)
+            continue
+        there = os.path.join(here, name)
+        found = os.lstat(there)
+        if stat.S_ISLNK(found.st_mode):
+            yield there, found
+            target = os.readlink(there)
+            left += _parts(target)
+            here = "/" if target.startswith("/") else here
+            links += 1
+            if links > _MOST_LINKS:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        elif left:
+            yield there, found
+            here = there
+
+
+def _parts(path: str) -> list[str]:
+    """Return the names in a path, the last one first."""
+    return [name for name in reversed(path.split("/")) if name not in ("", ".")]
