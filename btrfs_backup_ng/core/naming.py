@@ -1,7 +1,7 @@
 """The names of snapshots, and the times in them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 
@@ -89,6 +89,16 @@ def split_name(name: str) -> tuple[str, datetime] | None:
     match = re.search(_ENDING, name)
     moment = _parse_time(match) if match else None
     return (name[: match.start()], moment) if match and moment else None
+
+
+def are_of_btrbk(names: Collection[str]) -> bool:
+    """Return whether there are names, and btrbk gave all of them."""
+    return bool(names) and all(map(_is_of_btrbk, names))
+
+
+def _is_of_btrbk(name: str) -> bool:
+    match = re.search(_ENDING, name)
+    return bool(match and match["minute"])
 
 
 def prefix_in(name: str) -> str:

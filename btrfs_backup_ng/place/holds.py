@@ -15,7 +15,9 @@ from uuid import UUID
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, visible
 from btrfs_backup_ng.btrfs.parse import is_full
+from btrfs_backup_ng.core.events import Level, Noted
 from btrfs_backup_ng.core.model import Snapshot
+from btrfs_backup_ng.core.naming import are_of_btrbk
 from btrfs_backup_ng.core.policy import Policy
 from btrfs_backup_ng.core.record import (
     Content,
@@ -450,7 +452,7 @@ def open_holds(
     *,
     now: datetime,
     dry_run: bool,
-    warn: Callable[[str, str], None],
+    emit: Callable[[Noted], None],
     last_arrived: Callable[[], Mapping[str, UUID]] = dict,
 ) -> Holds:
     """Return the holds of a source; rebuild them if the record is lost or unreadable.
@@ -478,8 +480,13 @@ def open_holds(
         if not dry_run:
             source.set_aside(HOLDS, aside)
     if doubts:
+        level = Level.WARNING
         text = f"{doubts[0]}; {done}. Nothing is deleted at {source} now"
-        warn(str(source.location), text)
+        if recorded is None and are_of_btrbk([one.name for one in existing]):
+            level = Level.INFO
+            text = f"{source}: all snapshots are btrbk's, so this is the first run: it"
+            text += " records which of them are needed, and deletes none"
+        emit(Noted(str(source.location), level, text))
     last = last_arrived() if doubts else {}
     record = HoldsRecord(_rebuilt(_folder_of(source), existing, locations, last))
     return Holds(

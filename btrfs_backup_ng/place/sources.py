@@ -285,6 +285,7 @@ class Ownership:
         its end; empty if it may delete.
     :ivar unknown: origins of backups that stay, as their owner is unknown.
     :ivar others: the places of other sources.
+    :ivar is_damaged: the record cannot be read.
     :ivar is_new: the record does not name this source yet, and no backup there is of it
         (as of a restored one, which continues them).
     """
@@ -306,6 +307,7 @@ class Ownership:
         self.withheld: tuple[str, ...] = ()
         self.unknown: frozenset[UUID] = frozenset()
         self.others: tuple[str, ...] = ()
+        self.is_damaged = False
         self.is_new = False
 
     def read(
@@ -341,6 +343,7 @@ class Ownership:
         try:
             self._recorded = parse_sources(content)
         except Unreadable as error:
+            self.is_damaged = True
             aside = error.name_aside(SOURCES, now)
             done = f"it is moved to {aside} and created again"
             if not dry_run:

@@ -374,7 +374,7 @@ class _Run:
             [str(destination.location) for destination in needing],
             now=self._session.now,
             dry_run=self._job.dry_run or is_read_only,
-            warn=self._session.warn,
+            emit=self._session.emit,
             last_arrived=lambda: last_arrived_from(self._session.recall(), name),
         )
 

@@ -32,6 +32,7 @@ from btrfs_backup_ng.core.model import (
     Snapshot,
     Waiting,
 )
+from btrfs_backup_ng.core.naming import are_of_btrbk
 from btrfs_backup_ng.core.plan import (
     Transfer,
     TransferPlan,
@@ -49,6 +50,7 @@ from btrfs_backup_ng.place.holds import Hold, Holds, base_hold
 from btrfs_backup_ng.place.planner import Planner
 from btrfs_backup_ng.place.sources import (
     Ownership,
+    backups_of,
     identity_of,
     is_snapshot_of,
 )
@@ -147,7 +149,7 @@ class Target:
         self._find_owner(content, here)
 
     def _find_owner(self, content: Content, here: Listing) -> None:
-        source, session, prefix = self.source, self.session, self._job.naming.prefix
+        source, session = self.source, self.session
         ownership = self.ownership
         done = ownership.read(
             content,
@@ -162,10 +164,22 @@ class Target:
         if self.keep and ownership.older_prefixes:
             older = ownership.older_prefixes
             session.emit(note_older_series(self.name, self.keep, older))
-        if not done:
-            return
+        if done:
+            session.emit(self._note_owners(done))
+
+    def _note_owners(self, done: str) -> Noted:
+        """Return a remark that the record does not say whose the backups are.
+
+        :param done: what is done about it.
+        """
+        ownership, prefix = self.ownership, self._job.naming.prefix
+        level, hint = Level.WARNING, ""
         text = f"{ownership.withheld[-1]}; {done}. Nothing is deleted at {self} now"
-        hint = ""
+        backups = backups_of(self.listing, self._job.naming)
+        if not ownership.is_damaged and are_of_btrbk([one.name for one in backups]):
+            level = Level.INFO
+            text = f"{self}: all backups are btrbk's, so this is the first run: it"
+            text += " records whose they are, and deletes none"
         if ownership.unknown:
             text += (
                 f". The source of {len(ownership.unknown)} backups that begin with"
@@ -174,7 +188,7 @@ class Target:
             words = [PROGRAM, "prune", "--one-source", "-p", prefix, self.name]
             line = visible(shlex.join(words))
             hint = f"If they are all of one source:  {line}"
-        session.emit(Noted(self.name, Level.WARNING, text, hint))
+        return Noted(self.name, level, text, hint)
 
     def _warn_of_mixing(self) -> None:
         others = ", ".join(self.ownership.others)

@@ -1,6 +1,8 @@
 """The file of the configuration: where it is, and whether it may be trusted."""
 
+import codecs
 import os
+import shlex
 import stat
 
 from btrfs_backup_ng import PROGRAM
@@ -29,6 +31,16 @@ def configuration_path(named: str | None = None) -> str:
     if os.geteuid() == 0:
         return ROOTS_FILE
     return os.path.join(base_directory("XDG_CONFIG_HOME", "~/.config"), _FILE)
+
+
+def next_command(words: str, path: str) -> str:
+    """Return a command for the next step, which names the file if it is not the usual.
+
+    :param words: behind the name of the program.
+    :param path: absolute.
+    """
+    name = f" -c {shlex.quote(path)}" if path != configuration_path() else ""
+    return visible(f"{PROGRAM} {words}{name}")
 
 
 def read_configuration(path: str) -> Configuration:
@@ -66,6 +78,7 @@ def read_trusted(path: str, hint: str) -> str:
         raise UsageError(f"cannot read {shown}: {reason}") from error
     if len(content) > _LARGEST:
         raise UsageError(f"{shown} is larger than 1 MiB")
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
         return content.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -82,7 +95,8 @@ def check_new(path: str, option: str) -> None:
     if os.path.lexists(path):
         raise Refused(
             f"{visible(path)} exists, and is not replaced",
-            hint=f"Check it:  {PROGRAM} config check     Another one:  {option} FILE",
+            hint=f"Check it:  {next_command('config check', path)}"
+            f"     Another one:  {option} FILE",
         )
 
 

@@ -8,7 +8,12 @@ from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call
-from btrfs_backup_ng.cli.config.file import check_new, read_trusted, write_new
+from btrfs_backup_ng.cli.config.file import (
+    check_new,
+    next_command,
+    read_trusted,
+    write_new,
+)
 from btrfs_backup_ng.cli.config.jobs import plan_volumes
 from btrfs_backup_ng.cli.config.keys import configuration_keys
 from btrfs_backup_ng.cli.config.look import BTRBK, is_writable_subvolume
@@ -65,8 +70,8 @@ def import_btrbk(named: str, written: str, call: Call) -> int:
         output.line(f"{visible(written)}: written, with {count}")
         for name, source in names.items():
             output.line(f"  {name}: {visible(source)}")
-        output.line(f"Then:  {PROGRAM} config check")
-        output.line(f"And:   {PROGRAM} run --dry-run")
+        output.line(f"Then:  {next_command('config check', written)}")
+        output.line(f"And:   {next_command('run --dry-run', written)}")
     else:
         output.result(text.rstrip("\n"))
     report = ImportReport(path, written, names, list(carried.remarks), text)

@@ -65,9 +65,12 @@ class OfBtrbk:
         before = self.kept()
         theirs = deleted_by(self.run(["-n", "-S", "--format=raw", "run"]))
         parents = []
-        for _ in range(2):  # the first run only learns whose snapshots there are
+        for number in range(2):
             self.scene.add("file", 6000)
             done = must(run_program("run", "-c", file, *words, env=self.env))
+            # The first run only learns whose snapshots there are, which is no trouble.
+            is_first = "btrbk's, so this is the first run: it records" in done.stderr
+            assert is_first == (number == 0) and "warning" not in done.stderr
             found = re.findall(r": sent \S+, .* since (\S+) in", done.stdout)
             assert found and len(found) == done.stdout.count(": sent "), done.stdout
             parents.append(found)
@@ -115,6 +118,8 @@ volume {scene.source.parent}
         r"^btrfs-backup-ng: note: (line \d+: \w+)", done.stderr, re.MULTILINE
     )
     assert told == ["line 3: lockfile", "line 13: group"]
+    assert f"Then:  btrfs-backup-ng config check -c {file}\n" in done.stdout
+    assert f"And:   btrfs-backup-ng run --dry-run -c {file}\n" in done.stdout
     assert file.stat().st_mode & 0o777 == 0o600
     text = file.read_text()
     assert f'keep-zone = "{ZONE}"' in text and "#   line 13: group daily: " in text
