@@ -55,7 +55,8 @@ class ConfigKey(Value):
             return "true or false"
         if self.is_command:
             return 'a program and its arguments, like  ["/usr/local/bin/name", "-x"]'
-        return "a text, or a list of texts" if self.is_list else "a text or a number"
+        is_list = "a text, or a list of at least one"
+        return is_list if self.is_list else "a text or a number"
 
 
 class Setting(Value):
@@ -104,6 +105,7 @@ class Configuration(Value):
 
     :ivar path: of the file, for messages.
     :ivar notify: the settings of that section.
+    :ivar notify_line: the line of that section; 0 without one.
     """
 
     path: str
@@ -111,6 +113,7 @@ class Configuration(Value):
     targets: Mapping[str, TargetSection]
     volumes: Mapping[str, VolumeSection]
     notify: Settings = EMPTY
+    notify_line: int = 0
 
     def levels(self, volume: str, target: str = "") -> list[Settings]:
         """Return the settings that count for a volume, the most general ones first.
@@ -160,6 +163,8 @@ _NAME = re.compile(r"\w[\w.-]*")
 _NOTIFY = "notify"
 _SECTIONS = ("targets", "volumes", _NOTIFY)
 _AT = "at"
+#: The parts of the longest key: volumes.NAME.at.TARGET.KEY.
+_DEPTH = 5
 
 
 class _SectionReader:
@@ -170,7 +175,13 @@ class _SectionReader:
             self._tree = tomllib.loads(text)
         except (ValueError, RecursionError) as error:
             raise _no_toml(error, text, path) from error
-        self._lines = find_lines(text)
+        found = find_lines(text)
+        # A section without a header is where its first key is.
+        self._lines = {
+            key[:length]: line
+            for key, line in reversed(found.items())
+            for length in range(1, min(len(key), _DEPTH))
+        } | found
 
     def read(self) -> Configuration:
         tree = self._tree
@@ -195,6 +206,7 @@ class _SectionReader:
             targets,
             volumes,
             self._settings(notify, Scope.NOTIFY, _NOTIFY),
+            self._line(_NOTIFY) if _NOTIFY in tree else 0,
         )
         for volume in volumes.values():
             self._check_at(found, volume)
@@ -393,7 +405,7 @@ def find_lines(text: str) -> dict[tuple[str, ...], int]:
     key: list[str] = []
     line, depth = 1, 0
     is_header = is_value = False
-    for token in _TOKEN.finditer(text):
+    for token in _TOKEN.finditer(f"{text}\n"):  # which ends the last section
         word, quoted, sign = token["word"], token["text"], token["sign"]
         if is_value:
             depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(sign or "", 0)

@@ -8,13 +8,15 @@ import enum
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from btrfs_backup_ng.__util__ import format_age, visible
+from btrfs_backup_ng.__util__ import Busy, format_age, visible
 from btrfs_backup_ng.core.document import Inline, Lines
 from btrfs_backup_ng.core.events import Event, Failed, Sent, Snapshotted, UpToDate
 from btrfs_backup_ng.core.value import Value, replace
 
 #: The least time between two messages about one trouble.
 AGAIN = timedelta(days=1)
+#: How long another run may be at work before that is a trouble.
+BUSY = timedelta(days=1)
 #: How long a trouble stays on record that no run looks at.
 FORGOTTEN = timedelta(days=60)
 
@@ -182,7 +184,8 @@ class Outcome(Value):
 def find_failures(outcomes: Iterable[Outcome], run: Iterable[Failed]) -> RunSight:
     """Return which volumes and targets failed, and which are good.
 
-    What was left out, say because it is away, is neither.
+    What was left out, say because it is away, is neither. Where another run is at work,
+    this one failed only if that lasts.
 
     :param run: the failures of the whole run.
     """
@@ -200,8 +203,16 @@ def find_failures(outcomes: Iterable[Outcome], run: Iterable[Failed]) -> RunSigh
                     if subject.destination:  # of a command only the scheme
                         secret = visible(event.place)
                         text = text.replace(secret, visible(subject.destination))
-                    trouble = Trouble(NoticeKind.FAILURE, subject, text, event.hint)
-                    failed.setdefault(subject, trouble)
+                    is_busy = event.exit_status == Busy.exit_status
+                    trouble = Trouble(
+                        NoticeKind.FAILURE,
+                        subject,
+                        text,
+                        event.hint,
+                        BUSY if is_busy else timedelta(),
+                    )
+                    if subject not in failed or failed[subject].patience:
+                        failed[subject] = trouble
                 case Sent() | UpToDate():
                     done.add(places.get(event.destination, outcome.subject))
                     done.add(outcome.subject)

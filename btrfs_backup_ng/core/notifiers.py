@@ -51,6 +51,9 @@ class Notifiers(Value):
     command: tuple[str, ...] = ()
 
 
+#: Notifiers that get messages, and all of them.
+_READERS = ("mail", "webhook", "webhook-file", "command")
+_NOTIFIERS = (*_READERS, "ping", "ping-file")
 #: Keys -> the one that each needs, or excludes.
 _NEEDS = {
     "mail-from": "mail",
@@ -61,12 +64,15 @@ _NEEDS = {
 _EXCLUDES = {"ping-file": "ping", "webhook-file": "webhook"}
 
 
-def read_notifiers(configuration: Configuration) -> Notifiers:
-    """Return the notifiers of a configuration.
+def read_notifiers(configuration: Configuration) -> Notifiers | None:
+    """Return the notifiers of a configuration; None without the section.
 
-    :raises UsageError: if keys contradict each other; with a line.
+    :raises UsageError: if keys contradict each other, or none of them is a notifier;
+        with a line.
     """
-    settings = configuration.notify
+    settings, line = configuration.notify, configuration.notify_line
+    if not line:
+        return None
     for key, setting in settings.items():
         if _NEEDS.get(key, key) not in settings:
             error = UsageError(f"it needs another key:  {_NEEDS[key]}")
@@ -74,6 +80,15 @@ def read_notifiers(configuration: Configuration) -> Notifiers:
         if _EXCLUDES.get(key) in settings:
             error = UsageError(f"there is {_EXCLUDES[key]} already")
             raise configuration.error_in(setting, error)
+    named = {key for key, setting in settings.items() if setting.value}
+    if not named.intersection(_NOTIFIERS):
+        hint = 'Add one:  mail = "root"     or:  webhook, command, ping'
+        raise configuration.error(line, "notify", "no notifier is named", hint)
+    if "on" in settings and not named.intersection(_READERS):
+        error = UsageError(
+            "it is about mail, webhook and command; ping tells every run"
+        )
+        raise configuration.error_in(settings["on"], error)
     value = {key: setting.value for key, setting in settings.items()}
 
     def url(name: str) -> Url | None:
@@ -95,7 +110,15 @@ def read_notifiers(configuration: Configuration) -> Notifiers:
 
 
 def is_url(text: str) -> bool:
-    return bool(re.fullmatch(r"https?://[^\s/?#@]+([/?#][!-~]*)?", text))
+    from urllib.parse import urlsplit  # here: few have one
+
+    if not re.fullmatch(r"https?://[^\s/?#@]+([/?#][!-~]*)?", text):
+        return False
+    try:
+        split = urlsplit(text)
+        return bool(split.hostname) and split.port != 0
+    except ValueError:  # of a wrong port, or brackets
+        return False
 
 
 def _url(text: str) -> str:
@@ -117,7 +140,8 @@ def _address(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/@\[\]]+)(:[0-9]{1,5})?", text):
+    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/@\[\]]+)(?::([0-9]{1,5}))?", text)
+    if not match or not 0 < int(match[2] or 25) < 1 << 16:
         raise ValueError(f"'{visible(text)}' is no server, like smtp.host or host:587")
     return text
 

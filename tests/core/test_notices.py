@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from btrfs_backup_ng.__util__ import Busy
 from btrfs_backup_ng.core.events import Failed, Sent, Snapshotted, UpToDate
 from btrfs_backup_ng.core.notices import (
     AGAIN,
@@ -165,6 +166,20 @@ def test_failures_and_what_is_good_follow_from_the_events(events, failed, fine):
     assert not any("SECRET" in trouble.text for trouble in sight.troubles)
     sight = find_failures([], [Failed("", "hook", "", 1), Failed("", "other", "", 1)])
     assert [trouble.subject for trouble in sight.troubles] == [RUN] and not sight.good
+
+
+def test_another_run_at_work_is_a_trouble_only_if_that_lasts_a_day():
+    def sight(*statuses: int) -> RunSight:
+        events = tuple(Failed("/home", f"status {n}", "", n) for n in statuses)
+        return find_failures([Outcome(HOME, (), events)], [])
+
+    busy = Busy.exit_status
+    runs = [(HOUR * n, sight(busy)) for n in range(50)]
+    assert told(*runs) == ["24 failure", "48 failure"]
+    assert told(*runs[:20], (20 * HOUR, good(HOME)), *runs[21:40]) == []
+    for statuses in ((busy, 1), (1, busy)):
+        (trouble,) = sight(*statuses).troubles
+        assert (trouble.text, trouble.patience) == ("status 1", timedelta())
 
 
 def test_a_target_is_stale_if_its_newest_backup_is_too_old_or_never_came():

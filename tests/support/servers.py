@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import threading
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,12 +38,14 @@ class Server:
     """A server, and what came.
 
     :ivar status: of the answers of HTTP; 0 for none at all.
+    :ivar logins: what came with AUTH of SMTP: a name and a password.
     """
 
     port: int = 0
     status: int = 200
     requests: list[Request] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
+    logins: list[tuple[str, str]] = field(default_factory=list)
 
     async def http(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -71,7 +74,13 @@ class Server:
         while line := (await reader.readline()).decode().strip():
             verb = line.split(":")[0].upper()
             answer = "250 fine"
-            if verb == "MAIL FROM":
+            if verb.startswith("EHLO "):
+                answer = "250-test\r\n250 AUTH PLAIN"
+            elif verb.startswith("AUTH PLAIN "):
+                _, name, password = b64decode(line.split()[2]).decode().split("\0")
+                self.logins.append((name, password))
+                answer = "235 welcome"
+            elif verb == "MAIL FROM":
                 letter = Letter(line.split(":", 1)[1].split()[0].strip("<>"), [], b"")
             elif verb == "RCPT TO":
                 letter.recipients.append(line.split(":", 1)[1].strip("<>"))

@@ -78,9 +78,12 @@ def _send_to_server(mail: Mail, written: EmailMessage, limit_s: float) -> None:
                 if not is_secret:
                     raise BackupError(f"{shown} offers no TLS, so it gets no password")
                 password = read_password(mail.password_file).decode("utf-8", "replace")
+                if not f"{mail.user}{password}".isascii():
+                    text = f"{shown}: a name or password has more than ASCII"
+                    raise BackupError(text)
                 server.login(mail.user, password)
             server.send_message(written, to_addrs=mail.to)
-    except (OSError, smtplib.SMTPException) as error:
+    except (OSError, ValueError, smtplib.SMTPException) as error:
         raise BackupError(f"{shown}: {visible(str(error))}") from error
 
 

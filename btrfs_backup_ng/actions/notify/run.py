@@ -62,15 +62,19 @@ class RunMessages:
         """Tell the server of pings that a run begins; do not wait for it."""
         self._begun = _AtWork(_pings(self._notifiers, "/start", ""))
 
-    def finish(self, sight: RunSight, exit_status: int, report: str) -> None:
+    def finish(
+        self, sight: RunSight, exit_status: int, report: str, *, is_busy: bool = False
+    ) -> None:
         """Send what is due.
 
         :param report: of the run, for people.
+        :param is_busy: nothing but another run was in its way, whose end will be told.
         """
         self._warn(self._begun.results())  # the server needs them in their order
         notifiers, now = self._notifiers, self._session.now
         suffix = "/fail" if exit_status else ""
-        sends = dict(_pings(notifiers, suffix, report if exit_status else ""))
+        report = report if exit_status else ""
+        sends = {} if is_busy else dict(_pings(notifiers, suffix, report))
         messages: Sends = {}
         if _has_readers(notifiers):
             if notices := self._claims.claim(sight, notifiers.on, now):

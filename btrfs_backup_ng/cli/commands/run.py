@@ -32,12 +32,14 @@ from btrfs_backup_ng.core.events import Event, Failed, Tally
 from btrfs_backup_ng.core.hooks import RUN, SNAPSHOT, read_hooks
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Job
-from btrfs_backup_ng.core.notifiers import read_notifiers
+from btrfs_backup_ng.core.notifiers import Notifiers, read_notifiers
 from btrfs_backup_ng.core.upkeep import Upkeep
 from btrfs_backup_ng.core.value import EMPTY, Value, replace
 from btrfs_backup_ng.session.session import Session
 
 _NONE = Upkeep()
+#: Options of a call, by their places of argparse, that leave out the backups.
+_PARTIAL = ("Job.take_snapshot", "Job.transfer", "Job.remove_locks")
 EPILOG = f"""\
 An option given here counts for all volumes and targets, before the configuration.
 
@@ -174,7 +176,13 @@ def _run(options: RunOptions, call: Call) -> int:
         raise UsageError("none of these volumes goes to that target")
     for name in unmatched(configuration, options.volumes):
         Output(call).line(f"{name}: no subvolume now; skipped (optional)")
-    run = _ConfiguredRun(configuration, plans, dry_run=bool(given.get("Job.dry_run")))
+    run = _ConfiguredRun(
+        configuration,
+        plans,
+        read_notifiers(configuration),
+        dry_run=bool(given.get("Job.dry_run")),
+        is_whole=not (options.volumes or options.only or given.keys() & {*_PARTIAL}),
+    )
     jobs = tuple(plan.job for plan in plans)
     at_once = configured_jobs(configuration, given)
     return backup.run(BackupOptions(jobs, False, at_once), call, run.do, run.do_all)
@@ -187,15 +195,17 @@ class _ConfiguredRun:
         self,
         configuration: Configuration,
         plans: Sequence[VolumePlan],
+        notifiers: Notifiers | None,
         *,
         dry_run: bool,
+        is_whole: bool,
     ) -> None:
         self._configuration = configuration
         self._plans = plans
         self._dry_run = dry_run
         self._notified: NotifiedRun | None = None
-        if configuration.notify and not dry_run:
-            self._notified = NotifiedRun(read_notifiers(configuration), plans)
+        if notifiers and not dry_run:
+            self._notified = NotifiedRun(notifiers, plans, is_whole=is_whole)
 
     def do(self, number: int, job: Job, session: Session) -> Tally:
         """Back up one volume."""

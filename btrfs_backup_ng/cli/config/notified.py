@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 
-from btrfs_backup_ng.__util__ import visible
+from btrfs_backup_ng.__util__ import Busy, visible
 from btrfs_backup_ng.cli.config.jobs import VolumePlan
 from btrfs_backup_ng.cli.output import describe
 from btrfs_backup_ng.core.events import Event, Failed, Noted, Tally, exit_status
@@ -29,8 +29,15 @@ _IN_REPORT = 200
 class NotifiedRun:
     """Hears the events of a run, and has the messages about it sent."""
 
-    def __init__(self, notifiers: Notifiers, plans: Sequence[VolumePlan]) -> None:
-        self._notifiers = notifiers
+    def __init__(
+        self, notifiers: Notifiers, plans: Sequence[VolumePlan], *, is_whole: bool
+    ) -> None:
+        """Prepare.
+
+        :param is_whole: it runs all that is configured. Else there is no ping, as that
+            would say that all is well.
+        """
+        self._notifiers = notifiers if is_whole else replace(notifiers, ping=None)
         self._plans = plans
         # The last part is about the whole run.
         self._heard: list[list[Event]] = [[] for _ in range(len(plans) + 1)]
@@ -64,7 +71,9 @@ class NotifiedRun:
         sight = RunSight(failed.troubles + stale.troubles, failed.good + stale.good)
         events = [event for heard in self._heard for event in heard]
         report = "\n".join(map(_line, events[-_IN_REPORT:]))
-        messages.finish(sight, exit_status(tallies), report)
+        failures = {status for tally in tallies for status in tally.failures}
+        is_busy = failures == {Busy.exit_status}
+        messages.finish(sight, exit_status(tallies), report, is_busy=is_busy)
         return tallies
 
 

@@ -27,6 +27,10 @@ from btrfs_backup_ng.core.notices import (
     Trouble,
 )
 from btrfs_backup_ng.core.notifiers import Mail, Notifiers, Url
+from btrfs_backup_ng.endpoint.ssh import Connections
+from btrfs_backup_ng.session.progress import Progress
+from btrfs_backup_ng.session.session import Session
+from btrfs_backup_ng.session.turns import Turns
 from tests.support.command_line import password_file, script
 from tests.support.servers import Server, serving
 
@@ -106,6 +110,24 @@ def test_a_mail_reaches_a_server_and_a_refusal_is_named():
         mails.send_mail(mail, MESSAGE, NOW, 5)
 
 
+def test_a_password_goes_to_a_server_that_is_here_or_offers_tls(tmp_path: Path):
+    file = password_file(tmp_path, "very secret\n")
+    with serving("smtp") as server:
+
+        def send(host: str, user: str = "me") -> None:
+            mail = Mail(("root",), "", f"{host}:{server.port}", user, str(file))
+            mails.send_mail(mail, MESSAGE, NOW, 5)
+
+        send("127.0.0.1")
+        assert server.logins == [("me", "very secret")] and len(server.letters) == 1
+        with pytest.raises(BackupError, match="127.1:.* offers no TLS, so it gets no"):
+            send("127.1")  # another name of this machine
+        for user, host in (("\u00e4", "127.0.0.1"), ("me", "a..b")):
+            with pytest.raises(BackupError, match=f"^{host}:"):
+                send(host, user)
+        assert len(server.logins) == 1 and len(server.letters) == 1
+
+
 def test_a_mail_goes_to_sendmail_unless_a_server_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -136,6 +158,25 @@ def test_all_are_told_at_once_and_each_failure_is_alone(
     document = json.loads(http.requests[0].body)
     assert http.requests[0].headers["content-type"] == "application/json"
     assert document["title"].endswith(": a test") and document["notices"] == []
+
+
+def test_the_address_of_a_webhook_may_stand_in_a_file(http: Server, tmp_path: Path):
+    file = password_file(tmp_path, f"http://127.0.0.1:{http.port}/SECRET\n")
+    results = notify.send_test(Notifiers(webhook=Url(path=str(file))), NOW)
+    assert results == {"webhook": None} and http.requests[0].path == "/SECRET"
+
+
+def test_only_the_kinds_that_are_asked_for_are_sent(http: Server, tmp_path: Path):
+    url = Url(f"http://127.0.0.1:{http.port}/")
+    stale = Trouble(NoticeKind.STALE, USB, "old")
+    progress = Progress(enabled_line=False)
+    session = Session(NOW, Connections(), "", progress, Turns())
+    for kind in NoticeKind:
+        notifiers = Notifiers(frozenset({kind}), webhook=url)
+        messages = notify.RunMessages(notifiers, str(tmp_path / kind.value), session)
+        messages.finish(RunSight((*SIGHT.troubles, stale)), 10, "")
+    kinds = [json.loads(request.body)["notices"] for request in http.requests]
+    assert [[one["kind"] for one in some] for some in kinds] == [["failure"], ["stale"]]
 
 
 def test_runs_side_by_side_send_a_message_once(tmp_path: Path):

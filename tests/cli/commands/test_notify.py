@@ -5,11 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from btrfs_backup_ng.__util__ import UsageError
+from btrfs_backup_ng.cli.config.keys import configuration_keys
+from btrfs_backup_ng.core.configuration import parse_configuration
+from btrfs_backup_ng.core.notifiers import Notifiers, read_notifiers
 from tests.support.command_line import complaint, covers, must, script
 from tests.support.processes import wait_until
 from tests.support.program import Argument, run_program
 from tests.support.scene import Scene
 from tests.support.servers import serving
+from tests.support.staged import STATE, locked
 
 
 @pytest.mark.btrfs
@@ -48,6 +53,13 @@ command = ["{tell}"]
             must(run_program(*words, env=env))
         pings = [r.path for r in web.requests if r.path.startswith("/ping")]
         assert pings == 2 * ["/ping/start", "/ping/fail"] + 2 * ["/ping/start", "/ping"]
+        # A part says nothing about all, and the end of another run is for that to tell.
+        must(run_program(*words, "--only", "usb", env=env))
+        must(run_program("snapshot", "-c", file, "home", env=env))
+        assert [r.path for r in web.requests if r.path.startswith("/ping")] == pings
+        with locked(scene.source / STATE):
+            must(run_program(*words, env=env), 3)
+        assert web.requests[-1].path == "/ping/start"
         report = next(r.body.decode() for r in web.requests if r.path == "/ping/fail")
         assert f"FAILED: {missing} does not exist" in report
         hooks = [json.loads(r.body) for r in web.requests if r.path == "/hook"]
@@ -116,6 +128,8 @@ def test_a_test_is_sent_through_each_notifier(tmp_path: Path):
         ("command = ['tell']", "'tell' is not an absolute path"),
         ("mail-host = 'x'", "it needs another key:  mail"),
         ("ping = 'http://x'\nping-file = '/x'", "there is ping already"),
+        ("ping = 'http://x'\non = 'stale'", "it is about mail, webhook and command"),
+        ("on = []", "expected a text, or a list of at least one"),
         ("rate = 3", "it may stand "),
         ("pong = 'x'", "unknown key"),
     ],
@@ -125,6 +139,20 @@ def test_an_error_in_the_section_has_its_line(tmp_path: Path, line: str, part: s
     file.write_text(f"[volumes.home]\nsource = '/'\n[notify]\n{line}\n")
     done = run_program("run", "-c", file)
     complaint(done, 2, f"line {3 + len(line.splitlines())} of {file}: notify.", part)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[notify]", "[notify]\non = 'failure'", "notify.on = 'stale'", "notify = {}"]
+    + ["[notify]\ncommand = []"],
+)
+def test_a_section_without_a_notifier_is_an_error(text: str):
+    def read(text: str) -> Notifiers | None:
+        return read_notifiers(parse_configuration(text, "/c", configuration_keys()))
+
+    with pytest.raises(UsageError, match="^line 2 of /c: notify: no notifier is named"):
+        read(f"\n{text}")
+    assert read("") is None
 
 
 @pytest.mark.btrfs

@@ -312,7 +312,8 @@ def test_config_check_says_where_each_setting_comes_from(configured: Configured)
         f"keep-at 7d 4w [targets.usb], {at('keep-at')}",
         f"optional true [targets.usb], {at('optional')}",
         "note: no volume goes to the target nas",
-        "What a run would do now: btrfs-backup-ng run --dry-run",
+        "What a run would do now: btrfs-backup-ng run --dry-run"
+        f" -c {configured.file}",
     ]
     done = must(run_program("config", "check", "root", "-c", configured.file, "--json"))
     document = json.loads(done.stdout)

@@ -16,7 +16,11 @@ from btrfs_backup_ng.__util__ import (
 )
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.commands.config.init import init
-from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
+from btrfs_backup_ng.cli.config.file import (
+    configuration_path,
+    next_command,
+    read_configuration,
+)
 from btrfs_backup_ng.cli.config.jobs import (
     VolumePlan,
     backup_parser,
@@ -63,6 +67,11 @@ actions:
   import  print the configuration that goes on where btrbk stops: names, retention,
     targets, ssh. FILE is a btrbk.conf (default: the one that btrbk reads). Each line
     that is not carried over, or not exactly, is named on stderr with the reason.
+
+examples:
+  {PROGRAM} config init  write a first one
+  {PROGRAM} config check --notify  and send a test of the messages about failures
+  {PROGRAM} config import -o new.toml  go on where btrbk stops
 
 exit status:
   0  it can be used, or was written
@@ -236,25 +245,26 @@ def _check(options: ConfigOptions, call: Call) -> int:
             output.fail("", BackupError(text, hint=test.error.hint))
         else:
             output.line(f"{test.name}: a test was sent")
-    output.line(f"What a run would do now:  {PROGRAM} run --dry-run")
+    next_step = next_command("run --dry-run", options.path)
+    output.line(f"What a run would do now:  {next_step}")
     status = 1 if any(test.error for test in tests) else 0
     report = CheckReport(options.path, run, notify, tests, views, unused)
     return output.finish(status, report)
 
 
-def _test(notifiers: Notifiers, call: Call) -> list[TestView]:
+def _test(notifiers: Notifiers | None, call: Call) -> list[TestView]:
     """Send a test through each notifier.
 
     :raises UsageError: if the configuration has none.
     """
     from btrfs_backup_ng.actions.notify.run import send_test  # here: only --notify
 
-    results = send_test(notifiers, call.now)
-    if not results:
+    if not notifiers:
         raise UsageError(
             "no notifier is configured",
             hint='Add one:  [notify]   mail = "root"',
         )
+    results = send_test(notifiers, call.now)
     return [TestView(name, error) for name, error in results.items()]
 
 
@@ -314,8 +324,9 @@ def _check_programs(configuration: Configuration) -> None:
     levels = [configuration.top]
     levels += [volume.settings for volume in configuration.volumes.values()]
     levels.append(configuration.notify)
+    keys = configuration_keys()
     for setting in (setting for level in levels for setting in level.values()):
-        if not configuration_keys()[setting.key].is_command or not setting.value:
+        if not keys[setting.key].is_command or not setting.value:
             continue
         error = attempt(partial(check_program, setting.value[0]))
         if isinstance(error, BackupError):
