@@ -16,6 +16,16 @@ _SNAPSHOTS = re.compile(r"/\.(snapshots|btrfs-backup-ng)(/|$)")
 KEEP, KEEP_AT = "24h 7d 4w", "7d 4w 12m 5y"
 #: The target if no disk is found.
 _EXAMPLE = "/mnt/usb"
+#: Who hears of troubles.
+_MAIL = (
+    "[notify]  # what is wrong with runs, once a day, and when it is good again",
+    'mail = "root"',
+)
+_NO_MAIL = (
+    "# [notify]  # what is wrong with runs: this machine has no sendmail",
+    '# mail = "me@example.org"',
+    '# mail-host = "smtp.example.org"  # or: webhook, ping, command',
+)
 
 
 class Mounted(Value):
@@ -37,6 +47,7 @@ class Draft(Value):
     :ivar target: the directory of the backups, or a place of another machine.
     :ivar filesystem: the UUID of the target's disk, or "".
     :ivar remarks: further findings, each a line.
+    :ivar can_mail: a program of this machine sends mail.
     """
 
     volumes: tuple[str, ...]
@@ -46,9 +57,12 @@ class Draft(Value):
     keep: str = KEEP
     keep_at: str = KEEP_AT
     remarks: tuple[str, ...] = ()
+    can_mail: bool = False
 
 
-def draft_of(found: Sequence[Mounted], remarks: Sequence[str] = ()) -> Draft:
+def draft_of(
+    found: Sequence[Mounted], remarks: Sequence[str] = (), *, can_mail: bool = False
+) -> Draft:
     """Return the draft for a machine: all volumes go to the first of its disks."""
     lasting = [
         each
@@ -58,7 +72,7 @@ def draft_of(found: Sequence[Mounted], remarks: Sequence[str] = ()) -> Draft:
     ]
     disks = [each for each in lasting if _FOR_DISKS.match(each.path)]
     volumes = tuple(each.path for each in lasting if each not in disks)
-    draft = Draft(volumes, remarks=tuple(remarks))
+    draft = Draft(volumes, remarks=tuple(remarks), can_mail=can_mail)
     if not disks:
         return draft
     first, *others = disks
@@ -110,6 +124,8 @@ def write_draft(draft: Draft) -> str:
         '# place = "ssh://backup@nas/srv/backup/{host}/{volume}"',
         '# compress = "auto"',
         "# retries = 5",
+        "",
+        *(_MAIL if draft.can_mail else _NO_MAIL),
         "",
     ]
     if not names:

@@ -2,6 +2,7 @@
 
 import string
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from btrfs_backup_ng.cli.config.jobs import plan_volumes
 from btrfs_backup_ng.cli.config.keys import configuration_keys
 from btrfs_backup_ng.core.configuration import parse_configuration
 from btrfs_backup_ng.core.draft import Mounted, draft_of, names_of, write_draft
+from btrfs_backup_ng.core.notifiers import Mail, Notifiers, read_notifiers
 
 KEYS = configuration_keys()
 _PARTS = st.text(
@@ -65,3 +67,11 @@ def test_a_draft_of_nothing_is_an_example():
     (plan,) = plan_volumes(parse_configuration(text, "/c", KEYS))
     assert [str(place) for place in plan.job.places] == ["/home", "/mnt/usb/home"]
     assert text.count("Edit this") == 2
+
+
+@pytest.mark.parametrize("can_mail", [True, False])
+def test_root_hears_of_failures_where_mail_can_be_sent(can_mail: bool):
+    text = write_draft(draft_of([], can_mail=can_mail))
+    found = read_notifiers(parse_configuration(text, "/c", KEYS))
+    assert found == (Notifiers(mail=Mail(("root",))) if can_mail else None)
+    assert ("no sendmail" in text) != can_mail

@@ -10,6 +10,7 @@ from btrfs_backup_ng.btrfs.ioctl import is_subvolume
 from btrfs_backup_ng.core.draft import Mounted
 from btrfs_backup_ng.host.facts import FILESYSTEMS, read_text
 from btrfs_backup_ng.host.mounts import MOUNTS, parse_mounts, unescaped
+from btrfs_backup_ng.process.command import find_program
 
 FSTAB = "/etc/fstab"
 SNAPPER = "/etc/snapper/configs"
@@ -32,6 +33,11 @@ def find_mounted() -> list[Mounted]:
             uuid = device.removeprefix("UUID=") if device[:5] == "UUID=" else ""
             found.setdefault(point, Mounted(point, uuid))
     return list(found.values())
+
+
+def can_mail() -> bool:
+    """Return whether a program of this machine sends mail."""
+    return find_program("sendmail") is not None
 
 
 def find_remarks() -> Iterator[str]:

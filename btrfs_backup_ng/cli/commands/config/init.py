@@ -4,12 +4,11 @@ import os
 import shlex
 import sys
 
-from btrfs_backup_ng import PROGRAM
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call
-from btrfs_backup_ng.cli.config.file import check_new, write_new
-from btrfs_backup_ng.cli.config.look import find_mounted, find_remarks
+from btrfs_backup_ng.cli.config.file import check_new, next_command, write_new
+from btrfs_backup_ng.cli.config.look import can_mail, find_mounted, find_remarks
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.prompt import answered
 from btrfs_backup_ng.core.draft import Draft, draft_of, names_of, write_draft
@@ -31,7 +30,7 @@ def init(path: str, call: Call) -> int:
     :raises Refused: if there is one.
     """
     check_new(path, "-c")
-    draft = draft_of(find_mounted(), list(find_remarks()))
+    draft = draft_of(find_mounted(), list(find_remarks()), can_mail=can_mail())
     if os.isatty(0) and not (call.quiet or call.as_json):
         draft = _ask(draft)
     write_new(path, write_draft(draft))
@@ -46,8 +45,13 @@ def init(path: str, call: Call) -> int:
         output.line(f"Make the directories of the backups:  {visible(line)}")
     elif not draft.target:
         output.line("No disk for backups was found: edit the place of [targets.disk].")
-    output.line(f"Then:  {PROGRAM} config check")
-    output.line(f"And:   {PROGRAM} run --dry-run")
+    if draft.can_mail:
+        test = next_command("config check --notify", path)
+        output.line(f"Root hears of failures by mail. Send a test:  {test}")
+    else:
+        output.line("This machine has no sendmail: edit [notify] to hear of failures.")
+    output.line(f"Then:  {next_command('config check', path)}")
+    output.line(f"And:   {next_command('run --dry-run', path)}")
     return output.finish(0, InitReport(path, dict(names), draft.target))
 
 
