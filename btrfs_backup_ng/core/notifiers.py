@@ -134,7 +134,8 @@ def _kind(text: str) -> NoticeKind:
 
 
 def _address(text: str) -> str:
-    if not re.fullmatch(r"[^\s,;:<>()\"\\-][^\s,;:<>()\"\\]*", text):
+    name = r'[^\s,;:<>()\[\]"\\@]+'
+    if not re.fullmatch(rf"(?!-){name}(@[\w-]+(\.[\w-]+)*)?", text):
         raise ValueError(f"'{visible(text)}' is no address, like root or me@host")
     return text
 

@@ -122,7 +122,11 @@ def test_a_test_is_sent_through_each_notifier(tmp_path: Path):
     [
         ("on = 'failures'", "'failures' is none of failure, recovery, stale"),
         ("mail = '-f x'", "'-f x' is no address"),
+        ("mail = ['me@x.org', '0@']", "'0@' is no address"),
         ("ping = 'ftp://x'", "expected an address like https://"),
+        ("ping = 'http://[x'", "expected an address like https://"),
+        ("webhook = 'http://x:99999/'", "expected an address like https://"),
+        ("mail-host = 'x:99999'", "'x:99999' is no server"),
         ("ping-file = 'x'", "'x' is not an absolute path"),
         ("mail-host = 'a b'", "'a b' is no server"),
         ("command = ['tell']", "'tell' is not an absolute path"),
