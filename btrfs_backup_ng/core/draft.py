@@ -118,6 +118,10 @@ def write_draft(draft: Draft) -> str:
         lines.append(f"filesystem = {write_text(draft.filesystem)}  # {which}")
     optional = f"optional = {str(draft.is_optional).lower()}"
     lines.append(f"{optional}  # if it is away, that is fine")
+    if draft.is_optional:
+        lines.append(
+            'max-age = "30d"  # but if no backup came for so long, that is told'
+        )
     lines += [
         "",
         "# [targets.nas]",

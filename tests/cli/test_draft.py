@@ -1,6 +1,7 @@
 """The draft of a configuration: any of it can be read, and says what was found."""
 
 import string
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from btrfs_backup_ng.cli.config.keys import configuration_keys
 from btrfs_backup_ng.core.configuration import parse_configuration
 from btrfs_backup_ng.core.draft import Mounted, draft_of, names_of, write_draft
 from btrfs_backup_ng.core.notifiers import Mail, Notifiers, read_notifiers
+from btrfs_backup_ng.core.value import replace
 
 KEYS = configuration_keys()
 _PARTS = st.text(
@@ -75,3 +77,11 @@ def test_root_hears_of_failures_where_mail_can_be_sent(can_mail: bool):
     found = read_notifiers(parse_configuration(text, "/c", KEYS))
     assert found == (Notifiers(mail=Mail(("root",))) if can_mail else None)
     assert ("no sendmail" in text) != can_mail
+
+
+@pytest.mark.parametrize("is_optional", [True, False])
+def test_a_disk_that_may_be_away_may_not_be_away_for_ever(is_optional: bool):
+    draft = replace(draft_of([Mounted("/mnt/usb")]), is_optional=is_optional)
+    (plan,) = plan_volumes(parse_configuration(write_draft(draft), "/c", KEYS))
+    wanted = timedelta(days=30) if is_optional else None
+    assert plan.targets[0].max_age == wanted

@@ -394,11 +394,11 @@ def test_nothing_is_done_on_battery_if_power_is_asked_for(
 def test_config_init_writes_a_configuration_that_can_be_used(
     scene: Scene, tmp_path: Path
 ):
-    file = tmp_path / "new" / "config.toml"
+    file, disk = tmp_path / "new" / "config.toml", scene.destination_disk.path
     words: list[Argument] = ["config", "init", "-c", file]
     answers = {
         "Volumes [": f"{scene.source}",
-        "Where to": f"{scene.destination}",
+        "Where to": f"{disk}",
         "always there": "yes",
         "Snapshots to keep": "latest=2",
         "Backups to keep": "",
@@ -407,10 +407,9 @@ def test_config_init_writes_a_configuration_that_can_be_used(
     assert done.returncode == 0, done.stdout
     assert file.stat().st_mode & 0o777 == 0o600
     name = str(scene.source).strip("/").replace("/", "-")
-    assert f"mkdir -p {scene.destination}/{name}" in done.stdout
-    (scene.destination / name).mkdir()
+    assert f"Made the directories of the backups:  {disk}/{name}" in done.stdout
     must(run_program("run", "-c", file))
-    assert len(scene.snapshots) == 1 and len(os.listdir(scene.destination / name)) == 2
+    assert len(scene.snapshots) == 1 and len(os.listdir(disk / name)) == 2
     document = json.loads(
         must(run_program("config", "check", "-c", file, "--json")).stdout
     )
@@ -430,6 +429,11 @@ def test_config_init_writes_a_configuration_that_can_be_used(
             *other, answers=dict.fromkeys(answers, "") | {question: answer}
         )
         assert done.returncode == 2 and not (tmp_path / "other.toml").exists()
+    no_disk = answers | {"Where to": f"{scene.destination}"}  # a directory of one
+    third: list[Argument] = ["config", "init", "-c", tmp_path / "third.toml"]
+    done = in_conversation(*third, answers=no_disk)
+    assert f"mkdir -p {scene.destination}/{name}" in done.stdout
+    assert not (scene.destination / name).exists()
     report = json.loads(must(run_program(*other, "--json")).stdout)
     assert report["configuration"] == str(tmp_path / "other.toml")
     must(run_program("config", "check", "-c", tmp_path / "other.toml"))

@@ -3,12 +3,18 @@
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call
 from btrfs_backup_ng.cli.config.file import check_new, next_command, write_new
-from btrfs_backup_ng.cli.config.look import can_mail, find_mounted, find_remarks
+from btrfs_backup_ng.cli.config.look import (
+    can_mail,
+    find_mounted,
+    find_remarks,
+    is_writable_subvolume,
+)
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.prompt import answered
 from btrfs_backup_ng.core.draft import Draft, draft_of, names_of, write_draft
@@ -31,7 +37,8 @@ def init(path: str, call: Call) -> int:
     """
     check_new(path, "-c")
     draft = draft_of(find_mounted(), list(find_remarks()), can_mail=can_mail())
-    if os.isatty(0) and not (call.quiet or call.as_json):
+    is_asked = os.isatty(0) and not (call.quiet or call.as_json)
+    if is_asked:
         draft = _ask(draft)
     write_new(path, write_draft(draft))
     output, names = Output(call), names_of(draft.volumes)
@@ -41,8 +48,12 @@ def init(path: str, call: Call) -> int:
         output.line(f"  {name}: {visible(source)}")
     if draft.target.startswith("/"):
         folders = [os.path.join(draft.target, name) for name in names.values()]
-        line = shlex.join(["mkdir", "-p", *folders])
-        output.line(f"Make the directories of the backups:  {visible(line)}")
+        if is_asked and _make(folders):
+            line = visible(shlex.join(folders))
+            output.line(f"Made the directories of the backups:  {line}")
+        else:
+            line = visible(shlex.join(["mkdir", "-p", *folders]))
+            output.line(f"Make the directories of the backups:  {line}")
     elif not draft.target:
         output.line("No disk for backups was found: edit the place of [targets.disk].")
     if draft.can_mail:
@@ -53,6 +64,23 @@ def init(path: str, call: Call) -> int:
     output.line(f"Then:  {next_command('config check', path)}")
     output.line(f"And:   {next_command('run --dry-run', path)}")
     return output.finish(0, InitReport(path, dict(names), draft.target))
+
+
+def _make(folders: Sequence[str]) -> bool:
+    """Make the directories of backups; return whether all of them are there.
+
+    Only where a disk with btrfs is mounted now: else they would be on another disk.
+    """
+    for folder in folders:
+        if not is_writable_subvolume(os.path.dirname(folder)):
+            return False
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            pass
+        except OSError:
+            return False
+    return bool(folders)
 
 
 def _ask(draft: Draft) -> Draft:
