@@ -204,7 +204,7 @@ class Attempt(Value):
         ids = [transfer_id]
         dropped = attempt(lambda: place.discard(ids, keep_sealed=has_checkpoints))
         if not has_checkpoints:
-            return ""
+            return "The next run sends it again." if _crosses_wire(self.route) else ""
         safe: object = dropped
         if not isinstance(dropped, TimedOut):
             safe = attempt(lambda: place.safe_bytes(ids))
@@ -244,10 +244,11 @@ def prepare(
         return Attempt(transfer, route, route.options.checkpoint_interval, checkpoint)
     if not ids:
         _warn_of_other_forms(transfer, route, warn)
-    if not crosses_wire(route.source.place.location, route.sink.place.location):
+    if route.source.place.location.is_here:
         size_bytes = _size_here(transfer, route, size_bytes)
     interval = _choose_interval(route, size_bytes)
-    is_short = not interval and size_bytes is not None and size_bytes <= SMALL
+    is_little = not interval and size_bytes is not None and size_bytes <= SMALL
+    is_short = is_little and not _crosses_wire(route)
     return Attempt(transfer, route, interval, is_short=is_short)
 
 
@@ -320,7 +321,7 @@ def _warn_of_other_forms(
 
 
 def _size_here(transfer: Transfer, route: Route, size_bytes: int | None) -> int | None:
-    """Return the bytes of a stream on this machine, as far as they decide anything."""
+    """Return the bytes of a stream from here, as far as they decide anything."""
     if size_bytes is not None:
         return size_bytes
     limit = max(route.options.checkpoint_interval, SMALL)
@@ -333,9 +334,10 @@ def _choose_interval(route: Route, size_bytes: int | None) -> int:
     """Return the bytes between two checkpoints; 0 if they would not pay.
 
     Checkpoints need Python at the source: so the part that is read again does not cross
-    the network. Between local disks, the transfer must be longer than one interval.
+    the network. A transfer that is shorter than an interval makes none; what is to
+    cross a network must be much shorter, as the size is an estimate.
 
-    :param size_bytes: of the stream between local disks, if it is known.
+    :param size_bytes: of the stream from here, if it is known.
     """
     source, wanted = route.source, route.options.checkpoint_interval
     if not wanted:
@@ -343,9 +345,12 @@ def _choose_interval(route: Route, size_bytes: int | None) -> int:
     if not source.place.facts.has_python:
         log.info("%s has no python3, so no checkpoints are made", source)
         return 0
-    if crosses_wire(source.place.location, route.sink.place.location):
-        return wanted
-    return wanted if size_bytes is None or size_bytes > wanted else 0
+    most = wanted // 2 if _crosses_wire(route) else wanted
+    return wanted if size_bytes is None or size_bytes > most else 0
+
+
+def _crosses_wire(route: Route) -> bool:
+    return crosses_wire(route.source.place.location, route.sink.place.location)
 
 
 @contextmanager
