@@ -1,10 +1,12 @@
 """The state of a place in one word, with the details."""
 
 import enum
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
-from btrfs_backup_ng.__util__ import BackupError
+from btrfs_backup_ng.__util__ import BackupError, attempt
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Facts, Waiting
 from btrfs_backup_ng.core.retention import TOLERANCE
@@ -93,8 +95,32 @@ def see(location: Location, session: Session, folder: str) -> Sight:
     :raises BackupError: if it cannot be looked at.
     """
     place = look_at(location, session, READING, folder=folder)
-    contents = read_contents(place).warn()
-    return Sight(contents, place.held(), place.facts)
+    return Sight(read_contents(place), place.held(), place.facts)
+
+
+def look_at_each(
+    looks: Sequence[tuple[Location, Callable[[], Sight]]], session: Session
+) -> list[Sight | BackupError]:
+    """Look at places, and return what was seen, or the error, in their order.
+
+    A host that hangs delays no other.
+
+    :param looks: each like :func:`see`.
+    """
+    results: list[Sight | BackupError] = []
+    if len({location.machine for location, _ in looks}) < 2:
+        results += [attempt(look) for _, look in looks]
+    else:
+        from btrfs_backup_ng.session import side_by_side  # here: for several hosts
+
+        results += side_by_side.look_side_by_side(
+            [(location, partial(attempt, look)) for location, look in looks],
+            session.connections,
+        )
+    for found in results:
+        if isinstance(found, Sight):
+            found.contents.warn()
+    return results
 
 
 def examine(found: Sight | BackupError, now: datetime, demand: Demand) -> Standing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from btrfs_backup_ng.core.location import Location
@@ -14,12 +15,16 @@ from btrfs_backup_ng.endpoint.btrfs import btrfs_place
 from btrfs_backup_ng.endpoint.common import Place
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from btrfs_backup_ng.host.ssh import SshHost
 
 
 #: For so long a failed login is not tried again: a host that does not answer takes half
 #: a minute each time, and may have many places.
 FAILED_FOR_S = 60.0
+#: Limit on the hosts that are looked at, of which some may not answer.
+HOSTS_AT_ONCE = 16
 
 
 class _Login:
@@ -47,6 +52,17 @@ class Connections(ExitStack):
         super().__init__()
         self._logins: dict[tuple[Location, SshOptions], _Login] = {}
         self._guard = threading.Lock()
+
+    @cached_property
+    def threads(self) -> ThreadPoolExecutor:
+        """Return threads that may log in.
+
+        They stay as long as the connections: a child ends with the thread that started
+        it.
+        """
+        from concurrent.futures import ThreadPoolExecutor  # here: for several hosts
+
+        return self.enter_context(ThreadPoolExecutor(HOSTS_AT_ONCE))
 
     def host(self, location: Location, options: SshOptions) -> SshHost:
         """Return the host of a location; the first call logs in.

@@ -3,9 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
+from functools import partial
 from typing import Generic, TypeVar
 
 from btrfs_backup_ng.core.location import Location
+from btrfs_backup_ng.endpoint.ssh import HOSTS_AT_ONCE, Connections
 from btrfs_backup_ng.process.interruption import check_interrupted, interrupted
 
 T = TypeVar("T")
@@ -50,6 +53,7 @@ def run_side_by_side(
     at_once: int,
     at_once_on_a_host: int,
     allows: Callable[[Location, int], bool] = lambda host, sessions: True,
+    threads: ThreadPoolExecutor | None = None,
 ) -> list[T]:
     """Run each task in a thread, and return their results in their order.
 
@@ -58,10 +62,11 @@ def run_side_by_side(
     same; then the first of these errors is raised.
 
     :param allows: returns whether a host is known to allow so many sessions at once.
+    :param threads: to run them in, instead of new ones.
     """
     # Its threads stay until the end: a child ends with the thread that started it, as
     # the connection of a host, which other tasks use, too.
-    with ThreadPoolExecutor(at_once) as pool:
+    with nullcontext(threads) if threads else ThreadPoolExecutor(at_once) as pool:
         waiting = list(tasks)
         while waiting and not interrupted():
             running = [task for task in tasks if task.is_running]
@@ -74,6 +79,31 @@ def run_side_by_side(
         while _wait(tasks):
             pass
     return [task.result() for task in tasks]
+
+
+def look_side_by_side(
+    looks: Sequence[tuple[Location, Callable[[], T]]], connections: Connections
+) -> list[T]:
+    """Look at places, and return the results in their order.
+
+    Several machines are looked at at once, so that one that hangs delays no other; the
+    places of one machine, one after the other.
+    """
+    machines: dict[Location, list[int]] = {}
+    for number, (location, _) in enumerate(looks):
+        machines.setdefault(location.machine, []).append(number)
+
+    def look(numbers: Sequence[int]) -> dict[int, T]:
+        return {number: looks[number][1]() for number in numbers}
+
+    parts = run_side_by_side(
+        [Task([one], partial(look, here)) for one, here in machines.items()],
+        at_once=HOSTS_AT_ONCE,
+        at_once_on_a_host=1,
+        threads=connections.threads,
+    )
+    found = {number: result for part in parts for number, result in part.items()}
+    return [found[number] for number in range(len(looks))]
 
 
 def _find_free(

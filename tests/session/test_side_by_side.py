@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 
 from btrfs_backup_ng.__util__ import Interrupted
 from btrfs_backup_ng.core.location import Location, Scheme, parse_location
+from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.process import interruption
-from btrfs_backup_ng.session.side_by_side import Task, run_side_by_side
+from btrfs_backup_ng.session.side_by_side import (
+    Task,
+    look_side_by_side,
+    run_side_by_side,
+)
 from btrfs_backup_ng.session.turns import STREAM_ENDS, Turns
 from tests.support.processes import wait_until
 
@@ -281,3 +287,26 @@ def test_a_signal_ends_the_waiting_for_a_turn(monkeypatch: pytest.MonkeyPatch) -
             pass
     with turns.taking(["a"], {}):  # nothing of it is left
         pass
+
+
+def test_hosts_are_looked_at_at_once_and_the_places_of_one_in_their_order():
+    others, seen = threading.Event(), list[str]()
+
+    def look(name: str) -> str:
+        if name == "first":
+            assert others.wait(30)
+        elif name == "last":
+            others.set()
+        seen.append(name)
+        return name.upper()
+
+    names = ["first", "here", "second", "last"]
+    where = places("ssh://hangs/1", "/tmp", "ssh://hangs/2", "ssh://other/1")
+    with Connections() as connections:
+        for _ in range(2):  # in the same threads
+            others.clear()
+            looks = [(at, partial(look, name)) for at, name in zip(where, names)]
+            found = look_side_by_side(looks, connections)
+            assert found == ["FIRST", "HERE", "SECOND", "LAST"]
+            assert seen.index("last") < seen.index("first") < seen.index("second")
+            seen.clear()

@@ -149,6 +149,25 @@ def test_two_who_look_do_not_take_each_other_for_a_run(scene: Scene, sshd: Sshd)
         os.close(descriptor)
 
 
+def test_a_host_that_hangs_delays_no_other(scene: Scene, sshd: Sshd):
+    (name,) = fill(scene)
+    sshd.mark()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        away = f"ssh://127.0.0.1:{silent.getsockname()[1]}/x"
+        place = ssh_place(sshd, scene.destination)
+        words = [*ssh_words(sshd, without=["Port"]), away, place]
+        with start_program("status", *words) as program:
+            silent.settimeout(30)
+            asked, _ = silent.accept()
+            wait_until(lambda: sshd.connections() == 1, 30)
+            assert program.poll() is None
+            asked.close()
+            text, _ = program.communicate()
+    first, *_, last = [line for line in text.splitlines() if line[0] != " "]
+    assert first.startswith(f"AWAY     {away}: ")
+    assert last.startswith(f"OK       {place}: {name}, ")
+
+
 def test_a_real_run_is_seen_at_both_ends(scene: Scene, sshd: Sshd):
     scene.add("much", MIB)
     words = [str(scene.source), *ssh_way(sshd)(scene.destination)]

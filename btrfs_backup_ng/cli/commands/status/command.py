@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
-from btrfs_backup_ng.__util__ import BackupError, UsageError, attempt, visible
-from btrfs_backup_ng.actions.status import Demand, Word, examine, see
+from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
+from btrfs_backup_ng.actions.status import Demand, Word, examine, look_at_each, see
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.call import Call, run_command
 from btrfs_backup_ng.cli.commands.status.lines import lines
@@ -289,9 +289,9 @@ def _entries(
     known = {one.place for one in known_places(records)}
     runs = runs_of(records)
     found: dict[str, StatusEntry] = {}
-    for location, folder in places:
+    looks = [(at, partial(see, at, session, folder)) for at, folder in places]
+    for (location, _), sight in zip(places, look_at_each(looks, session)):
         place, last = str(location), last_at(records, str(location))
-        sight = attempt(partial(see, location, session, folder))
         demand = Demand(max_age, bool(last.failed))
         found[place] = StatusEntry(
             place=place,

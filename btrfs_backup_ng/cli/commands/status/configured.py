@@ -1,14 +1,14 @@
 """The state of each configured volume at each of its targets."""
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 
 from btrfs_backup_ng import PROGRAM
-from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
+from btrfs_backup_ng.__util__ import BackupError, Refused, visible
 from btrfs_backup_ng.actions.conditions import Unmet, check_place
-from btrfs_backup_ng.actions.status import Demand, Sight, examine, see
+from btrfs_backup_ng.actions.status import Demand, Sight, examine, look_at_each, see
 from btrfs_backup_ng.cli.commands.status.view import Looked, StatusEntry
 from btrfs_backup_ng.cli.config.places import ConfiguredPlace, ssh_at
 from btrfs_backup_ng.core.model import Checks, SshOptions
@@ -22,8 +22,6 @@ from btrfs_backup_ng.session.history import (
     runs_of,
 )
 from btrfs_backup_ng.session.session import Session
-
-Look = Callable[[ConfiguredPlace], Sight | BackupError]
 
 
 def look(
@@ -42,22 +40,27 @@ def look(
     :param with_sources: look at all sources.
     """
     session = replace(session, ssh_at=ssh_at(places))
-    sights: dict[tuple[str, str], Sight | BackupError] = {}
-
-    def look_at(place: ConfiguredPlace) -> Sight | BackupError:
-        key = str(place.location), place.folder
-        if key not in sights:
-            sights[key] = attempt(partial(_see, place, session))
-        return sights[key]
-
+    wanted = [one for one in places if with_sources or not _is_sent_source(one)]
+    once: dict[tuple[str, str], ConfiguredPlace] = {}
+    for one in wanted:
+        once.setdefault(_key(one), one)
+    looks = [(one.location, partial(_see, one, session)) for one in once.values()]
+    sights = dict(zip(once, look_at_each(looks, session)))
     entries: list[StatusEntry] = []
     sources: list[StatusEntry] = []
-    for place in places:
-        is_source = not place.destination and bool(place.plan.targets)
-        if with_sources or not is_source:
-            entry = _entry(place, look_at(place), session, records, max_age, config)
-            (sources if is_source else entries).append(entry)
+    for one in wanted:
+        entry = _entry(one, sights[_key(one)], session, records, max_age, config)
+        (sources if _is_sent_source(one) else entries).append(entry)
     return Looked(entries, sources)
+
+
+def _key(place: ConfiguredPlace) -> tuple[str, str]:
+    return str(place.location), place.folder
+
+
+def _is_sent_source(place: ConfiguredPlace) -> bool:
+    """Return whether it is the source of a volume that has targets."""
+    return not place.destination and bool(place.plan.targets)
 
 
 def _see(place: ConfiguredPlace, session: Session) -> Sight:
