@@ -28,6 +28,7 @@ from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.prompt import Declined, confirmed
 from btrfs_backup_ng.cli.sudo import absolute_command
 from btrfs_backup_ng.core.events import Level, Noted
+from btrfs_backup_ng.core.notifiers import read_notifiers
 from btrfs_backup_ng.core.units import SERVICE, Plan, cron_line, write_units
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.host.facts import read_text
@@ -216,7 +217,8 @@ def _run(options: TimerOptions, call: Call) -> int:
 
 
 def _install(options: TimerOptions, manager: Manager, call: Call) -> int:
-    plan, output = _plan(options, manager), Output(call)
+    output = Output(call)
+    plan = _plan(options, manager, output)
     units = write_units(plan)
     manager.check_names(units)
     if obstacle := manager.find_obstacle():
@@ -241,8 +243,8 @@ def _install(options: TimerOptions, manager: Manager, call: Call) -> int:
     return output.finish(0, InstallReport(paths, not options.dry_run))
 
 
-def _plan(options: TimerOptions, manager: Manager) -> Plan:
-    """Return what is to be installed.
+def _plan(options: TimerOptions, manager: Manager, output: Output) -> Plan:
+    """Return what is to be installed; remark if its runs will not ping.
 
     :raises UsageError: if the configuration has an error, or no such volume or target.
     :raises Refused: if it is not to be trusted.
@@ -252,6 +254,10 @@ def _plan(options: TimerOptions, manager: Manager) -> Plan:
     plans = plan_volumes(configuration, wanted=options.words, only=only)
     if only and not plans:
         raise UsageError("none of these volumes goes to that target")
+    notifiers = read_notifiers(configuration)
+    if notifiers and notifiers.ping and (only or options.words):
+        text = "its runs are a part of all, so they do not ping ([notify])"
+        output.tell(Noted("", Level.INFO, text))
     mounts = {
         target.conditions.require_mount
         or _mount_of(options.on_mount, one.location.path, is_here=one.location.is_here)

@@ -187,6 +187,12 @@ def test_nothing_is_written_if_anything_is_wrong(
         text.replace("[volumes.home]", "retires = 3\n[volumes.home]")
     )
     assert "line 5" in timers.refuse(UsageError, "install", "-y")
+    timers.file.write_text(f"{text}[notify]\n")
+    assert "no notifier is named" in timers.refuse(UsageError, "install", "-y")
+    timers.file.write_text(f"{text}[notify]\nping = 'http://x'\n")
+    for names in ([], ["home"]):
+        timers.call("install", "-n", *names)
+        assert ("so they do not ping" in timers.stderr) == bool(names)
     timers.file.unlink()
     assert "there is no configuration" in timers.refuse(UsageError, "install", "-y")
     monkeypatch.setattr(timer, "SYSTEM_UNITS", "/proc/1")
