@@ -247,10 +247,13 @@ def new_sshd() -> Iterator[Callable[..., ssh_servers.Sshd]]:
     with contextlib.ExitStack() as stack:
 
         def run(
-            *, ipv6: bool = False, config: tuple[str, ...] = ()
+            *,
+            ipv6: bool = False,
+            hosts: tuple[str, ...] = (),
+            config: tuple[str, ...] = (),
         ) -> ssh_servers.Sshd:
             return stack.enter_context(
-                ssh_servers.running_sshd(ipv6=ipv6, config=config)
+                ssh_servers.running_sshd(ipv6=ipv6, hosts=hosts, config=config)
             )
 
         yield run

@@ -379,9 +379,9 @@ def _add_tasks(parser: Parser) -> None:
         type=values.tasks,
         dest="at_once",
         metavar="N",
-        help="run up to N tasks (SOURCE ... :: SOURCE ...) at once, even if they share"
-        " a disk; 1: one after the other (default: 8, where transfers that share a disk"
-        " take turns)",
+        help="run up to N tasks (SOURCE ... :: SOURCE ...) at once, of which up to 4"
+        " send from or to one disk; 1: one after the other (default: 8, where transfers"
+        " that share a disk take turns)",
     )
 
 

@@ -28,6 +28,8 @@ class Scope(enum.Enum):
 
 #: Where a key about volumes and targets may stand, from the most general place on.
 LEVELS = (Scope.TOP, Scope.TARGET, Scope.VOLUME, Scope.PAIR)
+#: The names of volumes and targets. They become parts of paths.
+NAME = re.compile(r"\w[\w.-]*")
 
 
 class ConfigKey(Value):
@@ -39,6 +41,7 @@ class ConfigKey(Value):
     :ivar is_flag: its value is true or false.
     :ivar is_list: it may be a list of texts; then each is read.
     :ivar is_command: it is a program with its arguments; all of them are read at once.
+    :ivar other: the key of the same name with another meaning, in other sections.
     """
 
     name: str
@@ -47,6 +50,13 @@ class ConfigKey(Value):
     is_flag: bool = False
     is_list: bool = False
     is_command: bool = False
+    other: "ConfigKey | None" = None
+
+    def in_scope(self, scope: Scope) -> "ConfigKey | None":
+        """Return the key with this name that may stand there."""
+        if scope in self.scopes:
+            return self
+        return self.other.in_scope(scope) if self.other else None
 
     @property
     def expected(self) -> str:
@@ -157,8 +167,6 @@ def parse_configuration(
     return _SectionReader(text, path, keys).read()
 
 
-#: The names of volumes and targets. They become parts of paths.
-_NAME = re.compile(r"\w[\w.-]*")
 #: The sections, and the keys in them that are sections.
 _NOTIFY = "notify"
 _SECTIONS = ("targets", "volumes", _NOTIFY)
@@ -223,7 +231,7 @@ class _SectionReader:
             if not isinstance(table, dict):
                 expected = f"expected a section [{_dotted(*parts)}.NAME]"
                 raise self._error([*parts, name], expected)
-            if not (_NAME.fullmatch(name) or parts[-1] == _AT):
+            if not (NAME.fullmatch(name) or parts[-1] == _AT):
                 raise self._error(
                     [*parts, name],
                     "a name consists of letters, digits, and . _ - in the middle",
@@ -284,15 +292,16 @@ class _SectionReader:
         if not key:
             sections = [*_SECTIONS] if scope is Scope.TOP else []
             sections += [_AT] if scope is Scope.VOLUME else []
-            known = [k for k, each in self._keys.items() if scope in each.scopes]
+            known = [k for k, each in self._keys.items() if each.in_scope(scope)]
             raise self._error(
                 where,
                 "unknown section" if isinstance(value, dict) else "unknown key",
                 did_you_mean(name, [*known, *sections])
                 or did_you_mean(name, self._keys),
             )
-        if scope not in key.scopes:
-            allowed = " or ".join(each.value for each in Scope if each in key.scopes)
+        named, key = key, key.in_scope(scope)
+        if not key:
+            allowed = " or ".join(each.value for each in Scope if named.in_scope(each))
             raise self._error(where, f"it may stand {allowed} only")
         texts = self._texts(key, value, where)
         setting = Setting(name, _listed(texts), None, _dotted(*place), line)

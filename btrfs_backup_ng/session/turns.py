@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from btrfs_backup_ng.__util__ import MIB
@@ -20,7 +20,7 @@ SMALL = 16 * MIB
 
 
 class Turns:
-    """Let tasks send one after the other if their streams share a disk.
+    """Let a limited number of tasks send at once if their streams share a disk.
 
     All else of a task goes on beside the others. A host behind ssh takes a limited
     number of streams at once. A task gets all that it needs in one step, and the one
@@ -28,12 +28,12 @@ class Turns:
     little needs no turn of a disk: see :data:`SMALL`.
     """
 
-    def __init__(self, *, by_disk: bool = True) -> None:
+    def __init__(self, on_a_disk: int = 1) -> None:
         """Prepare.
 
-        :param by_disk: if it is false, only hosts count.
+        :param on_a_disk: how many tasks send at once from or to one disk.
         """
-        self._by_disk = by_disk
+        self._on_a_disk = on_a_disk
         self._changed = threading.Condition()
         self._queue: list[_Turn] = []
 
@@ -51,7 +51,7 @@ class Turns:
             have to wait for a disk.
         :raises Interrupted: if a signal interrupts the program meanwhile.
         """
-        turn = _Turn(disks if self._by_disk else (), ends)
+        turn = _Turn(disks, ends)
         with self._changed:
             self._queue.append(turn)
         try:
@@ -71,17 +71,21 @@ class Turns:
 
     def _waits_for_disk(self, turn: "_Turn") -> bool:
         with self._changed:
-            earlier = self._queue[: self._queue.index(turn)]
-            return any(turn.disks & one.disks for one in earlier)
+            return not self._has_disks(turn, self._before(turn))
+
+    def _before(self, turn: "_Turn") -> "list[_Turn]":
+        return self._queue[: self._queue.index(turn)]
+
+    def _has_disks(self, turn: "_Turn", earlier: "Sequence[_Turn]") -> bool:
+        users = Counter(disk for one in earlier for disk in one.disks & turn.disks)
+        return all(number < self._on_a_disk for number in users.values())
 
     def _is_free(self, turn: "_Turn") -> bool:
-        """Return whether no task that came before it needs the same."""
-        ends = turn.ends.copy()
-        for earlier in self._queue[: self._queue.index(turn)]:
-            if turn.disks & earlier.disks:
-                return False
-            ends += earlier.ends
-        return all(ends[host] <= STREAM_ENDS for host in turn.ends)
+        """Return whether the tasks that came before it leave room for it."""
+        earlier = self._before(turn)
+        ends = sum((one.ends for one in earlier), turn.ends)
+        has_hosts = all(ends[host] <= STREAM_ENDS for host in turn.ends)
+        return has_hosts and self._has_disks(turn, earlier)
 
 
 class _Turn:

@@ -93,7 +93,8 @@ def parse(text: str) -> Configuration:
 
 def plans(text: str, *words: str, **how: list[str]) -> list[VolumePlan]:
     given = given_options(build_parser(), words)
-    return plan_volumes(parse(text), given, **how)
+    wanted, only = how.get("wanted", []), how.get("only", [])
+    return plan_volumes(parse(text), given, wanted=wanted, only=only)
 
 
 def job(text: str, *words: str) -> Job:

@@ -106,6 +106,11 @@ ROWS = {
         *(VOLUME, "['usb', '/x']", lambda e: [one.name for one in e.plan.targets]),
         *(["usb", "/x"], _PART),
     ),
+    "each": Row(
+        *(VOLUME, "'x'", lambda e: e.plan.name, "home/x"),
+        "test_a_host_that_hangs_costs_the_others_of_a_fleet_nothing",
+        ("source = '/{each}'",),
+    ),
     "place": Row(TARGET, "'/x'", lambda e: str(e.destination.location), "/x", _PART),
     "optional": Row(
         *(TARGET, "true", lambda e: e.target.conditions.optional, True),
@@ -238,7 +243,7 @@ def test_every_key_has_a_row():
 def test_a_key_changes_what_happens(key: str):
     row = ROWS[key]
     before = PLAIN
-    if row.beside and not row.beside[0].startswith("mail-"):
+    if row.beside and not row.beside[0].startswith(("mail-", "source ")):
         before = with_line(PLAIN, row.scope, *row.beside)
     after = with_line(PLAIN, row.scope, *row.beside, f"{key} = {row.value}")
     assert row.seen(effect(after)) == row.changed

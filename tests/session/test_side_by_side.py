@@ -259,12 +259,29 @@ def test_a_task_with_a_free_disk_is_not_asked_how_much_it_sends() -> None:
     def fail() -> bool:
         raise AssertionError
 
-    with Turns().taking(["a"], {}, fail), Turns(by_disk=False).taking(["a"], {}, fail):
+    two = Turns(2)
+    with two.taking(["a"], {}, fail), two.taking(["a", "b"], {}, fail):
         pass
 
 
-def test_a_host_takes_a_limited_number_of_streams_also_without_disks() -> None:
-    streams = Streams(Turns(by_disk=False))
+def test_a_disk_takes_as_many_streams_as_it_may_in_their_order() -> None:
+    streams = Streams(Turns(2))
+    streams.begin("one", "a")
+    streams.begin("two", "a", "b")
+    streams.begin("three", "a")
+    streams.begin("four", "b")
+    streams.wait_for("one", "two", "four")
+    streams.begin("five", "b")  # waits for "two" or "four"
+    streams.end("one")
+    streams.wait_for("two", "three", "four")
+    streams.end("two")
+    streams.wait_for("three", "four", "five")
+    for name in ("three", "four", "five"):
+        streams.end(name)
+
+
+def test_a_host_takes_a_limited_number_of_streams_also_with_free_disks() -> None:
+    streams = Streams(Turns(9))
     streams.begin("one", "a", nas=1)
     streams.begin("two", "a", nas=1)
     streams.wait_for("one", "two")

@@ -24,7 +24,12 @@ class Sshd:
     """
 
     def __init__(
-        self, directory: Path, *, ipv6: bool = False, config: Sequence[str] = ()
+        self,
+        directory: Path,
+        *,
+        ipv6: bool = False,
+        hosts: Sequence[str] = (),
+        config: Sequence[str] = (),
     ) -> None:
         self.host = "127.0.0.1"
         self.port = 0
@@ -34,6 +39,7 @@ class Sshd:
         self.ssh_config = directory / "ssh_config"
         self._directory = directory
         self._addresses = ["127.0.0.1", "[::1]"] if ipv6 else ["127.0.0.1"]
+        self._addresses += hosts
         self._config = list(config)
         self._process: subprocess.Popen[bytes] | None = None
         self._mark = 0
@@ -143,7 +149,7 @@ class Sshd:
 
     def _write_client_files(self) -> None:
         key = " ".join((self._directory / "host_key.pub").read_text().split()[:2])
-        hosts = ("127.0.0.1", "::1", "localhost")
+        hosts = ("127.0.0.1", "::1", "localhost", *self._addresses[1:])
         self.known_hosts.write_text(
             "".join(f"[{host}]:{self.port} {key}\n" for host in hosts)
         )
@@ -205,14 +211,18 @@ class Sshd:
 
 
 @contextlib.contextmanager
-def running_sshd(*, ipv6: bool = False, config: Sequence[str] = ()) -> Iterator[Sshd]:
+def running_sshd(
+    *, ipv6: bool = False, hosts: Sequence[str] = (), config: Sequence[str] = ()
+) -> Iterator[Sshd]:
     """Run an ssh server.
 
+    :param hosts: further addresses of this machine, 127.0.0.2 and so on: each is
+        another host for the program.
     :param config: lines of sshd_config(5) that go before the usual ones, and so win.
     """
     directory = ours.public_directory()  # read with the rights of the user who logs in
     try:
-        server = Sshd(directory, ipv6=ipv6, config=config)
+        server = Sshd(directory, ipv6=ipv6, hosts=hosts, config=config)
         server.start()
         try:
             yield server

@@ -21,6 +21,9 @@ from btrfs_backup_ng.session.turns import Turns
 #: Tasks at once, unless --jobs says otherwise. On a host behind ssh each needs up to
 #: four sessions of a connection at a time, and sshd allows ten (MaxSessions).
 _AT_ONCE, _AT_ONCE_ON_A_HOST = 8, 2
+#: Transfers at once from or to one disk with --jobs. Some hosts send more slowly than a
+#: disk writes, so several fill it; many make it seek, and each holds staging and room.
+_ON_A_DISK = 4
 
 
 class BackupReport(Value):
@@ -62,7 +65,7 @@ def run(
             session,
             remember=History(state_directory()).add,
             recall=remembered,
-            turns=Turns(by_disk=options.at_once is None),
+            turns=Turns(1 if options.at_once is None else _ON_A_DISK),
         )
         work = partial(_run_tasks, options, session, reports, do)
         tallies = around(work, replace(session, emit=reports.tell_beside))

@@ -21,10 +21,10 @@ from btrfs_backup_ng.cli.config.jobs import (
     configured_jobs,
     given_options,
     plan_volumes,
-    unmatched,
 )
 from btrfs_backup_ng.cli.config.notified import NotifiedRun
 from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
+from btrfs_backup_ng.cli.config.sources import unmatched
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.core.configuration import Configuration

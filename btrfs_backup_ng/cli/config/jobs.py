@@ -1,8 +1,6 @@
 """The jobs of a configuration: those that the same options of a call would make."""
 
 import argparse
-import glob
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -14,10 +12,17 @@ from btrfs_backup_ng.__util__ import (
     attempt,
     visible,
 )
-from btrfs_backup_ng.btrfs.ioctl import is_subvolume
 from btrfs_backup_ng.cli import values
 from btrfs_backup_ng.cli.backup_options import add_backup_options, read_job
 from btrfs_backup_ng.cli.config.keys import OptionValue
+from btrfs_backup_ng.cli.config.sources import (
+    Member,
+    check_here,
+    is_here,
+    machine,
+    members_of,
+    prefixes,
+)
 from btrfs_backup_ng.cli.parser import Parser, parse_places
 from btrfs_backup_ng.core.conditions import Conditions, read_conditions, read_max_age
 from btrfs_backup_ng.core.configuration import (
@@ -42,7 +47,6 @@ _RIVALS = {
     "no_incremental": "TransferOptions.incremental",
 }
 _RIVALS |= {other: one for one, other in _RIVALS.items()}
-_WILD = re.compile(r"[*?[]")
 #: A name in a place, but no variable of a shell.
 _NAMED = re.compile(r"(?<!\$)\{(\w+)\}")
 #: The section of settings that the call gives.
@@ -70,7 +74,8 @@ class TargetPlan(Value):
 class VolumePlan(Value):
     """A source, and all that a run does for it.
 
-    :ivar name: of the volume, with the last part of its path if it has several sources.
+    :ivar name: of the volume, with its name of ``each``, and with the last part of its
+        path if there are several sources.
     :ivar targets: one for each destination of the job.
     :ivar options: those that count at the source.
     :ivar max_age: of its newest snapshot, None for any.
@@ -91,47 +96,37 @@ def plan_volumes(
     *,
     wanted: Sequence[str] = (),
     only: Sequence[str] = (),
+    may_be_elsewhere: bool = False,
 ) -> list[VolumePlan]:
-    """Return what a run does for each volume.
+    """Return what a run on this machine does for each volume.
 
     :param given: options of the call, by their places of argparse.
     :param wanted: names of volumes; without any, all.
     :param only: names of targets; without any, all.
+    :param may_be_elsewhere: the wanted ones may be on other machines.
     :raises UsageError: if anything of the configuration makes no sense, also where it
-        is not wanted.
+        is not wanted, or is on other machines only.
     """
     if not configuration.volumes:
         raise configuration.error(
             1, "volumes", "no volume is configured", "Add one:  [volumes.NAME]"
         )
     builder = _Builder(configuration, given)
-    plans = [plan for name in configuration.volumes for plan in builder.plans(name)]
+    plans, others = list[VolumePlan](), list[VolumePlan]()
+    for name, section in configuration.volumes.items():
+        (plans if is_here(section) else others).extend(builder.plans(name))
     _check_series(configuration, plans)
-    _check_names(
-        "volume",
-        wanted,
-        {n for p in plans for n in (p.name, p.volume)} | set(configuration.volumes),
-    )
-    _check_names(
-        "target",
-        only,
-        [*configuration.targets]
-        + [target.name for plan in plans for target in plan.targets],
-    )
+    if not may_be_elsewhere:
+        check_here(configuration, wanted)
+    every = [*plans, *others]
+    names = {name for plan in every for name in prefixes(plan.name)}
+    _check_names("volume", wanted, names | builder.names)
+    targets = [target.name for plan in every for target in plan.targets]
+    _check_names("target", only, [*configuration.targets, *targets])
     chosen = [
-        plan for plan in plans if not wanted or {plan.name, plan.volume} & {*wanted}
+        plan for plan in plans if not wanted or {*prefixes(plan.name)} & {*wanted}
     ]
     return list(_with_targets(chosen, only)) if only else chosen
-
-
-def unmatched(configuration: Configuration, wanted: Sequence[str] = ()) -> list[str]:
-    """Return the volumes of which no source exists now."""
-    return [
-        name
-        for name, section in configuration.volumes.items()
-        if (not wanted or name in wanted)
-        and not any(map(_expanded, section.settings["source"].value))
-    ]
 
 
 def configured_jobs(
@@ -194,31 +189,42 @@ class _Builder:
         self._configuration = configuration
         self._given = _of_the_call(given)
         self._defaults = {a.dest: a.default for a in backup_parser().options}
+        #: Those of all volumes so far, also of such without a source now.
+        self.names: set[str] = set()
 
     def plans(self, name: str) -> Iterator[VolumePlan]:
-        """Yield the plan of each source of a volume."""
+        """Yield the plan of each source of a volume.
+
+        On another machine the patterns match something else, so they stay as they are.
+        """
         section = self._configuration.volumes[name]
         conditions = read_conditions(*self._configuration.levels(name))
         sources = section.settings["source"]
-        paths = [path for word in sources.value for path in _expanded(word)]
-        if not paths and not conditions.optional:
-            text = f"no subvolume matches {sources.text}"
-            raise self._error(sources, text, "If that is fine:  optional = true")
-        is_one = len(sources.value) == 1 and not _WILD.search(sources.value[0])
-        ends = [os.path.basename(path.rstrip("/")) for path in paths]
-        names = [name if is_one else f"{name}/{end}" for end in ends]
-        for path, end, full_name in zip(paths, ends, names):
-            if names.count(full_name) > 1:
-                text = f"two sources end with {visible(end)!r}"
-                raise self._error(sources, text, "Give each a volume of its own.")
-            yield self._plan(section, full_name, path, conditions)
+        for member in members_of(self._configuration, section):
+            self.names |= {*prefixes(member.name)}
+            paths = member.paths() if is_here(section) else member.words
+            if not paths and not conditions.optional:
+                text = f"no subvolume matches {sources.text}"
+                raise self._error(sources, text, "If that is fine:  optional = true")
+            ends = [path.rstrip("/").rpartition("/")[2] for path in paths]
+            for path, end in zip(paths, ends):
+                if ends.count(end) > 1:
+                    text = f"two sources end with {visible(end)!r}"
+                    raise self._error(sources, text, "Give each a volume of its own.")
+                full_name = member.name if member.is_one else f"{member.name}/{end}"
+                yield self._plan(section, member, full_name, path, conditions)
 
     def _plan(
-        self, section: VolumeSection, name: str, source: str, conditions: Conditions
+        self,
+        section: VolumeSection,
+        member: Member,
+        name: str,
+        source: str,
+        conditions: Conditions,
     ) -> VolumePlan:
         configuration = self._configuration
         names = section.settings["to"].value if "to" in section.settings else ()
-        places = [self._place(section, target, name) for target in names]
+        places = [self._place(section, target, name, member) for target in names]
         self._located(section.settings["source"], source)
         options = _merged([*configuration.levels(section.name), self._given])
         job = self._job(section, options, [source, *places])
@@ -251,17 +257,20 @@ class _Builder:
             max_age=read_max_age(*configuration.levels(section.name)),
         )
 
-    def _place(self, section: VolumeSection, target: str, name: str) -> str:
-        """Return the place of a target, with ``{volume}`` and ``{host}`` replaced."""
+    def _place(
+        self, section: VolumeSection, target: str, name: str, member: Member
+    ) -> str:
+        """Return the place of a target, with the names in it replaced."""
         if target in self._configuration.targets:
             setting = self._configuration.targets[target].settings["place"]
             text = setting.value
         else:
             setting, text = section.settings["to"], target
-        known = {"volume": name, "host": os.uname().nodename}
+        known = {"volume": name, "host": machine()}
+        known |= {"each": member.each} if member.each else {}
         for word in _NAMED.findall(text):
             if word not in known:
-                hint = "Known are {volume} and {host}."
+                hint = "Known are {volume} and {host}; {each} in a volume with  each."
                 raise self._error(setting, f"unknown name {{{visible(word)}}}", hint)
         text = _NAMED.sub(lambda match: known[match[1]], text)
         self._located(setting, text)
@@ -360,20 +369,6 @@ def _joined(setting: Setting) -> Setting:
     """Return the setting of an option that may be repeated, with one list."""
     first, every = setting.value[0], [v for one in setting.value for v in one.value]
     return replace(setting, value=replace(first, value=every))
-
-
-def _expanded(word: str) -> list[str]:
-    """Return the sources that a word stands for, here and now."""
-    if not word.startswith("/") or not _WILD.search(word) or os.path.lexists(word):
-        return [word]
-    return [path for path in sorted(glob.glob(word)) if _is_subvolume(path)]
-
-
-def _is_subvolume(path: str) -> bool:
-    try:
-        return os.path.isdir(path) and is_subvolume(os.stat(path))
-    except OSError:
-        return False
 
 
 def _check_series(configuration: Configuration, plans: Sequence[VolumePlan]) -> None:

@@ -14,11 +14,12 @@ from btrfs_backup_ng.cli.backup_options import add_backup_options
 from btrfs_backup_ng.cli.parser import Parser
 from btrfs_backup_ng.core.conditions import CONDITION_KEYS, MAX_AGE_KEY
 from btrfs_backup_ng.core.configuration import LEVELS, ConfigKey, Scope, is_place
+from btrfs_backup_ng.core.fleet import FLEET_KEYS
 from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
 from btrfs_backup_ng.core.model import Destination, SshOptions, TransferOptions
 from btrfs_backup_ng.core.notifiers import NOTIFY_KEYS
 from btrfs_backup_ng.core.upkeep import UPKEEP_KEYS
-from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.core.value import Value, replace
 
 #: Options about one call, which a file cannot ask for.
 OF_A_CALL = ("--dry-run", "--remove-locks", "--disk")
@@ -55,8 +56,12 @@ def configuration_keys() -> dict[str, ConfigKey]:
         MAX_AGE_KEY,
         *NOTIFY_KEYS,
         *UPKEEP_KEYS,
+        *FLEET_KEYS,
     )
-    return {key.name: key for key in (*option_keys(), *own)}
+    found: dict[str, ConfigKey] = {}
+    for key in (*option_keys(), *own):
+        found[key.name] = replace(key, other=found.get(key.name))
+    return found
 
 
 def option_keys() -> Iterator[ConfigKey]:

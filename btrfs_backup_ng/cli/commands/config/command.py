@@ -25,7 +25,6 @@ from btrfs_backup_ng.cli.config.jobs import (
     VolumePlan,
     backup_parser,
     plan_volumes,
-    unmatched,
 )
 from btrfs_backup_ng.cli.config.keys import (
     OptionValue,
@@ -33,6 +32,7 @@ from btrfs_backup_ng.cli.config.keys import (
     counts_at_source,
 )
 from btrfs_backup_ng.cli.config.options import EPILOG_FILE, add_config
+from btrfs_backup_ng.cli.config.sources import elsewhere, is_here, unmatched
 from btrfs_backup_ng.cli.output import Output
 from btrfs_backup_ng.cli.parser import Parser, add_display, new_parser
 from btrfs_backup_ng.cli.table import table
@@ -44,6 +44,7 @@ from btrfs_backup_ng.core.configuration import (
     Settings,
     chosen,
 )
+from btrfs_backup_ng.core.fleet import FLEET_KEYS, machines_of
 from btrfs_backup_ng.core.hooks import RUN_HOOK_KEYS, SNAPSHOT_HOOK_KEYS
 from btrfs_backup_ng.core.notifiers import NOTIFY_KEYS, Notifiers, read_notifiers
 from btrfs_backup_ng.core.upkeep import UPKEEP_KEYS
@@ -139,6 +140,7 @@ class CheckReport(Value):
 
     :ivar run: settings about the whole run.
     :ivar notify: those about its messages.
+    :ivar elsewhere: volumes on other machines only.
     """
 
     configuration: str
@@ -147,6 +149,7 @@ class CheckReport(Value):
     tests: list[TestView]
     volumes: list[VolumeView]
     unused_targets: list[str]
+    elsewhere: list[str]
 
 
 def main(words: Sequence[str]) -> int:
@@ -217,10 +220,16 @@ def _run(options: ConfigOptions, call: Call) -> int:
 
 def _check(options: ConfigOptions, call: Call) -> int:
     configuration = read_configuration(options.path)
-    plans = plan_volumes(configuration, wanted=options.words)
+    plans = plan_volumes(configuration, wanted=options.words, may_be_elsewhere=True)
     output = Output(call)
     views = [_view(configuration, plan) for plan in plans]
-    used = {t.name for p in plan_volumes(configuration) for t in p.targets}
+    sections = configuration.volumes.values()
+    used = {
+        name
+        for one in sections
+        if "to" in one.settings
+        for name in one.settings["to"].value
+    }
     unused = [name for name in configuration.targets if name not in used]
     run = _settings(RUN_HOOK_KEYS, [configuration.top])
     notify = _settings(NOTIFY_KEYS, [configuration.notify])
@@ -236,6 +245,10 @@ def _check(options: ConfigOptions, call: Call) -> int:
             output.line(line)
     for name in unmatched(configuration, options.words):
         output.line(f"{name}: no subvolume now (optional)")
+    others = elsewhere(configuration, options.words)
+    for section in others:
+        machines = machines_of(section)
+        output.line(f"{section.name}: on other machines only ({machines})")
     for name in unused:
         output.line(f"note: no volume goes to the target {name}")
     tests = _test(notifiers, call) if options.notify else []
@@ -248,7 +261,8 @@ def _check(options: ConfigOptions, call: Call) -> int:
     next_step = next_command("run --dry-run", options.path)
     output.line(f"What a run would do now:  {next_step}")
     status = 1 if any(test.error for test in tests) else 0
-    report = CheckReport(options.path, run, notify, tests, views, unused)
+    names = [section.name for section in others]
+    report = CheckReport(options.path, run, notify, tests, views, unused, names)
     return output.finish(status, report)
 
 
@@ -292,7 +306,7 @@ def _view(configuration: Configuration, plan: VolumePlan) -> VolumeView:
         if not destination.location.is_command:
             settings += _settings(UPKEEP_KEYS, every_level)
         targets.append(TargetView(target.name, str(destination.location), settings))
-    other = [*CONDITION_KEYS, *SNAPSHOT_HOOK_KEYS]
+    other = [*FLEET_KEYS, *CONDITION_KEYS, *SNAPSHOT_HOOK_KEYS]
     other += [] if plan.targets else [MAX_AGE_KEY]
     settings = [*_options(own, defaults), *_settings(other, [general, section])]
     return VolumeView(plan.name, str(plan.job.source), settings, targets)
@@ -322,7 +336,8 @@ def _check_programs(configuration: Configuration) -> None:
     :raises BackupError: if not, with its line.
     """
     levels = [configuration.top]
-    levels += [volume.settings for volume in configuration.volumes.values()]
+    volumes = filter(is_here, configuration.volumes.values())
+    levels += [volume.settings for volume in volumes]
     levels.append(configuration.notify)
     keys = configuration_keys()
     for setting in (setting for level in levels for setting in level.values()):
