@@ -239,6 +239,7 @@ complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l max-age -x -d 'a 
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l check -d 'print one line with the ages, for Nagios and its kin'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l warn -x -d 'with --check'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l crit -x -d 'with --check'
+complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l watch -d 'look again every 2 seconds until Ctrl-C, on a terminal in place'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l metrics -x -a '(_btrfs_backup_ng_file)' -d 'also write FILE, in one step, for the textfile collector of Prometheus'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l html -x -a '(_btrfs_backup_ng_file)' -d 'also write FILE, in one step'
 complete -c btrfs-backup-ng -n '_btrfs_backup_ng_in status' -l forget -d 'drop the records of this machine about these places, which will not come back'

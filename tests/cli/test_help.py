@@ -61,7 +61,9 @@ def test_no_line_is_longer_than_the_terminal_or_a_reader_wants(
 @each_parser
 def test_all_options_are_there_on_request(shown, parser: Parser):
     options = {word for action in parser.options for word in action.option_strings}
-    assert options - {"--verbosity"} <= terms(shown(parser, everything=True))
+    assert options - {"--verbosity", "--watch-every"} <= terms(
+        shown(parser, everything=True)
+    )
     assert "--verbosity" not in shown(parser, everything=True)
 
 

@@ -29,7 +29,7 @@ OWN = {
     *("config", "only", "output", "notify"),
     *("hourly", "daily", "oncalendar", "on_mount", "user"),
     *("max_age", "forget", "since", "failures", "latest", "size"),
-    *("check", "warn", "crit", "metrics", "html"),
+    *("check", "warn", "crit", "metrics", "html", "watch", "watch_every"),
 }
 
 

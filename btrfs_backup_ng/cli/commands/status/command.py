@@ -3,8 +3,8 @@
 import argparse
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 
 from btrfs_backup_ng.__util__ import BackupError, UsageError, visible
@@ -38,9 +38,10 @@ from btrfs_backup_ng.cli.places import (
 from btrfs_backup_ng.cli.session import open_session
 from btrfs_backup_ng.cli.ssh_options import add_ssh
 from btrfs_backup_ng.cli.stdout import print_line
+from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.cli.views import PlacesReport
 from btrfs_backup_ng.core.location import Location
-from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.core.value import Value, replace
 from btrfs_backup_ng.place.contents import new_paths
 from btrfs_backup_ng.session.history import (
     Record,
@@ -54,7 +55,7 @@ from btrfs_backup_ng.session.session import Session
 
 log = logging.getLogger(__name__)
 
-_CHECK = "--check"
+_CHECK, _WATCH = "--check", "--watch"
 _EPILOG = f"""\
 {EPILOG_PLACES}
 Without a place, it shows each volume of the configuration at each of its targets, by
@@ -74,7 +75,7 @@ states:
     in the configuration, until its newest backup on record is too old
 
 exit status:
-  0  all are OK or RUNNING, or may be AWAY
+  0  all are OK or RUNNING, or may be AWAY; with --watch, after Ctrl-C
   1  at least one is anything else
   2  usage error
   4  needs root
@@ -91,7 +92,15 @@ exit status with --check:
 def main(words: Sequence[str]) -> int:
     """Print the status of places."""
     parser = build_parser()
-    expand = JobFiles(parser).expand
+    files = JobFiles(parser)
+
+    def expand(words: Sequence[str]) -> list[str]:
+        expanded = files.expand(words)
+        if not any(word.startswith(_WATCH) for word in expanded):
+            return expanded
+        from btrfs_backup_ng.cli.commands.status.watch import join_span  # here: few do
+
+        return join_span(expanded)
 
     def read_all(options: argparse.Namespace) -> StatusOptions:
         return read(options, expand(words))
@@ -117,6 +126,7 @@ class StatusOptions(Value):
     :ivar crit: the age that is critical to it.
     :ivar metrics: the file to write for another one; "" for none.
     :ivar html: the page to write; "" for none.
+    :ivar watch: look again after so many seconds; None: look once.
     """
 
     looking: PlacesOptions
@@ -127,6 +137,7 @@ class StatusOptions(Value):
     crit: timedelta | None
     metrics: str
     html: str
+    watch: float | None = None
 
 
 def read(options: argparse.Namespace, words: Sequence[str] = ()) -> StatusOptions:
@@ -147,6 +158,7 @@ def read(options: argparse.Namespace, words: Sequence[str] = ()) -> StatusOption
         raise UsageError(f"{_CHECK} prints a line of its own; leave out {other}")
     if warn and crit and crit < warn:
         raise UsageError("--crit is a shorter time than --warn")
+    every = _read_watch(options)
     return StatusOptions(
         looking=read_options(options, configured),
         config=os.path.abspath(options.config) if options.config else "",
@@ -156,7 +168,25 @@ def read(options: argparse.Namespace, words: Sequence[str] = ()) -> StatusOption
         crit=crit,
         metrics=options.metrics or "",
         html=options.html or "",
+        watch=every,
     )
+
+
+def _read_watch(options: argparse.Namespace) -> float | None:
+    """Return the seconds between two looks, or None to look once.
+
+    :raises UsageError: if it is not possible with other options.
+    """
+    if not options.watch:
+        return None
+    for other in ("check", "json", "html", "metrics", "forget"):
+        if getattr(options, other):
+            raise UsageError(f"{_WATCH} shows lines until Ctrl-C; leave out --{other}")
+    from btrfs_backup_ng.cli.commands.status import watch  # here: few look again
+
+    if options.watch_every is None:
+        return watch.USUALLY_S
+    return watch.span(options.watch_every)
 
 
 def build_parser() -> Parser:
@@ -194,6 +224,13 @@ def build_parser() -> Parser:
         help="with --check: an older newest one is critical",
     )
     add(
+        _WATCH,
+        action="store_true",
+        help="look again every 2 seconds until Ctrl-C, on a terminal in place; also"
+        " --watch SPAN, like 10 (seconds) or 1min",
+    )
+    add("--watch-every", help=argparse.SUPPRESS)
+    add(
         "--metrics",
         metavar="FILE",
         help="also write FILE, in one step, for the textfile collector of Prometheus",
@@ -222,7 +259,12 @@ def _run(options: StatusOptions, call: Call) -> int:
         from btrfs_backup_ng.cli.commands.status import forget  # here: few forget
 
         return forget.forget_places(options.looking.places, call)
-    entries, now = _look(options, call), call.now
+    if options.watch is not None:
+        return _watch(options, call, options.watch)
+    looking = options.looking
+    records, now = remembered(needed=looking.are_known), call.now
+    with open_session(call, looking.ssh, looking.folder) as session:
+        entries = _look(options, session, records)
     if options.metrics:
         from btrfs_backup_ng.cli.commands.status import metrics  # here: few write files
         from btrfs_backup_ng.cli.whole_file import replace_whole  # here: the same
@@ -235,36 +277,63 @@ def _run(options: StatusOptions, call: Call) -> int:
         print_line(line)
         return severity.value
     output = Output(call)
-    for entry in entries:
-        if not (call.quiet and entry.is_fine(now)):
-            for line, indent in lines(entry, now):
-                output.result(line, indent)
+    for line, indent in _lines(entries, call, now):
+        output.result(line, indent)
     found = [view_entry(entry, now) for entry in entries]
     return output.finish(exit_status(entries, now), PlacesReport(found))
 
 
-def _look(options: StatusOptions, call: Call) -> Sequence[StatusEntry]:
+def _lines(
+    entries: Sequence[StatusEntry], call: Call, now: datetime
+) -> Iterator[tuple[str, int | None]]:
+    """Yield the lines of all entries, of a quiet call of those that need attention."""
+    for entry in entries:
+        if not (call.quiet and entry.is_fine(now)):
+            yield from lines(entry, now)
+
+
+def _watch(options: StatusOptions, call: Call, every_s: float) -> int:
+    """Show the state again and again, over the same connections."""
+    from btrfs_backup_ng.cli.commands.status import watch  # here: few look again
+
+    looking = options.looking
+    opened = open_session(call, looking.ssh, looking.folder)
+    with watch.until_ctrl_c(), opened as session:
+
+        def look() -> Iterator[str]:
+            now = datetime.now().astimezone()
+            records = remembered(needed=looking.are_known)
+            entries = _look(options, replace(session, now=now), records)
+            yield f"{now:%Y-%m-%d %H:%M:%S}, every {every_s:g} s until Ctrl-C"
+            for line, indent in _lines(entries, call, now):
+                yield from [line] if indent is None else wrapped(line, indent)
+
+        watch.watch(lambda: list(look()), every_s)
+    return 0
+
+
+def _look(
+    options: StatusOptions, session: Session, records: Sequence[Record]
+) -> Sequence[StatusEntry]:
     """Look at what is named, configured, or on record; write the page of it."""
     looking = options.looking
-    records = remembered(needed=looking.are_known)
-    with open_session(call, looking.ssh, looking.folder) as session:
-        if looking.configured:
-            from btrfs_backup_ng.cli.commands.status import configured  # here: large
+    if looking.configured:
+        from btrfs_backup_ng.cli.commands.status import configured  # here: large
 
-            looked = configured.look(
-                looking.configured,
-                session,
-                records,
-                options.max_age,
-                config=options.config,
-                with_sources=bool(options.html),
-            )
-        else:
-            looked = _look_at_places(options, session, records)
-        if options.html:
-            from btrfs_backup_ng.cli.commands.status.page import write  # here: large
+        looked = configured.look(
+            looking.configured,
+            session,
+            records,
+            options.max_age,
+            config=options.config,
+            with_sources=bool(options.html),
+        )
+    else:
+        looked = _look_at_places(options, session, records)
+    if options.html:
+        from btrfs_backup_ng.cli.commands.status.page import write  # here: large
 
-            write.write_page(options.html, looked, records, session)
+        write.write_page(options.html, looked, records, session)
     return looked.entries
 
 
