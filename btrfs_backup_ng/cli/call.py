@@ -13,6 +13,7 @@ from btrfs_backup_ng.cli.stdout import print_line
 from btrfs_backup_ng.cli.sudo import become_root, sudo_line
 from btrfs_backup_ng.cli.version import version_text
 from btrfs_backup_ng.core.value import Value
+from btrfs_backup_ng.host.clock import local_time
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def read_call(words: Sequence[str], tasks: Sequence[argparse.Namespace]) -> Call
     asked = [task.progress for task in tasks if task.progress is not None]
     return Call(
         words=tuple(words),
-        now=datetime.now().astimezone(),
+        now=local_time(),
         level=level,
         quiet=quiet,
         verbose=verbose,

@@ -19,11 +19,15 @@ _TIMEX_BYTES = 512
 
 def read_clock() -> Clock:
     """Return the time, in the zone of this machine, and whether it is synchronised."""
-    now = datetime.fromtimestamp(seconds()).astimezone()
     test = os.environ.get(VARIABLE)
     if test is None:
-        return Clock(now, is_synchronised=kernel_is_synchronised())
-    return Clock(now, is_synchronised="synchronised" in test.split())
+        return Clock(local_time(), is_synchronised=kernel_is_synchronised())
+    return Clock(local_time(), is_synchronised="synchronised" in test.split())
+
+
+def local_time() -> datetime:
+    """Return the time, in the zone of this machine."""
+    return datetime.fromtimestamp(seconds()).astimezone()
 
 
 def seconds() -> float:

@@ -37,6 +37,7 @@ from btrfs_backup_ng.core.choose import LATEST
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import Job, Result, Role, SshOptions
 from btrfs_backup_ng.core.value import EMPTY, Value, replace
+from btrfs_backup_ng.host.clock import local_time
 from btrfs_backup_ng.host.common import NeedsRoot
 from btrfs_backup_ng.place.verified import Depth
 from btrfs_backup_ng.session.session import Session
@@ -189,7 +190,7 @@ def read(
     :param configured: targets of a configuration, which are verified then.
     :raises UsageError: if one is missing, or they do not go together.
     """
-    now, words = datetime.now().astimezone(), list(options.places)
+    now, words = local_time(), list(options.places)
     source = read_place(options.source) if options.source else None
     if jobs:
         pairs: list[tuple[Location, Location | None]] = [
