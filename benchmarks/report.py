@@ -157,13 +157,15 @@ def table(machine: Machine, results: Sequence[Result]) -> str:
 def chart(results: Sequence[Result]) -> str:
     """Return a chart in SVG: the time of the program, relative to the peer's."""
     rows = [(r, r.median("elapsed_s") or 0.0) for r in results if r.theirs]
-    height = _ROW * (len(rows) + 2)
+    height, one = _ROW * (len(rows) + 2), _LEFT + _UNIT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}"'
         ' font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
         f'<text x="{_LEFT}" y="{_ROW - 6}">time, relative to the other way (line: 1.0;'
         " shorter is faster)</text>",
+        f'<line x1="{one}" y1="{_ROW}" x2="{one}" y2="{height - _ROW + 4}"'
+        ' stroke="black"/>',
     ]
     for number, (result, ratio) in enumerate(rows, 1):
         y = number * _ROW + 4
@@ -174,12 +176,7 @@ def chart(results: Sequence[Result]) -> str:
             f'<text x="{_LEFT - 6}" y="{y + 11}" text-anchor="end">{title}</text>',
             f'<rect x="{_LEFT}" y="{y}" width="{width:.0f}" height="14"'
             f' fill="{color}"/>',
-            f'<text x="{_LEFT + width + 4:.0f}" y="{y + 11}">{ratio:.2f}</text>',
+            f'<text x="{_LEFT + width + 4:.0f}" y="{y + 11}" stroke="white"'
+            f' stroke-width="4" paint-order="stroke">{ratio:.2f}</text>',
         ]
-    one = _LEFT + _UNIT
-    parts += [
-        f'<line x1="{one}" y1="{_ROW}" x2="{one}" y2="{height - _ROW + 4}"'
-        ' stroke="black"/>',
-        "</svg>",
-    ]
-    return "\n".join(parts) + "\n"
+    return "\n".join([*parts, "</svg>"]) + "\n"
