@@ -8,6 +8,7 @@ from btrfs_backup_ng.cli.call import Call
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.endpoint.ssh import Connections
 from btrfs_backup_ng.host.clock import read_clock
+from btrfs_backup_ng.session.history import History, state_directory
 from btrfs_backup_ng.session.progress import Progress, request_line
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.session.turns import Turns
@@ -38,6 +39,7 @@ def open_session(
             sudo_line=call.sudo_line,
             progress=progress or Progress(enabled_line=False, silent=True),
             turns=Turns(),
+            remember=History(state_directory()).add,
             ssh=ssh,
             folder=folder,
             watched=call.is_watched,

@@ -2,7 +2,9 @@
 
 A line is a snapshot that was made, a delivery, a destination that had everything
 already, or a failure: of a transfer, or of the run before or after it. All lines of a
-run have its time, by which they are known to belong together.
+run have its time, by which they are known to belong together. What was done beside
+that, by runs and by other commands, has lines of its own (:class:`Deed`): it changes
+nothing about the outcome of a run.
 
 Nothing depends on it. If it is lost, backups continue, and commands only lack its data
 (sizes, known places). A line is added by one write under ``flock``, and flushed if it
@@ -18,7 +20,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
@@ -34,6 +36,7 @@ from btrfs_backup_ng.core.record import (
 )
 from btrfs_backup_ng.core.value import Value, defaults_of
 from btrfs_backup_ng.host.entry import NotOurs, read_record, replace_file
+from btrfs_backup_ng.session.deed import Deed, fields_of, read_fields
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ ROOTS_DIRECTORY = "/var/lib/btrfs-backup-ng"
 #: The file in it: JSON, a record a line, oldest first.
 HISTORY = "history.jsonl"
 _VERSION = 1
+#: Of a deed: a program that knows only the outcomes of runs leaves such a line alone.
+_VERSION_OF_DEEDS = 2
 #: Some 10,000 records; beyond that the older half is deleted.
 LIMIT_BYTES = 4 * MIB
 _MESSAGE_LENGTH = 500
@@ -86,6 +91,10 @@ class Record(Value):
     error: str = ""
 
 
+#: What a line of the file is about.
+Entry = Record | Deed
+
+
 class HistoryUnreadable(BackupError):
     """The history exists and cannot be read."""
 
@@ -106,6 +115,14 @@ def hidden_directory() -> str:
     return ROOTS_DIRECTORY if hides and os.path.isdir(ROOTS_DIRECTORY) else ""
 
 
+def format_entry(entry: Entry) -> bytes:
+    """Return the line about it."""
+    if isinstance(entry, Record):
+        return format_record(entry)
+    fields = fields_of(entry) | {"error": entry.error[:_MESSAGE_LENGTH]}
+    return format_document(_VERSION_OF_DEEDS, fields)
+
+
 def format_record(record: Record) -> bytes:
     in_order = defaults_of(Record)  # completions look for keys and their commas
     fields = (
@@ -123,18 +140,21 @@ def format_record(record: Record) -> bytes:
     return format_document(_VERSION, fields)
 
 
-def parse_record(line: bytes) -> Record | None:
+def parse_entry(line: bytes) -> Entry | None:
     """Read a line.
 
     :returns: None if a newer version of the program wrote it.
     :raises Unreadable: if it is damaged.
     """
-    try:
-        return parse_document(line, _VERSION, _built)
-    except Unreadable as error:
-        if error.newer:
-            return None
-        raise
+    newer = 0
+    for version, build in _BUILDERS.items():
+        try:
+            return parse_document(line, version, build)
+        except Unreadable as error:
+            newer = error.newer
+            if not newer:
+                raise
+    return None
 
 
 def _built(fields: Any) -> Record:
@@ -150,8 +170,19 @@ def _built(fields: Any) -> Record:
     )
 
 
+_BUILDERS: Mapping[int, Callable[[Any], Entry]] = {
+    _VERSION: _built,
+    _VERSION_OF_DEEDS: read_fields,
+}
+
+
 def read_history(directory: str) -> list[Record]:
-    """Return all records, oldest first; none if the file does not exist.
+    """Return all records of runs; see :func:`read_entries`."""
+    return [one for one in read_entries(directory) if isinstance(one, Record)]
+
+
+def read_entries(directory: str) -> list[Entry]:
+    """Return all lines, oldest first; none if the file does not exist.
 
     Damaged lines are left out with a warning, and moved aside by the next run.
 
@@ -163,17 +194,18 @@ def read_history(directory: str) -> list[Record]:
     except OSError as error:
         reason = visible(error.strerror or str(error))
         raise HistoryUnreadable(f"{visible(path)} cannot be read: {reason}") from error
-    records, damaged = [], 0
+    entries: list[Entry] = []
+    damaged = 0
     for line in lines:
         try:
-            record = parse_record(line)
+            entry = parse_entry(line)
         except Unreadable:
             damaged += 1
         else:
-            records += [record] if record else []
+            entries += [entry] if entry else []
     if damaged:
         log.warning("%s: %d damaged lines are left out", path, damaged)
-    return records
+    return entries
 
 
 def remembered(*, needed: bool = False) -> list[Record]:
@@ -208,8 +240,8 @@ class History:
         self._checked = False
         self._warned = False
 
-    def add(self, record: Record) -> None:
-        """Append a record; a delivery or a failure is on the disk when this returns."""
+    def add(self, record: Entry) -> None:
+        """Append a line; a delivery or a failure is on the disk when this returns."""
         with self._guard:
             try:
                 with locked_directory(self._directory) as directory:
@@ -221,11 +253,11 @@ class History:
                     log.warning(text, self._path, reason)
                 self._warned = True
 
-    def _append(self, record: Record, directory: int) -> None:
+    def _append(self, record: Entry, directory: int) -> None:
         if not self._checked:
             self._move_damage_aside(record.time, directory)
             self._checked = True
-        line = format_record(record)
+        line = format_entry(record)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(self._path, flags | os.O_CLOEXEC, 0o600)
         try:
@@ -237,7 +269,7 @@ class History:
             if os.write(descriptor, line) != len(line):
                 os.ftruncate(descriptor, size)
                 raise OSError(f"no room in {self._directory}")
-            if record.target or record.error:
+            if isinstance(record, Record) and (record.target or record.error):
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -267,7 +299,7 @@ class History:
 
 def _is_damaged(line: bytes) -> bool:
     try:
-        parse_record(line)
+        parse_entry(line)
     except Unreadable:
         return True
     return False
@@ -501,7 +533,9 @@ def forget(directory: str, place: str) -> int:
 
 def _is_about(line: bytes, place: str) -> bool:
     try:
-        record = parse_record(line)
+        entry = parse_entry(line)
     except Unreadable:
         return False
-    return record is not None and place in (record.source, record.destination)
+    if isinstance(entry, Deed):
+        return place == entry.place
+    return entry is not None and place in (entry.source, entry.destination)

@@ -8,7 +8,7 @@ from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.value import EMPTY, Value
 from btrfs_backup_ng.endpoint.ssh import Connections
-from btrfs_backup_ng.session.history import Record
+from btrfs_backup_ng.session.history import Entry, Record
 from btrfs_backup_ng.session.progress import Progress
 from btrfs_backup_ng.session.turns import Turns
 
@@ -25,7 +25,7 @@ class Session(Value):
     :ivar emit: takes every event as it happens, from any thread.
     :ivar watched: the progress is shown, so percent and ETA are of use.
     :ivar is_synchronised: the clock of this machine follows another one.
-    :ivar remember: takes a record of each transfer, from any thread.
+    :ivar remember: takes a line for the history, from any thread.
     :ivar recall: returns the records of earlier transfers, oldest first.
     """
 
@@ -40,7 +40,7 @@ class Session(Value):
     emit: Callable[[Event], None] = lambda event: None
     watched: bool = False
     is_synchronised: bool = False
-    remember: Callable[[Record], None] = lambda record: None
+    remember: Callable[[Entry], None] = lambda entry: None
     recall: Callable[[], Sequence[Record]] = tuple
 
     def warn(self, place: str, text: str) -> None:

@@ -17,17 +17,21 @@ from hypothesis import strategies as st
 
 from btrfs_backup_ng.core.value import replace
 from btrfs_backup_ng.session import history
+from btrfs_backup_ng.session.deed import Act, Deed, deed
 from btrfs_backup_ng.session.history import (
     HISTORY,
+    Entry,
     History,
     HistoryUnreadable,
     KnownPlace,
     Record,
     forget,
+    format_entry,
     format_record,
     known_places,
     last_at,
-    parse_record,
+    parse_entry,
+    read_entries,
     read_history,
     sizes_sent,
     state_directory,
@@ -54,7 +58,7 @@ def _path(directory: Path) -> Path:
     return directory / HISTORY
 
 
-def _write(directory: Path, *records: Record) -> None:
+def _write(directory: Path, *records: Entry) -> None:
     log = History(str(directory))
     for record in records:
         log.add(record)
@@ -88,7 +92,40 @@ def _numbered(count: int) -> list[Record]:
 def test_a_record_is_read_as_it_was_written(record: Record) -> None:
     line = format_record(record)
     assert line.count(b"\n") == 1 and line.endswith(b"\n")
-    assert parse_record(line) == record
+    assert parse_entry(line) == record
+
+
+@given(
+    st.builds(
+        Deed,
+        time=st.datetimes().map(lambda t: t.replace(microsecond=0, tzinfo=NOW.tzinfo)),
+        place=_TEXTS,
+        act=st.sampled_from(Act),
+        how=_TEXTS,
+        count=_NUMBERS,
+        first=_TEXTS,
+        last=_TEXTS,
+        error=_TEXTS,
+    )
+)
+def test_a_deed_is_read_as_it_was_written(one: Deed) -> None:
+    line = format_entry(one)
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert parse_entry(line) == one
+
+
+def test_a_deed_changes_nothing_about_the_outcomes_of_runs(tmp_path: Path) -> None:
+    failed = replace(RECORD, error="no")
+    deeds = [deed(NOW, "/mnt/usb", act, ["x-1", "x-2"]) for act in Act]
+    _write(tmp_path, failed, *deeds)
+    assert read_entries(str(tmp_path)) == [failed, *deeds]
+    records = read_history(str(tmp_path))
+    assert records == [failed] and last_at(records, "/mnt/usb").failed == (failed,)
+    # A version of the program that does not know of deeds keeps such a line.
+    line = json.loads(format_entry(deeds[0]))
+    assert line["version"] > json.loads(format_record(failed))["version"]
+    assert forget(str(tmp_path), "/mnt/usb") == 3
+    assert read_entries(str(tmp_path)) == []
 
 
 @given(st.binary(max_size=60), st.integers(0, 300))
@@ -97,7 +134,7 @@ def test_damage_is_an_error_and_nothing_else(noise: bytes, at: int) -> None:
     at = min(at, len(line) - 2)
     for damaged in (noise, line[:at], line[:at] + noise + line[at + 1 :]):
         try:
-            parse_record(damaged)
+            parse_entry(damaged)
         except ValueError:
             continue
         json.loads(damaged)  # what is read is JSON, be it of another version
@@ -111,7 +148,7 @@ def test_damage_is_an_error_and_nothing_else(noise: bytes, at: int) -> None:
 def test_a_field_of_another_kind_is_damage(change: dict[str, object]) -> None:
     fields = {**json.loads(format_record(RECORD)), **change}
     with pytest.raises(ValueError):
-        parse_record(json.dumps(fields).encode())
+        parse_entry(json.dumps(fields).encode())
 
 
 def test_the_file_is_for_nobody_else(tmp_path: Path) -> None:
@@ -159,7 +196,7 @@ def test_damage_is_moved_aside_and_what_is_good_goes_on(
 def test_what_a_newer_version_wrote_is_ignored_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newer = b'{"version": 2, "new": "words"}\n'
+    newer = b'{"version": 3, "new": "words"}\n'
     _path(tmp_path).write_bytes(newer)
     _write(tmp_path, RECORD)
     assert _path(tmp_path).read_bytes().startswith(newer)

@@ -3,7 +3,7 @@
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, visible
 from btrfs_backup_ng.core.events import Event, Failed, Snapshotted, UpToDate
 from btrfs_backup_ng.core.model import Job
-from btrfs_backup_ng.session.history import Record
+from btrfs_backup_ng.session.history import Entry, Record
 from btrfs_backup_ng.session.session import Session
 
 
@@ -21,12 +21,13 @@ class Journal:
         self._seen: set[str] = set()
         self._failed: set[str] = set()
 
-    def remember(self, record: Record) -> None:
-        """Add a record to the history."""
-        self._seen.add(record.destination)
-        if record.error:
-            self._failed.add(record.destination)
-        self._session.remember(record)
+    def remember(self, entry: Entry) -> None:
+        """Add a line to the history."""
+        if isinstance(entry, Record):
+            self._seen.add(entry.destination)
+            if entry.error:
+                self._failed.add(entry.destination)
+        self._session.remember(entry)
 
     def emit(self, event: Event) -> None:
         """Pass an event on, and record it if the history has a line for it."""

@@ -26,6 +26,7 @@ from btrfs_backup_ng.endpoint.common import Endpoint, Place
 from btrfs_backup_ng.host.common import ListingFailed
 from btrfs_backup_ng.place.holds import Holds
 from btrfs_backup_ng.place.sources import Ownership
+from btrfs_backup_ng.session.deed import Act, deed
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.wire import verbs
 
@@ -199,6 +200,9 @@ class Pruning:
         outcome = delete(endpoint, to_delete, convert_rw=job.convert_rw)
         for snapshot in outcome.gone:
             self._session.emit(Deleted(place, snapshot.name, dry=False))
+        if outcome.gone:
+            names = [snapshot.name for snapshot in outcome.gone]
+            self._session.remember(deed(self._session.now, place, Act.DELETED, names))
         if outcome.error:
             raise outcome.error
         if job.sync:

@@ -75,6 +75,7 @@ from btrfs_backup_ng.place.forecast import Forecast, foresee
 from btrfs_backup_ng.place.preflight import READING, SCRATCH, look_at
 from btrfs_backup_ng.place.verified import Depth, Memory
 from btrfs_backup_ng.process.pipeline import Meter
+from btrfs_backup_ng.session.deed import Act, deed
 from btrfs_backup_ng.session.session import Session
 
 #: Most differences that are kept until the end, of all snapshots together.
@@ -247,7 +248,24 @@ class Verification:
         said = [note for memory in self._memories.values() for note in memory.notes]
         notes = (*said, *_interrupted(place))
         foreign, verdicts = total - len(homes), tuple(self._verdicts)
+        self._note_in_history()
         return PlaceResult(tuple(findings), verdicts, foreign, notes, self._next)
+
+    def _note_in_history(self) -> None:
+        names = [verdict.name for verdict in self._verdicts]
+        if not names:
+            return
+        good = sum(verdict.result is Result.GOOD for verdict in self._verdicts)
+        bad = f"{len(names) - good} of {len(names)} are not good"
+        one = deed(
+            self._now,
+            self._request.location,
+            Act.VERIFIED,
+            names,
+            how=self._request.level.value,
+            error="" if good == len(names) else bad,
+        )
+        self._session.remember(one)
 
     def _remember(self, place: Place, everything: Sequence[Seen]) -> Memory:
         """Read the record of a place, to note results in it."""

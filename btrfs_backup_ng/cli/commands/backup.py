@@ -14,7 +14,7 @@ from btrfs_backup_ng.cli.sudo import become_root
 from btrfs_backup_ng.core.events import Event, Sent, Tally, exit_status
 from btrfs_backup_ng.core.model import Job, SshOptions
 from btrfs_backup_ng.core.value import Value, replace
-from btrfs_backup_ng.session.history import History, remembered, state_directory
+from btrfs_backup_ng.session.history import remembered
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.session.turns import Turns
 
@@ -63,7 +63,6 @@ def run(
         reports = Reports(output.tell, len(options.jobs))
         session = replace(
             session,
-            remember=History(state_directory()).add,
             recall=remembered,
             turns=Turns(1 if options.at_once is None else _ON_A_DISK),
         )

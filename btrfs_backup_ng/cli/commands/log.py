@@ -12,15 +12,21 @@ from btrfs_backup_ng.cli.parser import EPILOG_PLACES, Parser, add_display, new_p
 from btrfs_backup_ng.cli.places import need_on_record, read_places
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.value import Value
-from btrfs_backup_ng.session.history import Record, remembered
+from btrfs_backup_ng.session.deed import Deed
+from btrfs_backup_ng.session.history import (
+    Entry,
+    Record,
+    read_entries,
+    state_directory,
+)
 
 _EPILOG = f"""\
 {EPILOG_PLACES}
 Without a place, it shows all that are on record on this machine.
 
 Each line has the time at which the run began, source and destination, and the result: a
-snapshot that was made or sent, nothing to send, or FAILED and why. The oldest comes
-first.
+snapshot that was made or sent, nothing to send, or FAILED and why; or a place, and what
+was deleted or verified there. The oldest comes first.
 
 exit status:
   0  printed
@@ -42,9 +48,14 @@ class LogOptions(Value):
 
 
 class LogReport(Value):
-    """The document of ``log``."""
+    """The document of ``log``.
+
+    :ivar records: of runs.
+    :ivar deeds: what was deleted or verified.
+    """
 
     records: list[Record]
+    deeds: list[Deed]
 
 
 def main(words: Sequence[str]) -> int:
@@ -84,31 +95,53 @@ def read(options: argparse.Namespace) -> LogOptions:
 
 
 def _run(options: LogOptions, call: Call) -> int:
-    records, output = remembered(needed=True), Output(call)
+    entries, output = read_entries(state_directory()), Output(call)
     names = {str(place) for place in options.places}
-    for name in names:
-        need_on_record(name, records)
+    for name in names - {one.place for one in entries if isinstance(one, Deed)}:
+        need_on_record(name, [one for one in entries if isinstance(one, Record)])
     chosen = [
-        record
-        for record in records
-        if (not names or names & {record.source, record.destination})
-        and (options.since is None or call.now - record.time <= options.since)
-        and (record.error or not options.failures)
+        entry
+        for entry in entries
+        if (not names or names & _places(entry))
+        and (options.since is None or call.now - entry.time <= options.since)
+        and (entry.error or not options.failures)
     ]
-    for record in chosen:
-        for line in _lines(record):
+    for entry in chosen:
+        for line in _lines(entry):
             output.line(line, 2)
     if not chosen:
-        output.line("Nothing on record matches" if records else "No run is on record")
-    return output.finish(0, LogReport(chosen))
+        output.line("Nothing on record matches" if entries else "No run is on record")
+    records = [one for one in chosen if isinstance(one, Record)]
+    deeds = [one for one in chosen if isinstance(one, Deed)]
+    return output.finish(0, LogReport(records, deeds))
 
 
-def _lines(record: Record) -> Iterator[str]:
-    way = f"{record.source} -> {record.destination}".removesuffix(" -> ")
-    first, *others = wording.lines(_outcome(record))
-    yield f"{wording.exact(record.time)}  {visible(way)}: {first}"
+def _places(entry: Entry) -> set[str]:
+    if isinstance(entry, Deed):
+        return {entry.place}
+    return {entry.source, entry.destination}
+
+
+def _lines(entry: Entry) -> Iterator[str]:
+    if isinstance(entry, Deed):
+        where, what = entry.place, _what_was_done(entry)
+    else:
+        where = f"{entry.source} -> {entry.destination}".removesuffix(" -> ")
+        what = _outcome(entry)
+    first, *others = wording.lines(what)
+    yield f"{wording.exact(entry.time)}  {visible(where)}: {first}"
     for other in others:
         yield f"  {other}"
+
+
+def _what_was_done(one: Deed) -> str:
+    """Return a deed in words."""
+    names = visible(one.first)
+    if one.count > 1:
+        names = f"{one.count} snapshots, {names} to {visible(one.last)}"
+    how = f" ({visible(one.how)})" if one.how else ""
+    failed = f": FAILED, {one.error}" if one.error else ""
+    return f"{one.act.value} {names}{how}{failed}"
 
 
 def _outcome(record: Record) -> str:

@@ -60,6 +60,37 @@ def test_what_each_run_did_and_why_it_failed(scene: Scene, sshd: Sshd, tmp_path:
     assert failures.count("FAILED") == 3
 
 
+@pytest.mark.btrfs
+def test_what_was_deleted_and_verified(scene: Scene, tmp_path: Path):
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    for _ in range(3):
+        scene.back_up(env=env)
+    one, two, three = scene.snapshot_names
+    here, there = str(scene.source), str(scene.destination)
+    scene.back_up("-N", "2", env=env)  # deletes two of four
+    must(run_program("verify", there, env=env))
+    words = ("prune", "--keep-at", "latest=2")
+    must(run_program(*words, "--dry-run", there, env=env))
+    must(run_program(*words, "--yes", there, env=env))
+    four = scene.snapshot_names[-1]
+
+    def deeds(*words: str) -> list[str]:
+        shown = must(run_program("log", *words, env=env)).stdout.splitlines()
+        return [line[27:] for line in shown if " -> " not in line]
+
+    made = [f"{here}: made snapshot {name}" for name in (one, two, three, four)]
+    verified = f"{there}: verified 4 snapshots, {one} to {four} (identity)"
+    deleted = f"{there}: deleted 2 snapshots, {one} to {two}"
+    pruned = f"{here}: deleted 2 snapshots, {one} to {two}"
+    assert deeds() == [*made, pruned, verified, deleted]
+    assert deeds(there) == [verified, deleted]
+    assert deeds("--failures") == [""]  # nothing matches
+    document = must(run_program("log", there, "--json", env=env)).stdout
+    assert [one["count"] for one in json.loads(document)["deeds"]] == [4, 2]
+    status = must(run_program("status", there, env=env)).stdout
+    assert "FAILED" not in status
+
+
 @covers("--since")
 def test_it_looks_back_as_far_as_it_is_told_and_is_safe_to_print(tmp_path: Path):
     env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}

@@ -30,6 +30,7 @@ from btrfs_backup_ng.core.retention import BY_ARRIVAL
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.place.contents import Seen
 from btrfs_backup_ng.place.space import Space, weigh
+from btrfs_backup_ng.session.deed import Act, deed
 
 #: ``du`` reads all metadata of a snapshot: for more of them than this, or longer than
 #: so many seconds, only if more is asked for (-v).
@@ -136,6 +137,9 @@ class Thinning:
         outcome = carry_out(self._judged, self._request, self.needs, options.wait_s)
         self._gone = frozenset(snapshot.uuid for snapshot in outcome.gone)
         if self._gone:
+            names = [snapshot.name for snapshot in outcome.gone]
+            session = site.session
+            session.remember(deed(session.now, site.location, Act.DELETED, names))
             site.tally.add(Tally(done=1))
             freed = self._freed([s for s in to_delete if s.uuid in self._gone])
             self.site.say(f"deleted {len(self._gone)} of {len(to_delete)}, {freed}")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from btrfs_backup_ng.cli.commands.status.watch import join_span
-from tests.support.command_line import assert_fails
+from tests.support.command_line import assert_fails, covers
 from tests.support.places import ssh_place, ssh_words
 from tests.support.processes import wait_until
 from tests.support.program import PROGRAM, environment, run_program, start_program
@@ -47,6 +47,7 @@ def test_what_cannot_be_watched_is_refused(words: list[str], told: str):
 
 
 @pytest.mark.btrfs
+@covers("--watch", "--watch-every")
 def test_a_stream_gets_block_after_block_over_one_connection(scene: Scene, sshd: Sshd):
     (name,) = fill(scene)
     sshd.mark()
