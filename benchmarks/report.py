@@ -150,7 +150,8 @@ def table(machine: Machine, results: Sequence[Result]) -> str:
     """Return the results as a table in Markdown."""
     rows = [("case", *_COLUMNS), ("---",) * (len(_COLUMNS) + 1)]
     rows += [(result.title, *_cells(result)) for result in results]
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    escaped = ([cell.replace("|", r"\|") for cell in row] for row in rows)
+    lines = [f"| {' | '.join(row)} |" for row in escaped]
     return "\n".join([machine.text, "", *lines, ""])
 
 
