@@ -42,6 +42,7 @@ from btrfs_backup_ng.cli.table import wrapped
 from btrfs_backup_ng.cli.views import PlacesReport
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.value import Value, replace
+from btrfs_backup_ng.host.clock import local_time
 from btrfs_backup_ng.place.contents import new_paths
 from btrfs_backup_ng.session.history import (
     Record,
@@ -301,7 +302,7 @@ def _watch(options: StatusOptions, call: Call, every_s: float) -> int:
     with watch.until_ctrl_c(), opened as session:
 
         def look() -> Iterator[str]:
-            now = datetime.now().astimezone()
+            now = local_time()
             records = remembered(needed=looking.are_known)
             entries = _look(options, replace(session, now=now), records)
             yield f"{now:%Y-%m-%d %H:%M:%S}, every {every_s:g} s until Ctrl-C"
