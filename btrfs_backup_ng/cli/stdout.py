@@ -23,6 +23,15 @@ def print_line(text: str) -> None:
             )
 
 
+def print_block(text: str) -> bool:
+    """Write lines to stdout in one write; return whether that was possible."""
+    with _losing():
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return True
+    return False
+
+
 def print_bytes(raw: bytes) -> None:
     """Write bytes to stdout as they are; if that is not possible, they are lost."""
     with _losing():

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import time
 from _thread import get_ident
 from collections.abc import Iterator
 from typing import Protocol
@@ -24,6 +25,7 @@ class Running(Protocol):
         """Ask its group to end."""
 
 
+_LONGEST_SLEEP_S = 0.1
 #: The signal that interrupted the program.
 interrupted_by: int | None = None
 #: The number of signals so far.
@@ -66,6 +68,18 @@ def check_interrupted() -> None:
     """
     if (signal_number := interrupted()) is not None:
         raise Interrupted(signal_number)
+
+
+def sleep(seconds: float) -> None:
+    """Wait, in short sleeps, as the handler of a signal does not end one.
+
+    :raises Interrupted: if a signal interrupts the program.
+    """
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        check_interrupted()
+        time.sleep(min(left, _LONGEST_SLEEP_S))
+    check_interrupted()
 
 
 def signals_spared() -> int:

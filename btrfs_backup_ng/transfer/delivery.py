@@ -1,7 +1,6 @@
 """The transfers from a source to one destination, with retries."""
 
 import logging
-import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -16,7 +15,7 @@ from btrfs_backup_ng.host.clock import slept_s
 from btrfs_backup_ng.place.locks import Holder
 from btrfs_backup_ng.process.command import ContactLost, TimedOut
 from btrfs_backup_ng.process.fan_out import CameTooLate, Seat
-from btrfs_backup_ng.process.interruption import check_interrupted
+from btrfs_backup_ng.process.interruption import sleep
 from btrfs_backup_ng.process.pipeline import Meter, Moved, PipelineFailed, TooLarge
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.session import Session
@@ -89,7 +88,7 @@ class Delivery:
         while True:
             awake_until = slept_s()
             try:
-                _sleep(pause_s)
+                sleep(pause_s)
                 if pause_s:
                     self._reach_again(holder, when_regained)
                 if pause_s and self._has_arrived(transfer):
@@ -289,10 +288,3 @@ def _why_stopped(error: BackupError, slept: float) -> str:
     ):
         return "the stream began again in its middle, as if its sender was stopped: "
     return ""
-
-
-def _sleep(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        check_interrupted()
-        time.sleep(min(left, 0.2))

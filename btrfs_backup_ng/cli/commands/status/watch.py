@@ -5,19 +5,17 @@ import math
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from btrfs_backup_ng.__util__ import BackupError, Interrupted, UsageError, attempt
 from btrfs_backup_ng.cli import values
-from btrfs_backup_ng.cli.stdout import columns
+from btrfs_backup_ng.cli.stdout import columns, print_block
 from btrfs_backup_ng.core.columns import width
-from btrfs_backup_ng.process.interruption import check_interrupted
+from btrfs_backup_ng.process.interruption import sleep
 
 #: Seconds between two looks, unless the call says otherwise; and the fewest.
 USUALLY_S, LEAST_S = 2.0, 1.0
-_LOOK_FOR_SIGNALS_S = 0.1
 
 
 def join_span(words: Sequence[str]) -> list[str]:
@@ -78,20 +76,7 @@ def watch(look: Callable[[], Sequence[str]], every_s: float) -> None:
         lines = look()
         if not screen.show(lines, is_undisturbed=not once.take_new()):
             return
-        _wait(every_s)
-
-
-def _wait(seconds: float) -> None:
-    """Wait.
-
-    :raises Interrupted: by a signal. Its handler does not end a sleep, so these are
-        short.
-    """
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        check_interrupted()
-        time.sleep(min(left, _LOOK_FOR_SIGNALS_S))
-    check_interrupted()
+        sleep(every_s)
 
 
 class _Once(logging.Filter):
@@ -134,15 +119,7 @@ class _Screen:
         else:
             text = ("\n" if self._shown else "") + "".join(f"{one}\n" for one in lines)
             self._shown = lines
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except OSError:  # closed, or a full disk
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
-            return False
-        return True
+        return print_block(text)
 
     def _redrawn(self, lines: Sequence[str], *, is_undisturbed: bool) -> str:
         """Return what writes lines over the last ones, without a blank in between.
