@@ -171,11 +171,11 @@ def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
     carriers = {}
-    for item in search(descriptor, _UUID_TREE, Key(0, 0, 0), LAST):
-        if item.key == _RECEIVED_KEY:  # its data: one id (u64) a subvolume
-            uuid = _read_uuid(struct.pack("<2Q", item.objectid, item.offset))
-            ids = struct.unpack(f"<{len(item.data) // 8}Q", item.data)
-            carriers[uuid] = ids
+    first = Key(0, 0, 0)
+    for item in search(descriptor, _UUID_TREE, first, LAST, kind=_RECEIVED_KEY):
+        uuid = _read_uuid(struct.pack("<2Q", item.objectid, item.offset))
+        ids = struct.unpack(f"<{len(item.data) // 8}Q", item.data)  # one a subvolume
+        carriers[uuid] = ids
     return carriers
 
 
@@ -249,13 +249,12 @@ def nested_subvolumes(descriptor: int) -> list[bytes]:
     first = Key(tree_id, _ROOT_REF_KEY, 0)
     paths = []
     directories: dict[int, bytes] = {}
-    for item in search(descriptor, _ROOT_TREE, first, tree_id):
-        if item.objectid == tree_id and item.key == _ROOT_REF_KEY:
-            inode, _, length = _ROOT_REF.unpack_from(item.data)
-            name = item.data[_ROOT_REF.size :][:length]
-            if inode not in directories:
-                directories[inode] = _directory_path(descriptor, tree_id, inode)
-            paths.append(directories[inode] + name)
+    for item in search(descriptor, _ROOT_TREE, first, tree_id, kind=_ROOT_REF_KEY):
+        inode, _, length = _ROOT_REF.unpack_from(item.data)
+        name = item.data[_ROOT_REF.size :][:length]
+        if inode not in directories:
+            directories[inode] = _directory_path(descriptor, tree_id, inode)
+        paths.append(directories[inode] + name)
     return paths
 
 

@@ -146,13 +146,11 @@ def parse_entry(line: bytes) -> Entry | None:
     :returns: None if a newer version of the program wrote it.
     :raises Unreadable: if it is damaged.
     """
-    newer = 0
     for version, build in _BUILDERS.items():
         try:
             return parse_document(line, version, build)
         except Unreadable as error:
-            newer = error.newer
-            if not newer:
+            if not error.newer:
                 raise
     return None
 

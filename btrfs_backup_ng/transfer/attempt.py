@@ -337,7 +337,7 @@ def _choose_interval(route: Route, size_bytes: int | None) -> int:
     the network. A transfer that is shorter than an interval makes none; what is to
     cross a network must be much shorter, as the size is an estimate.
 
-    :param size_bytes: of the stream from here, if it is known.
+    :param size_bytes: of the stream, if it is known.
     """
     source, wanted = route.source, route.options.checkpoint_interval
     if not wanted:
