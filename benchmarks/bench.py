@@ -137,6 +137,19 @@ class Bench:
         return self.server
 
     @contextlib.contextmanager
+    def ssh_to(self, hosts: Sequence[str]) -> Iterator[sshd.Sshd]:
+        """Run a server of its own, on each of these addresses; it is measured, too.
+
+        :param hosts: 127.0.0.1 and addresses after it.
+        """
+        usual = self.server
+        with sshd.running_sshd(hosts=hosts[1:]) as self.server:
+            try:
+                yield self.server
+            finally:
+                self.server = usual
+
+    @contextlib.contextmanager
     def disk(self, size: int = 4 * GIB, *options: str) -> Iterator[Path]:
         """Make a filesystem in memory, and mount it.
 

@@ -12,10 +12,30 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.bench import Bench, Failed
-from benchmarks.cases import CASES, alone, btrbk, cuts, diff, look, transfers, verify
+from benchmarks.cases import (
+    CASES,
+    alone,
+    btrbk,
+    cuts,
+    diff,
+    fleet,
+    look,
+    transfers,
+    verify,
+)
 from benchmarks.slow import NotPossible
 
-__all__ = ["alone", "btrbk", "cuts", "diff", "look", "main", "transfers", "verify"]
+__all__ = [
+    "alone",
+    "btrbk",
+    "cuts",
+    "diff",
+    "fleet",
+    "look",
+    "main",
+    "transfers",
+    "verify",
+]
 
 #: Part of the real sizes in a quick run.
 _QUICK = 0.05
