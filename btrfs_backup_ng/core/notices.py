@@ -13,8 +13,9 @@ from btrfs_backup_ng.core.document import Inline, Lines
 from btrfs_backup_ng.core.events import Event, Failed, Sent, Snapshotted, UpToDate
 from btrfs_backup_ng.core.value import Value, replace
 
-#: The least time between two messages about one trouble.
-AGAIN = timedelta(days=1)
+#: Least time between two messages about one trouble: a day, less the AccuracySec= of
+#: two runs, see systemd.timer(5). So each run of a daily timer tells it.
+AGAIN = timedelta(days=1) - timedelta(minutes=2)
 #: How long another run may be at work before that is a trouble.
 BUSY = timedelta(days=1)
 #: How long a trouble stays on record that no run looks at.
@@ -122,6 +123,8 @@ class Notice(Value):
     since: datetime
 
 
+#: The text about the end of a trouble.
+_OVER = {NoticeKind.FAILURE: "good again", NoticeKind.STALE: "up to date again"}
 #: What is on record.
 Record = Mapping[TroubleKey, Known]
 
@@ -153,7 +156,8 @@ def plan_notices(
         if known is None or known.state is TroubleState.OVER:
             continue
         if known.state is TroubleState.TOLD and NoticeKind.RECOVERY in wanted:
-            due[key] = Notice(NoticeKind.RECOVERY, subject, "", "", known.since)
+            over = _OVER[kind]
+            due[key] = Notice(NoticeKind.RECOVERY, subject, over, "", known.since)
         new[key] = replace(known, state=TroubleState.OVER)
     return due, new
 
@@ -272,11 +276,14 @@ def compose(notices: Sequence[Notice], host: str, now: datetime) -> Message:
 
     :param now: aware.
     """
-    if len(notices) == 1:
-        about = f"{notices[0].subject} {_WORDS[notices[0].kind]}"
+    about_each = {(_WORDS[notice.kind], notice.subject) for notice in notices}
+    if len(about_each) == 1:
+        about = " ".join(f"{subject} {word}" for word, subject in about_each)
     else:
-        counts = {kind: sum(n.kind is kind for n in notices) for kind in NoticeKind}
-        about = ", ".join(f"{n} {_WORDS[kind]}" for kind, n in counts.items() if n)
+        counts = {
+            word: sum(w == word for w, _ in about_each) for word in _WORDS.values()
+        }
+        about = ", ".join(f"{n} {word}" for word, n in counts.items() if n)
     lines = [line for notice in notices for line in _lines(notice, now)]
     return Message(
         f"btrfs-backup-ng on {visible(host)}: {about}",
@@ -295,7 +302,7 @@ _WORDS = {
 def _lines(notice: Notice, now: datetime) -> Iterator[str]:
     lasts = now - notice.since
     if notice.kind is NoticeKind.RECOVERY:
-        yield f"{notice.subject}: good again, after {format_age(lasts)}"
+        yield f"{notice.subject}: {notice.text}, after {format_age(lasts)}"
         return
     since = f", for {format_age(lasts)}" if lasts >= timedelta(minutes=1) else ""
     yield f"{notice.subject}: {_WORDS[notice.kind]}{since}"

@@ -67,6 +67,11 @@ def test_a_trouble_is_told_once_a_day_and_its_end_once():
     assert told(*runs) == ["0 failure", "24 failure", "48 failure", "50 recovery"]
 
 
+def test_each_run_of_a_daily_timer_tells_a_trouble_that_lasts():
+    runs = [(24 * HOUR * day - MINUTE * (day % 2), bad()) for day in range(4)]
+    assert len(told(*runs)) == 4
+
+
 def test_what_fails_again_within_a_day_is_not_told_again():
     runs = [(HOUR * n, bad() if n % 2 else good()) for n in range(1, 60)]
     assert told(*runs) == [
@@ -209,11 +214,22 @@ def test_a_message_names_what_is_wrong_since_when_and_why():
         "home at nas: failed, for 30 h",
         *("  it broke", "  Reply-To: x\\x1b[31m", "  Run: this"),
     ]
-    over = notice(NoticeKind.RECOVERY, AT_USB)
-    message = compose([one, over, replace_since(one)], "laptop", NOW)
+    over = notice(NoticeKind.RECOVERY, AT_USB, "good again")
+    new = Notice(FAILURE, HOME, "it broke", "", NOW)
+    message = compose([one, over, new], "laptop", NOW)
     assert message.title.endswith("laptop: 2 failed, 1 recovered")
-    assert "home at usb: good again, after 30 h\nhome at nas: failed\n" in message.text
+    assert "home at usb: good again, after 30 h\nhome: failed\n" in message.text
 
 
-def replace_since(notice: Notice) -> Notice:
-    return Notice(notice.kind, notice.subject, notice.text, notice.hint, NOW)
+def test_the_ends_of_two_troubles_of_a_target_are_one_recovery_with_two_lines():
+    kinds = (FAILURE, NoticeKind.STALE)
+    troubles = [Trouble(kind, AT_USB, "no luck") for kind in kinds]
+    _, record = plan_notices({}, RunSight(tuple(troubles)), {*NoticeKind}, NOW)
+    over = RunSight(good=tuple((kind, AT_USB) for kind in kinds))
+    due, _ = plan_notices(record, over, {*NoticeKind}, NOW + HOUR)
+    message = compose([*due.values()], "laptop", NOW + HOUR)
+    assert message.title.endswith("laptop: home at usb recovered")
+    assert message.text.splitlines()[:2] == [
+        "home at usb: good again, after 60 min",
+        "home at usb: up to date again, after 60 min",
+    ]

@@ -174,8 +174,9 @@ class World:
         """Return what was told since the last call, in alphabetical order."""
         text = self._told.read_text() if self._told.exists() else ""
         self._told.unlink(missing_ok=True)
-        found = re.findall(r"^(\S.*): (failed|stale|good again)\b", text, re.M)
-        kinds = {"failed": "failure", "stale": "stale", "good again": "recovery"}
+        kinds = {"failed": "failure", "stale": "stale"}
+        kinds |= dict.fromkeys(("good again", "up to date again"), "recovery")
+        found = re.findall(rf"^(\S.*): ({'|'.join(kinds)})\b", text, re.M)
         return sorted(Told(kinds[word], subject) for subject, word in found)
 
 
