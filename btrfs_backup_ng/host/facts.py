@@ -62,7 +62,7 @@ def read_facts(
         facts = _with_mount(facts, directory, file.read())
     if facts.mount_root != "/":
         facts = replace(facts, can_mount=bool(find_program("unshare")))
-    names = os.listdir(directory)
+    has_entry = os.path.lexists(f"{directory}/{STATE}")
     has_stub = _is_stub(f"{directory}/{STATE}")
     if facts.is_btrfs and folder:
         with ioctl.opened_directory(directory) as descriptor:
@@ -74,16 +74,16 @@ def read_facts(
         on_system_disk=is_same_filesystem(
             _filesystem_id(directory), _filesystem_id("/")
         ),
-        is_empty=not names,
+        is_empty=_is_empty(directory),
         is_writable=os.access(directory, os.W_OK) and not facts.is_mounted_read_only,
         size_used=(space.f_blocks - space.f_bfree) * space.f_frsize,
         size_free=space.f_bavail * space.f_frsize,
-        has_state=STATE in names and not has_stub,
+        has_state=has_entry and not has_stub,
         has_stub=has_stub,
         folder_filesystem=_filesystem_id(_existing(folder)) if folder else "",
         folder_trouble=_folder_trouble(folder) if root else "",
         has_folder=os.path.isdir(folder) and not _is_stub(folder),
-        trouble=trouble_with(directory) if STATE in names and root else "",
+        trouble=trouble_with(directory) if has_entry and root else "",
     )
     if facts.is_btrfs:
         is_cloned = has_twin(facts.filesystem, _mounted_filesystems())
@@ -165,6 +165,25 @@ def _mounted_filesystems() -> str:
     ]
     texts = ((path, read_text(path)) for path in paths)
     return "".join(f"{path}:{text}" for path, text in texts if text)
+
+
+def _is_empty(directory: str) -> bool:
+    """Return whether a directory has no entries.
+
+    Its time of access stays: a new one would be a change of a source, each day.
+
+    :raises OSError: if it cannot be read.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(directory, flags | os.O_NOATIME)
+    except PermissionError:  # only its owner and root may
+        descriptor = os.open(directory, flags)
+    try:
+        with os.scandir(descriptor) as entries:
+            return next(entries, None) is None
+    finally:
+        os.close(descriptor)
 
 
 def names_in(path: str) -> list[str]:
