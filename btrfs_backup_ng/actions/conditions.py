@@ -25,6 +25,7 @@ from btrfs_backup_ng.place.preflight import (
     look_at,
     source_purpose,
 )
+from btrfs_backup_ng.session.deed import Act, deed
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.sshutil.refusal import ConnectionFailed, LoginRefused
@@ -54,7 +55,7 @@ def admit(
     try:
         job = _check_source(job, at_source, session)
     except Unmet as unmet:
-        _note(job.source, str(unmet), session)
+        _skip(job, job.source, str(unmet), session)
         return None, tally
     except Refused as error:
         _refuse(job, job.source, error, tally, session)
@@ -66,7 +67,7 @@ def admit(
                 check_place(one.location, conditions, one.ssh, session, one.checks)
             kept.append(one)
         except Unmet as unmet:
-            _note(one.location, str(unmet), session)
+            _skip(job, one.location, str(unmet), session)
         except Refused as error:
             _refuse(job, one.location, error, tally, session)
     return replace(job, destinations=tuple(kept)), tally
@@ -85,7 +86,7 @@ def _check_source(job: Job, conditions: Conditions, session: Session) -> Job:
         name = attempt(lambda: find_unchanged(job, session))
         if isinstance(name, str) and name:
             text = f"not changed since {visible(name)}, so no snapshot is made"
-            _note(job.source, text, session)
+            _skip(job, job.source, text, session)
             return replace(job, take_snapshot=False)
     return job
 
@@ -140,9 +141,12 @@ def _why_away(facts: Facts) -> str:
     return "it is an empty directory on the system disk"
 
 
-def _note(place: Location, text: str, session: Session) -> None:
+def _skip(job: Job, place: Location, why: str, session: Session) -> None:
+    """Report what is not done, and record it."""
     name = visible(str(place))
-    session.emit(Noted(str(place), Level.INFO, f"{name}: {text}"))
+    session.emit(Noted(str(place), Level.INFO, f"{name}: {why}"))
+    if not (job.dry_run or place.is_command):
+        session.remember(deed(session.now, place, Act.SKIPPED, (), how=why))
 
 
 def _refuse(

@@ -4,12 +4,13 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from typing import Self
 
-from btrfs_backup_ng.__util__ import BackupError, Busy, attempt, visible
+from btrfs_backup_ng.__util__ import BackupError, Busy, Interrupted, attempt, visible
 from btrfs_backup_ng.core.model import Role
 from btrfs_backup_ng.core.value import Value
 from btrfs_backup_ng.endpoint.common import Place
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Characters of a holder's note that are shown: two names of 255 characters fit.
 _SHOWN = 600
+#: Between two notes about one transfer: over ssh, each costs a process at the host.
+_NOTED_EACH_S = 5.0
 
 
 class Holder:
@@ -31,6 +34,9 @@ class Holder:
     def __init__(self, since: datetime) -> None:
         self._since = since
         self._says: dict[Place, Say] = {}
+        self._last = ""
+        self._doing: dict[Place, str] = {}
+        self._running: dict[Place, Callable[[], str]] = {}
         self._regained = ExitStack()
 
     def __enter__(self) -> Self:
@@ -50,15 +56,51 @@ class Holder:
         return json.dumps(facts)
 
     def note(self, doing: str, *needed: Place) -> None:
-        """Replace the note in all locks that this run holds.
+        """Replace the note in the locks that this run holds.
+
+        Where a transfer runs, the last one that needed this place stays.
 
         :param needed: the places that will be changed.
         :raises BackupError: if the lock of one of these is lost.
         """
-        for place, say in self._says.items():
-            done = attempt(functools.partial(say, self.line(doing)))
+        self._last = doing
+        self._doing |= dict.fromkeys(needed, doing)
+        for place in list(self._says):
+            done = attempt(functools.partial(self._say, place))
             if isinstance(done, BackupError) and place in needed:
                 raise done
+
+    @contextmanager
+    def showing(self, state: Callable[[], str], *places: Place) -> Iterator[None]:
+        """Keep the state of a running transfer in the notes of its places.
+
+        :param state: returns it, for people, from any thread.
+        """
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(_NOTED_EACH_S):
+                for place in places:
+                    with suppress(BackupError, Interrupted):  # the run finds out itself
+                        self._say(place)
+
+        self._running |= dict.fromkeys(places, state)
+        threading.Thread(target=keep, daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+            for place in places:
+                if self._running.get(place) is state:
+                    del self._running[place]
+
+    def _say(self, place: Place) -> None:
+        """Write the note of a place, if its lock is held."""
+        doing = self._last
+        if state := self._running.get(place):
+            doing = ", ".join(filter(None, (self._doing.get(place, ""), state())))
+        if say := self._says.get(place):
+            say(self.line(doing))
 
     def regain(self, place: Place, wait_s: float, role: Role) -> bool:
         """Lock a place again if its lock was lost with its connection.

@@ -1,4 +1,4 @@
-"""What was done to the snapshots of a place beside transfers, for the history."""
+"""What was done at a place beside transfers, or was not to be done, for the history."""
 
 import enum
 from collections.abc import Sequence
@@ -10,21 +10,22 @@ from btrfs_backup_ng.core.value import Value, defaults_of
 
 
 class Act(enum.Enum):
-    """What was done to snapshots."""
+    """What was done to snapshots, or that nothing was done."""
 
     DELETED = "deleted"
     VERIFIED = "verified"
+    SKIPPED = "skipped"
 
 
 class Deed(Value):
-    """Something that one command did to snapshots of a place.
+    """Something that one command did at a place, mostly to its snapshots.
 
     The names of the fields are the keys in the file.
 
     :ivar time: when the command began, aware UTC.
     :ivar place: the text of its location.
-    :ivar how: of a verification: how deep it was.
-    :ivar count: of the snapshots.
+    :ivar how: of a verification: how deep it was; of what was skipped: why.
+    :ivar count: of the snapshots; 0 of what was skipped.
     :ivar first: the name of the first one; with ``last`` instead of all of them, so
         that a line is short.
     :ivar error: what was not good; "" if all was.

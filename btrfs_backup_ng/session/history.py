@@ -119,7 +119,8 @@ def format_entry(entry: Entry) -> bytes:
     """Return the line about it."""
     if isinstance(entry, Record):
         return format_record(entry)
-    fields = fields_of(entry) | {"error": entry.error[:_MESSAGE_LENGTH]}
+    texts = {key: getattr(entry, key)[:_MESSAGE_LENGTH] for key in ("how", "error")}
+    fields = fields_of(entry) | texts
     return format_document(_VERSION_OF_DEEDS, fields)
 
 

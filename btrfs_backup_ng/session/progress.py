@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
 from btrfs_backup_ng.__util__ import format_size, format_span, visible
@@ -100,6 +100,14 @@ class Figures(Value):
             "finishing" if self.is_over else rate,
             format_span(self.elapsed_s) if left is None else f"left {_clock(left)}",
         )
+
+    def sentence(self) -> str:
+        """Return what is known of percent, amount and the time left, as a text."""
+        _, _, percent, amount, rate, time_left = self.cells()
+        if self.is_over:
+            return rate
+        parts = percent, amount, time_left if self.left_s is not None else ""
+        return ", ".join(filter(None, parts))
 
 
 #: The order in which a narrow terminal drops cells: amount, number, rate.
@@ -277,16 +285,17 @@ class Progress:
     @contextlib.contextmanager
     def add(
         self, meter: "Meter", title: str, number: int = 0, count: int = 0
-    ) -> Iterator[None]:
+    ) -> Iterator[Callable[[], str]]:
         """Show a transfer as long as the context lasts.
 
         :param number: of this one among ``count``.
+        :returns: a function that returns its state, for people.
         """
         transfer = ShownTransfer(meter, title, time.monotonic(), number, count)
         with self._guard:
             self._transfers.append(transfer)
         try:
-            yield
+            yield lambda: transfer.figures(time.monotonic()).sentence()
         finally:
             with self._guard:
                 self._transfers.remove(transfer)

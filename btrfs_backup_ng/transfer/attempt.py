@@ -359,25 +359,24 @@ def expecting(
     transfer: Transfer,
     route: Route,
     *,
-    wanted: bool,
+    after_s: float = 0.0,
     exactly: bool = True,
 ) -> Iterator[None]:
     """Measure the size of a transfer while it runs, for percent and ETA.
 
     First estimate it, if nothing is known. Then measure it exactly, if that is cheap.
 
-    :param wanted: the progress is shown.
+    :param after_s: only if it lasts for longer than this.
     :param exactly: measure, too; else the estimate will do.
     """
-    if not wanted:
-        yield
-        return
     over = threading.Event()
 
     def measure() -> None:
         ends = route.source, transfer.snapshot, transfer.parent
         form = route.protocol
         with suppress(Interrupted):  # the transfer raises it, too
+            if over.wait(after_s):
+                return
             if meter.expected_bytes is None:
                 estimate = attempt(lambda: written_since(*ends, over=over))
                 expect(estimate, is_estimate=True)

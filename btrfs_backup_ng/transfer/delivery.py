@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 
 from btrfs_backup_ng.__util__ import BackupError, Busy, format_age, visible
@@ -38,6 +39,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 _RELOCK_S = 60.0
 #: So often a transfer is begun again because a server refused it a session.
 _REFUSALS = 10
+#: A transfer that is not watched tells its percent to ``status`` after this time: the
+#: estimate for it costs as much as 2 % of the transfer (60,000 small files).
+_UNWATCHED_S = 60.0
 #: A shorter time is no sleep: the two clocks are not read at once.
 _SLEPT_AT_LEAST_S = 0.5
 
@@ -94,7 +98,9 @@ class Delivery:
                 if pause_s and self._has_arrived(transfer):
                     sent = self.sent(transfer, Moved(0, 0.0, b""))
                 else:
-                    sent = self._attempt(transfer, size_bytes, before_publishing, seat)
+                    sent = self._attempt(
+                        transfer, size_bytes, holder, before_publishing, seat
+                    )
             except BackupError as error:
                 if refusing := refusing_hosts(error, self.route):
                     waits = all([host.waits_after_refusal() for host in refusing])
@@ -165,6 +171,7 @@ class Delivery:
         self,
         transfer: Transfer,
         size_bytes: int | None,
+        holder: Holder,
         before_publishing: Callable[[], None],
         seat: Seat | None,
     ) -> Sent:
@@ -175,34 +182,45 @@ class Delivery:
                 "it is resumed, and the part that it has need not be sent"
             )
         try:
-            return self._run(attempt, size_bytes, before_publishing, seat)
+            return self._run(attempt, size_bytes, holder, before_publishing, seat)
         except StreamChanged as error:
             if seat:
                 raise
             self._warn(f"{error.message}; it is sent again from the start")
         attempt = replace(attempt, checkpoint=None)
-        return self._run(attempt, size_bytes, before_publishing)
+        return self._run(attempt, size_bytes, holder, before_publishing)
 
     def _run(
         self,
         attempt: Attempt,
         size_bytes: int | None,
+        holder: Holder,
         before_publishing: Callable[[], None],
         seat: Seat | None = None,
     ) -> Sent:
-        """Run an attempt, and show its progress."""
+        """Run an attempt, and show its progress here and in the locks' notes."""
         session, transfer = self._session, attempt.transfer
         name, packed = transfer.snapshot.name, attempt.route.packed_codec
         meter = Meter()
         if not packed:  # else the size on the wire is not known in advance
             meter.expected_bytes, meter.is_estimate = size_bytes, True
-        wanted = session.watched and not packed
-        exactly = seat is None or seat.is_first  # once for those that share a sender
+        is_watched = session.watched
+        is_first = seat is None or seat.is_first  # of those that share a sender
         if attempt.checkpoint:
             log.info("resuming at byte %d of %s", attempt.checkpoint.offset, name)
+        size = expecting(
+            meter,
+            transfer,
+            attempt.route,
+            after_s=0.0 if is_watched else _UNWATCHED_S,
+            exactly=is_watched and is_first,
+        )
+        shown = session.progress.add(meter, f"{name} -> {self._name}", *self.turn)
+        source, sink = self.route.source.place, self.route.sink.place
         with (
-            session.progress.add(meter, f"{name} -> {self._name}", *self.turn),
-            expecting(meter, transfer, attempt.route, wanted=wanted, exactly=exactly),
+            shown as state,
+            holder.showing(state, source, sink),
+            nullcontext() if packed else size,
         ):
             moved = attempt.run(meter, session.now, before_publishing, seat)
         return self.sent(transfer, moved, packed, meter.resumed_bytes)

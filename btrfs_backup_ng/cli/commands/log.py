@@ -12,7 +12,7 @@ from btrfs_backup_ng.cli.parser import EPILOG_PLACES, Parser, add_display, new_p
 from btrfs_backup_ng.cli.places import need_on_record, read_places
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.value import Value
-from btrfs_backup_ng.session.deed import Deed
+from btrfs_backup_ng.session.deed import Act, Deed
 from btrfs_backup_ng.session.history import (
     Entry,
     Record,
@@ -26,7 +26,7 @@ Without a place, it shows all that are on record on this machine.
 
 Each line has the time at which the run began, source and destination, and the result: a
 snapshot that was made or sent, nothing to send, or FAILED and why; or a place, and what
-was deleted or verified there. The oldest comes first.
+was deleted or verified there, or why it was skipped. The oldest comes first.
 
 exit status:
   0  printed
@@ -51,7 +51,7 @@ class LogReport(Value):
     """The document of ``log``.
 
     :ivar records: of runs.
-    :ivar deeds: what was deleted or verified.
+    :ivar deeds: what was deleted, verified or skipped.
     """
 
     records: list[Record]
@@ -136,6 +136,8 @@ def _lines(entry: Entry) -> Iterator[str]:
 
 def _what_was_done(one: Deed) -> str:
     """Return a deed in words."""
+    if one.act is Act.SKIPPED:
+        return visible(one.how)
     names = visible(one.first)
     if one.count > 1:
         names = f"{one.count} snapshots, {names} to {visible(one.last)}"

@@ -91,6 +91,33 @@ def test_what_was_deleted_and_verified(scene: Scene, tmp_path: Path):
     assert "FAILED" not in status
 
 
+def test_what_a_run_skipped_is_on_record_with_the_condition(
+    scene: Scene, tmp_path: Path
+):
+    config, away = tmp_path / "config.toml", tmp_path / "away"
+    config.write_text(f"""\
+[targets.usb]
+place = "{away}"
+optional = true
+[volumes.home]
+source = "{scene.source}"
+to = "usb"
+only-if-changed = true
+""")
+    env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path / "state")}
+    for words in ([], ["--dry-run"], []):
+        must(run_program("run", "-c", config, *words, env=env))
+    (name,) = scene.snapshot_names
+    text = f"{away}: away: it does not exist; skipped (optional)"
+    made = f"{scene.source}: made snapshot {name}"
+    unchanged = f"{scene.source}: not changed since {name}, so no snapshot is made"
+    shown = must(run_program("log", env=env)).stdout.splitlines()
+    assert sorted(line[27:] for line in shown) == sorted([made, text, unchanged, text])
+    assert must(run_program("log", away, env=env)).stdout.count("; skipped") == 2
+    failures = must(run_program("log", "--failures", env=env)).stdout
+    assert failures == "Nothing on record matches\n"
+
+
 @covers("--since")
 def test_it_looks_back_as_far_as_it_is_told_and_is_safe_to_print(tmp_path: Path):
     env = {"BTRFS_BACKUP_NG_STATE": str(tmp_path)}

@@ -17,7 +17,7 @@ from btrfs_backup_ng.place.locks import parse_holder
 from btrfs_backup_ng.session.history import History, Record
 from tests.support.command_line import Done, complaint, covers, must, on_terminal
 from tests.support.places import MIB, STATE, ssh_place, ssh_words
-from tests.support.processes import wait_until
+from tests.support.processes import killed, wait_until
 from tests.support.program import Argument, run_program, start_program
 from tests.support.scene import Scene
 from tests.support.sshd import Sshd
@@ -115,6 +115,27 @@ def test_running_with_who_and_what(scene: Scene, sshd: Sshd):
     assert since.startswith("2026-01-02T")
     # Whatever it says of itself is only true as long as it is there.
     assert "WAITING" in must(status(scene.destination), 1).stdout
+
+
+def test_a_transfer_tells_percent_and_time_left_at_each_of_its_places(
+    scene: Scene, sshd: Sshd
+):
+    scene.write(60 * MIB)
+    ssh, near = ssh_words(sshd), scene.destination
+    far = ssh_place(sshd, scene.other_destination("far"))
+    words = [*ssh, "--progress", "--rate", "1M", *scene.words(far)]
+    with killed(start_program(*words)):
+        for place, target in ((near, near), (far, far), (scene.source, "")):
+            shown = wait_until(lambda: _state_of_transfer(place, ssh), 60)
+            assert shown and shown.group(1).startswith("sending "), shown
+            assert shown.group(1).endswith(f" to {target}") or not target, shown
+            assert 0 <= int(shown.group(2)) < 100
+
+
+def _state_of_transfer(place: Argument, ssh: list[str]) -> re.Match[str] | None:
+    text = status(*ssh, place).stdout
+    pattern = r"since \d\d:\d\d, (sending .*), (\d+)%, .* MiB, left [\d:]+$"
+    return re.search(pattern, text, re.M)
 
 
 def test_a_holder_that_tells_nothing_runs_all_the_same(scene: Scene):

@@ -68,7 +68,8 @@ states:
   FAILED  the last run failed or was refused, with the reason
   STALE  the newest is older than --max-age, or max-age of the configuration, allows;
     snapshots dated in the future do not count
-  RUNNING  a run is at work: which, since when, and on which snapshot
+  RUNNING  a run is at work: which, since when, on which snapshot, and of a longer
+    transfer the percent and the time left
   WAITING  a transfer was interrupted; the next backup that sends the same snapshot
     from the same parent resumes it
   NEVER  nothing complete is there yet
