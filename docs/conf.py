@@ -28,6 +28,7 @@ autodoc_default_options = {
     "member-order": "bysource",
 }
 autodoc_typehints = "signature"
+autodoc_use_type_comments = False  # there are none
 html_theme = "alabaster"
 html_theme_options = {"description": "Incremental btrfs backups"}
 

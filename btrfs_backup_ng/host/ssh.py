@@ -170,7 +170,7 @@ class SshHost:
         """Return the command of a session in which verbs run."""
         words = ("none", grammar.DECODE, grammar.RUN_DECODED)
         remote = verbs.LOOP.remote_command(words, token=self._token)
-        return self._command(remote, "a session")
+        return replace(self._command(remote, "a session"), ends_by_pipes=True)
 
     def call(
         self,

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import functools
 import importlib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ _VERBS = [importlib.import_module(name) for name in VERBS.values()]
 TREES = [backup_options.build_parser(), *(module.build_parser() for module in _VERBS)]
 
 
+@functools.cache
 def _covered() -> set[str]:
     """Read from all test modules, here and beside, what their tests say they cover."""
     found = set()

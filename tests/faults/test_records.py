@@ -179,8 +179,19 @@ DAMAGES = {
 }
 
 
+#: Those that the reader finds in the content, wherever that came from.
+IN_CONTENT = {_truncated, _garbage, _deep, _wrong_types, _no_object}
+
+
 @pytest.mark.parametrize(
-    ("damage", "said"), DAMAGES.items(), ids=lambda one: getattr(one, "__name__", "")
+    ("places", "damage", "said"),
+    [
+        pytest.param(kind, damage, said, id=f"{kind}-{damage.__name__}")
+        for damage, said in DAMAGES.items()
+        for kind in ("local", "ssh")
+        if kind == "local" or damage not in IN_CONTENT
+    ],
+    indirect=["places"],
 )
 def test_where_a_record_is_not_known_nothing_is_deleted_in_that_run(
     places: Places, damage: Callable[[Path], None], said: str

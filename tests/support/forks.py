@@ -77,7 +77,8 @@ class Server:
         """
         request = {"argv": [*argv], "env": [*env.items()], "cwd": os.fspath(cwd or ".")}
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(3)]
+            in_memory = (os.memfd_create("stream") for _ in range(3))
+            files = [stack.enter_context(open(one, "w+b")) for one in in_memory]
             files[0].write(os.fsencode(input or ""))
             files[0].seek(0)
             streams = [file.fileno() for file in files]

@@ -57,6 +57,12 @@ def only_one() -> Iterator[None]:
         os.close(directory)
 
 
+def memory() -> Path:
+    """Return a directory in memory if there is one, for what is flushed often."""
+    shared = Path("/dev/shm")
+    return shared if os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+
+
 def public_directory() -> Path:
     """Make a temporary directory that other users may pass through and read.
 
@@ -71,7 +77,8 @@ def sweep() -> list[str]:
     """Remove directories and networks of killed test runs; return their names."""
     left = [
         path
-        for path in Path(tempfile.gettempdir()).glob("bbng-*")
+        for place in {Path(tempfile.gettempdir()), memory()}
+        for path in place.glob("bbng-*")
         if path.is_dir() and is_leftover(path.name)
     ]
     for path in left:

@@ -85,14 +85,14 @@ def wait_until(
 ) -> T:
     """Ask repeatedly until the answer is true, and return it.
 
-    At least half of the time is left to the observed processes.
+    At least three quarters of the time are left to the observed processes.
     """
     asked = time.monotonic()
     deadline = asked + timeout_s
     while not (answer := predicate()):
         answered = time.monotonic()
         assert answered < deadline, f"still {answer!r} after {timeout_s} s"
-        time.sleep(max(interval_s, answered - asked))
+        time.sleep(max(interval_s, 3 * (answered - asked)))
         asked = time.monotonic()
     return answer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from . import forks, ours
 CHECKOUT = Path(__file__).resolve().parents[2]
 PROGRAM = (sys.executable, "-m", "btrfs_backup_ng")
 #: The history of all runs that this process starts.
-STATE_DIRECTORY = Path(tempfile.gettempdir()) / f"{ours.mark()}-state"
+STATE_DIRECTORY = ours.memory() / f"{ours.mark()}-state"
 
 #: For the environment of a program that is to ask the ``btrfs`` in its PATH about the
 #: changes that it makes itself: see ``asking/sitecustomize.py``. Such a ``btrfs`` ends
