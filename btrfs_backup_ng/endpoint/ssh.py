@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FAILED_FOR_S = 60.0
 #: Limit on the hosts that are looked at, of which some may not answer.
 HOSTS_AT_ONCE = 16
+#: A host that has not let us in after this time may not answer at all.
+_SLOW_LOGIN_S = 3.0
 
 
 class _Login:
@@ -33,6 +35,7 @@ class _Login:
     :ivar host: once it is done.
     :ivar message: of the error of the last attempt; and its hint.
     :ivar failed_at: when that was, as monotonic time.
+    :ivar began_at: the same of an attempt that goes on; None without one.
     """
 
     def __init__(self) -> None:
@@ -40,6 +43,7 @@ class _Login:
         self.host: SshHost | None = None
         self.message = self.hint = ""
         self.failed_at = -FAILED_FOR_S
+        self.began_at: float | None = None
 
 
 class Connections(ExitStack):
@@ -82,6 +86,7 @@ class Connections(ExitStack):
             if login.host is None:
                 if time.monotonic() < login.failed_at + FAILED_FOR_S:
                     raise ConnectionFailed(login.message, hint=login.hint)
+                login.began_at = time.monotonic()
                 try:
                     login.host = self._log_in(location, options)
                 except LoginRefused:
@@ -90,6 +95,8 @@ class Connections(ExitStack):
                     login.message, login.hint = error.message, error.hint
                     login.failed_at = time.monotonic()
                     raise
+                finally:
+                    login.began_at = None
             return login.host
 
     def _log_in(self, location: Location, options: SshOptions) -> SshHost:
@@ -111,12 +118,21 @@ class Connections(ExitStack):
 
         It is not before the first look at a place there.
         """
-        hosts = [
-            login.host
-            for (one, _), login in self._logins.copy().items()
-            if login.host and replace(one, user="") == replace(machine, user="")
-        ]
+        hosts = [login.host for login in self._logins_to(machine) if login.host]
         return bool(hosts) and all(host.allows(sessions) for host in hosts)
+
+    def wait_for(self, machine: Location) -> bool:
+        """Return whether a login to a machine takes long, and is not over."""
+        slow = time.monotonic() - _SLOW_LOGIN_S
+        begun = [login.began_at for login in self._logins_to(machine)]
+        return any(began is not None and began < slow for began in begun)
+
+    def _logins_to(self, machine: Location) -> list[_Login]:
+        return [
+            login
+            for (one, _), login in self._logins.copy().items()
+            if replace(one, user="") == replace(machine, user="")
+        ]
 
 
 def ssh_place(

@@ -53,6 +53,7 @@ def run_side_by_side(
     at_once: int,
     at_once_on_a_host: int,
     allows: Callable[[Location, int], bool] = lambda host, sessions: True,
+    waits: Callable[[Location], bool] = lambda host: False,
     threads: ThreadPoolExecutor | None = None,
 ) -> list[T]:
     """Run each task in a thread, and return their results in their order.
@@ -62,16 +63,20 @@ def run_side_by_side(
     same; then the first of these errors is raised.
 
     :param allows: returns whether a host is known to allow so many sessions at once.
+    :param waits: returns whether a host has not let us in for long. A task that waits
+        for one does not count, so that many hosts that are off delay no other task.
     :param threads: to run them in, instead of new ones.
     """
     # Its threads stay until the end: a child ends with the thread that started it, as
     # the connection of a host, which other tasks use, too.
-    with nullcontext(threads) if threads else ThreadPoolExecutor(at_once) as pool:
+    most = at_once + HOSTS_AT_ONCE
+    with nullcontext(threads) if threads else ThreadPoolExecutor(most) as pool:
         waiting = list(tasks)
         while waiting and not interrupted():
             running = [task for task in tasks if task.is_running]
             task = _find_free(waiting, running, at_once_on_a_host, allows)
-            if task and len(running) < at_once:
+            busy = [each for each in running if not any(map(waits, each.hosts))]
+            if task and len(busy) < at_once and len(running) < most:
                 task.future = pool.submit(task.action)
                 waiting.remove(task)
             else:

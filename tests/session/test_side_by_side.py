@@ -41,6 +41,7 @@ class Watched:
         at_once: int = 9,
         on_a_host: int = 9,
         allows: Callable[[Location, int], bool] = lambda host, sessions: True,
+        waits: Callable[[Location], bool] = lambda host: False,
     ):
         self.began: list[int] = []
         self.results: list[int] = []
@@ -58,6 +59,7 @@ class Watched:
                     at_once=at_once,
                     at_once_on_a_host=on_a_host,
                     allows=allows,
+                    waits=waits,
                 )
             except BaseException as error:
                 self.errors.append(error)
@@ -112,6 +114,28 @@ def test_not_more_run_at_once_than_asked_for() -> None:
     watched.end(0, 2)
     watched.join()
     assert watched.began.index(2) == 2
+
+
+def test_a_task_whose_host_does_not_answer_takes_no_place_of_another() -> None:
+    silent = set[str]()
+    watched = Watched(
+        ["ssh://one/a"],
+        ["ssh://two/a"],
+        ["/a"],
+        ["/b"],
+        at_once=1,
+        waits=lambda host: host.host in silent,
+    )
+    watched.wait_for(0)
+    silent.add("one")
+    watched.wait_for(0, 1)
+    silent.add("two")
+    watched.wait_for(0, 1, 2)
+    watched.end(2)
+    watched.wait_for(0, 1, 2, 3)
+    watched.end(0, 1, 3)
+    watched.join()
+    assert watched.results == [0, 10, 20, 30]
 
 
 def test_a_host_takes_a_few_tasks_and_a_few_places_at_once() -> None:
