@@ -121,7 +121,7 @@ class Connections(ExitStack):
         hosts = [login.host for login in self._logins_to(machine) if login.host]
         return bool(hosts) and all(host.allows(sessions) for host in hosts)
 
-    def wait_for(self, machine: Location) -> bool:
+    def awaits(self, machine: Location) -> bool:
         """Return whether a login to a machine takes long, and is not over."""
         slow = time.monotonic() - _SLOW_LOGIN_S
         begun = [login.began_at for login in self._logins_to(machine)]

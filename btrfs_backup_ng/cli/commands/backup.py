@@ -106,7 +106,7 @@ def _run_tasks(
             at_once=at_once,
             at_once_on_a_host=on_a_host,
             allows=session.connections.allow,
-            waits=session.connections.wait_for,
+            waits=session.connections.awaits,
         )
     finally:
         for number in range(len(tasks)):  # those that a signal kept from starting
