@@ -14,7 +14,7 @@ from btrfs_backup_ng.core.events import Event, Failed, Sent, Snapshotted, UpToDa
 from btrfs_backup_ng.core.value import Value, replace
 
 #: Least time between two messages about one trouble: a day, less the AccuracySec= of
-#: two runs, see systemd.timer(5). So each run of a daily timer tells it.
+#: two runs, see systemd.timer(5). So each run of a daily timer reports it.
 AGAIN = timedelta(days=1) - timedelta(minutes=2)
 #: How long another run may be at work before that is a trouble.
 BUSY = timedelta(days=1)

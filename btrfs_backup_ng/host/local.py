@@ -5,7 +5,6 @@ import errno
 import fcntl
 import functools
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -162,24 +161,15 @@ class LocalHost:
                     descriptor = fresh_file(directory, "holder")
                     note = stack.enter_context(open(descriptor, "wb", buffering=0))
 
-                longest, guard = 0, threading.Lock()
-
                 def say(text: str) -> None:
-                    """Replace the note; a reader finds the old one or the new one."""
-                    nonlocal longest
-                    with guard:
-                        if note and not note.closed:
-                            line = text.encode(errors="surrogateescape")
-                            longest = max(longest, len(line))
-                            with contextlib.suppress(OSError):
-                                os.pwrite(note.fileno(), line.ljust(longest), 0)
+                    if note:
+                        with contextlib.suppress(OSError):
+                            note.seek(0)
+                            note.truncate()
+                            note.write(text.encode(errors="surrogateescape"))
 
                 say(who)
-                try:
-                    yield say
-                finally:
-                    with guard:
-                        stack.close()
+                yield say
 
     def held(self, state: str) -> str | None:
         """Try to take a shared lock, and release it at once."""

@@ -404,20 +404,25 @@ class SshHost:
             if word != b"locked":
                 raise self._not_locked(state, exchange.finish(_FAILING_S))
 
+            guard, is_released = threading.Lock(), False
+
             def say(text: str) -> None:
                 check_interrupted()
-                if exchange.is_over():
-                    raise BackupError(
-                        f"the connection to {visible(self.name)} was lost, and"
-                        f" with it the lock on {visible(plain(state))}"
-                    )
-                send(text)
+                with guard:  # several threads may write notes
+                    if is_released or exchange.is_over():
+                        raise BackupError(
+                            f"the connection to {visible(self.name)} was lost, and"
+                            f" with it the lock on {visible(plain(state))}"
+                        )
+                    send(text)
 
             try:
                 lasting = self._master.sessions.one_lasting()
                 with lasting, beating(exchange.stdin, words[2]) as send:
                     yield say
             finally:
+                with guard:
+                    is_released = True
                 exchange.release()
 
     @contextmanager

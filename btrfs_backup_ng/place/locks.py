@@ -21,12 +21,18 @@ log = logging.getLogger(__name__)
 
 #: Characters of a holder's note that are shown: two names of 255 characters fit.
 _SHOWN = 600
-#: Between two notes about one transfer: over ssh, each costs a process at the host.
-_NOTED_EACH_S = 5.0
+#: Between two states of a transfer: over ssh, each costs a process at the host.
+_RENEWED_EACH_S = 5.0
+#: The name of the files in memory, as /proc shows it.
+_LIVE = "btrfs-backup-ng"
 
 
 class Holder:
     """The locks that this run holds, each with a note for processes that wait for it.
+
+    While transfers run, their state is kept in the notes of places behind ssh. For a
+    place of this machine it is in memory, and its note only names that: a thread that
+    writes to a disk that hangs would keep the program from ending.
 
     :param since: start of the run, aware.
     """
@@ -34,73 +40,92 @@ class Holder:
     def __init__(self, since: datetime) -> None:
         self._since = since
         self._says: dict[Place, Say] = {}
-        self._last = ""
-        self._doing: dict[Place, str] = {}
-        self._running: dict[Place, Callable[[], str]] = {}
+        self._doing = ""
+        self._needed: dict[Place, str] = {}  # the last note that needed the place
+        self._transfers: dict[Place, list[Callable[[], str]]] = {}
+        self._memory: dict[Place, int] = {}
+        self._guard = threading.Lock()
+        self._is_over = threading.Event()
+        self._keeper: threading.Thread | None = None
         self._regained = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over.set()
         self._regained.close()
 
-    def line(self, doing: str = "") -> str:
-        """Return the note, as one line of JSON."""
+    def line(self, place: Place, doing: str) -> str:
+        """Return the note of a place, as one line of JSON."""
         facts = {
             "pid": os.getpid(),
             "host": os.uname().nodename,
             "since": self._since.isoformat(timespec="seconds"),
             "doing": doing,
         }
+        if place in self._memory:
+            facts["live"] = self._memory[place]
         return json.dumps(facts)
 
     def note(self, doing: str, *needed: Place) -> None:
-        """Replace the note in the locks that this run holds.
-
-        Where a transfer runs, the last one that needed this place stays.
+        """Replace the notes in all locks that this run holds.
 
         :param needed: the places that will be changed.
         :raises BackupError: if the lock of one of these is lost.
         """
-        self._last = doing
-        self._doing |= dict.fromkeys(needed, doing)
-        for place in list(self._says):
-            done = attempt(functools.partial(self._say, place))
+        self._doing = doing
+        self._needed |= dict.fromkeys(needed, doing)
+        for place, say in list(self._says.items()):
+            done = attempt(functools.partial(say, self.line(place, doing)))
             if isinstance(done, BackupError) and place in needed:
                 raise done
 
     @contextmanager
-    def showing(self, state: Callable[[], str], *places: Place) -> Iterator[None]:
+    def showing(
+        self, figures: Callable[[], str], source: Place, sink: Place
+    ) -> Iterator[None]:
         """Keep the state of a running transfer in the notes of its places.
 
-        :param state: returns it, for people, from any thread.
+        :param figures: returns how far it is, as text, from any thread.
         """
-        over = threading.Event()
+        doing = self._needed.get(sink, self._doing)
 
-        def keep() -> None:
-            while not over.wait(_NOTED_EACH_S):
-                for place in places:
-                    with suppress(BackupError, Interrupted):  # the run finds out itself
-                        self._say(place)
+        def state() -> str:
+            return ", ".join(filter(None, (doing, figures())))
 
-        self._running |= dict.fromkeys(places, state)
-        threading.Thread(target=keep, daemon=True).start()
+        with self._guard:
+            for place in (source, sink):
+                self._transfers.setdefault(place, []).append(state)
+            if not self._keeper:
+                self._keeper = threading.Thread(target=self._keep, daemon=True)
+                self._keeper.start()
         try:
             yield
         finally:
-            over.set()
-            for place in places:
-                if self._running.get(place) is state:
-                    del self._running[place]
+            with self._guard:
+                for place in (source, sink):
+                    self._transfers[place].remove(state)
+                    self._remember(place)
 
-    def _say(self, place: Place) -> None:
-        """Write the note of a place, if its lock is held."""
-        doing = self._last
-        if state := self._running.get(place):
-            doing = ", ".join(filter(None, (self._doing.get(place, ""), state())))
-        if say := self._says.get(place):
-            say(self.line(doing))
+    def _keep(self) -> None:
+        """Renew the states of the transfers, in a thread."""
+        while not self._is_over.wait(_RENEWED_EACH_S):
+            with self._guard:
+                for place, states in self._transfers.items():
+                    say = self._says.get(place)
+                    self._remember(place)
+                    if states and say and place not in self._memory:
+                        with suppress(BackupError, Interrupted):  # the run sees it, too
+                            say(self.line(place, states[-1]()))
+
+    def _remember(self, place: Place) -> None:
+        """Write the state of a place of this machine into memory; none is empty."""
+        if place in self._memory:
+            states = self._transfers[place]
+            text = states[-1]() if states else ""
+            content = text.encode(errors="surrogateescape")
+            os.pwrite(self._memory[place], content.ljust(_SHOWN), 0)
 
     def regain(self, place: Place, wait_s: float, role: Role) -> bool:
         """Lock a place again if its lock was lost with its connection.
@@ -109,7 +134,10 @@ class Holder:
         :raises Busy: if another run has it for longer than ``wait_s``.
         """
         say = self._says.get(place)
-        if not (say and isinstance(attempt(lambda: say(self.line())), BackupError)):
+        if not say:
+            return False
+        line = self.line(place, self._doing)
+        if not isinstance(attempt(lambda: say(line)), BackupError):
             return False
         self._regained.enter_context(self.holding(place, wait_s, role))
         return True
@@ -123,14 +151,27 @@ class Holder:
         :raises Busy: if another run has it for longer than ``wait_s``.
         """
         with ExitStack() as stack:
+            if place.location.is_here:
+                stack.enter_context(self._in_memory(place))
             try:
-                say = stack.enter_context(place.lock(wait_s, self.line(), role))
+                lock = place.lock(wait_s, self.line(place, ""), role)
+                say = stack.enter_context(lock)
             except LockHeld as error:
                 raise busy(place, error.message) from error
             log.info("locked %s", place)
             self._says[place] = say
             stack.callback(self._says.pop, place, None)
             yield
+
+    @contextmanager
+    def _in_memory(self, place: Place) -> Iterator[None]:
+        """Keep the state of a place in a file that only processes here can read."""
+        self._memory[place] = os.memfd_create(_LIVE)
+        try:
+            yield
+        finally:
+            with self._guard:
+                os.close(self._memory.pop(place))
 
 
 class Worker(Value):
@@ -162,9 +203,24 @@ def parse_holder(text: str) -> Worker | None:
         since = datetime.fromisoformat(facts["since"]).astimezone()
         pid, host = int(facts["pid"]), str(facts["host"])[:_SHOWN]
         doing = str(facts["doing"])[:_SHOWN]
+        if host == os.uname().nodename and "live" in facts:
+            doing = _read_live(pid, int(facts["live"])) or doing
         return Worker(pid, host, since, doing)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def _read_live(pid: int, descriptor: int) -> str:
+    """Return the state that a run keeps in its memory; "" if it cannot be read.
+
+    A note may name any descriptor of any process: only such a file is opened.
+    """
+    path = f"/proc/{pid}/fd/{descriptor}"
+    with suppress(OSError):
+        if os.readlink(path).startswith(f"/memfd:{_LIVE} "):
+            with open(path, "rb") as file:
+                return os.fsdecode(file.read(_SHOWN)).strip()
+    return ""
 
 
 def busy(place: Place, holder: str) -> Busy:

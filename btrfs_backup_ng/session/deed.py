@@ -1,4 +1,4 @@
-"""What was done at a place beside transfers, or was not to be done, for the history."""
+"""Deletions, verifications and skips at a place, for the history."""
 
 import enum
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from btrfs_backup_ng.core.value import Value, defaults_of
 
 
 class Act(enum.Enum):
-    """What was done to snapshots, or that nothing was done."""
+    """What a command did to snapshots, or that it skipped a place."""
 
     DELETED = "deleted"
     VERIFIED = "verified"

@@ -36,7 +36,7 @@ from btrfs_backup_ng.core.record import (
 )
 from btrfs_backup_ng.core.value import Value, defaults_of
 from btrfs_backup_ng.host.entry import NotOurs, read_record, replace_file
-from btrfs_backup_ng.session.deed import Deed, fields_of, read_fields
+from btrfs_backup_ng.session.deed import Act, Deed, fields_of, read_fields
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ HISTORY = "history.jsonl"
 _VERSION = 1
 #: Of a deed: a program that knows only the outcomes of runs leaves such a line alone.
 _VERSION_OF_DEEDS = 2
+#: Of one that was skipped, for the same reason.
+_VERSION_OF_SKIPS = 3
 #: Some 10,000 records; beyond that the older half is deleted.
 LIMIT_BYTES = 4 * MIB
 _MESSAGE_LENGTH = 500
@@ -121,7 +123,9 @@ def format_entry(entry: Entry) -> bytes:
         return format_record(entry)
     texts = {key: getattr(entry, key)[:_MESSAGE_LENGTH] for key in ("how", "error")}
     fields = fields_of(entry) | texts
-    return format_document(_VERSION_OF_DEEDS, fields)
+    is_skip = entry.act is Act.SKIPPED
+    version = _VERSION_OF_SKIPS if is_skip else _VERSION_OF_DEEDS
+    return format_document(version, fields)
 
 
 def format_record(record: Record) -> bytes:
@@ -172,6 +176,7 @@ def _built(fields: Any) -> Record:
 _BUILDERS: Mapping[int, Callable[[Any], Entry]] = {
     _VERSION: _built,
     _VERSION_OF_DEEDS: read_fields,
+    _VERSION_OF_SKIPS: read_fields,
 }
 
 

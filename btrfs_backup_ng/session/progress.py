@@ -288,8 +288,9 @@ class Progress:
     ) -> Iterator[Callable[[], str]]:
         """Show a transfer as long as the context lasts.
 
+        It yields a function that returns how far the transfer is, as text.
+
         :param number: of this one among ``count``.
-        :returns: a function that returns its state, for people.
         """
         transfer = ShownTransfer(meter, title, time.monotonic(), number, count)
         with self._guard:

@@ -151,8 +151,10 @@ class Login:
             return []
         beside = threading.Thread(target=self._learn_defaults, args=(user,))
         beside.start()
-        names = self._ciphers(user)
-        beside.join()
+        try:
+            names = self._ciphers(user)
+        finally:
+            beside.join()
         fast = [name for name in names if "-gcm@" in name]
         if not fast or names != self._ciphers(user, *_DEFAULTS):
             return []
@@ -175,12 +177,13 @@ class Login:
             return self._seen[user, *arguments]
         argv = ("ssh", "-G", *arguments, *self.arguments())
         command = Command(argv, label="ssh", user=user, ends_by_pipes=True)
-        found = self._seen[user, *arguments] = {}
+        found: dict[str, list[str]] = {}
         with contextlib.suppress(CommandNotStarted):  # the login will report it
             text = run(command, check=False).stdout
             for line in text.decode(errors="surrogateescape").splitlines():
                 key, _, value = line.partition(" ")
                 found.setdefault(key, []).append(value)
+        self._seen[user, *arguments] = found
         return found
 
     def by_hand(self) -> str:

@@ -366,7 +366,7 @@ def expecting(
 
     First estimate it, if nothing is known. Then measure it exactly, if that is cheap.
 
-    :param after_s: only if it lasts for longer than this.
+    :param after_s: measure only a transfer that lasts longer.
     :param exactly: measure, too; else the estimate will do.
     """
     over = threading.Event()

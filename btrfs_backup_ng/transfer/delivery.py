@@ -39,8 +39,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 300.0
 _RELOCK_S = 60.0
 #: So often a transfer is begun again because a server refused it a session.
 _REFUSALS = 10
-#: A transfer that is not watched tells its percent to ``status`` after this time: the
-#: estimate for it costs as much as 2 % of the transfer (60,000 small files).
+#: ``status`` shows the percent of a transfer that is not watched after this time: the
+#: estimate for it takes as much as 2 % of the transfer (60,000 small files).
 _UNWATCHED_S = 60.0
 #: A shorter time is no sleep: the two clocks are not read at once.
 _SLEPT_AT_LEAST_S = 0.5
@@ -218,8 +218,8 @@ class Delivery:
         shown = session.progress.add(meter, f"{name} -> {self._name}", *self.turn)
         source, sink = self.route.source.place, self.route.sink.place
         with (
-            shown as state,
-            holder.showing(state, source, sink),
+            shown as figures,
+            holder.showing(figures, source, sink),
             nullcontext() if packed else size,
         ):
             moved = attempt.run(meter, session.now, before_publishing, seat)

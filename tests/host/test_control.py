@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -315,6 +316,16 @@ def test_a_lost_lock_is_noticed(
         with pytest.raises(BackupError, match=lost):
             say("not me")
     assert host.held(str(tmp_path)) is None
+
+
+def test_several_threads_may_write_notes(host: SshHost, tmp_path: Path) -> None:
+    """As the transfers of a run do, and the run itself."""
+    with ThreadPoolExecutor(4) as pool:
+        with host.lock(str(tmp_path), 0, "me") as say:
+            list(pool.map(say, map(str, range(300))))
+            processes.wait_until(lambda: host.held(str(tmp_path)) not in (None, "me"))
+        with pytest.raises(BackupError, match="lost, and with it the lock"):
+            say("too late")
 
 
 def test_a_lock_that_ended_at_the_other_side_alone_is_noticed(

@@ -13,6 +13,7 @@ from btrfs_backup_ng.cli.commands import run_words
 from btrfs_backup_ng.cli.config import look
 from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
 from btrfs_backup_ng.host import power
+from tests.conftest import MakesFilesystems
 from tests.support.command_line import NOBODY, complaint, covers, in_conversation, must
 from tests.support.places import ssh_place, ssh_words
 from tests.support.processes import wait_until
@@ -139,6 +140,18 @@ def test_a_target_that_is_away_costs_the_others_nothing(configured: Configured):
     away.rename(scene.destination)
     done = must(configured.run("home", "--incremental=required"))
     assert not done.stderr and configured.count("home") >= 2
+
+
+def test_a_look_at_a_source_is_no_change_of_it(btrfs: MakesFilesystems, tmp_path: Path):
+    source, file = (
+        btrfs(mount_options=("strictatime",)).path / "home",
+        tmp_path / "file",
+    )
+    subprocess.run(["btrfs", "-q", "subvolume", "create", source], check=True)
+    file.write_text(f"only-if-changed = true\n[volumes.home]\nsource = '{source}'")
+    for words in ("made snapshot", "not changed since", "not changed since"):
+        done = must(run_program("run", "-c", file))
+        assert words in done.stdout + done.stderr
 
 
 def test_the_right_disk_must_be_there(configured: Configured):

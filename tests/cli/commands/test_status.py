@@ -125,11 +125,33 @@ def test_a_transfer_tells_percent_and_time_left_at_each_of_its_places(
     far = ssh_place(sshd, scene.other_destination("far"))
     words = [*ssh, "--progress", "--rate", "1M", *scene.words(far)]
     with killed(start_program(*words)):
-        for place, target in ((near, near), (far, far), (scene.source, "")):
+        for place, target in (
+            (near, near),
+            (far, far),
+            (scene.source, f"{near}|{far}"),
+        ):
             shown = wait_until(lambda: _state_of_transfer(place, ssh), 60)
             assert shown and shown.group(1).startswith("sending "), shown
-            assert shown.group(1).endswith(f" to {target}") or not target, shown
+            assert shown.group(1).split(" to ")[1] in str(target).split("|"), shown
             assert 0 <= int(shown.group(2)) < 100
+
+
+def test_each_of_several_transfers_from_behind_ssh_is_shown_with_its_own_state(
+    scene: Scene, sshd: Sshd
+):
+    scene.write(60 * MIB)
+    ssh, source = ssh_words(sshd), ssh_place(sshd, scene.source)
+    targets = [scene.destination, *map(scene.other_destination, ("two", "three"))]
+    options = ["-p", "x-", *ssh, "--progress", "--rate", "1M"]
+    with killed(start_program(*options, source, *targets)) as program:
+        for place in targets:
+            shown = wait_until(lambda: _state_of_transfer(place, ssh), 60)
+            assert shown and shown.group(1).endswith(f" to {place}"), shown
+        shown = wait_until(lambda: _state_of_transfer(source, ssh), 60)
+        assert shown and shown.group(1).split(" to ")[1] in map(str, targets), shown
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=60)
+    assert program.returncode == 130 and "Traceback" not in errors, errors
 
 
 def _state_of_transfer(place: Argument, ssh: list[str]) -> re.Match[str] | None:
