@@ -213,13 +213,18 @@ def parse_holder(text: str) -> Worker | None:
 def _read_live(pid: int, descriptor: int) -> str:
     """Return the state that a run keeps in its memory; "" if it cannot be read.
 
-    A note may name any descriptor of any process: only such a file is opened.
+    A note may name any descriptor of any process, and that may be exchanged meanwhile:
+    nothing but such a file is opened.
     """
-    path = f"/proc/{pid}/fd/{descriptor}"
     with suppress(OSError):
-        if os.readlink(path).startswith(f"/memfd:{_LIVE} "):
-            with open(path, "rb") as file:
-                return os.fsdecode(file.read(_SHOWN)).strip()
+        named = os.open(f"/proc/{pid}/fd/{descriptor}", os.O_PATH | os.O_CLOEXEC)
+        try:
+            path = f"/proc/self/fd/{named}"
+            if os.readlink(path).startswith(f"/memfd:{_LIVE} "):
+                with open(path, "rb") as file:
+                    return os.fsdecode(file.read(_SHOWN)).strip("\0 ")
+        finally:
+            os.close(named)
     return ""
 
 

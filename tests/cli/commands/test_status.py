@@ -160,6 +160,28 @@ def _state_of_transfer(place: Argument, ssh: list[str]) -> re.Match[str] | None:
     return re.search(pattern, text, re.M)
 
 
+def test_a_note_opens_nothing_but_a_state_in_memory(scene: Scene, tmp_path: Path):
+    """Another user may have written it, and named a pipe that nobody writes to."""
+    fill(scene)
+    pipe, file = tmp_path / "pipe", tmp_path / "file"
+    os.mkfifo(pipe)
+    file.write_text("secret")
+    memory = os.memfd_create("btrfs-backup-ng")
+    os.write(memory, b"sending x-2, 7%\x1b[31m")
+    opened = [os.open(path, os.O_RDWR) for path in (pipe, file)] + [memory, 12345]
+    here, shown = os.uname().nodename, []
+    try:
+        for descriptor in opened:
+            _holder(scene, pid=os.getpid(), host=here, live=descriptor)
+            with locked(scene.destination / STATE):
+                shown.append(must(status(scene.destination)).stdout)
+    finally:
+        for descriptor in opened[:-1]:
+            os.close(descriptor)
+    ends = ["sending x-1, 62%\n"] * 2 + ["7%\\x1b[31m\n", "sending x-1, 62%\n"]
+    assert [end for end, text in zip(ends, shown) if not text.endswith(end)] == []
+
+
 def test_a_holder_that_tells_nothing_runs_all_the_same(scene: Scene):
     fill(scene)
     with locked(scene.destination / STATE):
