@@ -8,9 +8,9 @@ nothing about the outcome of a run.
 
 Nothing depends on it. If it is lost, backups continue, and commands only lack its data
 (sizes, known places). A line is added by one write under ``flock``, and flushed if it
-records a delivery or a failure. The older half is deleted at 4 MiB. A last line that a
-crash tore off is ignored, and the next write removes it; damage is moved aside; lines
-of newer versions are kept.
+records a delivery or a failure. The older half is deleted at 4 MiB, but for the last
+delivery to each place. A last line that a crash tore off is ignored, and the next write
+removes it; damage is moved aside; lines of newer versions are kept.
 """
 
 import contextlib
@@ -278,9 +278,7 @@ class History:
         finally:
             os.close(descriptor)
         if size + len(line) > LIMIT_BYTES:
-            content = _read(self._path)  # its older half is deleted
-            start = content.find(b"\n", len(content) - LIMIT_BYTES // 2) + 1
-            replace_file(directory, HISTORY, content[start:])
+            replace_file(directory, HISTORY, _shortened(_read(self._path)))
 
     def _move_damage_aside(self, now: datetime, directory: int) -> None:
         """Move a damaged file aside, and continue with its good lines."""
@@ -299,6 +297,35 @@ class History:
         replace_file(directory, HISTORY, b"".join(line + b"\n" for line in good))
         text = "%s was damaged; it is moved to %s, and continues with %d good lines"
         log.warning(text, self._path, aside, len(good))
+
+
+def _shortened(content: bytes) -> bytes:
+    """Return the newer half, and the last delivery to each place that has none there.
+
+    The backup of a place that is away for long is as old as that delivery.
+    """
+    start = content.find(b"\n", len(content) - LIMIT_BYTES // 2) + 1
+    older, newer = content[:start], content[start:]
+    last: dict[tuple[str, str], bytes] = {}
+    for line in _whole_lines(older):
+        if delivered := _delivered(line):
+            last.pop(delivered, None)  # for the order of time
+            last[delivered] = line
+    for line in _whole_lines(newer):
+        if delivered := _delivered(line):
+            last.pop(delivered, None)
+    kept = b"".join(line + b"\n" for line in last.values())
+    surplus = len(kept) - LIMIT_BYTES // 4
+    return kept[kept.find(b"\n", surplus) + 1 if surplus > 0 else 0 :] + newer
+
+
+def _delivered(line: bytes) -> tuple[str, str] | None:
+    """Return source and destination if a line is about a snapshot that arrived."""
+    with contextlib.suppress(Unreadable):
+        entry = parse_entry(line)
+        if isinstance(entry, Record) and entry.name and not entry.error:
+            return entry.source, entry.destination
+    return None
 
 
 def _is_damaged(line: bytes) -> bool:

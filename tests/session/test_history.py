@@ -228,6 +228,28 @@ def test_it_stays_bounded_and_keeps_the_newest(
     assert os.listdir(tmp_path) == [HISTORY]
 
 
+def test_the_last_delivery_to_a_place_that_is_away_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its backups are as old as that, and are reported in time: on the 33rd day."""
+    monkeypatch.setattr(history, "LIMIT_BYTES", 20_000)
+    away = [replace(RECORD, destination=f"/mnt/{name}") for name in ("one", "two")]
+    older = [replace(one, time=NOW - timedelta(days=1)) for one in away]
+    failed = [replace(one, time=NOW + timedelta(days=1), error="no") for one in away]
+    log = History(str(tmp_path))
+    for record in (*older, *away, *failed, *_numbered(300)):
+        log.add(record)
+        assert _path(tmp_path).stat().st_size <= 20_000
+    kept = read_history(str(tmp_path))
+    assert kept[: len(away)] == away and older[0] not in kept
+    for one in away:
+        assert last_at(kept, one.destination).arrived == one
+    # However many they are, there is room for what comes.
+    for number in range(300):
+        log.add(replace(RECORD, destination=f"/mnt/{number}"))
+        assert _path(tmp_path).stat().st_size <= 20_000
+
+
 def test_runs_side_by_side_lose_nothing(tmp_path: Path) -> None:
     def run(source: str) -> None:
         _write(tmp_path, *(replace(r, source=source) for r in _numbered(40)))
