@@ -108,7 +108,7 @@ ROWS = {
     ),
     "each": Row(
         *(VOLUME, "'x'", lambda e: e.plan.name, "home/x"),
-        "test_a_host_that_hangs_costs_the_others_of_a_fleet_nothing",
+        "test_hosts_that_hang_cost_the_others_of_a_fleet_nothing",
         ("source = '/{each}'",),
     ),
     "place": Row(TARGET, "'/x'", lambda e: str(e.destination.location), "/x", _PART),
