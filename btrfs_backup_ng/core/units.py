@@ -18,7 +18,7 @@ _BASE = "btrfs-backup-ng"
 #: systemd allows 255 characters, with the suffix.
 _LONGEST_NAME = 240
 #: Longest time by which a backup is put off, so that a fleet does not start at once.
-#: Each machine has a time of its own, always the same, so it runs once in 24 hours.
+#: Each machine has a time of its own, always the same: a day later is 24 hours later.
 _DELAYS = {"hourly": "5min", "daily": "1h"}
 _DELAY = "5min"
 #: The times for cron.

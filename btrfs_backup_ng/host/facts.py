@@ -3,6 +3,8 @@
 On this machine no process is started for it; from another one ``hello`` answers.
 """
 
+import contextlib
+import fcntl
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -174,16 +176,11 @@ def _is_empty(directory: str) -> bool:
 
     :raises OSError: if it cannot be read.
     """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    try:
-        descriptor = os.open(directory, flags | os.O_NOATIME)
-    except PermissionError:  # only its owner and root may
-        descriptor = os.open(directory, flags)
-    try:
+    with ioctl.opened_directory(directory) as descriptor:
+        with contextlib.suppress(PermissionError):  # only its owner and root may
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NOATIME)
         with os.scandir(descriptor) as entries:
             return next(entries, None) is None
-    finally:
-        os.close(descriptor)
 
 
 def names_in(path: str) -> list[str]:

@@ -5,10 +5,9 @@ import os
 import pwd
 import shlex
 import stat
-import threading
 from collections.abc import Mapping
 
-from btrfs_backup_ng.__util__ import BackupError, Interrupted, UsageError, visible
+from btrfs_backup_ng.__util__ import UsageError, visible
 from btrfs_backup_ng.core.location import Location
 from btrfs_backup_ng.core.model import SshOptions
 from btrfs_backup_ng.core.value import Value
@@ -16,8 +15,6 @@ from btrfs_backup_ng.process.child import run
 from btrfs_backup_ng.process.command import Command, CommandNotStarted
 from btrfs_backup_ng.sshutil.passwords import find_password_file, has_terminal
 
-#: Words with which ssh reads no file.
-_DEFAULTS = ("-F", "none")
 #: Options that allow nothing but commands, and end a connection whose peer is gone.
 _OPTIONS = (
     "ServerAliveInterval=15",
@@ -149,22 +146,12 @@ class Login:
         keys = [option.partition("=")[0].lower() for option in self.options.options]
         if "ciphers" in keys or not has_aes():
             return []
-        beside = threading.Thread(target=self._learn_defaults, args=(user,))
-        beside.start()
-        try:
-            names = self._ciphers(user)
-        finally:
-            beside.join()
+        names = self._ciphers(user)
         fast = [name for name in names if "-gcm@" in name]
-        if not fast or names != self._ciphers(user, *_DEFAULTS):
+        if not fast or names != self._ciphers(user, "-F", "none"):
             return []
         others = [name for name in names if name not in fast]
         return ["-o", f"Ciphers={','.join([*fast, *others])}"]
-
-    def _learn_defaults(self, user: str) -> None:
-        """Ask ssh for its own settings, in a thread."""
-        with contextlib.suppress(BackupError, Interrupted):  # it is asked again
-            self.configuration(user, *_DEFAULTS)
 
     def _ciphers(self, user: str, *arguments: str) -> list[str]:
         """Return the ciphers that ssh would offer, best first."""
@@ -177,13 +164,12 @@ class Login:
             return self._seen[user, *arguments]
         argv = ("ssh", "-G", *arguments, *self.arguments())
         command = Command(argv, label="ssh", user=user, ends_by_pipes=True)
-        found: dict[str, list[str]] = {}
+        found = self._seen[user, *arguments] = {}
         with contextlib.suppress(CommandNotStarted):  # the login will report it
             text = run(command, check=False).stdout
             for line in text.decode(errors="surrogateescape").splitlines():
                 key, _, value = line.partition(" ")
                 found.setdefault(key, []).append(value)
-        self._seen[user, *arguments] = found
         return found
 
     def by_hand(self) -> str:

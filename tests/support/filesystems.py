@@ -16,7 +16,7 @@ from typing import NamedTuple
 from . import ours
 
 PATIENCE_S = 10.0
-_MEMORY = Path("/dev/shm")
+_MEMORY = ours.memory()
 
 
 class Mount(NamedTuple):
