@@ -711,6 +711,44 @@ def test_a_lock_is_seen_the_same_there_as_here(there, tmp_path):
     assert os.listdir(state) == []
 
 
+@pytest.mark.parametrize("does_end", [True, False])
+@pytest.mark.parametrize("inner", INNER)
+def test_the_end_of_a_holder_may_come_behind_its_last_sign(
+    shells, tmp_path, inner, does_end
+):
+    beat, holder = tmp_path / "beat", os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    beat.write_text("1 1\n")
+    (tmp_path / "holder").write_text("it")
+    command = verbs.LOCK.remote_command(("root", str(tmp_path), "0", "me"))
+    path = f"{shells / inner}:{os.environ['PATH']}"
+    with subprocess.Popen(
+        outer_argv("dash", command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PATH": path},
+    ) as process:
+        assert process.stderr
+        try:
+            for _ in range(2):  # one before each look
+                assert process.stderr.readline() == b"bbng2 working\n"
+            with open(beat, "r+b") as file:  # in place
+                file.write(b"1 2\n")
+            for _ in range(2):
+                assert process.stderr.readline() == b"bbng2 working\n"
+            if does_end:
+                os.close(holder)
+            answer, _ = process.communicate(b"\n", timeout=60)
+        finally:
+            process.kill()
+    if does_end:
+        assert answer == b"locked\n"
+    else:
+        assert (answer, process.returncode) == (b"busy\nit", grammar.BUSY)
+        os.close(holder)
+
+
 def test_who_may_not_see_a_lock_does_not_take_it_for_free(shells):
     """Nor for held: nothing is known."""
     directory = ours.public_directory()

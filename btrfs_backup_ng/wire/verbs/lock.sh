@@ -1,7 +1,9 @@
 # lock STATE SECONDS WHO [KIND FOLDER]: hold the lock of a place until stdin ends, or brings an empty line, or brings
 # nothing for 30 s. This side may never notice a lost connection, so each line on stdin is a sign of life. It replaces
 # the note about the holder and changes `beat`: a run that finds the lock held by another machine watches `beat`; if it
-# stops changing, the run waits for the lock to expire.
+# stops changing, the run waits for the lock to expire. The end of a connection may come right behind the last sign of
+# life, so the run waits for another second after it has seen one. `beat` stays when a lock is released: without it, the
+# holder is on this machine.
 #   SECONDS      to wait for another holder
 #   WHO          the note about the holder
 #   KIND FOLDER  make the directories before: see prepare
@@ -14,6 +16,7 @@ note=$3
 go "$1" || finish 1
 exec 9<.
 rounds_left=225 # of 0.2 s: longer than a lock outlives its last sign of life
+rounds_after_sign=5
 first_beat=
 until flock -n 9; do
     notify working
@@ -24,7 +27,10 @@ until flock -n 9; do
     fi
     beat=$(head -c 100 ./beat 2>/dev/null)
     first_beat=${first_beat:-$beat}
-    if [ -z "$beat" ] || [ "$beat" != "$first_beat" ] || [ $rounds_left = 0 ]; then
+    if [ "$beat" != "$first_beat" ] && [ $rounds_left -gt $rounds_after_sign ]; then
+        rounds_left=$rounds_after_sign
+    fi
+    if [ -z "$beat" ] || [ $rounds_left = 0 ]; then
         echo busy
         head -c 4096 ./holder 2>/dev/null
         finish "$busy"
@@ -42,7 +48,7 @@ count=0
 show_signs() {
     count=$((count + 1))
     printf %s "$note" 2>/dev/null >"/proc/$$/fd/6"
-    echo "$$ $count" 2>/dev/null >"/proc/$$/fd/7"
+    echo "$$ $count" 2>/dev/null 1<>"/proc/$$/fd/7" # in place: it is never seen empty
 }
 limit=
 ! command -v timeout >/dev/null || limit='timeout 30'
@@ -52,5 +58,4 @@ echo locked
 while note=$($limit sh -c 'IFS= read -r line && printf "%s\n" "$line"') && [ -n "$note" ]; do
     show_signs
 done
-rm -f -- ./beat 2>/dev/null
 finish 0
