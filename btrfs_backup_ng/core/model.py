@@ -118,6 +118,7 @@ class Facts(Value):
         too (a clone); the kernel gives one of both another ``filesystem`` then, a new
         one with each mount.
     :ivar send_protocol: highest send stream version of that kernel.
+    :ivar is_empty: it has no entries; looked at on the system disk only.
     :ivar containing: path of the subvolume that contains it.
     :ivar uuid: of the subvolume at this very path, if it is one.
     :ivar parent_uuid: of the subvolume it is a snapshot of.

@@ -1,9 +1,10 @@
 """Sessions on a host in which one verb runs after another.
 
 To open a session takes longer than most verbs run, as it starts a login shell. So a
-host keeps one open for its verbs, and another one for each lock while it is held; a
-verb that would wait long for others gets one, too. ``wire/verbs/loop.sh`` is their
-other end. Streams have sessions of their own, as their bytes are not framed.
+host keeps one open for its verbs, and another one for each lock while it is held: the
+next one is opened while the lock is taken. A verb that would wait long for others gets
+one, too. ``wire/verbs/loop.sh`` is their other end. Streams have sessions of their own,
+as their bytes are not framed.
 
 A nonce frames each answer. It is new for each request, and no other user on the host
 can know it, so an answer is never taken for that of another request. A session is used
@@ -336,6 +337,8 @@ class Control:
             with self._lent(is_call=stdin is not None) as session:
                 log.debug("+ %s: %s", command.label, shlex.join((verb.name, *words)))
                 exchange = session.begin(verb, words, command, stdin, limit)
+                if stdin is None:
+                    self._open_ahead()
                 try:
                     exchange.begin()
                 except NotServed:
@@ -383,6 +386,19 @@ class Control:
             if self._failures >= _FAILURES:
                 raise NotServed
         return None
+
+    def _open_ahead(self) -> None:
+        """Begin to open a session for the next verb, if none is left for it.
+
+        If it is refused, that is seen when it is to be used.
+        """
+        with self._changed:
+            is_needed = not (self._idle or self._calls)
+            is_possible = self._sessions.used < self._sessions.room and self._most
+        if is_needed and is_possible and not self._is_narrow:
+            session = _Session(self._loop())
+            with self._changed:
+                self._idle.append(session)
 
     def _count(self, session: _Session) -> None:
         """Count a session as open, once it has answered."""

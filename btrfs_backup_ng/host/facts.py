@@ -70,13 +70,13 @@ def read_facts(
         with ioctl.opened_directory(directory) as descriptor:
             ioctl.sync(descriptor)  # data that is not on the disk yet is not counted
     space = os.statvfs(directory)
+    filesystem = _filesystem_id(directory)
+    on_system_disk = is_same_filesystem(filesystem, _filesystem_id("/"))
     facts = replace(
         facts,
-        filesystem=_filesystem_id(directory),
-        on_system_disk=is_same_filesystem(
-            _filesystem_id(directory), _filesystem_id("/")
-        ),
-        is_empty=_is_empty(directory),
+        filesystem=filesystem,
+        on_system_disk=on_system_disk,
+        is_empty=on_system_disk and _is_empty(directory),
         is_writable=os.access(directory, os.W_OK) and not facts.is_mounted_read_only,
         size_used=(space.f_blocks - space.f_bfree) * space.f_frsize,
         size_free=space.f_bavail * space.f_frsize,
@@ -358,18 +358,19 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
     )
     if not facts.is_directory:
         return facts
-    magic, filesystem, block, blocks, unused, available = answer["stat"].split(" ")
-    folder = answer.get("folder", "")
+    numbers = answer["stat"].split(" ")
+    magic, filesystem, block, blocks, unused, available = numbers[:6]
+    _, root, *_ = numbers[6:12]
+    folder = numbers[13] if len(numbers) > 12 else ""
     facts = _with_mount(facts, answer["where"], answer["mounts"])
+    on_system_disk = is_same_filesystem(filesystem.zfill(16), root.zfill(16))
     facts = replace(
         facts,
         is_btrfs=magic == ioctl.SUPER_MAGIC,
         filesystem=filesystem.zfill(16),
         has_twin=has_twin(filesystem.zfill(16), answer.get("mounted", "")),
-        on_system_disk=is_same_filesystem(
-            filesystem.zfill(16), answer["root"].zfill(16)
-        ),
-        is_empty=bool(answer["empty"]),
+        on_system_disk=on_system_disk,
+        is_empty=on_system_disk and bool(answer["empty"]),
         is_writable="writable" in answer and not facts.is_mounted_read_only,
         size_used=(int(blocks) - int(unused)) * int(block),
         size_free=int(available) * int(block),
@@ -387,9 +388,9 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
     if not answer.get("show"):
         return facts
     shown = parse_show(answer["show"])
-    path = os.fsencode(answer["path"].removesuffix("x").removesuffix("\n"))
+    path = os.fsencode(answer.get("path", ""))
     nested, back = (
-        os.fsencode(answer.get(key, "").removesuffix("x")) for key in _NESTED
+        os.fsencode(answer[key] + "\n") if answer.get(key) else b"" for key in _NESTED
     )
     return replace(
         facts,

@@ -285,8 +285,11 @@ class SshHost:
                 hint="Change its start-up files (.bashrc, .cshrc, config.fish ...) to"
                 " print only in interactive shells.",
             )
-        items = (os.fsdecode(i).partition("=") for i in rest.split(b"\0"))
-        return {key: value for key, _, value in items}
+        said = {}
+        for item in rest.split(b"\0")[:-1]:
+            key, form, value = re.split("([=:])", os.fsdecode(item), maxsplit=1)
+            said[key] = value if form == "=" else value.removesuffix("\n")
+        return said
 
     def _password(self, said: Mapping[str, str]) -> bytes:
         """Return the password for sudo, or b"" if it is unknown."""

@@ -521,16 +521,16 @@ HELLO = {
     "protocol": "2",
     "exists": "1",
     "directory": "1",
-    "stat": "9123683e 9cf0c0cce228620e 4096 131072 128776 109568",
+    # of the directory, and of /
+    "stat": "9123683e 9cf0c0cce228620e 4096 131072 128776 109568"
+    " ef53 5e2a01c8b6f3d4aa 4096 1 1 1",
     "where": "/mnt/with space",
     "mounts": "29 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
     "90 29 0:41 / /mnt/with\\040space rw,relatime - btrfs /dev/loop4 rw,subvol=/\n",
-    "root": "5e2a01c8b6f3d4aa",
     "empty": "",
     "writable": "1",
     "leftovers": "20261123T065907Z-0123abcd\n20261123T065908Z-0123abcd",
     "state": "1",
-    "folder": "",
     "containing": "/mnt",
 }
 
@@ -550,12 +550,12 @@ def test_facts_are_read_from_what_hello_says():
 def test_facts_of_a_subvolume_are_read():
     more = {
         "show": SHOW_HOME,
-        "path": "home\nx",
+        "path": "home",
         "nested": "ID 260 gen 13 top level 256 path home/b\n"
         "ID 261 gen 13 top level 256 path home/a b",
         "nestedback": "ID 261 gen 13 top level 256 path home/a b\n"
         "ID 260 gen 13 top level 256 path home/b",
-        "folder": "9cf0c0cce2286",
+        "stat": HELLO["stat"] + " 9123683e 9cf0c0cce2286 4096 1 1 1",
     }
     facts = parse_facts({**HELLO, **more})
     assert facts.is_subvolume and facts.uuid == HOME and facts.received_uuid is None
@@ -580,7 +580,7 @@ def test_a_read_only_mount_or_subvolume_is_not_writable():
     mounts = HELLO["mounts"].replace("rw,relatime - btrfs", "ro,relatime - btrfs")
     assert not parse_facts({**HELLO, "mounts": mounts}).is_writable
     show = SHOW_SNAPSHOT.format(name="s1")
-    more = {"show": show, "path": "s1\nx", "nested": "", "nestedback": ""}
+    more = {"show": show, "path": "s1", "nested": "", "nestedback": ""}
     assert not parse_facts({**HELLO, **more}).is_writable
 
 
@@ -599,7 +599,8 @@ def test_another_form_of_stat_is_not_understood(text):
 
 def test_the_filesystem_id_has_sixteen_digits_as_here():
     stat = HELLO["stat"].replace("9cf0", "cf0")
-    facts = parse_facts({**HELLO, "stat": stat, "root": "cf0c0cc00000001"})
+    stat = stat.replace("5e2a01c8b6f3d4aa", "cf0c0cc00000001")
+    facts = parse_facts({**HELLO, "stat": stat})
     assert facts.filesystem == "0cf0c0cce228620e"
     assert facts.on_system_disk
 

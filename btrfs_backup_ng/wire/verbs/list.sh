@@ -46,19 +46,22 @@ for order in rootid -rootid; do
 done
 state=$2
 shift 2
+# records: print all of them, from the state directory.
+records() {
+    go "$state" 2>/dev/null || exit 1
+    for name; do
+        record "$name"
+        printf '\0'
+    done
+    exit 0
+}
+instead=2unread
 if (go "${state%/*}" && ! is_taken "./${state##*/}") 2>/dev/null; then
-    found=nothing
-elif (go "$state") 2>/dev/null; then
-    found=records
-    go "$state"
-else
-    found=unread
+    instead=
+elif (records "$@"); then
+    finish 0
 fi
 for name; do
-    case $found in
-    records) record "$name" ;;
-    unread) printf 2unread ;;
-    esac
-    printf '\0'
+    printf '%s\0' "$instead"
 done
 finish 0

@@ -2,8 +2,8 @@
 # nothing for 30 s. This side may never notice a lost connection, so each line on stdin is a sign of life. It replaces
 # the note about the holder and changes `beat`: a run that finds the lock held by another machine watches `beat`; if it
 # stops changing, the run waits for the lock to expire. The end of a connection may come right behind the last sign of
-# life, so the run waits for another second after it has seen one. `beat` stays when a lock is released: without it, the
-# holder is on this machine.
+# life, so the run waits for another second after it has seen one; also if there is no `beat`, as it is removed just
+# before a lock is released (a holder on this machine has none).
 #   SECONDS      to wait for another holder
 #   WHO          the note about the holder
 #   KIND FOLDER  make the directories before: see prepare
@@ -16,7 +16,7 @@ note=$3
 go "$1" || finish 1
 exec 9<.
 rounds_left=225 # of 0.2 s: longer than a lock outlives its last sign of life
-rounds_after_sign=5
+last_rounds=5
 first_beat=
 until flock -n 9; do
     notify working
@@ -27,10 +27,10 @@ until flock -n 9; do
     fi
     beat=$(head -c 100 ./beat 2>/dev/null)
     first_beat=${first_beat:-$beat}
-    if [ "$beat" != "$first_beat" ] && [ $rounds_left -gt $rounds_after_sign ]; then
-        rounds_left=$rounds_after_sign
+    if [ -z "$beat" ] || [ "$beat" != "$first_beat" ]; then
+        [ $rounds_left -le $last_rounds ] || rounds_left=$last_rounds
     fi
-    if [ -z "$beat" ] || [ $rounds_left = 0 ]; then
+    if [ $rounds_left = 0 ]; then
         echo busy
         head -c 4096 ./holder 2>/dev/null
         finish "$busy"
@@ -58,4 +58,5 @@ echo locked
 while note=$($limit sh -c 'IFS= read -r line && printf "%s\n" "$line"') && [ -n "$note" ]; do
     show_signs
 done
+rm -f -- ./beat 2>/dev/null
 finish 0

@@ -9,19 +9,24 @@ is_part() {
     while read -r mount_key mount_value; do
         [ "$mount_key" != mnt_id: ] || mount_id=$mount_value
     done </proc/self/fdinfo/9
-    while read -r mount_number mount_parent mount_device mount_root mount_rest; do
-        [ "$mount_number" = "$mount_id" ] || continue
-        [ "$mount_root" != / ] || return 1
-        device=${mount_rest#* - }
-        device=${device#* }
-        device=${device%% *}
-        case ,${mount_rest##* }, in
-        *,subvol="$mount_root",*) ;;
-        *,subvol=*) of_folder=1 ;;
-        esac
-        return 0
-    done </proc/self/mountinfo
-    return 1
+    mounts=${mounts-$(cat /proc/self/mountinfo)} # read would read it byte by byte
+    set -f
+    IFS=$newline
+    for mount in $mounts; do
+        case $mount in "$mount_id "*) break ;; esac
+        mount=
+    done
+    unset IFS
+    set -- $mount
+    set +f
+    [ "${4:-/}" != / ] || return 1
+    mount_root=$4
+    shift $(($# - 2)) # proc_pid_mountinfo(5): of all words, which differ in number, its device and its options
+    device=$1
+    case ,$2, in
+    *,subvol="$mount_root",*) ;;
+    *,subvol=*) of_folder=1 ;;
+    esac
 }
 
 # can_mount: may this user mount a filesystem for one process alone?

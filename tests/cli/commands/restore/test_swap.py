@@ -132,7 +132,7 @@ def test_without_writable_the_way_to_something_to_swap_in_is_told(scene: Scene):
     scene.back_up()
     to = scene.source.parent / "read-only"
     done = must(run_program("restore", scene.destination, "--to", to))
-    assert "To write to it:" in done.stdout and "mv" not in done.stdout
+    assert "To write to it:" in done.stdout and "mv -- " not in done.stdout
     line = done.stdout.splitlines()[-1].partition("btrfs-backup-ng ")[2]
     done = must(on_terminal(*line.split(), env={"COLUMNS": "60"}))
     shown = done.stdout.replace("\r\n", "\n")
