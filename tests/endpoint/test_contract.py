@@ -122,8 +122,9 @@ def way(
     return Way(room, sshd, users[0], users[1], owners)
 
 
-#: Left out unless ``BBNG_EVERY_PAIR`` is set: privileges that another way has, too.
-COVERED = {"push-sudo", "pull-sudo", "push-doas"}
+#: Left out unless ``BBNG_EVERY_PAIR`` is set: privileges that another way has, too, and
+#: login shells that ``test_login_shells`` has.
+COVERED = {"push-sudo", "pull-sudo", "push-doas", "push-sudo-fish", "pull-doas-tcsh"}
 if "BBNG_EVERY_PAIR" in os.environ:
     COVERED = set()
 all_ways = pytest.mark.parametrize("way", sorted({*WAYS} - COVERED), indirect=True)
