@@ -72,11 +72,13 @@ def read_facts(
     space = os.statvfs(directory)
     filesystem = _filesystem_id(directory)
     on_system_disk = is_same_filesystem(filesystem, _filesystem_id("/"))
+    with ioctl.opened_directory(directory) as descriptor:
+        is_empty = on_system_disk and _is_empty(descriptor)
     facts = replace(
         facts,
         filesystem=filesystem,
         on_system_disk=on_system_disk,
-        is_empty=on_system_disk and _is_empty(directory),
+        is_empty=is_empty,
         is_writable=os.access(directory, os.W_OK) and not facts.is_mounted_read_only,
         size_used=(space.f_blocks - space.f_bfree) * space.f_frsize,
         size_free=space.f_bavail * space.f_frsize,
@@ -169,18 +171,15 @@ def _mounted_filesystems() -> str:
     return "".join(f"{path}:{text}" for path, text in texts if text)
 
 
-def _is_empty(directory: str) -> bool:
+def _is_empty(descriptor: int) -> bool:
     """Return whether a directory has no entries.
 
     Its time of access stays: a new one would be a change of a source, each day.
-
-    :raises OSError: if it cannot be read.
     """
-    with ioctl.opened_directory(directory) as descriptor:
-        with contextlib.suppress(PermissionError):  # only its owner and root may
-            fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NOATIME)
-        with os.scandir(descriptor) as entries:
-            return next(entries, None) is None
+    with contextlib.suppress(PermissionError):  # only its owner and root may
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NOATIME)
+    with os.scandir(descriptor) as entries:
+        return next(entries, None) is None
 
 
 def names_in(path: str) -> list[str]:

@@ -46,6 +46,12 @@ def is_leftover(name: str) -> bool:
     return found is not None and started(int(found[1])) != int(found[2])
 
 
+def is_of_another(name: str) -> bool:
+    """Return whether the name has the mark of another test process."""
+    found = _MARK.search(name)
+    return found is not None and int(found[1]) != os.getpid()
+
+
 @contextlib.contextmanager
 def only_one() -> Iterator[None]:
     """Exclude the other test processes of this machine, for its global files."""

@@ -152,17 +152,18 @@ look_into() {
 
 # The state directory in it: whether it exists and is of this user, and the interrupted transfers.
 look_at_state() {
+    go "$state" || return
+    is_writable=
+    [ ! -O . ] || [ ! -w . ] || is_writable=1
+    ! is_taken ./snapshots || go "$state/snapshots"
     if go "$state/incoming"; then
         printf 'leftovers:'
         for found in *; do
             ! is_taken "$found" || printf '%s\n' "$found"
         done
         printf '\0'
-    else
-        go "$state"
     fi
-    go "$state/snapshots"
-    cd -P -- "$directory//.btrfs-backup-ng" && [ -O . ] && [ -w . ]
+    [ -n "$is_writable" ]
 }
 state=$directory//.btrfs-backup-ng
 if is_taken ./.btrfs-backup-ng; then

@@ -144,8 +144,11 @@ def test_it_changes_nothing(scene: Scene, sshd: Sshd, owned: Callable[..., Accou
     words = there(sshd, scene.destination, user=user.name)
 
     def all_there_is() -> list[object]:
-        homes = [str(user.home), "/root/.ssh", "/etc/sudoers.d"]
-        return [scene.fingerprint(), *(sorted(os.walk(home)) for home in homes)]
+        rules = os.listdir("/etc/sudoers.d")
+        rules = [rule for rule in rules if not ours.is_of_another(rule)]
+        homes = [str(user.home), "/root/.ssh"]
+        trees = [sorted(os.walk(home)) for home in homes]
+        return [scene.fingerprint(), *trees, sorted(rules)]
 
     for gone in (False, True):
         if gone:
