@@ -259,11 +259,10 @@ class _Session:
         :param stdin: of the verb; None for the rest of the session's.
         """
         nonce = os.urandom(8).hex()
-        request = b""
-        for piece in verb.pieces:
-            if piece not in self._numbers:
-                self._numbers[piece] = len(self._numbers)
-                request += remember(self._numbers[piece], piece)
+        known = len(self._numbers)
+        new = [piece for piece in verb.pieces if piece not in self._numbers]
+        self._numbers |= {piece: known + n for n, piece in enumerate(new)}
+        request = remember(known, new) if new else b""
         numbers = [self._numbers[piece] for piece in verb.pieces]
         size = OPEN if stdin is None else str(len(stdin))
         request += verb.request(words, nonce=nonce, numbers=numbers, size=size)

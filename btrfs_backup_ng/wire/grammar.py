@@ -25,14 +25,17 @@ from btrfs_backup_ng.wire.protocol import MAGIC
 UNREADABLE, UNAVAILABLE, EXISTS, CODEC_FAILED, BUSY = 66, 69, 73, 74, 75
 PASSWORD_REFUSED, NOT_OURS, ASTRAY = 77, 78, 79
 
+#: Behind each piece of a script; ``verbs/loop.sh`` splits there.
+_END = "\36"
 #: In place of the size of its stdin: a verb reads the rest of that of the session.
 OPEN = "-"
 
 #: Decodes all words behind the verb. Without anything that fish or tcsh would read
 #: inside single quotes (a test holds the rule), as the next two.
 DECODE = (
-    "verb=$1; shift; left=$#; while [ $left -gt 0 ]; do word=${1#+}x; case $word in"
-    ' *+*) word=$(printf %s "$word" | tr + "\\134"); word=$(printf %b "$word");; esac;'
+    'verb=$1; shift; slash=$(printf "\\134"); left=$#; while [ $left -gt 0 ]; do'
+    " word=${1#+}x; case $word in *+*)"
+    ' word=$(IFS=+; set -f; set -- $word; IFS=$slash; printf %b "$*");; esac;'
     ' shift; set -- "$@" "${word%x}"; left=$((left-1)); done'
 )
 #: Runs the first decoded word as a script.
@@ -100,10 +103,14 @@ class Verb(Value):
         return line.encode()
 
 
-def remember(number: int, piece: str) -> bytes:
-    """Return the request that gives a piece of scripts a number in a session."""
-    raw = piece.encode(errors="surrogateescape")
-    return b"script %d %d\n%s" % (number, len(raw), raw)
+def remember(number: int, pieces: Sequence[str]) -> bytes:
+    """Return the request that gives pieces of scripts numbers in a session.
+
+    :param number: of the first one.
+    """
+    text = "".join(f"{piece}{_END}" for piece in pieces)
+    raw = text.encode(errors="surrogateescape")
+    return b"scripts %d %d\n%s" % (number, len(raw), raw)
 
 
 @functools.cache

@@ -110,7 +110,7 @@ def test_a_script_travels_once(host: SshHost) -> None:
     one, other = Made("same", "printf 1; finish 0"), Made("same", "printf 2; finish 0")
     assert [answer(host, verb) for verb in (one, other, one)] == [b"1", b"2", b"1"]
     everything = Made("sizes", 'printf %s "${#script}"; finish 0')
-    assert answer(host, everything) == b"%d" % len(everything.script + "\n")
+    assert answer(host, everything) == b"%d" % len(everything.script)
 
 
 def test_signs_of_life_and_words_belong_to_one_verb(host: SshHost) -> None:

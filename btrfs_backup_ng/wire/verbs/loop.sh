@@ -2,7 +2,8 @@
 #   DECODE  decodes the words of a request
 #   RUN     runs the script of a verb: see grammar.py
 # Requests, each a line on stdin:
-#   script NUMBER BYTES                   remember a piece of scripts, which is the next so many bytes
+#   scripts NUMBER BYTES                  remember pieces of scripts, from this number on: the next so many bytes, with
+#                                         \036 behind each piece
 #   NONCE BYTES NUMBER,... VERB +WORD...  run these pieces as a verb, with the next so many bytes as its stdin; for - it
 #                                         reads the rest of the session's
 # Answer to the second kind: the nonce and a line break; the answer of the verb; the nonce, a space, its exit status and
@@ -21,13 +22,20 @@ take() {
 run_verb() {
     sh -c "$run" "$0" "$verb" "$script" "$@"
 }
-[ "$(printf xy | dd bs=2 count=1 iflag=fullblock 2>/dev/null)" = xy ] || finish "$unavailable"
+end_of_piece=$(printf '\036')
 while IFS= read -r line; do
     set -- $line
     case ${1-} in
-    script)
-        piece=$(take "$3")
-        eval "piece_$2=\$piece"
+    scripts)
+        number=$2
+        pieces=$(take "$3")
+        [ -n "$pieces" ] || finish "$unavailable"
+        IFS=$end_of_piece
+        for piece in $pieces; do
+            eval "piece_$number=\$piece"
+            number=$((number + 1))
+        done
+        unset IFS
         continue
         ;;
     '' | *[!0-9a-f]*) finish 1 ;; # not a request, so the next one may be none either
@@ -43,7 +51,7 @@ while IFS= read -r line; do
     eval "$decode"
     script=
     while [ -n "$numbers" ]; do
-        eval "script=\$script\$piece_${numbers%%,*}\$newline"
+        eval "script=\$script\$piece_${numbers%%,*}"
         numbers=${numbers#*,}
     done
     printf '%s\n' "$nonce"
