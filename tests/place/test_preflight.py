@@ -44,8 +44,7 @@ def _hello(*mounts: str) -> Facts:
         *mounts,
     ]
     stat = {
-        "stat": "9123683e 1 4096 1 1 1",
-        "root": "1",
+        "stat": "9123683e 1 4096 1 1 1 9123683e 1 4096 1 1 1",
         "empty": "",
         "destination_above": "",
     }

@@ -201,10 +201,11 @@ print_item containing "${containing:-/}"
 
 # The nearest directory that is on record as a destination, if this user may look.
 is_destination() {
-    is_taken "$1/.btrfs-backup-ng" && (go "$1//.btrfs-backup-ng" && is_taken ./sources.json) 2>/dev/null
+    is_taken "$destination_above/.btrfs-backup-ng" &&
+        (go "$destination_above//.btrfs-backup-ng" && is_taken ./sources.json) 2>/dev/null
 }
 destination_above=$PWD
-until [ -z "$destination_above" ] || is_destination "$destination_above"; do
+until [ -z "$destination_above" ] || is_destination; do
     destination_above=${destination_above%/*}
 done
 print_item destination_above "$destination_above"
