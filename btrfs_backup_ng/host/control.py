@@ -393,8 +393,9 @@ class Control:
         """
         with self._changed:
             is_needed = not (self._idle or self._calls)
-            is_possible = self._sessions.used < self._sessions.room and self._most
-        if is_needed and is_possible and not self._is_narrow:
+            has_room = self._sessions.used < self._sessions.room
+            works = self._most and self._failures < _FAILURES and not self._is_narrow
+        if is_needed and has_room and works:
             session = _Session(self._loop())
             with self._changed:
                 self._idle.append(session)

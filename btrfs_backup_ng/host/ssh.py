@@ -286,9 +286,11 @@ class SshHost:
                 " print only in interactive shells.",
             )
         said = {}
-        for item in rest.split(b"\0")[:-1]:
-            key, form, value = re.split("([=:])", os.fsdecode(item), maxsplit=1)
-            said[key] = value if form == "=" else value.removesuffix("\n")
+        for item in rest.split(b"\0"):
+            if match := re.match("([a-z0-9_]+)([=:])", os.fsdecode(item)):
+                value = os.fsdecode(item)[match.end() :]
+                is_plain = match[2] == "="
+                said[match[1]] = value if is_plain else value.removesuffix("\n")
         return said
 
     def _password(self, said: Mapping[str, str]) -> bytes:

@@ -18,9 +18,16 @@ import pytest
 from btrfs_backup_ng.__util__ import KIB, MIB, BackupError, Refused
 from btrfs_backup_ng.host.ssh import SshHost
 from btrfs_backup_ng.process.child import PIPE, Child
-from btrfs_backup_ng.process.command import CommandFailed, ContactLost, TimedOut
+from btrfs_backup_ng.process.command import (
+    Command,
+    CommandFailed,
+    Completed,
+    ContactLost,
+    TimedOut,
+)
 from btrfs_backup_ng.sshutil.master import Sessions, SSHMasterManager
 from btrfs_backup_ng.wire import verbs
+from btrfs_backup_ng.wire.grammar import Verb
 from tests.support import processes
 from tests.wire.hostile import HOSTILE, PRINT, Made
 
@@ -271,6 +278,20 @@ def test_a_login_shell_that_prints_text_is_named(refuses: str) -> None:
             host.hello("/")
 
 
+def test_only_what_is_a_fact_is_read_from_hello(
+    host: SshHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = ("uid=0", "no fact", "=1", "", "aes:1\n", "path:a\n\n", "where=/a=:\n")
+
+    def call(verb: Verb, nonce: str, *_: str) -> Completed:
+        text = "\0".join((nonce, *items, "cut"))
+        return Completed(Command((), label=verb.name), 0, text.encode(), "")
+
+    monkeypatch.setattr(host, "call", call)
+    said = {"uid": "0", "aes": "1", "path": "a\n", "where": "/a=:\n"}
+    assert host.hello("/") == said
+
+
 # Locks.
 
 
@@ -302,6 +323,16 @@ def test_locks_are_held_side_by_side_and_released_at_once(
         assert host.held(str(states[0])) is None
     if master.before == "":
         assert master.opened == ["loop"] * 3
+
+
+def test_a_session_is_open_before_the_first_verb_under_a_lock(
+    host: SshHost, master: Shells, tmp_path: Path
+) -> None:
+    assert answer(host, COPY, stdin=b"x") == b"x"
+    with host.lock(str(tmp_path), 0, "me"):
+        assert master.opened == ["loop"] * 2
+        assert answer(host, COPY, stdin=b"y") == b"y"
+        assert master.opened == ["loop"] * 2
 
 
 def test_a_lost_lock_is_noticed(

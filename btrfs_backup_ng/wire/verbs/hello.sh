@@ -110,7 +110,7 @@ print_item where "$PWD"
 mounts=$(cat /proc/self/mountinfo)
 print_item mounts "$mounts"
 tell mounted grep -sH . /sys/fs/btrfs/*-*/metadata_uuid /sys/fs/btrfs/*-*/temp_fsid
-if [ -r . ] && exec 9<. && is_part && can_mount; then
+if [ -r . ] && exec 9<. && is_part "$mounts" && can_mount; then
     print_item mountable 1
 fi
 # Only on the disk of the system, as looking at the entries of a source is a change of it. The last eight digits depend

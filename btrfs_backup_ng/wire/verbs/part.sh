@@ -1,7 +1,7 @@
 # This text runs behind common.sh in verbs that ask whether a mount contains the whole filesystem.
 
-# is_part: is only a part of the filesystem mounted, a subvolume or a folder? Descriptor 9 is a directory of that mount.
-# Sets $device to a device of the filesystem, and $of_folder to 1 for a folder (mount --bind).
+# is_part MOUNTINFO: is only a part of the filesystem mounted, a subvolume or a folder? Descriptor 9 is a directory of
+# that mount. Sets $device to a device of the filesystem, and $of_folder to 1 for a folder (mount --bind).
 is_part() {
     device=
     of_folder=
@@ -9,10 +9,9 @@ is_part() {
     while read -r mount_key mount_value; do
         [ "$mount_key" != mnt_id: ] || mount_id=$mount_value
     done </proc/self/fdinfo/9
-    mounts=${mounts-$(cat /proc/self/mountinfo)} # read would read it byte by byte
     set -f
     IFS=$newline
-    for mount in $mounts; do
+    for mount in $1; do
         case $mount in "$mount_id "*) break ;; esac
         mount=
     done

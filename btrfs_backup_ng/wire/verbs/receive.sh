@@ -78,7 +78,7 @@ exec 8<. && mount -n -t btrfs -o subvolid=5 -- "$1" . 2>/dev/null &&
     exec 8<&- && exec btrfs receive -C -q -- .
 exit "$3"'
 inner=
-if is_part; then
+if is_part "$(cat /proc/self/mountinfo)"; then
     if can_mount; then
         inner=$($btrfs inspect-internal inode-resolve "$(stat -c %i .)" .) || finish 1
         number=$($btrfs inspect-internal rootid .) || finish 1
