@@ -335,9 +335,9 @@ class Control:
         while True:
             with self._lent(is_call=stdin is not None) as session:
                 log.debug("+ %s: %s", command.label, shlex.join((verb.name, *words)))
-                exchange = session.begin(verb, words, command, stdin, limit)
                 if stdin is None:
                     self._open_ahead()
+                exchange = session.begin(verb, words, command, stdin, limit)
                 try:
                     exchange.begin()
                 except NotServed:
@@ -389,7 +389,9 @@ class Control:
     def _open_ahead(self) -> None:
         """Begin to open a session for the next verb, if none is left for it.
 
-        If it is refused, that is seen when it is to be used.
+        If it is refused, that is seen when it is to be used. Called before the lock is
+        asked for: where other tasks took the last room meanwhile, this waits, and the
+        holder of a lock has to give signs of life.
         """
         with self._changed:
             is_needed = not (self._idle or self._calls)

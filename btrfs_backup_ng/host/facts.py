@@ -66,14 +66,13 @@ def read_facts(
         facts = replace(facts, can_mount=bool(find_program("unshare")))
     has_entry = os.path.lexists(f"{directory}/{STATE}")
     has_stub = _is_stub(f"{directory}/{STATE}")
-    if facts.is_btrfs and folder:
-        with ioctl.opened_directory(directory) as descriptor:
-            ioctl.sync(descriptor)  # data that is not on the disk yet is not counted
-    space = os.statvfs(directory)
     filesystem = _filesystem_id(directory)
     on_system_disk = is_same_filesystem(filesystem, _filesystem_id("/"))
     with ioctl.opened_directory(directory) as descriptor:
+        if facts.is_btrfs and folder:
+            ioctl.sync(descriptor)  # data that is not on the disk yet is not counted
         is_empty = on_system_disk and _is_empty(descriptor)
+    space = os.statvfs(directory)
     facts = replace(
         facts,
         filesystem=filesystem,

@@ -286,9 +286,9 @@ class SshHost:
                 " print only in interactive shells.",
             )
         said = {}
-        for item in rest.split(b"\0"):
-            if match := re.match("([a-z0-9_]+)([=:])", os.fsdecode(item)):
-                value = os.fsdecode(item)[match.end() :]
+        for item in map(os.fsdecode, rest.split(b"\0")):
+            if match := re.match("([a-z0-9_]+)([=:])", item):
+                value = item[match.end() :]
                 is_plain = match[2] == "="
                 said[match[1]] = value if is_plain else value.removesuffix("\n")
         return said
