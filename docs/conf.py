@@ -4,6 +4,7 @@ The pages of tasks are Markdown, as README is, to be readable where the code is.
 They use little of it, which :func:`to_rst` translates for Sphinx.
 """
 
+import gc
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import btrfs_backup_ng  # noqa: E402
+
+# The search for garbage, of which there is little, would take a third of a build.
+gc.set_threshold(50_000, 1000)
 
 project = "btrfs-backup-ng"
 author = "the btrfs-backup-ng maintainers"
