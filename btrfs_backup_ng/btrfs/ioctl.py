@@ -64,7 +64,9 @@ _RECEIVED_KEY = 252
 #: tree, min/max objectid, min/max offset, min/max transid, min/max type,
 #: number of items, padding, size of the buffer.
 _SEARCH = struct.Struct("=7Q3I36xQ")
+#: In front of each item: transaction, objectid, offset, type, size.
 _SEARCH_HEADER = struct.Struct("=3Q2I")
+_KIND_AND_SIZE = struct.Struct("=24x2I")
 #: ``struct btrfs_root_ref``: directory inode, sequence, length of the name behind it.
 _ROOT_REF = struct.Struct("<2QH")
 _BUFFER = 64 * 1024
@@ -297,6 +299,7 @@ def search(
     """
     buffer = bytearray(_SEARCH.size + _BUFFER)
     unpack, header_size = _SEARCH_HEADER.unpack_from, _SEARCH_HEADER.size
+    kind_and_size = _KIND_AND_SIZE.unpack_from
     while True:
         # keys compare as (objectid, type, offset), so the maxima bind at the end
         _SEARCH.pack_into(
@@ -309,16 +312,21 @@ def search(
             if error.errno == errno.ENOENT:  # an old filesystem without UUID tree
                 return
             raise
-        found, at = _SEARCH.unpack_from(buffer)[9], _SEARCH.size
-        for _ in range(found):
-            _, objectid, offset, key, size = unpack(buffer, at)
-            at += header_size
-            if kind is None or key == kind:
-                yield Item(objectid, key, offset, bytes(buffer[at : at + size]))
-            at += size
+        found, after = _SEARCH.unpack_from(buffer)[9], _SEARCH.size
         if not found:
             return
-        if offset < LAST:
+        for _ in range(found):
+            at = after
+            key, size = kind_and_size(buffer, at)
+            after = at + header_size + size
+            if kind is None or key == kind:
+                _, objectid, offset, _, _ = unpack(buffer, at)
+                data = bytes(buffer[at + header_size : after])
+                yield Item(objectid, key, offset, data)
+        _, objectid, offset, key, _ = unpack(buffer, at)
+        if kind is not None and key < kind:
+            first = Key(objectid, kind, 0)  # beyond the rest of a large directory
+        elif offset < LAST:
             first = Key(objectid, key, offset + 1)
         else:
             first = Key(objectid, key + 1, 0)

@@ -37,6 +37,10 @@ def none_or(text: str) -> UUID | None:
 def test_what_was_written_is_what_find_new_tells(room):
     source = room.source()
     variety.fill(source, 1)
+    large = source / "a directory of which a search passes over most names"
+    large.mkdir()
+    for number in range(3000):
+        (large / f"{number}").write_bytes(bytes(number % 2))
     first = room.here / "first"
     places.command("btrfs", "-q", "subvolume", "snapshot", "-r", source, first)
     variety.change(source, 2)
