@@ -112,11 +112,18 @@ class Unreadable(ValueError):
 def parse_document(
     content: bytes | Unread, version: int, build: Callable[[Any], T]
 ) -> T:
+    """Read a record of one version; see :func:`parse_versions`."""
+    return parse_versions(content, {version: build})
+
+
+def parse_versions(
+    content: bytes | Unread, builders: Mapping[int, Callable[[Any], T]]
+) -> T:
     """Read a record.
 
-    :param version: the supported one.
-    :param build: makes the value from the JSON document. Any error that a document of
-        another shape causes in it means that the record is damaged.
+    :param builders: for each supported version what makes the value from the JSON
+        document. Any error that a document of another shape causes in it means that the
+        record is damaged.
     :raises Unreadable: if the record is not fully understood; then nothing is known.
     """
     if isinstance(content, Unread):
@@ -126,10 +133,10 @@ def parse_document(
     try:
         document = json.loads(content.decode())
         found = document["version"]
-        if type(found) is not int or found != version:
-            is_newer = type(found) is int and version < found <= _LAST_VERSION
+        if type(found) is not int or found not in builders:
+            is_newer = type(found) is int and max(builders) < found <= _LAST_VERSION
             raise Unreadable(f"version {found!r:.40}", found if is_newer else 0)
-        return build(document)
+        return builders[found](document)
     except Unreadable:
         raise
     except KeyError as error:

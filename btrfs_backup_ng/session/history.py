@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import stat
 import threading
 import time
@@ -32,7 +33,7 @@ from btrfs_backup_ng.core.record import (
     as_int,
     as_text,
     format_document,
-    parse_document,
+    parse_versions,
 )
 from btrfs_backup_ng.core.value import Value, defaults_of
 from btrfs_backup_ng.host.entry import NotOurs, read_record, replace_file
@@ -54,6 +55,9 @@ _VERSION_OF_SKIPS = 3
 #: Some 10,000 records; beyond that the older half is deleted.
 LIMIT_BYTES = 4 * MIB
 _MESSAGE_LENGTH = 500
+#: Lines as this program writes them, by their characters. To parse all of them takes
+#: longer than a run with nothing to do.
+_WRITTEN = rb'(?:\{"version": [ -~]*+(?<=\})\n)*+'
 #: Limit on the time that another run needs to write its line.
 WAIT_S = 5.0
 
@@ -151,12 +155,11 @@ def parse_entry(line: bytes) -> Entry | None:
     :returns: None if a newer version of the program wrote it.
     :raises Unreadable: if it is damaged.
     """
-    for version, build in _BUILDERS.items():
-        try:
-            return parse_document(line, version, build)
-        except Unreadable as error:
-            if not error.newer:
-                raise
+    try:
+        return parse_versions(line, _BUILDERS)
+    except Unreadable as error:
+        if not error.newer:
+            raise
     return None
 
 
@@ -283,12 +286,15 @@ class History:
     def _move_damage_aside(self, now: datetime, directory: int) -> None:
         """Move a damaged file aside, and continue with its good lines."""
         try:
-            lines = _whole_lines(_read(self._path))
+            content = _read(self._path)
         except OSError:  # a link, a pipe, far too large: not written by this program
             if not os.path.lexists(self._path):
                 return
-            lines, good = [], list[bytes]()
+            good = list[bytes]()
         else:
+            if re.compile(_WRITTEN).fullmatch(content, 0, content.rfind(b"\n") + 1):
+                return
+            lines = _whole_lines(content)
             good = [line for line in lines if not _is_damaged(line)]
             if len(good) == len(lines):
                 return

@@ -173,12 +173,25 @@ def test_a_torn_last_line_is_ignored_and_gone_with_the_next(tmp_path: Path) -> N
     assert os.listdir(tmp_path) == [HISTORY]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: bytes(len(line)),
+        lambda line: line[:100],
+        lambda line: line[100:],
+        lambda line: line[:100] + b"\xff" + line[100:],
+        lambda line: line.replace(b"version", b"vers\0on"),
+        lambda line: b"",
+    ],
+)
 def test_damage_is_moved_aside_and_what_is_good_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[bytes], bytes],
 ) -> None:
     _write(tmp_path, *_numbered(3))
     lines = _path(tmp_path).read_bytes().splitlines(keepends=True)
-    lines[1] = b"\0" * 20 + b"\n"
+    lines[1] = damage(lines[1].rstrip(b"\n")) + b"\n"
     damaged = b"".join(lines)
     _path(tmp_path).write_bytes(damaged)
     assert _names(tmp_path) == ["x-0", "x-2"]
@@ -193,6 +206,17 @@ def test_damage_is_moved_aside_and_what_is_good_goes_on(
     (aside,) = set(os.listdir(tmp_path)) - {HISTORY}
     assert aside == f"{HISTORY}.unreadable-20261126T120000Z"
     assert (tmp_path / aside).read_bytes() == damaged
+
+
+def test_however_long_it_is_a_run_does_not_parse_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deeds = [deed(NOW, "/mnt/usb", act, ["x-1", "x-2"]) for act in Act]
+    _write(tmp_path, *_numbered(3), *deeds)
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "parse_versions", lambda *_: 1 / 0)
+        _write(tmp_path, RECORD)
+    assert len(read_entries(str(tmp_path))) == 3 + len(Act) + 1
 
 
 def test_what_a_newer_version_wrote_is_ignored_and_kept(
