@@ -108,9 +108,10 @@ def prefix_in(name: str) -> str:
 
 
 def _parse_time(match: re.Match[str]) -> datetime | None:
-    day = match["day"]
-    clock = match["clock"] or match["minute"] + (match["second"] or "00")
-    offset = match["offset"] or match["zone"]
+    parts = match.group("day", "clock", "minute", "second", "offset", "zone", "number")
+    day, clock, minute, second, offset, zone, number = parts
+    clock = clock or minute + (second or "00")
+    offset = offset or zone
     try:
         if offset:
             stamp = datetime.strptime(f"{day}-{clock}{offset}", _FORMAT + "%z")
@@ -118,7 +119,8 @@ def _parse_time(match: re.Match[str]) -> datetime | None:
             date = int(day[:4]), int(day[4:6]), int(day[6:])
             time = int(clock[:2]), int(clock[2:4]), int(clock[4:])
             stamp = datetime(*date, *time)
-        stamp += timedelta(microseconds=int(match["number"] or 0))
+        if number:
+            stamp += timedelta(microseconds=int(number))
         return stamp.astimezone(timezone.utc)
     except (ValueError, OverflowError, OSError):
         return None

@@ -175,8 +175,10 @@ def _integrity_of_copies(there: Listing) -> dict[UUID, Integrity]:
     rank = (Integrity.INTACT, Integrity.UNKNOWN, Integrity.CHANGED)
     worst: dict[UUID, Integrity] = {}
     for copy in _received(there):
-        known = worst.get(copy.origin, Integrity.INTACT)
-        worst[copy.origin] = max(known, copy.integrity, key=rank.index)
+        origin, found = copy.origin, copy.integrity
+        known = worst.setdefault(origin, found)
+        if known is not found:
+            worst[origin] = max(known, found, key=rank.index)
     return worst
 
 
@@ -192,18 +194,19 @@ def _common(
     common, refusals = [], []
     for snapshot in in_order(here.snapshots):
         origin = snapshot.origin
-        if origin not in copies or snapshot.uuid not in related:
+        copy, looked = copies.get(origin), integrity_there.get(origin)
+        if copy is None or snapshot.uuid not in related:
             continue
         if origin in repeated:
             why = f"another snapshot has the same received UUID, {origin}"
         elif snapshot.integrity is Integrity.CHANGED:
             why = f"it was changed at the source after it was made{_OR_DEDUPLICATED}"
-        elif Integrity.CHANGED in (copies[origin], integrity_there.get(origin)):
+        elif Integrity.CHANGED in (copy, looked):
             count = len(there.carriers.get(origin, ()))
             which = f"one of {count} copies" if count > 1 else "its copy"
             why = f"{which} at the destination was changed after it was received"
             why += _OR_DEDUPLICATED
-        elif integrity_there.get(origin) is Integrity.UNKNOWN:
+        elif looked is Integrity.UNKNOWN:
             why = "it is not known whether its copy at the destination is unchanged"
         else:
             common.append(snapshot)
@@ -248,7 +251,7 @@ def _doubtful(
     Its copy may have been changed, or the filesystem holds more copies than the listed
     one, and ``btrfs receive`` might take another.
     """
-    copies = _integrity_of_copies(there)
+    copies = _integrity_of_copies(there) if transfers else {}
     for transfer in transfers:
         if transfer.parent is None or transfer.parent.origin in integrity_there:
             continue
