@@ -4,11 +4,10 @@ All of them are checked before anything is changed. Each that is not met is repo
 once. A target that is away, or refused here, costs the others nothing.
 """
 
-import os
+import logging
 from collections.abc import Sequence
 
 from btrfs_backup_ng.__util__ import BackupError, Refused, attempt, visible
-from btrfs_backup_ng.btrfs import ioctl
 from btrfs_backup_ng.core.conditions import (
     Conditions,
     find_lack,
@@ -29,6 +28,8 @@ from btrfs_backup_ng.session.deed import Act, deed
 from btrfs_backup_ng.session.history import Record
 from btrfs_backup_ng.session.session import Session
 from btrfs_backup_ng.sshutil.refusal import ConnectionFailed, LoginRefused
+
+log = logging.getLogger(__name__)
 
 _NONE = Conditions()
 
@@ -171,13 +172,11 @@ def _refuse(
 def find_unchanged(job: Job, session: Session) -> str:
     """Return the name of the snapshot since which a source did not change, or "".
 
-    A source changed if its last transaction is newer than the snapshot's. That of a
-    source on another machine is not known, so it counts as changed.
+    A source changed if its last transaction is newer than the snapshot's, or is not
+    known.
 
     :raises BackupError: if it cannot be looked at.
     """
-    if not job.source.is_here:
-        return ""
     place = look_at(job.source, session, source_purpose(job))
     listing, _ = place.snapshots.listing()
     made = [
@@ -189,7 +188,7 @@ def find_unchanged(job: Job, session: Session) -> str:
     newest = max(made, key=lambda each: each.generation, default=None)
     if newest is None:
         return ""
-    with ioctl.opened_directory(os.path.realpath(job.source.path)) as descriptor:
-        ioctl.sync(descriptor)
-        changed = ioctl.subvolume_info(descriptor).ctransid
-    return newest.name if changed <= newest.generation else ""
+    changed = place.host.last_change(place.location.path, place.facts.tree_id)
+    if not changed:
+        log.info("%s: it is not known whether it changed, so it counts as", place)
+    return newest.name if 0 < changed <= newest.generation else ""

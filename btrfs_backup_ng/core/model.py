@@ -149,6 +149,7 @@ class Facts(Value):
     :ivar has_python: at a source: Python is installed, so checkpoints are possible.
     :ivar clock_ahead_s: of the host's clock, compared with the one here; None if both
         are the same, or it is not known.
+    :ivar tree_id: of the subvolume at this very path, on its filesystem; else 0.
     """
 
     privilege: Privilege
@@ -190,6 +191,7 @@ class Facts(Value):
     has_python: bool = False
     parent_uuid: UUID | None = None
     clock_ahead_s: float | None = None
+    tree_id: int = 0
 
     @property
     def is_bare_mount_point(self) -> bool:

@@ -101,7 +101,7 @@ class Host(Protocol):
         """
 
     def last_change(self, directory: str, tree_id: int) -> int:
-        """Return the transaction of the last change of a subvolume, once committed.
+        """Write what is in memory; return the transaction of a subvolume's last change.
 
         :returns: 0 if that cannot be read.
         """

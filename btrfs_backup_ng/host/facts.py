@@ -111,6 +111,7 @@ def _with_subvolume(facts: Facts, directory: str, *, with_nested: bool) -> Facts
         uuid=info.uuid,
         parent_uuid=info.parent_uuid,
         received_uuid=info.received_uuid,
+        tree_id=info.tree_id,
         nested=tuple(sorted(os.fsdecode(path) for path in nested)),
     )
 
@@ -398,5 +399,6 @@ def parse_facts(answer: Mapping[str, str], asked_at: float | None = None) -> Fac
         uuid=shown.uuid,
         parent_uuid=shown.parent_uuid,
         received_uuid=shown.received_uuid,
+        tree_id=shown.tree_id,
         nested=tuple(sorted(parse_nested(nested, back, path))),
     )

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from btrfs_backup_ng.cli.config import look
 from btrfs_backup_ng.cli.config.file import configuration_path, read_configuration
 from btrfs_backup_ng.host import power
 from tests.conftest import MakesFilesystems
+from tests.support.accounts import Account
 from tests.support.command_line import NOBODY, complaint, covers, in_conversation, must
 from tests.support.places import ssh_place, ssh_words
 from tests.support.processes import wait_until
@@ -152,6 +154,40 @@ def test_a_look_at_a_source_is_no_change_of_it(btrfs: MakesFilesystems, tmp_path
     for words in ("made snapshot", "not changed since", "not changed since"):
         done = must(run_program("run", "-c", file))
         assert words in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("sudoers", ["", "{name} ALL=(root) NOPASSWD: /usr/bin/btrfs"])
+def test_a_source_behind_ssh_that_did_not_change_gets_no_snapshot(
+    sudoers: str,
+    scene: Scene,
+    sshd: Sshd,
+    account: Callable[..., Account],
+    tmp_path: Path,
+):
+    user, file = "root", tmp_path / "file"
+    if sudoers:
+        new = account(sudoers=sudoers)
+        user = new.name
+        os.chown(scene.source, new.uid, new.gid)
+    place = ssh_place(sshd, scene.source, user=user)
+    file.write_text(f"""\
+ssh-opt = {json.dumps(sshd.ssh_options)}
+only-if-changed = true
+[volumes.home]
+source = "{place}"
+to = "{scene.destination}"
+""")
+    for change, words in (
+        (lambda: None, "made snapshot"),
+        (lambda: None, "not changed since"),
+        (lambda: scene.add("more"), "made snapshot"),
+        (lambda: scene.source.chmod(0o700), "made snapshot"),
+        (lambda: None, "not changed since"),
+    ):
+        change()
+        done = must(run_program("run", "-c", file))
+        assert words in done.stdout + done.stderr
+    assert len(scene.snapshots) == len(scene.backups) == 3
 
 
 def test_the_right_disk_must_be_there(configured: Configured):
