@@ -144,13 +144,22 @@ def test_a_target_that_is_away_costs_the_others_nothing(configured: Configured):
     assert not done.stderr and configured.count("home") >= 2
 
 
-def test_a_look_at_a_source_is_no_change_of_it(btrfs: MakesFilesystems, tmp_path: Path):
-    source, file = (
-        btrfs(mount_options=("strictatime",)).path / "home",
-        tmp_path / "file",
-    )
+@pytest.mark.parametrize("kind", ["here", "behind a link", "ssh"])
+def test_a_look_at_a_source_is_no_change_of_it(
+    kind: str, btrfs: MakesFilesystems, sshd: Sshd, tmp_path: Path
+):
+    file, disk = tmp_path / "file", btrfs(mount_options=("strictatime",)).path
+    source, link = disk / "home", tmp_path / "link"
     subprocess.run(["btrfs", "-q", "subvolume", "create", source], check=True)
-    file.write_text(f"only-if-changed = true\n[volumes.home]\nsource = '{source}'")
+    link.symlink_to(source)
+    there = ssh_place(sshd, source, user="root")
+    place = {"here": source, "behind a link": link, "ssh": there}[kind]
+    file.write_text(f"""\
+ssh-opt = {json.dumps(sshd.ssh_options)}
+only-if-changed = true
+[volumes.home]
+source = "{place}"
+""")
     for words in ("made snapshot", "not changed since", "not changed since"):
         done = must(run_program("run", "-c", file))
         assert words in done.stdout + done.stderr
