@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.bench import GIB, MIB, Bench
+from benchmarks.bench import DISK, MIB, Bench
 from tests.faults import cutting
 from tests.support import filesystems, sshd
 
@@ -32,7 +32,7 @@ def slow_disk(bench: Bench, rate: int, way: str = "write") -> Iterator[Path]:
     throttle = Path(_THROTTLES.format(way))
     if not throttle.exists():
         raise NotPossible(f"there is no {throttle} to make a disk slow")
-    size = f"{4 * GIB // MIB}M"
+    size = f"{DISK // MIB}M"
     with filesystems.btrfs_filesystem(bench.directory, size=size) as disk:
         disk.sync()
         number = os.stat(disk.device).st_rdev

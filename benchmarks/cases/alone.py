@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from benchmarks.bench import GIB, MIB, Aim, Bench, Cost, Result, Runner
+from benchmarks.bench import MIB, Aim, Bench, Cost, Result, Runner
 from benchmarks.cases import Case, case
 from benchmarks.cases.transfers import Transfer
 from benchmarks.slow import slow_disk
@@ -34,14 +34,14 @@ def _options(bench: Bench) -> list[str]:
 
 @case("list", "list 10,000 snapshots and 10,000 backups")
 def list_both(bench: Bench, name: Case) -> Result:
-    with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
+    with bench.disk("noatime") as one, bench.disk("noatime") as two:
         source, target = _make_pairs(bench, one, two)
         return _measure(bench, name, ["list", source, target], Aim(cpu_s=2.0))
 
 
 @case("list-ssh", "list 10,000 snapshots and 10,000 backups over ssh")
 def list_over_ssh(bench: Bench, name: Case) -> Result:
-    with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
+    with bench.disk("noatime") as one, bench.disk("noatime") as two:
         places = _make_pairs(bench, one, two)
         server = bench.ssh()
         there = [f"ssh://root@{server.host}:{server.port}{path}" for path in places]
@@ -51,7 +51,7 @@ def list_over_ssh(bench: Bench, name: Case) -> Result:
 
 @case("versions", "versions of one file in 10,000 snapshots and 10,000 backups")
 def versions(bench: Bench, name: Case) -> Result:
-    with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
+    with bench.disk("noatime") as one, bench.disk("noatime") as two:
         source, target = _make_pairs(bench, one, two)
         (source / "file").touch()
         words: list[str | Path] = ["versions", "--at", target, source / "file"]
@@ -86,7 +86,7 @@ def _prune(bench: Bench, name: Case, option: str, *, over_ssh: bool = False) -> 
     now = datetime.now(timezone.utc)
     hours = range(bench.scaled(_COUNT))
     names = [f"x-{now - timedelta(hours=n):%Y%m%d-%H%M%S%z}" for n in hours]
-    with bench.disk(4 * GIB) as one, bench.disk(4 * GIB) as two:
+    with bench.disk() as one, bench.disk() as two:
         source, template = one / "source", two / "template"
         for path in (source, template):
             command("btrfs", "-q", "subvolume", "create", path)
@@ -108,7 +108,7 @@ def _prune(bench: Bench, name: Case, option: str, *, over_ssh: bool = False) -> 
 @case("idle-local-10000", "nothing to do beside 10,000 + 10,000, local")
 def idle(bench: Bench, name: Case) -> Result:
     """40 µs of CPU for each snapshot of each side."""
-    with bench.disk(4 * GIB, "noatime") as one, bench.disk(4 * GIB, "noatime") as two:
+    with bench.disk("noatime") as one, bench.disk("noatime") as two:
         source, target = _make_pairs(bench, one, two)
         words: list[str | Path] = ["-S", "-p", "x-", source, target]
         aim = Aim(cpu_s=2 * bench.scaled(_COUNT) * 40e-6, peak_bytes=64 * MIB)
@@ -132,7 +132,7 @@ def four_destinations(bench: Bench, name: Case) -> Result:
 
         def to(count: int, run: Runner) -> Cost:
             with contextlib.ExitStack() as disks:
-                paths = [disks.enter_context(bench.disk(GIB)) for _ in range(count)]
+                paths = [disks.enter_context(bench.disk()) for _ in range(count)]
                 command("sync")
                 Path("/proc/sys/vm/drop_caches").write_text("3\n")
                 words = ["-q", "-S", "-p", "bench-", source, *paths]

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.bench import GIB, Aim, Bench, Cost, Result, Runner
+from benchmarks.bench import Aim, Bench, Cost, Result, Runner
 from benchmarks.cases import Case, case
 from benchmarks.slow import NotPossible
 from tests.support.many import make_named, make_pairs
@@ -97,7 +97,7 @@ def _race(
     if not shutil.which("btrbk"):
         raise NotPossible("btrbk is not installed")
     count = bench.scaled(count) if count > 10 else count
-    with bench.disk(4 * GIB) as one, bench.disk(4 * GIB) as other:
+    with bench.disk() as one, bench.disk() as other:
         for number in range(subvolumes):
             command("btrfs", "-q", "subvolume", "create", one / f"home{number}")
         series = Series(bench, one, other, subvolumes, count)

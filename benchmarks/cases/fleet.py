@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.bench import GIB, MIB, Aim, Bench, Cost, Result, Runner
+from benchmarks.bench import MIB, Aim, Bench, Cost, Result, Runner
 from benchmarks.cases import Case, case
 from tests.support.places import command
 from tests.support.program import PROGRAM
@@ -17,7 +17,7 @@ _HOSTS = 40
 def fleet(bench: Bench, name: Case) -> Result:
     """The hosts are addresses of one server, each a connection of its own."""
     hosts = [f"127.0.0.{number + 1}" for number in range(max(2, bench.scaled(_HOSTS)))]
-    with bench.ssh_to(hosts) as server, bench.disk(2 * GIB) as one, bench.disk() as two:
+    with bench.ssh_to(hosts) as server, bench.disk() as one, bench.disk() as two:
         for host in hosts:
             command("btrfs", "-q", "subvolume", "create", one / host)
             (two / host).mkdir()

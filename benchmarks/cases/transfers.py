@@ -6,12 +6,11 @@ import contextlib
 import functools
 import os
 import shlex
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.bench import GIB, MIB, PROGRAM, Aim, Bench, Cost, Result, Runner, Way
+from benchmarks.bench import MIB, PROGRAM, Aim, Bench, Cost, Result, Runner, Way
 from benchmarks.cases import Case, case
 from benchmarks.slow import Line, slow_disk, slow_line
 
@@ -90,14 +89,8 @@ class Transfer:
         self._there = there
         self._ssh = ssh
         self._net = net
-        self._disk = disk or functools.partial(self._in_memory, *mount)
+        self._disk = disk or functools.partial(bench.disk, *mount)
         (self._sent,) = (source / ".btrfs-backup-ng" / "snapshots").iterdir()
-
-    @contextlib.contextmanager
-    def _in_memory(self, *mount: str) -> Iterator[Path]:
-        used = shutil.disk_usage(self._source).used
-        with self._bench.disk(2 * used + GIB, *mount) as path:
-            yield path
 
     def ours(self, run: Runner) -> Cost:
         """Send with the program."""
