@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import shlex
+import shutil
 import statistics
 import subprocess
 import tempfile
@@ -19,7 +20,9 @@ from tests.support import filesystems, ours, processes, program, sshd
 MIB, GIB = 1 << 20, 1 << 30
 #: Size of a disk, of which the image holds what is written to it. On one of a few GiB
 #: btrfs has so little room for metadata that receive waits a quarter of its time.
-DISK = 256 * GIB
+_DISK = "256G"
+#: Room for what is written to the disks of a case, several times.
+_ROOM = 16 * GIB
 _TICKS = os.sysconf("SC_CLK_TCK")
 #: Between two looks at the memory of a process.
 _LOOK_EACH_MS = 20
@@ -107,6 +110,12 @@ class Result:
         )
 
 
+def images() -> Path | None:
+    """Return the directory of the images in memory; None if that lacks the room."""
+    memory = ours.memory()
+    return memory if shutil.disk_usage(memory).free >= _ROOM else None
+
+
 class Bench:
     """Everything that cases share, made when it is first used; removed at the end."""
 
@@ -153,15 +162,21 @@ class Bench:
                 self.server = usual
 
     @contextlib.contextmanager
-    def disk(self, *options: str) -> Iterator[Path]:
-        """Make a filesystem in memory, and mount it.
+    def filesystem(self, *options: str) -> Iterator[filesystems.Filesystem]:
+        """Make a filesystem, and mount it.
 
         :param options: of the mount.
         """
         with filesystems.btrfs_filesystem(
-            self.directory, size=f"{DISK // MIB}M", mount_options=options
+            self.directory, size=_DISK, mount_options=options, disk=images()
         ) as made:
             made.sync()
+            yield made
+
+    @contextlib.contextmanager
+    def disk(self, *options: str) -> Iterator[Path]:
+        """Do the same, and return where it is mounted."""
+        with self.filesystem(*options) as made:
             yield made.path
 
     def tree(self, fill: Callable[[Path, Bench], None], *options: str) -> Path:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.bench import MIB, Aim, Cost, Result
+from benchmarks.bench import MIB, Aim, Cost, Result, images
 from tests.support.program import CHECKOUT
 
 _COLUMNS = (
@@ -55,7 +55,7 @@ def describe_machine() -> Machine:
         "ssh": _first_line("ssh", "-V").partition(",")[0],
         "Python": platform.python_version(),
         "btrbk": _first_line("btrbk", "--version").partition(",")[0],
-        "disks": "images in memory",
+        "disks": "images in memory" if images() else "images on a disk",
     }
     return Machine({key: value for key, value in facts.items() if value})
 

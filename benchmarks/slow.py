@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.bench import DISK, MIB, Bench
+from benchmarks.bench import Bench
 from tests.faults import cutting
-from tests.support import filesystems, sshd
+from tests.support import sshd
 
 #: Limits on what all processes read from a device, or write: cgroup v1, at its root.
 _THROTTLES = "/sys/fs/cgroup/blkio/blkio.throttle.{}_bps_device"
@@ -32,9 +32,7 @@ def slow_disk(bench: Bench, rate: int, way: str = "write") -> Iterator[Path]:
     throttle = Path(_THROTTLES.format(way))
     if not throttle.exists():
         raise NotPossible(f"there is no {throttle} to make a disk slow")
-    size = f"{DISK // MIB}M"
-    with filesystems.btrfs_filesystem(bench.directory, size=size) as disk:
-        disk.sync()
+    with bench.filesystem() as disk:
         number = os.stat(disk.device).st_rdev
         device = f"{os.major(number)}:{os.minor(number)}"
         throttle.write_text(f"{device} {rate}\n")

@@ -23,14 +23,14 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.bench import GIB, MIB, Bench, Cost, Result
 from benchmarks.cases import Case, case
 from tests.faults import cutting
-from tests.support import filesystems, processes, sshd, trees
+from tests.support import processes, sshd, trees
 from tests.support.program import finish
 from tests.support.scene import Scene
 
@@ -75,8 +75,8 @@ def _interrupt(bench: Bench, name: Case, *mount: str, is_local: bool) -> Result:
     with contextlib.ExitStack() as stack:
         # The program's children must not be ended by a terminal that is gone.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        one = stack.enter_context(_disk(bench, plan, mount))
-        other = stack.enter_context(_disk(bench, plan, mount))
+        one = stack.enter_context(bench.filesystem(*mount))
+        other = stack.enter_context(bench.filesystem(*mount))
         scene = Scene(one, other)
         scene.options += ["--checkpoint-interval", str(plan.interval)]
         way: _Way = _Local(scene)
@@ -94,17 +94,6 @@ def _interrupt(bench: Bench, name: Case, *mount: str, is_local: bool) -> Result:
     note = _sum_up(costs, plan)
     elapsed_s = time.monotonic() - began
     return Result(*name, "", (Cost(elapsed_s, 0.0, 0),), note=note)
-
-
-@contextlib.contextmanager
-def _disk(
-    bench: Bench, plan: _Plan, mount: Sequence[str]
-) -> Iterator[filesystems.Filesystem]:
-    size = f"{2 * plan.size // MIB + 2048}M"
-    with filesystems.btrfs_filesystem(
-        bench.directory, size=size, mount_options=mount
-    ) as disk:
-        yield disk
 
 
 def _server(stack: contextlib.ExitStack) -> Callable[[Sequence[str]], sshd.Sshd]:

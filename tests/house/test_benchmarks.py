@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench import Aim, Cost, Result
+from benchmarks.bench import Aim, Bench, Cost, Result, images
 from benchmarks.cases import CASES
 from benchmarks.main import main
 from tests.support.program import CHECKOUT
@@ -30,6 +30,12 @@ def test_a_quick_run_of_one_case_writes_its_results(tmp_path: Path):
     assert min(ours["cpu_s"], theirs["cpu_s"], ours["peak_bytes"]) > 0
     assert "a first backup of 20 MB over ssh" in (tmp_path / "results.md").read_text()
     assert ElementTree.parse(tmp_path / "results.svg").getroot().tag.endswith("svg")
+
+
+@pytest.mark.btrfs
+def test_a_large_disk_is_where_the_results_say():
+    with Bench(1, 0.05) as bench, bench.filesystem() as made:
+        assert made.image.parent == (images() or bench.directory)
 
 
 def test_a_result_is_judged_by_the_medians_of_its_pairs():
