@@ -188,7 +188,8 @@ def find_unchanged(job: Job, session: Session) -> str:
     newest = max(made, key=lambda each: each.generation, default=None)
     if newest is None:
         return ""
-    changed = place.host.last_change(place.location.path, place.facts.tree_id)
+    changed = place.snapshots.last_change(place.facts.tree_id)
     if not changed:
-        log.info("%s: it is not known whether it changed, so it counts as", place)
-    return newest.name if 0 < changed <= newest.generation else ""
+        log.info("%s: whether it changed is not known, so a snapshot is made", place)
+        return ""
+    return newest.name if changed <= newest.generation else ""

@@ -177,13 +177,13 @@ def received_carriers(descriptor: int) -> dict[UUID, tuple[int, ...]]:
 
 
 def read_root_item(descriptor: int, tree_id: int) -> tuple[bool, int, int, int] | None:
-    """Read from the root tree whether a subvolume was changed.
+    """Write what is in memory; read from the root tree whether a subvolume was changed.
 
     :returns: read-only, ``ctransid``, ``otransid`` and ``rtransid`` (0 if it carries no
         received UUID); None if the subvolume does not exist.
     :raises OSError: ``EPERM`` without ``CAP_SYS_ADMIN``.
     """
-    sync(descriptor)  # the tree on the disk lacks changes not committed yet
+    sync(descriptor)  # the tree lacks changes not committed yet
     for item in search(descriptor, _ROOT_TREE, Key(tree_id, _ROOT_ITEM, 0), tree_id):
         if (item.objectid, item.key) == (tree_id, _ROOT_ITEM) and len(item.data) > 327:
             (flags,) = struct.unpack_from("<Q", item.data, 208)

@@ -134,7 +134,6 @@ class LocalHost:
     def last_change(self, directory: str, tree_id: int) -> int:
         try:
             with entered(directory) as descriptor:
-                ioctl.sync(descriptor)
                 found = ioctl.read_root_item(descriptor, tree_id)
         except OSError:
             return 0

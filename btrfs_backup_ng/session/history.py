@@ -10,7 +10,8 @@ Nothing depends on it. If it is lost, backups continue, and commands only lack i
 (sizes, known places). A line is added by one write under ``flock``, and flushed if it
 records a delivery or a failure. The older half is deleted at 4 MiB, but for the last
 delivery to each place. A last line that a crash tore off is ignored, and the next write
-removes it; damage is moved aside; lines of newer versions are kept.
+removes it; damage that is not text of a line is moved aside; lines of newer versions
+are kept.
 """
 
 import contextlib
@@ -191,7 +192,8 @@ def read_history(directory: str) -> list[Record]:
 def read_entries(directory: str) -> list[Entry]:
     """Return all lines, oldest first; none if the file does not exist.
 
-    Damaged lines are left out with a warning, and moved aside by the next run.
+    Damaged lines are left out with a warning. The next run moves them aside, if they do
+    not even look like lines.
 
     :raises HistoryUnreadable: if the file cannot be read.
     """
@@ -284,7 +286,7 @@ class History:
             replace_file(directory, HISTORY, _shortened(_read(self._path)))
 
     def _move_damage_aside(self, now: datetime, directory: int) -> None:
-        """Move a damaged file aside, and continue with its good lines."""
+        """Move a file aside that is visibly damaged; continue with its good lines."""
         try:
             content = _read(self._path)
         except OSError:  # a link, a pipe, far too large: not written by this program
